@@ -1,0 +1,4 @@
+//! Finds libploop.
+fn main() {
+    println!("cargo:rustc-link-lib=ploop");
+}

@@ -1,0 +1,13 @@
+//! Ploop images from Rust.
+
+mod error;
+mod format;
+mod guid;
+#[cfg(feature = "image")]
+pub mod image;
+mod size;
+
+pub use error::{Code, Error, ErrorKind, Result};
+pub use format::{FormatVersion, ImageMode};
+pub use guid::Guid;
+pub use size::{ClusterSize, Size};
