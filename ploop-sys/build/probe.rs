@@ -1,0 +1,197 @@
+//! Where the library and its header are, and which version.
+
+use crate::env;
+use std::path::{Path, PathBuf};
+
+/// The version whose header the committed bindings were made from.
+pub(crate) const BOUND_VERSION: &str = "1.15";
+
+/// The oldest and the first no longer accepted version of this ABI line.
+const RANGE: (&str, &str) = ("1.12", "2");
+
+/// What was found.
+pub(crate) struct Library {
+    /// As the .pc file says, or as read off the file name, or the version of the bindings if neither is to be had.
+    pub(crate) version: String,
+    /// Where `libploop.so` or `libploop.a` is; `None` when it is left to the linker.
+    pub(crate) lib_dir: Option<PathBuf>,
+    /// The directory that holds `ploop/libploop.h`, if it was found.
+    pub(crate) include: Option<PathBuf>,
+    /// Whether `lib_dir` must be put on the linker's path, because the linker does not look there by itself.
+    pub(crate) search: bool,
+}
+
+/// The user's variables first, then pkg-config.
+pub(crate) fn find() -> Result<Library, String> {
+    let lib_dir = env::of_target("PLOOP_LIB_DIR").map(PathBuf::from);
+    let include = env::of_target("PLOOP_INCLUDE_DIR").map(PathBuf::from);
+    let no_pkg_config = env::switch("PLOOP_NO_PKG_CONFIG").unwrap_or(false);
+
+    if let Some(dir) = &include {
+        if !dir.join("ploop/libploop.h").is_file() {
+            return Err(format!(
+                "PLOOP_INCLUDE_DIR is {}, but there is no ploop/libploop.h in it",
+                dir.display()
+            ));
+        }
+    }
+    let mut library = match lib_dir {
+        Some(dir) => in_directory(dir)?,
+        None if no_pkg_config => Library {
+            version: BOUND_VERSION.to_owned(),
+            lib_dir: None,
+            include: None,
+            search: false,
+        },
+        None => by_pkg_config()?,
+    };
+    if include.is_some() {
+        library.include = include;
+    }
+    Ok(library)
+}
+
+/// The directory the user named. There may be no .pc file beside it, so the version is read off what is there.
+fn in_directory(dir: PathBuf) -> Result<Library, String> {
+    let shared = dir.join("libploop.so");
+    if !shared.exists() && !dir.join("libploop.a").exists() {
+        return Err(format!(
+            "PLOOP_LIB_DIR is {}, but there is neither libploop.so nor libploop.a in it",
+            dir.display()
+        ));
+    }
+    let version = version_of_pc_file(&dir.join("pkgconfig/ploop.pc"))
+        .or_else(|| version_of_file_name(&shared))
+        .unwrap_or_else(|| BOUND_VERSION.to_owned());
+    if !in_range(&version) {
+        return Err(out_of_range(&version));
+    }
+    Ok(Library {
+        include: include_near(&dir),
+        version,
+        lib_dir: Some(dir),
+        search: true,
+    })
+}
+
+fn by_pkg_config() -> Result<Library, String> {
+    // Cflags are left out on purpose: ploop.pc requires libxml-2.0 privately, and asking for cflags (unlike asking for libs)
+    // walks private requirements, so that it fails wherever only libploop-dev is installed. The header needs none.
+    // Nothing is linked from here (`link` does it), nor does pkg-config choose between static and shared.
+    let found = pkg_config::Config::new()
+        .probe_cflags(false)
+        .print_system_libs(false)
+        .statik(false)
+        .cargo_metadata(false)
+        .probe("ploop");
+    let found = found.map_err(|error| not_found(&error))?;
+    if !in_range(&found.version) {
+        return Err(out_of_range(&found.version));
+    }
+    // A directory that pkg-config prints is one the linker does not know; otherwise ask where it is all the same,
+    // for the static library is looked for by hand.
+    let named = found.link_paths.first().cloned();
+    let lib_dir = named.clone().or_else(|| variable("libdir"));
+    let include = variable("includedir")
+        .filter(|dir| dir.join("ploop/libploop.h").is_file())
+        .or_else(|| lib_dir.as_deref().and_then(include_near));
+    Ok(Library {
+        version: found.version,
+        search: named.is_some(),
+        lib_dir,
+        include,
+    })
+}
+
+/// A variable of ploop.pc as a path, under the sysroot if there is one.
+fn variable(name: &str) -> Option<PathBuf> {
+    let value = pkg_config::get_variable("ploop", name).ok()?;
+    if value.is_empty() {
+        return None;
+    }
+    let path = PathBuf::from(value);
+    match env::of_target("PKG_CONFIG_SYSROOT_DIR").map(PathBuf::from) {
+        // Some pkg-configs put it in front themselves.
+        Some(root) if !path.starts_with(&root) => {
+            Some(root.join(path.strip_prefix("/").unwrap_or(&path)))
+        }
+        _ => Some(path),
+    }
+}
+
+/// `lib` or `lib/<multiarch>`: the header is in `include` beside it.
+fn include_near(lib_dir: &Path) -> Option<PathBuf> {
+    lib_dir
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("include"))
+        .find(|dir| dir.join("ploop/libploop.h").is_file())
+}
+
+fn version_of_pc_file(file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("Version:"))?;
+    Some(line.trim().to_owned())
+}
+
+/// `libploop.so` is a link to `libploop.so.1.15`.
+fn version_of_file_name(shared: &Path) -> Option<String> {
+    let file = shared.canonicalize().ok()?;
+    let name = file.file_name()?.to_str()?;
+    let version = name.strip_prefix("libploop.so.")?;
+    // With the major number alone nothing more can be said.
+    version.contains('.').then(|| version.to_owned())
+}
+
+fn in_range(version: &str) -> bool {
+    let version = numbers(version);
+    version >= numbers(RANGE.0) && version < numbers(RANGE.1)
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|n| n.parse().ok()).collect()
+}
+
+fn out_of_range(version: &str) -> String {
+    format!(
+        "libploop {version} was found, but these bindings are for libploop {} and later, below {} \
+         (the ABI of libploop.so.1): the structures of other versions differ in size. \
+         To link another libploop, name its directory in PLOOP_LIB_DIR.",
+        RANGE.0, RANGE.1
+    )
+}
+
+fn not_found(error: &pkg_config::Error) -> String {
+    let cause = match error {
+        pkg_config::Error::CrossCompilation => {
+            "pkg-config is not set up for this target: set PKG_CONFIG_SYSROOT_DIR or a \
+             target's own PKG_CONFIG, or name the library's directory in PLOOP_LIB_DIR"
+                .to_owned()
+        }
+        pkg_config::Error::Command { cause, .. } => {
+            format!("pkg-config cannot be run ({cause}): install package pkg-config")
+        }
+        pkg_config::Error::Failure { output, .. }
+        | pkg_config::Error::ProbeFailure { output, .. } => {
+            let words = String::from_utf8_lossy(&output.stderr);
+            let first = words.lines().find(|l| !l.trim().is_empty());
+            first
+                .unwrap_or("pkg-config found no ploop.pc")
+                .trim()
+                .to_owned()
+        }
+        other => other.to_string(),
+    };
+    format!(
+        "libploop was not found: {cause}\n\
+         ploop-sys needs libploop {} or later, below {}, with its pkg-config file ploop.pc:\n\
+         \x20 Debian, Ubuntu:  apt-get install libploop-dev pkg-config\n\
+         \x20 RHEL-like:       dnf install ploop-devel pkgconf-pkg-config (from the OpenVZ repositories)\n\
+         If it is installed elsewhere, name the directory of ploop.pc in PKG_CONFIG_PATH, or that of libploop.so in \
+         PLOOP_LIB_DIR (and that of ploop/libploop.h in PLOOP_INCLUDE_DIR); each may carry the target as prefix. \
+         PLOOP_STATIC=1 links libploop.a, PLOOP_NO_PKG_CONFIG=1 leaves finding it to the linker.\n\
+         To only read images, crate `ploop` with `default-features = false, features = [\"image\"]` needs no C library.",
+        RANGE.0, RANGE.1
+    )
+}
