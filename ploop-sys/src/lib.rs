@@ -54,15 +54,19 @@ compile_error!(
 
 // C's names are kept, and so is what its header leaves without a comment.
 #[cfg(not(ploop_generated))]
-#[allow(missing_docs, non_camel_case_types)]
+#[allow(missing_docs, non_camel_case_types, clippy::undocumented_unsafe_blocks)]
 #[path = "bindings/v1_15.rs"]
 #[rustfmt::skip]
 mod bindings;
 
 #[cfg(ploop_generated)]
-#[allow(missing_docs, non_camel_case_types)]
+#[allow(missing_docs, non_camel_case_types, clippy::undocumented_unsafe_blocks)]
 mod bindings {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 
 pub use bindings::*;
+
+/// The version of the libploop this crate was built against, as its `.pc` file has it; that of the bindings where
+/// none was asked.
+pub const VERSION: &str = env!("PLOOP_SYS_VERSION");

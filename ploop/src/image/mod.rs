@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-mod descriptor;
+pub(crate) mod descriptor;
 mod file;
 mod header;
 mod xml;
