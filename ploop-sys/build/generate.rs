@@ -25,6 +25,8 @@ pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
         .default_macro_constant_type(bindgen::MacroTypeVariation::Signed)
         .prepend_enum_name(false)
         .derive_debug(true)
+        // All parameter structs of the library must be zeroed where they are not filled in.
+        .derive_default(true)
         .layout_tests(true)
         .merge_extern_blocks(true)
         .disable_header_comment()

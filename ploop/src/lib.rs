@@ -10,4 +10,6 @@ mod size;
 pub use error::{Code, Error, ErrorKind, Result};
 pub use format::{FormatVersion, ImageMode};
 pub use guid::Guid;
+#[cfg(feature = "image")]
+pub use image::Descriptor;
 pub use size::{ClusterSize, Size};

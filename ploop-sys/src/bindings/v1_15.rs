@@ -88,6 +88,15 @@ const _: () = {
         "Offset of field: ploop_mount_param::dummy",
     ][::core::mem::offset_of!(ploop_mount_param, dummy) - 132usize];
 };
+impl Default for ploop_mount_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 /// do NOT use lazy init
 pub const PLOOP_CREATE_NOLAZY: ploop_create_flags = 1;
 /// Bit values for ploop_create_param.flags
@@ -145,6 +154,15 @@ const _: () = {
         "Offset of field: ploop_create_param::dummy",
     ][::core::mem::offset_of!(ploop_create_param, dummy) - 52usize];
 };
+impl Default for ploop_create_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 pub const PLOOP_REPLACE_KEEP_NAME: ploop_replace_flags = 1;
 /// Bit values for ploop_replace_param.flag
 pub type ploop_replace_flags = ::core::ffi::c_int;
@@ -188,6 +206,15 @@ const _: () = {
         "Offset of field: ploop_replace_param::dummy",
     ][::core::mem::offset_of!(ploop_replace_param, dummy) - 36usize];
 };
+impl Default for ploop_replace_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ploop_image_data {
@@ -207,6 +234,15 @@ const _: () = {
         "Offset of field: ploop_image_data::file",
     ][::core::mem::offset_of!(ploop_image_data, file) - 8usize];
 };
+impl Default for ploop_image_data {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ploop_snapshot_data {
@@ -232,6 +268,15 @@ const _: () = {
         "Offset of field: ploop_snapshot_data::temporary",
     ][::core::mem::offset_of!(ploop_snapshot_data, temporary) - 16usize];
 };
+impl Default for ploop_snapshot_data {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug)]
 pub struct ploop_disk_images_runtime_data {
@@ -306,8 +351,17 @@ const _: () = {
         "Offset of field: ploop_disk_images_data::dummy",
     ][::core::mem::offset_of!(ploop_disk_images_data, dummy) - 88usize];
 };
+impl Default for ploop_disk_images_data {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct ploop_resize_param {
     pub size: ::core::ffi::c_ulonglong,
     pub offline_resize: ::core::ffi::c_int,
@@ -362,6 +416,15 @@ const _: () = {
         "Offset of field: ploop_snapshot_param::dummy",
     ][::core::mem::offset_of!(ploop_snapshot_param, dummy) - 16usize];
 };
+impl Default for ploop_snapshot_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ploop_tsnapshot_param {
@@ -401,6 +464,15 @@ const _: () = {
         "Offset of field: ploop_tsnapshot_param::dummy",
     ][::core::mem::offset_of!(ploop_tsnapshot_param, dummy) - 96usize];
 };
+impl Default for ploop_tsnapshot_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ploop_snapshot_switch_param {
@@ -431,6 +503,15 @@ const _: () = {
         "Offset of field: ploop_snapshot_switch_param::dummy",
     ][::core::mem::offset_of!(ploop_snapshot_switch_param, dummy) - 20usize];
 };
+impl Default for ploop_snapshot_switch_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ploop_merge_param {
@@ -467,6 +548,15 @@ const _: () = {
         "Offset of field: ploop_merge_param::dummy",
     ][::core::mem::offset_of!(ploop_merge_param, dummy) - 32usize];
 };
+impl Default for ploop_merge_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ploop_discard_param {
@@ -504,8 +594,17 @@ const _: () = {
         "Offset of field: ploop_discard_param::dummy",
     ][::core::mem::offset_of!(ploop_discard_param, dummy) - 36usize];
 };
+impl Default for ploop_discard_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct ploop_info {
     pub fs_bsize: ::core::ffi::c_ulonglong,
     pub fs_blocks: ::core::ffi::c_ulonglong,
@@ -534,7 +633,7 @@ const _: () = {
     ][::core::mem::offset_of!(ploop_info, fs_ifree) - 32usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct ploop_spec {
     pub size: off_t,
     pub blocksize: __u32,
@@ -559,7 +658,7 @@ const _: () = {
     ][::core::mem::offset_of!(ploop_spec, dummy) - 16usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct ploop_discard_stat {
     pub data_size: off_t,
     pub ploop_size: off_t,
@@ -625,6 +724,15 @@ const _: () = {
         "Offset of field: ploop_copy_send_param::dummy",
     ][::core::mem::offset_of!(ploop_copy_send_param, dummy) - 28usize];
 };
+impl Default for ploop_copy_send_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct ploop_copy_receive_param {
@@ -658,8 +766,17 @@ const _: () = {
         "Offset of field: ploop_copy_receive_param::dummy",
     ][::core::mem::offset_of!(ploop_copy_receive_param, dummy) - 16usize];
 };
+impl Default for ploop_copy_receive_param {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct ploop_copy_param {
     pub ofd: ::core::ffi::c_int,
     pub dummy: [::core::ffi::c_char; 32usize],
@@ -678,7 +795,7 @@ const _: () = {
     ][::core::mem::offset_of!(ploop_copy_param, dummy) - 4usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct ploop_copy_stat {
     pub xferred_total: __u64,
     pub xferred: __u64,

@@ -1,0 +1,128 @@
+//! One call of C, guarded.
+
+use super::lock_watch::Watch;
+use super::process::{self, Running, Stdin};
+use super::reply::Reply;
+use super::last_error;
+use crate::{Error, ErrorKind, Result};
+
+/// What must be known of a C function to call it safely. One constant for each, next to its call.
+#[derive(Debug)]
+pub(crate) struct Op {
+    /// What the user was doing, for error messages: "create snapshot".
+    pub(crate) name: &'static str,
+    /// Takes the lock of the descriptor and reads the descriptor again.
+    pub(crate) locks: bool,
+    /// Takes libploop's system-wide lock to look for a device.
+    pub(crate) finds_device: bool,
+    /// Starts programs.
+    pub(crate) forks: bool,
+    /// May close file descriptor 0.
+    pub(crate) closes_stdin: bool,
+}
+
+impl Op {
+    pub(crate) const fn new(name: &'static str) -> Op {
+        Op {
+            name,
+            locks: false,
+            finds_device: false,
+            forks: false,
+            closes_stdin: false,
+        }
+    }
+
+    pub(crate) const fn locks(mut self) -> Op {
+        self.locks = true;
+        self
+    }
+
+    pub(crate) const fn finds_device(mut self) -> Op {
+        self.finds_device = true;
+        self
+    }
+
+    pub(crate) const fn finds_device_if(mut self, finds: bool) -> Op {
+        self.finds_device = finds;
+        self
+    }
+
+    pub(crate) const fn forks(mut self) -> Op {
+        self.forks = true;
+        self
+    }
+
+    pub(crate) const fn closes_stdin(mut self) -> Op {
+        self.closes_stdin = true;
+        self
+    }
+}
+
+/// Calls C. The closure holds the call and nothing else: what it does before C could end in a stray
+/// child.
+pub(super) fn guarded(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
+    if op.forks && process::ignores_children() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            op.name,
+            "this process ignores SIGCHLD, so libploop could not learn how its tools ended; set SIGCHLD to its default for the time of this call",
+        ));
+    }
+    let _running = Running::enter();
+    let _stdin = op.closes_stdin.then(Stdin::keep);
+    let _watch = op.locks.then(Watch::begin);
+    last_error::clear();
+    let caller = op.forks.then(std::process::id);
+    let code = c();
+    if caller.is_some_and(|pid| pid != std::process::id()) {
+        // libploop forked, could not start the tool, and came back in the child: a second copy of
+        // the program (hazard 21). It must not run any of the caller's code, destructors included.
+        // SAFETY: `_exit` has no precondition. It runs no handlers of the parent.
+        unsafe { libc::_exit(127) }
+    }
+    let message = if code == 0 { None } else { last_error::take() };
+    Ok(Reply {
+        operation: op.name,
+        code,
+        message,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_comes_back_from_c_ends_there() {
+        const FORKING: Op = Op::new("test").forks();
+        let mut child = 0;
+        let reply = guarded(&FORKING, || {
+            // SAFETY: the child goes from here straight to `_exit`, as a failed `exec` in libploop
+            // would.
+            child = unsafe { libc::fork() };
+            0
+        })
+        .unwrap();
+        assert_eq!(reply.code, 0);
+        assert!(child > 0);
+        let mut status = 0;
+        // SAFETY: `child` is this process's own, not yet waited for; `status` outlives the call.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 127, "{status:#x}");
+    }
+
+    #[test]
+    fn a_silent_failure_has_no_words_of_an_earlier_one() {
+        const OP: Op = Op::new("test");
+        let mut out = [0; 8];
+        let loud = guarded(&OP, || {
+            // SAFETY: a NULL path is documented to fail; the buffer is as long as said.
+            unsafe { ploop_sys::ploop_find_dev(std::ptr::null(), std::ptr::null(), out.as_mut_ptr(), 8) }
+        })
+        .unwrap();
+        assert_eq!(loud.code, -1);
+        assert!(loud.message.is_some());
+        let silent = guarded(&OP, || 1).unwrap();
+        assert_eq!(silent.message, None);
+    }
+}

@@ -1,0 +1,346 @@
+//! The C functions that work on an opened image.
+
+use std::path::PathBuf;
+use std::ptr;
+
+use ploop_sys as sys;
+
+use super::call::Op;
+use super::text::{CPath, CText, PathBuffer, device_name, or_null, path_or_null, until_nul};
+use super::turn::Turn;
+use crate::Result;
+
+/// What `ploop_mount_image` is told.
+#[derive(Default)]
+pub(crate) struct MountArgs<'a> {
+    pub(crate) target: Option<&'a CPath>,
+    pub(crate) guid: Option<&'a CText>,
+    pub(crate) fs_type: Option<&'a CText>,
+    pub(crate) data: Option<&'a CText>,
+    pub(crate) read_only: bool,
+    pub(crate) flags: i32,
+    pub(crate) quota: bool,
+    pub(crate) fsck: bool,
+}
+
+/// What `ploop_mount_image` answers.
+pub(crate) struct MountReply {
+    pub(crate) device: PathBuf,
+    pub(crate) fsck: i32,
+}
+
+/// What `ploop_get_spec` answers: sectors, sectors, 0 for a raw base.
+pub(crate) struct Spec {
+    pub(crate) size: u64,
+    pub(crate) block_size: u32,
+    pub(crate) version: i32,
+}
+
+/// What `ploop_replace_image` is told to replace.
+pub(crate) enum ReplaceWhich<'a> {
+    Guid(&'a CText),
+    Level(i32),
+}
+
+/// What `ploop_merge_snapshot` is told.
+pub(crate) enum MergeWhich<'a> {
+    All,
+    Range { from: &'a CText, to: &'a CText },
+}
+
+impl Turn<'_> {
+    pub(crate) const MOUNT: Op = Op::new("mount").locks().finds_device().closes_stdin();
+    pub(crate) const MOUNT_CHECKED: Op = Self::MOUNT.forks();
+    pub(crate) const UMOUNT: Op = Op::new("unmount").locks().finds_device();
+    pub(crate) const RESIZE: Op = Op::new("resize").locks().finds_device().forks();
+    pub(crate) const SNAPSHOT: Op = Op::new("create snapshot").locks().finds_device().closes_stdin();
+    pub(crate) const TEMPORARY_SNAPSHOT: Op =
+        Op::new("create temporary snapshot").locks().finds_device().closes_stdin();
+    pub(crate) const SWITCH: Op = Op::new("switch to snapshot").locks().finds_device();
+    pub(crate) const DELETE: Op = Op::new("delete snapshot").locks().finds_device().closes_stdin();
+    pub(crate) const MERGE: Op = Op::new("merge").locks().finds_device().closes_stdin();
+    pub(crate) const REPLACE: Op = Op::new("replace").locks().finds_device();
+    pub(crate) const CONVERT: Op = Op::new("convert").locks().closes_stdin();
+    pub(crate) const IS_MOUNTED: Op = Op::new("look whether the image is mounted").finds_device();
+    pub(crate) const DEVICES: Op = Op::new("list devices").finds_device();
+    pub(crate) const DEVICE: Op = Op::new("find device").locks().finds_device();
+    pub(crate) const IMAGE_INFO: Op = Op::new("get image info").locks().finds_device();
+    pub(crate) const TOP_DELTA_FILE: Op = Op::new("get top delta file").locks();
+    pub(crate) const BASE_DELTA_FILE: Op = Op::new("get base delta file").locks();
+    pub(crate) const MAX_DELTA_SIZE: Op = Op::new("set maximum delta size").locks().finds_device();
+    pub(crate) const DESCRIPTOR: Op = Op::new("read descriptor").locks();
+
+    pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountReply> {
+        let mut turn = self.with_new_handle();
+        let mut param = sys::ploop_mount_param {
+            ro: args.read_only.into(),
+            flags: args.flags,
+            fstype: or_null(args.fs_type),
+            target: path_or_null(args.target),
+            guid: or_null(args.guid),
+            quota: args.quota.into(),
+            mount_data: or_null(args.data),
+            fsck: args.fsck.into(),
+            ..Default::default()
+        };
+        // SAFETY: the handle is live and used by this thread only; every pointer in `param` is NULL or
+        // a terminated text that outlives the call, and C only reads what they point to.
+        let reply = turn.call(|di| unsafe { sys::ploop_mount_image(di, &mut param) })?;
+        reply.done(turn.path())?;
+        Ok(MountReply {
+            device: device_name(&param.device),
+            fsck: param.fsck_rc,
+        })
+    }
+
+    pub(crate) fn umount(self) -> Result<()> {
+        let mut turn = self.with_new_handle();
+        // SAFETY: the handle is live and used by this thread only.
+        let reply = turn.call(|di| unsafe { sys::ploop_umount_image(di) })?;
+        reply.done(turn.path())
+    }
+
+    /// `size` in sectors, 0 for as small as possible.
+    pub(crate) fn resize(self, size: u64, offline: bool, mount_namespace: i32) -> Result<()> {
+        let mut turn = self.with_new_handle();
+        let mut param = sys::ploop_resize_param {
+            size,
+            offline_resize: offline.into(),
+            mntns_pid: mount_namespace,
+            ..Default::default()
+        };
+        // SAFETY: the handle is live and used by this thread only; `param` holds numbers.
+        let reply = turn.call(|di| unsafe { sys::ploop_resize_image(di, &mut param) })?;
+        reply.done(turn.path())
+    }
+
+    pub(crate) fn create_snapshot(self, guid: &CText, directory: Option<&CPath>) -> Result<()> {
+        let mut turn = self.with_new_handle();
+        let mut param = sys::ploop_snapshot_param {
+            guid: guid.as_mut_ptr(),
+            snap_dir: path_or_null(directory),
+            ..Default::default()
+        };
+        // SAFETY: the handle is live and used by this thread only; both texts are terminated, outlive
+        // the call, do not come from the handle (hazard 1), and are only read.
+        let reply = turn.call(|di| unsafe { sys::ploop_create_snapshot(di, &mut param) })?;
+        reply.done(turn.path())
+    }
+
+    /// Returns the device, and the descriptor that holds it where `hold` asks for one.
+    pub(crate) fn create_temporary_snapshot(
+        self,
+        guid: &CText,
+        component: &CText,
+        target: Option<&CPath>,
+        directory: Option<&CPath>,
+        hold: bool,
+    ) -> Result<(PathBuf, Option<std::os::fd::OwnedFd>)> {
+        use std::os::fd::{FromRawFd, OwnedFd};
+
+        let mut turn = self.with_new_handle();
+        let mut holder = -1;
+        let holder_out = if hold { &raw mut holder } else { ptr::null_mut() };
+        let mut param = sys::ploop_tsnapshot_param {
+            guid: guid.as_mut_ptr(),
+            component_name: component.as_mut_ptr(),
+            target: path_or_null(target),
+            snap_dir: path_or_null(directory),
+            ..Default::default()
+        };
+        // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
+        // the call and are only read; `holder_out` is NULL or points to an `int` that outlives it.
+        let reply = turn.call(|di| unsafe {
+            sys::ploop_create_temporary_snapshot(di, &mut param, holder_out)
+        })?;
+        reply.done(turn.path())?;
+        let holder = (holder >= 0).then(|| {
+            // SAFETY: on success C opened the descriptor for the caller alone, so it is ours to own.
+            // C opens it without O_CLOEXEC.
+            unsafe {
+                libc::fcntl(holder, libc::F_SETFD, libc::FD_CLOEXEC);
+                OwnedFd::from_raw_fd(holder)
+            }
+        });
+        Ok((device_name(&param.device), holder))
+    }
+
+    /// `keep_as` names the old top delta, which is then kept.
+    pub(crate) fn switch_snapshot(
+        self,
+        guid: &CText,
+        keep_as: Option<&CText>,
+        skip_create: bool,
+    ) -> Result<()> {
+        let mut turn = self.with_new_handle();
+        let mut flags = 0;
+        if keep_as.is_some() {
+            flags |= sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY;
+        }
+        if skip_create {
+            flags |= sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE;
+        }
+        let mut param = sys::ploop_snapshot_switch_param {
+            guid: guid.as_ptr(),
+            guid_old: or_null(keep_as),
+            flags: flags.cast_signed(),
+            ..Default::default()
+        };
+        // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
+        // the call, do not come from the handle (hazard 1), and are only read.
+        let reply = turn.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, &mut param) })?;
+        reply.done(turn.path())
+    }
+
+    /// The turn comes back, for a look at what was really done.
+    pub(crate) fn delete_snapshot(self, guid: &CText) -> Result<Self> {
+        let mut turn = self.with_new_handle();
+        // SAFETY: the handle is live and used by this thread only; the text is terminated, outlives
+        // the call, does not come from the handle (hazard 1), and is only read.
+        let reply = turn.call(|di| unsafe { sys::ploop_delete_snapshot(di, guid.as_ptr()) })?;
+        reply.done(turn.path())?;
+        Ok(turn)
+    }
+
+    pub(crate) fn merge(self, which: &MergeWhich<'_>, new_delta: Option<&CPath>) -> Result<()> {
+        let mut turn = self.with_new_handle();
+        let mut param = sys::ploop_merge_param {
+            new_delta: path_or_null(new_delta),
+            ..Default::default()
+        };
+        match which {
+            MergeWhich::All => param.merge_all = 1,
+            // Always with both ends: with a new delta and one end alone C crashes (hazard 3).
+            MergeWhich::Range { from, to } => {
+                param.guid = from.as_ptr();
+                param.guid2 = to.as_ptr();
+            }
+        }
+        // SAFETY: the handle is live and used by this thread only; the texts are NULL or terminated,
+        // outlive the call, do not come from the handle (hazard 1), and are only read.
+        let reply = turn.call(|di| unsafe { sys::ploop_merge_snapshot(di, &mut param) })?;
+        reply.done(turn.path())
+    }
+
+    /// The turn comes back, for a look at what was really done.
+    pub(crate) fn replace(
+        self,
+        file: &CPath,
+        which: &ReplaceWhich<'_>,
+        flags: i32,
+    ) -> Result<Self> {
+        let mut turn = self.with_new_handle();
+        let mut param = sys::ploop_replace_param {
+            file: file.as_mut_ptr(),
+            flags,
+            ..Default::default()
+        };
+        match which {
+            ReplaceWhich::Guid(guid) => param.guid = guid.as_mut_ptr(),
+            ReplaceWhich::Level(level) => param.level = *level,
+        }
+        // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
+        // the call, do not come from the handle (hazard 1), and are only read.
+        let reply = turn.call(|di| unsafe { sys::ploop_replace_image(di, &mut param) })?;
+        reply.done(turn.path())?;
+        Ok(turn)
+    }
+
+    pub(crate) fn convert(self, mode: u32) -> Result<()> {
+        let mut turn = self.with_new_handle();
+        // SAFETY: the handle is live and used by this thread only.
+        let reply =
+            turn.call(|di| unsafe { sys::ploop_convert_image(di, mode.cast_signed(), 0) })?;
+        reply.done(turn.path())
+    }
+
+    /// Whether a running device without component name exists.
+    pub(crate) fn is_mounted(self) -> Result<bool> {
+        // Without a new handle C would answer from what it read long ago.
+        let mut turn = self.with_new_handle();
+        // SAFETY: the handle is live, not NULL (hazard 5), and used by this thread only.
+        let reply = turn.call(|di| unsafe { sys::ploop_is_mounted(di) })?;
+        match reply.code {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(reply.into_error(turn.path())),
+        }
+    }
+
+    /// All devices of the image, of every component name.
+    pub(crate) fn devices(&mut self) -> Result<Vec<PathBuf>> {
+        self.image_forget_handle();
+        let mut array: *mut *mut std::ffi::c_char = ptr::null_mut();
+        // SAFETY: the handle is live, not NULL, and used by this thread only; `array` outlives the
+        // call, and is NULL beforehand since some failures leave it alone.
+        let reply = self.call(|di| unsafe { sys::ploop_get_devs(di, &mut array) })?;
+        let mut devices = Vec::new();
+        if reply.code == 0 && !array.is_null() {
+            // SAFETY: on success C made a NULL-terminated array of terminated strings. It is walked up
+            // to that NULL, the strings are copied, and the array is freed once.
+            unsafe {
+                let mut entry = array;
+                while !(*entry).is_null() {
+                    let name = std::ffi::CStr::from_ptr(*entry);
+                    devices.push(until_nul(name.to_bytes()));
+                    entry = entry.add(1);
+                }
+                sys::ploop_free_array(array);
+            }
+        }
+        reply.found(self.path())?;
+        Ok(devices)
+    }
+
+    /// The device of this handle's component name.
+    pub(crate) fn device(mut self) -> Result<Option<PathBuf>> {
+        let mut out = PathBuffer::new();
+        // SAFETY: the handle is live and used by this thread only; the buffer has the length given.
+        let reply = self.call(|di| unsafe {
+            sys::ploop_get_dev(di, out.as_mut_ptr(), PathBuffer::LEN as i32)
+        })?;
+        Ok(reply.found(self.path())?.then(|| out.into_path()))
+    }
+
+    pub(crate) fn image_info(mut self) -> Result<Spec> {
+        let mut spec = sys::ploop_spec::default();
+        // SAFETY: the handle is live and used by this thread only; C fills in `spec`.
+        let reply = self.call(|di| unsafe { sys::ploop_get_spec(di, &mut spec) })?;
+        reply.done(self.path())?;
+        Ok(Spec {
+            size: spec.size.cast_unsigned(),
+            block_size: spec.blocksize,
+            version: spec.fmt_version,
+        })
+    }
+
+    pub(crate) fn top_delta_file(mut self) -> Result<PathBuf> {
+        let mut out = PathBuffer::new();
+        // SAFETY: the handle is live and used by this thread only; the buffer has the length given,
+        // which is positive (hazard 11).
+        let reply = self.call(|di| unsafe {
+            sys::ploop_get_top_delta_fname(di, out.as_mut_ptr(), PathBuffer::LEN as i32)
+        })?;
+        reply.done(self.path())?;
+        Ok(out.into_path())
+    }
+
+    pub(crate) fn base_delta_file(mut self) -> Result<PathBuf> {
+        let mut out = PathBuffer::new();
+        // SAFETY: as in `top_delta_file`.
+        let reply = self.call(|di| unsafe {
+            sys::ploop_get_base_delta_fname(di, out.as_mut_ptr(), PathBuffer::LEN as i32)
+        })?;
+        reply.done(self.path())?;
+        Ok(out.into_path())
+    }
+
+    /// The turn comes back, for a look at what was really done.
+    pub(crate) fn set_max_delta_size(self, size: u64) -> Result<Self> {
+        let mut turn = self.with_new_handle();
+        // SAFETY: the handle is live and used by this thread only.
+        let reply = turn.call(|di| unsafe { sys::ploop_set_max_delta_size(di, size) })?;
+        reply.done(turn.path())?;
+        Ok(turn)
+    }
+}

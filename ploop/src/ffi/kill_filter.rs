@@ -1,0 +1,94 @@
+//! A thread that cannot signal everybody.
+//!
+//! When `fork` fails inside `ploop_discard`, libploop passes its result, -1, to `kill` with SIGKILL:
+//! every process the caller may signal dies (hazard 22). So a discard runs in a thread of its own,
+//! with a system call filter that answers `kill(-1, …)` with EPERM.
+
+use std::io;
+use std::mem::offset_of;
+use std::thread;
+
+/// The two values a BPF jump needs to skip ahead.
+const NEXT: u8 = 0;
+
+fn statement(code: u32, k: u32) -> libc::sock_filter {
+    jump(code, k, NEXT, NEXT)
+}
+
+fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter {
+        // All codes fit: the kernel's field is 16 bits wide.
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
+}
+
+/// Installs the filter for the calling thread and the children it forks. It cannot be taken off.
+fn install() -> io::Result<()> {
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    // The process number is an `int`; the kernel hands over 64 bits of it, of which the lower half
+    // counts.
+    const PID: u32 = offset_of!(libc::seccomp_data, args) as u32
+        + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let program = [
+        statement(LOAD, offset_of!(libc::seccomp_data, nr) as u32),
+        jump(IF_EQUAL, libc::SYS_kill as u32, NEXT, 3),
+        statement(LOAD, PID),
+        jump(IF_EQUAL, u32::MAX, NEXT, 1),
+        statement(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(RETURN, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: `filter` names `program`, which is alive for the call; the kernel copies it. The filter
+    // concerns this thread only. Without the right to install it as it is, the thread first gives up
+    // gaining privileges through the programs it starts, which libploop's tools do not need.
+    let installed = unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
+            || (libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0)
+    };
+    if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Runs `f` in a filtered thread. The error is that of a kernel without such filters, or of a thread
+/// that could not be started; `f` did not run then.
+pub(super) fn without_kill_all<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let worker = thread::Builder::new()
+            .name("ploop-discard".into())
+            .spawn_scoped(scope, || install().map(|()| f()))?;
+        match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_cannot_be_signalled_but_somebody_can() {
+        let (everybody, myself) = without_kill_all(|| {
+            // SAFETY: signal 0 only asks whether the signal could be sent.
+            unsafe {
+                let everybody = libc::kill(-1, 0);
+                let why = io::Error::last_os_error().raw_os_error();
+                ((everybody, why), libc::kill(libc::getpid(), 0))
+            }
+        })
+        .unwrap();
+        assert_eq!(everybody, (-1, Some(libc::EPERM)));
+        assert_eq!(myself, 0);
+        // SAFETY: as above. The thread that called is not filtered.
+        assert_eq!(unsafe { libc::kill(-1, 0) }, 0);
+    }
+}

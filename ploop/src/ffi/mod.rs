@@ -1,0 +1,33 @@
+//! The only place that knows C, and the only one with `unsafe`.
+//!
+//! Every call of libploop takes the same road:
+//!
+//! 1. [`process`] makes the process fit for it (signal handler, no log change under way);
+//! 2. [`turn`] takes the image's turn in this process, and polls libploop's own locks, so that
+//!    waiting for another process ends after the lock timeout;
+//! 3. the caller checks the descriptor while the lock is held;
+//! 4. [`call`] clears the thread's last error, calls C, ends a stray child, gives file descriptor 0
+//!    back, and reads the error on the same thread;
+//! 5. [`reply`] turns what C returned into a typed result.
+//!
+//! The files `image_calls` and `other_calls` hold the C functions themselves, a few lines each.
+#![allow(unsafe_code)]
+
+mod call;
+mod copy_calls;
+mod discard_calls;
+mod image_calls;
+mod kill_filter;
+mod last_error;
+mod lock_watch;
+mod other_calls;
+mod process;
+mod reply;
+mod text;
+mod turn;
+
+pub(crate) use call::Op;
+pub(crate) use copy_calls::{copy_receive, copy_send};
+pub(crate) use other_calls::*;
+pub(crate) use text::{CPath, CText, MAX_PATH_BYTES};
+pub(crate) use turn::{Image, Turn, default_lock_timeout, set_default_lock_timeout};

@@ -1,0 +1,221 @@
+//! The C functions that need no handle.
+
+use std::ffi::c_char;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ploop_sys as sys;
+
+use super::call::{Op, guarded};
+use super::process;
+use super::text::{CPath, CText, PathBuffer, or_null};
+use super::turn::TimedLock;
+use crate::{ErrorKind, Result};
+
+/// What `ploop_create_image` is told; sizes in sectors, but bytes for the file system's blocks.
+pub(crate) struct CreateArgs<'a> {
+    pub(crate) image: &'a CPath,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) fs_type: Option<&'a CText>,
+    pub(crate) without_partition: bool,
+    pub(crate) block_size: u32,
+    pub(crate) fs_block_size: u32,
+    /// 0 for the driver's default; anything but 0, 1 and 2 crashes C (hazard 4).
+    pub(crate) version: u32,
+    pub(crate) flags: u32,
+}
+
+impl CreateArgs<'_> {
+    fn param(&self) -> sys::ploop_create_param {
+        sys::ploop_create_param {
+            size: self.size,
+            mode: self.mode.cast_signed(),
+            image: self.image.as_mut_ptr(),
+            fstype: or_null(self.fs_type),
+            without_partition: self.without_partition.into(),
+            blocksize: self.block_size,
+            fsblocksize: self.fs_block_size,
+            fmt_version: self.version.min(2).cast_signed(),
+            flags: self.flags,
+            ..Default::default()
+        }
+    }
+}
+
+/// The operation is named by the caller: making an image takes more than one call.
+pub(crate) fn create_image(operation: &'static str, path: &Path, args: &CreateArgs<'_>) -> Result<()> {
+    let op = Op::new(operation).finds_device_if(args.fs_type.is_some()).forks();
+    let mut param = args.param();
+    // SAFETY: the texts in `param` are terminated and outlive the call; the image's path has the 4096
+    // readable bytes that Debian's build copies (hazard 0.8); the version is 0, 1 or 2.
+    guarded(&op, || unsafe { sys::ploop_create_image(&mut param) })?.done(path)
+}
+
+/// Only the descriptor. `args.image` is stored as it is given.
+pub(crate) fn create_descriptor(path: &Path, descriptor: &CPath, args: &CreateArgs<'_>) -> Result<()> {
+    const OP: Op = Op::new("create descriptor");
+    let mut param = args.param();
+    // SAFETY: as in `create_image`; the descriptor's path has 4096 readable bytes as well.
+    guarded(&OP, || unsafe { sys::ploop_create_dd(descriptor.as_ptr(), &mut param) })?.done(path)
+}
+
+/// C's view of the file system in an image.
+pub(crate) struct FsNumbers {
+    pub(crate) block_size: u64,
+    pub(crate) blocks: u64,
+    pub(crate) blocks_free: u64,
+    pub(crate) inodes: u64,
+    pub(crate) inodes_free: u64,
+}
+
+/// Opens the descriptor itself, so the caller must have the image's turn.
+pub(crate) fn fs_info(op: &Op, path: &Path, descriptor: &CPath) -> Result<FsNumbers> {
+    let mut info = sys::ploop_info::default();
+    // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C
+    // fills in `info`.
+    let reply = guarded(op, || unsafe {
+        sys::ploop_get_info_by_descr(descriptor.as_ptr(), &mut info)
+    })?;
+    if reply.code == 1 {
+        // The number is also SYSEXIT_CREAT, but here it means this.
+        let mut error = reply.into_error(path);
+        error.set_kind(
+            ErrorKind::NotMounted,
+            "the image is attached to a device but its file system is not mounted, so there is nothing to ask",
+        );
+        return Err(error);
+    }
+    reply.done(path)?;
+    Ok(FsNumbers {
+        block_size: info.fs_bsize,
+        blocks: info.fs_blocks,
+        blocks_free: info.fs_bfree,
+        inodes: info.fs_inodes,
+        inodes_free: info.fs_ifree,
+    })
+}
+
+/// Detaches a device, whatever image it has.
+pub(crate) fn umount_device(device: &Path, name: &CText) -> Result<()> {
+    const OP: Op = Op::new("unmount device");
+    // SAFETY: the name is terminated and longer than the 5 bytes C compares (hazard 13); a NULL handle
+    // is allowed, and one that was not read would crash (hazard 5).
+    guarded(&OP, || unsafe { sys::ploop_umount(name.as_ptr(), std::ptr::null_mut()) })?.done(device)
+}
+
+/// The device that has `delta` as its base under the component name.
+pub(crate) fn find_device(
+    component: Option<&CText>,
+    path: &Path,
+    delta: &CPath,
+) -> Result<Option<PathBuf>> {
+    const OP: Op = Op::new("find device").finds_device();
+    let mut out = PathBuffer::new();
+    // SAFETY: the texts are terminated, the delta is not NULL, and the buffer has the length given.
+    let reply = guarded(&OP, || unsafe {
+        sys::ploop_find_dev(or_null(component), delta.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
+    })?;
+    Ok(reply.found(path)?.then(|| out.into_path()))
+}
+
+type LookUp = unsafe extern "C" fn(*const c_char, *mut c_char, i32) -> i32;
+
+/// Both look-ups by mount point walk `/proc/mounts` with `getmntent`, which keeps its result in one
+/// static buffer.
+static MOUNT_TABLE: TimedLock = TimedLock::new();
+
+fn by_mount(op: &'static Op, path: &Path, mount: &CPath, c: LookUp) -> Result<Option<PathBuf>> {
+    MOUNT_TABLE.alone(op.name, Duration::MAX, || {
+        let mut out = PathBuffer::new();
+        // SAFETY: `c` is one of the two functions below, which read a terminated path and write at
+        // most the given number of bytes; no other thread is in `getmntent` by way of this crate.
+        let reply = guarded(op, || unsafe {
+            c(mount.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
+        })?;
+        Ok(reply.found(path)?.then(|| out.into_path()))
+    })
+}
+
+pub(crate) fn device_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
+    const OP: Op = Op::new("find device of mount point");
+    by_mount(&OP, path, mount, sys::ploop_get_dev_by_mnt)
+}
+
+pub(crate) fn partition_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
+    const OP: Op = Op::new("find partition of mount point");
+    by_mount(&OP, path, mount, sys::ploop_get_partition_by_mnt)
+}
+
+pub(crate) fn mount_of_device(device: &Path, name: &CText) -> Result<Option<PathBuf>> {
+    const OP: Op = Op::new("find mount point of device");
+    let mut out = PathBuffer::new();
+    // SAFETY: the name is terminated and longer than 5 bytes; the length is the buffer's and positive
+    // (C takes 0 for no bound, hazard 11).
+    let reply = guarded(&OP, || unsafe {
+        sys::ploop_get_mnt_by_dev(name.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
+    })?;
+    Ok(reply.found(device)?.then(|| out.into_path()))
+}
+
+/// The top delta of a device, and the name of its format.
+pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBuf, String)> {
+    const OP: Op = Op::new("find top delta of device");
+    let mut image = PathBuffer::new();
+    let mut format = PathBuffer::new();
+    // SAFETY: the name is terminated and longer than 5 bytes (hazard 13); both buffers have the lengths
+    // given, and a terminator behind them that C does not know of (hazard 12).
+    guarded(&OP, || unsafe {
+        sys::ploop_find_top_delta_name_and_format(
+            name.as_ptr(),
+            image.as_mut_ptr(),
+            PathBuffer::LEN,
+            format.as_mut_ptr(),
+            PathBuffer::LEN,
+        )
+    })?
+    .done(device)?;
+    Ok((image.into_path(), format.into_path().to_string_lossy().into_owned()))
+}
+
+pub(crate) fn is_large_disk_supported() -> bool {
+    const OP: Op = Op::new("ask for large disk support");
+    // SAFETY: the function takes nothing and looks for a file.
+    guarded(&OP, || unsafe { sys::ploop_is_large_disk_supported() }).is_ok_and(|reply| reply.code == 1)
+}
+
+/// In sectors, for the driver's default format.
+pub(crate) fn max_size(block_size: u32) -> Result<u64> {
+    const OP: Op = Op::new("get maximum size");
+    let mut max = 0;
+    // SAFETY: C writes one number to `max`.
+    guarded(&OP, || unsafe { sys::ploop_get_max_size(block_size, &mut max) })?.done(Path::new(""))?;
+    Ok(max)
+}
+
+pub(crate) fn set_log_file(path: &Path, c_path: Option<&CPath>, timeout: Duration) -> Result<()> {
+    const NAME: &str = "set log file";
+    // Inside, no call is under way and none can begin: the old file is closed under nobody.
+    process::while_quiet(NAME, timeout, || {
+        super::last_error::clear();
+        // SAFETY: the path is NULL or terminated; no other thread is in libploop, so none writes to the
+        // log file that C closes here.
+        let code = unsafe {
+            sys::ploop_set_log_file(c_path.map_or(std::ptr::null(), CPath::as_ptr))
+        };
+        let message = super::last_error::take().filter(|_| code != 0);
+        super::reply::Reply { operation: NAME, code, message }
+    })?
+    .done(path)
+}
+
+pub(crate) fn set_log_level(level: i32) {
+    // SAFETY: C stores the number in an aligned `int` that other threads only read; whichever value
+    // they see is a level.
+    unsafe { sys::ploop_set_log_level(level) }
+}
+
+pub(crate) fn set_verbose_level(level: i32) {
+    // SAFETY: as in `set_log_level`.
+    unsafe { sys::ploop_set_verbose_level(level) }
+}

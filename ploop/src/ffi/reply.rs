@@ -1,0 +1,152 @@
+//! What C returned, made into a typed result.
+
+use std::io;
+use std::path::Path;
+
+use crate::{Code, Error, ErrorKind, Result};
+
+/// What came back from a call: the number, and the words it left.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) operation: &'static str,
+    pub(super) code: i32,
+    pub(super) message: Option<String>,
+}
+
+impl Reply {
+    /// Of a function that returns 0 or a code.
+    pub(super) fn done(self, path: &Path) -> Result<()> {
+        match self.code {
+            0 => Ok(()),
+            _ => Err(self.into_error(path)),
+        }
+    }
+
+    /// Of a look-up that returns 0 where it found something, 1 where not.
+    pub(super) fn found(self, path: &Path) -> Result<bool> {
+        match self.code {
+            0 => Ok(true),
+            1 => Ok(false),
+            _ => Err(self.into_error(path)),
+        }
+    }
+
+    pub(super) fn into_error(self, path: &Path) -> Error {
+        let code = Code::from(self.code);
+        let kind = kind(code, self.message.as_deref());
+        let message = self.message.unwrap_or_else(|| match code.name() {
+            Some(_) => "libploop gave no reason".to_owned(),
+            None => "libploop failed and gave no reason".to_owned(),
+        });
+        Error::new(kind, self.operation, message)
+            .with_path(path)
+            .with_code(self.code)
+    }
+}
+
+/// The kind of a failure. Several codes stand for many things each; what the system said, which
+/// libploop appends to its message, tells more.
+fn kind(code: Code, message: Option<&str>) -> ErrorKind {
+    let by_code = code.kind();
+    let Some(message) = message else {
+        return by_code;
+    };
+    if by_code == ErrorKind::Locked && !message.contains("is locked") {
+        // The same code stands for a lock file that cannot be made and a descriptor that cannot be
+        // read.
+        return by_errno(message).unwrap_or(ErrorKind::Corrupt);
+    }
+    let by_errno = by_errno(message);
+    match (by_code, by_errno) {
+        (_, Some(ErrorKind::NoSpace)) => ErrorKind::NoSpace,
+        (ErrorKind::Io | ErrorKind::Other | ErrorKind::Corrupt, Some(kind)) => kind,
+        (ErrorKind::NoDriver, Some(ErrorKind::PermissionDenied)) => ErrorKind::PermissionDenied,
+        (ErrorKind::InvalidInput, Some(kind @ (ErrorKind::NotFound | ErrorKind::AlreadyExists))) => kind,
+        _ => by_code,
+    }
+}
+
+/// The kind of the system error whose text ends the message.
+fn by_errno(message: &str) -> Option<ErrorKind> {
+    [
+        (libc::ENOSPC, ErrorKind::NoSpace),
+        (libc::EDQUOT, ErrorKind::NoSpace),
+        (libc::EACCES, ErrorKind::PermissionDenied),
+        (libc::EPERM, ErrorKind::PermissionDenied),
+        (libc::EROFS, ErrorKind::PermissionDenied),
+        (libc::ENOENT, ErrorKind::NotFound),
+        (libc::EEXIST, ErrorKind::AlreadyExists),
+        (libc::EBUSY, ErrorKind::Busy),
+        (libc::ETXTBSY, ErrorKind::Busy),
+    ]
+    .into_iter()
+    .find(|(errno, _)| {
+        let text = io::Error::from_raw_os_error(*errno).to_string();
+        // The standard library appends the number, libploop does not.
+        text.split(" (os error").next().is_some_and(|text| message.ends_with(text))
+    })
+    .map(|(_, kind)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(code: i32, message: Option<&str>) -> Error {
+        Reply {
+            operation: "test",
+            code,
+            message: message.map(str::to_owned),
+        }
+        .into_error(Path::new("/image"))
+    }
+
+    #[test]
+    fn every_code_is_carried_with_and_without_words() {
+        for code in Code::ALL.iter().map(|code| code.get()).chain([-1, 47, i32::MIN, i32::MAX]) {
+            let silent = reply(code, None);
+            assert_eq!(silent.code(), Some(code));
+            assert_eq!(silent.kind(), Code::from(code).kind());
+            assert!(silent.message().contains("gave no reason"));
+            let loud = reply(code, Some("some words"));
+            assert_eq!(loud.code(), Some(code));
+            assert_eq!(loud.message(), "some words");
+            assert_eq!(loud.operation(), "test");
+            assert_eq!(loud.path(), Some(Path::new("/image")));
+            let text = loud.to_string();
+            assert!(text.contains("test /image: some words"), "{text}");
+            assert!(text.contains(&code.to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_system_s_words_sharpen_the_kind() {
+        for (code, message, kind) in [
+            (23, "The /a is locked: Resource temporarily unavailable", ErrorKind::Locked),
+            (23, "Can't create file /a.lck: Permission denied", ErrorKind::PermissionDenied),
+            (23, "Can't create file /a.lck: Read-only file system", ErrorKind::PermissionDenied),
+            (23, "Can't parse /a", ErrorKind::Corrupt),
+            (39, "Can't resolve /a: No such file or directory", ErrorKind::NotFound),
+            (1, "Error in write: No space left on device", ErrorKind::NoSpace),
+            (38, "Can't create /a: File exists", ErrorKind::AlreadyExists),
+            (38, "The snapshot {…} already exist", ErrorKind::InvalidInput),
+            (2, "Can't open /proc/vz/ploop_minor: No such file or directory", ErrorKind::NoDriver),
+            (40, "Image is not mounted", ErrorKind::NotMounted),
+            (43, "Can't find snapshot by uuid x", ErrorKind::NoSnapshot),
+            (-1, "Can't open lock file: Permission denied", ErrorKind::PermissionDenied),
+            (-1, "no clue", ErrorKind::Other),
+        ] {
+            assert_eq!(reply(code, Some(message)).kind(), kind, "{code}: {message}");
+        }
+    }
+
+    #[test]
+    fn look_ups_tell_not_found_from_failed() {
+        let reply = |code| Reply { operation: "test", code, message: None };
+        assert!(reply(0).found(Path::new("/a")).unwrap());
+        assert!(!reply(1).found(Path::new("/a")).unwrap());
+        assert_eq!(reply(-1).found(Path::new("/a")).unwrap_err().code(), Some(-1));
+        assert!(reply(0).done(Path::new("/a")).is_ok());
+        assert_eq!(reply(1).done(Path::new("/a")).unwrap_err().code(), Some(1));
+    }
+}

@@ -1,0 +1,159 @@
+//! Strings on their way to C, and buffers on their way back.
+
+use std::ffi::{CString, c_char};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, ErrorKind, Guid, Result};
+
+/// libploop's path buffers.
+const PATH_MAX: usize = 4096;
+
+/// The longest path that is passed on. libploop appends `.lck`, `.tmp.tmp` and `.{GUID}` to what it
+/// is given, in buffers of 4096 bytes and not always with a check (hazard 15).
+pub(crate) const MAX_PATH_BYTES: usize = 4000;
+
+/// A path for C, zero-padded to 4096 bytes: Debian's build copies that many from several of its
+/// path arguments, however short they are (hazard 0.8).
+#[derive(Clone)]
+pub(crate) struct CPath(Box<[u8; PATH_MAX]>);
+
+impl CPath {
+    pub(crate) fn new(operation: &'static str, path: &Path) -> Result<CPath> {
+        let refuse = |why: String| {
+            Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(path))
+        };
+        let bytes = path.as_os_str().as_bytes();
+        if bytes.is_empty() {
+            return refuse("the path is empty".into());
+        }
+        if let Some(at) = bytes.iter().position(|b| *b == 0) {
+            return refuse(format!("the path has a NUL byte at position {at}"));
+        }
+        if bytes.len() >= MAX_PATH_BYTES {
+            return refuse(format!(
+                "the path is {} bytes long; libploop takes fewer than {MAX_PATH_BYTES}",
+                bytes.len()
+            ));
+        }
+        let mut buffer = Box::new([0; PATH_MAX]);
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        Ok(CPath(buffer))
+    }
+
+    pub(super) fn as_ptr(&self) -> *const c_char {
+        self.0.as_ptr().cast()
+    }
+
+    /// For the members of C's parameter structs, which lack `const` though nothing writes there.
+    pub(super) fn as_mut_ptr(&self) -> *mut c_char {
+        self.as_ptr().cast_mut()
+    }
+}
+
+/// Any other text for C.
+#[derive(Clone)]
+pub(crate) struct CText(CString);
+
+impl CText {
+    pub(crate) fn new(operation: &'static str, what: &str, text: &str) -> Result<CText> {
+        CString::new(text).map(CText).map_err(|error| {
+            Error::new(
+                ErrorKind::InvalidInput,
+                operation,
+                format!("the {what} has a NUL byte at position {}", error.nul_position()),
+            )
+        })
+    }
+
+    pub(crate) fn guid(guid: Guid) -> CText {
+        // The textual form of a GUID has no NUL.
+        CText(CString::new(guid.to_string()).unwrap_or_default())
+    }
+
+    pub(super) fn as_ptr(&self) -> *const c_char {
+        self.0.as_ptr()
+    }
+
+    pub(super) fn as_mut_ptr(&self) -> *mut c_char {
+        self.as_ptr().cast_mut()
+    }
+}
+
+/// The pointer C takes for "not given".
+pub(super) fn or_null(text: Option<&CText>) -> *mut c_char {
+    text.map_or(std::ptr::null_mut(), CText::as_mut_ptr)
+}
+
+pub(super) fn path_or_null(path: Option<&CPath>) -> *mut c_char {
+    path.map_or(std::ptr::null_mut(), CPath::as_mut_ptr)
+}
+
+/// A buffer for a path C writes. It stays terminated whatever C does at its end: some functions
+/// leave the terminator out when the text just fits (hazard 12).
+pub(super) struct PathBuffer(Box<[u8; PATH_MAX + 1]>);
+
+impl PathBuffer {
+    pub(super) fn new() -> PathBuffer {
+        PathBuffer(Box::new([0; PATH_MAX + 1]))
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut c_char {
+        self.0.as_mut_ptr().cast()
+    }
+
+    /// What C may be told is there. The byte behind is the terminator.
+    pub(super) const LEN: usize = PATH_MAX;
+
+    pub(super) fn into_path(self) -> PathBuf {
+        until_nul(&self.0[..])
+    }
+}
+
+/// The bytes before the first NUL, as a path.
+pub(super) fn until_nul(bytes: &[u8]) -> PathBuf {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    std::ffi::OsString::from_vec(bytes[..end].to_vec()).into()
+}
+
+/// The `char device[64]` of C's parameter structs.
+pub(super) fn device_name(device: &[c_char]) -> PathBuf {
+    let bytes: Vec<u8> = device.iter().map(|c| c.to_ne_bytes()[0]).collect();
+    until_nul(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn a_path_is_padded_to_what_c_over_reads() {
+        let path = CPath::new("test", Path::new("/a")).unwrap();
+        assert_eq!(path.0[..3], *b"/a\0");
+        assert!(path.0[2..].iter().all(|b| *b == 0));
+        assert_eq!(path.0.len(), 4096);
+    }
+
+    #[test]
+    fn unusable_paths_are_named() {
+        let long = "x".repeat(MAX_PATH_BYTES);
+        for (bytes, why) in [
+            (&b""[..], "empty"),
+            (b"/a\0b", "NUL byte at position 2"),
+            (long.as_bytes(), "4000 bytes long"),
+        ] {
+            let error = CPath::new("test", Path::new(OsStr::from_bytes(bytes))).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.message().contains(why), "{error}");
+        }
+        assert!(CPath::new("test", Path::new(&long[1..])).is_ok());
+    }
+
+    #[test]
+    fn a_full_buffer_without_terminator_ends_at_its_end() {
+        let mut buffer = PathBuffer::new();
+        buffer.0[..PathBuffer::LEN].fill(b'x');
+        assert_eq!(buffer.into_path().as_os_str().len(), PathBuffer::LEN);
+    }
+}

@@ -1,0 +1,421 @@
+//! Whose turn it is: one operation at a time on one image, and none while another process works
+//! on it.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ploop_sys as sys;
+use rustix::fs::{FlockOperation, flock};
+
+use super::call::{Op, guarded};
+use super::reply::Reply;
+use super::text::{CPath, CText};
+use crate::image::Descriptor;
+use crate::{Error, ErrorKind, Result};
+
+/// libploop's lock around its search for devices.
+const DEVICE_LOCK: &str = "/var/lock/ploop/ploop.lck";
+
+/// As libploop's own limit.
+static TIMEOUT_MILLIS: AtomicU64 = AtomicU64::new(60_000);
+
+pub(crate) fn default_lock_timeout() -> Duration {
+    Duration::from_millis(TIMEOUT_MILLIS.load(Ordering::Relaxed))
+}
+
+pub(crate) fn set_default_lock_timeout(timeout: Duration) {
+    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    TIMEOUT_MILLIS.store(millis, Ordering::Relaxed);
+}
+
+/// A lock whose wait ends.
+#[derive(Default)]
+pub(super) struct TimedLock {
+    taken: Mutex<bool>,
+    freed: Condvar,
+}
+
+impl TimedLock {
+    pub(super) const fn new() -> TimedLock {
+        TimedLock {
+            taken: Mutex::new(false),
+            freed: Condvar::new(),
+        }
+    }
+
+    fn acquire(&self, end: Option<Instant>) -> bool {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken {
+            taken = match end {
+                None => self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner),
+                Some(end) => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    self.freed
+                        .wait_timeout(taken, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+        *taken = true;
+        true
+    }
+
+    fn release(&self) {
+        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.freed.notify_one();
+    }
+
+    /// Runs `f` alone, or fails after `timeout`.
+    pub(super) fn alone<T>(
+        &self,
+        operation: &'static str,
+        timeout: Duration,
+        f: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if !self.acquire(deadline(timeout)) {
+            return Err(Error::new(
+                ErrorKind::Locked,
+                operation,
+                format!("another thread of this process was at it for {timeout:?}"),
+            ));
+        }
+        let _release = Release(self);
+        f()
+    }
+}
+
+struct Release<'a>(&'a TimedLock);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// `None` where the end is beyond what the clock can tell: no end.
+fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// The lock of the image whose descriptor this is, or of a device, one per path in this process.
+/// Two names of one file (a hard link, a bind mount) have two of them; libploop's own lock still
+/// keeps these apart.
+fn lock_of(path: &Path) -> Arc<TimedLock> {
+    static LOCKS: Mutex<Option<HashMap<PathBuf, Weak<TimedLock>>>> = Mutex::new(None);
+    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let locks = locks.get_or_insert_default();
+    if let Some(lock) = locks.get(path).and_then(Weak::upgrade) {
+        return lock;
+    }
+    // Forget images nobody has open, so that a daemon's map does not grow for ever.
+    locks.retain(|_, lock| lock.strong_count() > 0);
+    let lock = Arc::new(TimedLock::new());
+    locks.insert(path.to_owned(), Arc::downgrade(&lock));
+    lock
+}
+
+/// C's handle of an image. Exclusive: C has no lock for it (hazard 2).
+struct Handle(NonNull<sys::ploop_disk_images_data>);
+
+// SAFETY: the handle is heap memory without ties to the thread that made it; what libploop keeps per
+// thread (error text, cancel flag) is not part of it. It is not `Sync`, and used through `&mut` only.
+unsafe impl Send for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `ploop_open_dd`, is freed only here, and nothing that C handed
+        // out of it was kept.
+        unsafe { sys::ploop_close_dd(self.0.as_ptr()) }
+    }
+}
+
+/// An image that was opened: its descriptor, and C's handle of it once a call needed one.
+pub(crate) struct Image {
+    path: PathBuf,
+    c_path: CPath,
+    component: Option<CText>,
+    timeout: Option<Duration>,
+    lock: Arc<TimedLock>,
+    /// Kept between calls that only look. C does not reset every field when it reads the descriptor
+    /// again, and a failed change stays in it, so whatever changes the image starts with a new one.
+    handle: Option<Handle>,
+}
+
+impl Image {
+    /// `path` is resolved as C does it, so that what is checked here is what C works on.
+    pub(crate) fn open(operation: &'static str, path: &Path) -> Result<Image> {
+        let given = CPath::new(operation, path)?;
+        let resolved = match std::fs::canonicalize(path) {
+            Ok(resolved) => resolved,
+            Err(error) => return Err(refused_by_c(operation, path, &given, error)),
+        };
+        Ok(Image {
+            c_path: CPath::new(operation, &resolved)?,
+            lock: lock_of(&resolved),
+            path: resolved,
+            component: None,
+            timeout: None,
+            handle: None,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn set_component(&mut self, component: Option<CText>) {
+        self.component = component;
+        // C has no way to take a name back.
+        self.handle = None;
+    }
+
+    pub(crate) fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.timeout = timeout;
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or_else(default_lock_timeout)
+    }
+
+    /// Waits for the image's turn, at most for the lock timeout. What is read through the [`Turn`]
+    /// before its call is what the call will find, save for a process that takes the lock in the
+    /// moment in which C takes it over.
+    pub(crate) fn turn<'a>(&'a mut self, op: &'static Op) -> Result<Turn<'a>> {
+        let timeout = self.timeout();
+        let end = deadline(timeout);
+        let locked = |by: &str| {
+            Error::new(
+                ErrorKind::Locked,
+                op.name,
+                format!("{by} held the lock for {timeout:?}; try again later or raise the lock timeout"),
+            )
+            .with_path(&self.path)
+        };
+        if !self.lock.acquire(end) {
+            return Err(locked("another thread of this process"));
+        }
+        // From here on an error gives the turn back.
+        let in_process = InProcess(Arc::clone(&self.lock));
+        let mut descriptor_lock = None;
+        if op.locks {
+            let mut path = self.path.clone().into_os_string();
+            path.push(".lck");
+            descriptor_lock = poll_lock(op.name, Path::new(&path), end)
+                .map_err(|failure| failure.into_error(&locked))?;
+        }
+        if op.finds_device {
+            drop(
+                poll_lock(op.name, Path::new(DEVICE_LOCK), end)
+                    .map_err(|failure| failure.into_error(&locked))?,
+            );
+        }
+        Ok(Turn {
+            image: self,
+            op,
+            descriptor_lock,
+            _in_process: in_process,
+        })
+    }
+
+    fn handle(&mut self, operation: &'static str) -> Result<NonNull<sys::ploop_disk_images_data>> {
+        if self.handle.is_none() {
+            let handle = open_dd(operation, &self.path, &self.c_path)?;
+            if let Some(component) = &self.component {
+                const SET: Op = Op::new("set component name");
+                // SAFETY: the handle was just made; the name is terminated and copied by C.
+                guarded(&SET, || unsafe {
+                    sys::ploop_set_component_name(handle.0.as_ptr(), component.as_ptr())
+                })?
+                .done(&self.path)?;
+            }
+            self.handle = Some(handle);
+        }
+        match &self.handle {
+            Some(handle) => Ok(handle.0),
+            None => Err(Error::new(ErrorKind::Other, operation, "libploop gave no handle")),
+        }
+    }
+}
+
+fn open_dd(operation: &'static str, path: &Path, c_path: &CPath) -> Result<Handle> {
+    const OPEN: Op = Op::new("open");
+    let mut handle = std::ptr::null_mut();
+    let mut reply = guarded(&OPEN, || {
+        // SAFETY: the path is terminated; C writes one pointer to `handle`, and only on success.
+        unsafe { sys::ploop_open_dd(&mut handle, c_path.as_ptr()) }
+    })?;
+    reply.operation = operation;
+    reply.done(path)?;
+    NonNull::new(handle)
+        .map(Handle)
+        .ok_or_else(|| Error::new(ErrorKind::Other, operation, "libploop gave no handle"))
+}
+
+/// A path that does not resolve gets the code and the words libploop has for it.
+fn refused_by_c(
+    operation: &'static str,
+    path: &Path,
+    c_path: &CPath,
+    error: io::Error,
+) -> Error {
+    match open_dd(operation, path, c_path) {
+        Err(refused) => refused,
+        Ok(_) => Error::io(operation, "the path does not resolve", error).with_path(path),
+    }
+}
+
+struct InProcess(Arc<TimedLock>);
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+enum PollFailure {
+    Held,
+    Refused(Error),
+}
+
+impl PollFailure {
+    fn into_error(self, locked: &dyn Fn(&str) -> Error) -> Error {
+        match self {
+            PollFailure::Held => locked("another process"),
+            PollFailure::Refused(error) => error,
+        }
+    }
+}
+
+/// Takes the lock libploop is about to take, so that waiting for it has an end in every thread.
+/// C opens the file once more, so this one must be closed before: closing it frees the lock.
+/// `None` where the file is not there yet: nobody holds it, and C makes it.
+fn poll_lock(
+    operation: &'static str,
+    path: &Path,
+    end: Option<Instant>,
+) -> Result<Option<File>, PollFailure> {
+    let refused = |what: &str, error: io::Error| {
+        PollFailure::Refused(Error::io(operation, what, error).with_path(path))
+    };
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(refused("the lock file cannot be opened", error)),
+    };
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(refused("the lock file cannot be locked", error.into())),
+        }
+        let left = end.map_or(pause, |end| end.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
+            return Err(PollFailure::Held);
+        }
+        thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// The image's turn: the only way to C for operations on an image. The C functions are methods of
+/// it, in `image_calls` and their neighbours.
+pub(crate) struct Turn<'a> {
+    pub(super) image: &'a mut Image,
+    pub(super) op: &'static Op,
+    descriptor_lock: Option<File>,
+    _in_process: InProcess,
+}
+
+impl Turn<'_> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.image.path
+    }
+
+    pub(crate) fn operation(&self) -> &'static str {
+        self.op.name
+    }
+
+    /// The descriptor as it is on disk now.
+    pub(crate) fn descriptor(&self) -> Result<Descriptor> {
+        Descriptor::open_for(self.op.name, &self.image.path)
+    }
+
+    /// C's handle as it was left is not good enough for this call: see [`Image::handle`].
+    pub(super) fn with_new_handle(self) -> Self {
+        self.image.handle = None;
+        self
+    }
+
+    /// Calls C with the handle. The lock passes to C here. The turn stays, so that the result can be
+    /// looked at before another thread changes it.
+    pub(super) fn call(
+        &mut self,
+        c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
+    ) -> Result<Reply> {
+        let handle = self.image.handle(self.op.name)?.as_ptr();
+        self.descriptor_lock = None;
+        let reply = guarded(self.op, || c(handle))?;
+        if !matches!(reply.code, 0 | 1) {
+            self.image.handle = None;
+        }
+        Ok(reply)
+    }
+}
+
+/// A turn at something that is named by a path but has no handle: a descriptor that is being made,
+/// a device.
+pub(crate) fn alone_at<T>(
+    operation: &'static str,
+    path: &Path,
+    f: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    lock_of(path)
+        .alone(operation, default_lock_timeout(), f)
+        .map_err(|error| match error.path() {
+            None => error.with_path(path),
+            Some(_) => error,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_path_has_one_lock_and_leaves_none_behind() {
+        let a = lock_of(Path::new("/turn-test/a"));
+        assert!(Arc::ptr_eq(&a, &lock_of(Path::new("/turn-test/a"))));
+        assert!(!Arc::ptr_eq(&a, &lock_of(Path::new("/turn-test/b"))));
+    }
+
+    #[test]
+    fn waiting_for_a_turn_ends() {
+        let lock = TimedLock::new();
+        assert!(lock.acquire(deadline(Duration::ZERO)));
+        let begin = Instant::now();
+        let refused = lock.alone("test", Duration::from_millis(50), || Ok(()));
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Locked);
+        assert!(begin.elapsed() >= Duration::from_millis(50));
+        lock.release();
+        assert!(lock.alone("test", Duration::ZERO, || Ok(())).is_ok());
+    }
+
+    #[test]
+    fn an_endless_timeout_is_no_overflow() {
+        assert!(deadline(Duration::MAX).is_none());
+        assert!(TimedLock::new().acquire(deadline(Duration::MAX)));
+    }
+}

@@ -1,0 +1,490 @@
+//! `DiskDescriptor.xml`: what an image consists of.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::file;
+use super::xml::{self, Element};
+use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
+
+const OPERATION: &str = "read descriptor";
+
+/// No descriptor is as large: one entry is some 300 bytes and libploop ends at 127 deltas a chain.
+const MAX_FILE: u64 = 16 << 20;
+
+/// libploop cuts longer names of image files, and then works on another file.
+const MAX_PATH: usize = 4095;
+
+/// The contents of a `DiskDescriptor.xml`.
+///
+/// Read as libploop 1.15 reads it, with its tolerance of other root elements, unknown elements and
+/// old top GUIDs, and without its trust: what it would loop on, crash on or silently misread is an
+/// error here, so a `Descriptor` that was read is a tree with one base and a delta file for each of
+/// its snapshots. Whether those files exist is not looked at.
+///
+/// All fields are public; [`validate`](Descriptor::validate) checks a descriptor that came from
+/// somewhere else. The methods that walk the tree end on any contents.
+///
+/// ```no_run
+/// use ploop::Descriptor;
+///
+/// let descriptor = Descriptor::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+/// for image in descriptor.chain(descriptor.top) {
+///     println!("{} {}", image.guid, image.file.display());
+/// }
+/// # Ok::<(), ploop::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Descriptor {
+    /// The size of the virtual disk (`Disk_size`).
+    pub size: Size,
+    /// The cluster size of all deltas (`Blocksize`).
+    pub cluster: ClusterSize,
+    /// How the base is stored: raw where any image is of type `Plain`, as libploop has it.
+    pub mode: ImageMode,
+    /// The size from which on the driver refuses to let a delta grow, as stored: libploop passes
+    /// the number to the driver unchanged.
+    pub max_delta_size: Option<u64>,
+    /// The made-up geometry.
+    pub geometry: Geometry,
+    /// The delta files, in the order of the descriptor.
+    pub images: Vec<Image>,
+    /// The snapshots and the top, in the order of the descriptor. Their GUIDs are those of
+    /// [`images`](Descriptor::images).
+    pub snapshots: Vec<Snapshot>,
+    /// The delta that is written to. [`Guid::TOP`] except in descriptors of old versions.
+    pub top: Guid,
+    /// The key of an encrypted image (Virtuozzo 7 and later), or the name of the engine that
+    /// encrypted it.
+    pub encryption: Option<String>,
+}
+
+/// The geometry a descriptor states. Nothing depends on it, but libploop divides by cylinders ×
+/// heads when it writes a descriptor, and that kills the process where the product is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Geometry {
+    /// `Cylinders`, 0 where it is missing.
+    pub cylinders: u32,
+    /// `Heads`, 0 where it is missing.
+    pub heads: u32,
+    /// `Sectors`, 0 where it is missing.
+    pub sectors: u32,
+}
+
+/// A delta file of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Image {
+    /// The snapshot (or the top) whose data this file holds.
+    pub guid: Guid,
+    /// The file. A relative name is joined to the directory of the descriptor, with any `..` left
+    /// in place.
+    pub file: PathBuf,
+    /// The type as stored. libploop gives all images of a raw disk the type `Plain`, though only
+    /// its base is a plain file.
+    pub kind: ImageKind,
+}
+
+/// The type a descriptor states for a delta file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum ImageKind {
+    /// Of a disk whose base is a plain file.
+    Plain,
+    /// With a header and a block allocation table. Nothing is compressed, despite the name.
+    Compressed,
+}
+
+/// A node of the snapshot tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Snapshot {
+    /// Its name.
+    pub guid: Guid,
+    /// The snapshot below, [`Guid::NONE`] for the base.
+    pub parent: Guid,
+    /// Whether libploop removes it as soon as it can.
+    pub temporary: bool,
+}
+
+impl Descriptor {
+    /// Reads a descriptor file.
+    ///
+    /// Symbolic links are followed first, as libploop does it: relative image names start at the
+    /// directory of the file itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] where there is no such file, [`ErrorKind::InvalidInput`] where it is
+    /// a directory, pipe or the like, otherwise as [`Descriptor::parse`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Descriptor> {
+        let path = path.as_ref();
+        read(path).map_err(|error| error.with_path(path))
+    }
+
+    /// Reads the contents of a descriptor. Relative image names are joined to `dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] where this is not the XML of a descriptor, or the descriptor
+    /// contradicts itself, with a message that names the element or GUID;
+    /// [`ErrorKind::Unsupported`] for a disk split into several storages, an image type other than
+    /// `Plain` and `Compressed`, and an encoding other than UTF-8.
+    pub fn parse(xml: impl AsRef<[u8]>, dir: impl AsRef<Path>) -> Result<Descriptor> {
+        let text = xml::decode(xml.as_ref())?;
+        let document = xml::parse(text)?;
+        let descriptor = assemble(Element::root(&document), dir.as_ref())?;
+        descriptor.validate()?;
+        Ok(descriptor)
+    }
+
+    /// Checks that the parts fit together: the same GUIDs in both lists, none of them twice, one
+    /// base, no cycle, a top that is not temporary, usable file names, a size that is not zero.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`], with a message that says which.
+    pub fn validate(&self) -> Result<()> {
+        contradiction(self).map_or(Ok(()), |message| Err(corrupt(message)))
+    }
+
+    /// The delta file of a snapshot or of the top.
+    #[must_use]
+    pub fn image(&self, guid: Guid) -> Option<&Image> {
+        self.images.iter().find(|image| image.guid == guid)
+    }
+
+    /// A node of the snapshot tree; the top is one of them.
+    #[must_use]
+    pub fn snapshot(&self, guid: Guid) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|shot| shot.guid == guid)
+    }
+
+    /// The snapshot below `guid`; `None` for the base and for a GUID that is not listed.
+    #[must_use]
+    pub fn parent(&self, guid: Guid) -> Option<Guid> {
+        self.snapshot(guid)
+            .map(|shot| shot.parent)
+            .filter(|parent| *parent != Guid::NONE)
+    }
+
+    /// The snapshots directly above `guid`, the top among them.
+    pub fn children(&self, guid: Guid) -> impl Iterator<Item = Guid> + '_ {
+        self.snapshots
+            .iter()
+            .filter(move |shot| shot.parent == guid)
+            .map(|shot| shot.guid)
+    }
+
+    /// The delta files that make up the disk as of `guid`, the base first. Empty where `guid` is
+    /// not listed.
+    #[must_use]
+    pub fn chain(&self, guid: Guid) -> Vec<&Image> {
+        let parents: HashMap<Guid, Guid> = self
+            .snapshots
+            .iter()
+            .map(|shot| (shot.guid, shot.parent))
+            .collect();
+        let images: HashMap<Guid, &Image> = self
+            .images
+            .iter()
+            .map(|image| (image.guid, image))
+            .collect();
+        let mut chain = Vec::new();
+        let mut next = guid;
+        while next != Guid::NONE {
+            // More links than snapshots: a cycle, in contents that were not validated.
+            let link = (chain.len() < self.snapshots.len())
+                .then(|| Some((*images.get(&next)?, *parents.get(&next)?)))
+                .flatten();
+            let Some((image, parent)) = link else {
+                return Vec::new();
+            };
+            chain.push(image);
+            next = parent;
+        }
+        chain.reverse();
+        chain
+    }
+
+    /// How many deltas lie below `guid`: 0 for the base, `None` where `guid` is not listed.
+    #[must_use]
+    pub fn depth(&self, guid: Guid) -> Option<usize> {
+        self.chain(guid).len().checked_sub(1)
+    }
+
+    /// The delta file everything stands on.
+    #[must_use]
+    pub fn base(&self) -> Option<&Image> {
+        self.children(Guid::NONE)
+            .next()
+            .and_then(|guid| self.image(guid))
+    }
+
+    /// The delta file that is written to.
+    #[must_use]
+    pub fn top_image(&self) -> Option<&Image> {
+        self.image(self.top)
+    }
+}
+
+fn corrupt(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, OPERATION, message)
+}
+
+fn read(path: &Path) -> Result<Descriptor> {
+    let real = fs::canonicalize(path)
+        .map_err(|error| Error::io(OPERATION, "the file cannot be found", error))?;
+    let (file, _) = file::open(OPERATION, &real)?;
+    let mut contents = Vec::new();
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut contents)
+        .map_err(|error| Error::io(OPERATION, "the file cannot be read", error))?;
+    if contents.len() as u64 > MAX_FILE {
+        return Err(corrupt(format!(
+            "the file is larger than {}, no descriptor is",
+            Size::from_bytes(MAX_FILE)
+        )));
+    }
+    let dir = real.parent().unwrap_or(Path::new("/"));
+    Descriptor::parse(contents, dir)
+}
+
+fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
+    let parameters = root.required("Disk_Parameters")?;
+    let storage_data = root.required("StorageData")?;
+    let mut storages = storage_data.children("Storage");
+    let storage = storages
+        .next()
+        .ok_or_else(|| corrupt("StorageData has no Storage"))?;
+    if storages.next().is_some() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            OPERATION,
+            "the disk is split into several Storage elements",
+        ));
+    }
+    let tree = root.required("Snapshots")?;
+
+    let sectors = parameters.required("Disk_size")?.number()?;
+    let size = sectors
+        .checked_mul(512)
+        .map(Size::from_bytes)
+        .ok_or_else(|| corrupt(format!("Disk_size: {sectors} sectors are beyond 16 EiB")))?;
+    let blocksize = storage.required("Blocksize")?.number()?;
+    let cluster = ClusterSize::from_sectors(blocksize).map_err(|_| {
+        corrupt(format!(
+            "Blocksize: {blocksize} sectors are not a power of two from 64 to 131072"
+        ))
+    })?;
+    let preallocated = match storage.optional_number("Preallocated")? {
+        None | Some(0) => false,
+        Some(1) => true,
+        Some(other) => {
+            return Err(corrupt(format!("Preallocated: {other} is neither 0 nor 1")));
+        }
+    };
+
+    let images = storage
+        .children("Image")
+        .map(|element| image(element, dir))
+        .collect::<Result<Vec<_>>>()?;
+    let mode = match images.iter().find(|image| image.kind == ImageKind::Plain) {
+        Some(image) if preallocated => {
+            return Err(corrupt(format!(
+                "Preallocated is set, but image {} is Plain",
+                image.guid
+            )));
+        }
+        Some(_) => ImageMode::Raw,
+        None if preallocated => ImageMode::Preallocated,
+        None => ImageMode::Expanded,
+    };
+
+    let mut snapshots = tree
+        .children("Shot")
+        .map(|element| {
+            Ok(Snapshot {
+                guid: element.required("GUID")?.guid()?,
+                parent: element.required("ParentGUID")?.guid()?,
+                temporary: element.optional("Temporary")?.is_some(),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // Descriptors of the first versions do not list the top.
+    if snapshots.len() + 1 == images.len() && snapshots.iter().all(|shot| shot.guid != Guid::TOP) {
+        snapshots.push(Snapshot {
+            guid: Guid::TOP,
+            parent: Guid::NONE,
+            temporary: false,
+        });
+    }
+    let top = match tree.optional("TopGUID")? {
+        Some(element) => element.guid()?,
+        None if snapshots.iter().any(|shot| shot.guid == Guid::TOP) => Guid::TOP,
+        None => {
+            return Err(corrupt(format!(
+                "there is neither a TopGUID nor a Shot {}",
+                Guid::TOP
+            )));
+        }
+    };
+
+    Ok(Descriptor {
+        size,
+        cluster,
+        mode,
+        max_delta_size: parameters.optional_number("Max_delta_size")?,
+        geometry: Geometry {
+            cylinders: geometry(parameters, "Cylinders")?,
+            heads: geometry(parameters, "Heads")?,
+            sectors: geometry(parameters, "Sectors")?,
+        },
+        images,
+        snapshots,
+        top,
+        encryption: encryption(root, parameters)?,
+    })
+}
+
+/// The low 32 bits, which are what libploop keeps.
+fn geometry(parameters: Element<'_, '_>, name: &str) -> Result<u32> {
+    let value = parameters.optional_number(name)?.unwrap_or(0);
+    Ok((value & u64::from(u32::MAX)) as u32)
+}
+
+fn image(element: Element<'_, '_>, dir: &Path) -> Result<Image> {
+    let guid = element.required("GUID")?.guid()?;
+    let kind = match element.optional("Type")? {
+        None => ImageKind::Compressed,
+        Some(kind) => match kind.text()? {
+            "Plain" => ImageKind::Plain,
+            "" | "Compressed" => ImageKind::Compressed,
+            other => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    OPERATION,
+                    format!("image {guid} is of unknown type {}", xml::excerpt(other)),
+                ));
+            }
+        },
+    };
+    let file = element.required("File")?.text()?;
+    if file.is_empty() {
+        return Err(corrupt(format!("image {guid} has an empty File")));
+    }
+    Ok(Image {
+        guid,
+        file: dir.join(file),
+        kind,
+    })
+}
+
+/// Virtuozzo names a key below the root, Parallels Desktop an engine below the parameters; it
+/// writes the nil GUID there when nothing is encrypted.
+fn encryption(root: Element<'_, '_>, parameters: Element<'_, '_>) -> Result<Option<String>> {
+    for (parent, name) in [
+        (root, "KeyId"),
+        (parameters, "KeyId"),
+        (parameters, "Engine"),
+    ] {
+        let Some(value) = parent
+            .optional("Encryption")?
+            .map(|element| element.optional(name))
+            .transpose()?
+            .flatten()
+        else {
+            continue;
+        };
+        let value = value.text()?.trim();
+        if !value.is_empty() && value.parse::<Guid>().ok() != Some(Guid::NONE) {
+            return Ok(Some(value.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The first thing that does not fit. Linear in the number of snapshots.
+fn contradiction(descriptor: &Descriptor) -> Option<String> {
+    if descriptor.size.is_zero() {
+        return Some("Disk_size: the disk has no sectors".into());
+    }
+    let mut files: HashMap<Guid, &Image> = HashMap::new();
+    for image in &descriptor.images {
+        if files.insert(image.guid, image).is_some() {
+            return Some(format!("two images have the GUID {}", image.guid));
+        }
+        if image.file.as_os_str().len() > MAX_PATH {
+            return Some(format!(
+                "the file name of image {} is longer than {MAX_PATH} bytes",
+                image.guid
+            ));
+        }
+    }
+    let mut parents: HashMap<Guid, Guid> = HashMap::new();
+    for shot in &descriptor.snapshots {
+        if shot.guid == Guid::NONE {
+            return Some(format!(
+                "a Shot has the GUID {}, which means none",
+                shot.guid
+            ));
+        }
+        if parents.insert(shot.guid, shot.parent).is_some() {
+            return Some(format!("two Shots have the GUID {}", shot.guid));
+        }
+    }
+    if files.is_empty() {
+        return Some("there is no Image".into());
+    }
+    for shot in &descriptor.snapshots {
+        if !files.contains_key(&shot.guid) {
+            return Some(format!("Shot {} has no Image", shot.guid));
+        }
+        if shot.parent != Guid::NONE && !parents.contains_key(&shot.parent) {
+            return Some(format!(
+                "the parent {} of Shot {} is not listed",
+                shot.parent, shot.guid
+            ));
+        }
+    }
+    for image in &descriptor.images {
+        if !parents.contains_key(&image.guid) {
+            return Some(format!("image {} has no Shot", image.guid));
+        }
+    }
+    match descriptor.snapshot(descriptor.top) {
+        None => return Some(format!("the top {} is not listed", descriptor.top)),
+        Some(shot) if shot.temporary => {
+            return Some(format!("the top {} is temporary", descriptor.top));
+        }
+        Some(_) => {}
+    }
+    let mut bases = descriptor.children(Guid::NONE);
+    if let (Some(first), Some(second)) = (bases.next(), bases.next()) {
+        return Some(format!("both {first} and {second} are bases"));
+    }
+    cycle(&descriptor.snapshots, &parents)
+        .map(|guid| format!("the parents of {guid} lead back to it, never to a base"))
+}
+
+/// A GUID on a cycle of parents.
+fn cycle(snapshots: &[Snapshot], parents: &HashMap<Guid, Guid>) -> Option<Guid> {
+    // Which walk came by first; a walk that meets its own mark went round.
+    let mut walked: HashMap<Guid, usize> = HashMap::new();
+    for (walk, shot) in snapshots.iter().enumerate() {
+        let mut guid = shot.guid;
+        while guid != Guid::NONE {
+            match walked.insert(guid, walk) {
+                None => guid = *parents.get(&guid)?,
+                Some(earlier) if earlier == walk => return Some(guid),
+                Some(_) => break,
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,455 @@
+//! The first 64 bytes of a delta.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::file;
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
+
+const OPERATION: &str = "read image header";
+
+const SIGNATURE_V1: &[u8; 16] = b"WithoutFreeSpace";
+const SIGNATURE_V2: &[u8; 16] = b"WithouFreSpacExt";
+/// The only disk type there is. The name in the C header says compressed; nothing is.
+const TYPE: u32 = 2;
+/// How Parallels Desktop marks an image it has closed. libploop clears the mark to 0.
+const CLOSED: u32 = 0x312e_3276;
+const IN_USE: u32 = 0x746f_6e59;
+
+/// Offsets of the fields.
+mod at {
+    pub(super) const TYPE: usize = 16;
+    pub(super) const HEADS: usize = 20;
+    pub(super) const CYLINDERS: usize = 24;
+    pub(super) const CLUSTER: usize = 28;
+    pub(super) const ENTRIES: usize = 32;
+    pub(super) const SIZE: usize = 36;
+    pub(super) const IN_USE: usize = 44;
+    pub(super) const FIRST_BLOCK: usize = 48;
+    pub(super) const FLAGS: usize = 52;
+    pub(super) const EXTENSION: usize = 56;
+}
+
+bitflags::bitflags! {
+    /// What the header says about the state of a delta.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+    #[cfg_attr(feature = "serde", serde(transparent))]
+    pub struct HeaderFlags: u32 {
+        /// No cluster was ever allocated (`CIF_Empty`). A hint: libploop does not keep it up.
+        const EMPTY = 1;
+        /// The format version is being changed (`CIF_FmtVersionConvert`); entries of the table may
+        /// be of either version.
+        const CONVERTING = 2;
+        /// Others are kept as they are.
+        const _ = !0;
+    }
+}
+
+/// The header of a delta file.
+///
+/// A `Header` that was read is consistent: the table holds an entry for each cluster of the disk
+/// and ends where the data begins, on a cluster boundary. libploop checks none of that, and a header
+/// that lies makes it write beyond its buffers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Header {
+    /// The version of the format, from the signature.
+    pub version: FormatVersion,
+    /// The cluster size.
+    pub cluster: ClusterSize,
+    /// The heads of the made-up geometry.
+    pub heads: u32,
+    /// The cylinders of the made-up geometry.
+    pub cylinders: u32,
+    /// The number of clusters as stored. Informative: libploop and the driver calculate it from the
+    /// size, as [`entries`](Header::entries) does.
+    pub stored_entries: u32,
+    /// The size of the virtual disk.
+    pub size: Size,
+    /// Whether the image is marked as in use: mounted now, or not unmounted before a power cut.
+    pub in_use: bool,
+    /// Where the table ends and the data begins, in sectors.
+    pub first_block_offset: u32,
+    /// State flags.
+    pub flags: HeaderFlags,
+    /// Where the format extension with dirty bitmaps lies, in sectors; 0 where there is none.
+    pub extension_offset: u64,
+}
+
+impl Header {
+    /// The length of a header in bytes. The table follows immediately.
+    pub const LEN: usize = 64;
+
+    /// Reads and checks the header of a delta file, also of one in use.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] where there is no such file, [`ErrorKind::InvalidInput`] where it is
+    /// not a regular file or block device, otherwise as [`Header::parse`]; also
+    /// [`ErrorKind::Corrupt`] where the file ends before the data begins.
+    pub fn read(path: impl AsRef<Path>) -> Result<Header> {
+        let path = path.as_ref();
+        let open = || {
+            let (file, len) = file::open(OPERATION, path)?;
+            Header::read_from(&file, len)
+        };
+        open().map_err(|error| error.with_path(path))
+    }
+
+    /// [`Header::read`] of a file of `len` bytes.
+    pub(crate) fn read_from(file: &File, len: u64) -> Result<Header> {
+        let mut bytes = [0; Header::LEN];
+        if len < bytes.len() as u64 {
+            return Err(corrupt(
+                0,
+                format!("the file has {len} bytes, fewer than a header"),
+            ));
+        }
+        file.read_exact_at(&mut bytes, 0)
+            .map_err(|error| Error::io(OPERATION, "the file cannot be read", error))?;
+        let header = Header::parse(&bytes)?;
+        header.check_len(len)?;
+        Ok(header)
+    }
+
+    /// Decodes a header and checks that it is consistent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] with the offset of the field that is wrong. Whether the file is long
+    /// enough is checked by [`check_len`](Header::check_len).
+    pub fn parse(bytes: &[u8; Header::LEN]) -> Result<Header> {
+        let u32_at = |at: usize| {
+            let mut field = [0; 4];
+            field.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(field)
+        };
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+
+        let signature = &bytes[..at::TYPE];
+        let version = if signature == SIGNATURE_V1 {
+            FormatVersion::V1
+        } else if signature == SIGNATURE_V2 {
+            FormatVersion::V2
+        } else {
+            return Err(corrupt(
+                0,
+                "the signature is that of no ploop image".to_owned(),
+            ));
+        };
+        let kind = u32_at(at::TYPE);
+        if kind != TYPE {
+            return Err(corrupt(
+                at::TYPE,
+                format!("the disk type is {kind}, not {TYPE}"),
+            ));
+        }
+        let cluster_sectors = u32_at(at::CLUSTER);
+        let cluster = ClusterSize::from_sectors(u64::from(cluster_sectors)).map_err(|_| {
+            corrupt(
+                at::CLUSTER,
+                format!(
+                    "a cluster of {cluster_sectors} sectors is not a power of two from 64 to 131072"
+                ),
+            )
+        })?;
+        let sectors = match version {
+            // The upper half is unused in version 1, and not always zero.
+            FormatVersion::V1 => u64::from(u32_at(at::SIZE)),
+            FormatVersion::V2 => u64_at(at::SIZE),
+        };
+        if sectors == 0 {
+            return Err(corrupt(at::SIZE, "the disk has no sectors".to_owned()));
+        }
+        let entries = sectors.div_ceil(u64::from(cluster.sectors()));
+        // Also keeps the size in bytes below 2^58.
+        if entries > u64::from(u32::MAX) {
+            return Err(corrupt(
+                at::SIZE,
+                format!("a disk of {sectors} sectors has more than 2^32 clusters of {cluster}"),
+            ));
+        }
+        let header = Header {
+            version,
+            cluster,
+            heads: u32_at(at::HEADS),
+            cylinders: u32_at(at::CYLINDERS),
+            stored_entries: u32_at(at::ENTRIES),
+            size: Size::from_sectors(sectors),
+            in_use: !matches!(u32_at(at::IN_USE), 0 | CLOSED),
+            first_block_offset: u32_at(at::FIRST_BLOCK),
+            flags: HeaderFlags::from_bits_retain(u32_at(at::FLAGS)),
+            extension_offset: u64_at(at::EXTENSION),
+        };
+        let first = header.first_block_offset;
+        if first % cluster.sectors() != 0 {
+            return Err(corrupt(
+                at::FIRST_BLOCK,
+                format!(
+                    "the first block, at sector {first}, does not begin a cluster of {cluster}"
+                ),
+            ));
+        }
+        let table = header.table_end();
+        if header.data_start() < table {
+            return Err(corrupt(
+                at::FIRST_BLOCK,
+                format!(
+                    "the first block, at sector {first}, lies inside the table, which ends at offset {table}"
+                ),
+            ));
+        }
+        Ok(header)
+    }
+
+    /// The bytes of this header. `in_use` becomes the mark the driver sets.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Header::LEN] {
+        let mut bytes = [0; Header::LEN];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        let sectors = self.size.sectors();
+        match self.version {
+            FormatVersion::V1 => {
+                put(0, SIGNATURE_V1);
+                put(at::SIZE, &(sectors as u32).to_le_bytes());
+            }
+            FormatVersion::V2 => {
+                put(0, SIGNATURE_V2);
+                put(at::SIZE, &sectors.to_le_bytes());
+            }
+        }
+        let in_use = if self.in_use { IN_USE } else { 0 };
+        for (at, field) in [
+            (at::TYPE, TYPE),
+            (at::HEADS, self.heads),
+            (at::CYLINDERS, self.cylinders),
+            (at::CLUSTER, self.cluster.sectors()),
+            (at::ENTRIES, self.stored_entries),
+            (at::IN_USE, in_use),
+            (at::FIRST_BLOCK, self.first_block_offset),
+            (at::FLAGS, self.flags.bits()),
+        ] {
+            put(at, &field.to_le_bytes());
+        }
+        put(at::EXTENSION, &self.extension_offset.to_le_bytes());
+        bytes
+    }
+
+    /// Checks that a file of `len` bytes holds the whole table.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] where it does not: libploop then writes beyond its buffers.
+    pub fn check_len(&self, len: u64) -> Result<()> {
+        if len < self.data_start() {
+            return Err(corrupt(
+                at::FIRST_BLOCK,
+                format!(
+                    "the file has {len} bytes and ends before the first block, at sector {}",
+                    self.first_block_offset
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The clusters of the virtual disk, each of which has an entry in the table.
+    #[must_use]
+    pub fn entries(&self) -> u32 {
+        // `parse` has seen that it fits; other contents saturate.
+        let entries = self.size.bytes().div_ceil(self.cluster.bytes());
+        u32::try_from(entries).unwrap_or(u32::MAX)
+    }
+
+    /// Where the data begins, in bytes.
+    #[must_use]
+    pub fn data_start(&self) -> u64 {
+        u64::from(self.first_block_offset) * 512
+    }
+
+    /// Where the table ends, in bytes.
+    fn table_end(&self) -> u64 {
+        Header::LEN as u64 + 4 * u64::from(self.entries())
+    }
+}
+
+fn corrupt(at: usize, message: String) -> Error {
+    Error::new(ErrorKind::Corrupt, OPERATION, message).with_offset(at as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What libploop 1.15 writes for 10 MiB in clusters of 64 KiB.
+    const BY_LIBPLOOP: &[u8; 64] = b"WithoutFreeSpace\
+        \x02\0\0\0\x10\0\0\0\x28\0\0\0\x80\0\0\0\xa0\0\0\0\0\x50\0\0\0\0\0\0\0\0\0\0\
+        \x80\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0";
+
+    fn with(changes: &[(usize, u32)]) -> [u8; 64] {
+        let mut bytes = *BY_LIBPLOOP;
+        for (at, value) in changes {
+            bytes[*at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn v2(changes: &[(usize, u32)]) -> [u8; 64] {
+        let mut bytes = with(changes);
+        bytes[..16].copy_from_slice(SIGNATURE_V2);
+        bytes
+    }
+
+    #[test]
+    fn a_header_of_libploop() {
+        let header = Header::parse(BY_LIBPLOOP).unwrap();
+        let expected = Header {
+            version: FormatVersion::V1,
+            cluster: ClusterSize::from_bytes(64 << 10).unwrap(),
+            heads: 16,
+            cylinders: 40,
+            stored_entries: 160,
+            size: Size::from_mib(10),
+            in_use: false,
+            first_block_offset: 128,
+            flags: HeaderFlags::EMPTY,
+            extension_offset: 0,
+        };
+        assert_eq!(header, expected);
+        assert_eq!(header.entries(), 160);
+        assert_eq!(header.data_start(), 64 << 10);
+        assert_eq!(&header.to_bytes(), BY_LIBPLOOP);
+    }
+
+    #[test]
+    fn sizes_of_both_versions() {
+        // The upper half of the size exists in version 2 only.
+        let high = [(40, 1)];
+        assert_eq!(
+            Header::parse(&with(&high)).unwrap().size,
+            Size::from_mib(10)
+        );
+        let large = [(28, 2048), (36, 0), (40, 8), (48, 65 * 2048)];
+        let header = Header::parse(&v2(&large)).unwrap();
+        assert_eq!(header.version, FormatVersion::V2);
+        assert_eq!(header.size, Size::from_gib(16 << 10));
+        assert_eq!(header.entries(), 16 << 20);
+        let again = Header::parse(&header.to_bytes()).unwrap();
+        assert_eq!(again, header);
+        // A started cluster has an entry.
+        assert_eq!(Header::parse(&with(&[(36, 129)])).unwrap().entries(), 2);
+    }
+
+    #[test]
+    fn marks_and_flags() {
+        for (mark, in_use) in [(0, false), (CLOSED, false), (IN_USE, true), (1, true)] {
+            let header = Header::parse(&with(&[(44, mark)])).unwrap();
+            assert_eq!(header.in_use, in_use, "{mark:#x}");
+        }
+        let header = Header::parse(&with(&[(52, 0x8000_0003), (56, 5), (60, 1)])).unwrap();
+        assert!(header.flags.contains(HeaderFlags::CONVERTING));
+        assert_eq!(header.flags.bits(), 0x8000_0003);
+        assert_eq!(header.extension_offset, 5 | 1 << 32);
+    }
+
+    #[test]
+    fn lies_are_found_where_they_are() {
+        let cases: &[([u8; 64], u64, &str)] = &[
+            ([0; 64], 0, "the signature is that of no ploop image"),
+            (
+                with(&[(0, 0)]),
+                0,
+                "the signature is that of no ploop image",
+            ),
+            (with(&[(16, 3)]), 16, "the disk type is 3, not 2"),
+            (
+                with(&[(28, 0)]),
+                28,
+                "a cluster of 0 sectors is not a power of two from 64 to 131072",
+            ),
+            (
+                with(&[(28, 1 << 31)]),
+                28,
+                "a cluster of 2147483648 sectors is not a power of two from 64 to 131072",
+            ),
+            (with(&[(36, 0)]), 36, "the disk has no sectors"),
+            (
+                v2(&[(36, !0), (40, !0)]),
+                36,
+                "a disk of 18446744073709551615 sectors has more than 2^32 clusters of 64 KiB",
+            ),
+            (
+                v2(&[(36, 0), (40, 128)]),
+                36,
+                "a disk of 549755813888 sectors has more than 2^32 clusters of 64 KiB",
+            ),
+            (
+                with(&[(48, 100)]),
+                48,
+                "the first block, at sector 100, does not begin a cluster of 64 KiB",
+            ),
+            (
+                with(&[(48, 0)]),
+                48,
+                "the first block, at sector 0, lies inside the table, which ends at offset 704",
+            ),
+            (
+                v2(&[(36, 128 * (1 << 14))]),
+                48,
+                "the first block, at sector 128, lies inside the table, which ends at offset 65600",
+            ),
+        ];
+        for (bytes, offset, message) in cases {
+            let error = Header::parse(bytes).unwrap_err();
+            assert_eq!(error.message(), *message);
+            assert_eq!(error.offset(), Some(*offset), "{message}");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{message}");
+        }
+    }
+
+    /// libploop takes a table of this length for granted, and writes beyond a buffer it made for
+    /// the length of the file.
+    #[test]
+    fn a_table_longer_than_the_file_is_refused() {
+        let header = Header::parse(&with(&[(48, 0xffff_ff80)])).unwrap();
+        let error = header.check_len(1 << 20).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(
+            error.message(),
+            "the file has 1048576 bytes and ends before the first block, at sector 4294967168"
+        );
+        let header = Header::parse(BY_LIBPLOOP).unwrap();
+        header.check_len(64 << 10).unwrap();
+        header.check_len((64 << 10) - 1).unwrap_err();
+    }
+
+    #[test]
+    fn files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root.hds");
+        assert_eq!(Header::read(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            Header::read(dir.path()).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+        std::fs::write(&path, &BY_LIBPLOOP[..63]).unwrap();
+        let error = Header::read(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.path(), Some(&*path));
+        assert_eq!(
+            error.message(),
+            "the file has 63 bytes, fewer than a header"
+        );
+        std::fs::write(&path, BY_LIBPLOOP).unwrap();
+        assert_eq!(Header::read(&path).unwrap_err().kind(), ErrorKind::Corrupt);
+        let mut whole = BY_LIBPLOOP.to_vec();
+        whole.resize(64 << 10, 0);
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(
+            Header::read(&path).unwrap(),
+            Header::parse(BY_LIBPLOOP).unwrap()
+        );
+    }
+}
