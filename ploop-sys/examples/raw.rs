@@ -17,8 +17,6 @@ fn main() {
     let rc = unsafe { ploop_uuid_generate(guid.as_mut_ptr(), 39) };
     assert_eq!(rc, 0);
     // SAFETY: the function succeeded, so it terminated the string within the buffer.
-    println!(
-        "a GUID: {}",
-        unsafe { CStr::from_ptr(guid.as_ptr()) }.to_string_lossy()
-    );
+    let guid = unsafe { CStr::from_ptr(guid.as_ptr()) };
+    println!("a GUID: {}", guid.to_string_lossy());
 }
