@@ -2,10 +2,23 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
+mod delta;
 mod descriptor;
+mod disk;
+mod export;
+mod extents;
 mod file;
 mod header;
+mod holes;
+mod partition;
+mod staged;
+mod table;
 mod xml;
 
 pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
+pub use disk::{Disk, OpenOptions};
+pub use export::{ExportOptions, Progress};
+pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
+pub use partition::{Partition, PartitionKind};
