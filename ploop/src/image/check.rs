@@ -384,6 +384,15 @@ fn scan(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> 
     let used = scan
         .table(findings)
         .map_err(|error| error.with_path(path))?;
+    if header.flags.contains(HeaderFlags::EMPTY) != (used == 0) {
+        let message = if used == 0 {
+            "the header does not say that the delta is empty"
+        } else {
+            "the header says that the delta is empty"
+        };
+        let issue = Issue::EmptyFlag;
+        findings.add(Severity::Note, issue, Some(path), Some(52), message);
+    }
     let cluster = header.cluster.bytes();
     delta.allocated = Size::from_bytes(used * cluster);
     delta.lost = Size::from_bytes(scan.lost(used, findings) * cluster);

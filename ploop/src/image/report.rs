@@ -108,6 +108,9 @@ pub enum Issue {
     Size,
     /// An entry of the table leads out of the file, into the table or between two clusters.
     BadEntry,
+    /// The header says wrongly that no cluster is allocated, or fails to say so. libploop mends that
+    /// when it checks the image.
+    EmptyFlag,
     /// Two entries of the table lead to the same cluster.
     SharedCluster,
     /// There are entries behind those of the last cluster of the disk.
