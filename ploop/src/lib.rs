@@ -188,3 +188,8 @@ pub use resize::{ResizeMode, ResizeParam};
 pub use size::{ClusterSize, Size};
 #[cfg(feature = "libploop")]
 pub use snapshot::{SnapshotParam, SwitchFlag, TemporarySnapshot, TemporarySnapshotParam};
+
+/// The README's program compiles.
+#[cfg(all(doctest, feature = "libploop"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
