@@ -60,7 +60,8 @@ impl ImageInfo {
 
 impl Ploop {
     /// The size, cluster size and format of the image (`ploop_get_spec`): of the running device, or of
-    /// the top delta. Works without the driver; needs root to look for a device.
+    /// the top delta. Works without the driver; needs root to look for a device. A descriptor that names a
+    /// pipe as the top delta makes it wait for ever.
     ///
     /// # Errors
     ///

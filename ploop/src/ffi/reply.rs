@@ -51,7 +51,10 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     let Some(message) = message else {
         return by_code;
     };
-    // Two failures that come under many codes.
+    // Failures that come under many codes.
+    if message.starts_with("Image is in use") {
+        return ErrorKind::Busy;
+    }
     if message.contains("/proc/vz/ploop_minor") {
         return ErrorKind::NoDriver;
     }
@@ -180,6 +183,7 @@ mod tests {
                 "Can't open /proc/vz/ploop_minor: Permission denied",
                 ErrorKind::NoDriver,
             ),
+            (4, "Image is in use /a", ErrorKind::Busy),
             (40, "Image /a is not mounted", ErrorKind::NotMounted),
             (
                 38,
