@@ -42,7 +42,7 @@ for program in "${programs[@]}"; do
         --suppressions="$suppressions" --log-file="$log" \
         "$program" --test-threads=1 "$@" </dev/null || status=$?
     # Without errors the log is empty: --quiet. A child killed by the test leaves its own lines, not an error.
-    if [ "$status" -eq 99 ] || grep -qE 'Invalid (read|write)|uninitialised|Invalid free|overlap' "$log"; then
+    if [ "$status" -eq 99 ] || grep -qE 'Invalid (read|write|free)|uninitialised|unaddressable|overlap|Mismatched|Jump to the invalid' "$log"; then
         cat "$log" >&2
         printf 'valgrind: %s: memory errors\n' "$name" >&2
         failed+=("$name")
