@@ -20,8 +20,7 @@ fn main() {
 
     // A documentation build has neither the library nor its header and links nothing.
     if env::plain("DOCS_RS").is_some() {
-        println!("cargo::metadata=version={}", probe::BOUND_VERSION);
-        println!("cargo::metadata=abi={ABI}");
+        say_version(probe::BOUND_VERSION);
         return;
     }
 
@@ -40,8 +39,7 @@ fn build() -> Result<(), String> {
     let library = probe::find()?;
     link::emit(&library)?;
 
-    println!("cargo::metadata=version={}", library.version);
-    println!("cargo::metadata=abi={ABI}");
+    say_version(&library.version);
     if let Some(include) = &library.include {
         println!("cargo::metadata=include={}", include.display());
         // For this crate's own layout test.
@@ -56,4 +54,11 @@ fn build() -> Result<(), String> {
         println!("cargo::rustc-cfg=ploop_generated");
     }
     Ok(())
+}
+
+/// To dependent build scripts, and to the crate itself.
+fn say_version(version: &str) {
+    println!("cargo::metadata=version={version}");
+    println!("cargo::metadata=abi={ABI}");
+    println!("cargo::rustc-env=PLOOP_SYS_VERSION={version}");
 }

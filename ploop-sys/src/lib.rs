@@ -67,3 +67,7 @@ mod bindings {
 }
 
 pub use bindings::*;
+
+/// The version of the libploop this crate was built against, as its `.pc` file has it; that of the bindings where
+/// none was asked.
+pub const VERSION: &str = env!("PLOOP_SYS_VERSION");

@@ -113,6 +113,29 @@ impl Error {
         self
     }
 
+    /// The same failure as part of a larger operation.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn during(mut self, operation: &'static str) -> Error {
+        self.0.operation = operation;
+        self
+    }
+
+    /// For codes that mean something else where they were returned.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn meaning(mut self, kind: ErrorKind, message: impl Into<String>) -> Error {
+        self.0.kind = kind;
+        self.0.message = message.into();
+        self
+    }
+
+    /// Says what can be done about it, behind what is wrong.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn with_advice(mut self, advice: &str) -> Error {
+        self.0.message.push_str("; ");
+        self.0.message.push_str(advice);
+        self
+    }
+
     #[cfg(feature = "libploop")]
     pub(crate) fn with_code(mut self, code: i32) -> Error {
         self.0.code = Some(code);

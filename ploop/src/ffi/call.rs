@@ -1,9 +1,9 @@
 //! One call of C, guarded.
 
+use super::last_error;
 use super::lock_watch::Watch;
 use super::process::{self, Running, Stdin};
 use super::reply::Reply;
-use super::last_error;
 use crate::{Error, ErrorKind, Result};
 
 /// What must be known of a C function to call it safely. One constant for each, next to its call.
@@ -108,7 +108,10 @@ mod tests {
         let mut status = 0;
         // SAFETY: `child` is this process's own, not yet waited for; `status` outlives the call.
         assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 127, "{status:#x}");
+        assert!(
+            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 127,
+            "{status:#x}"
+        );
     }
 
     #[test]
@@ -117,7 +120,9 @@ mod tests {
         let mut out = [0; 8];
         let loud = guarded(&OP, || {
             // SAFETY: a NULL path is documented to fail; the buffer is as long as said.
-            unsafe { ploop_sys::ploop_find_dev(std::ptr::null(), std::ptr::null(), out.as_mut_ptr(), 8) }
+            unsafe {
+                ploop_sys::ploop_find_dev(std::ptr::null(), std::ptr::null(), out.as_mut_ptr(), 8)
+            }
         })
         .unwrap();
         assert_eq!(loud.code, -1);

@@ -66,7 +66,11 @@ pub(crate) fn copy_send(
         feedback_fd: raw_or_none(feedback.as_ref()),
         ..Default::default()
     };
-    let keep = [output.as_raw_fd(), raw_or_none(feedback.as_ref()), answer_in.as_raw_fd()];
+    let keep = [
+        output.as_raw_fd(),
+        raw_or_none(feedback.as_ref()),
+        answer_in.as_raw_fd(),
+    ];
     // SAFETY: the child uses memory it inherited (`param` and what it points to), libploop, and the
     // allocator, which glibc keeps usable across `fork`; it takes no lock of this crate or of the
     // standard library, runs no destructor, and ends in `_exit`.
@@ -85,7 +89,10 @@ pub(crate) fn copy_send(
         unsafe { libc::_exit(if written.is_ok() { 0 } else { 1 }) }
     }
     if child < 0 {
-        return Err(failed("no process could be started", io::Error::last_os_error()));
+        return Err(failed(
+            "no process could be started",
+            io::Error::last_os_error(),
+        ));
     }
     drop(answer_in);
     let mut bytes = Vec::new();
@@ -100,14 +107,17 @@ pub(crate) fn copy_send(
         return Err(Error::new(
             ErrorKind::Other,
             NAME,
-            format!("the process that copied died (wait status {status:#x}); the copy is not complete"),
+            format!(
+                "the process that copied died (wait status {status:#x}); the copy is not complete"
+            ),
         )
         .with_path(device));
     };
     Reply {
         operation: NAME,
         code: i32::from_ne_bytes(*code),
-        message: Some(String::from_utf8_lossy(message).into_owned()).filter(|text| !text.is_empty()),
+        message: Some(String::from_utf8_lossy(message).into_owned())
+            .filter(|text| !text.is_empty()),
     }
     .done(device)
 }

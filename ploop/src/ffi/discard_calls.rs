@@ -1,7 +1,7 @@
 //! Discard: the call that may not fail to fork.
 
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use ploop_sys as sys;
@@ -47,7 +47,11 @@ pub(crate) struct DiscardNumbers {
 static FLAG_TEXT: TimedLock = TimedLock::new();
 
 impl Turn<'_> {
-    pub(crate) const DISCARD: Op = Op::new("discard").locks().finds_device().forks().closes_stdin();
+    pub(crate) const DISCARD: Op = Op::new("discard")
+        .locks()
+        .finds_device()
+        .forks()
+        .closes_stdin();
     pub(crate) const DISCARD_STAT: Op = Op::new("get discard statistics").locks().finds_device();
 
     pub(crate) fn discard(self, args: &DiscardArgs<'_>) -> Result<()> {
@@ -92,10 +96,10 @@ impl Turn<'_> {
             turn.call(|di| unsafe { sys::ploop_discard_get_stat(di, stat.as_mut_ptr()) })?;
         reply.done(turn.path())?;
         Ok(DiscardNumbers {
-            data: stat[0].data_size.cast_unsigned(),
-            ploop: stat[0].ploop_size.cast_unsigned(),
-            image: stat[0].image_size.cast_unsigned(),
-            balloon: stat[0].balloon_size.cast_unsigned(),
+            data: stat[0].data_size as u64,
+            ploop: stat[0].ploop_size as u64,
+            image: stat[0].image_size as u64,
+            balloon: stat[0].balloon_size as u64,
         })
     }
 }

@@ -15,7 +15,6 @@ use crate::Result;
 pub(crate) struct MountArgs<'a> {
     pub(crate) target: Option<&'a CPath>,
     pub(crate) guid: Option<&'a CText>,
-    pub(crate) fs_type: Option<&'a CText>,
     pub(crate) data: Option<&'a CText>,
     pub(crate) read_only: bool,
     pub(crate) flags: i32,
@@ -44,8 +43,12 @@ pub(crate) enum ReplaceWhich<'a> {
 
 /// What `ploop_merge_snapshot` is told.
 pub(crate) enum MergeWhich<'a> {
-    All,
-    Range { from: &'a CText, to: &'a CText },
+    /// A snapshot into its parent.
+    One(&'a CText),
+    Range {
+        from: &'a CText,
+        to: &'a CText,
+    },
 }
 
 impl Turn<'_> {
@@ -53,14 +56,22 @@ impl Turn<'_> {
     pub(crate) const MOUNT_CHECKED: Op = Self::MOUNT.forks();
     pub(crate) const UMOUNT: Op = Op::new("unmount").locks().finds_device();
     pub(crate) const RESIZE: Op = Op::new("resize").locks().finds_device().forks();
-    pub(crate) const SNAPSHOT: Op = Op::new("create snapshot").locks().finds_device().closes_stdin();
-    pub(crate) const TEMPORARY_SNAPSHOT: Op =
-        Op::new("create temporary snapshot").locks().finds_device().closes_stdin();
+    pub(crate) const SNAPSHOT: Op = Op::new("create snapshot")
+        .locks()
+        .finds_device()
+        .closes_stdin();
+    pub(crate) const TEMPORARY_SNAPSHOT: Op = Op::new("create temporary snapshot")
+        .locks()
+        .finds_device()
+        .closes_stdin();
     pub(crate) const SWITCH: Op = Op::new("switch to snapshot").locks().finds_device();
-    pub(crate) const DELETE: Op = Op::new("delete snapshot").locks().finds_device().closes_stdin();
+    pub(crate) const DELETE: Op = Op::new("delete snapshot")
+        .locks()
+        .finds_device()
+        .closes_stdin();
     pub(crate) const MERGE: Op = Op::new("merge").locks().finds_device().closes_stdin();
     pub(crate) const REPLACE: Op = Op::new("replace").locks().finds_device();
-    pub(crate) const CONVERT: Op = Op::new("convert").locks().closes_stdin();
+    pub(crate) const CONVERT: Op = Op::new("convert").locks().finds_device().closes_stdin();
     pub(crate) const IS_MOUNTED: Op = Op::new("look whether the image is mounted").finds_device();
     pub(crate) const DEVICES: Op = Op::new("list devices").finds_device();
     pub(crate) const DEVICE: Op = Op::new("find device").locks().finds_device();
@@ -75,7 +86,6 @@ impl Turn<'_> {
         let mut param = sys::ploop_mount_param {
             ro: args.read_only.into(),
             flags: args.flags,
-            fstype: or_null(args.fs_type),
             target: path_or_null(args.target),
             guid: or_null(args.guid),
             quota: args.quota.into(),
@@ -140,7 +150,11 @@ impl Turn<'_> {
 
         let mut turn = self.with_new_handle();
         let mut holder = -1;
-        let holder_out = if hold { &raw mut holder } else { ptr::null_mut() };
+        let holder_out = if hold {
+            &raw mut holder
+        } else {
+            ptr::null_mut()
+        };
         let mut param = sys::ploop_tsnapshot_param {
             guid: guid.as_mut_ptr(),
             component_name: component.as_mut_ptr(),
@@ -183,7 +197,7 @@ impl Turn<'_> {
         let mut param = sys::ploop_snapshot_switch_param {
             guid: guid.as_ptr(),
             guid_old: or_null(keep_as),
-            flags: flags.cast_signed(),
+            flags,
             ..Default::default()
         };
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
@@ -209,8 +223,7 @@ impl Turn<'_> {
             ..Default::default()
         };
         match which {
-            MergeWhich::All => param.merge_all = 1,
-            // Always with both ends: with a new delta and one end alone C crashes (hazard 3).
+            MergeWhich::One(guid) => param.guid = guid.as_ptr(),
             MergeWhich::Range { from, to } => {
                 param.guid = from.as_ptr();
                 param.guid2 = to.as_ptr();
@@ -246,16 +259,15 @@ impl Turn<'_> {
         Ok(turn)
     }
 
-    pub(crate) fn convert(self, mode: u32) -> Result<()> {
+    pub(crate) fn convert(self, mode: i32) -> Result<()> {
         let mut turn = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let reply =
-            turn.call(|di| unsafe { sys::ploop_convert_image(di, mode.cast_signed(), 0) })?;
+        let reply = turn.call(|di| unsafe { sys::ploop_convert_image(di, mode, 0) })?;
         reply.done(turn.path())
     }
 
     /// Whether a running device without component name exists.
-    pub(crate) fn is_mounted(self) -> Result<bool> {
+    pub(crate) fn has_running_device(self) -> Result<bool> {
         // Without a new handle C would answer from what it read long ago.
         let mut turn = self.with_new_handle();
         // SAFETY: the handle is live, not NULL (hazard 5), and used by this thread only.
@@ -293,7 +305,7 @@ impl Turn<'_> {
     }
 
     /// The device of this handle's component name.
-    pub(crate) fn device(mut self) -> Result<Option<PathBuf>> {
+    pub(crate) fn device(&mut self) -> Result<Option<PathBuf>> {
         let mut out = PathBuffer::new();
         // SAFETY: the handle is live and used by this thread only; the buffer has the length given.
         let reply = self.call(|di| unsafe {
@@ -308,7 +320,7 @@ impl Turn<'_> {
         let reply = self.call(|di| unsafe { sys::ploop_get_spec(di, &mut spec) })?;
         reply.done(self.path())?;
         Ok(Spec {
-            size: spec.size.cast_unsigned(),
+            size: spec.size as u64,
             block_size: spec.blocksize,
             version: spec.fmt_version,
         })

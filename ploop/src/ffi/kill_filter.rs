@@ -50,11 +50,23 @@ fn install() -> io::Result<()> {
     // concerns this thread only. Without the right to install it as it is, the thread first gives up
     // gaining privileges through the programs it starts, which libploop's tools do not need.
     let installed = unsafe {
-        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const filter,
+        ) == 0
             || (libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0)
+                && libc::prctl(
+                    libc::PR_SET_SECCOMP,
+                    libc::SECCOMP_MODE_FILTER,
+                    &raw const filter,
+                ) == 0)
     };
-    if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if installed {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Runs `f` in a filtered thread. The error is that of a kernel without such filters, or of a thread

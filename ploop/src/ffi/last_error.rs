@@ -42,9 +42,15 @@ mod tests {
     #[test]
     fn the_place_in_the_source_is_cut_off() {
         for (text, message) in [
-            ("Error in f (di.c:12): Can't resolve /a: gone", "Can't resolve /a: gone"),
+            (
+                "Error in f (di.c:12): Can't resolve /a: gone",
+                "Can't resolve /a: gone",
+            ),
             ("Error in flock(/a (x): y", "Error in flock(/a (x): y"),
-            ("Error in realpath(/tmp/a.c:1): no", "Error in realpath(/tmp/a.c:1): no"),
+            (
+                "Error in realpath(/tmp/a.c:1): no",
+                "Error in realpath(/tmp/a.c:1): no",
+            ),
             ("plain", "plain"),
         ] {
             assert_eq!(without_place(text), message);
@@ -55,7 +61,8 @@ mod tests {
     fn the_text_of_an_earlier_call_is_forgotten() {
         let mut out = [0; 8];
         // SAFETY: a NULL path is documented to fail with a message; the buffer is as long as said.
-        let ret = unsafe { sys::ploop_find_dev(std::ptr::null(), std::ptr::null(), out.as_mut_ptr(), 8) };
+        let ret =
+            unsafe { sys::ploop_find_dev(std::ptr::null(), std::ptr::null(), out.as_mut_ptr(), 8) };
         assert_eq!(ret, -1);
         clear();
         assert_eq!(take(), None);

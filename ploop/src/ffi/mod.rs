@@ -28,6 +28,10 @@ mod turn;
 
 pub(crate) use call::Op;
 pub(crate) use copy_calls::{copy_receive, copy_send};
+pub(crate) use discard_calls::{DiscardArgs, StopInt};
+pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
 pub(crate) use other_calls::*;
 pub(crate) use text::{CPath, CText, MAX_PATH_BYTES};
-pub(crate) use turn::{Image, Turn, default_lock_timeout, set_default_lock_timeout};
+pub(crate) use turn::{
+    Image, Turn, alone_at, default_lock_timeout, if_unlocked, set_default_lock_timeout,
+};

@@ -9,14 +9,14 @@ use ploop_sys as sys;
 use super::call::{Op, guarded};
 use super::process;
 use super::text::{CPath, CText, PathBuffer, or_null};
-use super::turn::TimedLock;
+use super::turn::{TimedLock, Turn};
 use crate::{ErrorKind, Result};
 
 /// What `ploop_create_image` is told; sizes in sectors, but bytes for the file system's blocks.
 pub(crate) struct CreateArgs<'a> {
     pub(crate) image: &'a CPath,
     pub(crate) size: u64,
-    pub(crate) mode: u32,
+    pub(crate) mode: i32,
     pub(crate) fs_type: Option<&'a CText>,
     pub(crate) without_partition: bool,
     pub(crate) block_size: u32,
@@ -30,13 +30,13 @@ impl CreateArgs<'_> {
     fn param(&self) -> sys::ploop_create_param {
         sys::ploop_create_param {
             size: self.size,
-            mode: self.mode.cast_signed(),
+            mode: self.mode,
             image: self.image.as_mut_ptr(),
             fstype: or_null(self.fs_type),
             without_partition: self.without_partition.into(),
             blocksize: self.block_size,
             fsblocksize: self.fs_block_size,
-            fmt_version: self.version.min(2).cast_signed(),
+            fmt_version: self.version.min(2) as i32,
             flags: self.flags,
             ..Default::default()
         }
@@ -44,8 +44,14 @@ impl CreateArgs<'_> {
 }
 
 /// The operation is named by the caller: making an image takes more than one call.
-pub(crate) fn create_image(operation: &'static str, path: &Path, args: &CreateArgs<'_>) -> Result<()> {
-    let op = Op::new(operation).finds_device_if(args.fs_type.is_some()).forks();
+pub(crate) fn create_image(
+    operation: &'static str,
+    path: &Path,
+    args: &CreateArgs<'_>,
+) -> Result<()> {
+    let op = Op::new(operation)
+        .finds_device_if(args.fs_type.is_some())
+        .forks();
     let mut param = args.param();
     // SAFETY: the texts in `param` are terminated and outlive the call; the image's path has the 4096
     // readable bytes that Debian's build copies (hazard 0.8); the version is 0, 1 or 2.
@@ -53,11 +59,18 @@ pub(crate) fn create_image(operation: &'static str, path: &Path, args: &CreateAr
 }
 
 /// Only the descriptor. `args.image` is stored as it is given.
-pub(crate) fn create_descriptor(path: &Path, descriptor: &CPath, args: &CreateArgs<'_>) -> Result<()> {
+pub(crate) fn create_descriptor(
+    path: &Path,
+    descriptor: &CPath,
+    args: &CreateArgs<'_>,
+) -> Result<()> {
     const OP: Op = Op::new("create descriptor");
     let mut param = args.param();
     // SAFETY: as in `create_image`; the descriptor's path has 4096 readable bytes as well.
-    guarded(&OP, || unsafe { sys::ploop_create_dd(descriptor.as_ptr(), &mut param) })?.done(path)
+    guarded(&OP, || unsafe {
+        sys::ploop_create_dd(descriptor.as_ptr(), &mut param)
+    })?
+    .done(path)
 }
 
 /// C's view of the file system in an image.
@@ -69,31 +82,36 @@ pub(crate) struct FsNumbers {
     pub(crate) inodes_free: u64,
 }
 
-/// Opens the descriptor itself, so the caller must have the image's turn.
-pub(crate) fn fs_info(op: &Op, path: &Path, descriptor: &CPath) -> Result<FsNumbers> {
-    let mut info = sys::ploop_info::default();
-    // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C
-    // fills in `info`.
-    let reply = guarded(op, || unsafe {
-        sys::ploop_get_info_by_descr(descriptor.as_ptr(), &mut info)
-    })?;
-    if reply.code == 1 {
-        // The number is also SYSEXIT_CREAT, but here it means this.
-        let mut error = reply.into_error(path);
-        error.set_kind(
-            ErrorKind::NotMounted,
-            "the image is attached to a device but its file system is not mounted, so there is nothing to ask",
-        );
-        return Err(error);
+impl Turn<'_> {
+    pub(crate) const FS_INFO: Op = Op::new("get file system info")
+        .locks()
+        .finds_device()
+        .closes_stdin();
+
+    /// C opens the descriptor itself here, and so takes the lock.
+    pub(crate) fn fs_info(mut self) -> Result<FsNumbers> {
+        let descriptor = self.c_path();
+        let mut info = sys::ploop_info::default();
+        // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C
+        // fills in `info`.
+        let reply =
+            self.call(|_| unsafe { sys::ploop_get_info_by_descr(descriptor.as_ptr(), &mut info) })?;
+        if reply.code == 1 {
+            // The number is also SYSEXIT_CREAT, but here it means this.
+            return Err(reply.into_error(self.path()).meaning(
+                ErrorKind::NotMounted,
+                "the image is attached to a device but its file system is not mounted, so there is nothing to ask",
+            ));
+        }
+        reply.done(self.path())?;
+        Ok(FsNumbers {
+            block_size: info.fs_bsize,
+            blocks: info.fs_blocks,
+            blocks_free: info.fs_bfree,
+            inodes: info.fs_inodes,
+            inodes_free: info.fs_ifree,
+        })
     }
-    reply.done(path)?;
-    Ok(FsNumbers {
-        block_size: info.fs_bsize,
-        blocks: info.fs_blocks,
-        blocks_free: info.fs_bfree,
-        inodes: info.fs_inodes,
-        inodes_free: info.fs_ifree,
-    })
 }
 
 /// Detaches a device, whatever image it has.
@@ -101,7 +119,10 @@ pub(crate) fn umount_device(device: &Path, name: &CText) -> Result<()> {
     const OP: Op = Op::new("unmount device");
     // SAFETY: the name is terminated and longer than the 5 bytes C compares (hazard 13); a NULL handle
     // is allowed, and one that was not read would crash (hazard 5).
-    guarded(&OP, || unsafe { sys::ploop_umount(name.as_ptr(), std::ptr::null_mut()) })?.done(device)
+    guarded(&OP, || unsafe {
+        sys::ploop_umount(name.as_ptr(), std::ptr::null_mut())
+    })?
+    .done(device)
 }
 
 /// The device that has `delta` as its base under the component name.
@@ -114,7 +135,12 @@ pub(crate) fn find_device(
     let mut out = PathBuffer::new();
     // SAFETY: the texts are terminated, the delta is not NULL, and the buffer has the length given.
     let reply = guarded(&OP, || unsafe {
-        sys::ploop_find_dev(or_null(component), delta.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
+        sys::ploop_find_dev(
+            or_null(component),
+            delta.as_ptr(),
+            out.as_mut_ptr(),
+            PathBuffer::LEN as i32,
+        )
     })?;
     Ok(reply.found(path)?.then(|| out.into_path()))
 }
@@ -175,13 +201,17 @@ pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBu
         )
     })?
     .done(device)?;
-    Ok((image.into_path(), format.into_path().to_string_lossy().into_owned()))
+    Ok((
+        image.into_path(),
+        format.into_path().to_string_lossy().into_owned(),
+    ))
 }
 
 pub(crate) fn is_large_disk_supported() -> bool {
     const OP: Op = Op::new("ask for large disk support");
     // SAFETY: the function takes nothing and looks for a file.
-    guarded(&OP, || unsafe { sys::ploop_is_large_disk_supported() }).is_ok_and(|reply| reply.code == 1)
+    guarded(&OP, || unsafe { sys::ploop_is_large_disk_supported() })
+        .is_ok_and(|reply| reply.code == 1)
 }
 
 /// In sectors, for the driver's default format.
@@ -189,7 +219,10 @@ pub(crate) fn max_size(block_size: u32) -> Result<u64> {
     const OP: Op = Op::new("get maximum size");
     let mut max = 0;
     // SAFETY: C writes one number to `max`.
-    guarded(&OP, || unsafe { sys::ploop_get_max_size(block_size, &mut max) })?.done(Path::new(""))?;
+    guarded(&OP, || unsafe {
+        sys::ploop_get_max_size(block_size, &mut max)
+    })?
+    .done(Path::new(""))?;
     Ok(max)
 }
 
@@ -200,11 +233,14 @@ pub(crate) fn set_log_file(path: &Path, c_path: Option<&CPath>, timeout: Duratio
         super::last_error::clear();
         // SAFETY: the path is NULL or terminated; no other thread is in libploop, so none writes to the
         // log file that C closes here.
-        let code = unsafe {
-            sys::ploop_set_log_file(c_path.map_or(std::ptr::null(), CPath::as_ptr))
-        };
+        let code =
+            unsafe { sys::ploop_set_log_file(c_path.map_or(std::ptr::null(), CPath::as_ptr)) };
         let message = super::last_error::take().filter(|_| code != 0);
-        super::reply::Reply { operation: NAME, code, message }
+        super::reply::Reply {
+            operation: NAME,
+            code,
+            message,
+        }
     })?
     .done(path)
 }
@@ -218,4 +254,12 @@ pub(crate) fn set_log_level(level: i32) {
 pub(crate) fn set_verbose_level(level: i32) {
     // SAFETY: as in `set_log_level`.
     unsafe { sys::ploop_set_verbose_level(level) }
+}
+
+/// Asked through the C library, so that what stands in for the driver there is seen.
+pub(crate) fn exists(path: &Path) -> bool {
+    CPath::new("look for a file", path).is_ok_and(|path| {
+        // SAFETY: the path is terminated.
+        unsafe { libc::access(path.as_ptr(), libc::F_OK) == 0 }
+    })
 }

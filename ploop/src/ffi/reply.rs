@@ -51,6 +51,13 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     let Some(message) = message else {
         return by_code;
     };
+    // Two failures that come under many codes.
+    if message.contains("/proc/vz/ploop_minor") {
+        return ErrorKind::NoDriver;
+    }
+    if message.ends_with("is not mounted") {
+        return ErrorKind::NotMounted;
+    }
     if by_code == ErrorKind::Locked && !message.contains("is locked") {
         // The same code stands for a lock file that cannot be made and a descriptor that cannot be
         // read.
@@ -61,7 +68,10 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
         (_, Some(ErrorKind::NoSpace)) => ErrorKind::NoSpace,
         (ErrorKind::Io | ErrorKind::Other | ErrorKind::Corrupt, Some(kind)) => kind,
         (ErrorKind::NoDriver, Some(ErrorKind::PermissionDenied)) => ErrorKind::PermissionDenied,
-        (ErrorKind::InvalidInput, Some(kind @ (ErrorKind::NotFound | ErrorKind::AlreadyExists))) => kind,
+        (
+            ErrorKind::InvalidInput,
+            Some(kind @ (ErrorKind::NotFound | ErrorKind::AlreadyExists)),
+        ) => kind,
         _ => by_code,
     }
 }
@@ -83,7 +93,9 @@ fn by_errno(message: &str) -> Option<ErrorKind> {
     .find(|(errno, _)| {
         let text = io::Error::from_raw_os_error(*errno).to_string();
         // The standard library appends the number, libploop does not.
-        text.split(" (os error").next().is_some_and(|text| message.ends_with(text))
+        text.split(" (os error")
+            .next()
+            .is_some_and(|text| message.ends_with(text))
     })
     .map(|(_, kind)| kind)
 }
@@ -103,7 +115,11 @@ mod tests {
 
     #[test]
     fn every_code_is_carried_with_and_without_words() {
-        for code in Code::ALL.iter().map(|code| code.get()).chain([-1, 47, i32::MIN, i32::MAX]) {
+        for code in Code::ALL
+            .iter()
+            .map(|code| code.get())
+            .chain([-1, 47, i32::MIN, i32::MAX])
+        {
             let silent = reply(code, None);
             assert_eq!(silent.code(), Some(code));
             assert_eq!(silent.kind(), Code::from(code).kind());
@@ -122,18 +138,52 @@ mod tests {
     #[test]
     fn the_system_s_words_sharpen_the_kind() {
         for (code, message, kind) in [
-            (23, "The /a is locked: Resource temporarily unavailable", ErrorKind::Locked),
-            (23, "Can't create file /a.lck: Permission denied", ErrorKind::PermissionDenied),
-            (23, "Can't create file /a.lck: Read-only file system", ErrorKind::PermissionDenied),
+            (
+                23,
+                "The /a is locked: Resource temporarily unavailable",
+                ErrorKind::Locked,
+            ),
+            (
+                23,
+                "Can't create file /a.lck: Permission denied",
+                ErrorKind::PermissionDenied,
+            ),
+            (
+                23,
+                "Can't create file /a.lck: Read-only file system",
+                ErrorKind::PermissionDenied,
+            ),
             (23, "Can't parse /a", ErrorKind::Corrupt),
-            (39, "Can't resolve /a: No such file or directory", ErrorKind::NotFound),
-            (1, "Error in write: No space left on device", ErrorKind::NoSpace),
+            (
+                39,
+                "Can't resolve /a: No such file or directory",
+                ErrorKind::NotFound,
+            ),
+            (
+                1,
+                "Error in write: No space left on device",
+                ErrorKind::NoSpace,
+            ),
             (38, "Can't create /a: File exists", ErrorKind::AlreadyExists),
-            (38, "The snapshot {…} already exist", ErrorKind::InvalidInput),
-            (2, "Can't open /proc/vz/ploop_minor: No such file or directory", ErrorKind::NoDriver),
-            (40, "Image is not mounted", ErrorKind::NotMounted),
+            (
+                38,
+                "The snapshot {…} already exist",
+                ErrorKind::InvalidInput,
+            ),
+            (
+                2,
+                "Can't open /proc/vz/ploop_minor: No such file or directory",
+                ErrorKind::NoDriver,
+            ),
+            (-1, "Can't open /proc/vz/ploop_minor: Permission denied", ErrorKind::NoDriver),
+            (40, "Image /a is not mounted", ErrorKind::NotMounted),
+            (38, "Unable to discard: image is not mounted", ErrorKind::NotMounted),
             (43, "Can't find snapshot by uuid x", ErrorKind::NoSnapshot),
-            (-1, "Can't open lock file: Permission denied", ErrorKind::PermissionDenied),
+            (
+                -1,
+                "Can't open lock file: Permission denied",
+                ErrorKind::PermissionDenied,
+            ),
             (-1, "no clue", ErrorKind::Other),
         ] {
             assert_eq!(reply(code, Some(message)).kind(), kind, "{code}: {message}");
@@ -142,10 +192,17 @@ mod tests {
 
     #[test]
     fn look_ups_tell_not_found_from_failed() {
-        let reply = |code| Reply { operation: "test", code, message: None };
+        let reply = |code| Reply {
+            operation: "test",
+            code,
+            message: None,
+        };
         assert!(reply(0).found(Path::new("/a")).unwrap());
         assert!(!reply(1).found(Path::new("/a")).unwrap());
-        assert_eq!(reply(-1).found(Path::new("/a")).unwrap_err().code(), Some(-1));
+        assert_eq!(
+            reply(-1).found(Path::new("/a")).unwrap_err().code(),
+            Some(-1)
+        );
         assert!(reply(0).done(Path::new("/a")).is_ok());
         assert_eq!(reply(1).done(Path::new("/a")).unwrap_err().code(), Some(1));
     }

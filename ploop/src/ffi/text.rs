@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Error, ErrorKind, Guid, Result};
+use crate::{ComponentName, Error, ErrorKind, Guid, Result};
 
 /// libploop's path buffers.
 const PATH_MAX: usize = 4096;
@@ -20,9 +20,8 @@ pub(crate) struct CPath(Box<[u8; PATH_MAX]>);
 
 impl CPath {
     pub(crate) fn new(operation: &'static str, path: &Path) -> Result<CPath> {
-        let refuse = |why: String| {
-            Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(path))
-        };
+        let refuse =
+            |why: String| Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(path));
         let bytes = path.as_os_str().as_bytes();
         if bytes.is_empty() {
             return refuse("the path is empty".into());
@@ -61,7 +60,10 @@ impl CText {
             Error::new(
                 ErrorKind::InvalidInput,
                 operation,
-                format!("the {what} has a NUL byte at position {}", error.nul_position()),
+                format!(
+                    "the {what} has a NUL byte at position {}",
+                    error.nul_position()
+                ),
             )
         })
     }
@@ -69,6 +71,11 @@ impl CText {
     pub(crate) fn guid(guid: Guid) -> CText {
         // The textual form of a GUID has no NUL.
         CText(CString::new(guid.to_string()).unwrap_or_default())
+    }
+
+    pub(crate) fn component(name: &ComponentName) -> CText {
+        // A component name has no control characters.
+        CText(CString::new(name.as_str()).unwrap_or_default())
     }
 
     pub(super) fn as_ptr(&self) -> *const c_char {
@@ -143,7 +150,9 @@ mod tests {
             (b"/a\0b", "NUL byte at position 2"),
             (long.as_bytes(), "4000 bytes long"),
         ] {
-            let error = CPath::new("test", Path::new(OsStr::from_bytes(bytes))).err().unwrap();
+            let error = CPath::new("test", Path::new(OsStr::from_bytes(bytes)))
+                .err()
+                .unwrap();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert!(error.message().contains(why), "{error}");
         }

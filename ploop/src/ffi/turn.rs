@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::call::{Op, guarded};
 use super::reply::Reply;
 use super::text::{CPath, CText};
-use crate::image::Descriptor;
+use crate::image::{Descriptor, descriptor};
 use crate::{Error, ErrorKind, Result};
 
 /// libploop's lock around its search for devices.
@@ -54,7 +54,10 @@ impl TimedLock {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         while *taken {
             taken = match end {
-                None => self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .freed
+                    .wait(taken)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(end) => {
                     let left = end.saturating_duration_since(Instant::now());
                     if left.is_zero() {
@@ -198,7 +201,9 @@ impl Image {
             Error::new(
                 ErrorKind::Locked,
                 op.name,
-                format!("{by} held the lock for {timeout:?}; try again later or raise the lock timeout"),
+                format!(
+                    "{by} held the lock for {timeout:?}; try again later or raise the lock timeout"
+                ),
             )
             .with_path(&self.path)
         };
@@ -243,7 +248,11 @@ impl Image {
         }
         match &self.handle {
             Some(handle) => Ok(handle.0),
-            None => Err(Error::new(ErrorKind::Other, operation, "libploop gave no handle")),
+            None => Err(Error::new(
+                ErrorKind::Other,
+                operation,
+                "libploop gave no handle",
+            )),
         }
     }
 }
@@ -263,12 +272,7 @@ fn open_dd(operation: &'static str, path: &Path, c_path: &CPath) -> Result<Handl
 }
 
 /// A path that does not resolve gets the code and the words libploop has for it.
-fn refused_by_c(
-    operation: &'static str,
-    path: &Path,
-    c_path: &CPath,
-    error: io::Error,
-) -> Error {
+fn refused_by_c(operation: &'static str, path: &Path, c_path: &CPath, error: io::Error) -> Error {
     match open_dd(operation, path, c_path) {
         Err(refused) => refused,
         Ok(_) => Error::io(operation, "the path does not resolve", error).with_path(path),
@@ -348,15 +352,30 @@ impl Turn<'_> {
         self.op.name
     }
 
+    pub(super) fn c_path(&self) -> CPath {
+        self.image.c_path.clone()
+    }
+
     /// The descriptor as it is on disk now.
     pub(crate) fn descriptor(&self) -> Result<Descriptor> {
-        Descriptor::open_for(self.op.name, &self.image.path)
+        Ok(self.descriptor_and_text()?.0)
+    }
+
+    pub(crate) fn descriptor_and_text(&self) -> Result<(Descriptor, Vec<u8>)> {
+        let path = &self.image.path;
+        descriptor::text(path)
+            .and_then(|text| Ok((Descriptor::parse(&text, descriptor::directory(path))?, text)))
+            .map_err(|error| error.during(self.op.name).with_path(path))
     }
 
     /// C's handle as it was left is not good enough for this call: see [`Image::handle`].
     pub(super) fn with_new_handle(self) -> Self {
         self.image.handle = None;
         self
+    }
+
+    pub(super) fn image_forget_handle(&mut self) {
+        self.image.handle = None;
     }
 
     /// Calls C with the handle. The lock passes to C here. The turn stays, so that the result can be
@@ -372,6 +391,16 @@ impl Turn<'_> {
             self.image.handle = None;
         }
         Ok(reply)
+    }
+}
+
+/// Runs `f` if nobody holds the lock of the descriptor, and holds it meanwhile.
+pub(crate) fn if_unlocked(descriptor: &Path, f: impl FnOnce()) {
+    let mut path = descriptor.to_owned().into_os_string();
+    path.push(".lck");
+    // The end has come: one attempt.
+    if let Ok(_held) = poll_lock("clean up", Path::new(&path), Some(Instant::now())) {
+        f();
     }
 }
 

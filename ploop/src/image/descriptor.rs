@@ -240,8 +240,18 @@ fn corrupt(message: impl Into<String>) -> Error {
 fn read(path: &Path) -> Result<Descriptor> {
     let real = fs::canonicalize(path)
         .map_err(|error| Error::io(OPERATION, "the file cannot be found", error))?;
-    let (file, _) = file::open(OPERATION, &real)?;
-    let mut contents = Vec::new();
+    Descriptor::parse(text(&real)?, directory(&real))
+}
+
+/// Where the relative image names of the descriptor `real` begin.
+pub(crate) fn directory(real: &Path) -> &Path {
+    real.parent().unwrap_or(Path::new("/"))
+}
+
+/// The bytes of a descriptor file, for [`Descriptor::parse`].
+pub(crate) fn text(path: &Path) -> Result<Vec<u8>> {
+    let (file, len) = file::open(OPERATION, path)?;
+    let mut contents = Vec::with_capacity(len.min(MAX_FILE) as usize + 1);
     file.take(MAX_FILE + 1)
         .read_to_end(&mut contents)
         .map_err(|error| Error::io(OPERATION, "the file cannot be read", error))?;
@@ -251,8 +261,7 @@ fn read(path: &Path) -> Result<Descriptor> {
             Size::from_bytes(MAX_FILE)
         )));
     }
-    let dir = real.parent().unwrap_or(Path::new("/"));
-    Descriptor::parse(contents, dir)
+    Ok(contents)
 }
 
 fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {

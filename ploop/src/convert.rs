@@ -1,0 +1,81 @@
+//! Changing how an image stores its clusters.
+
+use std::ffi::OsString;
+use std::fs;
+
+use crate::create::c_mode;
+use crate::ffi::{self, Turn};
+use crate::preflight::{Change, Store};
+use crate::{Error, ErrorKind, ImageMode, Ploop, Result};
+
+impl Ploop {
+    /// Converts the base of an image (`ploop_convert_image`).
+    ///
+    /// * To [`Preallocated`](ImageMode::Preallocated): allocates every cluster of the base.
+    /// * To [`Raw`](ImageMode::Raw): writes the base anew as a plain disk image; deltas above stay
+    ///   what they are. Needs room for the whole disk beside the old base while it works.
+    /// * From preallocated to [`Expanded`](ImageMode::Expanded): changes the descriptor alone.
+    ///
+    /// Needs no driver, but the image may not be attached. Takes as long as reading and writing the
+    /// base. To the mode it has already is done at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) from raw, [`Busy`](ErrorKind::Busy) while attached,
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) where libploop's temporary file `<base>.tmp` is
+    /// there. After an error the image is as it was, possibly with more clusters allocated. A kill in
+    /// the moment between the renaming of the base and of the descriptor leaves a raw base that the
+    /// descriptor calls expanded.
+    pub fn convert(&mut self, mode: ImageMode) -> Result<()> {
+        convert(&mut self.image, mode)
+    }
+}
+
+pub(crate) fn convert(image: &mut ffi::Image, mode: ImageMode) -> Result<()> {
+    let mut change = Change::begin(image, &Turn::CONVERT)?;
+    if change.descriptor.mode == mode {
+        return Ok(());
+    }
+    if change.descriptor.mode == ImageMode::Raw {
+        return change.refuse(
+            ErrorKind::Unsupported,
+            format!("libploop cannot convert a raw image to {mode}"),
+        );
+    }
+    let (Some(base), Some(first)) = (change.descriptor.base(), change.descriptor.images.first())
+    else {
+        return change.refuse(ErrorKind::Corrupt, "the descriptor names no base");
+    };
+    if base.guid != first.guid {
+        // libploop converts what is listed first.
+        return change.refuse(
+            ErrorKind::Unsupported,
+            format!(
+                "the descriptor does not list the base {} first, and libploop would convert {}",
+                base.guid, first.guid
+            ),
+        );
+    }
+    change.require_sound([base])?;
+    let mut temporary = OsString::from(&base.file);
+    temporary.push(".tmp");
+    if mode == ImageMode::Raw && fs::symlink_metadata(&temporary).is_ok() {
+        return Err(Error::new(
+            ErrorKind::AlreadyExists,
+            change.operation(),
+            "libploop writes the new base under this name, and removes it when that fails; move it away",
+        )
+        .with_path(temporary));
+    }
+    // libploop does not look.
+    if let Some(device) = change.turn().devices()?.first() {
+        return change.refuse(
+            ErrorKind::Busy,
+            format!(
+                "the image is attached to {}; unmount it first",
+                device.display()
+            ),
+        );
+    }
+    change.run(Store::Staged, |turn| turn.convert(c_mode(mode)))
+}

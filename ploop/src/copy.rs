@@ -1,0 +1,68 @@
+//! Live copy of a running image, as for migration.
+//!
+//! [`send`] writes the device's data to a stream, again and again what was changed meanwhile, then
+//! freezes the file system for the rest. [`receive`] writes the stream to a file. The stream is that
+//! of libploop 1.15, not understood by 7 and later: 16 bytes in the sender's byte order (a marker, a
+//! size, a position) and the data. It is neither checked nor protected: use it between hosts that
+//! trust each other.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use crate::device::device_name;
+use crate::ffi::{self, CPath};
+use crate::{Error, Result};
+
+/// Sends the data of an attached device (`ploop_copy_send`).
+///
+/// `output` is a file, pipe or socket. `feedback` is the other end of the receiver's, a pipe or
+/// socket; without one libploop waits 5 seconds where it would wait for an answer. libploop's flush
+/// command is not offered: it is run by a shell. Stop what writes to the image beforehand, if it
+/// should be consistent beyond its file system.
+///
+/// Needs the driver and root; takes as long as the data. It runs in a child process, in which
+/// libploop may leave behind what it likes.
+///
+/// # Errors
+///
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for what is not of the form `/dev/ploop12345`, and
+/// where the stream broke. libploop does not check the last block and the final sync: compare
+/// checksums before the source is given up.
+pub fn send(
+    device: impl AsRef<Path>,
+    output: impl AsFd,
+    feedback: Option<BorrowedFd<'_>>,
+) -> Result<()> {
+    let device = device.as_ref();
+    let name = device_name("send copy", device)?;
+    ffi::copy_send(device, &name, output.as_fd(), feedback)
+}
+
+/// Writes what [`send`] sent to a new file (`ploop_copy_receive`).
+///
+/// `input` and `feedback` are pipes or sockets. Needs no driver. Takes as long as the sender does.
+///
+/// # Errors
+///
+/// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) where `file` is there,
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for other descriptors,
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for a stream that is none,
+/// [`Io`](crate::ErrorKind::Io) for one that ends early. The file is removed after an error.
+pub fn receive(
+    file: impl AsRef<Path>,
+    input: impl AsFd,
+    feedback: Option<BorrowedFd<'_>>,
+) -> Result<()> {
+    const OPERATION: &str = "receive copy";
+    let file = file.as_ref();
+    let c_file = CPath::new(OPERATION, file)?;
+    if std::fs::symlink_metadata(file).is_ok() {
+        return Err(Error::new(
+            crate::ErrorKind::AlreadyExists,
+            OPERATION,
+            "this file exists and was left as it is",
+        )
+        .with_path(file));
+    }
+    ffi::copy_receive(file, &c_file, input.as_fd(), feedback)
+}

@@ -1,0 +1,450 @@
+//! Making an image.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use bitflags::bitflags;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::ffi::{self, CPath, CText, CreateArgs};
+use crate::preflight::{require_tools, usable_name};
+use crate::{
+    ClusterSize, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result, Size,
+    kernel,
+};
+
+const OPERATION: &str = "create image";
+
+/// What libploop calls the descriptor of an image it makes.
+pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
+
+bitflags! {
+    /// How [`Ploop::create`] makes the file system.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+    pub struct CreateFlags: u32 {
+        /// Initialise the inode tables at once, not later in the background.
+        const NO_LAZY = ploop_sys::PLOOP_CREATE_NOLAZY as u32;
+
+        // What a later libploop knows.
+        const _ = !0;
+    }
+}
+
+/// A file system that libploop can make in a new image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum FsType {
+    /// The only one libploop 1.15 has options for.
+    #[default]
+    Ext4,
+}
+
+impl FsType {
+    /// The name as `mount` takes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FsType::Ext4 => "ext4",
+        }
+    }
+}
+
+impl std::fmt::Display for FsType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What [`Ploop::create`] is to make.
+///
+/// ```
+/// use ploop::{ClusterSize, CreateParam, ImageMode, Size};
+///
+/// let bare = CreateParam::new("/vz/private/101/root.hdd/root.hds", Size::from_gib(10))
+///     .mode(ImageMode::Preallocated)
+///     .cluster(ClusterSize::from_bytes(256 << 10)?)
+///     .fs(None);
+/// # Ok::<(), ploop::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
+pub struct CreateParam {
+    file: PathBuf,
+    size: Size,
+    mode: ImageMode,
+    cluster: ClusterSize,
+    flags: CreateFlags,
+    fs: Option<FsType>,
+    format: Option<FormatVersion>,
+    fs_block_size: Option<u32>,
+    without_partition: bool,
+}
+
+impl CreateParam {
+    /// An image whose base delta is `file`, in an existing directory, of `size`, rounded up to a whole
+    /// cluster. The rest as goploop has it: expanded, clusters of 1 MiB, an ext4 file system in a GPT
+    /// partition, the newest format the driver knows.
+    pub fn new(file: impl AsRef<Path>, size: Size) -> CreateParam {
+        CreateParam {
+            file: file.as_ref().to_owned(),
+            size,
+            mode: ImageMode::Expanded,
+            cluster: ClusterSize::DEFAULT,
+            flags: CreateFlags::empty(),
+            fs: Some(FsType::Ext4),
+            format: None,
+            fs_block_size: None,
+            without_partition: false,
+        }
+    }
+
+    /// How the base stores its clusters.
+    pub fn mode(mut self, mode: ImageMode) -> CreateParam {
+        self.mode = mode;
+        self
+    }
+
+    /// The size of a cluster.
+    pub fn cluster(mut self, cluster: ClusterSize) -> CreateParam {
+        self.cluster = cluster;
+        self
+    }
+
+    /// How the file system is made.
+    pub fn flags(mut self, flags: CreateFlags) -> CreateParam {
+        self.flags = flags;
+        self
+    }
+
+    /// The file system to make. `None` makes a bare image; only that works without the driver.
+    pub fn fs(mut self, fs: impl Into<Option<FsType>>) -> CreateParam {
+        self.fs = fs.into();
+        self
+    }
+
+    /// The version of the format. Unless set, [`V2`](FormatVersion::V2) where the driver supports
+    /// large disks, else [`V1`](FormatVersion::V1).
+    pub fn format(mut self, format: FormatVersion) -> CreateParam {
+        self.format = Some(format);
+        self
+    }
+
+    /// The block size of the file system in bytes: 1024, 2048 or 4096, which is the default.
+    pub fn fs_block_size(mut self, bytes: u32) -> CreateParam {
+        self.fs_block_size = Some(bytes);
+        self
+    }
+
+    /// Whether the file system fills the disk without a partition table.
+    pub fn without_partition(mut self, without: bool) -> CreateParam {
+        self.without_partition = without;
+        self
+    }
+
+    /// The format that will be used, and that the sizes are within its limits. libploop checks them
+    /// only where it makes a file system, and otherwise makes an image of another size (29, 30).
+    fn checked(&self, operation: &'static str) -> Result<FormatVersion> {
+        let refuse =
+            |kind, message: String| Err(Error::new(kind, operation, message).with_path(&self.file));
+        let large = kernel::is_large_disk_supported();
+        let format = match self.format {
+            None if large => FormatVersion::V2,
+            None => FormatVersion::V1,
+            Some(FormatVersion::V2) if !large => {
+                return refuse(
+                    ErrorKind::Unsupported,
+                    "format v2 needs a ploop driver with large disk support, which is not loaded; use v1, or see ploop::load_kernel_modules".into(),
+                );
+            }
+            Some(format) => format,
+        };
+        let max = kernel::max_size_of(format, self.cluster, self.fs);
+        if self.size.is_zero() {
+            return refuse(ErrorKind::InvalidInput, "the size is zero".into());
+        }
+        if self.size > max {
+            return refuse(
+                ErrorKind::InvalidInput,
+                format!(
+                    "the size {} is above {max}, the maximum for format {format}, clusters of {} and {}",
+                    self.size,
+                    self.cluster,
+                    self.fs
+                        .map_or("no file system".to_owned(), |fs| fs.to_string()),
+                ),
+            );
+        }
+        if let Some(bytes) = self
+            .fs_block_size
+            .filter(|bytes| ![1024, 2048, 4096].contains(bytes))
+        {
+            return refuse(
+                ErrorKind::InvalidInput,
+                format!("the file system's block size is {bytes}; it must be 1024, 2048 or 4096"),
+            );
+        }
+        Ok(format)
+    }
+
+    fn args<'a>(
+        &self,
+        image: &'a CPath,
+        fs: Option<&'a CText>,
+        mode: ImageMode,
+        format: FormatVersion,
+    ) -> CreateArgs<'a> {
+        CreateArgs {
+            image,
+            size: self.size.sectors(),
+            mode: c_mode(mode),
+            fs_type: fs,
+            without_partition: self.without_partition,
+            block_size: self.cluster.sectors(),
+            fs_block_size: self.fs_block_size.unwrap_or(0),
+            version: format.number(),
+            flags: self.flags.bits(),
+        }
+    }
+
+    fn fs_text(&self) -> Result<Option<CText>> {
+        self.fs
+            .map(|fs| CText::new(OPERATION, "file system type", fs.as_str()))
+            .transpose()
+    }
+}
+
+pub(crate) fn c_mode(mode: ImageMode) -> i32 {
+    match mode {
+        ImageMode::Expanded => ploop_sys::PLOOP_EXPANDED_MODE,
+        ImageMode::Preallocated => ploop_sys::PLOOP_EXPANDED_PREALLOCATED_MODE,
+        ImageMode::Raw => ploop_sys::PLOOP_RAW_MODE,
+    }
+}
+
+impl Ploop {
+    /// Makes an image and its `DiskDescriptor.xml` in the same directory, and opens it
+    /// (`ploop_create_image`).
+    ///
+    /// Both are made in a hidden directory beside and moved in place when they are complete, the
+    /// descriptor last, so a half-made image is never seen and nothing that is there is replaced.
+    ///
+    /// With a file system this needs the driver, root, and the tools `parted`, `mkfs.ext4` and
+    /// `tune2fs`, and takes as long as they do. Preallocated and raw images write or allocate their
+    /// whole size. A raw image is made as an expanded one and converted: libploop's own way to it
+    /// closes a file descriptor of the program.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) where the image or a descriptor is there,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a size the format cannot hold and for a name
+    /// libploop could not use (see [the manual](crate#paths)), [`NotFound`](ErrorKind::NotFound) for
+    /// a missing directory, [`NoDriver`](ErrorKind::NoDriver) and [`Tool`](ErrorKind::Tool) with a
+    /// file system, [`NoSpace`](ErrorKind::NoSpace). After an error nothing is left; after `kill -9`
+    /// or a power cut a directory `.ploop-create-…` may be.
+    pub fn create(param: &CreateParam) -> Result<Ploop> {
+        let place = Place::of(OPERATION, &param.file)?;
+        let format = param.checked(OPERATION)?;
+        if param.fs.is_some() {
+            kernel::require_tools_or_driver(|| {
+                require_tools(OPERATION, &["parted", "mkfs", "mkfs.ext4", "tune2fs"])
+            })?;
+        }
+        ffi::alone_at(OPERATION, &place.descriptor, || {
+            place.require_free()?;
+            let workshop = Workshop::open(&place)?;
+            make_in(&workshop, param, format)?;
+            workshop.deliver(&place)
+        })?;
+        Ploop::open(&place.descriptor)
+    }
+
+    /// Writes a descriptor for a base delta without touching it (`ploop_create_dd`), and opens it. The
+    /// delta need not be there yet; size, mode, cluster and format of `param` must be its own.
+    ///
+    /// `descriptor` may have any name. Needs no driver.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) where `descriptor` is there; otherwise as
+    /// [`Ploop::create`].
+    pub fn create_descriptor(descriptor: impl AsRef<Path>, param: &CreateParam) -> Result<Ploop> {
+        const OPERATION: &str = "create descriptor";
+        let place = Place::of(OPERATION, descriptor.as_ref())?;
+        let image = Place::of(OPERATION, &param.file)?.image;
+        usable_name(OPERATION, &image, &place.directory)?;
+        let format = param.checked(OPERATION)?;
+        ffi::alone_at(OPERATION, &place.image, || {
+            if fs::symlink_metadata(&place.image).is_ok() {
+                return Err(exists(OPERATION, &place.image));
+            }
+            let c_descriptor = CPath::new(OPERATION, &place.image)?;
+            let c_image = CPath::new(OPERATION, &image)?;
+            let fs = param.fs_text()?;
+            let args = param.args(&c_image, fs.as_ref(), param.mode, format);
+            ffi::create_descriptor(&place.image, &c_descriptor, &args)?;
+            // libploop also reports success where it could not write it (25).
+            Descriptor::open(&place.image).map_err(|error| error.during(OPERATION))
+        })?;
+        Ploop::open(&place.image)
+    }
+}
+
+/// Where an image goes.
+struct Place {
+    operation: &'static str,
+    directory: PathBuf,
+    image: PathBuf,
+    descriptor: PathBuf,
+}
+
+impl Place {
+    fn of(operation: &'static str, file: &Path) -> Result<Place> {
+        CPath::new(operation, file)?;
+        let refuse =
+            |why: &str| Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(file));
+        let Some(name) = file.file_name() else {
+            return refuse("the path has no file name");
+        };
+        let parent = match file.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let directory = fs::canonicalize(parent).map_err(|error| {
+            Error::io(
+                operation,
+                "the directory for the image cannot be found",
+                error,
+            )
+            .with_path(parent)
+        })?;
+        if !directory.is_dir() {
+            return refuse("the parent of the image is not a directory");
+        }
+        let image = directory.join(name);
+        usable_name(operation, &image, &directory)?;
+        // What is made beside it and of it must fit as well.
+        CPath::new(
+            operation,
+            &directory.join(Workshop::NAME_OF_MAX_LEN).join(name),
+        )?;
+        let descriptor = directory.join(DESCRIPTOR_NAME);
+        if image == descriptor && operation == OPERATION {
+            return refuse("this is the name of the descriptor, which is made beside the image");
+        }
+        Ok(Place {
+            operation,
+            directory,
+            image,
+            descriptor,
+        })
+    }
+
+    fn require_free(&self) -> Result<()> {
+        for path in [&self.image, &self.descriptor] {
+            if fs::symlink_metadata(path).is_ok() {
+                return Err(exists(self.operation, path));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn exists(operation: &'static str, path: &Path) -> Error {
+    Error::new(
+        ErrorKind::AlreadyExists,
+        operation,
+        "this file exists and was left as it is; remove it or choose another place",
+    )
+    .with_path(path)
+}
+
+/// A directory of our own, in which libploop may remove what it likes (24).
+struct Workshop {
+    directory: PathBuf,
+    image: PathBuf,
+    descriptor: PathBuf,
+}
+
+impl Workshop {
+    const NAME_OF_MAX_LEN: &str = ".ploop-create-0123456789abcdef0123456789abcdef";
+
+    fn open(place: &Place) -> Result<Workshop> {
+        let name = format!(".ploop-create-{}", Guid::generate().as_uuid().simple());
+        let directory = place.directory.join(name);
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|error| {
+                Error::io(OPERATION, "no file can be made in this directory", error)
+                    .with_path(&place.directory)
+            })?;
+        let name = place.image.file_name().unwrap_or(OsStr::new("image"));
+        Ok(Workshop {
+            image: directory.join(name),
+            descriptor: directory.join(DESCRIPTOR_NAME),
+            directory,
+        })
+    }
+
+    /// Moves what was made to its place, where nothing may be.
+    fn deliver(&self, place: &Place) -> Result<()> {
+        move_new(&self.image, &place.image)?;
+        if let Err(error) = move_new(&self.descriptor, &place.descriptor) {
+            // The image is ours: it was moved there a moment ago.
+            let _ = fs::remove_file(&place.image);
+            return Err(error);
+        }
+        // What libploop noted of the file system when it unmounted it. Only a cache.
+        let _ = fs::rename(
+            self.directory.join(".statfs"),
+            place.directory.join(".statfs"),
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        // A remnant is a nuisance and no failure of what was done.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn move_new(from: &Path, to: &Path) -> Result<()> {
+    let moved = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // NFS and others: a link does not replace anything either, and is removed with the workshop.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::hard_link(from, to),
+        other => other.map_err(io::Error::from),
+    };
+    moved.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(OPERATION, to),
+        _ => Error::io(OPERATION, "the finished file cannot be moved here", error).with_path(to),
+    })
+}
+
+fn make_in(workshop: &Workshop, param: &CreateParam, format: FormatVersion) -> Result<()> {
+    // 19: raw creation closes a descriptor twice, and in a threaded program perhaps another's.
+    let mode = match param.mode {
+        ImageMode::Raw => ImageMode::Expanded,
+        mode => mode,
+    };
+    let c_image = CPath::new(OPERATION, &workshop.image)?;
+    let fs = param.fs_text()?;
+    let args = param.args(&c_image, fs.as_ref(), mode, format);
+    ffi::create_image(OPERATION, &param.file, &args)?;
+    // libploop also reports success where it could not write the descriptor (25).
+    Descriptor::open(&workshop.descriptor).map_err(|error| error.during(OPERATION))?;
+    if param.mode == ImageMode::Raw {
+        let mut image = ffi::Image::open(OPERATION, &workshop.descriptor)?;
+        crate::convert::convert(&mut image, ImageMode::Raw)
+            .map_err(|error| error.during(OPERATION).with_path(&param.file))?;
+    }
+    Ok(())
+}

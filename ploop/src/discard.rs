@@ -1,0 +1,158 @@
+//! Giving back the space that the file system in an image no longer uses.
+
+use crate::ffi::{DiscardArgs, StopInt, Turn};
+use crate::preflight::{Change, Store};
+use crate::resize::TemporaryMount;
+use crate::{ErrorKind, Ploop, Result, Size};
+
+/// Ends a discard early, from any thread. Clones are one and the same flag.
+#[derive(Debug, Clone, Default)]
+pub struct StopFlag(StopInt);
+
+impl StopFlag {
+    /// A flag that is not set.
+    #[must_use]
+    pub fn new() -> StopFlag {
+        StopFlag::default()
+    }
+
+    /// Ends the discard after the current round. There is no way back.
+    pub fn stop(&self) {
+        self.0.set();
+    }
+
+    /// Whether the flag is set.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.0.is_set()
+    }
+}
+
+/// What [`Ploop::discard`] is to do.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct DiscardParam {
+    min_length: Size,
+    to_free: Option<Size>,
+    automount: bool,
+    defrag: bool,
+    stop: Option<StopFlag>,
+}
+
+impl DiscardParam {
+    /// Frees all it can, in extents of at least a cluster, on a mounted image.
+    pub fn new() -> DiscardParam {
+        DiscardParam::default()
+    }
+
+    /// The smallest extent to give back; never less than a cluster.
+    pub fn min_length(mut self, size: Size) -> DiscardParam {
+        self.min_length = size;
+        self
+    }
+
+    /// Stop after so much, at least a cluster.
+    pub fn to_free(mut self, size: Size) -> DiscardParam {
+        self.to_free = Some(size);
+        self
+    }
+
+    /// Mount the image for the time, if it is not mounted.
+    pub fn automount(mut self, automount: bool) -> DiscardParam {
+        self.automount = automount;
+        self
+    }
+
+    /// Run `/usr/sbin/e4defrag2` first, if it is there.
+    pub fn defrag(mut self, defrag: bool) -> DiscardParam {
+        self.defrag = defrag;
+        self
+    }
+
+    /// End early when this flag is set.
+    pub fn stop(mut self, flag: &StopFlag) -> DiscardParam {
+        self.stop = Some(flag.clone());
+        self
+    }
+}
+
+/// How much of an image is used, and how much could be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct DiscardStat {
+    /// What the file system uses.
+    pub data_size: Size,
+    /// The size of the file system, without the balloon.
+    pub ploop_size: Size,
+    /// The size of the image file.
+    pub image_size: Size,
+    /// The size of the balloon.
+    pub balloon_size: Size,
+}
+
+impl Ploop {
+    /// Gives back to the host what the file system no longer uses (`ploop_discard`): trims the file
+    /// system, and moves the clusters at the image's end into the gaps.
+    ///
+    /// Needs the driver and root. Takes long; [`DiscardParam::stop`] ends it. It runs in a thread of
+    /// its own, which is kept from sending a signal to every process: that is what libploop does when
+    /// it cannot fork here. The forked trim process runs the exit handlers of the program.
+    /// One discard at a time in a process.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for less than a cluster to free and for an image that
+    /// is not mounted without [`automount`](DiscardParam::automount),
+    /// [`Unsupported`](ErrorKind::Unsupported) on a kernel without system call filters,
+    /// [`NoDriver`](ErrorKind::NoDriver). What was given back before an error stays so.
+    pub fn discard(&mut self, param: &DiscardParam) -> Result<()> {
+        let change = Change::begin(&mut self.image, &Turn::DISCARD)?;
+        let cluster = Size::from(change.descriptor.cluster);
+        if let Some(size) = param.to_free.filter(|size| *size < cluster) {
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                format!("{size} to free is less than a cluster of {cluster}"),
+            );
+        }
+        change.require_sound(change.descriptor.chain(change.descriptor.top))?;
+        let leftover =
+            TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
+        let args = DiscardArgs {
+            min_length: param.min_length.bytes(),
+            to_free: param.to_free.map_or(0, Size::bytes),
+            automount: param.automount,
+            defrag: param.defrag,
+            stop: param.stop.as_ref().map(|flag| &flag.0),
+        };
+        let result = change.run(Store::Maybe, |turn| turn.discard(&args));
+        if result.is_err() {
+            leftover.remove();
+        }
+        result
+    }
+
+    /// How much of a mounted image is used (`ploop_discard_get_stat`). Needs the driver and root.
+    ///
+    /// # Errors
+    ///
+    /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached.
+    pub fn discard_stat(&mut self) -> Result<DiscardStat> {
+        let mut turn = self.image.turn(&Turn::DISCARD_STAT)?;
+        if turn.device()?.is_none() {
+            // libploop fails without a word.
+            return Err(crate::Error::new(
+                ErrorKind::NotMounted,
+                turn.operation(),
+                "the image is not attached; mount it first",
+            )
+            .with_path(turn.path()));
+        }
+        let numbers = turn.discard_stat()?;
+        Ok(DiscardStat {
+            data_size: Size::from_bytes(numbers.data),
+            ploop_size: Size::from_bytes(numbers.ploop),
+            image_size: Size::from_bytes(numbers.image),
+            balloon_size: Size::from_bytes(numbers.balloon),
+        })
+    }
+}

@@ -1,0 +1,120 @@
+//! An opened image.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::ffi::{self, CText, Turn};
+use crate::{ComponentName, Descriptor, Result};
+
+/// An image, named by its `DiskDescriptor.xml`.
+///
+/// A handle can move between threads, and several may name one image, in one process or in many:
+/// each operation takes the image's lock, reads the descriptor anew, and is one at a time for that
+/// image. Different images are worked on in parallel. It is not [`Sync`]: to share one, open one per
+/// thread, or put it in a mutex.
+///
+/// Operations block. In an async program run them with the like of tokio's `spawn_blocking`.
+///
+/// ```
+/// use ploop::{CreateParam, Ploop, Size};
+///
+/// # fn main() -> ploop::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path();
+/// let mut image = Ploop::create(&CreateParam::new(dir.join("root.hds"), Size::from_mib(64)).fs(None))?;
+/// let before = image.snapshot()?;
+/// // … the image is used …
+/// image.switch_snapshot(before)?;
+/// image.close();
+/// # Ok(())
+/// # }
+/// ```
+pub struct Ploop {
+    pub(crate) image: ffi::Image,
+    pub(crate) component: Option<ComponentName>,
+    /// C's handle is used by one thread at a time.
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+impl Ploop {
+    /// Opens an image by its descriptor (`ploop_open_dd`).
+    ///
+    /// Symbolic links in the path are resolved now; the descriptor is read by each operation, and
+    /// not yet here. Needs no driver and does not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) where the path leads nowhere,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path that is empty, has a NUL byte, or
+    /// is longer than libploop's buffers bear (4000 bytes).
+    pub fn open(descriptor: impl AsRef<Path>) -> Result<Ploop> {
+        Ok(Ploop {
+            image: ffi::Image::open("open", descriptor.as_ref())?,
+            component: None,
+            _not_sync: PhantomData,
+        })
+    }
+
+    /// Gives the handle back (`ploop_close_dd`). Dropping it does the same.
+    ///
+    /// A mounted image stays mounted.
+    pub fn close(self) {}
+
+    /// The absolute path of the descriptor.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.image.path()
+    }
+
+    /// The name under which this handle attaches the image and finds its device
+    /// (`ploop_set_component_name`).
+    ///
+    /// An image can be attached several times, under a name each: the top without one, snapshots
+    /// read-only under their own. [`mount`](Ploop::mount), [`umount`](Ploop::umount),
+    /// [`device`](Ploop::device) and [`discard`](Ploop::discard) go by it; all other operations look
+    /// for the device without a name.
+    pub fn set_component(&mut self, component: Option<ComponentName>) {
+        self.image
+            .set_component(component.as_ref().map(ComponentName::to_c));
+        self.component = component;
+    }
+
+    /// The name set with [`set_component`](Ploop::set_component).
+    #[must_use]
+    pub fn component(&self) -> Option<&ComponentName> {
+        self.component.as_ref()
+    }
+
+    /// How long operations of this handle wait for the image's lock; `None` for
+    /// [the process's default](crate::lock::timeout).
+    pub fn set_lock_timeout(&mut self, timeout: Option<Duration>) {
+        self.image.set_timeout(timeout);
+    }
+
+    /// What the descriptor says now: size, mode, cluster, images and the snapshot tree. Read under the
+    /// image's lock, in pure Rust; needs no driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Descriptor::open`], and [`Locked`](crate::ErrorKind::Locked).
+    pub fn descriptor(&mut self) -> Result<Descriptor> {
+        self.image.turn(&Turn::DESCRIPTOR)?.descriptor()
+    }
+}
+
+impl std::fmt::Debug for Ploop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ploop")
+            .field("descriptor", &self.path())
+            .field("component", &self.component)
+            .finish()
+    }
+}
+
+impl ComponentName {
+    pub(crate) fn to_c(&self) -> CText {
+        CText::component(self)
+    }
+}

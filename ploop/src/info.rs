@@ -1,0 +1,177 @@
+//! What an image is like.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::ffi::{self, CPath, Turn};
+use crate::preflight::{Change, Store};
+use crate::resize::TemporaryMount;
+use crate::{Error, ErrorKind, Ploop, Result, Size};
+
+/// The file system in an image, in the numbers of `statfs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct FsInfo {
+    /// Bytes per block.
+    pub block_size: u64,
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Blocks that are free.
+    pub blocks_free: u64,
+    /// Inodes in all.
+    pub inodes: u64,
+    /// Inodes that are free.
+    pub inodes_free: u64,
+}
+
+impl FsInfo {
+    /// The size of the file system.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        Size::from_bytes(self.blocks.saturating_mul(self.block_size))
+    }
+
+    /// The free part of it.
+    #[must_use]
+    pub fn free(&self) -> Size {
+        Size::from_bytes(self.blocks_free.saturating_mul(self.block_size))
+    }
+}
+
+/// The virtual disk, in libploop's units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ImageInfo {
+    /// The size of the disk in sectors of 512 bytes.
+    pub blocks: u64,
+    /// The size of a cluster in sectors of 512 bytes.
+    pub block_size: u32,
+    /// The version of the format: 1, 2, or 0 for a raw base without deltas.
+    pub version: u32,
+}
+
+impl ImageInfo {
+    /// The size of the disk.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        Size::from_sectors(self.blocks)
+    }
+}
+
+impl Ploop {
+    /// The size, cluster size and format of the image (`ploop_get_spec`): of the running device, or of
+    /// the top delta. Works without the driver; needs root to look for a device.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
+    /// that), and as [`Ploop::descriptor`].
+    pub fn image_info(&mut self) -> Result<ImageInfo> {
+        let spec = self.image.turn(&Turn::IMAGE_INFO)?.image_info()?;
+        Ok(ImageInfo {
+            blocks: spec.size,
+            block_size: spec.block_size,
+            version: spec.version.unsigned_abs(),
+        })
+    }
+
+    /// The file of the top delta, the one that is written to (`ploop_get_top_delta_fname`): an
+    /// absolute path. Needs no driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::descriptor`].
+    pub fn top_delta_file(&mut self) -> Result<PathBuf> {
+        self.image.turn(&Turn::TOP_DELTA_FILE)?.top_delta_file()
+    }
+
+    /// The file of the base delta (`ploop_get_base_delta_fname`): an absolute path. Needs no driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::descriptor`].
+    pub fn base_delta_file(&mut self) -> Result<PathBuf> {
+        self.image.turn(&Turn::BASE_DELTA_FILE)?.base_delta_file()
+    }
+
+    /// Limits the size of deltas, 0 for no limit (`ploop_set_max_delta_size`). libploop stores the
+    /// number in the descriptor and passes it to a running driver, unchanged both times.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::snapshot_with`]; after an error the descriptor is as it was.
+    pub fn set_max_delta_size(&mut self, size: u64) -> Result<()> {
+        let change = Change::begin(&mut self.image, &Turn::MAX_DELTA_SIZE)?;
+        change.run(Store::Direct, |turn| {
+            let turn = turn.set_max_delta_size(size)?;
+            // 25: success is also reported where the descriptor could not be written.
+            if turn.descriptor()?.max_delta_size.unwrap_or(0) == size {
+                return Ok(());
+            }
+            Err(Error::new(
+                ErrorKind::Io,
+                turn.operation(),
+                "libploop could not write the descriptor and did not say so; nothing was changed",
+            )
+            .with_path(turn.path()))
+        })
+    }
+}
+
+/// The file system in an image (`ploop_get_info_by_descr`).
+///
+/// * Of a mounted image: as it is now.
+/// * Of one that is not, but was mounted since its last change of snapshot: as it was when it was
+///   unmounted, from the note `.statfs` that libploop left beside it. This needs no driver.
+/// * Of any other: it is **mounted and unmounted once**, beside its base, which needs the driver and
+///   root, and leaves the note.
+///
+/// # Errors
+///
+/// [`NotMounted`](ErrorKind::NotMounted) where the image is attached without its file system being
+/// mounted, and as [`Ploop::mount`].
+pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
+    let op = &Turn::FS_INFO;
+    let descriptor = descriptor.as_ref();
+    CPath::new(op.name, descriptor)?;
+    if let Some(noted) = noted(descriptor) {
+        return Ok(noted);
+    }
+    let mut image = ffi::Image::open(op.name, descriptor)?;
+    let change = Change::begin(&mut image, op)?;
+    change.require_sound(change.descriptor.chain(change.descriptor.top))?;
+    let leftover =
+        TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
+    let result = change.run(Store::Maybe, Turn::fs_info);
+    if result.is_err() {
+        leftover.remove();
+    }
+    let numbers = result?;
+    Ok(FsInfo {
+        block_size: numbers.block_size,
+        blocks: numbers.blocks,
+        blocks_free: numbers.blocks_free,
+        inodes: numbers.inodes,
+        inodes_free: numbers.inodes_free,
+    })
+}
+
+/// libploop's note of the file system beside an image that is not mounted: five numbers in the
+/// machine's order. It goes by the note before it looks at anything else, and so does this.
+fn noted(descriptor: &Path) -> Option<FsInfo> {
+    let bytes = fs::read(descriptor.parent()?.join(".statfs")).ok()?;
+    let numbers: Vec<u64> = bytes
+        .chunks_exact(8)
+        .map(|chunk| u64::from_ne_bytes(chunk.try_into().unwrap_or_default()))
+        .collect();
+    match (bytes.len(), numbers.as_slice()) {
+        (40, [block_size, blocks, blocks_free, inodes, inodes_free]) => Some(FsInfo {
+            block_size: *block_size,
+            blocks: *blocks,
+            blocks_free: *blocks_free,
+            inodes: *inodes,
+            inodes_free: *inodes_free,
+        }),
+        _ => None,
+    }
+}

@@ -1,0 +1,123 @@
+//! The kernel driver: whether it is there, what it can do, and loading it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::ffi;
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, FsType, Result, Size};
+
+/// What libploop needs, in the order in which they are loaded. The first three are what an image on a
+/// local disk takes.
+const MODULES: [&str; 6] = [
+    "ploop",
+    "pfmt_ploop1",
+    "pio_direct",
+    "pfmt_raw",
+    "pio_nfs",
+    "pio_kaio",
+];
+const ESSENTIAL: usize = 3;
+
+/// Loads the driver's modules with `modprobe`: `ploop`, `pfmt_ploop1`, `pfmt_raw`, `pio_direct`,
+/// `pio_nfs` and `pio_kaio`.
+///
+/// Nothing in this crate does it unasked. Needs root.
+///
+/// # Errors
+///
+/// [`NoDriver`](ErrorKind::NoDriver) where one of `ploop`, `pfmt_ploop1` and `pio_direct` cannot be
+/// loaded; the others serve special cases, and not every kernel has them.
+/// [`Tool`](ErrorKind::Tool) where there is no `modprobe`.
+pub fn load_kernel_modules() -> Result<()> {
+    const OPERATION: &str = "load kernel modules";
+    let mut failed = Vec::new();
+    for (at, module) in MODULES.iter().enumerate() {
+        let output = Command::new("modprobe")
+            .arg(module)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| {
+                Error::io(
+                    OPERATION,
+                    "modprobe cannot be started (package kmod)",
+                    error,
+                )
+                .meaning(
+                    ErrorKind::Tool,
+                    "modprobe cannot be started; it is in the package kmod",
+                )
+            })?;
+        if !output.status.success() && at < ESSENTIAL {
+            let words = String::from_utf8_lossy(&output.stderr);
+            failed.push(format!("{module} ({})", words.trim()));
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::NoDriver,
+        OPERATION,
+        format!(
+            "{}; only OpenVZ and Virtuozzo kernels have them",
+            failed.join(", ")
+        ),
+    ))
+}
+
+/// Whether the driver is loaded: whether images can be attached and mounted.
+#[must_use]
+pub fn is_driver_present() -> bool {
+    ffi::exists(Path::new("/proc/vz/ploop_minor"))
+}
+
+/// Whether the driver knows format version 2 (`ploop_is_large_disk_supported`).
+#[must_use]
+pub fn is_large_disk_supported() -> bool {
+    ffi::is_large_disk_supported()
+}
+
+/// The largest disk that can be made with this cluster, in the format the driver prefers
+/// (`ploop_get_max_size`). A file system has a limit of its own, 16 TiB.
+///
+/// # Errors
+///
+/// None in libploop 1.15.
+pub fn max_size(cluster: ClusterSize) -> Result<Size> {
+    ffi::max_size(cluster.sectors()).map(Size::from_sectors)
+}
+
+/// The version of the libploop that this crate was built against, as `1.15`.
+#[must_use]
+pub fn library_version() -> &'static str {
+    ploop_sys::VERSION
+}
+
+/// The largest size that comes out as it was asked for.
+pub(crate) fn max_size_of(format: FormatVersion, cluster: ClusterSize, fs: Option<FsType>) -> Size {
+    /// A table entry and the v1 header have 32 bits.
+    const MAX_32: u64 = 0xffff_ffff;
+    /// libploop calculates the length of the table in 32 bits (30).
+    const MAX_CLUSTERS: u64 = 1 << 30;
+    let by_format = match format {
+        FormatVersion::V1 => MAX_32 * 512,
+        FormatVersion::V2 => MAX_CLUSTERS * cluster.bytes(),
+    };
+    let by_fs = match fs {
+        Some(FsType::Ext4) => 16 << 40,
+        None => u64::MAX,
+    };
+    Size::from_bytes(by_format.min(by_fs))
+}
+
+/// What a missing tool means where the driver is missing too: that libploop will say so.
+pub(crate) fn require_tools_or_driver(tools: impl FnOnce() -> Result<()>) -> Result<()> {
+    match tools() {
+        Err(error) if is_driver_present() => Err(error),
+        Err(error) => Err(error.meaning(
+            ErrorKind::NoDriver,
+            "the ploop kernel driver is not loaded; see ploop::load_kernel_modules",
+        )),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,196 @@
+//! Merging deltas.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::ffi::{CPath, CText, MergeWhich, Turn};
+use crate::preflight::{Change, Store, no_snapshot, usable_name};
+use crate::{Error, ErrorKind, Guid, Ploop, Result};
+
+/// Which deltas [`Ploop::merge`] merges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum MergeTarget {
+    /// The top into its parent.
+    Top,
+    /// A snapshot into its parent. The result keeps the snapshot's GUID.
+    Snapshot(Guid),
+    /// All from the descendant `from` down to its ancestor `to`. The result keeps the GUID of `from`.
+    Range {
+        /// The upper end.
+        from: Guid,
+        /// The lower end.
+        to: Guid,
+    },
+    /// The whole chain of the top, down to the base.
+    All,
+}
+
+/// What [`Ploop::merge`] is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
+pub struct MergeParam {
+    target: MergeTarget,
+    new_delta: Option<PathBuf>,
+}
+
+impl MergeParam {
+    /// Merges into the lower delta's file.
+    pub fn new(target: MergeTarget) -> MergeParam {
+        MergeParam {
+            target,
+            new_delta: None,
+        }
+    }
+
+    /// Writes the result to a new file, and removes the old ones. The file may not exist.
+    pub fn new_delta(mut self, file: impl AsRef<Path>) -> MergeParam {
+        self.new_delta = Some(file.as_ref().to_owned());
+        self
+    }
+}
+
+impl Ploop {
+    /// Merges deltas of one chain (`ploop_merge_snapshot`).
+    ///
+    /// The states in between are gone afterwards; the data of the upper end is what remains. Works on
+    /// a running image, and without the driver on one that is not. Takes as long as copying the data
+    /// of the upper deltas.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for the base, for ends that are not on one chain,
+    /// and where a delta between has other children; [`AlreadyExists`](ErrorKind::AlreadyExists) for
+    /// a new delta that is there, [`Busy`](ErrorKind::Busy) for a mounted snapshot,
+    /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there, and
+    /// the lower one may hold part of the upper one's data, which reads the same through the upper
+    /// one.
+    pub fn merge(&mut self, param: &MergeParam) -> Result<()> {
+        let change = Change::begin(&mut self.image, &Turn::MERGE)?;
+        let descriptor = &change.descriptor;
+        let parent_of = |guid: Guid| match descriptor.parent(guid) {
+            Some(parent) => Ok(parent),
+            None if descriptor.snapshot(guid).is_some() => change.refuse(
+                ErrorKind::InvalidInput,
+                format!("{guid} is the base and has no parent to be merged into"),
+            ),
+            None => Err(no_snapshot(change.operation(), change.path(), guid)),
+        };
+        let top = descriptor.top;
+        let (from, to) = match param.target {
+            MergeTarget::Top => (top, parent_of(top)?),
+            MergeTarget::Snapshot(guid) => (guid, parent_of(guid)?),
+            MergeTarget::Range { from, to } => (from, to),
+            MergeTarget::All => match descriptor.base() {
+                Some(base) => (top, base.guid),
+                None => return change.refuse(ErrorKind::Corrupt, "the descriptor names no base"),
+            },
+        };
+        change.require(from)?;
+        change.require(to)?;
+        let chain = descriptor.chain(from);
+        let Some(at) = chain
+            .iter()
+            .position(|image| image.guid == to)
+            .filter(|_| from != to)
+        else {
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                format!("{to} is no ancestor of {from}, so there is nothing between them to merge"),
+            );
+        };
+        // Also keeps C from walking a loop for ever (8): the descriptor was read as a tree.
+        let merged = &chain[at..];
+        for lower in &merged[..merged.len() - 1] {
+            let children = descriptor.children(lower.guid).count();
+            if children > 1 {
+                return change.refuse(
+                    ErrorKind::InvalidInput,
+                    format!(
+                        "{} has {children} children, and merging one would change the others",
+                        lower.guid
+                    ),
+                );
+            }
+        }
+        change.require_sound(merged.iter().copied())?;
+        let new_delta = param
+            .new_delta
+            .as_deref()
+            .map(|file| new_file(&change, file))
+            .transpose()?;
+        let (c_from, c_to) = (CText::guid(from), CText::guid(to));
+        let which = match merged.len() {
+            // With a new delta and one end alone C crashes (3).
+            2 if new_delta.is_none() => MergeWhich::One(&c_from),
+            _ => MergeWhich::Range {
+                from: &c_from,
+                to: &c_to,
+            },
+        };
+        let result = change.run(Store::Staged, |turn| {
+            turn.merge(&which, new_delta.as_ref().map(|(_, c_path)| c_path))
+        });
+        if let (Err(_), Some((file, _))) = (&result, &new_delta) {
+            self.remove_unless_used(file);
+        }
+        result
+    }
+
+    /// Removes the new file of a merge that failed, once the descriptor shows that it was not taken
+    /// over.
+    fn remove_unless_used(&mut self, file: &Path) {
+        if let Ok(descriptor) = self.descriptor() {
+            if !descriptor.images.iter().any(|image| image.file == file) {
+                let _ = fs::remove_file(file);
+            }
+        }
+    }
+}
+
+/// Where the result of a merge may go.
+fn new_file(change: &Change<'_>, file: &Path) -> Result<(PathBuf, CPath)> {
+    let operation = change.operation();
+    CPath::new(operation, file)?;
+    let (Some(name), Some(parent)) = (file.file_name(), file.parent()) else {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            "the path has no file name",
+        )
+        .with_path(file));
+    };
+    let parent = if parent == Path::new("") {
+        Path::new(".")
+    } else {
+        parent
+    };
+    // C takes the name as relative to the working directory, and stores it as it resolves there.
+    let directory = fs::canonicalize(parent).map_err(|error| {
+        Error::io(
+            operation,
+            "the directory for the new delta cannot be found",
+            error,
+        )
+        .with_path(parent)
+    })?;
+    let path = directory.join(name);
+    usable_name(
+        operation,
+        &path,
+        change.path().parent().unwrap_or(Path::new("/")),
+    )?;
+    if fs::symlink_metadata(&path).is_ok() {
+        return Err(Error::new(
+            ErrorKind::AlreadyExists,
+            operation,
+            "the new delta is made under this name, and a file is there",
+        )
+        .with_path(path));
+    }
+    let c_path = CPath::new(operation, &path)?;
+    Ok((path, c_path))
+}

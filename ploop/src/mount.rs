@@ -1,0 +1,360 @@
+//! Attaching an image to a device, and mounting what is in it.
+
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+
+use bitflags::bitflags;
+
+use crate::ffi::{CPath, CText, MountArgs, Turn};
+use crate::preflight::{Change, Store, harmless_to_shell};
+use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device};
+
+/// libploop builds the options in 1024 bytes, together with those for quota and balloon, and cuts off
+/// what does not fit.
+const MAX_DATA: usize = 900;
+
+bitflags! {
+    /// How the file system is mounted.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+    pub struct MountFlags: u32 {
+        /// Do not update access times. The only flag libploop 1.15 passes on.
+        const NOATIME = libc::MS_NOATIME as u32;
+    }
+}
+
+/// What [`Ploop::mount`] is to do.
+///
+/// ```
+/// use ploop::{MountFlags, MountParam};
+///
+/// let param = MountParam::new().target("/vz/root/101").fsck(true).flags(MountFlags::NOATIME);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
+pub struct MountParam {
+    target: Option<PathBuf>,
+    snapshot: Option<Guid>,
+    read_only: bool,
+    fsck: bool,
+    quota: bool,
+    flags: MountFlags,
+    data: Option<String>,
+    component: Option<ComponentName>,
+}
+
+impl MountParam {
+    /// Attaches the top delta, for reading and writing, and mounts nothing.
+    pub fn new() -> MountParam {
+        MountParam::default()
+    }
+
+    /// The directory on which the ext4 file system is mounted.
+    pub fn target(mut self, directory: impl AsRef<Path>) -> MountParam {
+        self.target = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Attach this snapshot in the place of the top. It has to be read-only where it has children.
+    pub fn snapshot(mut self, guid: Guid) -> MountParam {
+        self.snapshot = Some(guid);
+        self
+    }
+
+    /// Attach and mount read-only.
+    pub fn read_only(mut self, read_only: bool) -> MountParam {
+        self.read_only = read_only;
+        self
+    }
+
+    /// Run `fsck.ext4 -p` first, with or without a target.
+    pub fn fsck(mut self, fsck: bool) -> MountParam {
+        self.fsck = fsck;
+        self
+    }
+
+    /// Mount with journalled quota.
+    pub fn quota(mut self, quota: bool) -> MountParam {
+        self.quota = quota;
+        self
+    }
+
+    /// How the file system is mounted.
+    pub fn flags(mut self, flags: MountFlags) -> MountParam {
+        self.flags = flags;
+        self
+    }
+
+    /// More options for the file system, separated by commas; at most 900 bytes.
+    pub fn data(mut self, data: &str) -> MountParam {
+        self.data = Some(data.to_owned());
+        self
+    }
+
+    /// Attach under this name, to tell several attachments of one image apart.
+    /// [`Ploop::component`] keeps it for the operations that follow.
+    pub fn component(mut self, component: ComponentName) -> MountParam {
+        self.component = Some(component);
+        self
+    }
+}
+
+/// An image was attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Mounted {
+    /// The device, as `/dev/ploop12345`.
+    pub device: PathBuf,
+    /// What `fsck.ext4` exited with, where it was asked for: 0 for clean, 1 or 2 for mended.
+    pub fsck: Option<i32>,
+    /// The mount point, where there is one.
+    pub target: Option<PathBuf>,
+}
+
+impl Ploop {
+    /// Attaches the image to a device and mounts its file system, if a target is given
+    /// (`ploop_mount_image`).
+    ///
+    /// Needs the driver and root. libploop checks all deltas first, and *changes* them: an in-use mark
+    /// left by a crash is cleared, a ragged end is cut off, and on ext4 the holes of sparse files are
+    /// filled. Temporary snapshots that are no longer in use are merged afterwards. The mount outlives
+    /// the handle and the process; see [`mount_guard`](Ploop::mount_guard) for one that does not.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) where the image is attached already under this name or an image is
+    /// in use, [`NoSnapshot`](ErrorKind::NoSnapshot), [`InvalidInput`](ErrorKind::InvalidInput) for a
+    /// target that is no directory or that libploop could not handle (see [the manual](crate#paths)),
+    /// for options that are too long, and for a snapshot with children that is not read-only;
+    /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta, or where the file system check failed
+    /// (code [`FSCK`](crate::Code::FSCK)); [`NoDriver`](ErrorKind::NoDriver),
+    /// [`Tool`](ErrorKind::Tool). After an error the image is detached.
+    pub fn mount(&mut self, param: &MountParam) -> Result<Mounted> {
+        let before = self.component.clone();
+        if param.component.is_some() {
+            self.set_component(param.component.clone());
+        }
+        let result = self.mount_with_component(param);
+        if result.is_err() {
+            self.set_component(before);
+        }
+        result
+    }
+
+    fn mount_with_component(&mut self, param: &MountParam) -> Result<Mounted> {
+        let op = if param.fsck {
+            &Turn::MOUNT_CHECKED
+        } else {
+            &Turn::MOUNT
+        };
+        let change = Change::begin(&mut self.image, op)?;
+        let operation = change.operation();
+        let target = param
+            .target
+            .as_deref()
+            .map(|target| mount_point(operation, target))
+            .transpose()?;
+        let data = param
+            .data
+            .as_deref()
+            .map(|data| CText::new(operation, "mount data", data))
+            .transpose()?;
+        let data_len = param.data.as_ref().map_or(0, String::len);
+        if data_len > MAX_DATA {
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                format!(
+                    "the mount data is {data_len} bytes long; libploop has room for {MAX_DATA}"
+                ),
+            );
+        }
+        let descriptor = &change.descriptor;
+        let guid = param.snapshot.unwrap_or(descriptor.top);
+        change.require(guid)?;
+        let children = descriptor.children(guid).count();
+        if children > 0 && !param.read_only {
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                format!("{guid} has {children} children, which writing to it would damage; mount it read-only"),
+            );
+        }
+        change.require_sound(descriptor.chain(guid))?;
+        if param.fsck {
+            crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
+        }
+        let c_guid = param.snapshot.map(CText::guid);
+        let args = MountArgs {
+            target: target.as_ref(),
+            guid: c_guid.as_ref(),
+            data: data.as_ref(),
+            read_only: param.read_only,
+            flags: param.flags.bits() as i32,
+            quota: param.quota,
+            fsck: param.fsck,
+        };
+        let reply = change
+            .run(Store::Maybe, |turn| turn.mount(&args))
+            .map_err(already_attached)?;
+        Ok(Mounted {
+            device: reply.device,
+            fsck: param.fsck.then_some(reply.fsck),
+            target: param.target.clone(),
+        })
+    }
+
+    /// [`mount`](Ploop::mount) for as long as the guard lives.
+    ///
+    /// The guard dereferences to the handle, for the operations on a running image. Dropping it
+    /// unmounts, and ignores an error; [`MountGuard::umount`] tells.
+    ///
+    /// # Errors
+    ///
+    /// As [`mount`](Ploop::mount).
+    ///
+    /// ```no_run
+    /// use ploop::{MountParam, Ploop};
+    ///
+    /// let mut image = Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// let mut guard = image.mount_guard(&MountParam::new().target("/mnt"))?;
+    /// guard.snapshot()?;
+    /// guard.umount()?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    pub fn mount_guard(&mut self, param: &MountParam) -> Result<MountGuard<'_>> {
+        let mounted = self.mount(param)?;
+        Ok(MountGuard {
+            component: self.component.clone(),
+            ploop: self,
+            mounted,
+            armed: true,
+        })
+    }
+
+    /// Unmounts the file system and detaches the device (`ploop_umount_image`), of the handle's
+    /// [component](Ploop::component).
+    ///
+    /// Needs the driver and root. An operation that was interrupted is completed first. A busy file
+    /// system is tried again for some six seconds, a busy device for a minute.
+    ///
+    /// # Errors
+    ///
+    /// [`NotMounted`](ErrorKind::NotMounted) (see [`Error::is_not_mounted`]),
+    /// [`Busy`](ErrorKind::Busy) while files in it are open, and the image stays mounted then.
+    pub fn umount(&mut self) -> Result<()> {
+        let mut turn = self.image.turn(&Turn::UMOUNT)?;
+        if let Some(device) = turn.device()? {
+            device::harmless_mount_of(turn.operation(), &device)?;
+        }
+        turn.umount()
+    }
+
+    /// Whether the image is attached to a running device (`ploop_is_mounted`), without a component
+    /// name. Its file system need not be mounted: [`device::mount_point`](crate::device::mount_point)
+    /// tells.
+    ///
+    /// Reads the descriptor anew. Works without the driver, where the answer is no; needs root.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::descriptor`]; [`PermissionDenied`](ErrorKind::PermissionDenied) without root.
+    pub fn is_mounted(&mut self) -> Result<bool> {
+        self.image.turn(&Turn::IS_MOUNTED)?.has_running_device()
+    }
+}
+
+/// The code for a failed mount also stands for this.
+fn already_attached(error: Error) -> Error {
+    let attached = error.code() == Some(crate::Code::MOUNT.get())
+        && error.message().contains("already used by device");
+    if attached {
+        let message = error.message().to_owned();
+        return error.meaning(ErrorKind::Busy, message);
+    }
+    error
+}
+
+/// A directory that libploop can mount on, and name in a shell command when it is busy.
+pub(crate) fn mount_point(operation: &'static str, target: &Path) -> Result<CPath> {
+    CPath::new(operation, target)?;
+    let resolved = fs::canonicalize(target).map_err(|error| {
+        Error::io(operation, "the mount point cannot be found", error).with_path(target)
+    })?;
+    if !resolved.is_dir() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            "the mount point is not a directory",
+        )
+        .with_path(target));
+    }
+    harmless_to_shell(operation, &resolved)?;
+    CPath::new(operation, &resolved)
+}
+
+/// A mounted image that is unmounted when this is dropped. See [`Ploop::mount_guard`].
+#[derive(Debug)]
+#[must_use = "dropping the guard unmounts the image"]
+pub struct MountGuard<'a> {
+    ploop: &'a mut Ploop,
+    mounted: Mounted,
+    /// What it was attached under, whatever the handle is told later.
+    component: Option<ComponentName>,
+    armed: bool,
+}
+
+impl MountGuard<'_> {
+    /// What was mounted where.
+    #[must_use]
+    pub fn mounted(&self) -> &Mounted {
+        &self.mounted
+    }
+
+    /// Unmounts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::umount`]. The image stays mounted then; the handle can try again.
+    pub fn umount(mut self) -> Result<()> {
+        self.armed = false;
+        self.detach()
+    }
+
+    /// Leaves the image mounted.
+    pub fn keep(mut self) -> Mounted {
+        self.armed = false;
+        self.mounted.clone()
+    }
+
+    fn detach(&mut self) -> Result<()> {
+        if self.ploop.component != self.component {
+            self.ploop.set_component(self.component.clone());
+        }
+        self.ploop.umount()
+    }
+}
+
+impl Deref for MountGuard<'_> {
+    type Target = Ploop;
+
+    fn deref(&self) -> &Ploop {
+        self.ploop
+    }
+}
+
+impl DerefMut for MountGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Ploop {
+        self.ploop
+    }
+}
+
+impl Drop for MountGuard<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            // Nobody is there to be told; `umount` is for those who ask.
+            let _ = self.detach();
+        }
+    }
+}

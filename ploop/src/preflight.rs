@@ -1,0 +1,459 @@
+//! What is looked at before libploop may change an image.
+//!
+//! libploop trusts the descriptor, the images and its surroundings. A [`Change`] does not: it reads
+//! them under the image's lock and refuses what libploop would crash on, loop on, hand to a shell, or
+//! report as done though it was not. The numbers are those of the hazards in the crate's manual.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, OFlags};
+
+use crate::ffi::{self, MAX_PATH_BYTES, Op, Turn};
+use crate::image::{Header, Image, ImageKind};
+use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Result};
+
+/// How a function writes the descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// To `.tmp`, then renamed.
+    Direct,
+    /// To `.tmp.tmp`, renamed to `.tmp`, and after the work renamed again.
+    Staged,
+    /// Not at all, or only when temporary snapshots are merged on the way.
+    Maybe,
+}
+
+/// An operation that changes an image: the image's turn, with everything checked.
+pub(crate) struct Change<'a> {
+    turn: Turn<'a>,
+    /// As it is before the change.
+    pub(crate) descriptor: Descriptor,
+}
+
+impl<'a> Change<'a> {
+    pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Op) -> Result<Change<'a>> {
+        let turn = image.turn(op)?;
+        let (descriptor, text) = turn.descriptor_and_text()?;
+        let refuse =
+            |kind, message: String| Err(Error::new(kind, op.name, message).with_path(turn.path()));
+        if let Some(guid) = misspelt(descriptor.images.iter().map(|image| image.guid), &text) {
+            // 14, 28: libploop compares the top's GUID with regard to case before it deletes.
+            return refuse(
+                ErrorKind::Unsupported,
+                format!(
+                    "{guid} is not spelt in lower case there, and libploop's safety checks go by the letter; rewrite the descriptor with lower-case GUIDs"
+                ),
+            );
+        }
+        let geometry = &descriptor.geometry;
+        if geometry.heads.wrapping_mul(geometry.cylinders) == 0 {
+            // 7: libploop divides by the product when it writes the descriptor.
+            return refuse(
+                ErrorKind::Corrupt,
+                format!(
+                    "Cylinders ({}) times Heads ({}) is zero or a multiple of 2^32, and libploop divides by it; put usable numbers there",
+                    geometry.cylinders, geometry.heads
+                ),
+            );
+        }
+        if descriptor.encryption.is_some() {
+            return refuse(
+                ErrorKind::Unsupported,
+                "the image is encrypted: this version of libploop would drop the key's name from the descriptor".into(),
+            );
+        }
+        let directory = turn.path().parent().unwrap_or(Path::new("/"));
+        for image in &descriptor.images {
+            usable_name(op.name, &image.file, directory)?;
+        }
+        harmless_to_shell(op.name, turn.path())?;
+        Ok(Change { turn, descriptor })
+    }
+
+    /// Lets C do it, and removes what a failure left behind.
+    pub(crate) fn run<T>(self, store: Store, c: impl FnOnce(Turn<'a>) -> Result<T>) -> Result<T> {
+        let path = self.turn.path().to_owned();
+        let room = Room::make(self.turn.operation(), &path, store)?;
+        let result = c(self.turn);
+        if result.is_err() {
+            ffi::if_unlocked(&path, || room.clear());
+        }
+        result
+    }
+
+    /// An error of this operation on this image.
+    pub(crate) fn refuse<T>(&self, kind: ErrorKind, why: impl Into<String>) -> Result<T> {
+        Err(Error::new(kind, self.operation(), why).with_path(self.path()))
+    }
+
+    pub(crate) fn operation(&self) -> &'static str {
+        self.turn.operation()
+    }
+
+    /// The turn, for questions that come before the change.
+    pub(crate) fn turn(&mut self) -> &mut Turn<'a> {
+        &mut self.turn
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.turn.path()
+    }
+
+    /// That this GUID is in the descriptor, as a snapshot or as the top.
+    pub(crate) fn require(&self, guid: Guid) -> Result<()> {
+        match self.descriptor.snapshot(guid) {
+            Some(_) => Ok(()),
+            None => Err(no_snapshot(self.operation(), self.path(), guid)),
+        }
+    }
+
+    /// That these files are deltas libploop can work on together: readable headers that do not lead
+    /// it out of its buffers (9), of one cluster size (10). It also keeps a descriptor that names
+    /// just any file from having that file deleted or overwritten (33).
+    pub(crate) fn require_sound<'i>(
+        &self,
+        images: impl IntoIterator<Item = &'i Image>,
+    ) -> Result<()> {
+        for image in images {
+            require_sound(self.operation(), image, &self.descriptor)?;
+        }
+        Ok(())
+    }
+
+    /// A device whose top delta is one of these files: one that may be writing to it. libploop looks
+    /// for a device without a name only, and not in all operations.
+    pub(crate) fn device_on(&mut self, files: &[PathBuf]) -> Result<Option<PathBuf>> {
+        for device in self.turn.devices()? {
+            let (top, _) = crate::device::top_delta(&device)
+                .map_err(|error| error.during(self.turn.operation()))?;
+            if files
+                .iter()
+                .any(|file| **file == top || fs::canonicalize(file).is_ok_and(|file| file == top))
+            {
+                return Ok(Some(device));
+            }
+        }
+        Ok(None)
+    }
+
+    /// That libploop's tools are there. It forks first and looks for the tool then, and its child
+    /// comes back as a second copy of the caller (21).
+    pub(crate) fn require_tools(&self, tools: &[&str]) -> Result<()> {
+        require_tools(self.operation(), tools)
+    }
+}
+
+pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> Error {
+    Error::new(
+        ErrorKind::NoSnapshot,
+        operation,
+        format!("the image has no snapshot {guid}"),
+    )
+    .with_path(path)
+    .with_code(crate::Code::NOSNAP.get())
+}
+
+fn require_sound(operation: &'static str, image: &Image, descriptor: &Descriptor) -> Result<()> {
+    let raw = image.kind == ImageKind::Plain || descriptor.mode == ImageMode::Raw;
+    if raw
+        && descriptor
+            .base()
+            .is_some_and(|base| base.guid == image.guid)
+    {
+        return require_raw(operation, &image.file);
+    }
+    let header = Header::read(&image.file).map_err(|error| error.during(operation))?;
+    if header.cluster != descriptor.cluster {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            operation,
+            format!(
+                "this delta has clusters of {}, the descriptor says {}",
+                header.cluster, descriptor.cluster
+            ),
+        )
+        .with_path(&image.file));
+    }
+    Ok(())
+}
+
+/// Little can be said of a raw base, but a text file is none.
+fn require_raw(operation: &'static str, file: &Path) -> Result<()> {
+    let metadata = fs::metadata(file).map_err(|error| {
+        Error::io(operation, "the raw base cannot be examined", error).with_path(file)
+    })?;
+    if metadata.is_file() && metadata.len() > 0 && metadata.len() % 512 == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        operation,
+        "this is no raw base: not a regular file of one or more whole sectors",
+    )
+    .with_path(file))
+}
+
+/// The first of the GUIDs that the text has in another spelling than the canonical one.
+fn misspelt(guids: impl Iterator<Item = Guid>, text: &[u8]) -> Option<Guid> {
+    const LEN: usize = 38;
+    let mut canonical = HashSet::new();
+    for (at, _) in text.iter().enumerate().filter(|(_, byte)| **byte == b'{') {
+        let token = text
+            .get(at..at + LEN)
+            .and_then(|token| std::str::from_utf8(token).ok());
+        if let Some((token, guid)) =
+            token.and_then(|token| Some((token, token.parse::<Guid>().ok()?)))
+        {
+            if guid.to_string() != token {
+                return Some(guid);
+            }
+            canonical.insert(guid);
+        }
+    }
+    // One that is nowhere to be seen is written with character references.
+    guids.into_iter().find(|guid| !canonical.contains(guid))
+}
+
+/// That a path can go where libploop takes it: into a shell command without quotes (23).
+pub(crate) fn harmless_to_shell(operation: &'static str, path: &Path) -> Result<()> {
+    let special = |b: &u8| {
+        b.is_ascii_whitespace() || b.is_ascii_control() || b";&|<>$`\\\"'()*?[]#~!".contains(b)
+    };
+    let bytes = path.as_os_str().as_bytes();
+    let bad = bytes.iter().copied().find(special).or_else(|| {
+        // Braces are part of every delta's name; only a list or a range in them is expanded.
+        let inside = bytes
+            .iter()
+            .position(|b| *b == b'{')
+            .map(|at| &bytes[at..])?;
+        inside
+            .windows(2)
+            .find(|pair| pair[0] == b',' || pair == b"..")
+            .map(|pair| pair[0])
+    });
+    match bad {
+        None => Ok(()),
+        Some(byte) => Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            format!(
+                "the path contains {:?}, and libploop hands paths to a shell without quoting them; choose another name or directory",
+                char::from(byte)
+            ),
+        )
+        .with_path(path)),
+    }
+}
+
+/// That a path can be an image's: written to the descriptor whole (26), used by a shell unharmed (23).
+pub(crate) fn usable_name(operation: &'static str, file: &Path, directory: &Path) -> Result<()> {
+    // Inside the descriptor's directory only the rest is written.
+    let written = file.strip_prefix(directory).unwrap_or(file);
+    let problem = match written.to_str() {
+        None => Some("the name is not UTF-8, so libploop would cut the descriptor off there"),
+        Some(name) if name.chars().any(char::is_control) => {
+            Some("the name has a control character, so libploop would cut the descriptor off there")
+        }
+        Some(_) => None,
+    };
+    if let Some(problem) = problem {
+        return Err(Error::new(ErrorKind::InvalidInput, operation, problem).with_path(file));
+    }
+    if file.as_os_str().len() >= MAX_PATH_BYTES {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            format!("the path is longer than {MAX_PATH_BYTES} bytes"),
+        )
+        .with_path(file));
+    }
+    harmless_to_shell(operation, file)
+}
+
+/// Where libploop looks for tools, in its order; the `2fs` ones first in a directory of their own.
+const TOOL_DIRECTORIES: [&str; 5] = ["/sbin", "/bin", "/usr/sbin", "/usr/bin", "/usr/local/sbin"];
+
+pub(crate) fn require_tools(operation: &'static str, tools: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = tools
+        .iter()
+        .copied()
+        .filter(|tool| {
+            !TOOL_DIRECTORIES
+                .iter()
+                .chain(&["/usr/libexec"])
+                .any(|dir| rustix::fs::access(Path::new(dir).join(tool), Access::EXEC_OK).is_ok())
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Tool,
+        operation,
+        format!(
+            "libploop needs {} in {}; install the packages e2fsprogs and parted",
+            missing.join(", "),
+            TOOL_DIRECTORIES.join(", ")
+        ),
+    ))
+}
+
+/// Room for the temporary copy of the descriptor.
+///
+/// When libploop cannot create it, it goes on as if it had been written, and reports success for
+/// what it did not do, or deletes a delta that the descriptor on disk still names (25). So the file
+/// is created beforehand; libploop overwrites and renames it.
+struct Room {
+    /// What was not there before.
+    made: Vec<PathBuf>,
+}
+
+impl Room {
+    fn make(operation: &'static str, descriptor: &Path, store: Store) -> Result<Room> {
+        let with = |suffix: &str| {
+            let mut name = OsString::from(descriptor);
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let mut room = Room { made: Vec::new() };
+        let needed = match store {
+            Store::Maybe => return Ok(room),
+            Store::Direct => with(".tmp"),
+            Store::Staged => {
+                // Left behind by some failures.
+                let staged = with(".tmp");
+                if fs::symlink_metadata(&staged).is_err() {
+                    room.made.push(staged);
+                }
+                with(".tmp.tmp")
+            }
+        };
+        let create = |options: &mut OpenOptions| -> io::Result<File> {
+            options
+                .write(true)
+                .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+                .open(&needed)
+        };
+        let refused = |error: io::Error| {
+            Error::io(
+                operation,
+                "libploop could not write a new descriptor, and would not say so: its temporary file cannot be created",
+                error,
+            )
+            .with_path(&needed)
+        };
+        match create(OpenOptions::new().create_new(true)) {
+            Ok(_) => room.made.push(needed),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Of an operation that was killed.
+                let file = create(&mut OpenOptions::new()).map_err(refused)?;
+                if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                    return Err(Error::new(
+                        ErrorKind::AlreadyExists,
+                        operation,
+                        "libploop writes the new descriptor to this name, and it is not a regular file",
+                    )
+                    .with_path(&needed));
+                }
+            }
+            Err(error) => return Err(refused(error)),
+        }
+        Ok(room)
+    }
+
+    fn clear(&self) {
+        for file in &self.made {
+            // Gone is what it should be.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn shells_find_nothing_to_do_in_a_path() {
+        for good in [
+            "/vz/private/101/root.hdd/DiskDescriptor.xml",
+            "/a/root.hds.{5fbaabe3-6958-40ff-92a7-860e329aab41}",
+            "/ä/%41=x,y:z@1+2^3-4",
+            "/a..b/{x}",
+        ] {
+            harmless_to_shell("test", Path::new(good)).unwrap();
+        }
+        for bad in [
+            "/a b",
+            "/a\tb",
+            "/a\nb",
+            "/;touch X;",
+            "/$(x)",
+            "/`x`",
+            "/a&b",
+            "/a|b",
+            "/a>b",
+            "/a<b",
+            "/a*",
+            "/a?",
+            "/[a]",
+            "/~a",
+            "/!a",
+            "/#a",
+            "/a'b",
+            "/a\"b",
+            "/a\\b",
+            "/{a,b}",
+            "/{1..3}",
+        ] {
+            let error = harmless_to_shell("test", Path::new(bad)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
+            assert_eq!(error.path(), Some(Path::new(bad)));
+        }
+    }
+
+    #[test]
+    fn only_what_is_written_must_be_text() {
+        let directory = Path::new(OsStr::from_bytes(b"/\xff"));
+        usable_name("test", &directory.join("root.hds"), directory).unwrap();
+        assert!(usable_name("test", &directory.join("root.hds"), Path::new("/b")).is_err());
+        assert!(
+            usable_name(
+                "test",
+                Path::new(OsStr::from_bytes(b"/b/\xfe")),
+                Path::new("/b")
+            )
+            .is_err()
+        );
+        assert!(usable_name("test", Path::new("/b/\u{7f}"), Path::new("/b")).is_err());
+    }
+
+    #[test]
+    fn spelling_is_checked_in_the_text() {
+        let top = Guid::TOP.to_string();
+        let misspelt = |text: &str| misspelt([Guid::TOP].into_iter(), text.as_bytes());
+        assert_eq!(misspelt(&format!("<GUID>{top}</GUID>")), None);
+        assert_eq!(misspelt(&top.to_uppercase()), Some(Guid::TOP));
+        assert_eq!(
+            misspelt(&format!("{top}{}", top.to_uppercase())),
+            Some(Guid::TOP)
+        );
+        assert_eq!(misspelt(&top.replace("{5f", "&#123;5f")), Some(Guid::TOP));
+        assert_eq!(misspelt("{"), Some(Guid::TOP));
+    }
+
+    #[test]
+    fn missing_tools_are_named() {
+        require_tools("test", &["sh"]).unwrap();
+        let error = require_tools("test", &["sh", "no-such-tool"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Tool);
+        assert!(error.message().contains("needs no-such-tool in"), "{error}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Exchanging a delta file for an identical one.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use bitflags::bitflags;
+
+use crate::ffi::{CPath, CText, ReplaceWhich, Turn};
+use crate::image::Header;
+use crate::preflight::{Change, Store, usable_name};
+use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result};
+
+bitflags! {
+    /// How [`Ploop::replace`] treats the names.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+    pub struct ReplaceFlag: u32 {
+        /// Rename the new file over the old one, which is removed by that. Both must be on one file
+        /// system.
+        const KEEP_NAME = ploop_sys::PLOOP_REPLACE_KEEP_NAME as u32;
+
+        // What a later libploop knows.
+        const _ = !0;
+    }
+}
+
+/// Which delta [`Ploop::replace`] replaces.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum ReplaceTarget {
+    /// The delta of a snapshot, or of the top.
+    Guid(Guid),
+    /// The delta in this file. A relative path starts at the working directory.
+    File(PathBuf),
+    /// The delta at this level of the running device; 0 is the base.
+    Level(u32),
+}
+
+/// What [`Ploop::replace`] is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
+pub struct ReplaceParam {
+    new_file: PathBuf,
+    target: ReplaceTarget,
+    flags: ReplaceFlag,
+}
+
+impl ReplaceParam {
+    /// Puts `new_file` in the place of `target`.
+    pub fn new(new_file: impl AsRef<Path>, target: ReplaceTarget) -> ReplaceParam {
+        ReplaceParam {
+            new_file: new_file.as_ref().to_owned(),
+            target,
+            flags: ReplaceFlag::empty(),
+        }
+    }
+
+    /// How the names are treated.
+    pub fn flags(mut self, flags: ReplaceFlag) -> ReplaceParam {
+        self.flags = flags;
+        self
+    }
+}
+
+impl Ploop {
+    /// Replaces a delta file by an identical copy of it, on another disk say, while the image is
+    /// running or not (`ploop_replace_image`).
+    ///
+    /// The new file must have the size and header of the old one; that its data is the same is the
+    /// caller's business. The old file stays where it was, except under
+    /// [`KEEP_NAME`](ReplaceFlag::KEEP_NAME). Without the driver it works on an image that is not
+    /// running. Takes a moment, and reading the block allocation table of the new file.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](ErrorKind::NotFound) for a missing new file,
+    /// [`NoSnapshot`](ErrorKind::NoSnapshot) and [`InvalidInput`](ErrorKind::InvalidInput) for a target
+    /// the image does not have, [`Unsupported`](ErrorKind::Unsupported) for a raw base,
+    /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
+    /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success.
+    pub fn replace(&mut self, param: &ReplaceParam) -> Result<()> {
+        let change = Change::begin(&mut self.image, &Turn::REPLACE)?;
+        let operation = change.operation();
+        let descriptor = &change.descriptor;
+        CPath::new(operation, &param.new_file)?;
+        let new_file = fs::canonicalize(&param.new_file).map_err(|error| {
+            Error::io(operation, "the new file cannot be found", error).with_path(&param.new_file)
+        })?;
+        usable_name(
+            operation,
+            &new_file,
+            change.path().parent().unwrap_or(Path::new("/")),
+        )?;
+        let c_new_file = CPath::new(operation, &new_file)?;
+        // 9: libploop's own check of the new file trusts its header.
+        Header::read(&new_file).map_err(|error| error.during(operation))?;
+        let identity = identity_of(operation, &new_file)?;
+        if same_file(descriptor, identity).is_some() {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                operation,
+                "the new file is a delta of this image already",
+            )
+            .with_path(new_file));
+        }
+        if let Some(bits) =
+            Some(param.flags - ReplaceFlag::KEEP_NAME).filter(|bits| !bits.is_empty())
+        {
+            return change.refuse(
+                ErrorKind::Unsupported,
+                format!("this libploop does not know the flags {bits:?}"),
+            );
+        }
+        // By GUID wherever possible: a relative file name is looked up in one directory and used in
+        // another.
+        let guid = match &param.target {
+            ReplaceTarget::Guid(guid) => {
+                change.require(*guid)?;
+                Some(*guid)
+            }
+            ReplaceTarget::File(file) => {
+                let identity = identity_of(operation, file)?;
+                match same_file(descriptor, identity) {
+                    Some(guid) => Some(guid),
+                    None => {
+                        return Err(Error::new(
+                            ErrorKind::InvalidInput,
+                            operation,
+                            "the image has no delta in this file",
+                        )
+                        .with_path(file));
+                    }
+                }
+            }
+            ReplaceTarget::Level(_) => None,
+        };
+        if let Some(guid) = guid {
+            let is_base = descriptor.base().is_some_and(|base| base.guid == guid);
+            if is_base && descriptor.mode == ImageMode::Raw {
+                return change.refuse(
+                    ErrorKind::Unsupported,
+                    "libploop compares headers, and a raw base has none, so it cannot be replaced",
+                );
+            }
+            change.require_sound(descriptor.image(guid))?;
+        }
+        let c_guid = guid.map(CText::guid);
+        let which = match (&c_guid, &param.target) {
+            (Some(guid), _) => ReplaceWhich::Guid(guid),
+            (None, ReplaceTarget::Level(level)) => match i32::try_from(*level) {
+                Ok(level) => ReplaceWhich::Level(level),
+                Err(_) => {
+                    return change.refuse(
+                        ErrorKind::InvalidInput,
+                        format!("there is no level {level}"),
+                    );
+                }
+            },
+            (None, _) => {
+                return change.refuse(ErrorKind::InvalidInput, "the target is not a delta");
+            }
+        };
+        let keep_name = param.flags.contains(ReplaceFlag::KEEP_NAME);
+        change.run(Store::Staged, |turn| {
+            let turn = turn.replace(&c_new_file, &which, param.flags.bits() as i32)?;
+            let now = turn.descriptor()?;
+            // libploop returns 0 where it could not rename and rolled back.
+            let in_use = same_file(&now, identity).and_then(|guid| now.image(guid));
+            let failed = match in_use {
+                None => "libploop could not rename the new file over the old one, and went on with the old one as if it had",
+                Some(image) if keep_name && image.file == new_file => {
+                    "the new file is in use, but under its own name: libploop could not rename it"
+                }
+                Some(_) => return Ok(()),
+            };
+            Err(Error::new(ErrorKind::Io, turn.operation(), failed).with_path(&new_file))
+        })
+    }
+}
+
+type Identity = (u64, u64);
+
+fn identity_of(operation: &'static str, file: &Path) -> Result<Identity> {
+    CPath::new(operation, file)?;
+    fs::metadata(file)
+        .map(|metadata| (metadata.dev(), metadata.ino()))
+        .map_err(|error| Error::io(operation, "the file cannot be examined", error).with_path(file))
+}
+
+/// Which delta is this file, by whatever name.
+fn same_file(descriptor: &Descriptor, identity: Identity) -> Option<Guid> {
+    descriptor
+        .images
+        .iter()
+        .find(|image| {
+            fs::metadata(&image.file).is_ok_and(|found| (found.dev(), found.ino()) == identity)
+        })
+        .map(|image| image.guid)
+}

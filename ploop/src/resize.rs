@@ -1,0 +1,166 @@
+//! Changing the size of an image and its file system.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+
+use crate::ffi::Turn;
+use crate::preflight::{Change, Store};
+use crate::{ErrorKind, FsType, Ploop, Result, Size, kernel};
+
+/// Whether [`Ploop::resize`] works on the mounted file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum ResizeMode {
+    /// On the mounted file system, or one that is mounted for the purpose. Shrinking inflates the
+    /// balloon: the file system shows less space, the image can be compacted, and the device keeps
+    /// its size.
+    Online,
+    /// On a file system that is not mounted. Shrinking shrinks the file system itself.
+    Offline,
+}
+
+/// What [`Ploop::resize_with`] is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
+pub struct ResizeParam {
+    size: Option<Size>,
+    mode: ResizeMode,
+    mount_namespace: Option<u32>,
+}
+
+impl ResizeParam {
+    /// To this size, rounded up to a whole cluster.
+    pub fn to(size: Size, mode: ResizeMode) -> ResizeParam {
+        ResizeParam {
+            size: Some(size),
+            mode,
+            mount_namespace: None,
+        }
+    }
+
+    /// As small as the data allows.
+    pub fn to_minimum(mode: ResizeMode) -> ResizeParam {
+        ResizeParam {
+            size: None,
+            mode,
+            mount_namespace: None,
+        }
+    }
+
+    /// The image is mounted in the mount namespace of this process.
+    pub fn mount_namespace(mut self, pid: u32) -> ResizeParam {
+        self.mount_namespace = Some(pid);
+        self
+    }
+}
+
+impl Ploop {
+    /// Grows or shrinks the image with its file system (`ploop_resize_image`). See
+    /// [`resize_with`](Ploop::resize_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`resize_with`](Ploop::resize_with).
+    pub fn resize(&mut self, size: Size, mode: ResizeMode) -> Result<()> {
+        self.resize_with(&ResizeParam::to(size, mode))
+    }
+
+    /// Grows or shrinks the image with its file system (`ploop_resize_image`).
+    ///
+    /// Needs the driver, root, and the tools `resize2fs`, `tune2fs`, `dumpe2fs` and `fsck.ext4`. An
+    /// image that is not mounted is mounted for the time beside its base, and unmounted again. Takes
+    /// as long as `resize2fs` and, for shrinking, as long as filling the space that is given up.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a size of four clusters or less and one above the
+    /// format's maximum, [`Busy`](ErrorKind::Busy) for an offline resize of a mounted image and while
+    /// the balloon is in use, [`Tool`](ErrorKind::Tool) where the data does not fit (code
+    /// [`RESIZE_FS`](crate::Code::RESIZE_FS)) or a tool is missing, [`NoDriver`](ErrorKind::NoDriver).
+    /// After an error the data is whole; the size may have changed in part, and the same call goes on
+    /// from there.
+    pub fn resize_with(&mut self, param: &ResizeParam) -> Result<()> {
+        let mut change = Change::begin(&mut self.image, &Turn::RESIZE)?;
+        let descriptor = &change.descriptor;
+        let cluster = Size::from(descriptor.cluster);
+        if let Some(size) = param.size {
+            if size.bytes() <= 4 * cluster.bytes() {
+                return change.refuse(
+                    ErrorKind::InvalidInput,
+                    format!("the size {size} must be more than four clusters of {cluster}; use ResizeParam::to_minimum for as small as possible"),
+                );
+            }
+            let max = kernel::max_size_of(
+                crate::FormatVersion::V2,
+                descriptor.cluster,
+                Some(FsType::Ext4),
+            );
+            if size > max {
+                return change.refuse(
+                    ErrorKind::InvalidInput,
+                    format!("the size {size} is above {max}, the maximum for an ext4 file system"),
+                );
+            }
+        }
+        let mount_namespace = match param.mount_namespace.map(i32::try_from) {
+            None => 0,
+            Some(Ok(pid)) if pid > 0 => pid,
+            Some(_) => {
+                return change.refuse(
+                    ErrorKind::InvalidInput,
+                    "the mount namespace is not named by a process",
+                );
+            }
+        };
+        change.require_sound(descriptor.chain(descriptor.top))?;
+        kernel::require_tools_or_driver(|| {
+            change.require_tools(&["resize2fs", "tune2fs", "dumpe2fs", "fsck.ext4"])
+        })?;
+        let offline = param.mode == ResizeMode::Offline;
+        // libploop would ignore the word and resize online.
+        if offline {
+            if let Some(device) = change.turn().devices()?.first() {
+                return change.refuse(
+                    ErrorKind::Busy,
+                    format!(
+                        "the image is attached to {}; unmount it, or resize it online",
+                        device.display()
+                    ),
+                );
+            }
+        }
+        let leftover =
+            TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
+        let sectors = param.size.map_or(0, Size::sectors);
+        let result = change.run(Store::Maybe, |turn| {
+            turn.resize(sectors, offline, mount_namespace)
+        });
+        if result.is_err() {
+            leftover.remove();
+        }
+        result
+    }
+}
+
+/// The directory on which libploop mounts an image for itself, and which some failures leave behind.
+pub(crate) struct TemporaryMount(Option<PathBuf>);
+
+impl TemporaryMount {
+    /// Beside the image that is listed first, unless it was there before.
+    pub(crate) fn beside(image: Option<&PathBuf>) -> TemporaryMount {
+        TemporaryMount(image.and_then(|image| {
+            let mut path = OsString::from(image);
+            path.push(".mnt");
+            fs::symlink_metadata(&path).is_err().then(|| path.into())
+        }))
+    }
+
+    pub(crate) fn remove(self) {
+        if let Some(path) = self.0 {
+            // Only if it is empty and nothing is mounted there.
+            let _ = fs::remove_dir(path);
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! Snapshots: making, switching, deleting.
+
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use bitflags::bitflags;
+
+use crate::ffi::{CPath, CText, Turn};
+use crate::preflight::{Change, Store, harmless_to_shell, no_snapshot, usable_name};
+use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result};
+
+/// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.
+const MAX_SNAPSHOTS: usize = 126;
+
+bitflags! {
+    /// How [`Ploop::switch_snapshot_with`] treats the deltas.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+    pub struct SwitchFlag: u32 {
+        /// Keep the old top delta, as a snapshot under a new GUID. It is deleted otherwise, with all
+        /// that was written since the last snapshot.
+        const SKIP_DESTROY = ploop_sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY as u32;
+        /// Make no new top delta: the snapshot itself becomes the top, is written to from now on,
+        /// and loses its GUID. The old top delta is deleted.
+        const SKIP_CREATE = ploop_sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE as u32;
+
+        // What a later libploop knows.
+        const _ = !0;
+    }
+}
+
+/// What [`Ploop::snapshot_with`] is to make.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
+pub struct SnapshotParam {
+    guid: Option<Guid>,
+    directory: Option<PathBuf>,
+}
+
+impl SnapshotParam {
+    /// A snapshot with a random GUID; the new delta goes beside the first one.
+    pub fn new() -> SnapshotParam {
+        SnapshotParam::default()
+    }
+
+    /// The GUID of the snapshot: the same for all disks of a container, say.
+    pub fn guid(mut self, guid: Guid) -> SnapshotParam {
+        self.guid = Some(guid);
+        self
+    }
+
+    /// The directory for the new delta.
+    pub fn directory(mut self, directory: impl AsRef<Path>) -> SnapshotParam {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+}
+
+/// What [`Ploop::temporary_snapshot`] is to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
+pub struct TemporarySnapshotParam {
+    component: ComponentName,
+    guid: Option<Guid>,
+    directory: Option<PathBuf>,
+    target: Option<PathBuf>,
+    hold: bool,
+}
+
+impl TemporarySnapshotParam {
+    /// A temporary snapshot, attached read-only under this name, with a random GUID, and held.
+    pub fn new(component: ComponentName) -> TemporarySnapshotParam {
+        TemporarySnapshotParam {
+            component,
+            guid: None,
+            directory: None,
+            target: None,
+            hold: true,
+        }
+    }
+
+    /// The GUID of the snapshot.
+    pub fn guid(mut self, guid: Guid) -> TemporarySnapshotParam {
+        self.guid = Some(guid);
+        self
+    }
+
+    /// The directory for the new delta.
+    pub fn directory(mut self, directory: impl AsRef<Path>) -> TemporarySnapshotParam {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Mount its file system here, read-only.
+    pub fn target(mut self, target: impl AsRef<Path>) -> TemporarySnapshotParam {
+        self.target = Some(target.as_ref().to_owned());
+        self
+    }
+
+    /// Whether [`TemporarySnapshot::holder`] keeps the snapshot. Without one libploop never takes it
+    /// for unused while it is attached, and marks its name with a `~`.
+    pub fn hold(mut self, hold: bool) -> TemporarySnapshotParam {
+        self.hold = hold;
+        self
+    }
+}
+
+/// A temporary snapshot, attached.
+#[derive(Debug)]
+pub struct TemporarySnapshot {
+    /// Its GUID, for [`Ploop::delete_snapshot`].
+    pub guid: Guid,
+    /// The device it is attached to.
+    pub device: PathBuf,
+    /// Keeps the snapshot. When it is dropped, and the snapshot is not mounted either, the next
+    /// operation that clears temporary snapshots away merges it.
+    pub holder: Option<OwnedFd>,
+}
+
+impl Ploop {
+    /// Makes a snapshot with a random GUID (`ploop_create_snapshot`). See
+    /// [`snapshot_with`](Ploop::snapshot_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`snapshot_with`](Ploop::snapshot_with).
+    pub fn snapshot(&mut self) -> Result<Guid> {
+        self.snapshot_with(&SnapshotParam::new())
+    }
+
+    /// Makes a snapshot and returns its GUID (`ploop_create_snapshot`).
+    ///
+    /// The top delta becomes the snapshot, and an empty one is the new top. Works on a running image,
+    /// whose file system is synced, and without the driver on one that is not. Takes a moment, but
+    /// temporary snapshots that are no longer in use are merged on the way, which copies their data;
+    /// and the top delta of an image that was not detached cleanly is checked and mended.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a GUID the image has,
+    /// [`NotFound`](ErrorKind::NotFound) for a missing directory,
+    /// [`Unsupported`](ErrorKind::Unsupported) for the 127th snapshot of a chain,
+    /// [`Busy`](ErrorKind::Busy) while a temporary snapshot with several children is in the way,
+    /// [`Corrupt`](ErrorKind::Corrupt) where the top delta is damaged. After an error the image is as
+    /// it was, save for temporary snapshots merged already.
+    pub fn snapshot_with(&mut self, param: &SnapshotParam) -> Result<Guid> {
+        let change = Change::begin(&mut self.image, &Turn::SNAPSHOT)?;
+        let guid = param.guid.unwrap_or_else(Guid::generate);
+        let directory = new_snapshot(&change, guid, param.directory.as_deref())?;
+        let c_guid = CText::guid(guid);
+        change.run(Store::Staged, |turn| {
+            turn.create_snapshot(&c_guid, directory.as_ref())
+        })?;
+        Ok(guid)
+    }
+
+    /// Makes a snapshot for a while, to back up a running image: it is attached read-only at once,
+    /// and libploop merges it when it is no longer used (`ploop_create_temporary_snapshot`).
+    ///
+    /// Needs the driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`snapshot_with`](Ploop::snapshot_with) and [`mount`](Ploop::mount). The snapshot is merged
+    /// again when it cannot be attached.
+    pub fn temporary_snapshot(
+        &mut self,
+        param: &TemporarySnapshotParam,
+    ) -> Result<TemporarySnapshot> {
+        let change = Change::begin(&mut self.image, &Turn::TEMPORARY_SNAPSHOT)?;
+        let operation = change.operation();
+        if !param.hold && param.component.as_str().len() == ComponentName::MAX_LEN {
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                "libploop puts a '~' before the name of a snapshot without holder, and this one has no room for it",
+            );
+        }
+        let guid = param.guid.unwrap_or_else(Guid::generate);
+        let directory = new_snapshot(&change, guid, param.directory.as_deref())?;
+        let chain = change.descriptor.chain(change.descriptor.top);
+        change.require_sound(chain)?;
+        let target = param
+            .target
+            .as_deref()
+            .map(|target| crate::mount::mount_point(operation, target))
+            .transpose()?;
+        let component = param.component.to_c();
+        let c_guid = CText::guid(guid);
+        let (device, holder) = change.run(Store::Staged, |turn| {
+            turn.create_temporary_snapshot(
+                &c_guid,
+                &component,
+                target.as_ref(),
+                directory.as_ref(),
+                param.hold,
+            )
+        })?;
+        Ok(TemporarySnapshot {
+            guid,
+            device,
+            holder,
+        })
+    }
+
+    /// Goes back to a snapshot (`ploop_switch_snapshot`): a new, empty top delta is put on it, and the
+    /// old one is deleted with all that was written since the last snapshot.
+    ///
+    /// # Errors
+    ///
+    /// As [`switch_snapshot_with`](Ploop::switch_snapshot_with).
+    pub fn switch_snapshot(&mut self, guid: Guid) -> Result<()> {
+        self.switch_snapshot_with(guid, SwitchFlag::empty())
+            .map(|_| ())
+    }
+
+    /// Goes back to a snapshot (`ploop_switch_snapshot_ex`). With
+    /// [`SKIP_DESTROY`](SwitchFlag::SKIP_DESTROY) the old top delta is kept, and its new GUID is
+    /// returned.
+    ///
+    /// The image may not be attached. Needs no driver; takes a moment.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot
+    /// with children under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), and both flags at once, which
+    /// contradict each other; [`Busy`](ErrorKind::Busy) while attached. After an error the image is as
+    /// it was.
+    pub fn switch_snapshot_with(&mut self, guid: Guid, flags: SwitchFlag) -> Result<Option<Guid>> {
+        let mut change = Change::begin(&mut self.image, &Turn::SWITCH)?;
+        let skip_create = flags.contains(SwitchFlag::SKIP_CREATE);
+        let skip_destroy = flags.contains(SwitchFlag::SKIP_DESTROY);
+        if flags.bits() & !SwitchFlag::SKIP_CREATE.bits() & !SwitchFlag::SKIP_DESTROY.bits() != 0 {
+            return change.refuse(
+                ErrorKind::Unsupported,
+                format!("this libploop does not know the flags {flags:?}"),
+            );
+        }
+        if skip_create && skip_destroy {
+            // libploop would destroy.
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                "SKIP_CREATE makes the snapshot the top and SKIP_DESTROY keeps the old top; there can be one top alone",
+            );
+        }
+        let descriptor = &change.descriptor;
+        if guid == descriptor.top {
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                "the image is on its top delta already; name a snapshot",
+            );
+        }
+        let Some(snapshot) = descriptor.snapshot(guid) else {
+            return Err(no_snapshot(change.operation(), change.path(), guid));
+        };
+        if snapshot.temporary {
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                format!("{guid} is a temporary snapshot, which libploop removes by itself"),
+            );
+        }
+        if skip_create
+            && descriptor
+                .children(guid)
+                .any(|child| child != descriptor.top)
+        {
+            return change.refuse(
+                ErrorKind::InvalidInput,
+                format!("{guid} has other children than the top; written to as the top, it would damage them"),
+            );
+        }
+        change.require_sound(descriptor.image(guid))?;
+        if !skip_destroy {
+            // The old top is about to be unlinked.
+            change.require_sound(descriptor.top_image())?;
+        }
+        // libploop looks only where it both deletes and creates (28).
+        let mut files: Vec<PathBuf> = descriptor
+            .top_image()
+            .map(|image| image.file.clone())
+            .into_iter()
+            .collect();
+        if skip_create {
+            files.extend(descriptor.image(guid).map(|image| image.file.clone()));
+        }
+        if let Some(device) = change.device_on(&files)? {
+            return change.refuse(
+                ErrorKind::Busy,
+                format!(
+                    "the image is attached to {}; unmount it first",
+                    device.display()
+                ),
+            );
+        }
+        // 27: without a name for it, two deltas would be the top.
+        let kept = skip_destroy.then(Guid::generate);
+        let c_kept = kept.map(CText::guid);
+        let c_guid = CText::guid(guid);
+        change.run(Store::Staged, |turn| {
+            turn.switch_snapshot(&c_guid, c_kept.as_ref(), skip_create)
+        })?;
+        Ok(kept)
+    }
+
+    /// Deletes a snapshot (`ploop_delete_snapshot`).
+    ///
+    /// * A snapshot with one child: the child is merged down into it, which copies the child's data;
+    ///   on a running image too.
+    /// * One without children: its delta file is removed.
+    /// * One with two or more: it is marked temporary, and goes when one child is left. That counts
+    ///   as success; [`Ploop::descriptor`] shows it.
+    ///
+    /// Temporary snapshots that are no longer in use are merged as well.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a base without children,
+    /// [`Busy`](ErrorKind::Busy) for the top of an attached image, a mounted snapshot, and one that is
+    /// marked already and still has several children, [`Corrupt`](ErrorKind::Corrupt) where a delta in
+    /// question is damaged or no delta at all. After an error of a merge, the lower delta holds part
+    /// of the upper one's data, which reads the same through the upper one.
+    pub fn delete_snapshot(&mut self, guid: Guid) -> Result<()> {
+        let change = Change::begin(&mut self.image, &Turn::DELETE)?;
+        delete(change, guid)
+    }
+
+    /// Deletes the top delta, with all that was written since the last snapshot; the snapshot below
+    /// becomes the top and loses its GUID (`ploop_delete_top_delta`).
+    ///
+    /// # Errors
+    ///
+    /// As [`delete_snapshot`](Ploop::delete_snapshot).
+    pub fn delete_top_delta(&mut self) -> Result<()> {
+        // C's own function looks for the top before it reads the descriptor.
+        let change = Change::begin(&mut self.image, &Turn::DELETE)?;
+        let top = change.descriptor.top;
+        delete(change, top)
+    }
+}
+
+/// The checks of a new snapshot.
+fn new_snapshot(
+    change: &Change<'_>,
+    guid: Guid,
+    directory: Option<&Path>,
+) -> Result<Option<CPath>> {
+    let operation = change.operation();
+    let descriptor = &change.descriptor;
+    if descriptor.top != Guid::TOP {
+        return change.refuse(
+            ErrorKind::Unsupported,
+            "the descriptor has an old top GUID; libploop brings it up to date when it next writes it, as for set_max_delta_size",
+        );
+    }
+    if guid == Guid::NONE {
+        return change.refuse(
+            ErrorKind::InvalidInput,
+            "the GUID of all zeroes means \"no snapshot\"",
+        );
+    }
+    if descriptor.snapshot(guid).is_some() {
+        return change.refuse(
+            ErrorKind::AlreadyExists,
+            format!("the image has a snapshot {guid} already"),
+        );
+    }
+    let depth = descriptor.chain(descriptor.top).len();
+    if depth > MAX_SNAPSHOTS {
+        return change.refuse(
+            ErrorKind::Unsupported,
+            format!(
+                "the chain has {} snapshots, the most there can be; delete or merge some",
+                depth - 1
+            ),
+        );
+    }
+    change.require_sound(descriptor.top_image())?;
+    let Some(directory) = directory else {
+        return Ok(None);
+    };
+    let resolved = fs::canonicalize(directory).map_err(|error| {
+        Error::io(
+            operation,
+            "the directory for the new delta cannot be found",
+            error,
+        )
+        .with_path(directory)
+    })?;
+    if !resolved.is_dir() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            "the new delta is to go there, and this is not a directory",
+        )
+        .with_path(directory));
+    }
+    harmless_to_shell(operation, &resolved)?;
+    let home = change.path().parent().unwrap_or(Path::new("/"));
+    usable_name(operation, &resolved.join("root"), home)?;
+    CPath::new(operation, &resolved).map(Some)
+}
+
+fn delete(mut change: Change<'_>, guid: Guid) -> Result<()> {
+    change.require(guid)?;
+    let descriptor = change.descriptor.clone();
+    let is_base = descriptor.base().is_some_and(|base| base.guid == guid);
+    let children: Vec<Guid> = descriptor.children(guid).collect();
+    let temporary = descriptor.snapshot(guid).is_some_and(|s| s.temporary);
+    if guid == descriptor.top {
+        let top: Vec<PathBuf> = descriptor
+            .top_image()
+            .map(|image| image.file.clone())
+            .into_iter()
+            .collect();
+        if let Some(device) = change.device_on(&top)? {
+            return change.refuse(
+                ErrorKind::Busy,
+                format!(
+                    "the image is attached to {}, which writes to the top delta; unmount it first",
+                    device.display()
+                ),
+            );
+        }
+    }
+    let c_guid = CText::guid(guid);
+    match children.as_slice() {
+        [] if is_base => change.refuse(
+            ErrorKind::InvalidInput,
+            format!("{guid} is the base, and without it there is no image"),
+        ),
+        [] => {
+            change.require_sound(descriptor.image(guid))?;
+            let Some(image) = descriptor.image(guid) else {
+                return change.refuse(ErrorKind::Corrupt, format!("{guid} has no delta"));
+            };
+            // libploop removes the file even where it could not write the descriptor (25). Room was
+            // made for that; should it fail all the same, the data is still here.
+            let kept = File::open(&image.file).map_err(|error| {
+                Error::io(change.operation(), "the delta cannot be opened", error)
+                    .with_path(&image.file)
+            })?;
+            change.run(Store::Direct, |turn| {
+                let turn = turn.delete_snapshot(&c_guid)?;
+                let now = turn.descriptor()?;
+                if now.images.iter().any(|other| other.file == image.file) {
+                    let restored = restore(kept, &image.file);
+                    return Err(not_written(turn.operation(), turn.path(), restored));
+                }
+                Ok(())
+            })
+        }
+        [child] => {
+            change.require_sound(
+                [guid, *child]
+                    .iter()
+                    .filter_map(|guid| descriptor.image(*guid)),
+            )?;
+            change.run(Store::Staged, |turn| {
+                turn.delete_snapshot(&c_guid).map(|_| ())
+            })
+        }
+        _ if temporary => change.refuse(
+            ErrorKind::Busy,
+            format!(
+                "{guid} is marked for removal and still has {} children; delete these first",
+                children.len()
+            ),
+        ),
+        _ => change.run(Store::Direct, |turn| {
+            let turn = turn.delete_snapshot(&c_guid)?;
+            match turn.descriptor()?.snapshot(guid) {
+                Some(snapshot) if !snapshot.temporary => {
+                    Err(not_written(turn.operation(), turn.path(), Ok(())))
+                }
+                _ => Ok(()),
+            }
+        }),
+    }
+}
+
+fn not_written(operation: &'static str, path: &Path, restored: io::Result<()>) -> Error {
+    let done = match restored {
+        Ok(()) => "nothing was changed".to_owned(),
+        Err(error) => format!("the delta it removed could not be restored: {error}"),
+    };
+    Error::new(
+        ErrorKind::Io,
+        operation,
+        format!("libploop could not write the descriptor and did not say so; {done}"),
+    )
+    .with_path(path)
+}
+
+/// Writes a file that was unlinked anew, holes and all.
+fn restore(mut from: File, to: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(to).is_ok() {
+        return Ok(());
+    }
+    let copy = File::create_new(to)?;
+    let len = from.metadata()?.len();
+    from.seek(SeekFrom::Start(0))?;
+    io::copy(&mut from, &mut &copy)?;
+    copy.set_len(len)?;
+    copy.set_permissions(from.metadata()?.permissions())?;
+    copy.sync_all()
+}
