@@ -218,11 +218,7 @@ fn features() -> Result<()> {
 }
 
 fn docs() -> Result<()> {
-    run::run(
-        run::cargo("doc --workspace --no-deps --document-private-items")
-            .env("RUSTDOCFLAGS", "-D warnings"),
-    )?;
-    run::run(run::cargo("doc -p ploop -p ploop-sys --no-deps").env("RUSTDOCFLAGS", "-D warnings"))
+    run::run(run::cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// As if nothing of libploop were installed, in a directory of its own, so that nothing found before counts.
