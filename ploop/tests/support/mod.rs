@@ -69,6 +69,11 @@ impl Delta {
             .unwrap();
         let mut end = header.data_start();
         file.set_len(end).unwrap();
+        // As libploop does it; a large table stays a hole.
+        if end <= 1 << 20 {
+            file.write_all_at(&vec![0; usize::try_from(end).unwrap()], 0)
+                .unwrap();
+        }
         file.write_all_at(&header.to_bytes(), 0).unwrap();
         for (number, seed) in &self.clusters {
             let at = u64::from(*number) * self.cluster;
