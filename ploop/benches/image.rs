@@ -67,21 +67,21 @@ fn make(path: &Path, size: Size, allocated: impl Fn(u32) -> bool) {
     let file = File::create(path).unwrap();
     file.set_len(table).unwrap();
     file.write_all_at(&header.to_bytes(), 0).unwrap();
-    let mut next = u32::try_from(table / cluster.bytes()).unwrap();
+    let first = u32::try_from(table / cluster.bytes()).unwrap();
     let mut state = 1u64;
     let mut noise = vec![0; usize::try_from(cluster.bytes()).unwrap()];
-    for number in (0..entries).filter(|number| allocated(*number)) {
+    let chosen = (0..entries).filter(|number| allocated(*number));
+    for (place, number) in (first..).zip(chosen) {
         for word in noise.chunks_mut(8) {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
             word.copy_from_slice(&(state | 1).to_le_bytes());
         }
-        let at = u64::from(next) * cluster.bytes();
+        let at = u64::from(place) * cluster.bytes();
         file.write_all_at(&noise, at).unwrap();
         let entry = 64 + 4 * u64::from(number);
-        file.write_all_at(&next.to_le_bytes(), entry).unwrap();
-        next += 1;
+        file.write_all_at(&place.to_le_bytes(), entry).unwrap();
     }
     file.sync_all().unwrap();
 }
@@ -125,9 +125,15 @@ fn export(image: &Path, dir: &Path) {
         }
     }
     settle();
-    println!("  export                {:>8.0?}", median(ours));
+    println!(
+        "  export                  {:>8.2} s",
+        median(ours).as_secs_f64()
+    );
     if qemu {
-        println!("  qemu-img convert      {:>8.0?}", median(theirs));
+        println!(
+            "  qemu-img convert        {:>8.2} s",
+            median(theirs).as_secs_f64()
+        );
     }
 }
 
