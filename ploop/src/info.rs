@@ -1,6 +1,7 @@
 //! What an image is like.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, Turn};
@@ -130,12 +131,12 @@ impl Ploop {
 /// # Errors
 ///
 /// [`NotMounted`](ErrorKind::NotMounted) where the image is attached without its file system being
-/// mounted, and as [`Ploop::mount`].
+/// mounted, [`Corrupt`](ErrorKind::Corrupt) where the note is damaged, and as [`Ploop::mount`].
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let op = &Turn::FS_INFO;
     let descriptor = descriptor.as_ref();
     CPath::new(op.name, descriptor)?;
-    if let Some(noted) = noted(descriptor) {
+    if let Some(noted) = noted(op.name, descriptor)? {
         return Ok(noted);
     }
     let mut image = ffi::Image::open(op.name, descriptor)?;
@@ -159,20 +160,51 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
 
 /// libploop's note of the file system beside an image that is not mounted: five numbers in the
 /// machine's order. It goes by the note before it looks at anything else, and so does this.
-fn noted(descriptor: &Path) -> Option<FsInfo> {
-    let bytes = fs::read(descriptor.parent()?.join(".statfs")).ok()?;
-    let numbers: Vec<u64> = bytes
-        .chunks_exact(8)
-        .map(|chunk| u64::from_ne_bytes(chunk.try_into().unwrap_or_default()))
-        .collect();
-    match (bytes.len(), numbers.as_slice()) {
-        (40, [block_size, blocks, blocks_free, inodes, inodes_free]) => Some(FsInfo {
-            block_size: *block_size,
-            blocks: *blocks,
-            blocks_free: *blocks_free,
-            inodes: *inodes,
-            inodes_free: *inodes_free,
-        }),
-        _ => None,
+fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
+    let Some(directory) = descriptor.parent() else {
+        return Ok(None);
+    };
+    let path = directory.join(".statfs");
+    let mut bytes = [0; 40];
+    let read = File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
+    match read {
+        Ok(()) => {}
+        // The directory may be missing as well, which opening the descriptor will tell.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                operation,
+                "the note of the last unmount is cut off; remove it, and the image itself is asked",
+            )
+            .with_path(path));
+        }
+        Err(error) => {
+            return Err(Error::io(
+                operation,
+                "the note of the last unmount cannot be read",
+                error,
+            )
+            .with_path(path));
+        }
     }
+    let number = |at: usize| {
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[at * 8..][..8]);
+        u64::from_ne_bytes(number)
+    };
+    Ok(Some(FsInfo {
+        block_size: number(0),
+        blocks: number(1),
+        blocks_free: number(2),
+        inodes: number(3),
+        inodes_free: number(4),
+    }))
 }

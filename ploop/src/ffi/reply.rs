@@ -38,11 +38,20 @@ impl Reply {
             Some(_) => "libploop gave no reason".to_owned(),
             None => "libploop failed and gave no reason".to_owned(),
         });
-        Error::new(kind, self.operation, message)
+        let error = Error::new(kind, self.operation, message)
             .with_path(path)
-            .with_code(self.code)
+            .with_code(self.code);
+        if error.message().starts_with(UNKNOWN_VERSION) {
+            return error.with_advice(
+                "libploop makes deltas of format v2 only with a driver that supports large disks",
+            );
+        }
+        error
     }
 }
+
+/// What libploop says of version 2 without a driver that knows it.
+const UNKNOWN_VERSION: &str = "Unknown ploop image version: 2";
 
 /// The kind of a failure. Several codes stand for many things each; what the system said, which
 /// libploop appends to its message, tells more.
@@ -51,7 +60,7 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     let Some(message) = message else {
         return by_code;
     };
-    // Failures that come under many codes.
+    // Failures that come under many codes, or under one that means something else.
     if message.starts_with("Image is in use") {
         return ErrorKind::Busy;
     }
@@ -60,6 +69,9 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     }
     if message.ends_with("is not mounted") {
         return ErrorKind::NotMounted;
+    }
+    if message.starts_with(UNKNOWN_VERSION) {
+        return ErrorKind::Unsupported;
     }
     if by_code == ErrorKind::Locked && !message.contains("is locked") {
         // The same code stands for a lock file that cannot be made and a descriptor that cannot be
@@ -191,6 +203,7 @@ mod tests {
                 ErrorKind::NotMounted,
             ),
             (43, "Can't find snapshot by uuid x", ErrorKind::NoSnapshot),
+            (1, UNKNOWN_VERSION, ErrorKind::Unsupported),
             (
                 -1,
                 "Can't open lock file: Permission denied",
