@@ -12,8 +12,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::ffi::{self, CPath, CText, CreateArgs};
 use crate::preflight::{require_tools, usable_name};
 use crate::{
-    ClusterSize, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result, Size,
-    kernel,
+    ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
+    Size, kernel,
 };
 
 const OPERATION: &str = "create image";

@@ -16,7 +16,7 @@ use rustix::fs::{Access, OFlags};
 
 use crate::ffi::{self, MAX_PATH_BYTES, Op, Turn};
 use crate::image::{Header, Image, ImageKind};
-use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Result};
+use crate::{Code, Descriptor, Error, ErrorKind, Guid, ImageMode, Result};
 
 /// How a function writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,9 +87,16 @@ impl<'a> Change<'a> {
         result
     }
 
-    /// An error of this operation on this image.
+    /// An error of this operation on this image, with the code libploop has for unusable parameters
+    /// where it is one.
     pub(crate) fn refuse<T>(&self, kind: ErrorKind, why: impl Into<String>) -> Result<T> {
-        Err(Error::new(kind, self.operation(), why).with_path(self.path()))
+        let error = Error::new(kind, self.operation(), why).with_path(self.path());
+        Err(match kind {
+            ErrorKind::InvalidInput | ErrorKind::AlreadyExists | ErrorKind::Busy => {
+                error.with_code(Code::PARAM.get())
+            }
+            _ => error,
+        })
     }
 
     pub(crate) fn operation(&self) -> &'static str {
@@ -167,7 +174,7 @@ pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> E
         format!("the image has no snapshot {guid}"),
     )
     .with_path(path)
-    .with_code(crate::Code::NOSNAP.get())
+    .with_code(Code::NOSNAP.get())
 }
 
 fn require_sound(operation: &'static str, image: &Image, descriptor: &Descriptor) -> Result<()> {
