@@ -19,7 +19,7 @@ fn a_guard_unmounts() {
         assert!(device.metadata().unwrap().file_type().is_block_device());
         assert_eq!(guard.mounted().fsck, Some(0));
         assert_eq!(guard.device().unwrap(), Some(device.clone()));
-        assert_eq!(guard.devices().unwrap(), [device.clone()]);
+        assert_eq!(guard.devices().unwrap(), std::slice::from_ref(&device));
         assert_eq!(
             device::mount_point(&device).unwrap(),
             Some(container.target())
