@@ -8,6 +8,10 @@
 //! and mounted from there; a *balloon* file in its file system holds space back to shrink it.
 //!
 //! ```
+//! # #[cfg(not(feature = "libploop"))]
+//! # fn main() {}
+//! # #[cfg(feature = "libploop")]
+//! # fn main() -> ploop::Result<()> {
 //! use ploop::{CreateParam, Ploop, Size};
 //!
 //! # let dir = tempfile::tempdir().unwrap();
@@ -19,7 +23,8 @@
 //! println!("{} is kept in {}", snapshot, image.base_delta_file()?.display());
 //! image.switch_snapshot(snapshot)?; // back to it
 //! image.delete_snapshot(snapshot)?; // merged into what is above
-//! # Ok::<(), ploop::Error>(())
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! # What is where
