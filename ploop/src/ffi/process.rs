@@ -140,6 +140,58 @@ fn set_action(signal: libc::c_int, action: &libc::sigaction) {
     }
 }
 
+/// SIGPIPE, held back from this thread while C writes to a pipe: where the reader is gone, the signal
+/// kills a program that has not said otherwise, and C looks at the result of the write anyway.
+pub(super) struct BrokenPipes {
+    mask: libc::sigset_t,
+    /// One that was waiting before is not ours to take.
+    pending: bool,
+}
+
+impl BrokenPipes {
+    pub(super) fn hold_back() -> BrokenPipes {
+        // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in
+        // or read them, and concern this thread alone.
+        unsafe {
+            let mut mask = std::mem::zeroed();
+            let pending = is_pending(libc::SIGPIPE);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &only(libc::SIGPIPE), &mut mask);
+            BrokenPipes { mask, pending }
+        }
+    }
+}
+
+impl Drop for BrokenPipes {
+    fn drop(&mut self) {
+        // SAFETY: as in `hold_back`; the mask is the one found there. The wait ends at once.
+        unsafe {
+            if !self.pending && is_pending(libc::SIGPIPE) {
+                let at_once = std::mem::zeroed();
+                libc::sigtimedwait(&only(libc::SIGPIPE), std::ptr::null_mut(), &at_once);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, std::ptr::null_mut());
+        }
+    }
+}
+
+fn only(signal: libc::c_int) -> libc::sigset_t {
+    // SAFETY: the set is plain data that the calls fill in; the signal exists.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        set
+    }
+}
+
+fn is_pending(signal: libc::c_int) -> bool {
+    // SAFETY: the set is plain data that the call fills in.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigpending(&mut set) == 0 && libc::sigismember(&set, signal) == 1
+    }
+}
+
 /// Standard input, kept aside while a call runs that may close file descriptor 0: an online merge
 /// does, and a conversion to raw that runs out of memory (hazard 20).
 pub(super) struct Stdin(Option<libc::c_int>);

@@ -217,16 +217,7 @@ impl Image {
     pub(crate) fn turn<'a>(&'a mut self, op: &'static Op) -> Result<Turn<'a>> {
         let timeout = self.timeout();
         let end = deadline(timeout);
-        let locked = |by: &str| {
-            Error::new(
-                ErrorKind::Locked,
-                op.name,
-                format!(
-                    "{by} held the lock for {timeout:?}; try again later or raise the lock timeout"
-                ),
-            )
-            .with_path(&self.path)
-        };
+        let locked = |by: &str| locked(op.name, &self.path, by, timeout);
         if !self.lock.acquire(end) {
             return Err(locked("another thread of this process"));
         }
@@ -319,6 +310,24 @@ impl PollFailure {
             PollFailure::Refused(error) => error,
         }
     }
+}
+
+fn locked(operation: &'static str, path: &Path, by: &str, timeout: Duration) -> Error {
+    Error::new(
+        ErrorKind::Locked,
+        operation,
+        format!("{by} held the lock for {timeout:?}; try again later or raise the lock timeout"),
+    )
+    .with_path(path)
+}
+
+/// For operations without a handle that look for a device: waits until nobody else does, at most for
+/// the lock timeout. libploop's own wait has no end (hazard 0.2).
+pub(super) fn wait_for_device_lock(operation: &'static str, path: &Path) -> Result<()> {
+    let timeout = default_lock_timeout();
+    poll_lock(operation, Path::new(DEVICE_LOCK), deadline(timeout))
+        .map(drop)
+        .map_err(|failure| failure.into_error(&|by| locked(operation, path, by, timeout)))
 }
 
 /// Takes the lock libploop is about to take, so that waiting for it has an end in every thread.
