@@ -23,10 +23,6 @@ fn merge(target: impl Fn(&[Guid]) -> (MergeTarget, Guid, Vec<Guid>)) {
             let (target, from, gone) = target(&guids);
             let before = known.descriptor();
             let lowest = *gone.first().unwrap();
-            // libploop makes no raw file of several.
-            if new && mode == ImageMode::Raw && before.base().unwrap().guid == lowest {
-                continue;
-            }
             let files: Vec<PathBuf> = gone
                 .iter()
                 .chain([&from])
@@ -37,7 +33,8 @@ fn merge(target: impl Fn(&[Guid]) -> (MergeTarget, Guid, Vec<Guid>)) {
                 param = param.new_delta(known.path("merged.hds"));
             }
             let result = known.ploop.merge(&param);
-            if new && !known.can_have_deltas() {
+            let raw_base = mode == ImageMode::Raw && before.parent(lowest).is_none();
+            if new && (raw_base || !known.can_have_deltas()) {
                 let error = result.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
                 known.verify();
