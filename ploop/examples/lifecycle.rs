@@ -39,12 +39,12 @@ fn run() -> Result<(), Box<dyn Error>> {
     if kernel::is_driver_present() {
         mounted(dir.path())?;
     } else {
-        step("Mount, resize, compact");
+        step("Mount and resize");
         println!(
             "  skipped: the ploop kernel driver is not loaded (see ploop::load_kernel_modules)"
         );
     }
-    println!("\nDone; {} is removed.", dir.path().display());
+    println!("\nDone; nothing is left behind.");
     Ok(())
 }
 
