@@ -87,7 +87,9 @@ fi
 if wants test; then
     need e2fsprogs e2fsprogs program mkfs.ext4
     need parted parted program parted
+    need ploop ploop program ploop
     need qemu-utils qemu-img program qemu-img
+    need xz-utils xz program xz
 fi
 if wants bindgen; then
     need libclang1 clang-libs libclang

@@ -61,7 +61,8 @@ impl ImageInfo {
 
 impl Ploop {
     /// The size, cluster size and format of the image (`ploop_get_spec`): of the running device, or of
-    /// the top delta. Works without the driver; needs root to look for a device.
+    /// the top delta. Works without the driver; needs root to look for a device. A descriptor that names a
+    /// pipe as the top delta makes it wait for ever.
     ///
     /// # Errors
     ///
@@ -140,7 +141,7 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     }
     let mut image = ffi::Image::open(op.name, descriptor)?;
     let change = Change::begin(&mut image, op)?;
-    change.require_sound(change.descriptor.chain(change.descriptor.top))?;
+    change.require_attachable(change.descriptor.top)?;
     let leftover =
         TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
     let result = change.run(Store::Maybe, Turn::fs_info);

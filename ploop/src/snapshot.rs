@@ -182,8 +182,7 @@ impl Ploop {
         }
         let guid = param.guid.unwrap_or_else(Guid::generate);
         let directory = new_snapshot(&change, guid, param.directory.as_deref())?;
-        let chain = change.descriptor.chain(change.descriptor.top);
-        change.require_sound(chain)?;
+        change.require_attachable(change.descriptor.top)?;
         let target = param
             .target
             .as_deref()

@@ -26,19 +26,21 @@ fn main() -> ExitCode {
     let dir = unpacked.as_ref().ok().map(|dir| dir.path().to_owned());
     let trial = |name: &str, test: fn(&Path) -> Outcome| {
         let dir = dir.clone();
-        Trial::test(name, move || test(&dir.ok_or("there are no images")?))
-            .with_ignored_flag(unpacked.is_err())
+        let trial = Trial::test(name, move || test(&dir.ok_or("there are no images")?));
+        match &unpacked {
+            Ok(_) => trial,
+            // The kind is the one thing that is printed beside the name, so it tells the reason.
+            Err(reason) => trial.with_kind(reason.clone()).with_ignored_flag(true),
+        }
     };
-    if let Err(reason) = &unpacked {
-        eprintln!("real_driver: ignored, {reason}");
-    }
     let debugfs = Command::new("debugfs").arg("-V").output().is_ok();
     let files = trial("every_file_has_its_checksum", every_file_has_its_checksum);
     let files = if debugfs {
         files
     } else {
-        eprintln!("real_driver: every_file_has_its_checksum is ignored, there is no debugfs");
-        files.with_ignored_flag(true)
+        files
+            .with_kind("not installed: debugfs")
+            .with_ignored_flag(true)
     };
     let trials = vec![
         trial("every_state_has_its_checksum", every_state_has_its_checksum),

@@ -70,8 +70,15 @@ impl Report {
             .strip_prefix("test ")
             .and_then(|rest| rest.split_once(" ... ignored"))
         {
-            let reason = rest.strip_prefix(", ").unwrap_or("no reason given");
-            let names = self.reasons.entry(reason.to_owned()).or_default();
+            // libtest prints the reason behind the word. libtest-mimic has none, but a kind in brackets in front of the
+            // name, which our tests say the reason with; and it pads the names.
+            let (kind, name) = match name.strip_prefix('[').and_then(|n| n.rsplit_once("] ")) {
+                Some((kind, name)) => (Some(kind), name),
+                None => (None, name),
+            };
+            let reason = rest.strip_prefix(", ").or(kind);
+            let reason = reason.unwrap_or("no reason given").to_owned();
+            let (name, names) = (name.trim(), self.reasons.entry(reason).or_default());
             if !names.iter().any(|known| known == name) {
                 names.push(name.to_owned());
             }
@@ -131,6 +138,17 @@ test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured; 4 filtered out; fini
         let text = report(&OUTPUT.repeat(2)).summary();
         assert!(text.contains("ignored (1): needs the ploop kernel module\n    mount::quota\n"));
         assert!(text.contains("ignored (1): no reason given\n    src/lib.rs - Ploop::mount"));
+    }
+
+    #[test]
+    fn a_kind_is_a_reason() {
+        let text =
+            report("test [no [big] disk] a_b   ... ignored\ntest a_c     ... ignored\n").summary();
+        assert!(
+            text.contains("ignored (1): no [big] disk\n    a_b\n"),
+            "{text}"
+        );
+        assert!(text.contains("no reason given\n    a_c\n"), "{text}");
     }
 
     #[test]

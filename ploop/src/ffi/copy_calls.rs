@@ -9,6 +9,7 @@ use ploop_sys as sys;
 
 use super::call::{Op, guarded};
 use super::last_error;
+use super::process::BrokenPipes;
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::{Error, ErrorKind, Result};
@@ -42,6 +43,7 @@ pub(crate) fn copy_receive(
         feedback_fd: raw_or_none(feedback.as_ref()),
         ..Default::default()
     };
+    let _broken_pipes = BrokenPipes::hold_back();
     // SAFETY: the path is terminated; the descriptors are open for the length of the call.
     guarded(&OP, || unsafe { sys::ploop_copy_receive(&mut param) })?.done(path)
 }
@@ -78,6 +80,9 @@ pub(crate) fn copy_send(
     if child == 0 {
         close_all_but(&keep);
         last_error::clear();
+        // So that a receiver that is gone is an error with words.
+        // SAFETY: it concerns the child alone.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         // SAFETY: the name is terminated, there is no command, and the descriptors are open.
         let code = unsafe { sys::ploop_copy_send(&mut param) };
         let message = last_error::take().unwrap_or_default();

@@ -9,7 +9,7 @@ use ploop_sys as sys;
 use super::call::{Op, guarded};
 use super::process;
 use super::text::{CPath, CText, PathBuffer, or_null};
-use super::turn::{TimedLock, Turn};
+use super::turn::{TimedLock, Turn, wait_for_device_lock};
 use crate::{ErrorKind, Result};
 
 /// What `ploop_create_image` is told; sizes in sectors, but bytes for the file system's blocks.
@@ -52,6 +52,9 @@ pub(crate) fn create_image(
     let op = Op::new(operation)
         .finds_device_if(args.fs_type.is_some())
         .forks();
+    if op.finds_device {
+        wait_for_device_lock(operation, path)?;
+    }
     let mut param = args.param();
     // SAFETY: the texts in `param` are terminated and outlive the call; the image's path has the 4096
     // readable bytes that Debian's build copies (hazard 0.8); the version is 0, 1 or 2.
@@ -132,6 +135,7 @@ pub(crate) fn find_device(
     delta: &CPath,
 ) -> Result<Option<PathBuf>> {
     const OP: Op = Op::new("find device").finds_device();
+    wait_for_device_lock(OP.name, path)?;
     let mut out = PathBuffer::new();
     // SAFETY: the texts are terminated, the delta is not NULL, and the buffer has the length given.
     let reply = guarded(&OP, || unsafe {

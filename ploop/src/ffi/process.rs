@@ -8,6 +8,8 @@ use crate::{Error, ErrorKind, Result};
 /// Calls under way, and what they leave to be mended.
 struct Shared {
     calls: usize,
+    /// Changes of the log file that wait for the calls to end.
+    waiting: usize,
     /// Two calls were under way at once, so the handler that stands may be libploop's.
     overlapped: bool,
     /// What handled SIGRTMIN before the first call.
@@ -16,6 +18,7 @@ struct Shared {
 
 static SHARED: Mutex<Shared> = Mutex::new(Shared {
     calls: 0,
+    waiting: 0,
     overlapped: false,
     standing: None,
 });
@@ -52,7 +55,9 @@ impl Drop for Running {
                     set_action(libc::SIGRTMIN(), action);
                 }
             }
-            QUIET.notify_all();
+            if shared.waiting > 0 {
+                QUIET.notify_all();
+            }
         }
     }
 }
@@ -79,10 +84,12 @@ pub(super) fn while_quiet<T>(
                 ),
             ));
         }
+        shared.waiting += 1;
         shared = QUIET
             .wait_timeout(shared, left)
             .unwrap_or_else(PoisonError::into_inner)
             .0;
+        shared.waiting -= 1;
     }
     Ok(change())
 }
@@ -130,6 +137,58 @@ fn set_action(signal: libc::c_int, action: &libc::sigaction) {
     // function that does nothing and is therefore safe in any signal context.
     unsafe {
         libc::sigaction(signal, action, std::ptr::null_mut());
+    }
+}
+
+/// SIGPIPE, held back from this thread while C writes to a pipe: where the reader is gone, the signal
+/// kills a program that has not said otherwise, and C looks at the result of the write anyway.
+pub(super) struct BrokenPipes {
+    mask: libc::sigset_t,
+    /// One that was waiting before is not ours to take.
+    pending: bool,
+}
+
+impl BrokenPipes {
+    pub(super) fn hold_back() -> BrokenPipes {
+        // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in
+        // or read them, and concern this thread alone.
+        unsafe {
+            let mut mask = std::mem::zeroed();
+            let pending = is_pending(libc::SIGPIPE);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &only(libc::SIGPIPE), &mut mask);
+            BrokenPipes { mask, pending }
+        }
+    }
+}
+
+impl Drop for BrokenPipes {
+    fn drop(&mut self) {
+        // SAFETY: as in `hold_back`; the mask is the one found there. The wait ends at once.
+        unsafe {
+            if !self.pending && is_pending(libc::SIGPIPE) {
+                let at_once = std::mem::zeroed();
+                libc::sigtimedwait(&only(libc::SIGPIPE), std::ptr::null_mut(), &at_once);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, std::ptr::null_mut());
+        }
+    }
+}
+
+fn only(signal: libc::c_int) -> libc::sigset_t {
+    // SAFETY: the set is plain data that the calls fill in; the signal exists.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        set
+    }
+}
+
+fn is_pending(signal: libc::c_int) -> bool {
+    // SAFETY: the set is plain data that the call fills in.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigpending(&mut set) == 0 && libc::sigismember(&set, signal) == 1
     }
 }
 

@@ -61,6 +61,9 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
         return by_code;
     };
     // Failures that come under many codes, or under one that means something else.
+    if message.starts_with("Image is in use") {
+        return ErrorKind::Busy;
+    }
     if message.contains("/proc/vz/ploop_minor") {
         return ErrorKind::NoDriver;
     }
@@ -192,6 +195,7 @@ mod tests {
                 "Can't open /proc/vz/ploop_minor: Permission denied",
                 ErrorKind::NoDriver,
             ),
+            (4, "Image is in use /a", ErrorKind::Busy),
             (40, "Image /a is not mounted", ErrorKind::NotMounted),
             (
                 38,

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,45 +38,65 @@ pub(crate) fn set_default_lock_timeout(timeout: Duration) {
 /// A lock whose wait ends.
 #[derive(Default)]
 pub(super) struct TimedLock {
-    taken: Mutex<bool>,
+    queue: Mutex<Queue>,
     freed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    taken: bool,
+    /// To spare the system call of a notification that nobody waits for.
+    waiting: usize,
 }
 
 impl TimedLock {
     pub(super) const fn new() -> TimedLock {
         TimedLock {
-            taken: Mutex::new(false),
+            queue: Mutex::new(Queue {
+                taken: false,
+                waiting: 0,
+            }),
             freed: Condvar::new(),
         }
     }
 
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn acquire(&self, end: Option<Instant>) -> bool {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        while *taken {
-            taken = match end {
+        let mut queue = self.queue();
+        queue.waiting += 1;
+        while queue.taken {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            queue = match left {
                 None => self
                     .freed
-                    .wait(taken)
+                    .wait(queue)
                     .unwrap_or_else(PoisonError::into_inner),
-                Some(end) => {
-                    let left = end.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
+                Some(left) if left.is_zero() => {
+                    queue.waiting -= 1;
+                    return false;
+                }
+                Some(left) => {
                     self.freed
-                        .wait_timeout(taken, left)
+                        .wait_timeout(queue, left)
                         .unwrap_or_else(PoisonError::into_inner)
                         .0
                 }
             };
         }
-        *taken = true;
+        queue.waiting -= 1;
+        queue.taken = true;
         true
     }
 
     fn release(&self) {
-        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.freed.notify_one();
+        let mut queue = self.queue();
+        queue.taken = false;
+        if queue.waiting > 0 {
+            self.freed.notify_one();
+        }
     }
 
     /// Runs `f` alone, or fails after `timeout`.
@@ -197,16 +217,7 @@ impl Image {
     pub(crate) fn turn<'a>(&'a mut self, op: &'static Op) -> Result<Turn<'a>> {
         let timeout = self.timeout();
         let end = deadline(timeout);
-        let locked = |by: &str| {
-            Error::new(
-                ErrorKind::Locked,
-                op.name,
-                format!(
-                    "{by} held the lock for {timeout:?}; try again later or raise the lock timeout"
-                ),
-            )
-            .with_path(&self.path)
-        };
+        let locked = |by: &str| locked(op.name, &self.path, by, timeout);
         if !self.lock.acquire(end) {
             return Err(locked("another thread of this process"));
         }
@@ -299,6 +310,24 @@ impl PollFailure {
             PollFailure::Refused(error) => error,
         }
     }
+}
+
+fn locked(operation: &'static str, path: &Path, by: &str, timeout: Duration) -> Error {
+    Error::new(
+        ErrorKind::Locked,
+        operation,
+        format!("{by} held the lock for {timeout:?}; try again later or raise the lock timeout"),
+    )
+    .with_path(path)
+}
+
+/// For operations without a handle that look for a device: waits until nobody else does, at most for
+/// the lock timeout. libploop's own wait has no end (hazard 0.2).
+pub(super) fn wait_for_device_lock(operation: &'static str, path: &Path) -> Result<()> {
+    let timeout = default_lock_timeout();
+    poll_lock(operation, Path::new(DEVICE_LOCK), deadline(timeout))
+        .map(drop)
+        .map_err(|failure| failure.into_error(&|by| locked(operation, path, by, timeout)))
 }
 
 /// Takes the lock libploop is about to take, so that waiting for it has an end in every thread.

@@ -137,7 +137,21 @@ impl Chain {
         &self.layers
     }
 
-    /// Fills `buffer` from `offset` on; both must lie within the disk.
+    /// The files again, to be put together anew.
+    #[cfg(feature = "image-write")]
+    pub(super) fn into_layers(self) -> Vec<Layer> {
+        self.layers
+    }
+
+    /// Whether any file has data for a cluster.
+    #[cfg(feature = "image-write")]
+    pub(super) fn has(&self, cluster: u32) -> Result<bool> {
+        let (place, _) = self.piece(u64::from(cluster) * self.cluster.bytes())?;
+        Ok(place.is_some())
+    }
+
+    /// Fills `buffer` from `offset` on. What lies behind the end of the disk must not be asked for by a
+    /// reader; a writer with a larger delta upon this chain gets zeros there.
     pub(super) fn read(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
             let (place, len) = self.run(offset, buffer.len() as u64)?;

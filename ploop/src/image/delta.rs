@@ -110,7 +110,8 @@ pub(super) fn cluster_offset(header: &Header, entry: u32) -> u64 {
     u64::from(entry) * unit
 }
 
-fn check_readable(header: &Header, allow_in_use: bool) -> Result<()> {
+/// Refuses a delta that cannot be read for certain.
+pub(super) fn check_readable(header: &Header, allow_in_use: bool) -> Result<()> {
     let unsupported = |message| Error::new(ErrorKind::Unsupported, OPERATION, message);
     if header.flags.contains(HeaderFlags::CONVERTING) {
         return Err(unsupported(

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use super::chain::{Chain, Layer, Place};
+use super::chain::{Chain, Place};
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
-use super::holes;
+use super::holes::Known;
 use super::staged::Staged;
 use crate::{Error, ErrorKind, Result, Size};
 
@@ -303,6 +303,7 @@ impl Copy<'_> {
 
     fn work(&self, sender: &mpsc::SyncSender<u64>) -> Result<()> {
         let mut buffer = vec![0; BUFFER];
+        let mut known = vec![Known::default(); self.chain.layers().len()];
         loop {
             let next = self
                 .queue
@@ -322,7 +323,7 @@ impl Copy<'_> {
                     "the export was cancelled",
                 ));
             }
-            self.copy(&mapping, &mut buffer)?;
+            self.copy(&mapping, &mut known, &mut buffer)?;
             // The receiver is gone when the progress function panicked.
             if sender.send(mapping.len).is_err() {
                 return Ok(());
@@ -330,17 +331,16 @@ impl Copy<'_> {
         }
     }
 
-    fn copy(&self, mapping: &Mapping, buffer: &mut [u8]) -> Result<()> {
+    fn copy(&self, mapping: &Mapping, known: &mut [Known], buffer: &mut [u8]) -> Result<()> {
         let Place { layer, offset } = mapping.place();
         let file = self.chain.layers()[layer].file();
-        if let Layer::Raw { .. } = self.chain.layers()[layer] {
-            // The mapping is all data.
-            return self.copy_data(layer, offset, mapping.offset, mapping.len, buffer);
-        }
+        let end = offset + mapping.len;
+        let mut at = offset;
         // Clusters that were allocated ahead are holes as good as any.
-        for (start, len) in holes::data(file, offset, mapping.len) {
+        while let Some((start, stop)) = known[layer].next(file, at, end) {
             let to = mapping.offset + (start - offset);
-            self.copy_data(layer, start, to, len, buffer)?;
+            self.copy_data(layer, start, to, stop - start, buffer)?;
+            at = stop;
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ mod partition;
 mod report;
 mod staged;
 mod table;
+#[cfg(feature = "image-write")]
+mod write;
 mod xml;
 
 pub use check::{check, check_image};
@@ -28,3 +30,5 @@ pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
 pub use partition::{Partition, PartitionKind};
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
+#[cfg(feature = "image-write")]
+pub use write::{DiskWriter, create_delta};

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use ploop::{ClusterSize, ErrorKind, FormatVersion, Guid, ImageMode};
 
-use super::support::{Delta, Known};
+use super::known::{Delta, Known};
 
 const MODES: [ImageMode; 3] = [ImageMode::Expanded, ImageMode::Preallocated, ImageMode::Raw];
 

@@ -9,7 +9,7 @@ use ploop::{
     ImageInfo, ImageMode, Ploop, Size,
 };
 
-use super::support::{Delta, Known, names_in, relative};
+use super::known::{Delta, Known, names_in, relative};
 
 fn cluster(kib: u64) -> ClusterSize {
     ClusterSize::from_bytes(kib << 10).unwrap()

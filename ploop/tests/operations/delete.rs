@@ -2,7 +2,7 @@
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode};
 
-use super::support::Known;
+use super::known::Known;
 
 const MODES: [(ImageMode, FormatVersion); 4] = [
     (ImageMode::Expanded, FormatVersion::V1),

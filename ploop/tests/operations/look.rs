@@ -8,7 +8,7 @@ use ploop::{
     device, fs_info,
 };
 
-use super::support::Known;
+use super::known::Known;
 
 #[test]
 fn the_limit_of_a_delta_is_stored_and_taken_back() {

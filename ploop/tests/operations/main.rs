@@ -7,9 +7,9 @@ mod convert;
 mod copy;
 mod create;
 mod delete;
+#[path = "../known/mod.rs"]
+mod known;
 mod look;
 mod merge;
 mod replace;
 mod snapshot;
-#[path = "../support/mod.rs"]
-mod support;

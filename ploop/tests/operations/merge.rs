@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget};
 
-use super::support::{Known, relative};
+use super::known::{Known, relative};
 
 const ALL: [(ImageMode, FormatVersion); 4] = [
     (ImageMode::Expanded, FormatVersion::V1),

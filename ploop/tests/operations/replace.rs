@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, ReplaceFlag, ReplaceParam, ReplaceTarget};
 
-use super::support::{Delta, Known, relative};
+use super::known::{Delta, Known, relative};
 
 /// A copy of the delta of `guid` in which a cluster is different, so that it shows which of the two
 /// files is in use.

@@ -4,7 +4,7 @@ use std::fs;
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, Ploop, SnapshotParam, SwitchFlag};
 
-use super::support::{Known, names_in};
+use super::known::{Known, names_in};
 
 const ALL: [(ImageMode, FormatVersion); 3] = [
     (ImageMode::Expanded, FormatVersion::V1),
