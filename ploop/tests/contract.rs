@@ -36,7 +36,8 @@ fn offline() -> Result<()> {
     // By anything that is a path.
     let _: Ploop = Ploop::open(xml.as_path())?;
     let _: Ploop = Ploop::open(xml.to_str().unwrap())?;
-    let _: Ploop = Ploop::open(xml.to_str().unwrap().to_owned())?;
+    let text: String = xml.to_str().unwrap().into();
+    let _: Ploop = Ploop::open(text)?;
     let _: Ploop = Ploop::open(AsRef::<OsStr>::as_ref(&xml))?;
     let mut ploop = Ploop::open(xml.clone())?;
 
