@@ -1,7 +1,7 @@
 //! Disks against a model of what they hold, and tables that lie.
 #![cfg(feature = "image")]
 
-mod support;
+mod laid_out;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,10 +13,10 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use laid_out::{Delta, contents, describe, entry_offset, pattern, snapshot};
 use ploop::image::{Disk, ExportOptions, Extent, OpenOptions, PartitionKind};
 use ploop::{ErrorKind, FormatVersion, Guid, Size};
 use proptest::prelude::*;
-use support::{Delta, contents, describe, entry_offset, pattern, snapshot};
 
 const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
