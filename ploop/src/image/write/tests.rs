@@ -119,7 +119,7 @@ fn work(path: &Path, version: FormatVersion, seed: u64) -> (Vec<u8>, Vec<Step>, 
     let mut random = Random(seed);
     let mut history = History::new();
     let now = || log.lock().unwrap().len();
-    for write in 1..=120 {
+    for write in 1..=80 {
         let sectors = writer.size().sectors();
         match random.below(20) {
             0..=1 => {
@@ -238,12 +238,13 @@ fn a_kill_at_any_point_leaves_what_was_flushed() {
     ] {
         let path = dir.path().join(format!("delta{seed}"));
         let (start, steps, history) = work(&path, version, seed);
-        assert!(steps.len() > 100);
+        assert!(steps.len() > 60);
         let killed = dir.path().join("killed");
         let mut random = Random(seed);
         for at in 0..=steps.len() {
             let done = &steps[..at];
-            for kept in [100, 50, 0] {
+            // In order up to here; and with some or all of what was not synced lost.
+            for kept in [100, [50, 0][at % 2]] {
                 let file = replay(&start, done, || random.below(100) < kept);
                 std::fs::write(&killed, file).unwrap();
                 verify(&killed, done, &history, at);
