@@ -175,9 +175,17 @@ mod tests {
                 "Can't open /proc/vz/ploop_minor: No such file or directory",
                 ErrorKind::NoDriver,
             ),
-            (-1, "Can't open /proc/vz/ploop_minor: Permission denied", ErrorKind::NoDriver),
+            (
+                -1,
+                "Can't open /proc/vz/ploop_minor: Permission denied",
+                ErrorKind::NoDriver,
+            ),
             (40, "Image /a is not mounted", ErrorKind::NotMounted),
-            (38, "Unable to discard: image is not mounted", ErrorKind::NotMounted),
+            (
+                38,
+                "Unable to discard: image is not mounted",
+                ErrorKind::NotMounted,
+            ),
             (43, "Can't find snapshot by uuid x", ErrorKind::NoSnapshot),
             (
                 -1,
