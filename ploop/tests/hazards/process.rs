@@ -92,16 +92,29 @@ fn h0_07_h4_02_h4_34_a_handle_in_two_threads() {
         assert_eq!(raw::create_image(&dir.join("root.hds"), 2048, |_| ()), 0);
         let handle = raw::Handle::open(&disk::descriptor(dir));
         let address = handle.as_ptr() as usize;
-        // Of all calls, one that takes no lock: others may end up waiting for each other instead.
+        let calls: &'static AtomicU32 = Box::leak(Box::default());
         for _ in 0..4 {
             thread::spawn(move || {
+                let mut out = [0; 4096];
                 loop {
                     // SAFETY: none: the handle is used by other threads.
-                    unsafe { sys::ploop_set_component_name(address as *mut _, c"name".as_ptr()) };
+                    unsafe {
+                        sys::ploop_get_top_delta_fname(address as *mut _, out.as_mut_ptr(), 4096)
+                    };
+                    calls.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        thread::sleep(Duration::from_secs(20));
+        let mut before = 0;
+        loop {
+            thread::sleep(Duration::from_secs(3));
+            let now = calls.load(Ordering::Relaxed);
+            if now == before {
+                // One thread wrote over the other's descriptor of the lock, which stays locked.
+                std::process::abort();
+            }
+            before = now;
+        }
     })
     .crashed();
     child("safe", |dir| {
