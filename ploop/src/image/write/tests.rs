@@ -87,12 +87,11 @@ fn sector(number: u32) -> [u8; SECTOR] {
 }
 
 fn number(bytes: &[u8]) -> u32 {
-    let number = u32::from_le_bytes(bytes[..4].try_into().unwrap());
     assert!(
-        bytes == sector(number),
+        bytes[4..] == bytes[..SECTOR - 4],
         "a sector is torn, or of something else"
     );
-    number
+    u32::from_le_bytes(bytes[..4].try_into().unwrap())
 }
 
 /// The sectors of a disk with all they have held: (position in the log, number of the write).
