@@ -87,12 +87,11 @@ fn sector(number: u32) -> [u8; SECTOR] {
 }
 
 fn number(bytes: &[u8]) -> u32 {
-    let number = u32::from_le_bytes(bytes[..4].try_into().unwrap());
     assert!(
-        bytes == sector(number),
+        bytes[4..] == bytes[..SECTOR - 4],
         "a sector is torn, or of something else"
     );
-    number
+    u32::from_le_bytes(bytes[..4].try_into().unwrap())
 }
 
 /// The sectors of a disk with all they have held: (position in the log, number of the write).
@@ -428,6 +427,39 @@ fn what_cannot_be_written_is_refused() {
         .close()
         .unwrap();
     assert!(check_image(&path).is_sound());
+}
+
+#[test]
+fn deltas_that_are_there_can_be_put_on_top() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, upper) = (dir.path().join("base"), dir.path().join("upper"));
+    let size = Size::from_mib(1);
+    let v2 = FormatVersion::V2;
+    create_delta(&base, v2, cluster(), size).unwrap();
+    let mut writer = open(std::slice::from_ref(&base), false);
+    writer.write_at(&[1; 1000], 100).unwrap();
+    for (version, cluster, size) in [
+        (FormatVersion::V1, cluster(), size),
+        (v2, ClusterSize::DEFAULT, size),
+        (v2, cluster(), Size::from_mib(2)),
+    ] {
+        create_delta(&upper, version, cluster, size).unwrap();
+        let error = writer.push(&upper).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        std::fs::remove_file(&upper).unwrap();
+    }
+    create_delta(&upper, v2, cluster(), size).unwrap();
+    writer.push(&upper).unwrap();
+    // The base is done with; the new top is in use.
+    assert!(!check_image(&base).has(Issue::InUse));
+    assert!(check_image(&upper).has(Issue::InUse));
+    writer.write_at(&[2; 1000], 600).unwrap();
+    writer.close().unwrap();
+    let disk = Disk::open(descriptor(dir.path(), &[base, upper], size, false)).unwrap();
+    let mut expected = vec![0; 1 << 20];
+    expected[100..1100].fill(1);
+    expected[600..1600].fill(2);
+    assert!(contents(&disk) == expected);
 }
 
 /// Space that was given back at the end of the file is gone after closing.
