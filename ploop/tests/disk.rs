@@ -238,6 +238,30 @@ fn holes_of_a_plain_base_are_no_extents() {
     }
 }
 
+/// As many clusters as there can be, in two sparse files.
+#[test]
+fn the_largest_disks_are_passed_through_in_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = fs::File::create(dir.path().join("plain")).unwrap();
+    // The file system may not have files as long.
+    let size = [1 << 47, 1 << 43]
+        .into_iter()
+        .find(|len| file.set_len(len - M).is_ok());
+    let size = size.unwrap() - M;
+    file.write_all_at(&[1; 4096], size - 4096).unwrap();
+    let start = Instant::now();
+    let disk = Disk::open(describe(dir.path(), &["plain"], size, 32 * K, true)).unwrap();
+    assert_eq!(disk.extents().map(Result::unwrap).count(), 1);
+    assert!(format!("{disk:?}").len() < 4096);
+
+    let delta = Delta::new(FormatVersion::V2, 32 * K, (1 << 47) - M);
+    delta.write(&dir.path().join("root.hds"));
+    let disk = Disk::open_image(dir.path().join("root.hds")).unwrap();
+    assert_eq!(disk.extents().count(), 0);
+    assert!(ploop::image::check_image(dir.path().join("root.hds")).is_sound());
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
 /// A disk of 16 TiB whose file is all holes but for the header and some entries.
 #[test]
 fn a_disk_of_16_tib_opens_at_once() {

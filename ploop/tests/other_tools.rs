@@ -47,7 +47,10 @@ fn main() -> ExitCode {
     #[cfg(feature = "image-write")]
     trials.push(trial("what_is_written_here", all, what_is_written_here));
     #[cfg(not(feature = "image-write"))]
-    trials.push(Trial::test("what_is_written_here", || Ok(())).with_ignored_flag(true));
+    {
+        eprintln!("other_tools: what_is_written_here is ignored, it needs the feature image-write");
+        trials.push(Trial::test("what_is_written_here", || Ok(())).with_ignored_flag(true));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -18,7 +18,6 @@ fn cluster() -> ClusterSize {
 }
 
 /// A file that remembers what was done to it.
-#[derive(Debug)]
 struct Recorder {
     file: File,
     log: Arc<Mutex<Vec<Step>>>,
