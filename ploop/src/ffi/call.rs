@@ -85,6 +85,7 @@ pub(super) fn guarded(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
         operation: op.name,
         code,
         message,
+        cause: None,
     })
 }
 

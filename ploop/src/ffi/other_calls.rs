@@ -244,6 +244,7 @@ pub(crate) fn set_log_file(path: &Path, c_path: Option<&CPath>, timeout: Duratio
             operation: NAME,
             code,
             message,
+            cause: None,
         }
     })?
     .done(path)
