@@ -1,6 +1,7 @@
 //! What an image is like.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, Turn};
@@ -67,7 +68,11 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
     /// that), and as [`Ploop::descriptor`].
     pub fn image_info(&mut self) -> Result<ImageInfo> {
-        let spec = self.image.turn(&Turn::IMAGE_INFO)?.image_info()?;
+        let turn = self.image.turn(&Turn::IMAGE_INFO)?;
+        if let Some(top) = turn.descriptor()?.top_image() {
+            require_no_pipe(turn.operation(), &top.file)?;
+        }
+        let spec = turn.image_info()?;
         Ok(ImageInfo {
             blocks: spec.size,
             block_size: spec.block_size,
@@ -118,6 +123,21 @@ impl Ploop {
     }
 }
 
+/// That opening this file does not wait for somebody to write to it, with the image's lock held. What
+/// else may be wrong with it, libploop says.
+fn require_no_pipe(operation: &'static str, file: &Path) -> Result<()> {
+    let kind = fs::metadata(file).map(|metadata| metadata.file_type());
+    if !kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidInput,
+        operation,
+        "this is neither a regular file nor a block device",
+    )
+    .with_path(file))
+}
+
 /// The file system in an image (`ploop_get_info_by_descr`).
 ///
 /// * Of a mounted image: as it is now.
@@ -134,7 +154,7 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let op = &Turn::FS_INFO;
     let descriptor = descriptor.as_ref();
     CPath::new(op.name, descriptor)?;
-    if let Some(noted) = noted(descriptor) {
+    if let Some(noted) = noted(op.name, descriptor)? {
         return Ok(noted);
     }
     let mut image = ffi::Image::open(op.name, descriptor)?;
@@ -158,13 +178,17 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
 
 /// libploop's note of the file system beside an image that is not mounted: five numbers in the
 /// machine's order. It goes by the note before it looks at anything else, and so does this.
-fn noted(descriptor: &Path) -> Option<FsInfo> {
-    let bytes = fs::read(descriptor.parent()?.join(".statfs")).ok()?;
+fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
+    let note = descriptor.with_file_name(".statfs");
+    require_no_pipe(operation, &note)?;
+    let Ok(bytes) = fs::read(note) else {
+        return Ok(None);
+    };
     let numbers: Vec<u64> = bytes
         .chunks_exact(8)
         .map(|chunk| u64::from_ne_bytes(chunk.try_into().unwrap_or_default()))
         .collect();
-    match (bytes.len(), numbers.as_slice()) {
+    Ok(match (bytes.len(), numbers.as_slice()) {
         (40, [block_size, blocks, blocks_free, inodes, inodes_free]) => Some(FsInfo {
             block_size: *block_size,
             blocks: *blocks,
@@ -173,5 +197,5 @@ fn noted(descriptor: &Path) -> Option<FsInfo> {
             inodes_free: *inodes_free,
         }),
         _ => None,
-    }
+    })
 }

@@ -383,6 +383,7 @@ fn new_snapshot(
     let Some(directory) = directory else {
         return Ok(None);
     };
+    CPath::new(operation, directory)?;
     let resolved = fs::canonicalize(directory).map_err(|error| {
         Error::io(
             operation,
