@@ -51,7 +51,7 @@ pub(crate) fn create_image(
 ) -> Result<()> {
     let op = Op::new(operation)
         .finds_device_if(args.fs_type.is_some())
-        .forks();
+        .forks_if(args.fs_type.is_some());
     if op.finds_device {
         wait_for_device_lock(operation, path)?;
     }
