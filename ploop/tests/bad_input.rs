@@ -31,6 +31,7 @@ use fixture::pipe::pipe;
 fn main() -> ExitCode {
     let any: &[Need] = &[];
     let root: &[Need] = &[Need::Root];
+    let no_driver: &[Need] = &[Need::Root, Need::NoDriver];
     let mounts: &[Need] = &[Need::Root, Need::Mounts];
     let immutable: &[Need] = &[Need::Root, Need::ImmutableFiles];
     let tests: Vec<Test> = tests![
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
             snapshots_that_are_not_there,
             the_127th_snapshot,
             an_unprivileged_user;
+        no_driver =>
+            no_driver_to_attach_to;
         mounts =>
             a_read_only_directory,
             a_full_disk;
@@ -1261,4 +1264,74 @@ impl Drop for Small {
 #[track_caller]
 fn run(command: &mut Command) {
     assert!(command.status().unwrap().success(), "{command:?}");
+}
+
+/// What needs the driver says so, and leaves nothing of what it began.
+fn no_driver_to_attach_to() {
+    child("safe", |dir| {
+        let (mut image, given) = prepare(dir);
+        let target = dir.join("target");
+        fs::create_dir(&target).unwrap();
+        let before = Contents::of(dir);
+        let name = || ComponentName::new("backup").unwrap();
+        for round in 0..3 {
+            for (what, error) in [
+                ("mount", image.mount(&MountParam::new()).unwrap_err()),
+                (
+                    "mount with all",
+                    image
+                        .mount(
+                            &MountParam::new()
+                                .target(&target)
+                                .fsck(true)
+                                .component(name()),
+                        )
+                        .unwrap_err(),
+                ),
+                (
+                    "mount of a snapshot",
+                    image
+                        .mount(&MountParam::new().snapshot(given.guid).read_only(true))
+                        .unwrap_err(),
+                ),
+                (
+                    "temporary snapshot",
+                    image
+                        .temporary_snapshot(&TemporarySnapshotParam::new(name()).target(&target))
+                        .unwrap_err(),
+                ),
+                (
+                    "resize",
+                    image
+                        .resize(Size::from_mib(20), ResizeMode::Online)
+                        .unwrap_err(),
+                ),
+                (
+                    "discard",
+                    image
+                        .discard(&DiscardParam::new().automount(true))
+                        .unwrap_err(),
+                ),
+                ("fs info", fs_info(image.path()).unwrap_err()),
+                (
+                    "create",
+                    Ploop::create(&CreateParam::new(target.join("a.hds"), disk::SIZE)).unwrap_err(),
+                ),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::NoDriver, "{what}: {error}");
+                assert!(error.path().is_some(), "{what}: {error}");
+            }
+            before.assert_unchanged(&format!("round {round}"));
+        }
+        assert!(image.component().is_none());
+        for error in [
+            image.umount().unwrap_err(),
+            image.discard_stat().unwrap_err(),
+        ] {
+            assert!(error.is_not_mounted(), "{error}");
+        }
+        before.assert_unchanged("unmounting");
+        image.snapshot().unwrap();
+    })
+    .succeeded();
 }

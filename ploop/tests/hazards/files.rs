@@ -81,16 +81,17 @@ fn h0_09_h4_24_create_deletes_an_existing_file() {
 fn h0_09_h4_24_create_deletes_a_file_that_comes_meanwhile() {
     child("safe", |dir| {
         let mut won = [0; 2];
-        for round in 0..300 {
+        for round in 0..450 {
             let dir = dir.join(round.to_string());
             fs::create_dir(&dir).unwrap();
-            let name = ["root.hds", "DiskDescriptor.xml"][round % 2];
+            // The last one is that of a descriptor alone.
+            let name = ["root.hds", "DiskDescriptor.xml", "a.xml"][round % 3];
             let file = dir.join(name);
             let stop = AtomicBool::new(false);
             let made = thread::scope(|scope| {
                 let other = scope.spawn(|| {
                     // At another moment each time.
-                    for _ in 0..round * 20 {
+                    for _ in 0..round * 12 {
                         std::hint::spin_loop();
                         let _ = stop.load(Ordering::Relaxed);
                         let _ = fs::symlink_metadata(&dir);
@@ -99,7 +100,10 @@ fn h0_09_h4_24_create_deletes_a_file_that_comes_meanwhile() {
                         .map(|mut file| std::io::Write::write_all(&mut file, b"precious").unwrap())
                         .is_ok()
                 });
-                let created = Ploop::create(&disk::param(&dir));
+                let created = match name {
+                    "a.xml" => Ploop::create_descriptor(&file, &disk::param(&dir)),
+                    _ => Ploop::create(&disk::param(&dir)),
+                };
                 stop.store(true, Ordering::Relaxed);
                 let came = other.join().unwrap();
                 if came {
@@ -109,7 +113,8 @@ fn h0_09_h4_24_create_deletes_a_file_that_comes_meanwhile() {
                     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "round {round}");
                 } else {
                     created.unwrap().descriptor().unwrap();
-                    assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "round {round}");
+                    let files = if name == "a.xml" { 1 } else { 2 };
+                    assert_eq!(fs::read_dir(&dir).unwrap().count(), files, "round {round}");
                 }
                 came
             });
