@@ -287,14 +287,23 @@ impl Ploop {
             if fs::symlink_metadata(&place.image).is_ok() {
                 return Err(exists(OPERATION, &place.image));
             }
-            let c_descriptor = CPath::new(OPERATION, &place.image)?;
+            let workshop = Workshop::open(&place)?;
+            let made = &workshop.descriptor;
+            // A name that begins with the descriptor's directory is stored without it.
+            let image = match image.strip_prefix(&place.directory) {
+                Ok(inside) => workshop.directory.join(inside),
+                Err(_) => image,
+            };
+            let c_descriptor = CPath::new(OPERATION, made)?;
             let c_image = CPath::new(OPERATION, &image)?;
             let fs = param.fs_text()?;
             let args = param.args(&c_image, fs.as_ref(), param.mode, format);
             ffi::create_descriptor(&place.image, &c_descriptor, &args)?;
             // libploop also reports success where it could not write it (25).
-            Descriptor::open(&place.image).map_err(|error| error.during(OPERATION))
-        })?;
+            Descriptor::open(made)?;
+            move_new(made, &place.image)
+        })
+        .map_err(|error| error.during(OPERATION))?;
         Ploop::open(&place.image)
     }
 }

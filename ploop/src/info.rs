@@ -1,8 +1,11 @@
 //! What an image is like.
 
-use std::fs::File;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::ffi::{self, CPath, Turn};
 use crate::preflight::{Change, Store};
@@ -69,7 +72,11 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
     /// that), and as [`Ploop::descriptor`].
     pub fn image_info(&mut self) -> Result<ImageInfo> {
-        let spec = self.image.turn(&Turn::IMAGE_INFO)?.image_info()?;
+        let turn = self.image.turn(&Turn::IMAGE_INFO)?;
+        if let Some(top) = turn.descriptor()?.top_image() {
+            require_no_pipe(turn.operation(), &top.file)?;
+        }
+        let spec = turn.image_info()?;
         Ok(ImageInfo {
             blocks: spec.size,
             block_size: spec.block_size,
@@ -120,6 +127,21 @@ impl Ploop {
     }
 }
 
+/// That opening this file does not wait for somebody to write to it, with the image's lock held. What
+/// else may be wrong with it, libploop says.
+fn require_no_pipe(operation: &'static str, file: &Path) -> Result<()> {
+    let kind = fs::metadata(file).map(|metadata| metadata.file_type());
+    if !kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidInput,
+        operation,
+        "this is neither a regular file nor a block device",
+    )
+    .with_path(file))
+}
+
 /// The file system in an image (`ploop_get_info_by_descr`).
 ///
 /// * Of a mounted image: as it is now.
@@ -166,7 +188,12 @@ fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
     };
     let path = directory.join(".statfs");
     let mut bytes = [0; 40];
-    let read = File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
+    // Without NONBLOCK, a pipe of that name would be waited for.
+    let read = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(&path)
+        .and_then(|mut file| file.read_exact(&mut bytes));
     match read {
         Ok(()) => {}
         // The directory may be missing as well, which opening the descriptor will tell. A note that is

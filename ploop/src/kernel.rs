@@ -110,14 +110,22 @@ pub(crate) fn max_size_of(format: FormatVersion, cluster: ClusterSize, fs: Optio
     Size::from_bytes(by_format.min(by_fs))
 }
 
+/// libploop changes images before it looks for the driver: it fills holes for a mount, and makes a
+/// temporary snapshot and merges it again.
+pub(crate) fn require_driver(operation: &'static str, path: &Path) -> Result<()> {
+    if is_driver_present() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::NoDriver, operation, MISSING).with_path(path))
+}
+
+const MISSING: &str = "the ploop kernel driver is not loaded; see ploop::load_kernel_modules";
+
 /// What a missing tool means where the driver is missing too: that libploop will say so.
 pub(crate) fn require_tools_or_driver(tools: impl FnOnce() -> Result<()>) -> Result<()> {
     match tools() {
         Err(error) if is_driver_present() => Err(error),
-        Err(error) => Err(error.meaning(
-            ErrorKind::NoDriver,
-            "the ploop kernel driver is not loaded; see ploop::load_kernel_modules",
-        )),
+        Err(error) => Err(error.meaning(ErrorKind::NoDriver, MISSING)),
         Ok(()) => Ok(()),
     }
 }

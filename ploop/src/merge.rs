@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::ffi::{CPath, CText, MergeWhich, Turn};
+use crate::ffi::{self, CPath, CText, MergeWhich, Turn};
+use crate::image::{Header, Image};
 use crate::preflight::{Change, Store, no_snapshot, usable_name};
 use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result};
 
@@ -139,11 +140,15 @@ impl Ploop {
                 to: &c_to,
             },
         };
+        let lower = UnusedDelta::of(merged.first().copied());
         let result = change.run(Store::Staged, |turn| {
             turn.merge(&which, new_delta.as_ref().map(|(_, c_path)| c_path))
         });
         if let (Err(_), Some((file, _))) = (&result, &new_delta) {
             self.remove_unless_used(file);
+        }
+        if result.is_err() {
+            lower.restore_mark(&mut self.image);
         }
         result
     }
@@ -155,6 +160,39 @@ impl Ploop {
             if !descriptor.images.iter().any(|image| image.file == file) {
                 let _ = fs::remove_file(file);
             }
+        }
+    }
+}
+
+/// A delta that was not in use before something is merged into it.
+///
+/// libploop marks it for the time of the merge, and leaves the mark when the merge fails. With it the
+/// image can neither be mounted nor switched to that delta. The table is written after the data it
+/// names, so the delta is sound.
+pub(crate) struct UnusedDelta(Option<PathBuf>);
+
+impl UnusedDelta {
+    pub(crate) fn of(image: Option<&Image>) -> UnusedDelta {
+        UnusedDelta(
+            image
+                .filter(|image| Header::read(&image.file).is_ok_and(|header| !header.in_use))
+                .map(|image| image.file.clone()),
+        )
+    }
+
+    /// Takes the mark off, unless a device may have put it there.
+    pub(crate) fn restore_mark(self, image: &mut ffi::Image) {
+        let Some(file) = self.0 else { return };
+        let Ok(mut turn) = image.turn(&Turn::MERGE) else {
+            return;
+        };
+        let detached = turn.devices().is_ok_and(|devices| devices.is_empty());
+        let path = turn.path().to_owned();
+        if detached {
+            ffi::if_unlocked(&path, || {
+                // Should it not work, the next merge takes the mark off.
+                let _ = Header::clear_in_use(&file);
+            });
         }
     }
 }

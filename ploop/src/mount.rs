@@ -185,6 +185,7 @@ impl Ploop {
         if param.fsck {
             crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
         }
+        crate::kernel::require_driver(operation, change.path())?;
         let c_guid = param.snapshot.map(CText::guid);
         let args = MountArgs {
             target: target.as_ref(),

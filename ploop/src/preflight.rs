@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use rustix::fs::{Access, OFlags};
 
 use crate::ffi::{self, MAX_PATH_BYTES, Op, Turn};
 use crate::image::{Header, Image, ImageKind};
-use crate::{Code, Descriptor, Error, ErrorKind, Guid, ImageMode, Result};
+use crate::{Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result};
 
 /// How a function writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,14 +121,29 @@ impl<'a> Change<'a> {
     }
 
     /// That these files are deltas libploop can work on together: readable headers that do not lead
-    /// it out of its buffers (9), of one cluster size (10). It also keeps a descriptor that names
+    /// it out of its buffers (9), of one cluster size (10) and one version of the format: a merge writes
+    /// the upper one's version to the lower one's table. It also keeps a descriptor that names
     /// just any file from having that file deleted or overwritten (33).
     pub(crate) fn require_sound<'i>(
         &self,
         images: impl IntoIterator<Item = &'i Image>,
     ) -> Result<()> {
+        let mut first = None;
         for image in images {
-            require_sound(self.operation(), image, &self.descriptor)?;
+            let Some(version) = require_sound(self.operation(), image, &self.descriptor)? else {
+                continue;
+            };
+            let expected = *first.get_or_insert(version);
+            if version != expected {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    self.operation(),
+                    format!(
+                        "this delta is of version {version}, others of the chain of {expected}"
+                    ),
+                )
+                .with_path(&image.file));
+            }
         }
         Ok(())
     }
@@ -177,14 +192,19 @@ pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> E
     .with_code(Code::NOSNAP.get())
 }
 
-fn require_sound(operation: &'static str, image: &Image, descriptor: &Descriptor) -> Result<()> {
+/// The version of the format; a raw base has none.
+fn require_sound(
+    operation: &'static str,
+    image: &Image,
+    descriptor: &Descriptor,
+) -> Result<Option<FormatVersion>> {
     let raw = image.kind == ImageKind::Plain || descriptor.mode == ImageMode::Raw;
     if raw
         && descriptor
             .base()
             .is_some_and(|base| base.guid == image.guid)
     {
-        return require_raw(operation, &image.file);
+        return require_raw(operation, &image.file).map(|()| None);
     }
     let header = Header::read(&image.file).map_err(|error| error.during(operation))?;
     if header.cluster != descriptor.cluster {
@@ -198,7 +218,7 @@ fn require_sound(operation: &'static str, image: &Image, descriptor: &Descriptor
         )
         .with_path(&image.file));
     }
-    Ok(())
+    Ok(Some(header.version))
 }
 
 /// Little can be said of a raw base, but a text file is none.
@@ -353,6 +373,10 @@ struct Room {
     made: Vec<PathBuf>,
 }
 
+/// What one operation adds to a descriptor, at most: an image and a snapshot, whose file names may be
+/// long.
+const GROWTH: u64 = 8192;
+
 impl Room {
     fn make(operation: &'static str, descriptor: &Path, store: Store) -> Result<Room> {
         let with = |suffix: &str| {
@@ -382,13 +406,21 @@ impl Room {
         let refused = |error: io::Error| {
             Error::io(
                 operation,
-                "libploop could not write a new descriptor, and would not say so: its temporary file cannot be created",
+                "libploop could not write a new descriptor, and would not say so: its temporary file cannot be made",
                 error,
             )
             .with_path(&needed)
         };
         match create(OpenOptions::new().create_new(true)) {
-            Ok(_) => room.made.push(needed),
+            Ok(mut file) => {
+                room.made.push(needed.clone());
+                // Where the disk is full, libploop fails later and without saying why.
+                let len = fs::metadata(descriptor).map_or(0, |metadata| metadata.len()) + GROWTH;
+                if let Err(error) = io::copy(&mut io::repeat(0).take(len), &mut file) {
+                    room.clear();
+                    return Err(refused(error));
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // Of an operation that was killed.
                 let file = create(&mut OpenOptions::new()).map_err(refused)?;

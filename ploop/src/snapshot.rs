@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 
 use crate::ffi::{CPath, CText, Turn};
+use crate::merge::UnusedDelta;
 use crate::preflight::{Change, Store, harmless_to_shell, no_snapshot, usable_name};
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result};
 
@@ -188,6 +189,7 @@ impl Ploop {
             .as_deref()
             .map(|target| crate::mount::mount_point(operation, target))
             .transpose()?;
+        crate::kernel::require_driver(operation, change.path())?;
         let component = param.component.to_c();
         let c_guid = CText::guid(guid);
         let (device, holder) = change.run(Store::Staged, |turn| {
@@ -327,7 +329,12 @@ impl Ploop {
     /// of the upper one's data, which reads the same through the upper one.
     pub fn delete_snapshot(&mut self, guid: Guid) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::DELETE)?;
-        delete(change, guid)
+        let lower = UnusedDelta::of(change.descriptor.image(guid));
+        let result = delete(change, guid);
+        if result.is_err() {
+            lower.restore_mark(&mut self.image);
+        }
+        result
     }
 
     /// Deletes the top delta, with all that was written since the last snapshot; the snapshot below
@@ -384,6 +391,7 @@ fn new_snapshot(
     let Some(directory) = directory else {
         return Ok(None);
     };
+    CPath::new(operation, directory)?;
     let resolved = fs::canonicalize(directory).map_err(|error| {
         Error::io(
             operation,

@@ -52,6 +52,11 @@ impl Op {
         self
     }
 
+    pub(crate) const fn forks_if(mut self, forks: bool) -> Op {
+        self.forks = forks;
+        self
+    }
+
     pub(crate) const fn closes_stdin(mut self) -> Op {
         self.closes_stdin = true;
         self
@@ -85,6 +90,7 @@ pub(super) fn guarded(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
         operation: op.name,
         code,
         message,
+        cause: None,
     })
 }
 

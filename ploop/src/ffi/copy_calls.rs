@@ -123,6 +123,7 @@ pub(crate) fn copy_send(
         code: i32::from_ne_bytes(*code),
         message: Some(String::from_utf8_lossy(message).into_owned())
             .filter(|text| !text.is_empty()),
+        cause: None,
     }
     .done(device)
 }

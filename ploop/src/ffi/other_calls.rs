@@ -51,7 +51,7 @@ pub(crate) fn create_image(
 ) -> Result<()> {
     let op = Op::new(operation)
         .finds_device_if(args.fs_type.is_some())
-        .forks();
+        .forks_if(args.fs_type.is_some());
     if op.finds_device {
         wait_for_device_lock(operation, path)?;
     }
@@ -244,6 +244,7 @@ pub(crate) fn set_log_file(path: &Path, c_path: Option<&CPath>, timeout: Duratio
             operation: NAME,
             code,
             message,
+            cause: None,
         }
     })?
     .done(path)

@@ -11,6 +11,8 @@ pub(super) struct Reply {
     pub(super) operation: &'static str,
     pub(super) code: i32,
     pub(super) message: Option<String>,
+    /// What this crate finds wrong with the descriptor after a failure. It tells more than libploop.
+    pub(super) cause: Option<Error>,
 }
 
 impl Reply {
@@ -32,6 +34,9 @@ impl Reply {
     }
 
     pub(super) fn into_error(self, path: &Path) -> Error {
+        if let Some(cause) = self.cause {
+            return cause.with_code(self.code);
+        }
         let code = Code::from(self.code);
         let kind = kind(code, self.message.as_deref());
         let message = self.message.unwrap_or_else(|| match code.name() {
@@ -73,6 +78,10 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     if message.starts_with(UNKNOWN_VERSION) {
         return ErrorKind::Unsupported;
     }
+    if message.contains("xmlDocFormatDump") {
+        // A descriptor that could not be written, not one that is damaged.
+        return ErrorKind::Io;
+    }
     if by_code == ErrorKind::Locked && !message.contains("is locked") {
         // The same code stands for a lock file that cannot be made and a descriptor that cannot be
         // read.
@@ -103,6 +112,9 @@ fn by_errno(message: &str) -> Option<ErrorKind> {
         (libc::EEXIST, ErrorKind::AlreadyExists),
         (libc::EBUSY, ErrorKind::Busy),
         (libc::ETXTBSY, ErrorKind::Busy),
+        (libc::ENOTDIR, ErrorKind::Io),
+        (libc::ELOOP, ErrorKind::Io),
+        (libc::EIO, ErrorKind::Io),
     ]
     .into_iter()
     .find(|(errno, _)| {
@@ -124,6 +136,7 @@ mod tests {
             operation: "test",
             code,
             message: message.map(str::to_owned),
+            cause: None,
         }
         .into_error(Path::new("/image"))
     }
@@ -196,6 +209,7 @@ mod tests {
                 ErrorKind::NoDriver,
             ),
             (4, "Image is in use /a", ErrorKind::Busy),
+            (39, "Error at xmlDocFormatDump /a.tmp.tmp", ErrorKind::Io),
             (40, "Image /a is not mounted", ErrorKind::NotMounted),
             (
                 38,
@@ -221,6 +235,7 @@ mod tests {
             operation: "test",
             code,
             message: None,
+            cause: None,
         };
         assert!(reply(0).found(Path::new("/a")).unwrap());
         assert!(!reply(1).found(Path::new("/a")).unwrap());

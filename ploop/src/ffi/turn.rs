@@ -183,6 +183,8 @@ impl Image {
             Ok(resolved) => resolved,
             Err(error) => return Err(refused_by_c(operation, path, &given, error)),
         };
+        descriptor::require_readable(&resolved)
+            .map_err(|error| error.during(operation).with_path(path))?;
         Ok(Image {
             c_path: CPath::new(operation, &resolved)?,
             lock: lock_of(&resolved),
@@ -223,6 +225,8 @@ impl Image {
         }
         // From here on an error gives the turn back.
         let in_process = InProcess(Arc::clone(&self.lock));
+        descriptor::require_readable(&self.path)
+            .map_err(|error| error.during(op.name).with_path(&self.path))?;
         let mut descriptor_lock = None;
         if op.locks {
             let mut path = self.path.clone().into_os_string();
@@ -415,9 +419,10 @@ impl Turn<'_> {
     ) -> Result<Reply> {
         let handle = self.image.handle(self.op.name)?.as_ptr();
         self.descriptor_lock = None;
-        let reply = guarded(self.op, || c(handle))?;
+        let mut reply = guarded(self.op, || c(handle))?;
         if !matches!(reply.code, 0 | 1) {
             self.image.handle = None;
+            reply.cause = self.descriptor().err();
         }
         Ok(reply)
     }

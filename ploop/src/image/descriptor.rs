@@ -248,6 +248,39 @@ pub(crate) fn directory(real: &Path) -> &Path {
     real.parent().unwrap_or(Path::new("/"))
 }
 
+/// That a descriptor is left to libploop only where it is a file of a sensible size: libploop reads
+/// whatever there is, with the image's lock held, and says little of what it could not read.
+#[cfg(feature = "libploop")]
+pub(crate) fn require_readable(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path)
+        .map_err(|error| Error::io(OPERATION, "the file cannot be examined", error))?;
+    if metadata.is_dir() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            OPERATION,
+            "this is a directory, not a file",
+        ));
+    }
+    if !metadata.is_file() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            OPERATION,
+            "this is not a regular file",
+        ));
+    }
+    require_sensible_size(metadata.len())
+}
+
+fn require_sensible_size(len: u64) -> Result<()> {
+    if len <= MAX_FILE {
+        return Ok(());
+    }
+    Err(corrupt(format!(
+        "the file is larger than {}, no descriptor is",
+        Size::from_bytes(MAX_FILE)
+    )))
+}
+
 /// The bytes of a descriptor file, for [`Descriptor::parse`].
 pub(crate) fn text(path: &Path) -> Result<Vec<u8>> {
     let (file, len) = file::open(OPERATION, path)?;
@@ -255,12 +288,7 @@ pub(crate) fn text(path: &Path) -> Result<Vec<u8>> {
     file.take(MAX_FILE + 1)
         .read_to_end(&mut contents)
         .map_err(|error| Error::io(OPERATION, "the file cannot be read", error))?;
-    if contents.len() as u64 > MAX_FILE {
-        return Err(corrupt(format!(
-            "the file is larger than {}, no descriptor is",
-            Size::from_bytes(MAX_FILE)
-        )));
-    }
+    require_sensible_size(contents.len() as u64)?;
     Ok(contents)
 }
 

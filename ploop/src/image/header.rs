@@ -98,6 +98,17 @@ impl Header {
         open().map_err(|error| error.with_path(path))
     }
 
+    /// Takes the in-use mark off a delta that nobody uses, and nothing else.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn clear_in_use(path: &Path) -> std::io::Result<()> {
+        if !Header::read(path).is_ok_and(|header| header.in_use) {
+            return Ok(());
+        }
+        let file = File::options().write(true).open(path)?;
+        file.write_all_at(&[0; 4], at::IN_USE as u64)?;
+        file.sync_data()
+    }
+
     /// [`Header::read`] of a file of `len` bytes.
     pub(crate) fn read_from(file: &File, len: u64) -> Result<Header> {
         let mut bytes = [0; Header::LEN];

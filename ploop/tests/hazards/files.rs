@@ -12,7 +12,7 @@ use ploop::{
     ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam, sys,
 };
 
-use crate::fixture::child::child;
+use crate::fixture::child::{child, child_for};
 use crate::fixture::directory::Contents;
 use crate::fixture::disk::{self, Immutable};
 use crate::fixture::harness::{Need, Test};
@@ -35,7 +35,9 @@ pub(crate) fn tests() -> Vec<Test> {
             h0_12_h4_23_names_that_a_shell_obeys,
             h4_33_a_descriptor_names_a_foreign_file,
             ha_1_convert_removes_a_file_it_did_not_make,
-            ha_2_the_temporary_descriptor_is_a_link;
+            ha_2_the_temporary_descriptor_is_a_link,
+            ha_6_a_merge_mixes_versions,
+            ha_7_a_pipe_is_waited_for;
         &[Need::Root, Need::Mounts] =>
             h0_10_h4_25_a_read_only_file_system;
         &[Need::Root, Need::ImmutableFiles] =>
@@ -79,16 +81,17 @@ fn h0_09_h4_24_create_deletes_an_existing_file() {
 fn h0_09_h4_24_create_deletes_a_file_that_comes_meanwhile() {
     child("safe", |dir| {
         let mut won = [0; 2];
-        for round in 0..300 {
+        for round in 0..450 {
             let dir = dir.join(round.to_string());
             fs::create_dir(&dir).unwrap();
-            let name = ["root.hds", "DiskDescriptor.xml"][round % 2];
+            // The last one is that of a descriptor alone.
+            let name = ["root.hds", "DiskDescriptor.xml", "a.xml"][round % 3];
             let file = dir.join(name);
             let stop = AtomicBool::new(false);
             let made = thread::scope(|scope| {
                 let other = scope.spawn(|| {
                     // At another moment each time.
-                    for _ in 0..round * 20 {
+                    for _ in 0..round * 12 {
                         std::hint::spin_loop();
                         let _ = stop.load(Ordering::Relaxed);
                         let _ = fs::symlink_metadata(&dir);
@@ -97,7 +100,10 @@ fn h0_09_h4_24_create_deletes_a_file_that_comes_meanwhile() {
                         .map(|mut file| std::io::Write::write_all(&mut file, b"precious").unwrap())
                         .is_ok()
                 });
-                let created = Ploop::create(&disk::param(&dir));
+                let created = match name {
+                    "a.xml" => Ploop::create_descriptor(&file, &disk::param(&dir)),
+                    _ => Ploop::create(&disk::param(&dir)),
+                };
                 stop.store(true, Ordering::Relaxed);
                 let came = other.join().unwrap();
                 if came {
@@ -107,7 +113,8 @@ fn h0_09_h4_24_create_deletes_a_file_that_comes_meanwhile() {
                     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "round {round}");
                 } else {
                     created.unwrap().descriptor().unwrap();
-                    assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "round {round}");
+                    let files = if name == "a.xml" { 1 } else { 2 };
+                    assert_eq!(fs::read_dir(&dir).unwrap().count(), files, "round {round}");
                 }
                 came
             });
@@ -698,6 +705,92 @@ fn ha_3_replace_reports_success_when_it_could_not_rename() {
         let param = ReplaceParam::new(&new, ReplaceTarget::Guid(guid));
         image.replace(&param.flags(ReplaceFlag::KEEP_NAME)).unwrap();
         assert!(!new.exists());
+    })
+    .succeeded();
+}
+
+/// A merge of deltas of both versions of the format writes entries of the upper one's kind to the
+/// lower one's table, and reports success. The crate compares the versions.
+fn ha_6_a_merge_mixes_versions() {
+    let prepare = |dir: &Path| {
+        let (mut image, guids) = disk::with_snapshots(dir, 1);
+        disk::write_first_cluster(&image.top_delta_file().unwrap(), 7);
+        let base = File::options().write(true).open(dir.join("root.hds"));
+        std::os::unix::fs::FileExt::write_all_at(&base.unwrap(), b"WithouFreSpacExt", 0).unwrap();
+        (image, guids[0])
+    };
+    child("raw", |dir| {
+        prepare(dir);
+        let handle = raw::Handle::open(&disk::descriptor(dir));
+        assert_eq!(handle.merge(None, None, None), 0);
+        // The second version counts clusters, and this is the sector.
+        let base = fs::read(dir.join("root.hds")).unwrap();
+        assert_eq!(base[64..68], 128u32.to_le_bytes());
+    })
+    .succeeded();
+    child("safe", |dir| {
+        let (mut image, guid) = prepare(dir);
+        let before = Contents::of(dir);
+        for error in [
+            image.merge(&MergeParam::new(MergeTarget::Top)).unwrap_err(),
+            image.delete_snapshot(guid).unwrap_err(),
+            image.mount(&MountParam::new()).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.message().contains("version"), "{error}");
+        }
+        before.assert_unchanged("merge");
+    })
+    .succeeded();
+}
+
+/// libploop opens whatever is in place of a delta, and waits for somebody to write to a pipe, with the
+/// lock held. The crate looks what it is.
+fn ha_7_a_pipe_is_waited_for() {
+    let moment = std::time::Duration::from_secs(3);
+    let make_pipe = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        let path = raw::text(path);
+        // SAFETY: the path is terminated.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    };
+    child_for(moment, "raw", |dir| {
+        disk::create(dir);
+        make_pipe(&dir.join("root.hds"));
+        raw::Handle::open(&disk::descriptor(dir)).info();
+    })
+    .hung();
+    child_for(10 * moment, "safe", |dir| {
+        for name in ["DiskDescriptor.xml", "root.hds"] {
+            let dir = dir.join(name);
+            fs::create_dir(&dir).unwrap();
+            let mut image = disk::create(&dir);
+            make_pipe(&dir.join(name));
+            for error in [
+                image.image_info().unwrap_err(),
+                image.snapshot().unwrap_err(),
+                ploop::fs_info(disk::descriptor(&dir)).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+                assert_eq!(error.path(), Some(&*dir.join(name)), "{error}");
+            }
+            if name == "DiskDescriptor.xml" {
+                for error in [
+                    image.top_delta_file().unwrap_err(),
+                    image.is_mounted().unwrap_err(),
+                    Ploop::open(disk::descriptor(&dir)).unwrap_err(),
+                ] {
+                    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+                }
+            }
+        }
+        // The note of the file system's size, too.
+        let dir = dir.join("note");
+        fs::create_dir(&dir).unwrap();
+        disk::create(&dir);
+        fs::write(dir.join(".statfs"), "").unwrap();
+        make_pipe(&dir.join(".statfs"));
+        ploop::fs_info(disk::descriptor(&dir)).unwrap_err();
     })
     .succeeded();
 }

@@ -25,9 +25,11 @@ pub(crate) fn tests() -> Vec<Test> {
             h0_17_cancelling_sticks_to_the_wrong_thread,
             h0_18_h4_19_raw_creation_closes_twice,
             ha_4_the_log_file_is_exchanged_under_other_threads,
-            ha_5_feedback_to_nobody_kills;
+            ha_5_feedback_to_nobody_kills,
+            ha_8_children_that_are_ignored;
         &[Need::Root] =>
-            h0_18_h4_20_a_conversion_closes_standard_input;
+            h0_18_h4_20_a_conversion_closes_standard_input,
+            h4_34_descriptors_are_left_open;
         &[Need::Root, Need::Mounts] =>
             h0_03_h4_21_a_missing_tool_makes_a_second_program;
     ]
@@ -403,4 +405,64 @@ fn pending_and_blocked(signal: i32) -> (bool, bool) {
             libc::sigismember(&blocked, signal) == 1,
         )
     }
+}
+
+/// Where SIGCHLD is ignored, libploop cannot learn how a tool ended, and takes each for failed. The
+/// crate says so, where tools are started.
+fn ha_8_children_that_are_ignored() {
+    child("safe", |dir| {
+        // SAFETY: no child is waited for in this process.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        let mut image = disk::create(dir);
+        image.top_delta_file().unwrap();
+        let dir = dir.join("other");
+        fs::create_dir(&dir).unwrap();
+        let param = CreateParam::new(dir.join("root.hds"), Size::from_mib(64));
+        let error = Ploop::create(&param).unwrap_err();
+        let kinds = [ErrorKind::Unsupported, ErrorKind::NoDriver];
+        assert!(kinds.contains(&error.kind()), "{error}");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    })
+    .succeeded();
+}
+
+/// Descriptors that a failure leaves open would add up in a daemon, with their locks.
+fn h4_34_descriptors_are_left_open() {
+    child("safe", |dir| {
+        let (mut image, guids) = disk::with_snapshots(dir, 2);
+        let mut work = |dir: &Path| {
+            image.image_info().unwrap();
+            image.is_mounted().unwrap();
+            image.snapshot().unwrap();
+            image.delete_top_delta().unwrap();
+            image.mount(&ploop::MountParam::new()).unwrap_err();
+            image.umount().unwrap_err();
+            let _ = ploop::fs_info(image.path());
+            image.switch_snapshot(ploop::Guid::generate()).unwrap_err();
+            // Damaged within, so that libploop finds out.
+            let top = image.top_delta_file().unwrap();
+            let good = fs::read(&top).unwrap();
+            disk::write_first_cluster(&top, 7);
+            disk::write_header(&top, 64, 128 * 4000);
+            let target = ploop::MergeTarget::Top;
+            image.merge(&ploop::MergeParam::new(target)).unwrap_err();
+            let new = ploop::MergeParam::new(target).new_delta(dir.join("new.hds"));
+            image.merge(&new).unwrap_err();
+            fs::write(&top, good).unwrap();
+            // A repaired or a refused one.
+            disk::write_header(&top, disk::HEADER_IN_USE, disk::IN_USE);
+            let _ = image.image_info();
+            disk::write_header(&top, disk::HEADER_IN_USE, 0);
+            Ploop::open(dir.join("missing")).unwrap_err();
+            image.switch_snapshot(guids[1]).unwrap();
+        };
+        work(dir);
+        let count = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = count();
+        for _ in 0..5 {
+            work(dir);
+        }
+        assert_eq!(count(), before);
+    })
+    .succeeded();
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use ploop::{ErrorKind, Guid, MergeParam, MergeTarget, SwitchFlag, sys};
+use ploop::image::Header;
+use ploop::{ErrorKind, Guid, MergeParam, MergeTarget, Ploop, SwitchFlag, sys};
 
 use crate::fixture::child::child;
 use crate::fixture::directory::Contents;
@@ -18,7 +19,8 @@ pub(crate) fn tests() -> Vec<Test> {
             h0_14_h4_28_the_top_in_upper_case,
             h0_14_h4_28_a_descriptor_in_upper_case,
             h0_15_h4_27_two_deltas_are_the_top,
-            h0_10_a_failure_leaves_no_temporary_files;
+            h0_10_a_failure_leaves_no_temporary_files,
+            ha_9_a_failed_merge_leaves_the_delta_in_use;
     ]
 }
 
@@ -131,17 +133,18 @@ fn h0_15_h4_27_two_deltas_are_the_top() {
     .succeeded();
 }
 
+/// An image whose top delta names a cluster far beyond its file, which libploop finds when it merges.
+fn break_table(dir: &Path) -> (Ploop, Guid) {
+    let (mut image, guids) = disk::with_snapshots(dir, 1);
+    let top = image.top_delta_file().unwrap();
+    disk::write_first_cluster(&top, 7);
+    disk::write_header(&top, 64, 128 * 4000);
+    (image, guids[0])
+}
+
 /// A merge that fails leaves its temporary descriptor behind. The crate removes what was not there
 /// before.
 fn h0_10_a_failure_leaves_no_temporary_files() {
-    let break_table = |dir: &Path| {
-        let (mut image, guids) = disk::with_snapshots(dir, 1);
-        let top = image.top_delta_file().unwrap();
-        disk::write_first_cluster(&top, 7);
-        // The table names a cluster far beyond the file.
-        disk::write_header(&top, 64, 128 * 4000);
-        (image, guids[0])
-    };
     child("raw", |dir| {
         break_table(dir);
         let handle = raw::Handle::open(&disk::descriptor(dir));
@@ -165,6 +168,31 @@ fn h0_10_a_failure_leaves_no_temporary_files() {
         let left: Vec<String> = names.filter(|name| name.ends_with(".tmp")).collect();
         assert!(left.is_empty(), "{left:?}");
         assert_eq!(image.descriptor().unwrap().snapshots.len(), 2);
+    })
+    .succeeded();
+}
+
+/// A merge that fails leaves the lower delta marked as in use, and the image can no longer be switched
+/// or mounted. The crate takes the mark off.
+fn ha_9_a_failed_merge_leaves_the_delta_in_use() {
+    child("raw", |dir| {
+        let (_, guid) = break_table(dir);
+        let handle = raw::Handle::open(&disk::descriptor(dir));
+        assert_ne!(handle.merge(None, None, None), 0);
+        assert!(Header::read(dir.join("root.hds")).unwrap().in_use);
+        assert_ne!(handle.switch(&guid.to_string(), 0), 0);
+    })
+    .succeeded();
+    child("safe", |dir| {
+        let (mut image, guid) = break_table(dir);
+        for error in [
+            image.merge(&MergeParam::new(MergeTarget::Top)).unwrap_err(),
+            image.delete_snapshot(guid).unwrap_err(),
+        ] {
+            assert!(error.code().is_some(), "{error}");
+            assert!(!Header::read(dir.join("root.hds")).unwrap().in_use);
+        }
+        image.switch_snapshot(guid).unwrap();
     })
     .succeeded();
 }
