@@ -135,7 +135,7 @@ impl Ploop {
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let op = &Turn::FS_INFO;
     let descriptor = descriptor.as_ref();
-    CPath::new(op.name, descriptor)?;
+    CPath::check(op.name, descriptor)?;
     if let Some(noted) = noted(op.name, descriptor)? {
         return Ok(noted);
     }
