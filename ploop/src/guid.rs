@@ -36,6 +36,7 @@ impl Guid {
     /// The kernel is asked for each of them. Nothing random is kept in the process, so that neither a
     /// `fork` nor a copy of a running machine can produce one twice.
     #[must_use]
+    #[inline]
     pub fn generate() -> Guid {
         #[cfg(feature = "image")]
         if let Some(guid) = generate_directly() {
@@ -53,6 +54,7 @@ impl Guid {
 
 /// By one system call, without the detours `uuid` takes for systems that lack it.
 #[cfg(feature = "image")]
+#[inline]
 fn generate_directly() -> Option<Guid> {
     use rustix::rand::{GetRandomFlags, getrandom};
 

@@ -2,7 +2,7 @@
 //! and there take turns.
 #![cfg(feature = "libploop")]
 
-mod support;
+mod known;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,9 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use known::Known;
 use ploop::{ErrorKind, ImageMode, Ploop, Result, lock, log};
 use rustix::fs::{FlockOperation, flock};
-use support::Known;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

@@ -1,7 +1,7 @@
 //! Many threads, many processes, one image or many.
 #![cfg(feature = "libploop")]
 
-mod support;
+mod known;
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use known::Known;
 use ploop::{
     ClusterSize, Code, CreateParam, ErrorKind, FormatVersion, Guid, ImageMode, MergeParam,
     MergeTarget, MountGuard, Ploop, Size, SnapshotParam, SwitchFlag,
 };
-use support::Known;
 
 const THREADS: usize = 8;
 const OPERATIONS: usize = 200;

@@ -12,9 +12,9 @@ use ploop::{
     ReplaceTarget, ResizeMode, ResizeParam, Size, TemporarySnapshotParam, copy, device, fs_info,
 };
 
-mod support;
+mod known;
 
-use support::{Known, names_in};
+use known::{Known, names_in};
 
 type Test = fn(&mut Known) -> Result<(), Error>;
 
