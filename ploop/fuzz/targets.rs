@@ -1,4 +1,13 @@
 //! What is done with an input, by the fuzzer and by the test that replays the corpus.
+//!
+//! ```text
+//! cd ploop
+//! export ASAN_OPTIONS=quarantine_size_mb=16
+//! cargo +nightly fuzz run delta -- -max_total_time=600 -rss_limit_mb=256
+//! ```
+//!
+//! The option keeps freed memory from being counted: what the sanitizer holds back by default is as
+//! much as the limit.
 
 use std::fs::File;
 use std::io::Write;

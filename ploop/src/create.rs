@@ -124,8 +124,8 @@ impl CreateParam {
     }
 
     /// The file system to make. `None` makes a bare image; only that works without the driver.
-    pub fn fs(mut self, fs: impl Into<Option<FsType>>) -> CreateParam {
-        self.fs = fs.into();
+    pub fn fs(mut self, fs: Option<FsType>) -> CreateParam {
+        self.fs = fs;
         self
     }
 

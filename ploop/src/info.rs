@@ -131,7 +131,7 @@ impl Ploop {
 /// # Errors
 ///
 /// [`NotMounted`](ErrorKind::NotMounted) where the image is attached without its file system being
-/// mounted, [`Corrupt`](ErrorKind::Corrupt) where the note is damaged, and as [`Ploop::mount`].
+/// mounted, and as [`Ploop::mount`].
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let op = &Turn::FS_INFO;
     let descriptor = descriptor.as_ref();
@@ -169,22 +169,17 @@ fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
     let read = File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
     match read {
         Ok(()) => {}
-        // The directory may be missing as well, which opening the descriptor will tell.
+        // The directory may be missing as well, which opening the descriptor will tell. A note that is
+        // cut off is written anew, by libploop itself.
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::UnexpectedEof
             ) =>
         {
             return Ok(None);
-        }
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                operation,
-                "the note of the last unmount is cut off; remove it, and the image itself is asked",
-            )
-            .with_path(path));
         }
         Err(error) => {
             return Err(Error::io(

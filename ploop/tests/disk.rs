@@ -1,11 +1,11 @@
 //! Disks against a model of what they hold, and tables that lie.
 #![cfg(feature = "image")]
 
-mod support;
+mod laid_out;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use laid_out::{Delta, contents, describe, entry_offset, pattern, snapshot};
 use ploop::image::{Disk, ExportOptions, Extent, OpenOptions, PartitionKind};
 use ploop::{ErrorKind, FormatVersion, Guid, Size};
 use proptest::prelude::*;
-use support::{Delta, contents, describe, entry_offset, pattern, snapshot};
 
 const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
@@ -236,6 +236,30 @@ fn holes_of_a_plain_base_are_no_extents() {
         assert!(extent.offset <= at && at + 8192 <= extent.offset + extent.len);
         assert!(extent.len <= M);
     }
+}
+
+/// As many clusters as there can be, in two sparse files.
+#[test]
+fn the_largest_disks_are_passed_through_in_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = fs::File::create(dir.path().join("plain")).unwrap();
+    // The file system may not have files as long.
+    let size = [1 << 47, 1 << 43]
+        .into_iter()
+        .find(|len| file.set_len(len - M).is_ok());
+    let size = size.unwrap() - M;
+    file.write_all_at(&[1; 4096], size - 4096).unwrap();
+    let start = Instant::now();
+    let disk = Disk::open(describe(dir.path(), &["plain"], size, 32 * K, true)).unwrap();
+    assert_eq!(disk.extents().map(Result::unwrap).count(), 1);
+    assert!(format!("{disk:?}").len() < 4096);
+
+    let delta = Delta::new(FormatVersion::V2, 32 * K, (1 << 47) - M);
+    delta.write(&dir.path().join("root.hds"));
+    let disk = Disk::open_image(dir.path().join("root.hds")).unwrap();
+    assert_eq!(disk.extents().count(), 0);
+    assert!(ploop::image::check_image(dir.path().join("root.hds")).is_sound());
+    assert!(start.elapsed() < Duration::from_secs(20));
 }
 
 /// A disk of 16 TiB whose file is all holes but for the header and some entries.
@@ -467,6 +491,65 @@ fn exports_end_early_without_a_trace() {
     });
     assert!(panicked.is_err());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// The export runs in another process, which is this test again, and is killed in the middle.
+#[test]
+fn a_killed_export_leaves_nothing() {
+    const DIR: &str = "PLOOP_TEST_EXPORT_IN";
+    if let Some(dir) = std::env::var_os(DIR) {
+        let disk = Disk::open_image(Path::new(&dir).join("root.hds")).unwrap();
+        let target = Path::new(&dir).join("target");
+        let result = disk.export(target, &ExportOptions::new().threads(1), |progress| {
+            if !progress.copied.is_zero() {
+                println!("under way");
+                thread::sleep(Duration::from_secs(60));
+            }
+        });
+        panic!("{result:?}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    small(dir.path());
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_export_leaves_nothing", "--nocapture"])
+        .env(DIR, dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("under way") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn deltas_elsewhere_are_refused_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("secret");
+    fs::write(&outside, [7; 512]).unwrap();
+    let home = dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::symlink(&outside, home.join("link")).unwrap();
+    fs::write(home.join("plain"), [8; 512]).unwrap();
+    for (name, refused) in [("../secret", true), ("link", true), ("plain", false)] {
+        let path = describe(&home, &[name], 512, 32 * K, true);
+        Disk::open(&path).unwrap();
+        let opened = OpenOptions::new().within(&home).open(&path);
+        let kind = opened.as_ref().err().map(ploop::Error::kind);
+        let expected = refused.then_some(ErrorKind::PermissionDenied);
+        assert_eq!(kind, expected, "{name}");
+    }
+}
+
+#[test]
+fn disks_are_shared_between_threads() {
+    fn is_shared<T: Send + Sync + Clone + 'static>() {}
+    is_shared::<Disk>();
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
     };
     let all = &["ploop", "qemu-img", "qemu-io"];
-    let trials = vec![
+    let mut trials = vec![
         trial("chains_of_every_length", all, chains_of_every_length),
         trial("every_cluster_size", all, every_cluster_size),
         trial("a_history_of_snapshots", all, a_history_of_snapshots),
@@ -44,6 +44,13 @@ fn main() -> ExitCode {
         trial("what_qemu_reads", &all[1..], what_qemu_reads),
         trial("damage_is_found_by_all", all, damage_is_found_by_all),
     ];
+    #[cfg(feature = "image-write")]
+    trials.push(trial("what_is_written_here", all, what_is_written_here));
+    #[cfg(not(feature = "image-write"))]
+    {
+        eprintln!("other_tools: what_is_written_here is ignored, it needs the feature image-write");
+        trials.push(Trial::test("what_is_written_here", || Ok(())).with_ignored_flag(true));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -489,5 +496,116 @@ fn damage_is_found_by_all() -> Outcome {
         }
     }
     assert!(disagreements.is_empty(), "{}", disagreements.join("\n"));
+    Ok(())
+}
+
+/// Random writes, discards, growth, snapshots and merges by this crate: QEMU and libploop find the
+/// result in order, and QEMU reads the same from it.
+#[cfg(feature = "image-write")]
+fn what_is_written_here() -> Outcome {
+    use ploop::Size;
+    use ploop::image::{DiskWriter, create_delta};
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+
+    const CLUSTER: u64 = 32 << 10;
+    #[derive(Debug, Clone)]
+    enum Step {
+        Write(u64, usize, u8),
+        Discard(u64, u64),
+        Grow(u64),
+        SnapshotAndMerge(u64, u8),
+        Flush,
+    }
+    let step = prop_oneof![
+        6 => (0..40 * CLUSTER, 1..100_000usize, any::<u8>()).prop_map(|(a, b, c)| Step::Write(a, b, c)),
+        1 => (0..40u64, 1..5u64).prop_map(|(first, count)| Step::Discard(first, count)),
+        1 => (1..30u64).prop_map(Step::Grow),
+        1 => (0..40 * CLUSTER, any::<u8>()).prop_map(|(a, b)| Step::SnapshotAndMerge(a, b)),
+        1 => Just(Step::Flush),
+    ];
+    let steps = proptest::collection::vec(step, 1..20);
+    let version = prop_oneof![Just(FormatVersion::V1), Just(FormatVersion::V2)];
+    let config = Config {
+        cases: 25,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new(config).run(&(version, steps), |(version, steps)| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root.hds");
+        let upper = dir.path().join("upper");
+        let cluster = ClusterSize::from_bytes(CLUSTER).unwrap();
+        let mut model = vec![0; (45 * CLUSTER) as usize];
+        create_delta(
+            &path,
+            version,
+            cluster,
+            Size::from_bytes(model.len() as u64),
+        )
+        .unwrap();
+        let mut writer = DiskWriter::open_files(&[&path], cluster, false, false).unwrap();
+        let put = |writer: &mut DiskWriter, model: &mut Vec<u8>, at: u64, len: usize, byte: u8| {
+            let len = len.min(model.len() - at as usize);
+            writer.write_at(&vec![byte; len], at).unwrap();
+            model[at as usize..][..len].fill(byte);
+        };
+        for step in steps {
+            match step {
+                Step::Write(at, len, byte) => put(&mut writer, &mut model, at, len, byte),
+                Step::Discard(first, count) => {
+                    let range = first * CLUSTER..(first + count) * CLUSTER;
+                    writer
+                        .discard(range.start, range.end - range.start)
+                        .unwrap();
+                    model[range.start as usize..range.end as usize].fill(0);
+                }
+                Step::Grow(clusters) => {
+                    model.resize(model.len() + (clusters * 1000 * CLUSTER / 4) as usize, 0);
+                    writer.grow(Size::from_bytes(model.len() as u64)).unwrap();
+                    model.resize(writer.size().bytes() as usize, 0);
+                }
+                Step::SnapshotAndMerge(at, byte) => {
+                    writer.snapshot(&upper).unwrap();
+                    put(&mut writer, &mut model, at, 50_000, byte);
+                    fs::remove_file(writer.merge_down().unwrap()).unwrap();
+                }
+                Step::Flush => writer.flush().unwrap(),
+            }
+            // The table of a disk much larger than this would take long to compare.
+            if model.len() > 1 << 28 {
+                break;
+            }
+        }
+        writer.close().unwrap();
+        run(
+            "qemu-img",
+            &["check", "-f", "parallels", "root.hds"],
+            dir.path(),
+        );
+        run(
+            "ploop",
+            &["check", "-f", "-r", "-c", "root.hds"],
+            dir.path(),
+        );
+        let convert = [
+            "convert",
+            "-f",
+            "parallels",
+            "-O",
+            "raw",
+            "root.hds",
+            "plain",
+        ];
+        run("qemu-img", &convert, dir.path());
+        prop_assert!(fs::read(dir.path().join("plain")).unwrap() == model);
+        let mut read = Vec::new();
+        Disk::open_image(&path)
+            .unwrap()
+            .read_to_end(&mut read)
+            .unwrap();
+        prop_assert!(read == model);
+        Ok(())
+    })?;
     Ok(())
 }

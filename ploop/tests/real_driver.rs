@@ -42,7 +42,16 @@ fn main() -> ExitCode {
             .with_kind("not installed: debugfs")
             .with_ignored_flag(true)
     };
+    let mounts = Command::new("unshare").args(["-m", "true"]).status();
+    let mounted = trial("a_read_only_mount_will_do", a_read_only_mount_will_do);
+    let mounted = if mounts.is_ok_and(|status| status.success()) {
+        mounted
+    } else {
+        eprintln!("real_driver: a_read_only_mount_will_do is ignored, it may not mount");
+        mounted.with_ignored_flag(true)
+    };
     let trials = vec![
+        mounted,
         trial("every_state_has_its_checksum", every_state_has_its_checksum),
         trial("exports_are_the_same", exports_are_the_same),
         trial("extents_are_all_there_is", extents_are_all_there_is),
@@ -54,7 +63,28 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn unpack() -> Result<tempfile::TempDir, String> {
+/// Set for the tests that run inside [`a_read_only_mount_will_do`].
+const UNPACKED: &str = "PLOOP_TEST_UNPACKED";
+
+/// The images, unpacked here or already.
+enum Images {
+    Own(tempfile::TempDir),
+    Given(PathBuf),
+}
+
+impl Images {
+    fn path(&self) -> &Path {
+        match self {
+            Images::Own(dir) => dir.path(),
+            Images::Given(dir) => dir,
+        }
+    }
+}
+
+fn unpack() -> Result<Images, String> {
+    if let Some(dir) = std::env::var_os(UNPACKED) {
+        return Ok(Images::Given(PathBuf::from(dir)));
+    }
     let data = std::env::var_os("PLOOP_TEST_DATA").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
         PathBuf::from,
@@ -72,7 +102,7 @@ fn unpack() -> Result<tempfile::TempDir, String> {
         .status()
         .map_err(|error| format!("tar cannot be run: {error}"))?;
     if status.success() {
-        Ok(dir)
+        Ok(Images::Own(dir))
     } else {
         Err(format!("tar ended with {status}"))
     }
@@ -311,5 +341,21 @@ fn nothing_is_written(dir: &Path) -> Outcome {
         }
         assert!(state(&image) == before, "{name} changed");
     }
+    Ok(())
+}
+
+/// The test above once more, in a mount name space in which the images cannot be written to.
+fn a_read_only_mount_will_do(dir: &Path) -> Outcome {
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && \
+                  ! touch \"$1/x\" 2>/dev/null && exec \"$2\" --exact nothing_is_written";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(dir)
+        .arg(std::env::current_exe()?)
+        .env(UNPACKED, dir)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
     Ok(())
 }

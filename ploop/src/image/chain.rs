@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::delta::Delta;
 use super::file;
+use super::holes;
 use super::table::{PAGE, Page};
 use crate::{ClusterSize, Error, ErrorKind, Result, Size};
 
@@ -222,15 +223,22 @@ impl Chain {
         Ok((None, left))
     }
 
+    /// How many pages the table of the disk has.
+    pub(super) fn pages(&self) -> u32 {
+        // `new` has seen that the number of clusters fits.
+        self.size.div_ceil(self.cluster.bytes() * u64::from(PAGE)) as u32
+    }
+
     /// Where the clusters of a page of the table are; unlike [`run`](Chain::run) for a reader that
-    /// passes through the whole disk. `places` gets one for each cluster that lies within the disk.
+    /// passes through the whole disk. `places` gets one for each cluster that lies within the disk,
+    /// or stays empty where there is none of them in any file.
     pub(super) fn page(&self, number: u32, places: &mut Vec<Option<Place>>) -> Result<()> {
         let size = self.cluster.bytes();
         let first = u64::from(number) * u64::from(PAGE);
         let clusters = self.size.div_ceil(size).saturating_sub(first);
+        let count = clusters.min(u64::from(PAGE)) as usize;
         places.clear();
-        places.resize(clusters.min(u64::from(PAGE)) as usize, None);
-        let mut missing = places.len();
+        let mut missing = count;
         for (layer, source) in self.layers.iter().enumerate().rev() {
             if missing == 0 {
                 break;
@@ -241,6 +249,7 @@ impl Chain {
                     if matches!(page, Page::Empty) {
                         continue;
                     }
+                    places.resize(count, None);
                     for (index, place) in (0..).zip(places.iter_mut()) {
                         let entry = page.entry(index);
                         if place.is_none() && entry != 0 {
@@ -250,7 +259,12 @@ impl Chain {
                         }
                     }
                 }
-                Layer::Raw { len, .. } => {
+                Layer::Raw { len, file, .. } => {
+                    let start = first * size;
+                    if start >= *len || holes::is_hole(file, start, u64::from(PAGE) * size) {
+                        continue;
+                    }
+                    places.resize(count, None);
                     for (index, place) in (first..).zip(places.iter_mut()) {
                         let offset = index * size;
                         if place.is_none() && offset < *len {

@@ -1,7 +1,7 @@
 //! Reading the virtual disk of an image.
 
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::{Chain, Layer};
@@ -50,6 +50,7 @@ pub struct Disk {
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     allow_in_use: bool,
+    within: Option<PathBuf>,
 }
 
 impl OpenOptions {
@@ -68,6 +69,16 @@ impl OpenOptions {
     #[must_use]
     pub fn allow_in_use(mut self, allow: bool) -> OpenOptions {
         self.allow_in_use = allow;
+        self
+    }
+
+    /// Refuses deltas that lie outside of a directory, links followed (default: none).
+    ///
+    /// A descriptor may name any file of the host, and a plain base shows what is in it. Set this
+    /// before showing the contents of an image to whoever has written its descriptor.
+    #[must_use]
+    pub fn within(mut self, dir: impl Into<PathBuf>) -> OpenOptions {
+        self.within = Some(dir.into());
         self
     }
 
@@ -121,6 +132,7 @@ impl OpenOptions {
             .iter()
             .enumerate()
             .map(|(level, image)| {
+                self.check_place(&image.file)?;
                 if raw && level == 0 {
                     Layer::raw(&image.file)
                 } else {
@@ -137,9 +149,28 @@ impl OpenOptions {
     ///
     /// As [`Disk::open_image`].
     pub fn open_image(&self, file: impl AsRef<Path>) -> Result<Disk> {
+        self.check_place(file.as_ref())?;
         let delta = Delta::open(file.as_ref(), self.allow_in_use)?;
         let cluster = delta.header().cluster;
         Disk::over(vec![Layer::Delta(delta)], cluster)
+    }
+}
+
+impl OpenOptions {
+    fn check_place(&self, file: &Path) -> Result<()> {
+        let Some(dir) = &self.within else {
+            return Ok(());
+        };
+        let found = |path: &Path| {
+            path.canonicalize().map_err(|error| {
+                Error::io(OPERATION, "the file cannot be found", error).with_path(path)
+            })
+        };
+        if found(file)?.starts_with(found(dir)?) {
+            return Ok(());
+        }
+        let message = format!("the file lies outside of {}", dir.display());
+        Err(Error::new(ErrorKind::PermissionDenied, OPERATION, message).with_path(file))
     }
 }
 

@@ -164,11 +164,14 @@ impl<'a> Runs<'a> {
         }
     }
 
-    /// Whether there was a next page.
+    /// Goes to the next page that has anything, `false` where there is none.
     fn turn(&mut self) -> Result<bool> {
         self.index = 0;
-        self.chain.page(self.page, &mut self.places)?;
-        self.page += 1;
+        self.places.clear();
+        while self.places.is_empty() && self.page < self.chain.pages() {
+            self.chain.page(self.page, &mut self.places)?;
+            self.page += 1;
+        }
         Ok(!self.places.is_empty())
     }
 }

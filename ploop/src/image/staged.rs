@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
@@ -35,19 +35,9 @@ impl Staged {
         if target.file_name().is_none() {
             return Err(failed(Errno::ISDIR));
         }
-        let mode = Mode::RUSR | Mode::WUSR;
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let nameless = rustix::fs::open(&dir, flags | OFlags::TMPFILE, mode)
-            .ok()
-            .filter(|fd| fs::symlink_metadata(proc_path(fd)).is_ok());
-        let (file, temporary) = match nameless {
+        let (file, temporary) = match nameless(&dir) {
             Some(fd) => (fd, None),
-            None => {
-                let path = temporary_name(&dir, target);
-                let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-                let fd = rustix::fs::open(&path, flags, mode).map_err(failed)?;
-                (fd, Some(path))
-            }
+            None => named(&dir, target).map_err(failed)?,
         };
         Ok(Staged {
             operation,
@@ -124,6 +114,23 @@ impl Drop for Staged {
     }
 }
 
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+const FLAGS: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);
+
+fn nameless(dir: &Path) -> Option<OwnedFd> {
+    rustix::fs::open(dir, FLAGS | OFlags::TMPFILE, MODE)
+        .ok()
+        // It is through there that it gets a name.
+        .filter(|fd| fs::symlink_metadata(proc_path(fd)).is_ok())
+}
+
+fn named(dir: &Path, target: &Path) -> Result<(OwnedFd, Option<PathBuf>), Errno> {
+    let path = temporary_name(dir, target);
+    let flags = FLAGS | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    let fd = rustix::fs::open(&path, flags, MODE)?;
+    Ok((fd, Some(path)))
+}
+
 fn proc_path(fd: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
@@ -145,4 +152,47 @@ fn temporary_name(dir: &Path, target: &Path) -> PathBuf {
     name.push(target.file_name().unwrap_or_default());
     name.push(format!(".{}.partial", Guid::generate().as_uuid()));
     dir.join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Both ways to make a file, and both to name it.
+    #[test]
+    fn files_appear_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        let entries = || fs::read_dir(dir.path()).unwrap().count();
+        for with_name in [false, true] {
+            let make = || {
+                let mut staged = Staged::create("test", &target).unwrap();
+                if with_name {
+                    let (fd, temporary) = named(dir.path(), &target).unwrap();
+                    staged.file = File::from(fd);
+                    staged.temporary = temporary;
+                }
+                staged.file().write_all(b"new").unwrap();
+                staged
+            };
+            drop(make());
+            assert_eq!(entries(), 0);
+
+            for overwrite in [false, true] {
+                make().publish(overwrite).unwrap();
+                assert_eq!(fs::read(&target).unwrap(), b"new");
+                assert_eq!(entries(), 1);
+                fs::write(&target, "old").unwrap();
+                let error = make().publish(false).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+                assert_eq!(fs::read(&target).unwrap(), b"old");
+                make().publish(true).unwrap();
+                assert_eq!(fs::read(&target).unwrap(), b"new");
+                assert_eq!(entries(), 1);
+                fs::remove_file(&target).unwrap();
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The block allocation table of a delta: which cluster of the disk lies where in the file.
 
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
@@ -13,10 +14,18 @@ pub(super) const PAGE: u32 = 1 << 14;
 
 /// The table, read page by page when first needed: the whole of a large disk's would take longer to
 /// read, and more memory, than all the rest.
-#[derive(Debug)]
 pub(super) struct Table {
     entries: u32,
     pages: Box<[OnceLock<Page>]>,
+}
+
+impl fmt::Debug for Table {
+    /// Without the entries, of which there may be millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A part of the table.

@@ -92,6 +92,7 @@ fn h0_07_h4_02_h4_34_a_handle_in_two_threads() {
         assert_eq!(raw::create_image(&dir.join("root.hds"), 2048, |_| ()), 0);
         let handle = raw::Handle::open(&disk::descriptor(dir));
         let address = handle.as_ptr() as usize;
+        let calls: &'static AtomicU32 = Box::leak(Box::default());
         for _ in 0..4 {
             thread::spawn(move || {
                 let mut out = [0; 4096];
@@ -100,10 +101,20 @@ fn h0_07_h4_02_h4_34_a_handle_in_two_threads() {
                     unsafe {
                         sys::ploop_get_top_delta_fname(address as *mut _, out.as_mut_ptr(), 4096)
                     };
+                    calls.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        thread::sleep(Duration::from_secs(20));
+        let mut before = 0;
+        loop {
+            thread::sleep(Duration::from_secs(3));
+            let now = calls.load(Ordering::Relaxed);
+            if now == before {
+                // One thread wrote over the other's descriptor of the lock, which stays locked.
+                std::process::abort();
+            }
+            before = now;
+        }
     })
     .crashed();
     child("safe", |dir| {

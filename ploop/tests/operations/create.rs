@@ -164,7 +164,7 @@ fn version_2_needs_a_driver() {
 fn a_bare_image_ignores_what_is_for_file_systems() {
     let dir = tempfile::tempdir().unwrap();
     let param = CreateParam::new(dir.path().join("a"), Size::from_mib(1))
-        .fs(FsType::Ext4)
+        .fs(Some(FsType::Ext4))
         .fs(None)
         .fs_block_size(1024)
         .without_partition(true)

@@ -161,12 +161,15 @@ fn the_note_of_an_unmount_tells_about_the_file_system() {
     assert_eq!(info, expected);
     assert_eq!(info.size(), Size::from_bytes(96_200 * 4096));
     assert_eq!(info.free(), Size::from_bytes(90_001 * 4096));
-    // One that is cut off says so, as libploop does.
-    for len in [0, 39] {
-        fs::write(known.path(".statfs"), &bytes[..len]).unwrap();
-        let error = fs_info(known.xml()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert_eq!(error.path(), Some(&*known.path(".statfs")));
+    // One that is cut off counts for nothing: the image is to be mounted, which takes the driver. What
+    // libploop says last is that the note is still no better.
+    if !ploop::kernel::is_driver_present() {
+        for len in [0, 39] {
+            fs::write(known.path(".statfs"), &bytes[..len]).unwrap();
+            let error = fs_info(known.xml()).unwrap_err();
+            assert_eq!(error.code(), Some(-1));
+            assert!(error.message().contains("statfs"), "{error}");
+        }
     }
     // What is behind the numbers does not matter.
     let longer = [&bytes[..], b"x"].concat();

@@ -1,6 +1,7 @@
 //! One delta that is written to: its clusters, its table and the order between them.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,7 +21,6 @@ const OPERATION: &str = "write image";
 const MAX_DIRTY: usize = 1 << 16;
 
 /// A delta with a table of its own in memory, which is ahead of the one in the file.
-#[derive(Debug)]
 pub(super) struct WritableDelta {
     path: PathBuf,
     store: Box<dyn Store>,
@@ -37,6 +37,19 @@ pub(super) struct WritableDelta {
     end: u64,
     /// After a failed write nobody knows what the disk has.
     broken: bool,
+}
+
+impl fmt::Debug for WritableDelta {
+    /// Without the table.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WritableDelta")
+            .field("path", &self.path)
+            .field("header", &self.header)
+            .field("dirty", &self.dirty.len())
+            .field("end", &self.end)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What makes the header of a new delta.

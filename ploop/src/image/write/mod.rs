@@ -308,13 +308,50 @@ impl DiskWriter {
     /// [`ErrorKind::AlreadyExists`] where there is a file of that name; otherwise as
     /// [`write_at`](DiskWriter::write_at).
     pub fn snapshot(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let version = match &self.top {
+        let header = delta::new_header(self.version(), self.cluster, self.size())?;
+        self.flush()?;
+        let new = WritableDelta::create(path.as_ref(), &header)?;
+        self.put_on_top(new)
+    }
+
+    /// As [`snapshot`](DiskWriter::snapshot), with a delta that is there already, as libploop makes
+    /// it for the driver. What it holds is part of the disk from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] where it has another size, cluster size or format version than
+    /// the disk; otherwise as [`snapshot`](DiskWriter::snapshot).
+    pub fn push(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let new = WritableDelta::open(path.as_ref(), false)?;
+        let header = new.header();
+        let fits = header.size == self.size()
+            && header.cluster == self.cluster
+            && (header.version == self.version() || matches!(self.top, Top::Raw { .. }));
+        if !fits {
+            let message = format!(
+                "the delta has {} in {} clusters of {}, the disk {} in {} clusters of {}",
+                header.size,
+                header.version,
+                header.cluster,
+                self.size(),
+                self.version(),
+                self.cluster
+            );
+            return Err(
+                Error::new(ErrorKind::InvalidInput, OPERATION, message).with_path(path.as_ref())
+            );
+        }
+        self.put_on_top(new)
+    }
+
+    fn version(&self) -> FormatVersion {
+        match &self.top {
             Top::Delta(delta) => delta.header().version,
             Top::Raw { .. } => FormatVersion::V2,
-        };
-        let header = delta::new_header(version, self.cluster, self.size())?;
-        self.flush()?;
-        let mut new = WritableDelta::create(path.as_ref(), &header)?;
+        }
+    }
+
+    fn put_on_top(&mut self, mut new: WritableDelta) -> Result<()> {
         new.mark(true)?;
         self.finish()?;
         let raw = matches!(self.top, Top::Raw { .. });

@@ -1,12 +1,11 @@
 //! What a delta is written to.
 
-use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 /// A file. Tests put something in its place that remembers in which order it was written.
-pub(super) trait Store: Debug + Send {
+pub(super) trait Store: Send {
     fn len(&self) -> io::Result<u64>;
     fn set_len(&self, len: u64) -> io::Result<()>;
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
