@@ -157,7 +157,7 @@ fn require_no_pipe(operation: &'static str, file: &Path) -> Result<()> {
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let op = &Turn::FS_INFO;
     let descriptor = descriptor.as_ref();
-    CPath::new(op.name, descriptor)?;
+    CPath::check(op.name, descriptor)?;
     if let Some(noted) = noted(op.name, descriptor)? {
         return Ok(noted);
     }

@@ -165,8 +165,8 @@ impl Drop for Handle {
 
 /// An image that was opened: its descriptor, and C's handle of it once a call needed one.
 pub(crate) struct Image {
+    /// Resolved, and checked to be one that C takes.
     path: PathBuf,
-    c_path: CPath,
     component: Option<CText>,
     timeout: Option<Duration>,
     lock: Arc<TimedLock>,
@@ -178,15 +178,15 @@ pub(crate) struct Image {
 impl Image {
     /// `path` is resolved as C does it, so that what is checked here is what C works on.
     pub(crate) fn open(operation: &'static str, path: &Path) -> Result<Image> {
-        let given = CPath::new(operation, path)?;
+        CPath::check(operation, path)?;
         let resolved = match std::fs::canonicalize(path) {
             Ok(resolved) => resolved,
-            Err(error) => return Err(refused_by_c(operation, path, &given, error)),
+            Err(error) => return Err(refused_by_c(operation, path, error)),
         };
+        CPath::check(operation, &resolved)?;
         descriptor::require_readable(&resolved)
             .map_err(|error| error.during(operation).with_path(path))?;
         Ok(Image {
-            c_path: CPath::new(operation, &resolved)?,
             lock: lock_of(&resolved),
             path: resolved,
             component: None,
@@ -250,7 +250,7 @@ impl Image {
 
     fn handle(&mut self, operation: &'static str) -> Result<NonNull<sys::ploop_disk_images_data>> {
         if self.handle.is_none() {
-            let handle = open_dd(operation, &self.path, &self.c_path)?;
+            let handle = open_dd(operation, &self.path)?;
             if let Some(component) = &self.component {
                 const SET: Op = Op::new("set component name");
                 // SAFETY: the handle was just made; the name is terminated and copied by C.
@@ -272,8 +272,9 @@ impl Image {
     }
 }
 
-fn open_dd(operation: &'static str, path: &Path, c_path: &CPath) -> Result<Handle> {
+fn open_dd(operation: &'static str, path: &Path) -> Result<Handle> {
     const OPEN: Op = Op::new("open");
+    let c_path = CPath::new(operation, path)?;
     let mut handle = std::ptr::null_mut();
     let mut reply = guarded(&OPEN, || {
         // SAFETY: the path is terminated; C writes one pointer to `handle`, and only on success.
@@ -287,8 +288,8 @@ fn open_dd(operation: &'static str, path: &Path, c_path: &CPath) -> Result<Handl
 }
 
 /// A path that does not resolve gets the code and the words libploop has for it.
-fn refused_by_c(operation: &'static str, path: &Path, c_path: &CPath, error: io::Error) -> Error {
-    match open_dd(operation, path, c_path) {
+fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error {
+    match open_dd(operation, path) {
         Err(refused) => refused,
         Ok(_) => Error::io(operation, "the path does not resolve", error).with_path(path),
     }
@@ -385,8 +386,8 @@ impl Turn<'_> {
         self.op.name
     }
 
-    pub(super) fn c_path(&self) -> CPath {
-        self.image.c_path.clone()
+    pub(super) fn c_path(&self) -> Result<CPath> {
+        CPath::new(self.op.name, &self.image.path)
     }
 
     /// The descriptor as it is on disk now.
