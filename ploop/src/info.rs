@@ -72,11 +72,7 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
     /// that), and as [`Ploop::descriptor`].
     pub fn image_info(&mut self) -> Result<ImageInfo> {
-        let turn = self.image.turn(&Turn::IMAGE_INFO)?;
-        if let Some(top) = turn.descriptor()?.top_image() {
-            require_no_pipe(turn.operation(), &top.file)?;
-        }
-        let spec = turn.image_info()?;
+        let spec = self.image.turn(&Turn::IMAGE_INFO)?.image_info()?;
         Ok(ImageInfo {
             blocks: spec.size,
             block_size: spec.block_size,
@@ -125,21 +121,6 @@ impl Ploop {
             .with_path(turn.path()))
         })
     }
-}
-
-/// That opening this file does not wait for somebody to write to it, with the image's lock held. What
-/// else may be wrong with it, libploop says.
-fn require_no_pipe(operation: &'static str, file: &Path) -> Result<()> {
-    let kind = fs::metadata(file).map(|metadata| metadata.file_type());
-    if !kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket()) {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::InvalidInput,
-        operation,
-        "this is neither a regular file nor a block device",
-    )
-    .with_path(file))
 }
 
 /// The file system in an image (`ploop_get_info_by_descr`).

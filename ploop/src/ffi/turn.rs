@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ploop_sys as sys;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat, flock};
 
 use super::call::{Op, guarded};
 use super::reply::Reply;
@@ -170,6 +171,8 @@ pub(crate) struct Image {
     component: Option<CText>,
     timeout: Option<Duration>,
     lock: Arc<TimedLock>,
+    /// libploop's lock file, kept open: opening it costs more than the lock itself.
+    lock_file: Option<File>,
     /// Kept between calls that only look. C does not reset every field when it reads the descriptor
     /// again, and a failed change stays in it, so whatever changes the image starts with a new one.
     handle: Option<Handle>,
@@ -179,18 +182,21 @@ impl Image {
     /// `path` is resolved as C does it, so that what is checked here is what C works on.
     pub(crate) fn open(operation: &'static str, path: &Path) -> Result<Image> {
         CPath::check(operation, path)?;
-        let resolved = match std::fs::canonicalize(path) {
-            Ok(resolved) => resolved,
+        let resolved = match resolve(path) {
+            Ok((resolved, stat)) => {
+                descriptor::require_readable(FileType::from_raw_mode(stat.st_mode), stat.st_size)
+                    .map_err(|error| error.during(operation).with_path(path))?;
+                resolved
+            }
             Err(error) => return Err(refused_by_c(operation, path, error)),
         };
         CPath::check(operation, &resolved)?;
-        descriptor::require_readable(&resolved)
-            .map_err(|error| error.during(operation).with_path(path))?;
         Ok(Image {
             lock: lock_of(&resolved),
             path: resolved,
             component: None,
             timeout: None,
+            lock_file: None,
             handle: None,
         })
     }
@@ -219,33 +225,33 @@ impl Image {
     pub(crate) fn turn<'a>(&'a mut self, op: &'static Op) -> Result<Turn<'a>> {
         let timeout = self.timeout();
         let end = deadline(timeout);
-        let locked = |by: &str| locked(op.name, &self.path, by, timeout);
         if !self.lock.acquire(end) {
-            return Err(locked("another thread of this process"));
+            let by = "another thread of this process";
+            return Err(locked(op.name, &self.path, by, timeout));
         }
         // From here on an error gives the turn back.
         let in_process = InProcess(Arc::clone(&self.lock));
-        descriptor::require_readable(&self.path)
-            .map_err(|error| error.during(op.name).with_path(&self.path))?;
-        let mut descriptor_lock = None;
         if op.locks {
-            let mut path = self.path.clone().into_os_string();
-            path.push(".lck");
-            descriptor_lock = poll_lock(op.name, Path::new(&path), end)
-                .map_err(|failure| failure.into_error(&locked))?;
+            if self.lock_file.is_none() {
+                let mut path = self.path.clone().into_os_string();
+                path.push(".lck");
+                self.lock_file = open_lock(op.name, Path::new(&path))?;
+            }
+            if let Some(file) = &self.lock_file {
+                wait_for_lock(op.name, &self.path, file, timeout, end)?;
+            }
         }
-        if op.finds_device {
-            drop(
-                poll_lock(op.name, Path::new(DEVICE_LOCK), end)
-                    .map_err(|failure| failure.into_error(&locked))?,
-            );
-        }
-        Ok(Turn {
+        // The descriptor's lock is given back even where the devices' cannot be had.
+        let turn = Turn {
+            holds_lock: op.locks,
             image: self,
             op,
-            descriptor_lock,
             _in_process: in_process,
-        })
+        };
+        if op.finds_device {
+            poll_device_lock(op.name, turn.path(), timeout, end)?;
+        }
+        Ok(turn)
     }
 
     fn handle(&mut self, operation: &'static str) -> Result<NonNull<sys::ploop_disk_images_data>> {
@@ -287,6 +293,20 @@ fn open_dd(operation: &'static str, path: &Path) -> Result<Handle> {
         .ok_or_else(|| Error::new(ErrorKind::Other, operation, "libploop gave no handle"))
 }
 
+/// The path without symbolic links, and what is there. As `canonicalize`, with fewer system calls the
+/// deeper the path, and of one and the same file.
+fn resolve(path: &Path) -> io::Result<(PathBuf, Stat)> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&file)?;
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let resolved = match std::fs::read_link(link) {
+        // One outside of this process's root has no such path, and /proc may be missing.
+        Ok(resolved) if resolved.is_absolute() && stat.st_nlink > 0 => resolved,
+        _ => std::fs::canonicalize(path)?,
+    };
+    Ok((resolved, stat))
+}
+
 /// A path that does not resolve gets the code and the words libploop has for it.
 fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error {
     match open_dd(operation, path) {
@@ -303,20 +323,6 @@ impl Drop for InProcess {
     }
 }
 
-enum PollFailure {
-    Held,
-    Refused(Error),
-}
-
-impl PollFailure {
-    fn into_error(self, locked: &dyn Fn(&str) -> Error) -> Error {
-        match self {
-            PollFailure::Held => locked("another process"),
-            PollFailure::Refused(error) => error,
-        }
-    }
-}
-
 fn locked(operation: &'static str, path: &Path, by: &str, timeout: Duration) -> Error {
     Error::new(
         ErrorKind::Locked,
@@ -326,46 +332,80 @@ fn locked(operation: &'static str, path: &Path, by: &str, timeout: Duration) -> 
     .with_path(path)
 }
 
-/// For operations without a handle that look for a device: waits until nobody else does, at most for
-/// the lock timeout. libploop's own wait has no end (hazard 0.2).
-pub(super) fn wait_for_device_lock(operation: &'static str, path: &Path) -> Result<()> {
-    let timeout = default_lock_timeout();
-    poll_lock(operation, Path::new(DEVICE_LOCK), deadline(timeout))
-        .map(drop)
-        .map_err(|failure| failure.into_error(&|by| locked(operation, path, by, timeout)))
+/// `None` where the file is not there yet: nobody holds it, and C makes it.
+fn open_lock(operation: &'static str, path: &Path) -> Result<Option<File>> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            Err(Error::io(operation, "the lock file cannot be opened", error).with_path(path))
+        }
+    }
 }
 
-/// Takes the lock libploop is about to take, so that waiting for it has an end in every thread.
-/// C opens the file once more, so this one must be closed before: closing it frees the lock.
-/// `None` where the file is not there yet: nobody holds it, and C makes it.
-fn poll_lock(
+/// Takes the lock libploop is about to take, so that waiting for it has an end in every thread. C
+/// opens the file once more, so the lock must be given back before.
+fn wait_for_lock(
     operation: &'static str,
     path: &Path,
+    file: &File,
+    timeout: Duration,
     end: Option<Instant>,
-) -> Result<Option<File>, PollFailure> {
-    let refused = |what: &str, error: io::Error| {
-        PollFailure::Refused(Error::io(operation, what, error).with_path(path))
-    };
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(refused("the lock file cannot be opened", error)),
-    };
+) -> Result<()> {
     let mut pause = Duration::from_millis(1);
     loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(file)),
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) => {}
             Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(refused("the lock file cannot be locked", error.into())),
+            Err(error) => {
+                return Err(
+                    Error::io(operation, "the lock file cannot be locked", error).with_path(path),
+                );
+            }
         }
         let left = end.map_or(pause, |end| end.saturating_duration_since(Instant::now()));
         if left.is_zero() {
-            return Err(PollFailure::Held);
+            return Err(locked(operation, path, "another process", timeout));
         }
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// Waits until nobody looks for a device, anywhere on the system. libploop's own wait has no end
+/// (hazard 0.2). The lock is given back at once: C takes it some time later.
+fn poll_device_lock(
+    operation: &'static str,
+    path: &Path,
+    timeout: Duration,
+    end: Option<Instant>,
+) -> Result<()> {
+    static FILE: OnceLock<File> = OnceLock::new();
+    if FILE.get().is_none() {
+        match open_lock(operation, Path::new(DEVICE_LOCK))? {
+            // Of two threads that opened it, one keeps it.
+            Some(file) => drop(FILE.set(file)),
+            None => return Ok(()),
+        }
+    }
+    let Some(file) = FILE.get() else {
+        return Ok(());
+    };
+    wait_for_lock(operation, path, file, timeout, end)?;
+    unlock(file);
+    Ok(())
+}
+
+/// For operations without a handle that look for a device.
+pub(super) fn wait_for_device_lock(operation: &'static str, path: &Path) -> Result<()> {
+    let timeout = default_lock_timeout();
+    poll_device_lock(operation, path, timeout, deadline(timeout))
+}
+
+fn unlock(file: &File) {
+    // Nothing can be done about a failure, and none is known for a lock that is held.
+    let _ = flock(file, FlockOperation::Unlock);
 }
 
 /// The image's turn: the only way to C for operations on an image. The C functions are methods of
@@ -373,8 +413,15 @@ fn poll_lock(
 pub(crate) struct Turn<'a> {
     pub(super) image: &'a mut Image,
     pub(super) op: &'static Op,
-    descriptor_lock: Option<File>,
+    /// Until C takes it.
+    holds_lock: bool,
     _in_process: InProcess,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.give_lock_back();
+    }
 }
 
 impl Turn<'_> {
@@ -412,6 +459,14 @@ impl Turn<'_> {
         self.image.handle = None;
     }
 
+    fn give_lock_back(&mut self) {
+        if std::mem::take(&mut self.holds_lock) {
+            if let Some(file) = &self.image.lock_file {
+                unlock(file);
+            }
+        }
+    }
+
     /// Calls C with the handle. The lock passes to C here. The turn stays, so that the result can be
     /// looked at before another thread changes it.
     pub(super) fn call(
@@ -419,7 +474,7 @@ impl Turn<'_> {
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
     ) -> Result<Reply> {
         let handle = self.image.handle(self.op.name)?.as_ptr();
-        self.descriptor_lock = None;
+        self.give_lock_back();
         let mut reply = guarded(self.op, || c(handle))?;
         if !matches!(reply.code, 0 | 1) {
             self.image.handle = None;
@@ -433,10 +488,18 @@ impl Turn<'_> {
 pub(crate) fn if_unlocked(descriptor: &Path, f: impl FnOnce()) {
     let mut path = descriptor.to_owned().into_os_string();
     path.push(".lck");
-    // The end has come: one attempt.
-    if let Ok(_held) = poll_lock("clean up", Path::new(&path), Some(Instant::now())) {
-        f();
+    let Ok(file) = open_lock("clean up", Path::new(&path)) else {
+        return;
+    };
+    if let Some(file) = &file {
+        // The end has come: one attempt.
+        let now = Some(Instant::now());
+        if wait_for_lock("clean up", descriptor, file, Duration::ZERO, now).is_err() {
+            return;
+        }
     }
+    f();
+    // Closing the file gives the lock back.
 }
 
 /// A turn at something that is named by a path but has no handle: a descriptor that is being made,
