@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use ploop::image::{Descriptor, Disk, ExportOptions, OpenOptions, PartitionKind};
+use ploop::image::{Descriptor, Disk, ExportOptions, Issue, OpenOptions, PartitionKind, check};
 use ploop::{ErrorKind, Guid};
 use sha2::{Digest, Sha256};
 
@@ -58,6 +58,10 @@ fn main() -> ExitCode {
         trial("partitions_are_found", partitions_are_found),
         trial("an_image_in_use_is_refused", an_image_in_use_is_refused),
         trial("nothing_is_written", nothing_is_written),
+        trial(
+            "the_check_finds_them_in_order",
+            the_check_finds_them_in_order,
+        ),
         files,
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -305,6 +309,27 @@ fn an_image_in_use_is_refused(dir: &Path) -> Outcome {
     let through_descriptor = sha256(options.open(&descriptor)?);
     assert_eq!(sha256(options.open_image(&image)?), through_descriptor);
     assert_eq!(options.open(&descriptor)?.partitions()?.len(), 1);
+    Ok(())
+}
+
+fn the_check_finds_them_in_order(dir: &Path) -> Outcome {
+    for name in WITH_MANIFEST {
+        let report = check(dir.join(name).join("DiskDescriptor.xml"));
+        assert!(report.is_clean(), "{name}: {report}");
+        let allocated: u64 = report
+            .deltas
+            .iter()
+            .map(|delta| delta.allocated.bytes())
+            .sum();
+        assert!(allocated > 0, "{name}");
+    }
+    // Marked, with clusters that were never led to; the copy has holes.
+    let report = check(dir.join("crashed/DiskDescriptor.xml"));
+    assert!(report.is_sound() && !report.is_clean(), "{report}");
+    for issue in [Issue::InUse, Issue::LostClusters, Issue::Sparse] {
+        assert!(report.has(issue), "{issue:?}: {report}");
+    }
+    assert_eq!(report.findings.len(), 3, "{report}");
     Ok(())
 }
 

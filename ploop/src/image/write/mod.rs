@@ -56,6 +56,20 @@ pub fn create_delta(
 /// that the disk writes a sector wholly or not at all.
 ///
 /// Nothing here keeps others from writing to the same files, or touches the descriptor.
+///
+/// ```no_run
+/// use ploop::image::{DiskWriter, create_delta};
+/// use ploop::{ClusterSize, FormatVersion, Size};
+///
+/// let cluster = ClusterSize::DEFAULT;
+/// create_delta("root.hds", FormatVersion::V2, cluster, Size::from_gib(10))?;
+/// let mut disk = DiskWriter::open_files(&["root.hds"], cluster, false, false)?;
+/// disk.write_at(b"hello", 4096)?;
+/// disk.snapshot("root.hds.1")?;
+/// disk.write_at(b"world", 4096)?;
+/// disk.close()?;
+/// # Ok::<(), ploop::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct DiskWriter {
     lower: Option<Chain>,
