@@ -47,8 +47,28 @@ pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
     if let Some(dir) = compiler_headers() {
         builder = builder.clang_arg("-idirafter").clang_arg(dir);
     }
-    let text = builder.generate().map_err(|e| e.to_string())?.to_string();
+    let text = without_panic(|| builder.generate())?
+        .map_err(|e| e.to_string())?
+        .to_string();
     Ok(finish(&text))
+}
+
+/// bindgen panics where it finds no libclang, which reads badly.
+fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    std::panic::set_hook(hook);
+    result.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+        format!(
+            "the bindings could not be generated: {}\n\
+             Generating them needs libclang (Debian, Ubuntu: package libclang1; RHEL-like: clang-libs); \
+             the committed ones, without feature `bindgen`, do not.",
+            text.unwrap_or("bindgen panicked")
+        )
+    })
 }
 
 /// The directory of the C compiler's own headers, if there is a C compiler that says.

@@ -75,48 +75,32 @@ fn in_directory(dir: PathBuf) -> Result<Library, String> {
 }
 
 fn by_pkg_config() -> Result<Library, String> {
-    // Cflags are left out on purpose: ploop.pc requires libxml-2.0 privately, and asking for cflags (unlike asking for libs)
-    // walks private requirements, so that it fails wherever only libploop-dev is installed. The header needs none.
-    // Nothing is linked from here (`link` does it), nor does pkg-config choose between static and shared.
-    let found = pkg_config::Config::new()
-        .probe_cflags(false)
-        .print_system_libs(false)
-        .statik(false)
-        .cargo_metadata(false)
-        .probe("ploop");
-    let found = found.map_err(|error| not_found(&error))?;
+    let found = ask(true).map_err(|error| not_found(&error))?;
     if !in_range(&found.version) {
         return Err(out_of_range(&found.version));
     }
-    // A directory that pkg-config prints is one the linker does not know; otherwise ask where it is all the same,
-    // for the static library is looked for by hand.
-    let named = found.link_paths.first().cloned();
-    let lib_dir = named.clone().or_else(|| variable("libdir"));
-    let include = variable("includedir")
-        .filter(|dir| dir.join("ploop/libploop.h").is_file())
-        .or_else(|| lib_dir.as_deref().and_then(include_near));
+    let lib_dir = found.link_paths.into_iter().next();
+    // The linker is told a directory only where it does not look by itself: a system one in front of the others would
+    // hide what a user put there.
+    let search = ask(false).is_ok_and(|found| !found.link_paths.is_empty());
     Ok(Library {
         version: found.version,
-        search: named.is_some(),
+        include: lib_dir.as_deref().and_then(include_near),
         lib_dir,
-        include,
+        search,
     })
 }
 
-/// A variable of ploop.pc as a path, under the sysroot if there is one.
-fn variable(name: &str) -> Option<PathBuf> {
-    let value = pkg_config::get_variable("ploop", name).ok()?;
-    if value.is_empty() {
-        return None;
-    }
-    let path = PathBuf::from(value);
-    match env::of_target("PKG_CONFIG_SYSROOT_DIR").map(PathBuf::from) {
-        // Some pkg-configs put it in front themselves.
-        Some(root) if !path.starts_with(&root) => {
-            Some(root.join(path.strip_prefix("/").unwrap_or(&path)))
-        }
-        _ => Some(path),
-    }
+fn ask(system_dirs_too: bool) -> Result<pkg_config::Library, pkg_config::Error> {
+    // Neither cflags nor static: ploop.pc requires libxml-2.0 privately, and either of the two (unlike libs) walks private
+    // requirements, so that it fails wherever only libploop-dev is installed. The header needs no cflags, and what a static
+    // library needs is known here. Nothing is linked from here either: `link` does it.
+    pkg_config::Config::new()
+        .probe_cflags(false)
+        .statik(false)
+        .print_system_libs(system_dirs_too)
+        .cargo_metadata(false)
+        .probe("ploop")
 }
 
 /// `lib` or `lib/<multiarch>`: the header is in `include` beside it.
@@ -157,7 +141,7 @@ fn out_of_range(version: &str) -> String {
     format!(
         "libploop {version} was found, but these bindings are for libploop {} and later, below {} \
          (the ABI of libploop.so.1): the structures of other versions differ in size. \
-         To link another libploop, name its directory in PLOOP_LIB_DIR.",
+         If a fitting one is installed elsewhere, name its directory in PLOOP_LIB_DIR.",
         RANGE.0, RANGE.1
     )
 }

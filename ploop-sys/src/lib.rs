@@ -3,7 +3,7 @@
 //! Everything here is `unsafe`, spelt as in C, and documented by the header's own comments at most. Crate `ploop` is the
 //! safe one. Before calling this one directly, know that libploop trusts its arguments: several calls abort or crash on
 //! values they do not expect, read beyond the end of short path buffers, are unsafe on two threads at once, or delete files.
-//! Structures passed in have to be zeroed first, their `dummy` members included (`core::mem::zeroed` is right for all of them).
+//! Structures passed in have to be zero where they are not filled in, their `dummy` members included: `Default` makes them so.
 //!
 //! # Versions
 //!
@@ -52,7 +52,8 @@ compile_error!(
     "ploop-sys supports 64-bit Linux only: the sizes and offsets of libploop's structures are those of LP64"
 );
 
-// C's names are kept, and so is what its header leaves without a comment.
+// C's names are kept, and so is what its header leaves without a comment. The one unsafe thing in generated code is
+// `Default` writing zeros, which is a value of every integer, array and pointer there is.
 #[cfg(not(ploop_generated))]
 #[allow(missing_docs, non_camel_case_types, clippy::undocumented_unsafe_blocks)]
 #[path = "bindings/v1_15.rs"]

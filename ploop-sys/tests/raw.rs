@@ -40,11 +40,12 @@ fn a_descriptor_can_be_created_opened_and_read() {
     };
     let (mut image, xml) = (padded("root.hds"), padded("DiskDescriptor.xml"));
 
-    // SAFETY: integers, byte arrays and pointers that may be null; all zero is a valid value of each.
-    let mut param: ploop_create_param = unsafe { std::mem::zeroed() };
-    param.size = 20 * 2048;
-    param.mode = PLOOP_EXPANDED_MODE;
-    param.image = image.as_mut_ptr().cast();
+    let mut param = ploop_create_param {
+        size: 20 * 2048,
+        mode: PLOOP_EXPANDED_MODE,
+        image: image.as_mut_ptr().cast(),
+        ..Default::default()
+    };
     // SAFETY: both strings are terminated and followed by enough bytes; the parameters outlive the call.
     let rc = unsafe { ploop_create_dd(xml.as_ptr().cast(), &mut param) };
     assert_eq!(rc, 0);

@@ -12,8 +12,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::ffi::{self, CPath, CText, CreateArgs, Turn};
 use crate::preflight::{require_tools, usable_name};
 use crate::{
-    ClusterSize, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result, Size,
-    kernel,
+    ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
+    Size, kernel,
 };
 
 const OPERATION: &str = "create image";
@@ -124,8 +124,8 @@ impl CreateParam {
     }
 
     /// The file system to make. `None` makes a bare image; only that works without the driver.
-    pub fn fs(mut self, fs: impl Into<Option<FsType>>) -> CreateParam {
-        self.fs = fs.into();
+    pub fn fs(mut self, fs: Option<FsType>) -> CreateParam {
+        self.fs = fs;
         self
     }
 
@@ -151,8 +151,11 @@ impl CreateParam {
     /// The format that will be used, and that the sizes are within its limits. libploop checks them
     /// only where it makes a file system, and otherwise makes an image of another size (29, 30).
     fn checked(&self, operation: &'static str) -> Result<FormatVersion> {
-        let refuse =
-            |kind, message: String| Err(Error::new(kind, operation, message).with_path(&self.file));
+        let refuse = |kind, message: String| {
+            Err(Error::new(kind, operation, message)
+                .with_path(&self.file)
+                .with_code(Code::PARAM.get()))
+        };
         let large = kernel::is_large_disk_supported();
         let format = match self.format {
             None if large => FormatVersion::V2,
@@ -372,6 +375,7 @@ fn exists(operation: &'static str, path: &Path) -> Error {
         "this file exists and was left as it is; remove it or choose another place",
     )
     .with_path(path)
+    .with_code(Code::PARAM.get())
 }
 
 /// A directory of our own, in which libploop may remove what it likes (24).

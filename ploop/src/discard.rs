@@ -114,7 +114,7 @@ impl Ploop {
                 format!("{size} to free is less than a cluster of {cluster}"),
             );
         }
-        change.require_sound(change.descriptor.chain(change.descriptor.top))?;
+        change.require_attachable(change.descriptor.top)?;
         let leftover =
             TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
         let args = DiscardArgs {

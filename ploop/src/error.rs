@@ -148,8 +148,9 @@ impl Error {
         self.0.kind
     }
 
-    /// What libploop returned, where it was libploop that failed: a [`Code`], -1, or a number this
-    /// crate does not know. `None` where the call was refused before C or no C was involved.
+    /// What libploop returned: a [`Code`], -1, or a number this crate does not know. Where this crate
+    /// refused what libploop refuses as well, the code libploop has for it. `None` where no C is
+    /// involved.
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         self.0.code

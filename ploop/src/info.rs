@@ -1,8 +1,11 @@
 //! What an image is like.
 
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::ffi::{self, CPath, Turn};
 use crate::preflight::{Change, Store};
@@ -61,7 +64,8 @@ impl ImageInfo {
 
 impl Ploop {
     /// The size, cluster size and format of the image (`ploop_get_spec`): of the running device, or of
-    /// the top delta. Works without the driver; needs root to look for a device.
+    /// the top delta. Works without the driver; needs root to look for a device. A descriptor that names a
+    /// pipe as the top delta makes it wait for ever.
     ///
     /// # Errors
     ///
@@ -153,13 +157,13 @@ fn require_no_pipe(operation: &'static str, file: &Path) -> Result<()> {
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let op = &Turn::FS_INFO;
     let descriptor = descriptor.as_ref();
-    CPath::new(op.name, descriptor)?;
+    CPath::check(op.name, descriptor)?;
     if let Some(noted) = noted(op.name, descriptor)? {
         return Ok(noted);
     }
     let mut image = ffi::Image::open(op.name, descriptor)?;
     let change = Change::begin(&mut image, op)?;
-    change.require_sound(change.descriptor.chain(change.descriptor.top))?;
+    change.require_attachable(change.descriptor.top)?;
     let leftover =
         TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
     let result = change.run(Store::Maybe, Turn::fs_info);
@@ -179,23 +183,50 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
 /// libploop's note of the file system beside an image that is not mounted: five numbers in the
 /// machine's order. It goes by the note before it looks at anything else, and so does this.
 fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
-    let note = descriptor.with_file_name(".statfs");
-    require_no_pipe(operation, &note)?;
-    let Ok(bytes) = fs::read(note) else {
+    let Some(directory) = descriptor.parent() else {
         return Ok(None);
     };
-    let numbers: Vec<u64> = bytes
-        .chunks_exact(8)
-        .map(|chunk| u64::from_ne_bytes(chunk.try_into().unwrap_or_default()))
-        .collect();
-    Ok(match (bytes.len(), numbers.as_slice()) {
-        (40, [block_size, blocks, blocks_free, inodes, inodes_free]) => Some(FsInfo {
-            block_size: *block_size,
-            blocks: *blocks,
-            blocks_free: *blocks_free,
-            inodes: *inodes,
-            inodes_free: *inodes_free,
-        }),
-        _ => None,
-    })
+    let path = directory.join(".statfs");
+    let mut bytes = [0; 40];
+    // Without NONBLOCK, a pipe of that name would be waited for.
+    let read = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(&path)
+        .and_then(|mut file| file.read_exact(&mut bytes));
+    match read {
+        Ok(()) => {}
+        // The directory may be missing as well, which opening the descriptor will tell. A note that is
+        // cut off is written anew, by libploop itself.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => {
+            return Err(Error::io(
+                operation,
+                "the note of the last unmount cannot be read",
+                error,
+            )
+            .with_path(path));
+        }
+    }
+    let number = |at: usize| {
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[at * 8..][..8]);
+        u64::from_ne_bytes(number)
+    };
+    Ok(Some(FsInfo {
+        block_size: number(0),
+        blocks: number(1),
+        blocks_free: number(2),
+        inodes: number(3),
+        inodes_free: number(4),
+    }))
 }

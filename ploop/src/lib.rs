@@ -1,4 +1,126 @@
-//! Ploop images from Rust.
+//! Ploop images from Rust: all of libploop, safely.
+//!
+//! Ploop is the loopback block device of OpenVZ and Virtuozzo: a disk in a file, or in a stack of
+//! *delta* files. Space is allocated in *clusters* as it is written; a *block allocation table*
+//! (BAT) at the head of each delta says where a cluster is. Writes go to the *top delta*; the ones
+//! below are *snapshots*, down to the *base*. The *descriptor*, a `DiskDescriptor.xml` beside them,
+//! names the deltas and the tree they form. An image is attached to a device by the kernel *driver*
+//! and mounted from there; a *balloon* file in its file system holds space back to shrink it.
+//!
+//! ```
+//! # #[cfg(not(feature = "libploop"))]
+//! # fn main() {}
+//! # #[cfg(feature = "libploop")]
+//! # fn main() -> ploop::Result<()> {
+//! use ploop::{CreateParam, Ploop, Size};
+//!
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = dir.path();
+//! // A bare image; with a file system, which takes the driver, leave out `.fs(None)`.
+//! let param = CreateParam::new(dir.join("root.hds"), Size::from_gib(10)).fs(None);
+//! let mut image = Ploop::create(&param)?;
+//! let snapshot = image.snapshot()?;
+//! println!("{} is kept in {}", snapshot, image.base_delta_file()?.display());
+//! image.switch_snapshot(snapshot)?; // back to it
+//! image.delete_snapshot(snapshot)?; // merged into what is above
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is where
+//!
+//! | subject | see |
+//! |---|---|
+//! | an image: open, operate, close | [`Ploop`] |
+//! | make one | [`Ploop::create`], [`CreateParam`] |
+//! | attach and mount | [`Ploop::mount`], [`Ploop::mount_guard`], [`MountParam`] |
+//! | snapshots | [`Ploop::snapshot`], [`Ploop::switch_snapshot`], [`Ploop::delete_snapshot`], [`Ploop::merge`], [`Ploop::temporary_snapshot`] |
+//! | size | [`Ploop::resize`], [`Ploop::discard`], [`Ploop::set_max_delta_size`] |
+//! | exchange and convert files | [`Ploop::replace`], [`Ploop::convert`] |
+//! | look | [`Ploop::descriptor`], [`Ploop::image_info`], [`fs_info`], [`device`] |
+//! | live copy | [`copy`] |
+//! | the library and the driver | [`kernel`], [`lock`], [`log`] |
+//! | without C, driver or root | [`image`]: read, check, export |
+//!
+//! # What needs the driver
+//!
+//! The driver is part of OpenVZ and Virtuozzo kernels; [`load_kernel_modules`] loads it, and nothing
+//! here does so unasked. Without it work: creating images without a file system, snapshots, switching,
+//! deleting, merging, replacing, converting, everything that looks, and all of [`image`]. Mounting,
+//! resizing, discarding, sending copies and making file systems end in [`ErrorKind::NoDriver`].
+//!
+//! libploop looks for a running device in most operations, under a lock in `/var/lock/ploop` that
+//! belongs to root. So most operations need root, with the driver or without.
+//!
+//! # Errors
+//!
+//! An [`Error`] says what was tried, on which path, why it failed, in libploop's words if it was
+//! libploop, and of which [kind](ErrorKind) it is. [`Error::code`] is libploop's number.
+//!
+//! # Threads and processes
+//!
+//! A handle moves between threads, and is used by one at a time. One image has one operation at a
+//! time, in this process and among all that use libploop; others wait, up to
+//! [a limit](lock::set_timeout), and get [`ErrorKind::Locked`]. Different images are independent: a
+//! long merge of one does not hold up another, with the exceptions that [`Ploop::discard`] is one at
+//! a time, and libploop's search for devices is one at a time on the whole system.
+//!
+//! Operations block, some of them for as long as copying a disk takes; none can be cancelled but
+//! [`Ploop::discard`]. In async programs they belong on threads for blocking work.
+//!
+//! What libploop leaves to the process it runs in: files it opens are inherited by children that
+//! other threads start meanwhile, and a device inherited that way is busy for as long; a fork of its
+//! own runs the exit handlers of the program ([`Ploop::discard`]); libxml2 writes complaints to
+//! standard error. Two threads stand for it: one is started when an operation first takes a lock, and
+//! sleeps; the other runs during a discard. SIGRTMIN gets a handler that does nothing if it had none:
+//! an application that has use for that signal installs its own before the first call. A program that
+//! ignores SIGCHLD cannot use what starts tools.
+//!
+//! # Paths
+//!
+//! Paths are bytes, as the system has them. libploop hands some of them to a shell without quotes,
+//! and writes image names into XML without checking them. Where it could come to that, paths with
+//! white space, control characters or one of ``;&|<>$`\"'()*?[]#~!``, with a list or range in braces,
+//! and image names that are not UTF-8, are refused with [`ErrorKind::InvalidInput`], as is anything of
+//! 4000 bytes and more. Looking at images under such names works.
+//!
+//! # Units
+//!
+//! [`Size`] is bytes inside, whatever it was made from; libploop's own sectors appear in [`ImageInfo`]
+//! alone, which has goploop's fields.
+//!
+//! # From goploop
+//!
+//! | goploop | here |
+//! |---|---|
+//! | `Open(file)`, `d.Close()` | [`Ploop::open`], [`Ploop::close`] or drop |
+//! | `Create(&CreateParam{Size, Mode, File, CLog, Flags})` | [`Ploop::create`]; `Size` in KiB is [`Size::from_kib`], `CLog` is [`ClusterSize::from_log2_sectors`] |
+//! | `d.Mount(&MountParam{UUID, Target, Flags, Data, Readonly, Fsck, Quota})` | [`Ploop::mount`]; the device is in [`Mounted`] |
+//! | `d.Umount()`, `UmountByDevice(dev)` | [`Ploop::umount`], [`device::umount`] |
+//! | `d.IsMounted()` | [`Ploop::is_mounted`], which reads the descriptor anew |
+//! | `d.Resize(size, offline)` | [`Ploop::resize`] with [`ResizeMode`]; a size of 0 is [`ResizeParam::to_minimum`] |
+//! | `d.Snapshot()` | [`Ploop::snapshot`], [`Ploop::snapshot_with`] |
+//! | `d.SwitchSnapshot(uuid)` | [`Ploop::switch_snapshot`] |
+//! | `d.SwitchSnapshotExtended(uuid, flags)` | [`Ploop::switch_snapshot_with`], which returns the kept GUID (goploop loses it) |
+//! | `d.DeleteSnapshot(uuid)` | [`Ploop::delete_snapshot`] |
+//! | `d.Replace(&ReplaceParam{File, UUID, CurFile, Level, Flags})` | [`Ploop::replace`] with [`ReplaceTarget`] |
+//! | `FSInfo(file)`, `d.ImageInfo()`, `d.TopDeltaFile()` | [`fs_info`], [`Ploop::image_info`], [`Ploop::top_delta_file`] |
+//! | `UUID()` | [`Guid::generate`] |
+//! | `SetVerboseLevel`, `SetLogFile`, `SetLogLevel` | [`log`] |
+//! | `IsNotMounted(err)`, `IsError(err, E_…)` | [`Error::is_not_mounted`], [`Error::kind`], [`Error::code`] with [`Code`] |
+//! | `modprobe` at the first use | [`load_kernel_modules`], when asked |
+//!
+//! # Features
+//!
+//! * `libploop` (default): the C library, through `ploop-sys`, and everything that needs it. A program
+//!   that links libploop 1.15 links code under GPL-2.0-or-later.
+//! * `image` (default): [`image`], in pure Rust. `--no-default-features --features image` links no C
+//!   library.
+//! * `serde` (default): `Serialize` and `Deserialize` for plain data and parameters.
+//!
+#![doc = include_str!("hazards.md")]
+#![deny(unsafe_code)]
+#![cfg_attr(not(feature = "libploop"), allow(rustdoc::broken_intra_doc_links))]
 
 mod component;
 #[cfg(feature = "libploop")]
@@ -71,3 +193,8 @@ pub use resize::{ResizeMode, ResizeParam};
 pub use size::{ClusterSize, Size};
 #[cfg(feature = "libploop")]
 pub use snapshot::{SnapshotParam, SwitchFlag, TemporarySnapshot, TemporarySnapshotParam};
+
+/// The README's program compiles.
+#[cfg(all(doctest, feature = "libploop"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::ffi::{self, CPath, CText, MergeWhich, Turn};
 use crate::image::{Header, Image};
 use crate::preflight::{Change, Store, no_snapshot, usable_name};
-use crate::{Error, ErrorKind, Guid, Ploop, Result};
+use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result};
 
 /// Which deltas [`Ploop::merge`] merges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,7 +65,8 @@ impl Ploop {
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for the base, for ends that are not on one chain,
     /// and where a delta between has other children; [`AlreadyExists`](ErrorKind::AlreadyExists) for
-    /// a new delta that is there, [`Busy`](ErrorKind::Busy) for a mounted snapshot,
+    /// a new delta that is there, [`Unsupported`](ErrorKind::Unsupported) for a new file in the place
+    /// of a raw base, and for one of format v2 without a driver that supports large disks; [`Busy`](ErrorKind::Busy) for a mounted snapshot,
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there, and
     /// the lower one may hold part of the upper one's data, which reads the same through the upper
     /// one.
@@ -123,6 +124,13 @@ impl Ploop {
             .as_deref()
             .map(|file| new_file(&change, file))
             .transpose()?;
+        let raw_base = descriptor.mode == ImageMode::Raw && descriptor.parent(to).is_none();
+        if new_delta.is_some() && raw_base {
+            return change.refuse(
+                ErrorKind::Unsupported,
+                "libploop writes new deltas with a header, and a raw base has none; merge without a new file",
+            );
+        }
         let (c_from, c_to) = (CText::guid(from), CText::guid(to));
         let which = match merged.len() {
             // With a new delta and one end alone C crashes (3).

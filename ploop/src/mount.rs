@@ -181,7 +181,7 @@ impl Ploop {
                 format!("{guid} has {children} children, which writing to it would damage; mount it read-only"),
             );
         }
-        change.require_sound(descriptor.chain(guid))?;
+        change.require_attachable(guid)?;
         if param.fsck {
             crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
         }

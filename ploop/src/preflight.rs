@@ -16,7 +16,7 @@ use rustix::fs::{Access, OFlags};
 
 use crate::ffi::{self, MAX_PATH_BYTES, Op, Turn};
 use crate::image::{Header, Image, ImageKind};
-use crate::{Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result};
+use crate::{Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result};
 
 /// How a function writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,9 +87,16 @@ impl<'a> Change<'a> {
         result
     }
 
-    /// An error of this operation on this image.
+    /// An error of this operation on this image, with the code libploop has for unusable parameters
+    /// where it is one.
     pub(crate) fn refuse<T>(&self, kind: ErrorKind, why: impl Into<String>) -> Result<T> {
-        Err(Error::new(kind, self.operation(), why).with_path(self.path()))
+        let error = Error::new(kind, self.operation(), why).with_path(self.path());
+        Err(match kind {
+            ErrorKind::InvalidInput | ErrorKind::AlreadyExists | ErrorKind::Busy => {
+                error.with_code(Code::PARAM.get())
+            }
+            _ => error,
+        })
     }
 
     pub(crate) fn operation(&self) -> &'static str {
@@ -157,6 +164,17 @@ impl<'a> Change<'a> {
         Ok(None)
     }
 
+    /// What must hold where libploop attaches the chain of a delta: sound deltas, and a mount table it
+    /// can read.
+    pub(crate) fn require_attachable(&self, guid: Guid) -> Result<()> {
+        self.require_sound(self.descriptor.chain(guid))?;
+        match fs::read("/proc/self/mountinfo") {
+            Ok(table) => require_short_mounts(self.operation(), &table),
+            // Without a table libploop says so itself.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// That libploop's tools are there. It forks first and looks for the tool then, and its child
     /// comes back as a second copy of the caller (21).
     pub(crate) fn require_tools(&self, tools: &[&str]) -> Result<()> {
@@ -171,7 +189,7 @@ pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> E
         format!("the image has no snapshot {guid}"),
     )
     .with_path(path)
-    .with_code(crate::Code::NOSNAP.get())
+    .with_code(Code::NOSNAP.get())
 }
 
 /// The version of the format; a raw base has none.
@@ -294,6 +312,27 @@ pub(crate) fn usable_name(operation: &'static str, file: &Path, directory: &Path
         .with_path(file));
     }
     harmless_to_shell(operation, file)
+}
+
+/// That each mount point of the host, as the table spells it, fits the buffer into which libploop
+/// copies it without looking (16).
+fn require_short_mounts(operation: &'static str, table: &[u8]) -> Result<()> {
+    const BUFFER: usize = 4096;
+    let mount_points = table
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    match mount_points.max_by_key(|point| point.len()) {
+        Some(longest) if longest.len() >= BUFFER => Err(Error::new(
+            ErrorKind::Unsupported,
+            operation,
+            format!(
+                "something is mounted on this system at a path of {} bytes, {}…, more than libploop can read from /proc/self/mountinfo; unmount it first",
+                longest.len(),
+                String::from_utf8_lossy(&longest[..64]),
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Where libploop looks for tools, in its order; the `2fs` ones first in a directory of their own.
@@ -479,6 +518,20 @@ mod tests {
         );
         assert_eq!(misspelt(&top.replace("{5f", "&#123;5f")), Some(Guid::TOP));
         assert_eq!(misspelt("{"), Some(Guid::TOP));
+    }
+
+    #[test]
+    fn long_mount_points_are_found() {
+        let table = |point: &str| {
+            format!(
+                "36 35 98:0 / / rw - ext4 /dev/a rw\n37 35 98:0 / {point} rw - ext4 /dev/b rw\n"
+            )
+        };
+        require_short_mounts("test", table(&"x".repeat(4095)).as_bytes()).unwrap();
+        let error =
+            require_short_mounts("test", table(&"\\040".repeat(1024)).as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        require_short_mounts("test", b"\n36 35\n").unwrap();
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Ploop {
                 );
             }
         };
-        change.require_sound(descriptor.chain(descriptor.top))?;
+        change.require_attachable(descriptor.top)?;
         kernel::require_tools_or_driver(|| {
             change.require_tools(&["resize2fs", "tune2fs", "dumpe2fs", "fsck.ext4"])
         })?;

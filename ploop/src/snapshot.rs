@@ -144,7 +144,8 @@ impl Ploop {
     ///
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a GUID the image has,
     /// [`NotFound`](ErrorKind::NotFound) for a missing directory,
-    /// [`Unsupported`](ErrorKind::Unsupported) for the 127th snapshot of a chain,
+    /// [`Unsupported`](ErrorKind::Unsupported) for the 127th snapshot of a chain, and for an image of
+    /// format v2 without a driver that supports large disks,
     /// [`Busy`](ErrorKind::Busy) while a temporary snapshot with several children is in the way,
     /// [`Corrupt`](ErrorKind::Corrupt) where the top delta is damaged. After an error the image is as
     /// it was, save for temporary snapshots merged already.
@@ -182,8 +183,7 @@ impl Ploop {
         }
         let guid = param.guid.unwrap_or_else(Guid::generate);
         let directory = new_snapshot(&change, guid, param.directory.as_deref())?;
-        let chain = change.descriptor.chain(change.descriptor.top);
-        change.require_sound(chain)?;
+        change.require_attachable(change.descriptor.top)?;
         let target = param
             .target
             .as_deref()
@@ -230,8 +230,9 @@ impl Ploop {
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot
     /// with children under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), and both flags at once, which
-    /// contradict each other; [`Busy`](ErrorKind::Busy) while attached. After an error the image is as
-    /// it was.
+    /// contradict each other; [`Busy`](ErrorKind::Busy) while attached;
+    /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that
+    /// supports large disks. After an error the image is as it was.
     pub fn switch_snapshot_with(&mut self, guid: Guid, flags: SwitchFlag) -> Result<Option<Guid>> {
         let mut change = Change::begin(&mut self.image, &Turn::SWITCH)?;
         let skip_create = flags.contains(SwitchFlag::SKIP_CREATE);

@@ -1,2 +1,64 @@
-//! x
-fn main() {}
+//! Maintainers' commands of the ploop workspace: `cargo xtask COMMAND`.
+//!
+//! Building this needs the Rust toolchain and nothing else. What a command needs beyond that it has installed by
+//! `ci/setup.sh`, after saying what.
+
+mod bindgen;
+mod ci;
+mod demo;
+mod packages;
+mod report;
+mod run;
+mod setup;
+mod steps;
+mod test;
+
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Maintainers' commands of the ploop workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 success; 1 a check or a test failed; 2 wrong usage; \
+                          3 something has to be installed and may not or cannot be.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Generate ploop-sys's committed bindings from the installed libploop header
+    Bindgen(bindgen::Options),
+    /// Build the library's examples and show real images being managed
+    Demo(demo::Options),
+    /// Run every test of the workspace, and say which could not run and why
+    Test(test::Options),
+    /// Everything CI checks, the tests included
+    Ci(ci::Options),
+}
+
+/// What every command that may install something takes.
+#[derive(Args)]
+struct Install {
+    /// Install nothing: fail if something is missing
+    #[arg(long)]
+    no_install: bool,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Bindgen(options) => bindgen::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Ci(options) => ci::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<setup::Missing>() { 3 } else { 1 })
+        }
+    }
+}

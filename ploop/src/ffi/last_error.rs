@@ -5,7 +5,8 @@ use std::ffi::CStr;
 use ploop_sys as sys;
 
 /// Forgets the thread's error text, so that one found later belongs to the call in between
-/// (hazard 0.4: the text outlives its call, and some failures write none).
+/// (hazard 0.4: the text outlives its call, and some failures write none). `errno` as well: libploop
+/// appends its text to messages about failures that did not set it.
 pub(super) fn clear() {
     // SAFETY: the function returns this thread's own buffer of 8192 bytes, never NULL. The buffer is
     // writable memory of the library; `const` only keeps callers from changing the text by accident,
@@ -14,6 +15,8 @@ pub(super) fn clear() {
         let text = sys::ploop_get_last_error().cast_mut();
         *text = 0;
     }
+    // SAFETY: the function returns this thread's own `errno`, never NULL.
+    unsafe { *libc::__errno_location() = 0 }
 }
 
 /// The text the calls since [`clear`] left on this thread.

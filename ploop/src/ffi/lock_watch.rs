@@ -58,7 +58,6 @@ impl Watch {
             // Where no thread can be started, a lost race waits for the holder: no harm but time.
             state.started = thread::Builder::new()
                 .name("ploop-lock-watch".into())
-                .stack_size(64 << 10)
                 .spawn(watch)
                 .is_ok();
         }

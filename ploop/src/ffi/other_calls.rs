@@ -93,7 +93,7 @@ impl Turn<'_> {
 
     /// C opens the descriptor itself here, and so takes the lock.
     pub(crate) fn fs_info(mut self) -> Result<FsNumbers> {
-        let descriptor = self.c_path();
+        let descriptor = self.c_path()?;
         let mut info = sys::ploop_info::default();
         // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C
         // fills in `info`.

@@ -8,6 +8,8 @@ use crate::{Error, ErrorKind, Result};
 /// Calls under way, and what they leave to be mended.
 struct Shared {
     calls: usize,
+    /// Changes of the log file that wait for the calls to end.
+    waiting: usize,
     /// Two calls were under way at once, so the handler that stands may be libploop's.
     overlapped: bool,
     /// What handled SIGRTMIN before the first call.
@@ -16,6 +18,7 @@ struct Shared {
 
 static SHARED: Mutex<Shared> = Mutex::new(Shared {
     calls: 0,
+    waiting: 0,
     overlapped: false,
     standing: None,
 });
@@ -52,7 +55,9 @@ impl Drop for Running {
                     set_action(libc::SIGRTMIN(), action);
                 }
             }
-            QUIET.notify_all();
+            if shared.waiting > 0 {
+                QUIET.notify_all();
+            }
         }
     }
 }
@@ -79,10 +84,12 @@ pub(super) fn while_quiet<T>(
                 ),
             ));
         }
+        shared.waiting += 1;
         shared = QUIET
             .wait_timeout(shared, left)
             .unwrap_or_else(PoisonError::into_inner)
             .0;
+        shared.waiting -= 1;
     }
     Ok(change())
 }

@@ -43,11 +43,20 @@ impl Reply {
             Some(_) => "libploop gave no reason".to_owned(),
             None => "libploop failed and gave no reason".to_owned(),
         });
-        Error::new(kind, self.operation, message)
+        let error = Error::new(kind, self.operation, message)
             .with_path(path)
-            .with_code(self.code)
+            .with_code(self.code);
+        if error.message().starts_with(UNKNOWN_VERSION) {
+            return error.with_advice(
+                "libploop makes deltas of format v2 only with a driver that supports large disks",
+            );
+        }
+        error
     }
 }
+
+/// What libploop says of version 2 without a driver that knows it.
+const UNKNOWN_VERSION: &str = "Unknown ploop image version: 2";
 
 /// The kind of a failure. Several codes stand for many things each; what the system said, which
 /// libploop appends to its message, tells more.
@@ -56,12 +65,18 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     let Some(message) = message else {
         return by_code;
     };
-    // Failures that come under many codes.
+    // Failures that come under many codes, or under one that means something else.
+    if message.starts_with("Image is in use") {
+        return ErrorKind::Busy;
+    }
     if message.contains("/proc/vz/ploop_minor") {
         return ErrorKind::NoDriver;
     }
     if message.ends_with("is not mounted") {
         return ErrorKind::NotMounted;
+    }
+    if message.starts_with(UNKNOWN_VERSION) {
+        return ErrorKind::Unsupported;
     }
     if message.contains("xmlDocFormatDump") {
         // A descriptor that could not be written, not one that is damaged.
@@ -193,6 +208,7 @@ mod tests {
                 "Can't open /proc/vz/ploop_minor: Permission denied",
                 ErrorKind::NoDriver,
             ),
+            (4, "Image is in use /a", ErrorKind::Busy),
             (39, "Error at xmlDocFormatDump /a.tmp.tmp", ErrorKind::Io),
             (40, "Image /a is not mounted", ErrorKind::NotMounted),
             (
@@ -201,6 +217,7 @@ mod tests {
                 ErrorKind::NotMounted,
             ),
             (43, "Can't find snapshot by uuid x", ErrorKind::NoSnapshot),
+            (1, UNKNOWN_VERSION, ErrorKind::Unsupported),
             (
                 -1,
                 "Can't open lock file: Permission denied",

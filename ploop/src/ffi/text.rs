@@ -20,6 +20,15 @@ pub(crate) struct CPath(Box<[u8; PATH_MAX]>);
 
 impl CPath {
     pub(crate) fn new(operation: &'static str, path: &Path) -> Result<CPath> {
+        CPath::check(operation, path)?;
+        let bytes = path.as_os_str().as_bytes();
+        let mut buffer = Box::new([0; PATH_MAX]);
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        Ok(CPath(buffer))
+    }
+
+    /// That a path can be passed on, without doing so.
+    pub(crate) fn check(operation: &'static str, path: &Path) -> Result<()> {
         let refuse =
             |why: String| Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(path));
         let bytes = path.as_os_str().as_bytes();
@@ -35,9 +44,7 @@ impl CPath {
                 bytes.len()
             ));
         }
-        let mut buffer = Box::new([0; PATH_MAX]);
-        buffer[..bytes.len()].copy_from_slice(bytes);
-        Ok(CPath(buffer))
+        Ok(())
     }
 
     pub(super) fn as_ptr(&self) -> *const c_char {

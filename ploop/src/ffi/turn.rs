@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,45 +38,65 @@ pub(crate) fn set_default_lock_timeout(timeout: Duration) {
 /// A lock whose wait ends.
 #[derive(Default)]
 pub(super) struct TimedLock {
-    taken: Mutex<bool>,
+    queue: Mutex<Queue>,
     freed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    taken: bool,
+    /// To spare the system call of a notification that nobody waits for.
+    waiting: usize,
 }
 
 impl TimedLock {
     pub(super) const fn new() -> TimedLock {
         TimedLock {
-            taken: Mutex::new(false),
+            queue: Mutex::new(Queue {
+                taken: false,
+                waiting: 0,
+            }),
             freed: Condvar::new(),
         }
     }
 
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn acquire(&self, end: Option<Instant>) -> bool {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        while *taken {
-            taken = match end {
+        let mut queue = self.queue();
+        queue.waiting += 1;
+        while queue.taken {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            queue = match left {
                 None => self
                     .freed
-                    .wait(taken)
+                    .wait(queue)
                     .unwrap_or_else(PoisonError::into_inner),
-                Some(end) => {
-                    let left = end.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
+                Some(left) if left.is_zero() => {
+                    queue.waiting -= 1;
+                    return false;
+                }
+                Some(left) => {
                     self.freed
-                        .wait_timeout(taken, left)
+                        .wait_timeout(queue, left)
                         .unwrap_or_else(PoisonError::into_inner)
                         .0
                 }
             };
         }
-        *taken = true;
+        queue.waiting -= 1;
+        queue.taken = true;
         true
     }
 
     fn release(&self) {
-        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.freed.notify_one();
+        let mut queue = self.queue();
+        queue.taken = false;
+        if queue.waiting > 0 {
+            self.freed.notify_one();
+        }
     }
 
     /// Runs `f` alone, or fails after `timeout`.
@@ -145,8 +165,8 @@ impl Drop for Handle {
 
 /// An image that was opened: its descriptor, and C's handle of it once a call needed one.
 pub(crate) struct Image {
+    /// Resolved, and checked to be one that C takes.
     path: PathBuf,
-    c_path: CPath,
     component: Option<CText>,
     timeout: Option<Duration>,
     lock: Arc<TimedLock>,
@@ -158,15 +178,15 @@ pub(crate) struct Image {
 impl Image {
     /// `path` is resolved as C does it, so that what is checked here is what C works on.
     pub(crate) fn open(operation: &'static str, path: &Path) -> Result<Image> {
-        let given = CPath::new(operation, path)?;
+        CPath::check(operation, path)?;
         let resolved = match std::fs::canonicalize(path) {
             Ok(resolved) => resolved,
-            Err(error) => return Err(refused_by_c(operation, path, &given, error)),
+            Err(error) => return Err(refused_by_c(operation, path, error)),
         };
+        CPath::check(operation, &resolved)?;
         descriptor::require_readable(&resolved)
             .map_err(|error| error.during(operation).with_path(path))?;
         Ok(Image {
-            c_path: CPath::new(operation, &resolved)?,
             lock: lock_of(&resolved),
             path: resolved,
             component: None,
@@ -230,7 +250,7 @@ impl Image {
 
     fn handle(&mut self, operation: &'static str) -> Result<NonNull<sys::ploop_disk_images_data>> {
         if self.handle.is_none() {
-            let handle = open_dd(operation, &self.path, &self.c_path)?;
+            let handle = open_dd(operation, &self.path)?;
             if let Some(component) = &self.component {
                 const SET: Op = Op::new("set component name");
                 // SAFETY: the handle was just made; the name is terminated and copied by C.
@@ -252,8 +272,9 @@ impl Image {
     }
 }
 
-fn open_dd(operation: &'static str, path: &Path, c_path: &CPath) -> Result<Handle> {
+fn open_dd(operation: &'static str, path: &Path) -> Result<Handle> {
     const OPEN: Op = Op::new("open");
+    let c_path = CPath::new(operation, path)?;
     let mut handle = std::ptr::null_mut();
     let mut reply = guarded(&OPEN, || {
         // SAFETY: the path is terminated; C writes one pointer to `handle`, and only on success.
@@ -267,8 +288,8 @@ fn open_dd(operation: &'static str, path: &Path, c_path: &CPath) -> Result<Handl
 }
 
 /// A path that does not resolve gets the code and the words libploop has for it.
-fn refused_by_c(operation: &'static str, path: &Path, c_path: &CPath, error: io::Error) -> Error {
-    match open_dd(operation, path, c_path) {
+fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error {
+    match open_dd(operation, path) {
         Err(refused) => refused,
         Ok(_) => Error::io(operation, "the path does not resolve", error).with_path(path),
     }
@@ -365,8 +386,8 @@ impl Turn<'_> {
         self.op.name
     }
 
-    pub(super) fn c_path(&self) -> CPath {
-        self.image.c_path.clone()
+    pub(super) fn c_path(&self) -> Result<CPath> {
+        CPath::new(self.op.name, &self.image.path)
     }
 
     /// The descriptor as it is on disk now.

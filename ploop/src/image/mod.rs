@@ -1,11 +1,57 @@
 //! Images in pure Rust: nothing here needs libploop, a kernel driver or root.
+//!
+//! * [`Descriptor`] is a `DiskDescriptor.xml`: which deltas there are and how they stand upon each
+//!   other.
+//! * [`Disk`] reads the virtual disk through a chain of deltas, as of any snapshot: at any offset,
+//!   from many threads, or [exported](Disk::export) as a whole.
+//! * [`check()`] says what is wrong with an image, and changes nothing.
+//! * `DiskWriter`, with the feature `image-write`, does to the files what the driver does.
+//!
+//! Descriptors and images may come from anyone. Whatever is in them, the worst they can do is to
+//! cause an [`Error`](crate::Error), with the file and offset that are to blame: no panic, no
+//! endless loop, and no more memory than the tables of the clusters that are really there. Files are
+//! opened for reading only.
+//!
+//! ```no_run
+//! use ploop::image::{Disk, ExportOptions};
+//!
+//! let disk = Disk::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+//! println!("{} in {} partitions", disk.size(), disk.partitions()?.len());
+//! disk.export("/backup/101.raw", &ExportOptions::new(), |progress| {
+//!     println!("{} of {}", progress.copied, progress.total);
+//! })?;
+//! # Ok::<(), ploop::Error>(())
+//! ```
 
 #![forbid(unsafe_code)]
 
+mod chain;
+mod check;
+mod clusters;
+mod delta;
 pub(crate) mod descriptor;
+mod disk;
+mod export;
+mod extents;
+mod family;
 mod file;
 mod header;
+mod holes;
+mod partition;
+mod report;
+mod staged;
+mod table;
+#[cfg(feature = "image-write")]
+mod write;
 mod xml;
 
+pub use check::{check, check_image};
 pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
+pub use disk::{Disk, OpenOptions};
+pub use export::{ExportOptions, Progress};
+pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
+pub use partition::{Partition, PartitionKind};
+pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
+#[cfg(feature = "image-write")]
+pub use write::{DiskWriter, create_delta};

@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Installs what the workspace needs beside the Rust toolchain, by the system's package manager.
+#
+#   ci/setup.sh [--check | --dry-run] [GROUP...]
+#
+# Groups (none named: all):
+#   build    libploop's development package, pkg-config, a C compiler to link with
+#   test     the programs libploop and the tests run
+#   bindgen  libclang, which `cargo xtask bindgen` reads the C header with
+#   ci       what `cargo xtask ci` needs beyond these
+#
+# --check    install nothing; print the missing packages, one a line; exit with 1 if there are any
+# --dry-run  install nothing; print the commands that would run
+#
+# It says what it is about to install, uses sudo if not root, and does nothing where nothing is missing.
+# Exit code: 0 everything is there; 1 something is missing or could not be installed; 2 wrong usage or unknown system.
+set -euo pipefail
+
+# Debian keeps administrators' programs off the path of other users.
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+say() { printf 'ci/setup.sh: %s\n' "$*" >&2; }
+
+usage() {
+    sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "$0" >&2
+    exit 2
+}
+
+mode=install
+groups=()
+for argument in "$@"; do
+    case $argument in
+    --check) mode=check ;;
+    --dry-run) mode=dry-run ;;
+    build | test | bindgen | ci) groups+=("$argument") ;;
+    *) usage ;;
+    esac
+done
+if [ "${#groups[@]}" -eq 0 ]; then
+    groups=(build test bindgen ci)
+fi
+
+wants() {
+    local group
+    for group in "${groups[@]}"; do
+        if [ "$group" = "$1" ]; then return 0; fi
+    done
+    return 1
+}
+
+# Which names the packages have.
+family=unknown
+if command -v apt-get >/dev/null; then
+    family=debian
+elif command -v dnf >/dev/null; then
+    family=rhel
+fi
+
+missing=()
+
+# need DEBIAN-PACKAGE RHEL-PACKAGE TEST...: the package is missing if the test fails. What is there is asked, not what is
+# installed as a package, so that a tool from elsewhere counts and the check is quick.
+need() {
+    local debian=$1 rhel=$2
+    shift 2
+    if "$@" >/dev/null 2>&1; then return 0; fi
+    if [ "$family" = rhel ]; then missing+=("$rhel"); else missing+=("$debian"); fi
+}
+
+program() { command -v "$1"; }
+
+pkg_config() { command -v "${PKG_CONFIG:-pkg-config}" || command -v pkgconf; }
+
+# Not --exists, nor --cflags: either also asks for libxml2's development package, which is not needed.
+libploop() { [ -n "${PLOOP_LIB_DIR:-}" ] || "$(pkg_config)" --modversion ploop; }
+
+libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] || grep -q 'libclang\(-[0-9.]*\)\?\.so' <<<"$(ldconfig -p)" ||
+        ls /usr/lib/llvm*/lib/libclang.so* /usr/lib/llvm*/lib/libclang-[0-9]*.so*
+}
+
+if wants build; then
+    need gcc gcc program cc
+    need pkg-config pkgconf-pkg-config pkg_config
+    need libploop-dev ploop-devel libploop
+fi
+if wants test; then
+    need e2fsprogs e2fsprogs program mkfs.ext4
+    need parted parted program parted
+    need ploop ploop program ploop
+    need qemu-utils qemu-img program qemu-img
+    need xz-utils xz program xz
+fi
+if wants bindgen; then
+    need libclang1 clang-libs libclang
+fi
+if wants ci; then
+    need lsof lsof program lsof
+    need strace strace program strace
+    need valgrind valgrind program valgrind
+fi
+
+if [ "${#missing[@]}" -eq 0 ]; then
+    exit 0
+fi
+if [ "$mode" = check ]; then
+    printf '%s\n' "${missing[@]}"
+    exit 1
+fi
+
+case $family in
+debian)
+    # A C compiler without the C library's headers links nothing.
+    case " ${missing[*]} " in *" gcc "*) missing+=(libc6-dev) ;; esac
+    # Another package manager at work is waited for.
+    apt=(env DEBIAN_FRONTEND=noninteractive apt-get --quiet -o DPkg::Lock::Timeout=120)
+    refresh=("${apt[@]}" update)
+    install=("${apt[@]}" install --yes --no-install-recommends "${missing[@]}")
+    ;;
+rhel)
+    refresh=()
+    install=(dnf install --assumeyes "${missing[@]}")
+    case " ${missing[*]} " in
+    *" ploop-devel "*) say "ploop-devel comes from the OpenVZ repositories; dnf has to know them" ;;
+    esac
+    ;;
+*)
+    say "neither apt-get nor dnf here; install by hand what Debian calls: ${missing[*]}"
+    exit 2
+    ;;
+esac
+
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+    if [ "$mode" = install ] && ! command -v sudo >/dev/null; then
+        say "not root and no sudo; install by hand: ${missing[*]}"
+        exit 1
+    fi
+    sudo=(sudo)
+fi
+
+# Whether the package lists are there and know every missing package; refreshing them takes longer than the rest.
+lists_known() {
+    local package
+    for package in "${missing[@]}"; do
+        grep -q 'Candidate: [^(]' <<<"$(apt-cache policy "$package" 2>/dev/null)" || return 1
+    done
+}
+
+run() {
+    if [ "$mode" = dry-run ]; then
+        printf '%s\n' "$*"
+    else
+        say "$*"
+        "$@" </dev/null
+    fi
+}
+
+say "installing: ${missing[*]}"
+if [ "$family" = debian ] && ! lists_known; then
+    run "${sudo[@]}" "${refresh[@]}"
+    refresh=()
+fi
+if ! run "${sudo[@]}" "${install[@]}"; then
+    # Lists that are known may still be too old for the archive.
+    if [ "${#refresh[@]}" -eq 0 ]; then exit 1; fi
+    run "${sudo[@]}" "${refresh[@]}"
+    run "${sudo[@]}" "${install[@]}" || exit 1
+fi

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Runs test programs under valgrind: any memory error that ci/valgrind.supp does not name is a failure.
+#
+#   ci/valgrind.sh PROGRAM... [-- TEST-ARGUMENT...]
+#
+# The programs are what `cargo test --no-run --features ploop-sys/static --message-format=json` names as "executable"
+# (`cargo xtask ci` does that). They have to be linked with libploop.a: the shared library is stripped, and a suppression
+# that could not name a function would hide every error of the library.
+#
+# Programs that a test starts run without valgrind; forked children are watched.
+set -euo pipefail
+
+suppressions="$(cd "$(dirname "$0")" && pwd)/valgrind.supp"
+programs=()
+while [ $# -gt 0 ]; do
+    if [ "$1" = -- ]; then
+        shift
+        break
+    fi
+    programs+=("$1")
+    shift
+done
+if [ "${#programs[@]}" -eq 0 ]; then
+    echo "usage: ci/valgrind.sh PROGRAM... [-- TEST-ARGUMENT...]" >&2
+    exit 2
+fi
+
+failed=()
+watched=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+for program in "${programs[@]}"; do
+    if grep -q 'libploop\.so' <<<"$(ldd "$program")"; then
+        echo "$program is linked with libploop.so: build it with --features ploop-sys/static" >&2
+        exit 2
+    fi
+    name=$(basename "$program")
+    # Any call of libploop brings this function with it.
+    if ! grep -q __ploop_err "$program"; then
+        printf 'valgrind: %s: left out, libploop is not in it\n' "$name"
+        continue
+    fi
+    printf 'valgrind: %s\n' "$name"
+    watched=$((watched + 1))
+    # Its own exit code tells valgrind's errors from failed tests. Threads take turns under valgrind; one test at a time
+    # keeps waits for locks short.
+    status=0
+    valgrind --quiet --error-exitcode=99 --leak-check=no --num-callers=30 --fair-sched=try \
+        --suppressions="$suppressions" --log-file="$log" \
+        "$program" --test-threads=1 "$@" </dev/null || status=$?
+    # Without errors the log is empty: --quiet. A child killed by the test leaves its own lines, not an error.
+    if [ "$status" -eq 99 ] || grep -qE 'Invalid (read|write|free)|uninitialised|unaddressable|overlap|Mismatched|Jump to the invalid' "$log"; then
+        cat "$log" >&2
+        printf 'valgrind: %s: memory errors\n' "$name" >&2
+        failed+=("$name")
+    elif [ "$status" -ne 0 ]; then
+        printf 'valgrind: %s: tests failed (exit code %s)\n' "$name" "$status" >&2
+        failed+=("$name")
+    fi
+done
+
+if [ "${#failed[@]}" -ne 0 ]; then
+    printf 'valgrind: failed: %s\n' "${failed[*]}" >&2
+    exit 1
+fi
+if [ "$watched" -eq 0 ]; then
+    echo "valgrind: libploop is in none of the programs" >&2
+    exit 1
+fi
+printf 'valgrind: %d programs, no error outside ci/valgrind.supp\n' "$watched"

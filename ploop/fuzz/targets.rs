@@ -1,0 +1,136 @@
+//! What is done with an input, by the fuzzer and by the test that replays the corpus.
+//!
+//! ```text
+//! cd ploop
+//! export ASAN_OPTIONS=quarantine_size_mb=16
+//! cargo +nightly fuzz run delta -- -max_total_time=600 -rss_limit_mb=256
+//! ```
+//!
+//! The option keeps freed memory from being counted: what the sanitizer holds back by default is as
+//! much as the limit.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ploop::Guid;
+use ploop::image::{Descriptor, Disk, Header, OpenOptions, check as check_image};
+
+/// The contents of a `DiskDescriptor.xml`.
+pub fn descriptor(input: &[u8]) {
+    let Ok(descriptor) = Descriptor::parse(input, "/vz") else {
+        return;
+    };
+    descriptor.validate().unwrap();
+    let top = descriptor.chain(descriptor.top);
+    assert_eq!(top.first().copied(), descriptor.base());
+    assert_eq!(top.last().copied(), descriptor.top_image());
+    for shot in descriptor.snapshots.iter().take(100) {
+        let depth = descriptor.depth(shot.guid).unwrap();
+        let parent = descriptor.parent(shot.guid);
+        assert_eq!(parent.is_none(), depth == 0);
+        assert!(depth < descriptor.images.len());
+    }
+    assert_eq!(descriptor.children(Guid::NONE).count(), 1);
+}
+
+/// A delta: its first byte says how many times 32 KiB of zeros follow, so that a small input can be
+/// an image with clusters.
+pub fn delta(input: &[u8]) {
+    let Some((zeros, bytes)) = input.split_first() else {
+        return;
+    };
+    let file = memory_file(*zeros, bytes);
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if let Ok(header) = Header::read(&path) {
+        let again = Header::parse(&header.to_bytes()).unwrap();
+        assert_eq!(again.size, header.size);
+        assert_eq!(again.in_use, header.in_use);
+    }
+    let report = ploop::image::check_image(&path);
+    let options = OpenOptions::new().allow_in_use(true);
+    let Ok(disk) = options.open_image(&path) else {
+        assert!(!report.is_sound());
+        return;
+    };
+    walk(&disk, report.is_sound());
+}
+
+/// A descriptor, of the length its first two bytes say, and a delta as in [`delta`], which lies
+/// under two names beside it.
+pub fn check(input: &[u8]) {
+    let Some((len, rest)) = input.split_first_chunk() else {
+        return;
+    };
+    let len = usize::from(u16::from_le_bytes(*len)).min(rest.len());
+    let (xml, delta) = rest.split_at(len);
+    let dir = directory();
+    let path = dir.join("DiskDescriptor.xml");
+    File::create(&path).unwrap().write_all(xml).unwrap();
+    let (zeros, bytes) = delta.split_first().unwrap_or((&0, &[]));
+    for name in [
+        "root.hds",
+        "root.hds.{0d3ebf62-5322-4a35-a84c-e465aef3807c}",
+    ] {
+        let file = File::create(dir.join(name)).unwrap();
+        fill(&file, *zeros, bytes);
+    }
+    let report = check_image(&path);
+    assert!(report.to_string().len() < 1 << 20);
+    if let Ok(disk) = OpenOptions::new().allow_in_use(true).open(&path) {
+        walk(&disk, report.is_sound());
+    }
+}
+
+/// Reads here and there; if the check found the image sound, all of that succeeds.
+fn walk(disk: &Disk, sound: bool) {
+    let mut buffer = vec![0; 70_000];
+    let size = disk.size().bytes();
+    let mut end = 0;
+    for extent in disk.extents().take(1000) {
+        let Ok(extent) = extent else {
+            assert!(!sound);
+            break;
+        };
+        assert!(extent.len > 0 && (extent.offset > end || end == 0));
+        end = extent.offset + extent.len;
+        assert!(end <= size);
+        let read = disk.read_at(&mut buffer, extent.offset);
+        assert!(read.is_ok() || !sound);
+    }
+    for offset in [0, 511, size / 3, size - 1, size, u64::MAX] {
+        let read = disk.read_at(&mut buffer, offset);
+        assert!(read.is_ok() || !sound);
+    }
+    let _ = disk.partitions();
+}
+
+fn memory_file(zeros: u8, bytes: &[u8]) -> File {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let file = File::from(rustix::fs::memfd_create("fuzz", flags).unwrap());
+    fill(&file, zeros, bytes);
+    file
+}
+
+fn fill(file: &File, zeros: u8, bytes: &[u8]) {
+    file.write_all_at(bytes, 0).unwrap();
+    file.set_len(bytes.len() as u64 + (u64::from(zeros) << 15))
+        .unwrap();
+}
+
+/// A directory in memory, one for the process.
+pub fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        };
+        dir.unwrap().keep()
+    })
+}

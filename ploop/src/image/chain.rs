@@ -1,0 +1,279 @@
+//! The stack of files a disk is read through.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::delta::Delta;
+use super::file;
+use super::holes;
+use super::table::{PAGE, Page};
+use crate::{ClusterSize, Error, ErrorKind, Result, Size};
+
+const OPERATION: &str = "open image";
+
+/// libploop ends at 127; each costs a file descriptor.
+const MAX_LAYERS: usize = 1024;
+
+/// The files of a disk, the base first.
+#[derive(Debug)]
+pub(super) struct Chain {
+    layers: Vec<Layer>,
+    cluster: ClusterSize,
+    size: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Layer {
+    /// A base without a table.
+    Raw {
+        path: PathBuf,
+        file: File,
+        len: u64,
+    },
+    Delta(Delta),
+}
+
+/// Where the data of a part of the disk is: in the file of a layer, or nowhere, and then it is
+/// zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) layer: usize,
+    pub(super) offset: u64,
+}
+
+impl Layer {
+    pub(super) fn raw(path: &Path) -> Result<Layer> {
+        let (file, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
+        Ok(Layer::Raw {
+            path: path.to_owned(),
+            file,
+            len,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Layer::Raw { path, .. } => path,
+            Layer::Delta(delta) => delta.path(),
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        match self {
+            Layer::Raw { file, .. } => file,
+            Layer::Delta(delta) => delta.file(),
+        }
+    }
+
+    /// The size of a disk whose top this is.
+    fn size(&self) -> u64 {
+        match self {
+            // Disks consist of sectors.
+            Layer::Raw { len, .. } => len.checked_next_multiple_of(512).unwrap_or(*len),
+            Layer::Delta(delta) => delta.header().size.bytes(),
+        }
+    }
+}
+
+impl Chain {
+    /// A disk over `layers`, the base first. All must have clusters of the given size.
+    pub(super) fn new(layers: Vec<Layer>, cluster: ClusterSize) -> Result<Chain> {
+        let Some(top) = layers.last() else {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                OPERATION,
+                "there is no file to read",
+            ));
+        };
+        let size = top.size();
+        if layers.len() > MAX_LAYERS {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                format!(
+                    "{} deltas lie upon each other, more than {MAX_LAYERS}",
+                    layers.len()
+                ),
+            ));
+        }
+        if size.div_ceil(cluster.bytes()) > u64::from(u32::MAX) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                format!("a disk of {size} bytes has more than 2^32 clusters of {cluster}"),
+            )
+            .with_path(top.path()));
+        }
+        for layer in &layers {
+            if let Layer::Delta(delta) = layer {
+                let found = delta.header().cluster;
+                if found != cluster {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        OPERATION,
+                        format!("the delta has clusters of {found}, the image of {cluster}"),
+                    )
+                    .with_path(delta.path())
+                    .with_offset(28));
+                }
+            }
+        }
+        Ok(Chain {
+            layers,
+            cluster,
+            size,
+        })
+    }
+
+    pub(super) fn size(&self) -> Size {
+        Size::from_bytes(self.size)
+    }
+
+    pub(super) fn cluster(&self) -> ClusterSize {
+        self.cluster
+    }
+
+    pub(super) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The files again, to be put together anew.
+    #[cfg(feature = "image-write")]
+    pub(super) fn into_layers(self) -> Vec<Layer> {
+        self.layers
+    }
+
+    /// Whether any file has data for a cluster.
+    #[cfg(feature = "image-write")]
+    pub(super) fn has(&self, cluster: u32) -> Result<bool> {
+        let (place, _) = self.piece(u64::from(cluster) * self.cluster.bytes())?;
+        Ok(place.is_some())
+    }
+
+    /// Fills `buffer` from `offset` on. What lies behind the end of the disk must not be asked for by a
+    /// reader; a writer with a larger delta upon this chain gets zeros there.
+    pub(super) fn read(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
+        while !buffer.is_empty() {
+            let (place, len) = self.run(offset, buffer.len() as u64)?;
+            // At most the length of the buffer.
+            let (part, rest) = buffer.split_at_mut(len as usize);
+            match place {
+                None => part.fill(0),
+                Some(place) => self.read_place(place, part)?,
+            }
+            buffer = rest;
+            offset += len;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_place(&self, place: Place, buffer: &mut [u8]) -> Result<()> {
+        let layer = &self.layers[place.layer];
+        layer
+            .file()
+            .read_exact_at(buffer, place.offset)
+            .map_err(|error| {
+                Error::io("read image", "the data cannot be read", error)
+                    .with_path(layer.path())
+                    .with_offset(place.offset)
+            })
+    }
+
+    /// Where the disk's data from `offset` on is, and how much of it lies there in one piece: at
+    /// least one byte, at most `max`.
+    fn run(&self, offset: u64, max: u64) -> Result<(Option<Place>, u64)> {
+        let (place, mut len) = self.piece(offset)?;
+        while len < max {
+            let (next, more) = self.piece(offset + len)?;
+            let expected = place.map(|place| Place {
+                offset: place.offset + len,
+                ..place
+            });
+            if next != expected {
+                break;
+            }
+            len += more;
+        }
+        Ok((place, len.min(max)))
+    }
+
+    /// As [`run`](Chain::run), up to the end of the cluster at most.
+    fn piece(&self, offset: u64) -> Result<(Option<Place>, u64)> {
+        let size = self.cluster.bytes();
+        let within = offset % size;
+        let left = size - within;
+        // `new` has seen that it fits.
+        let number = (offset / size) as u32;
+        for (layer, source) in self.layers.iter().enumerate().rev() {
+            match source {
+                Layer::Delta(delta) => {
+                    if let Some(start) = delta.cluster(number)? {
+                        let offset = start + within;
+                        return Ok((Some(Place { layer, offset }), left));
+                    }
+                }
+                Layer::Raw { len, .. } => {
+                    if offset < *len {
+                        return Ok((Some(Place { layer, offset }), left.min(len - offset)));
+                    }
+                }
+            }
+        }
+        Ok((None, left))
+    }
+
+    /// How many pages the table of the disk has.
+    pub(super) fn pages(&self) -> u32 {
+        // `new` has seen that the number of clusters fits.
+        self.size.div_ceil(self.cluster.bytes() * u64::from(PAGE)) as u32
+    }
+
+    /// Where the clusters of a page of the table are; unlike [`run`](Chain::run) for a reader that
+    /// passes through the whole disk. `places` gets one for each cluster that lies within the disk,
+    /// or stays empty where there is none of them in any file.
+    pub(super) fn page(&self, number: u32, places: &mut Vec<Option<Place>>) -> Result<()> {
+        let size = self.cluster.bytes();
+        let first = u64::from(number) * u64::from(PAGE);
+        let clusters = self.size.div_ceil(size).saturating_sub(first);
+        let count = clusters.min(u64::from(PAGE)) as usize;
+        places.clear();
+        let mut missing = count;
+        for (layer, source) in self.layers.iter().enumerate().rev() {
+            if missing == 0 {
+                break;
+            }
+            match source {
+                Layer::Delta(delta) => {
+                    let page = delta.page(number)?;
+                    if matches!(page, Page::Empty) {
+                        continue;
+                    }
+                    places.resize(count, None);
+                    for (index, place) in (0..).zip(places.iter_mut()) {
+                        let entry = page.entry(index);
+                        if place.is_none() && entry != 0 {
+                            let found = delta.resolve(number * PAGE + index, entry)?;
+                            *place = found.map(|offset| Place { layer, offset });
+                            missing -= 1;
+                        }
+                    }
+                }
+                Layer::Raw { len, file, .. } => {
+                    let start = first * size;
+                    if start >= *len || holes::is_hole(file, start, u64::from(PAGE) * size) {
+                        continue;
+                    }
+                    places.resize(count, None);
+                    for (index, place) in (first..).zip(places.iter_mut()) {
+                        let offset = index * size;
+                        if place.is_none() && offset < *len {
+                            *place = Some(Place { layer, offset });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,555 @@
+//! Looking an image over, without changing anything.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::clusters::Clusters;
+use super::delta::cluster_offset;
+use super::descriptor::{Descriptor, Image};
+use super::family;
+use super::file;
+use super::header::{Header, HeaderFlags};
+use super::report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
+use super::table::{self, PAGE, Page, Table};
+use crate::{Error, ErrorKind, Guid, ImageMode, Result, Size};
+
+const OPERATION: &str = "check image";
+
+/// Findings of one kind about one file that are listed; of the others there is a count.
+const LISTED: u64 = 16;
+
+/// Checks an image: its descriptor, each of its deltas, how they fit together, and what lies beside
+/// them.
+///
+/// Reads headers and tables, not data, and changes nothing. Whatever is wrong is in the report: that
+/// the descriptor cannot be read, too. An image that is written to meanwhile may seem damaged.
+///
+/// ```no_run
+/// let report = ploop::image::check("/vz/private/101/root.hdd/DiskDescriptor.xml");
+/// println!("{report}");
+/// assert!(report.is_sound());
+/// ```
+#[must_use]
+pub fn check(descriptor: impl AsRef<Path>) -> Report {
+    let path = descriptor.as_ref();
+    let mut findings = Findings::default();
+    let descriptor = match Descriptor::open(path) {
+        Ok(descriptor) => descriptor,
+        Err(error) => {
+            findings.add_error(Issue::Descriptor, &error);
+            return Report {
+                findings: findings.finish(),
+                ..Report::default()
+            };
+        }
+    };
+    check_descriptor(&descriptor, path, &mut findings);
+
+    let base = descriptor.base().map(|image| image.guid);
+    let mut deltas = Vec::new();
+    for image in &descriptor.images {
+        let raw = descriptor.mode == ImageMode::Raw && Some(image.guid) == base;
+        match scan(&image.file, raw, &mut findings) {
+            Ok(mut delta) => {
+                delta.guid = Some(image.guid);
+                deltas.push(delta);
+            }
+            Err(error) => findings.add_unreadable(&error),
+        }
+    }
+    check_fit(&descriptor, path, &deltas, &mut findings);
+
+    let orphans = family::orphans(&descriptor, path).unwrap_or_else(|error| {
+        findings.add_error(Issue::Unreadable, &error);
+        Vec::new()
+    });
+    for orphan in &orphans {
+        findings.add(
+            Severity::Warning,
+            Issue::Orphan,
+            Some(orphan),
+            None,
+            "no descriptor names this file of the image's family",
+        );
+    }
+    let snapshots = snapshots(&descriptor, &deltas);
+    Report {
+        findings: findings.finish(),
+        deltas,
+        snapshots,
+        orphans,
+    }
+}
+
+/// Checks one delta file by itself, as [`check`] does.
+#[must_use]
+pub fn check_image(file: impl AsRef<Path>) -> Report {
+    let mut findings = Findings::default();
+    let mut deltas = Vec::new();
+    match scan(file.as_ref(), false, &mut findings) {
+        Ok(delta) => deltas.push(delta),
+        Err(error) => findings.add_unreadable(&error),
+    }
+    Report {
+        findings: findings.finish(),
+        deltas,
+        ..Report::default()
+    }
+}
+
+/// Findings, of which there may be as many as there are entries in a table.
+#[derive(Default)]
+struct Findings {
+    list: Vec<Finding>,
+    counts: HashMap<(Issue, Option<PathBuf>), (Severity, u64)>,
+}
+
+impl Findings {
+    fn add(
+        &mut self,
+        severity: Severity,
+        issue: Issue,
+        file: Option<&Path>,
+        offset: Option<u64>,
+        message: impl Into<String>,
+    ) {
+        let file = file.map(Path::to_owned);
+        let (_, count) = self
+            .counts
+            .entry((issue, file.clone()))
+            .or_insert((severity, 0));
+        *count += 1;
+        if *count <= LISTED {
+            self.list.push(Finding {
+                severity,
+                issue,
+                file,
+                offset,
+                message: message.into(),
+            });
+        }
+    }
+
+    fn add_error(&mut self, issue: Issue, error: &Error) {
+        let mut message = error.message().to_owned();
+        if let Some(source) = std::error::Error::source(error) {
+            message = format!("{message}: {source}");
+        }
+        self.add(
+            Severity::Error,
+            issue,
+            error.path(),
+            error.offset(),
+            message,
+        );
+    }
+
+    fn add_unreadable(&mut self, error: &Error) {
+        let issue = match error.kind() {
+            ErrorKind::NotFound => Issue::Missing,
+            ErrorKind::Corrupt => Issue::Header,
+            _ => Issue::Unreadable,
+        };
+        self.add_error(issue, error);
+    }
+
+    fn finish(mut self) -> Vec<Finding> {
+        let more: BTreeMap<_, _> = self
+            .counts
+            .into_iter()
+            .filter(|(_, (_, count))| *count > LISTED)
+            .map(|((issue, file), more)| ((file, format!("{issue:?}")), (issue, more)))
+            .collect();
+        for ((file, _), (issue, (severity, count))) in more {
+            self.list.push(Finding {
+                severity,
+                issue,
+                file,
+                offset: None,
+                message: format!("there are {} more of these", count - LISTED),
+            });
+        }
+        self.list
+    }
+}
+
+fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Findings) {
+    let mut add = |severity, issue, message: String| {
+        findings.add(severity, issue, Some(path), None, message);
+    };
+    if descriptor.top != Guid::TOP {
+        add(
+            Severity::Warning,
+            Issue::OldTop,
+            format!(
+                "the top is {}, as in descriptors of old versions; libploop makes no snapshots of it",
+                descriptor.top
+            ),
+        );
+    }
+    let geometry = descriptor.geometry;
+    if geometry.cylinders.wrapping_mul(geometry.heads) == 0 {
+        add(
+            Severity::Warning,
+            Issue::Geometry,
+            "cylinders or heads are missing; libploop crashes when it writes the descriptor".into(),
+        );
+    }
+    if descriptor.encryption.is_some() {
+        add(
+            Severity::Error,
+            Issue::Encrypted,
+            "the image is encrypted".into(),
+        );
+    }
+    for shot in &descriptor.snapshots {
+        if shot.temporary {
+            add(
+                Severity::Note,
+                Issue::Temporary,
+                format!("snapshot {} is temporary", shot.guid),
+            );
+        }
+    }
+    let mut files: HashMap<&Path, &Image> = HashMap::new();
+    for image in &descriptor.images {
+        if let Some(other) = files.insert(&image.file, image) {
+            add(
+                Severity::Error,
+                Issue::SameFile,
+                format!(
+                    "{} and {} are in the same file {}",
+                    other.guid,
+                    image.guid,
+                    image.file.display()
+                ),
+            );
+        }
+    }
+}
+
+/// What the deltas say about each other.
+fn check_fit(
+    descriptor: &Descriptor,
+    path: &Path,
+    deltas: &[DeltaReport],
+    findings: &mut Findings,
+) {
+    let size = |delta: &DeltaReport| match &delta.header {
+        Some(header) => header.size,
+        None => Size::from_sectors(delta.len.sectors()),
+    };
+    let by_guid: HashMap<Guid, &DeltaReport> = deltas
+        .iter()
+        .filter_map(|delta| Some((delta.guid?, delta)))
+        .collect();
+    for delta in deltas {
+        if let Some(header) = &delta.header {
+            if header.cluster != descriptor.cluster {
+                findings.add(
+                    Severity::Error,
+                    Issue::ClusterSize,
+                    Some(&delta.file),
+                    Some(28),
+                    format!(
+                        "clusters are of {}, in the descriptor of {}",
+                        header.cluster, descriptor.cluster
+                    ),
+                );
+            }
+        }
+        let parent = delta.guid.and_then(|guid| descriptor.parent(guid));
+        if let Some(parent) = parent.and_then(|parent| by_guid.get(&parent)) {
+            if size(parent) > size(delta) {
+                findings.add(
+                    Severity::Warning,
+                    Issue::Size,
+                    Some(&delta.file),
+                    Some(36),
+                    format!(
+                        "the disk has {}, {} in the delta below: the rest cannot be seen",
+                        size(delta),
+                        size(parent)
+                    ),
+                );
+            }
+        }
+    }
+    let mut versions = deltas
+        .iter()
+        .filter_map(|delta| Some((delta, delta.header.as_ref()?.version)));
+    if let Some((_, first)) = versions.next() {
+        for (delta, version) in versions.filter(|(_, version)| *version != first) {
+            findings.add(
+                Severity::Error,
+                Issue::MixedVersions,
+                Some(&delta.file),
+                Some(0),
+                format!("the delta is of format {version}, others of {first}"),
+            );
+        }
+    }
+    if let Some(top) = by_guid.get(&descriptor.top) {
+        if size(top) != descriptor.size {
+            findings.add(
+                Severity::Warning,
+                Issue::Size,
+                Some(path),
+                None,
+                format!(
+                    "the disk has {} sectors here, and {} in the top delta",
+                    descriptor.size.sectors(),
+                    size(top).sectors()
+                ),
+            );
+        }
+    }
+}
+
+fn snapshots(descriptor: &Descriptor, deltas: &[DeltaReport]) -> Vec<SnapshotReport> {
+    let allocated: HashMap<Guid, Size> = deltas
+        .iter()
+        .filter_map(|delta| Some((delta.guid?, delta.allocated)))
+        .collect();
+    let mut children: HashMap<Guid, Vec<Guid>> = HashMap::new();
+    for shot in &descriptor.snapshots {
+        children.entry(shot.parent).or_default().push(shot.guid);
+    }
+    descriptor
+        .snapshots
+        .iter()
+        .map(|shot| {
+            let children = children.get(&shot.guid).map_or(&[][..], Vec::as_slice);
+            SnapshotReport {
+                guid: shot.guid,
+                parent: shot.parent,
+                temporary: shot.temporary,
+                children: children.len(),
+                delete_copies: match children {
+                    [child] => allocated.get(child).copied(),
+                    _ => Some(Size::ZERO),
+                },
+            }
+        })
+        .collect()
+}
+
+/// Checks one file.
+fn scan(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> {
+    let run = || -> Result<_> {
+        let (file, len) = file::open(OPERATION, path)?;
+        let header = (!raw).then(|| Header::read_from(&file, len)).transpose()?;
+        let stored = file
+            .metadata()
+            .map_err(|error| Error::io(OPERATION, "the file cannot be examined", error))?
+            .blocks()
+            .saturating_mul(512);
+        Ok((file, len, header, stored))
+    };
+    let (file, len, header, stored) = run().map_err(|error| error.with_path(path))?;
+    // A block device has no blocks of its own.
+    if stored < len && file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        findings.add(
+            Severity::Warning,
+            Issue::Sparse,
+            Some(path),
+            None,
+            format!(
+                "the file has holes, of {} or more, as after a sparse copy; libploop refuses it on \
+                 ext4, or fills them",
+                Size::from_bytes(len - stored)
+            ),
+        );
+    }
+    let mut delta = DeltaReport {
+        guid: None,
+        file: path.to_owned(),
+        header: None,
+        len: Size::from_bytes(len),
+        allocated: Size::from_bytes(len),
+        lost: Size::ZERO,
+    };
+    let Some(header) = header else {
+        return Ok(delta);
+    };
+    check_header(&header, path, findings);
+    let scan = Scan {
+        path,
+        file: &file,
+        header: &header,
+        len,
+    };
+    let used = scan
+        .table(findings)
+        .map_err(|error| error.with_path(path))?;
+    if header.flags.contains(HeaderFlags::EMPTY) != (used == 0) {
+        let message = if used == 0 {
+            "the header does not say that the delta is empty"
+        } else {
+            "the header says that the delta is empty"
+        };
+        let issue = Issue::EmptyFlag;
+        findings.add(Severity::Note, issue, Some(path), Some(52), message);
+    }
+    let cluster = header.cluster.bytes();
+    delta.allocated = Size::from_bytes(used * cluster);
+    delta.lost = Size::from_bytes(scan.lost(used, findings) * cluster);
+    delta.header = Some(header);
+    Ok(delta)
+}
+
+fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
+    let mut add = |severity, issue, offset, message: String| {
+        findings.add(severity, issue, Some(path), Some(offset), message);
+    };
+    if header.in_use {
+        add(
+            Severity::Warning,
+            Issue::InUse,
+            44,
+            "the delta is marked as in use: it is mounted, or was when its host went down".into(),
+        );
+    }
+    if header.flags.contains(HeaderFlags::CONVERTING) {
+        add(
+            Severity::Error,
+            Issue::Unsupported,
+            52,
+            "a change of the format version was interrupted; libploop can finish it".into(),
+        );
+    }
+    if header.extension_offset != 0 {
+        add(
+            Severity::Error,
+            Issue::Unsupported,
+            56,
+            "the image has a format extension".into(),
+        );
+    }
+    if header.stored_entries != header.entries() {
+        add(
+            Severity::Warning,
+            Issue::Size,
+            32,
+            format!(
+                "the header counts {} clusters, but the size is that of {}",
+                header.stored_entries,
+                header.entries()
+            ),
+        );
+    }
+}
+
+/// The check of one delta's table.
+struct Scan<'a> {
+    path: &'a Path,
+    file: &'a File,
+    header: &'a Header,
+    len: u64,
+}
+
+impl Scan<'_> {
+    /// Looks at each entry, and returns how many clusters are in use.
+    fn table(&self, findings: &mut Findings) -> Result<u64> {
+        let table = Table::new(self.header);
+        let mut clusters = Clusters::default();
+        let entries = self.header.entries();
+        for number in 0..entries.div_ceil(PAGE) {
+            let Page::Entries(page) = table.pass(self.file, number)? else {
+                continue;
+            };
+            for (cluster, entry) in (number * PAGE..).zip(page) {
+                if entry != 0 {
+                    self.entry(cluster, entry, &mut clusters, findings);
+                }
+            }
+        }
+        self.behind(findings)?;
+        Ok(clusters.len())
+    }
+
+    fn entry(&self, number: u32, entry: u32, clusters: &mut Clusters, findings: &mut Findings) {
+        let cluster = self.header.cluster.bytes();
+        let offset = cluster_offset(self.header, entry);
+        let mut bad = |issue, what: &str| {
+            findings.add(
+                Severity::Error,
+                issue,
+                Some(self.path),
+                Some(table::entry_offset(number)),
+                format!("the table puts cluster {number} at {entry}, which {what}"),
+            );
+        };
+        if offset % cluster != 0 {
+            bad(Issue::BadEntry, "is not the beginning of a cluster");
+        } else if offset < self.header.data_start() {
+            bad(Issue::BadEntry, "lies in the block table");
+        } else if offset + cluster > self.len {
+            bad(Issue::BadEntry, "lies beyond the end of the file");
+        } else if !clusters.insert((offset / cluster) as u32) {
+            bad(Issue::SharedCluster, "another cluster uses, too");
+        }
+    }
+
+    /// What follows the entries of the disk, up to the first cluster of data, is to be zero.
+    fn behind(&self, findings: &mut Findings) -> Result<()> {
+        let mut at = table::entry_offset(self.header.entries());
+        let end = self.header.data_start();
+        let mut buffer = vec![0; 64 << 10];
+        while at < end {
+            let Some((start, len)) = super::holes::data(self.file, at, end - at).next() else {
+                break;
+            };
+            // Entries are of four bytes, and so are their offsets.
+            at = start - start % 4;
+            let part = (start + len - at).min(buffer.len() as u64) as usize;
+            self.file
+                .read_exact_at(&mut buffer[..part], at)
+                .map_err(|error| {
+                    Error::io("read block table", "the file cannot be read", error).with_offset(at)
+                })?;
+            for (index, entry) in (0u64..).zip(buffer[..part].chunks(4)) {
+                if entry.iter().any(|byte| *byte != 0) {
+                    findings.add(
+                        Severity::Warning,
+                        Issue::EntryBeyondDisk,
+                        Some(self.path),
+                        Some(at + 4 * index),
+                        "there is an entry of the table for a cluster behind the end of the disk",
+                    );
+                }
+            }
+            at += part as u64;
+        }
+        Ok(())
+    }
+
+    /// How many clusters of the file nothing leads to.
+    fn lost(&self, used: u64, findings: &mut Findings) -> u64 {
+        let cluster = self.header.cluster.bytes();
+        let tail = self.len % cluster;
+        if tail != 0 {
+            findings.add(
+                Severity::Warning,
+                Issue::UnalignedTail,
+                Some(self.path),
+                Some(self.len - tail),
+                format!("the file ends with {tail} bytes that are no cluster"),
+            );
+        }
+        let clusters = (self.len - self.header.data_start()) / cluster;
+        let lost = clusters.saturating_sub(used);
+        if lost != 0 {
+            findings.add(
+                Severity::Warning,
+                Issue::LostClusters,
+                Some(self.path),
+                None,
+                format!("{lost} of the file's {clusters} clusters are not in use"),
+            );
+        }
+        lost
+    }
+}

@@ -1,0 +1,51 @@
+//! A set of cluster numbers.
+
+use std::collections::HashMap;
+
+/// Numbers that are kept as bits where they lie close together, as those of a delta do; memory
+/// follows how many there are, and not how large they are.
+#[derive(Debug, Default)]
+pub(super) struct Clusters {
+    pages: HashMap<u32, Box<[u64; WORDS]>>,
+    len: u64,
+}
+
+const WORDS: usize = 16;
+const BITS: u32 = 64 * WORDS as u32;
+
+impl Clusters {
+    /// Puts a number in; `false` where it was there already.
+    pub(super) fn insert(&mut self, number: u32) -> bool {
+        let page = self
+            .pages
+            .entry(number / BITS)
+            .or_insert_with(|| Box::new([0; WORDS]));
+        let word = &mut page[(number % BITS / 64) as usize];
+        let bit = 1 << (number % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        self.len += u64::from(new);
+        new
+    }
+
+    /// How many numbers there are.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_kept_once() {
+        let mut clusters = Clusters::default();
+        for number in [0, 1, 63, 64, 1023, 1024, 1 << 20, u32::MAX - 1, u32::MAX] {
+            assert!(clusters.insert(number), "{number}");
+            assert!(!clusters.insert(number), "{number}");
+        }
+        assert!(clusters.insert(62));
+        assert_eq!(clusters.len(), 10);
+    }
+}

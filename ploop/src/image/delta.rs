@@ -1,0 +1,133 @@
+//! One file with a header, a block allocation table and clusters.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::file;
+use super::header::{Header, HeaderFlags};
+use super::table::{self, Page, Table};
+use crate::{Error, ErrorKind, FormatVersion, Result};
+
+const OPERATION: &str = "open image";
+
+/// An open delta file.
+#[derive(Debug)]
+pub(super) struct Delta {
+    path: PathBuf,
+    file: File,
+    header: Header,
+    table: Table,
+    /// The length of the file. A delta in use grows while it is read.
+    len: AtomicU64,
+}
+
+impl Delta {
+    /// Opens a delta, which is refused where it cannot be read for certain.
+    pub(super) fn open(path: &Path, allow_in_use: bool) -> Result<Delta> {
+        let open = || {
+            let (file, len) = file::open(OPERATION, path)?;
+            let header = Header::read_from(&file, len)?;
+            check_readable(&header, allow_in_use)?;
+            Ok(Delta {
+                path: path.to_owned(),
+                table: Table::new(&header),
+                file,
+                header,
+                len: AtomicU64::new(len),
+            })
+        };
+        open().map_err(|error: Error| error.with_path(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Where a cluster of the disk lies in the file, `None` where this delta does not have it.
+    pub(super) fn cluster(&self, cluster: u32) -> Result<Option<u64>> {
+        let entry = self
+            .table
+            .entry(&self.file, cluster)
+            .map_err(|error| error.with_path(&self.path))?;
+        self.resolve(cluster, entry)
+    }
+
+    /// A page of the table, on the way through all of it.
+    pub(super) fn page(&self, number: u32) -> Result<Page> {
+        self.table
+            .pass(&self.file, number)
+            .map_err(|error| error.with_path(&self.path))
+    }
+
+    /// What an entry of the table stands for.
+    pub(super) fn resolve(&self, cluster: u32, entry: u32) -> Result<Option<u64>> {
+        if entry == 0 {
+            return Ok(None);
+        }
+        let size = self.header.cluster.bytes();
+        let offset = cluster_offset(&self.header, entry);
+        if offset % size != 0 {
+            return Err(self.bad_entry(cluster, entry, "is not the beginning of a cluster"));
+        }
+        if offset < self.header.data_start() {
+            return Err(self.bad_entry(cluster, entry, "lies in the block table"));
+        }
+        let end = offset + size;
+        if end > self.len.load(Ordering::Relaxed) && end > self.current_len() {
+            return Err(self.bad_entry(cluster, entry, "lies beyond the end of the file"));
+        }
+        Ok(Some(offset))
+    }
+
+    fn current_len(&self) -> u64 {
+        let len = self.file.metadata().map_or(0, |metadata| metadata.len());
+        self.len.fetch_max(len, Ordering::Relaxed).max(len)
+    }
+
+    fn bad_entry(&self, cluster: u32, entry: u32, what: &str) -> Error {
+        let message = format!("the table puts cluster {cluster} at {entry}, which {what}");
+        Error::new(ErrorKind::Corrupt, "read block table", message)
+            .with_path(&self.path)
+            .with_offset(table::entry_offset(cluster))
+    }
+}
+
+/// Where the cluster that an entry names begins. Below 2^58, so sums do not overflow.
+pub(super) fn cluster_offset(header: &Header, entry: u32) -> u64 {
+    let unit = match header.version {
+        FormatVersion::V1 => 512,
+        FormatVersion::V2 => header.cluster.bytes(),
+    };
+    u64::from(entry) * unit
+}
+
+/// Refuses a delta that cannot be read for certain.
+pub(super) fn check_readable(header: &Header, allow_in_use: bool) -> Result<()> {
+    let unsupported = |message| Error::new(ErrorKind::Unsupported, OPERATION, message);
+    if header.flags.contains(HeaderFlags::CONVERTING) {
+        return Err(unsupported(
+            "a change of the format version was interrupted; libploop can finish it",
+        ));
+    }
+    if header.extension_offset != 0 {
+        return Err(unsupported("the image has a format extension").with_offset(56));
+    }
+    if header.in_use && !allow_in_use {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            OPERATION,
+            "the image is marked as in use: it is mounted, or was when its host went down",
+        )
+        .with_offset(44));
+    }
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! Reading the virtual disk of an image.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::chain::{Chain, Layer};
+use super::delta::Delta;
+use super::descriptor::Descriptor;
+use super::extents::{Extents, Mappings};
+use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
+
+const OPERATION: &str = "open image";
+
+/// The virtual disk of an image, read only: what a mount of it would show.
+///
+/// Reads through the whole chain of deltas. The files are opened for reading and never written;
+/// they stay open, so the view outlives renames and merges by others, but not writes into them.
+///
+/// [`read_at`](Disk::read_at) takes `&self` and may be called from many threads at once. `Read` and
+/// `Seek` have a position; each clone has its own, over the same open files.
+///
+/// ```no_run
+/// use std::io::{Read, Seek, SeekFrom};
+/// use ploop::image::Disk;
+///
+/// let mut disk = Disk::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+/// let mut sector = [0; 512];
+/// disk.seek(SeekFrom::Start(512))?;
+/// disk.read_exact(&mut sector)?;
+/// assert_eq!(&sector[..8], b"EFI PART");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Disk {
+    chain: Arc<Chain>,
+    position: u64,
+}
+
+/// How to open a [`Disk`].
+///
+/// ```no_run
+/// use ploop::image::OpenOptions;
+///
+/// let disk = OpenOptions::new()
+///     .allow_in_use(true)
+///     .open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+/// # Ok::<(), ploop::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    allow_in_use: bool,
+    within: Option<PathBuf>,
+}
+
+impl OpenOptions {
+    /// The options [`Disk::open`] uses.
+    #[must_use]
+    pub fn new() -> OpenOptions {
+        OpenOptions::default()
+    }
+
+    /// Whether to open an image that is marked as in use (default: not).
+    ///
+    /// The mark of an image that was not unmounted before its host went down stays; such an image
+    /// reads as the driver would read it after repair, less what had not reached the disk. An image
+    /// that is written to while it is read shows a mixture of states: parts of its table are read
+    /// when first needed, and not again.
+    #[must_use]
+    pub fn allow_in_use(mut self, allow: bool) -> OpenOptions {
+        self.allow_in_use = allow;
+        self
+    }
+
+    /// Refuses deltas that lie outside of a directory, links followed (default: none).
+    ///
+    /// A descriptor may name any file of the host, and a plain base shows what is in it. Set this
+    /// before showing the contents of an image to whoever has written its descriptor.
+    #[must_use]
+    pub fn within(mut self, dir: impl Into<PathBuf>) -> OpenOptions {
+        self.within = Some(dir.into());
+        self
+    }
+
+    /// Opens the top of the image that a `DiskDescriptor.xml` describes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::open`].
+    pub fn open(&self, descriptor: impl AsRef<Path>) -> Result<Disk> {
+        let path = descriptor.as_ref();
+        let descriptor = Descriptor::open(path)?;
+        self.open_descriptor(&descriptor, descriptor.top)
+            .map_err(|error| at(error, path))
+    }
+
+    /// Opens the image as of a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::open_snapshot`].
+    pub fn open_snapshot(&self, descriptor: impl AsRef<Path>, guid: Guid) -> Result<Disk> {
+        let path = descriptor.as_ref();
+        let descriptor = Descriptor::open(path)?;
+        self.open_descriptor(&descriptor, guid)
+            .map_err(|error| at(error, path))
+    }
+
+    /// Opens the top or a snapshot of an image whose descriptor is already there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::open_snapshot`].
+    pub fn open_descriptor(&self, descriptor: &Descriptor, guid: Guid) -> Result<Disk> {
+        if descriptor.encryption.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                "the image is encrypted",
+            ));
+        }
+        let images = descriptor.chain(guid);
+        if images.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NoSnapshot,
+                OPERATION,
+                format!("there is no snapshot {guid}"),
+            ));
+        }
+        let raw = descriptor.mode == ImageMode::Raw;
+        let layers = images
+            .iter()
+            .enumerate()
+            .map(|(level, image)| {
+                self.check_place(&image.file)?;
+                if raw && level == 0 {
+                    Layer::raw(&image.file)
+                } else {
+                    Delta::open(&image.file, self.allow_in_use).map(Layer::Delta)
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Disk::over(layers, descriptor.cluster)
+    }
+
+    /// Opens one delta by itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::open_image`].
+    pub fn open_image(&self, file: impl AsRef<Path>) -> Result<Disk> {
+        self.check_place(file.as_ref())?;
+        let delta = Delta::open(file.as_ref(), self.allow_in_use)?;
+        let cluster = delta.header().cluster;
+        Disk::over(vec![Layer::Delta(delta)], cluster)
+    }
+}
+
+impl OpenOptions {
+    fn check_place(&self, file: &Path) -> Result<()> {
+        let Some(dir) = &self.within else {
+            return Ok(());
+        };
+        let found = |path: &Path| {
+            path.canonicalize().map_err(|error| {
+                Error::io(OPERATION, "the file cannot be found", error).with_path(path)
+            })
+        };
+        if found(file)?.starts_with(found(dir)?) {
+            return Ok(());
+        }
+        let message = format!("the file lies outside of {}", dir.display());
+        Err(Error::new(ErrorKind::PermissionDenied, OPERATION, message).with_path(file))
+    }
+}
+
+/// Puts the descriptor into errors that are about no file yet.
+fn at(error: Error, path: &Path) -> Error {
+    if error.path().is_some() {
+        error
+    } else {
+        error.with_path(path)
+    }
+}
+
+impl Disk {
+    fn over(layers: Vec<Layer>, cluster: ClusterSize) -> Result<Disk> {
+        Ok(Disk {
+            chain: Arc::new(Chain::new(layers, cluster)?),
+            position: 0,
+        })
+    }
+
+    /// Opens the image that a `DiskDescriptor.xml` describes, in its present state.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Descriptor::open`], and with the path of the delta:
+    /// [`ErrorKind::NotFound`] where it is missing, [`ErrorKind::Busy`] where it is marked as in use
+    /// (see [`OpenOptions::allow_in_use`]), [`ErrorKind::Corrupt`] where its header cannot be true,
+    /// and [`ErrorKind::Unsupported`] where it is encrypted, has a format extension or is half
+    /// converted.
+    pub fn open(descriptor: impl AsRef<Path>) -> Result<Disk> {
+        OpenOptions::new().open(descriptor)
+    }
+
+    /// Opens the image as of a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::open`]; also [`ErrorKind::NoSnapshot`] where the image has no such snapshot.
+    pub fn open_snapshot(descriptor: impl AsRef<Path>, guid: Guid) -> Result<Disk> {
+        OpenOptions::new().open_snapshot(descriptor, guid)
+    }
+
+    /// Opens one delta file by itself, without a descriptor. What lies in deltas below it reads as
+    /// zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::open`]. A plain base has no header, and is [`ErrorKind::Corrupt`] here.
+    pub fn open_image(file: impl AsRef<Path>) -> Result<Disk> {
+        OpenOptions::new().open_image(file)
+    }
+
+    /// The size of the disk: that of the topmost delta opened, which is what the driver goes by.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        self.chain.size()
+    }
+
+    /// The unit in which the image is allocated.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterSize {
+        self.chain.cluster()
+    }
+
+    /// The files the disk is read from, the base first.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> + '_ {
+        self.chain.layers().iter().map(Layer::path)
+    }
+
+    /// Reads from `offset` on, and returns how many bytes were read: fewer than asked for only at
+    /// the end of the disk, none behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`] where the block table leads out of the file, [`ErrorKind::Io`] where
+    /// the file cannot be read; both with file and offset. The contents of the buffer are then
+    /// undefined.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let left = self.size().bytes().saturating_sub(offset);
+        let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        self.chain.read(&mut buffer[..len], offset)?;
+        Ok(len)
+    }
+
+    /// The parts of the disk for which data is stored, in order and as long as they can be. The
+    /// rest reads as zero.
+    ///
+    /// Clusters are taken as the tables have them, even where their contents are zero; a plain base
+    /// counts where its file has no holes. The tables are read along the way: memory does not grow
+    /// with the disk. After an error, which is as in [`read_at`](Disk::read_at), the iterator ends.
+    pub fn extents(&self) -> Extents<'_> {
+        Extents::new(&self.chain)
+    }
+
+    /// As [`extents`](Disk::extents), split where the data lies in another file or elsewhere in the
+    /// same file.
+    pub fn mappings(&self) -> Mappings<'_> {
+        Mappings::new(&self.chain)
+    }
+
+    pub(super) fn chain(&self) -> &Chain {
+        &self.chain
+    }
+}
+
+impl Read for Disk {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.read_at(buffer, self.position)?;
+        self.position += len as u64;
+        Ok(len)
+    }
+}
+
+impl Seek for Disk {
+    /// As in a file, positions behind the end are allowed, and nothing is read there.
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(distance) => self.size().bytes().checked_add_signed(distance),
+            SeekFrom::Current(distance) => self.position.checked_add_signed(distance),
+        };
+        self.position = position.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the position would be before the beginning",
+            )
+        })?;
+        Ok(self.position)
+    }
+}

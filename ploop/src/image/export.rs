@@ -1,0 +1,442 @@
+//! Writing the virtual disk into a plain file.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+
+use super::chain::{Chain, Place};
+use super::disk::Disk;
+use super::extents::{Mapping, Mappings};
+use super::holes::Known;
+use super::staged::Staged;
+use crate::{Error, ErrorKind, Result, Size};
+
+const OPERATION: &str = "export image";
+
+/// What one thread takes at a time. Large enough to be read in order, small enough to share.
+const CHUNK: u64 = 8 << 20;
+/// What one thread holds in memory; it stays in the cache between reading and writing.
+const BUFFER: usize = 512 << 10;
+/// Zeros that are looked for together.
+const BLOCK: usize = 4 << 10;
+/// Zeros between data that are rather written: each hole costs a system call and an extent.
+const MIN_HOLE: usize = 16 << 10;
+
+/// How [`Disk::export`] works.
+///
+/// ```
+/// use ploop::image::ExportOptions;
+///
+/// let options = ExportOptions::new().overwrite(true).sync(false);
+/// ```
+#[derive(Debug, Clone)]
+pub struct ExportOptions {
+    threads: Option<NonZeroUsize>,
+    overwrite: bool,
+    sync: bool,
+    find_zeros: bool,
+    cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Default for ExportOptions {
+    fn default() -> ExportOptions {
+        ExportOptions {
+            threads: None,
+            overwrite: false,
+            sync: true,
+            find_zeros: true,
+            cancel: None,
+        }
+    }
+}
+
+impl ExportOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> ExportOptions {
+        ExportOptions::default()
+    }
+
+    /// How many threads copy; each holds half a MiB in memory. By default, and with 0, one for each
+    /// processor, up to 8.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> ExportOptions {
+        self.threads = NonZeroUsize::new(threads);
+        self
+    }
+
+    /// Whether to replace a file that has the name already (default: not).
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> ExportOptions {
+        self.overwrite = overwrite;
+        self
+    }
+
+    /// Whether to bring the data to the disk before the file gets its name (default: so). Without
+    /// it, a host that goes down soon after may leave a file that is not whole.
+    #[must_use]
+    pub fn sync(mut self, sync: bool) -> ExportOptions {
+        self.sync = sync;
+        self
+    }
+
+    /// Whether to leave holes where the image stores zeros (default: so), and not only where it
+    /// stores nothing.
+    #[must_use]
+    pub fn find_zeros(mut self, find: bool) -> ExportOptions {
+        self.find_zeros = find;
+        self
+    }
+
+    /// Once `flag` is set, the export ends with an error and leaves no file.
+    #[must_use]
+    pub fn cancel(mut self, flag: Arc<AtomicBool>) -> ExportOptions {
+        self.cancel = Some(flag);
+        self
+    }
+
+    fn thread_count(&self) -> usize {
+        self.threads.map_or_else(
+            || thread::available_parallelism().map_or(1, |n| n.get().min(8)),
+            NonZeroUsize::get,
+        )
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancel
+            .as_ref()
+            .is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+}
+
+/// How far an export is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What has been copied of [`total`](Progress::total).
+    pub copied: Size,
+    /// What is allocated in the image, and so has to be read.
+    pub total: Size,
+}
+
+impl Disk {
+    /// Writes the disk into a plain file with holes where there is nothing but zeros.
+    ///
+    /// `progress` is called on this thread: once at the beginning, then after every few MiB, and
+    /// with everything copied at the end.
+    ///
+    /// The file gets its name, and mode 0600, when it is complete; an export that fails or is
+    /// killed leaves none and starts over the next time. (On file systems that cannot make a file
+    /// without a name, a killed export leaves `.NAME.….partial` behind.) The tables are read before
+    /// the file is made, so that a damaged one is found at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`] where the file exists (see [`ExportOptions::overwrite`]),
+    /// [`ErrorKind::InvalidInput`] where it is a file of the image itself or not a regular file,
+    /// [`ErrorKind::Other`] after [`ExportOptions::cancel`], [`ErrorKind::NoSpace`] where it does
+    /// not fit, and those of [`Disk::read_at`].
+    pub fn export(
+        &self,
+        path: impl AsRef<Path>,
+        options: &ExportOptions,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        let path = path.as_ref();
+        check_target(self.chain(), path, options.overwrite)?;
+        let mut total = 0;
+        for extent in self.extents() {
+            total += extent?.len;
+        }
+        let total = Size::from_bytes(total);
+        let target = Staged::create(OPERATION, path)?;
+        target
+            .file()
+            .set_len(self.size().bytes())
+            .map_err(|error| write_failed(error).with_path(path))?;
+
+        let copy = Copy {
+            chain: self.chain(),
+            target: target.file(),
+            options,
+            queue: Mutex::new(Queue {
+                mappings: self.mappings(),
+                rest: None,
+            }),
+            failure: Mutex::new(None),
+            stop: AtomicBool::new(false),
+        };
+        let mut copied = 0;
+        let mut report = |bytes| {
+            copied += bytes;
+            progress(Progress {
+                copied: Size::from_bytes(copied),
+                total,
+            });
+        };
+        report(0);
+        copy.run(report);
+        let failure = copy.failure.into_inner();
+        if let Some(error) = failure.unwrap_or_else(PoisonError::into_inner) {
+            // Errors of reading have the path of a delta.
+            return Err(match error.path() {
+                Some(_) => error,
+                None => error.with_path(path),
+            });
+        }
+        if options.sync {
+            let synced = target.file().sync_all();
+            synced.map_err(|error| write_failed(error).with_path(path))?;
+        }
+        let dir = options.sync.then(|| target.dir().to_owned());
+        target.publish(options.overwrite)?;
+        if let Some(dir) = dir {
+            File::open(&dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(|error| write_failed(error).with_path(dir))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_failed(error: impl Into<std::io::Error>) -> Error {
+    Error::io(OPERATION, "the file cannot be written", error)
+}
+
+/// Refuses targets that must not be replaced.
+fn check_target(chain: &Chain, path: &Path, overwrite: bool) -> Result<()> {
+    let Ok(found) = path.symlink_metadata() else {
+        return Ok(());
+    };
+    let refused = |kind, message| Err(Error::new(kind, OPERATION, message).with_path(path));
+    if !overwrite {
+        return refused(
+            ErrorKind::AlreadyExists,
+            "a file of that name is there already",
+        );
+    }
+    if !found.is_file() {
+        return refused(
+            ErrorKind::InvalidInput,
+            "what has that name is not a regular file",
+        );
+    }
+    for layer in chain.layers() {
+        let source = layer.file().metadata().map_err(|error| {
+            Error::io(OPERATION, "the file cannot be examined", error).with_path(layer.path())
+        })?;
+        if (source.dev(), source.ino()) == (found.dev(), found.ino()) {
+            return refused(
+                ErrorKind::InvalidInput,
+                "this is a file of the image that is to be exported",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// An export at work.
+struct Copy<'a> {
+    chain: &'a Chain,
+    target: &'a File,
+    options: &'a ExportOptions,
+    queue: Mutex<Queue<'a>>,
+    failure: Mutex<Option<Error>>,
+    stop: AtomicBool,
+}
+
+/// What is still to be copied.
+struct Queue<'a> {
+    mappings: Mappings<'a>,
+    rest: Option<Mapping>,
+}
+
+impl Queue<'_> {
+    fn next(&mut self) -> Result<Option<Mapping>> {
+        let mapping = match self.rest.take() {
+            Some(rest) => rest,
+            None => match self.mappings.next().transpose()? {
+                Some(mapping) => mapping,
+                None => return Ok(None),
+            },
+        };
+        if mapping.len <= CHUNK {
+            return Ok(Some(mapping));
+        }
+        self.rest = Some(Mapping {
+            offset: mapping.offset + CHUNK,
+            len: mapping.len - CHUNK,
+            file_offset: mapping.file_offset + CHUNK,
+            ..mapping
+        });
+        Ok(Some(Mapping {
+            len: CHUNK,
+            ..mapping
+        }))
+    }
+}
+
+impl Copy<'_> {
+    fn run(&self, mut report: impl FnMut(u64)) {
+        let (sender, receiver) = mpsc::sync_channel(64);
+        thread::scope(|scope| {
+            for _ in 0..self.options.thread_count() {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    if let Err(error) = self.work(&sender) {
+                        self.stop.store(true, Ordering::Relaxed);
+                        let mut failure =
+                            self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                        failure.get_or_insert(error);
+                    }
+                });
+            }
+            drop(sender);
+            for bytes in receiver {
+                report(bytes);
+            }
+        });
+    }
+
+    fn work(&self, sender: &mpsc::SyncSender<u64>) -> Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        let mut known = vec![Known::default(); self.chain.layers().len()];
+        loop {
+            let next = self
+                .queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .next()?;
+            let Some(mapping) = next else {
+                return Ok(());
+            };
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if self.options.cancelled() {
+                return Err(Error::new(
+                    ErrorKind::Other,
+                    OPERATION,
+                    "the export was cancelled",
+                ));
+            }
+            self.copy(&mapping, &mut known, &mut buffer)?;
+            // The receiver is gone when the progress function panicked.
+            if sender.send(mapping.len).is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn copy(&self, mapping: &Mapping, known: &mut [Known], buffer: &mut [u8]) -> Result<()> {
+        let Place { layer, offset } = mapping.place();
+        let file = self.chain.layers()[layer].file();
+        let end = offset + mapping.len;
+        let mut at = offset;
+        // Clusters that were allocated ahead are holes as good as any.
+        while let Some((start, stop)) = known[layer].next(file, at, end) {
+            let to = mapping.offset + (start - offset);
+            self.copy_data(layer, start, to, stop - start, buffer)?;
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn copy_data(
+        &self,
+        layer: usize,
+        from: u64,
+        to: u64,
+        len: u64,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            let part = (len - done).min(buffer.len() as u64) as usize;
+            let part = &mut buffer[..part];
+            let offset = from + done;
+            self.chain.read_place(Place { layer, offset }, part)?;
+            if self.options.find_zeros {
+                for (start, end) in data_in(part) {
+                    self.write(&part[start..end], to + done + start as u64)?;
+                }
+            } else {
+                self.write(part, to + done)?;
+            }
+            done += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.target
+            .write_all_at(data, offset)
+            .map_err(|error| write_failed(error).with_offset(offset))
+    }
+}
+
+/// The parts of a buffer that are worth writing, as (start, end).
+fn data_in(buffer: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < buffer.len() && is_zero(block(buffer, at)) {
+            at += BLOCK;
+        }
+        if at >= buffer.len() {
+            return None;
+        }
+        let start = at;
+        let mut end = at;
+        while at < buffer.len() && at < end + MIN_HOLE {
+            if !is_zero(block(buffer, at)) {
+                end = at + BLOCK;
+            }
+            at += BLOCK;
+        }
+        at = end;
+        Some((start, end.min(buffer.len())))
+    })
+}
+
+fn block(buffer: &[u8], at: usize) -> &[u8] {
+    &buffer[at..buffer.len().min(at + BLOCK)]
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    // Data mostly differs at once; the rest is written so that it is compiled to vectors.
+    block.first() == Some(&0)
+        && block
+            .chunks(64)
+            .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_left_out_where_it_pays() {
+        let spans = |buffer: &[u8]| data_in(buffer).collect::<Vec<_>>();
+        let zeros = vec![0; 128 << 10];
+        assert!(spans(&zeros).is_empty());
+        assert!(spans(&[]).is_empty());
+        assert_eq!(spans(&[0, 0, 1]), [(0, 3)]);
+
+        let mut buffer = zeros.clone();
+        buffer[20_000] = 1;
+        assert_eq!(spans(&buffer), [(16_384, 20_480)]);
+        // The gap is 12 KiB here, and 16 KiB there.
+        buffer[33_000] = 1;
+        assert_eq!(spans(&buffer), [(16_384, 36_864)]);
+        buffer[53_248] = 1;
+        assert_eq!(spans(&buffer), [(16_384, 36_864), (53_248, 57_344)]);
+        let end = buffer.len() - 1;
+        buffer[end] = 1;
+        assert_eq!(spans(&buffer).last(), Some(&(end + 1 - BLOCK, end + 1)));
+        let all = vec![7; 10_000];
+        assert_eq!(spans(&all), [(0, 10_000)]);
+    }
+}

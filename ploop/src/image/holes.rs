@@ -1,0 +1,64 @@
+//! Where a file has data, and where the file system stores nothing.
+
+use std::fs::File;
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+/// Whether the file system stores nothing for a range of the file. `false` where it cannot tell.
+pub(super) fn is_hole(file: &File, offset: u64, len: u64) -> bool {
+    match next_data(file, offset) {
+        Some(data) => data >= offset.saturating_add(len),
+        None => true,
+    }
+}
+
+/// The parts of a range of the file that have data, as (offset, length). The whole of it where the
+/// file system cannot tell.
+pub(super) fn data(file: &File, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let end = offset.saturating_add(len);
+    let mut at = offset;
+    let mut known = Known::default();
+    std::iter::from_fn(move || {
+        let (start, stop) = known.next(file, at, end)?;
+        at = stop;
+        Some((start, stop - start))
+    })
+}
+
+/// Data that was found in a file. Where it ends can take as long to find out as the file is long,
+/// so it pays to remember it from one part of the file to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    start: u64,
+    end: u64,
+}
+
+impl Known {
+    /// The first data from `at` on and before `end`, as (start, end).
+    pub(super) fn next(&mut self, file: &File, at: u64, end: u64) -> Option<(u64, u64)> {
+        if at >= end {
+            return None;
+        }
+        if !(self.start..self.end).contains(&at) {
+            let start = next_data(file, at).filter(|start| *start < end)?;
+            let stop = match seek(file, SeekFrom::Hole(start)) {
+                // A file that shrinks while it is looked at must not lead back.
+                Ok(hole) if hole > start => hole,
+                _ => end,
+            };
+            *self = Known { start, end: stop };
+        }
+        Some((at.max(self.start), end.min(self.end)))
+    }
+}
+
+/// Where the next data begins, `None` where there is none up to the end of the file.
+fn next_data(file: &File, offset: u64) -> Option<u64> {
+    // The file's own position changes, which nothing here depends on.
+    match seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => Some(data.max(offset)),
+        Err(Errno::NXIO) => None,
+        Err(_) => Some(offset),
+    }
+}

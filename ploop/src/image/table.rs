@@ -1,0 +1,110 @@
+//! The block allocation table of a delta: which cluster of the disk lies where in the file.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+
+use super::header::Header;
+use super::holes;
+use crate::{Error, Result};
+
+/// Entries that are read at once. A table of 16 TiB in clusters of 1 MiB has 1024 such pages.
+pub(super) const PAGE: u32 = 1 << 14;
+
+/// The table, read page by page when first needed: the whole of a large disk's would take longer to
+/// read, and more memory, than all the rest.
+pub(super) struct Table {
+    entries: u32,
+    pages: Box<[OnceLock<Page>]>,
+}
+
+impl fmt::Debug for Table {
+    /// Without the entries, of which there may be millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table")
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A part of the table.
+#[derive(Debug, Clone)]
+pub(super) enum Page {
+    /// Nothing is allocated: the usual case in a large disk, and in a young delta.
+    Empty,
+    Entries(Box<[u32]>),
+}
+
+impl Page {
+    /// The entry at `index` of this page; 0 means that the cluster is not allocated.
+    pub(super) fn entry(&self, index: u32) -> u32 {
+        match self {
+            Page::Empty => 0,
+            Page::Entries(entries) => entries.get(index as usize).copied().unwrap_or(0),
+        }
+    }
+}
+
+impl Table {
+    pub(super) fn new(header: &Header) -> Table {
+        let entries = header.entries();
+        let pages = (0..entries.div_ceil(PAGE))
+            .map(|_| OnceLock::new())
+            .collect();
+        Table { entries, pages }
+    }
+
+    /// The entry of a cluster of the disk, 0 for those beyond the end.
+    pub(super) fn entry(&self, file: &File, cluster: u32) -> Result<u32> {
+        let number = cluster / PAGE;
+        let Some(page) = self.pages.get(number as usize) else {
+            return Ok(0);
+        };
+        let page = match page.get() {
+            Some(page) => page,
+            None => {
+                let loaded = self.load(file, number)?;
+                page.get_or_init(|| loaded)
+            }
+        };
+        Ok(page.entry(cluster % PAGE))
+    }
+
+    /// A page for a reader that passes through the table once: what is not in memory does not stay
+    /// there.
+    pub(super) fn pass(&self, file: &File, number: u32) -> Result<Page> {
+        match self.pages.get(number as usize).map(OnceLock::get) {
+            None => Ok(Page::Empty),
+            Some(Some(page)) => Ok(page.clone()),
+            Some(None) => self.load(file, number),
+        }
+    }
+
+    fn load(&self, file: &File, number: u32) -> Result<Page> {
+        let first = number * PAGE;
+        let count = (self.entries - first).min(PAGE);
+        let offset = entry_offset(first);
+        let len = 4 * count as usize;
+        if holes::is_hole(file, offset, len as u64) {
+            return Ok(Page::Empty);
+        }
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, offset).map_err(|error| {
+            Error::io("read block table", "the file cannot be read", error).with_offset(offset)
+        })?;
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(Page::Empty);
+        }
+        let entries = bytes
+            .chunks_exact(4)
+            .map(|entry| u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]))
+            .collect();
+        Ok(Page::Entries(entries))
+    }
+}
+
+/// Where the entry of a cluster lies in the file.
+pub(super) fn entry_offset(cluster: u32) -> u64 {
+    Header::LEN as u64 + 4 * u64::from(cluster)
+}

@@ -1,0 +1,444 @@
+//! One delta that is written to: its clusters, its table and the order between them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::store::Store;
+use crate::image::delta::{check_readable, cluster_offset};
+use crate::image::header::{Header, HeaderFlags};
+use crate::image::table::{PAGE, entry_offset};
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
+
+const OPERATION: &str = "write image";
+
+/// Table entries that wait in memory at most; then they are written, flushed or not.
+const MAX_DIRTY: usize = 1 << 16;
+
+/// A delta with a table of its own in memory, which is ahead of the one in the file.
+pub(super) struct WritableDelta {
+    path: PathBuf,
+    store: Box<dyn Store>,
+    header: Header,
+    /// The table, as far as it was looked at.
+    pages: Vec<Option<Box<[u32]>>>,
+    /// Clusters whose entries the file does not have yet.
+    dirty: BTreeSet<u32>,
+    /// Clusters of the file that nothing leads to, not even in the file's own table.
+    free: Vec<u64>,
+    /// Clusters that the file's table may still lead to.
+    released: Vec<u64>,
+    /// Where the next cluster of the file begins.
+    end: u64,
+    /// After a failed write nobody knows what the disk has.
+    broken: bool,
+}
+
+impl fmt::Debug for WritableDelta {
+    /// Without the table.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WritableDelta")
+            .field("path", &self.path)
+            .field("header", &self.header)
+            .field("dirty", &self.dirty.len())
+            .field("end", &self.end)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What makes the header of a new delta.
+pub(super) fn new_header(
+    version: FormatVersion,
+    cluster: ClusterSize,
+    size: Size,
+) -> Result<Header> {
+    let invalid = |message: String| Error::new(ErrorKind::InvalidInput, OPERATION, message);
+    let rounded = size
+        .bytes()
+        .checked_next_multiple_of(cluster.bytes())
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| invalid(format!("{size} is no size of a disk")))?;
+    let entries = u32::try_from(rounded / cluster.bytes())
+        .ok()
+        .filter(|_| version == FormatVersion::V2 || rounded / 512 <= u64::from(u32::MAX))
+        .ok_or_else(|| {
+            invalid(format!(
+                "a disk of {size} is too large for {version} and clusters of {cluster}"
+            ))
+        })?;
+    let table = entry_offset(entries).next_multiple_of(cluster.bytes());
+    let (cylinders, heads) = geometry(rounded / 512);
+    Ok(Header {
+        version,
+        cluster,
+        heads,
+        cylinders,
+        stored_entries: entries,
+        size: Size::from_bytes(rounded),
+        in_use: false,
+        first_block_offset: u32::try_from(table / 512)
+            .map_err(|_| invalid(format!("the table of a disk of {size} is too large")))?,
+        flags: HeaderFlags::EMPTY,
+        extension_offset: 0,
+    })
+}
+
+/// Cylinders and heads, of 32 sectors a track. Nothing depends on them.
+fn geometry(sectors: u64) -> (u32, u32) {
+    (u32::try_from(sectors / (16 * 32)).unwrap_or(u32::MAX), 16)
+}
+
+impl WritableDelta {
+    /// Makes a new, empty delta. The file must not exist.
+    pub(super) fn create(path: &Path, header: &Header) -> Result<WritableDelta> {
+        let make = || -> io::Result<File> {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)?;
+            // Zeros, and no hole, which the driver could not write to.
+            let zeros = vec![0; 1 << 20];
+            let mut at = 0;
+            while at < header.data_start() {
+                let part = zeros.len().min((header.data_start() - at) as usize);
+                Store::write(&file, &zeros[..part], at)?;
+                at += part as u64;
+            }
+            Store::write(&file, &header.to_bytes(), 0)?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        let file = make().map_err(|error| {
+            Error::io(OPERATION, "the delta cannot be made", error).with_path(path)
+        })?;
+        WritableDelta::over(path, Box::new(file), false)
+    }
+
+    pub(super) fn open(path: &Path, allow_in_use: bool) -> Result<WritableDelta> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
+            .open(path)
+            .map_err(|error| {
+                Error::io(OPERATION, "the file cannot be opened", error).with_path(path)
+            })?;
+        WritableDelta::over(path, Box::new(file), allow_in_use)
+    }
+
+    pub(super) fn over(
+        path: &Path,
+        store: Box<dyn Store>,
+        allow_in_use: bool,
+    ) -> Result<WritableDelta> {
+        let open = || {
+            let len = store
+                .len()
+                .map_err(|error| Error::io(OPERATION, "the file cannot be examined", error))?;
+            let mut bytes = [0; Header::LEN];
+            store
+                .read(&mut bytes, 0)
+                .map_err(|error| Error::io(OPERATION, "the header cannot be read", error))?;
+            let header = Header::parse(&bytes)?;
+            header.check_len(len)?;
+            check_readable(&header, allow_in_use)?;
+            Ok((header, len))
+        };
+        let (header, len) = open().map_err(|error: Error| error.with_path(path))?;
+        // What is left of a cluster that was not written to its end is overwritten.
+        let end = len - len % header.cluster.bytes();
+        Ok(WritableDelta {
+            path: path.to_owned(),
+            store,
+            pages: empty_pages(&header),
+            header,
+            dirty: BTreeSet::new(),
+            free: Vec::new(),
+            released: Vec::new(),
+            end,
+            broken: false,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn entry(&mut self, cluster: u32) -> Result<u32> {
+        let number = (cluster / PAGE) as usize;
+        if number >= self.pages.len() {
+            return Ok(0);
+        }
+        if self.pages[number].is_none() {
+            let first = cluster - cluster % PAGE;
+            let count = (self.header.entries() - first).min(PAGE) as usize;
+            let mut bytes = vec![0; 4 * count];
+            let offset = entry_offset(first);
+            self.store.read(&mut bytes, offset).map_err(|error| {
+                Error::io(OPERATION, "the table cannot be read", error)
+                    .with_path(&self.path)
+                    .with_offset(offset)
+            })?;
+            let entries = bytes
+                .chunks_exact(4)
+                .map(|entry| u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]));
+            self.pages[number] = Some(entries.collect());
+        }
+        let page = self.pages[number].as_deref().unwrap_or_default();
+        Ok(page.get((cluster % PAGE) as usize).copied().unwrap_or(0))
+    }
+
+    /// Where a cluster of the disk lies in the file.
+    pub(super) fn cluster(&mut self, cluster: u32) -> Result<Option<u64>> {
+        let entry = self.entry(cluster)?;
+        if entry == 0 {
+            return Ok(None);
+        }
+        let offset = cluster_offset(&self.header, entry);
+        let size = self.header.cluster.bytes();
+        let inside = offset >= self.header.data_start() && offset + size <= self.end;
+        if offset % size != 0 || !inside {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                OPERATION,
+                format!("the table puts cluster {cluster} at {entry}, where there is none"),
+            )
+            .with_path(&self.path)
+            .with_offset(entry_offset(cluster)));
+        }
+        Ok(Some(offset))
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.store.read(buffer, offset).map_err(|error| {
+            Error::io(OPERATION, "the data cannot be read", error)
+                .with_path(&self.path)
+                .with_offset(offset)
+        })
+    }
+
+    /// Writes into a cluster that is there.
+    pub(super) fn write(&mut self, data: &[u8], offset: u64) -> Result<()> {
+        self.attempt("the data cannot be written", |store| {
+            store.write(data, offset)
+        })
+    }
+
+    /// Writes a whole cluster that was not there, and leads to it.
+    pub(super) fn add(&mut self, cluster: u32, data: &[u8]) -> Result<()> {
+        debug_assert_eq!(data.len() as u64, self.header.cluster.bytes());
+        let offset = self.allocate()?;
+        self.write(data, offset)?;
+        let unit = match self.header.version {
+            FormatVersion::V1 => 512,
+            FormatVersion::V2 => self.header.cluster.bytes(),
+        };
+        // `allocate` has seen that it fits.
+        self.set(cluster, (offset / unit) as u32)
+    }
+
+    /// Forgets a cluster. `false` where it was not there.
+    pub(super) fn remove(&mut self, cluster: u32) -> Result<bool> {
+        let Some(offset) = self.cluster(cluster)? else {
+            return Ok(false);
+        };
+        self.released.push(offset);
+        self.set(cluster, 0)?;
+        Ok(true)
+    }
+
+    fn set(&mut self, cluster: u32, entry: u32) -> Result<()> {
+        // Loads the page.
+        self.entry(cluster)?;
+        if let Some(Some(page)) = self.pages.get_mut((cluster / PAGE) as usize) {
+            page[(cluster % PAGE) as usize] = entry;
+            self.dirty.insert(cluster);
+        }
+        if self.dirty.len() >= MAX_DIRTY {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    fn allocate(&mut self) -> Result<u64> {
+        if let Some(offset) = self.free.pop() {
+            return Ok(offset);
+        }
+        let offset = self.end;
+        let limit = match self.header.version {
+            FormatVersion::V1 => u64::from(u32::MAX) * 512,
+            FormatVersion::V2 => u64::from(u32::MAX) * self.header.cluster.bytes(),
+        };
+        if offset > limit {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                OPERATION,
+                "the table cannot lead further into the file",
+            )
+            .with_path(&self.path));
+        }
+        self.end += self.header.cluster.bytes();
+        Ok(offset)
+    }
+
+    /// Writes the entries that wait, after everything they lead to is on the disk.
+    fn commit(&mut self) -> Result<()> {
+        if self.dirty.is_empty() {
+            return Ok(());
+        }
+        self.attempt("the data cannot be brought to the disk", |store| {
+            store.sync()
+        })?;
+        let dirty: Vec<u32> = self.dirty.iter().copied().collect();
+        let mut start = 0;
+        while start < dirty.len() {
+            let mut stop = start + 1;
+            while stop < dirty.len() && dirty[stop] == dirty[stop - 1] + 1 {
+                stop += 1;
+            }
+            let mut bytes = Vec::with_capacity(4 * (stop - start));
+            for cluster in &dirty[start..stop] {
+                bytes.extend_from_slice(&self.entry(*cluster)?.to_le_bytes());
+            }
+            let offset = entry_offset(dirty[start]);
+            self.attempt("the table cannot be written", |store| {
+                store.write(&bytes, offset)
+            })?;
+            start = stop;
+        }
+        self.dirty.clear();
+        Ok(())
+    }
+
+    /// Brings everything to the disk.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        self.commit()?;
+        self.attempt("the table cannot be brought to the disk", |store| {
+            store.sync()
+        })?;
+        self.free.append(&mut self.released);
+        Ok(())
+    }
+
+    /// Sets or clears the mark, on the disk, too. Setting it also takes back that the delta is
+    /// empty.
+    pub(super) fn mark(&mut self, in_use: bool) -> Result<()> {
+        let mut header = self.header.clone();
+        header.in_use = in_use;
+        let empty = !in_use && self.end == header.data_start();
+        header.flags.set(HeaderFlags::EMPTY, empty);
+        self.put_header(header)
+    }
+
+    fn put_header(&mut self, header: Header) -> Result<()> {
+        let bytes = header.to_bytes();
+        self.attempt("the header cannot be written", |store| {
+            store.write(&bytes, 0)?;
+            store.sync()
+        })?;
+        self.header = header;
+        Ok(())
+    }
+
+    /// Takes clusters off the end of the file that nothing leads to. Everything must be flushed.
+    pub(super) fn trim(&mut self) -> Result<()> {
+        let size = self.header.cluster.bytes();
+        let mut end = self.end;
+        self.free.sort_unstable();
+        while self.free.last().is_some_and(|last| last + size == end) {
+            self.free.pop();
+            end -= size;
+        }
+        if end != self.end {
+            self.attempt("the file cannot be cut", |store| store.set_len(end))?;
+            self.end = end;
+        }
+        Ok(())
+    }
+
+    /// Makes the disk larger. The clusters that a longer table displaces are copied to the end of
+    /// the file, and only when they and their entries are on the disk, their place is cleared; only
+    /// when that is on the disk, the header counts it to the table.
+    pub(super) fn grow(&mut self, size: Size) -> Result<()> {
+        let mut header = new_header(self.header.version, self.header.cluster, size)?;
+        header.in_use = self.header.in_use;
+        header.flags = self.header.flags;
+        if header.size < self.header.size {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                OPERATION,
+                format!("the disk has {} and cannot shrink", self.header.size),
+            )
+            .with_path(&self.path));
+        }
+        self.flush()?;
+        let cluster = self.header.cluster.bytes();
+        let table = self.header.data_start()..header.data_start().max(self.header.data_start());
+        header.first_block_offset = (table.end / 512) as u32;
+        self.free.retain(|offset| !table.contains(offset));
+        let mut buffer = vec![0; cluster as usize];
+        for number in 0..self.header.entries() {
+            let Some(offset) = self.cluster(number)? else {
+                continue;
+            };
+            if table.contains(&offset) {
+                self.read(&mut buffer, offset)?;
+                // The end of the file must be behind the table by then.
+                self.free.retain(|free| *free >= table.end);
+                self.end = self.end.max(table.end);
+                self.add(number, &buffer)?;
+            }
+        }
+        self.flush()?;
+        // The rest of the old table, too: other programs may have left something there.
+        buffer.fill(0);
+        let mut at = entry_offset(self.header.entries());
+        while at < table.end {
+            let len = (cluster - at % cluster) as usize;
+            self.write(&buffer[..len], at)?;
+            at += len as u64;
+        }
+        self.end = self.end.max(table.end);
+        self.attempt("the table cannot be brought to the disk", |store| {
+            store.sync()
+        })?;
+        self.put_header(header)?;
+        self.pages = empty_pages(&self.header);
+        Ok(())
+    }
+
+    fn attempt(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&dyn Store) -> io::Result<()>,
+    ) -> Result<()> {
+        if self.broken {
+            return Err(Error::new(
+                ErrorKind::Io,
+                OPERATION,
+                "an earlier write failed; what was written since the last flush may be lost",
+            )
+            .with_path(&self.path));
+        }
+        work(&*self.store).map_err(|error| {
+            self.broken = true;
+            Error::io(OPERATION, what, error).with_path(&self.path)
+        })
+    }
+}
+
+fn empty_pages(header: &Header) -> Vec<Option<Box<[u32]>>> {
+    (0..header.entries().div_ceil(PAGE)).map(|_| None).collect()
+}

@@ -1,0 +1,57 @@
+//! The corpus of the fuzz targets, and each input of it cut short and with bytes changed, without a
+//! fuzzer.
+#![cfg(feature = "image")]
+
+#[path = "../fuzz/targets.rs"]
+#[allow(unreachable_pub)]
+mod targets;
+
+use std::fs;
+use std::path::Path;
+
+fn replay(name: &str, target: fn(&[u8])) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(name);
+    let mut inputs = 0;
+    for entry in fs::read_dir(&dir).unwrap() {
+        let input = fs::read(entry.unwrap().path()).unwrap();
+        target(&input);
+        for cut in (0..input.len()).step_by(1 + input.len() / 20) {
+            target(&input[..cut]);
+        }
+        let mut state = 1u64;
+        for _ in 0..40 {
+            let mut input = input.clone();
+            for _ in 0..3 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                // Of what lies far behind, little is read.
+                let at = (state >> 33) as usize % input.len().clamp(1, 300);
+                if let Some(byte) = input.get_mut(at) {
+                    *byte = (state >> 24) as u8;
+                }
+            }
+            target(&input);
+        }
+        inputs += 1;
+    }
+    assert!(inputs >= 5, "{} has {inputs} inputs", dir.display());
+}
+
+#[test]
+fn descriptors() {
+    replay("descriptor", targets::descriptor);
+}
+
+#[test]
+fn deltas() {
+    replay("delta", targets::delta);
+}
+
+#[test]
+fn checks() {
+    replay("check", targets::check);
+    fs::remove_dir_all(targets::directory()).unwrap();
+}

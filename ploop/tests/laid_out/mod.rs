@@ -1,0 +1,163 @@
+//! Images laid out byte by byte, as a test wants them.
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of this")]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use ploop::image::{Header, HeaderFlags};
+use ploop::{ClusterSize, FormatVersion, Guid, Size};
+
+/// A delta to be written. Each cluster is filled from its seed.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    pub version: FormatVersion,
+    pub cluster: u64,
+    pub size: u64,
+    /// The clusters of the disk that are allocated, in the order in which they lie in the file,
+    /// with their seeds.
+    pub clusters: Vec<(u32, u8)>,
+}
+
+impl Delta {
+    pub fn new(version: FormatVersion, cluster: u64, size: u64) -> Delta {
+        Delta {
+            version,
+            cluster,
+            size,
+            clusters: Vec::new(),
+        }
+    }
+
+    pub fn header(&self) -> Header {
+        let entries = u32::try_from(self.size.div_ceil(self.cluster)).unwrap();
+        let table = (64 + 4 * u64::from(entries)).next_multiple_of(self.cluster);
+        Header {
+            version: self.version,
+            cluster: ClusterSize::from_bytes(self.cluster).unwrap(),
+            heads: 16,
+            cylinders: 1,
+            stored_entries: entries,
+            size: Size::from_bytes(self.size),
+            in_use: false,
+            first_block_offset: u32::try_from(table / 512).unwrap(),
+            flags: match self.clusters[..] {
+                [] => HeaderFlags::EMPTY,
+                _ => HeaderFlags::empty(),
+            },
+            extension_offset: 0,
+        }
+    }
+
+    /// The entry for what lies at an offset of the file.
+    pub fn entry(&self, offset: u64) -> u32 {
+        let unit = match self.version {
+            FormatVersion::V1 => 512,
+            FormatVersion::V2 => self.cluster,
+        };
+        u32::try_from(offset / unit).unwrap()
+    }
+
+    pub fn write(&self, path: &Path) -> File {
+        let header = self.header();
+        let file = File::options()
+            .write(true)
+            .read(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .unwrap();
+        let mut end = header.data_start();
+        file.set_len(end).unwrap();
+        // As libploop does it; a large table stays a hole.
+        if end <= 1 << 20 {
+            file.write_all_at(&vec![0; usize::try_from(end).unwrap()], 0)
+                .unwrap();
+        }
+        file.write_all_at(&header.to_bytes(), 0).unwrap();
+        for (number, seed) in &self.clusters {
+            let at = u64::from(*number) * self.cluster;
+            file.write_all_at(&pattern(*seed, at, self.cluster), end)
+                .unwrap();
+            let entry = self.entry(end).to_le_bytes();
+            file.write_all_at(&entry, entry_offset(*number)).unwrap();
+            end += self.cluster;
+        }
+        file
+    }
+}
+
+pub fn entry_offset(number: u32) -> u64 {
+    64 + 4 * u64::from(number)
+}
+
+/// The contents of a part of a disk: no two clusters, and no two sectors of one, look the same. The
+/// seed 0 stands for zeros.
+pub fn pattern(seed: u8, at: u64, len: u64) -> Vec<u8> {
+    if seed == 0 {
+        return vec![0; usize::try_from(len).unwrap()];
+    }
+    (at..at + len)
+        .map(|at| (at ^ (at >> 9).wrapping_mul(0x9d) ^ (at >> 15)) as u8 ^ seed)
+        .collect()
+}
+
+/// What a chain of deltas, the base first, shows. A plain base has nothing behind its end, where the
+/// last cluster of a delta goes on.
+pub fn contents(chain: &[Delta], raw: bool) -> Vec<u8> {
+    let top = chain.last().unwrap();
+    let size = usize::try_from(top.size).unwrap();
+    let mut contents = Vec::new();
+    for (level, delta) in chain.iter().enumerate() {
+        let plain = raw && level == 0;
+        let end = if plain { delta.size } else { u64::MAX };
+        contents.resize(size.max(contents.len()), 0);
+        for (number, seed) in &delta.clusters {
+            let at = u64::from(*number) * top.cluster;
+            if at < top.size.min(end) {
+                let len = top.cluster.min(top.size.min(end) - at);
+                let range = usize::try_from(at).unwrap()..usize::try_from(at + len).unwrap();
+                contents[range].copy_from_slice(&pattern(*seed, at, len));
+            }
+        }
+    }
+    contents
+}
+
+/// A descriptor for a chain of files, the base first: their GUIDs are 1, 2, …, and the top's.
+pub fn describe(dir: &Path, files: &[&str], size: u64, cluster: u64, raw: bool) -> PathBuf {
+    let kind = if raw { "Plain" } else { "Compressed" };
+    let mut images = String::new();
+    let mut shots = String::new();
+    let mut parent = Guid::NONE;
+    for (level, file) in files.iter().enumerate() {
+        let guid = if level + 1 == files.len() {
+            Guid::TOP
+        } else {
+            snapshot(level)
+        };
+        images +=
+            &format!("<Image><GUID>{guid}</GUID><Type>{kind}</Type><File>{file}</File></Image>");
+        shots += &format!("<Shot><GUID>{guid}</GUID><ParentGUID>{parent}</ParentGUID></Shot>");
+        parent = guid;
+    }
+    let path = dir.join("DiskDescriptor.xml");
+    let xml = format!(
+        "<Parallels_disk_image><Disk_Parameters><Disk_size>{}</Disk_size>\
+         <Cylinders>1</Cylinders><Heads>16</Heads><Sectors>1</Sectors></Disk_Parameters>\
+         <StorageData><Storage><Blocksize>{}</Blocksize>{images}</Storage></StorageData>\
+         <Snapshots><TopGUID>{}</TopGUID>{shots}</Snapshots></Parallels_disk_image>",
+        size / 512,
+        cluster / 512,
+        Guid::TOP
+    );
+    std::fs::write(&path, xml).unwrap();
+    path
+}
+
+/// The GUID [`describe`] gives to a level below the top.
+pub fn snapshot(level: usize) -> Guid {
+    format!("{{00000000-0000-0000-0000-{:012x}}}", level + 1)
+        .parse()
+        .unwrap()
+}

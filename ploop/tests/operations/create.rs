@@ -1,0 +1,238 @@
+//! Making images and descriptors.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use ploop::image::{Header, ImageKind};
+use ploop::{
+    ClusterSize, CreateFlags, CreateParam, Descriptor, ErrorKind, FormatVersion, FsType, Guid,
+    ImageInfo, ImageMode, Ploop, Size,
+};
+
+use super::known::{Delta, Known, names_in, relative};
+
+fn cluster(kib: u64) -> ClusterSize {
+    ClusterSize::from_bytes(kib << 10).unwrap()
+}
+
+#[test]
+fn every_mode_in_every_cluster_size() {
+    for mode in [ImageMode::Expanded, ImageMode::Preallocated, ImageMode::Raw] {
+        for kib in [32, 64, 128, 256, 512, 1024, 2048] {
+            made(mode, cluster(kib));
+        }
+    }
+    // 24 clusters of each of these are more than a test should allocate.
+    for kib in [4096, 8192, 16384, 32768, 65536] {
+        made(ImageMode::Expanded, cluster(kib));
+    }
+}
+
+fn made(mode: ImageMode, cluster: ClusterSize) {
+    let mut known = Known::with(mode, cluster, FormatVersion::V1);
+    let size = Size::from_bytes(known.clusters * cluster.bytes());
+    let base = known.path("root.hds");
+    assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);
+    assert_eq!(known.ploop.path(), known.xml());
+    assert_eq!(fs::metadata(&base).unwrap().mode() & 0o7777, 0o600);
+
+    let descriptor = known.ploop.descriptor().unwrap();
+    assert_eq!(descriptor, known.descriptor());
+    assert_eq!(descriptor.size, size);
+    assert_eq!(descriptor.cluster, cluster);
+    assert_eq!(descriptor.mode, mode);
+    assert_eq!(descriptor.max_delta_size, None);
+    assert_eq!(descriptor.top, Guid::TOP);
+    assert_eq!(descriptor.snapshots.len(), 1);
+    assert_eq!(descriptor.parent(Guid::TOP), None);
+    let [image] = &descriptor.images[..] else {
+        panic!("{:?}", descriptor.images)
+    };
+    assert_eq!(image.file, base);
+    let text = fs::read_to_string(known.xml()).unwrap();
+    assert!(text.contains("<File>root.hds</File>"), "{text}");
+
+    let allocated = fs::metadata(&base).unwrap().blocks() * 512;
+    match mode {
+        ImageMode::Raw => {
+            assert_eq!(image.kind, ImageKind::Plain);
+            assert_eq!(fs::metadata(&base).unwrap().len(), size.bytes());
+        }
+        ImageMode::Expanded => {
+            assert_eq!(image.kind, ImageKind::Compressed);
+            assert!(Delta::open(&base).allocated(known.clusters).is_empty());
+            assert_eq!(fs::metadata(&base).unwrap().len(), cluster.bytes());
+        }
+        ImageMode::Preallocated => {
+            assert_eq!(image.kind, ImageKind::Compressed);
+            let all = (0..known.clusters).collect();
+            assert_eq!(Delta::open(&base).allocated(known.clusters), all);
+            assert!(allocated >= size.bytes(), "{allocated}");
+        }
+    }
+    let info = known.ploop.image_info().unwrap();
+    let version = u32::from(mode != ImageMode::Raw);
+    let expected = ImageInfo {
+        blocks: size.sectors(),
+        block_size: cluster.sectors(),
+        version,
+    };
+    assert_eq!(info, expected);
+    assert_eq!(info.size(), size);
+    assert_eq!(known.ploop.top_delta_file().unwrap(), base);
+    assert_eq!(known.ploop.base_delta_file().unwrap(), base);
+    // Gigabytes of zeroes are not read.
+    if cluster.bytes() <= 1 << 20 {
+        known.verify();
+        known.write([(0, 1), (7, 2), (known.clusters - 1, 3)]);
+        known.verify();
+    }
+}
+
+#[test]
+fn a_size_is_rounded_up_to_whole_clusters() {
+    let dir = tempfile::tempdir().unwrap();
+    let param = CreateParam::new(dir.path().join("a"), Size::from_bytes((3 << 20) + 1)).fs(None);
+    let mut ploop = Ploop::create(&param).unwrap();
+    assert_eq!(ploop.descriptor().unwrap().size, Size::from_mib(4));
+    assert_eq!(
+        Header::read(dir.path().join("a")).unwrap().size,
+        Size::from_mib(4)
+    );
+}
+
+/// One sector less than 2 TiB: what version 1 can count.
+#[test]
+fn the_largest_image_is_as_large_as_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let max = ploop::kernel::max_size(ClusterSize::DEFAULT).unwrap();
+    let param = CreateParam::new(dir.path().join("a"), max)
+        .fs(None)
+        .format(FormatVersion::V1);
+    let mut ploop = Ploop::create(&param).unwrap();
+    let size = ploop.descriptor().unwrap().size;
+    // The last cluster would pass the limit.
+    assert_eq!(max.bytes() - size.bytes(), (1 << 20) - 512);
+    assert_eq!(Header::read(dir.path().join("a")).unwrap().size, size);
+    assert_eq!(ploop.image_info().unwrap().size(), size);
+}
+
+#[test]
+fn a_relative_name_starts_at_the_working_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = fs::canonicalize(dir.path()).unwrap().join("root.hds");
+    let param = CreateParam::new(relative(&file), Size::from_mib(1)).fs(None);
+    let mut ploop = Ploop::create(&param).unwrap();
+    assert_eq!(ploop.top_delta_file().unwrap(), file);
+    ploop.close();
+    let mut again = Ploop::open(relative(&file.with_file_name("DiskDescriptor.xml"))).unwrap();
+    assert_eq!(again.top_delta_file().unwrap(), file);
+}
+
+#[test]
+fn names_beyond_ascii_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = fs::canonicalize(dir.path()).unwrap().join("диск-ä-磁.hds");
+    let mut ploop = Ploop::create(&CreateParam::new(&file, Size::from_mib(1)).fs(None)).unwrap();
+    assert_eq!(ploop.top_delta_file().unwrap(), file);
+    let guid = ploop.snapshot().unwrap();
+    let descriptor = ploop.descriptor().unwrap();
+    assert_eq!(descriptor.image(guid).unwrap().file, file);
+    for image in &descriptor.images {
+        assert!(image.file.is_file(), "{image:?}");
+    }
+}
+
+#[test]
+fn version_2_needs_a_driver() {
+    if ploop::kernel::is_large_disk_supported() {
+        let known = Known::with(ImageMode::Expanded, ClusterSize::MIN, FormatVersion::V2);
+        known.verify();
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let param = CreateParam::new(dir.path().join("a"), Size::from_mib(1))
+        .fs(None)
+        .format(FormatVersion::V2);
+    let error = Ploop::create(&param).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(names_in(dir.path()).is_empty());
+}
+
+/// What is told about a file system does not matter where none is made.
+#[test]
+fn a_bare_image_ignores_what_is_for_file_systems() {
+    let dir = tempfile::tempdir().unwrap();
+    let param = CreateParam::new(dir.path().join("a"), Size::from_mib(1))
+        .fs(Some(FsType::Ext4))
+        .fs(None)
+        .fs_block_size(1024)
+        .without_partition(true)
+        .flags(CreateFlags::NO_LAZY);
+    let mut ploop = Ploop::create(&param).unwrap();
+    assert_eq!(ploop.descriptor().unwrap().size, Size::from_mib(1));
+}
+
+#[test]
+fn a_descriptor_for_a_delta_that_is_there() {
+    let mut known = Known::new(ImageMode::Expanded);
+    known.write([(3, 1), (20, 2)]);
+    let size = known.descriptor().size;
+    let param = CreateParam::new(known.path("root.hds"), size)
+        .cluster(known.cluster)
+        .fs(None);
+
+    // Beside it, under another name.
+    let beside = known.path("other.xml");
+    let mut ploop = Ploop::create_descriptor(&beside, &param).unwrap();
+    assert_eq!(ploop.path(), beside);
+    assert_eq!(ploop.top_delta_file().unwrap(), known.path("root.hds"));
+    assert!(
+        fs::read_to_string(&beside)
+            .unwrap()
+            .contains("<File>root.hds</File>")
+    );
+    assert_eq!(ploop.descriptor().unwrap(), known.descriptor());
+
+    // In another directory.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = elsewhere.path().join("DiskDescriptor.xml");
+    let mut ploop = Ploop::create_descriptor(&path, &param).unwrap();
+    assert_eq!(ploop.descriptor().unwrap(), known.descriptor());
+
+    // In the place of one that was lost.
+    fs::remove_file(known.xml()).unwrap();
+    known.ploop = Ploop::create_descriptor(known.xml(), &param).unwrap();
+    known.verify();
+    let guid = known.snapshot();
+    known.write([(3, 9)]);
+    known.verify();
+    known.switch(guid);
+    known.verify();
+}
+
+#[test]
+fn a_descriptor_for_each_mode() {
+    for (mode, kind) in [
+        (ImageMode::Expanded, ImageKind::Compressed),
+        (ImageMode::Preallocated, ImageKind::Compressed),
+        (ImageMode::Raw, ImageKind::Plain),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = fs::canonicalize(dir.path()).unwrap();
+        // The delta need not be there yet.
+        let param = CreateParam::new(dir.join("later.hds"), Size::from_gib(1))
+            .mode(mode)
+            .cluster(cluster(256))
+            .fs(None);
+        let path = dir.join("d.xml");
+        Ploop::create_descriptor(&path, &param).unwrap();
+        let descriptor = Descriptor::open(&path).unwrap();
+        assert_eq!(descriptor.mode, mode);
+        assert_eq!(descriptor.size, Size::from_gib(1));
+        assert_eq!(descriptor.cluster, cluster(256));
+        assert_eq!(descriptor.images[0].kind, kind);
+        assert_eq!(descriptor.images[0].file, dir.join("later.hds"));
+        assert_eq!(names_in(&dir), ["d.xml"]);
+    }
+}

@@ -1,0 +1,15 @@
+//! Every operation that needs no driver, checked by what the image holds afterwards: each test keeps
+//! in memory what each state of the disk should read as, and compares it with what two readers that
+//! do not know libploop find in the files.
+#![cfg(feature = "libploop")]
+
+mod convert;
+mod copy;
+mod create;
+mod delete;
+#[path = "../known/mod.rs"]
+mod known;
+mod look;
+mod merge;
+mod replace;
+mod snapshot;

@@ -1,0 +1,182 @@
+//! Merging, in place and into a new file.
+
+use std::fs;
+use std::path::PathBuf;
+
+use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget};
+
+use super::known::{Known, relative};
+
+const ALL: [(ImageMode, FormatVersion); 4] = [
+    (ImageMode::Expanded, FormatVersion::V1),
+    (ImageMode::Expanded, FormatVersion::V2),
+    (ImageMode::Preallocated, FormatVersion::V1),
+    (ImageMode::Raw, FormatVersion::V1),
+];
+
+/// Merges `target` of a chain of base, four snapshots and a top, of which `from` remains and `gone`
+/// go, in place and into new files.
+fn merge(target: impl Fn(&[Guid]) -> (MergeTarget, Guid, Vec<Guid>)) {
+    for (mode, format) in ALL {
+        for new in [false, true] {
+            let (mut known, guids) = Known::chain(mode, format, 4);
+            let (target, from, gone) = target(&guids);
+            let before = known.descriptor();
+            let lowest = *gone.first().unwrap();
+            let files: Vec<PathBuf> = gone
+                .iter()
+                .chain([&from])
+                .map(|guid| known.file_of(*guid))
+                .collect();
+            let mut param = MergeParam::new(target);
+            if new {
+                param = param.new_delta(known.path("merged.hds"));
+            }
+            let result = known.ploop.merge(&param);
+            let raw_base = mode == ImageMode::Raw && before.parent(lowest).is_none();
+            if new && (raw_base || !known.can_have_deltas()) {
+                let error = result.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                known.verify();
+                assert_eq!(known.names().len(), before.images.len() + 1);
+                continue;
+            }
+            result.unwrap();
+            for guid in &gone {
+                known.states.remove(guid);
+            }
+            known.verify();
+            let after = known.descriptor();
+            assert_eq!(after.parent(from), before.parent(lowest));
+            let (kept, removed) = if new {
+                (known.path("merged.hds"), &files[..])
+            } else {
+                (files[0].clone(), &files[1..])
+            };
+            assert_eq!(known.file_of(from), kept);
+            for file in removed {
+                assert!(!file.exists(), "{}", file.display());
+            }
+            assert_eq!(known.names().len(), after.images.len() + 1);
+            // It goes on from there.
+            known.write([(6, 5000)]);
+            if known.can_have_deltas() {
+                known.snapshot();
+            }
+            known.verify();
+        }
+    }
+}
+
+#[test]
+fn the_top() {
+    merge(|guids| (MergeTarget::Top, Guid::TOP, vec![guids[3]]));
+}
+
+#[test]
+fn a_snapshot() {
+    merge(|guids| (MergeTarget::Snapshot(guids[2]), guids[2], vec![guids[1]]));
+}
+
+#[test]
+fn a_snapshot_into_the_base() {
+    merge(|guids| (MergeTarget::Snapshot(guids[1]), guids[1], vec![guids[0]]));
+}
+
+#[test]
+fn a_range() {
+    merge(|guids| {
+        let range = MergeTarget::Range {
+            from: guids[3],
+            to: guids[1],
+        };
+        (range, guids[3], vec![guids[1], guids[2]])
+    });
+}
+
+#[test]
+fn a_range_of_two() {
+    merge(|guids| {
+        let range = MergeTarget::Range {
+            from: guids[2],
+            to: guids[1],
+        };
+        (range, guids[2], vec![guids[1]])
+    });
+}
+
+#[test]
+fn a_range_up_to_the_top() {
+    merge(|guids| {
+        let range = MergeTarget::Range {
+            from: Guid::TOP,
+            to: guids[2],
+        };
+        (range, Guid::TOP, vec![guids[2], guids[3]])
+    });
+}
+
+#[test]
+fn everything() {
+    merge(|guids| (MergeTarget::All, Guid::TOP, guids.to_vec()));
+}
+
+/// Named from a working directory that is not the image's.
+#[test]
+fn the_new_file_may_be_elsewhere() {
+    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let new = fs::canonicalize(elsewhere.path())
+        .unwrap()
+        .join("merged.hds");
+    let param = MergeParam::new(MergeTarget::Snapshot(guids[1])).new_delta(relative(&new));
+    known.ploop.merge(&param).unwrap();
+    known.states.remove(&guids[0]);
+    known.verify();
+    assert_eq!(known.file_of(guids[1]), new);
+}
+
+#[test]
+fn a_branch_beside_is_left_alone() {
+    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    // base ← 0 ← 1 ← 2, and 1 ← side ← top
+    known.switch(guids[1]);
+    known.layer(4);
+    let side = known.snapshot();
+    known.layer(5);
+    for refused in [
+        MergeTarget::Snapshot(guids[2]),
+        MergeTarget::Snapshot(side),
+        MergeTarget::All,
+        MergeTarget::Range {
+            from: guids[2],
+            to: side,
+        },
+        MergeTarget::Range {
+            from: guids[0],
+            to: guids[1],
+        },
+        MergeTarget::Range {
+            from: side,
+            to: side,
+        },
+        MergeTarget::Snapshot(guids[0]),
+    ] {
+        let error = known.ploop.merge(&MergeParam::new(refused)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{refused:?}");
+    }
+    known.verify();
+    // Below the fork and above it there is something to merge.
+    known
+        .ploop
+        .merge(&MergeParam::new(MergeTarget::Snapshot(guids[1])))
+        .unwrap();
+    known.states.remove(&guids[0]);
+    known.verify();
+    known
+        .ploop
+        .merge(&MergeParam::new(MergeTarget::Top))
+        .unwrap();
+    known.states.remove(&side);
+    known.verify();
+}

@@ -1,0 +1,177 @@
+//! Replacing delta files by others.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, ReplaceFlag, ReplaceParam, ReplaceTarget};
+
+use super::known::{Delta, Known, relative};
+
+/// A copy of the delta of `guid` in which a cluster is different, so that it shows which of the two
+/// files is in use.
+fn copy_with_mark(known: &Known, guid: Guid, to: &Path, number: u64, seed: u64) {
+    fs::copy(known.file_of(guid), to).unwrap();
+    let delta = Delta::open(to);
+    assert!(delta.allocated(known.clusters).contains(&number));
+    delta.write(number, seed);
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
+
+/// Replaces each delta of a chain of base, snapshot and top; `target` names it.
+fn each_delta(target: impl Fn(&Known, Guid) -> ReplaceTarget) {
+    for format in [FormatVersion::V1, FormatVersion::V2] {
+        for mode in [ImageMode::Expanded, ImageMode::Preallocated] {
+            for keep_name in [false, true] {
+                for level in 0..3 {
+                    let (mut known, guids) = Known::chain(mode, format, 2);
+                    let guid = [guids[0], guids[1], Guid::TOP][level];
+                    // A cluster that no other level writes, and all above show.
+                    let number = known.clusters - 1 - level as u64;
+                    let new = known.path("new.hds");
+                    copy_with_mark(&known, guid, &new, number, 4242);
+                    let (old, marked) = (known.file_of(guid), inode(&new));
+                    let mut param = ReplaceParam::new(&new, target(&known, guid));
+                    if keep_name {
+                        param = param.flags(ReplaceFlag::KEEP_NAME);
+                    }
+                    known.ploop.replace(&param).unwrap();
+                    for above in [guids[0], guids[1], Guid::TOP].iter().skip(level) {
+                        known.states.get_mut(above).unwrap().insert(number, 4242);
+                    }
+                    let used = known.file_of(guid);
+                    assert_eq!(inode(&used), marked);
+                    if keep_name {
+                        assert_eq!(used, old);
+                        assert!(!new.exists());
+                    } else {
+                        assert_eq!(used, new);
+                        assert!(old.exists());
+                        known.orphans.insert(old);
+                    }
+                    known.verify();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn by_guid() {
+    each_delta(|_, guid| ReplaceTarget::Guid(guid));
+}
+
+#[test]
+fn by_file() {
+    each_delta(|known, guid| ReplaceTarget::File(known.file_of(guid)));
+}
+
+/// libploop looks such a name up in the image's directory and uses it in the working directory.
+#[test]
+fn by_file_from_another_directory() {
+    each_delta(|known, guid| ReplaceTarget::File(relative(&known.file_of(guid))));
+}
+
+#[test]
+fn by_a_link_to_the_file() {
+    each_delta(|known, guid| {
+        let link = known.path("link");
+        std::os::unix::fs::symlink(known.file_of(guid), &link).unwrap();
+        ReplaceTarget::File(link)
+    });
+}
+
+#[test]
+fn from_another_directory_and_back() {
+    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let old = known.file_of(guids[0]);
+    let new: PathBuf = fs::canonicalize(elsewhere.path())
+        .unwrap()
+        .join("moved.hds");
+    fs::copy(&old, &new).unwrap();
+    let target = || ReplaceTarget::Guid(guids[0]);
+    known
+        .ploop
+        .replace(&ReplaceParam::new(relative(&new), target()))
+        .unwrap();
+    assert_eq!(known.file_of(guids[0]), new);
+    known.orphans.insert(old.clone());
+    known.verify();
+    known.orphans.clear();
+    known
+        .ploop
+        .replace(&ReplaceParam::new(&old, target()))
+        .unwrap();
+    assert_eq!(known.file_of(guids[0]), old);
+    known.verify();
+}
+
+#[test]
+fn what_is_no_copy_is_refused() {
+    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let other = Known::with(
+        ImageMode::Expanded,
+        ploop::ClusterSize::DEFAULT,
+        FormatVersion::V1,
+    );
+    let v2 = Known::with(
+        ImageMode::Expanded,
+        ploop::ClusterSize::MIN,
+        FormatVersion::V2,
+    );
+    let longer = known.path("longer.hds");
+    fs::copy(known.file_of(guids[0]), &longer).unwrap();
+    Delta::open(&longer).write(12, 1);
+    let target = || ReplaceTarget::Guid(guids[0]);
+    for (new, kind) in [
+        (other.path("root.hds"), ErrorKind::Corrupt),
+        (v2.path("root.hds"), ErrorKind::Corrupt),
+        (longer, ErrorKind::Corrupt),
+        (known.file_of(guids[0]), ErrorKind::InvalidInput),
+        (known.file_of(Guid::TOP), ErrorKind::InvalidInput),
+        (known.path("none"), ErrorKind::NotFound),
+    ] {
+        for flags in [ReplaceFlag::empty(), ReplaceFlag::KEEP_NAME] {
+            let param = ReplaceParam::new(&new, target()).flags(flags);
+            let error = known.ploop.replace(&param).unwrap_err();
+            assert_eq!(error.kind(), kind, "{}: {error}", new.display());
+        }
+    }
+    let copy = known.path("copy");
+    fs::copy(known.file_of(guids[0]), &copy).unwrap();
+    for (target, kind) in [
+        (ReplaceTarget::Guid(Guid::generate()), ErrorKind::NoSnapshot),
+        (ReplaceTarget::File(known.xml()), ErrorKind::InvalidInput),
+        (ReplaceTarget::File(known.path("none")), ErrorKind::NotFound),
+        // Only a running device has levels.
+        (ReplaceTarget::Level(0), ErrorKind::InvalidInput),
+        (ReplaceTarget::Level(u32::MAX), ErrorKind::InvalidInput),
+    ] {
+        let param = ReplaceParam::new(&copy, target.clone());
+        let error = known.ploop.replace(&param).unwrap_err();
+        assert_eq!(error.kind(), kind, "{target:?}: {error}");
+    }
+    known.verify();
+}
+
+#[test]
+fn a_raw_base_cannot_be_replaced_but_what_is_above_can() {
+    let (mut known, guids) = Known::chain(ImageMode::Raw, FormatVersion::V1, 1);
+    let new = known.path("new");
+    fs::copy(known.file_of(guids[0]), &new).unwrap();
+    let param = ReplaceParam::new(&new, ReplaceTarget::Guid(guids[0]));
+    // A raw disk has no header to be compared.
+    known.ploop.replace(&param).unwrap_err();
+    known.verify();
+    let old = known.file_of(Guid::TOP);
+    fs::copy(&old, &new).unwrap();
+    let param = ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP));
+    known.ploop.replace(&param).unwrap();
+    assert_eq!(known.file_of(Guid::TOP), new);
+    known.orphans.insert(old);
+    known.verify();
+}

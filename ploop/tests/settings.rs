@@ -1,0 +1,199 @@
+//! Settings of the whole process: the log and the lock timeout. They are in a program of their own,
+//! and there take turns.
+#![cfg(feature = "libploop")]
+
+mod known;
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use known::Known;
+use ploop::{ErrorKind, ImageMode, Ploop, Result, lock, log};
+use rustix::fs::{FlockOperation, flock};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lines(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_log_file_gets_what_happens_until_it_is_closed() {
+    let _alone = alone();
+    let mut known = Known::new(ImageMode::Expanded);
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first.log"), dir.path().join("second.log"));
+    log::set_log_file(Some(&first)).unwrap();
+    let guid = known.ploop.snapshot().unwrap();
+    let written = lines(&first);
+    assert!(
+        written.iter().any(|line| line.contains(&guid.to_string())),
+        "{written:#?}"
+    );
+    // What is there stays there, and a path that cannot be opened changes nothing.
+    let error = log::set_log_file(Some(Path::new("/no/such/directory/log"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    known.ploop.snapshot().unwrap();
+    assert!(lines(&first).len() > written.len());
+    assert!(lines(&first).starts_with(&written));
+
+    log::set_log_file(Some(&second)).unwrap();
+    let until_here = lines(&first);
+    known.ploop.snapshot().unwrap();
+    assert_eq!(lines(&first), until_here);
+    assert!(!lines(&second).is_empty());
+
+    log::set_log_file(None).unwrap();
+    let until_here = lines(&second);
+    known.ploop.snapshot().unwrap();
+    assert_eq!(lines(&second), until_here);
+    // Closed twice is closed.
+    log::set_log_file(None).unwrap();
+}
+
+#[test]
+fn the_log_level_sets_how_much_is_written() {
+    let _alone = alone();
+    let mut known = Known::new(ImageMode::Expanded);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("log");
+    log::set_log_file(Some(&file)).unwrap();
+    log::set_log_level(-2);
+    known.ploop.snapshot().unwrap();
+    assert!(lines(&file).is_empty());
+    log::set_log_level(3);
+    known.ploop.snapshot().unwrap();
+    assert!(!lines(&file).is_empty());
+    log::set_log_file(None).unwrap();
+}
+
+/// In a process of its own, whose output is looked at.
+#[test]
+fn nothing_is_printed_unless_it_is_asked_for() {
+    const LEVEL: &str = "PLOOP_TEST_VERBOSE_LEVEL";
+    if let Ok(level) = std::env::var(LEVEL) {
+        if let Ok(level) = level.parse() {
+            log::set_verbose_level(level);
+        }
+        let mut known = Known::new(ImageMode::Expanded);
+        known.ploop.snapshot().unwrap();
+        known.ploop.umount().unwrap_err();
+        return;
+    }
+    let printed = |level: &str| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "--test-threads=1"])
+            .arg("nothing_is_printed_unless_it_is_asked_for")
+            .env(LEVEL, level)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            text(&output.stdout).contains("ploop snapshot"),
+            text(&output.stderr).contains("is not mounted"),
+        )
+    };
+    assert_eq!(printed("unset"), (false, false));
+    assert_eq!(printed(&log::NO_CONSOLE.to_string()), (false, false));
+    assert_eq!(printed(&log::NO_STDOUT.to_string()), (false, true));
+    assert_eq!(printed("3"), (true, true));
+    assert_eq!(printed(&log::TIMESTAMPS.to_string()), (true, true));
+}
+
+/// The file may be exchanged while others are at work.
+#[test]
+fn the_log_file_can_be_changed_at_any_time() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut known = Known::new(ImageMode::Expanded);
+                for _ in 0..30 {
+                    known.ploop.set_max_delta_size(1).unwrap();
+                }
+            });
+        }
+        for at in 0..50 {
+            let file = dir.path().join(format!("log.{}", at % 3));
+            log::set_log_file(Some(&file)).unwrap();
+            log::set_log_file(None).unwrap();
+        }
+    });
+}
+
+/// Another process would hold it in the same way.
+fn held(known: &Known) -> File {
+    known.ploop_once();
+    let file = File::open(known.path("DiskDescriptor.xml.lck")).unwrap();
+    flock(&file, FlockOperation::LockExclusive).unwrap();
+    file
+}
+
+impl Known {
+    /// Makes the lock file.
+    fn ploop_once(&self) {
+        Ploop::open(self.xml()).unwrap().top_delta_file().unwrap();
+    }
+}
+
+fn refused_after<T: std::fmt::Debug>(f: impl FnOnce() -> Result<T>) -> Duration {
+    let begin = Instant::now();
+    let error = f().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    begin.elapsed()
+}
+
+#[test]
+fn the_handles_timeout_goes_before_the_processs() {
+    let _alone = alone();
+    assert_eq!(lock::timeout(), Duration::from_secs(60));
+    let mut known = Known::new(ImageMode::Expanded);
+    let lock = held(&known);
+    lock::set_timeout(Duration::from_millis(200));
+    assert_eq!(lock::timeout(), Duration::from_millis(200));
+    let waited = refused_after(|| known.ploop.snapshot());
+    assert!(waited >= Duration::from_millis(200), "{waited:?}");
+
+    known
+        .ploop
+        .set_lock_timeout(Some(Duration::from_millis(500)));
+    let waited = refused_after(|| known.ploop.top_delta_file());
+    assert!(waited >= Duration::from_millis(500), "{waited:?}");
+
+    known.ploop.set_lock_timeout(Some(Duration::ZERO));
+    let waited = refused_after(|| known.ploop.descriptor());
+    assert!(waited < Duration::from_millis(200), "{waited:?}");
+
+    // The image as it was, and no longer locked.
+    drop(lock);
+    known.ploop.snapshot().unwrap();
+    known.ploop.set_lock_timeout(None);
+    lock::set_timeout(Duration::from_secs(60));
+    known.ploop.snapshot().unwrap();
+    assert_eq!(known.descriptor().snapshots.len(), 3);
+}
+
+#[test]
+fn a_wait_ends_as_soon_as_the_lock_is_free() {
+    let _alone = alone();
+    let mut known = Known::new(ImageMode::Expanded);
+    let lock = held(&known);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| known.ploop.snapshot());
+        thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished());
+        drop(lock);
+        waiting.join().unwrap().unwrap();
+    });
+}

@@ -1,0 +1,389 @@
+//! Many threads, many processes, one image or many.
+#![cfg(feature = "libploop")]
+
+mod known;
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use known::Known;
+use ploop::{
+    ClusterSize, Code, CreateParam, ErrorKind, FormatVersion, Guid, ImageMode, MergeParam,
+    MergeTarget, MountGuard, Ploop, Size, SnapshotParam, SwitchFlag,
+};
+
+const THREADS: usize = 8;
+const OPERATIONS: usize = 200;
+
+// A handle moves between threads.
+const _: fn() = || {
+    fn send<T: Send>() {}
+    send::<Ploop>();
+    send::<MountGuard<'static>>();
+};
+
+/// But two threads cannot have it at once. Were `Ploop` `Sync`, both implementations below would
+/// apply to it, and the one that is meant could not be told.
+const _: fn() = || {
+    trait UnlessSync<Which> {
+        fn told() {}
+    }
+    struct IsSync;
+    impl<T: ?Sized> UnlessSync<()> for T {}
+    impl<T: ?Sized + Sync> UnlessSync<IsSync> for T {}
+    let _ = <Ploop as UnlessSync<_>>::told;
+    let _ = <MountGuard<'static> as UnlessSync<_>>::told;
+};
+
+/// Numbers that differ by seed and look like chance.
+struct Choice(u64);
+
+impl Choice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}
+
+/// One operation on an image of which this thread knows the contents.
+fn step(known: &mut Known, choice: &mut Choice, number: u64) {
+    let snapshots: Vec<Guid> = known
+        .states
+        .keys()
+        .copied()
+        .filter(|guid| *guid != Guid::TOP)
+        .collect();
+    let some = |choice: &mut Choice| snapshots[choice.below(snapshots.len())];
+    let clusters = known.clusters;
+    match choice.below(10) {
+        0 | 1 if snapshots.len() < 6 => {
+            known.snapshot();
+        }
+        2 if !snapshots.is_empty() => {
+            let guid = some(choice);
+            if !known.descriptor().snapshot(guid).unwrap().temporary {
+                known.switch(guid);
+            }
+        }
+        3 if !snapshots.is_empty() && snapshots.len() < 6 => {
+            let guid = some(choice);
+            let kept = known
+                .ploop
+                .switch_snapshot_with(guid, SwitchFlag::SKIP_DESTROY)
+                .unwrap();
+            known.took(kept.unwrap());
+            known.went_back_to(guid);
+        }
+        4 | 5 if !snapshots.is_empty() => {
+            let guid = some(choice);
+            let children = known.descriptor().children(guid).count();
+            // One with several children would only be marked.
+            if children < 2 {
+                known.ploop.delete_snapshot(guid).unwrap();
+                known.states.remove(&guid);
+            }
+        }
+        6 => {
+            let descriptor = known.descriptor();
+            if let Some(parent) = descriptor.parent(Guid::TOP) {
+                if descriptor.children(parent).count() == 1 {
+                    let param = MergeParam::new(MergeTarget::Top);
+                    known.ploop.merge(&param).unwrap();
+                    known.states.remove(&parent);
+                }
+            }
+        }
+        7 => known.write([(choice.below(clusters as usize) as u64, number)]),
+        8 => {
+            known.ploop.set_max_delta_size(number).unwrap();
+            let stored = known.ploop.descriptor().unwrap().max_delta_size;
+            assert_eq!(stored, Some(number));
+        }
+        _ => {
+            assert_eq!(
+                known.ploop.top_delta_file().unwrap(),
+                known.file_of(Guid::TOP)
+            );
+            assert!(!known.ploop.is_mounted().unwrap());
+            assert_eq!(known.ploop.image_info().unwrap().version, 1);
+        }
+    }
+}
+
+#[test]
+fn eight_threads_on_eight_images() {
+    thread::scope(|scope| {
+        for seed in 1..=THREADS as u64 {
+            scope.spawn(move || {
+                let mut known = Known::new(ImageMode::Expanded);
+                let mut choice = Choice(seed);
+                for number in 1..=OPERATIONS as u64 {
+                    step(&mut known, &mut choice, seed << 16 | number);
+                    if number % 50 == 0 {
+                        known.verify();
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Each thread makes snapshots of its own and deletes most of them. In the end those are there that
+/// were not deleted, and the data that was written before is in all of them.
+#[test]
+fn eight_threads_on_one_image() {
+    let mut known = Known::new(ImageMode::Expanded);
+    known.layer(1);
+    let (xml, start) = (known.xml(), Barrier::new(THREADS));
+    let left: Vec<Guid> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut ploop = Ploop::open(&xml).unwrap();
+                    start.wait();
+                    make_and_delete(&mut ploop, OPERATIONS)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    for guid in left {
+        known.took(guid);
+    }
+    known.verify();
+}
+
+/// `operations` of them; returns the snapshots that are left.
+fn make_and_delete(ploop: &mut Ploop, operations: usize) -> Vec<Guid> {
+    let mut mine = Vec::new();
+    for number in 0..operations {
+        match number % 5 {
+            0 | 2 => {
+                let guid = Guid::generate();
+                let param = SnapshotParam::new().guid(guid);
+                assert_eq!(ploop.snapshot_with(&param).unwrap(), guid);
+                mine.push(guid);
+            }
+            1 => {
+                // Others may change the chain meanwhile, but what is ours is there.
+                let descriptor = ploop.descriptor().unwrap();
+                for guid in &mine {
+                    assert!(descriptor.image(*guid).unwrap().file.is_file());
+                }
+                assert_eq!(descriptor.chain(Guid::TOP).len(), descriptor.images.len());
+            }
+            3 => {
+                let top = ploop.top_delta_file().unwrap();
+                assert!(top.is_absolute());
+                let guid = mine.remove(0);
+                ploop.delete_snapshot(guid).unwrap();
+            }
+            _ => {
+                assert_eq!(ploop.image_info().unwrap().version, 1);
+                if mine.len() > 2 {
+                    let guid = mine.remove(0);
+                    ploop.delete_snapshot(guid).unwrap();
+                }
+            }
+        }
+    }
+    mine
+}
+
+/// Set for the process that this program starts once more.
+const IMAGE: &str = "PLOOP_TEST_IMAGE";
+
+fn other_process(test: &str, image: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(IMAGE, image)
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn two_processes_on_one_image() {
+    const NAME: &str = "two_processes_on_one_image";
+    const ROUNDS: usize = 300;
+    if let Some(image) = std::env::var_os(IMAGE) {
+        // Two threads here as well, so that all kinds of neighbours meet.
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut ploop = Ploop::open(&image).unwrap();
+                    for guid in make_and_delete(&mut ploop, ROUNDS) {
+                        ploop.delete_snapshot(guid).unwrap();
+                    }
+                });
+            }
+        });
+        return;
+    }
+    let mut known = Known::new(ImageMode::Expanded);
+    known.layer(1);
+    let mut child = other_process(NAME, &known.xml());
+    let mut ploop = Ploop::open(known.xml()).unwrap();
+    let mine = make_and_delete(&mut ploop, ROUNDS);
+    assert!(child.wait().unwrap().success());
+    for guid in mine {
+        known.took(guid);
+    }
+    known.verify();
+}
+
+/// Each takes what the other may take first; exactly one of them gets it.
+#[test]
+fn two_processes_delete_the_same_snapshots() {
+    const NAME: &str = "two_processes_delete_the_same_snapshots";
+    fn delete_all(image: &Path) -> usize {
+        let mut ploop = Ploop::open(image).unwrap();
+        let mut deleted = 0;
+        loop {
+            let descriptor = ploop.descriptor().unwrap();
+            let Some(guid) = descriptor.parent(Guid::TOP) else {
+                return deleted;
+            };
+            match ploop.delete_snapshot(guid) {
+                Ok(()) => deleted += 1,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::NoSnapshot, "{error}");
+                    assert_eq!(error.code(), Some(Code::NOSNAP.get()));
+                }
+            }
+        }
+    }
+    if let Some(image) = std::env::var_os(IMAGE) {
+        delete_all(Path::new(&image));
+        return;
+    }
+    for _ in 0..5 {
+        let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 8);
+        let mut child = other_process(NAME, &known.xml());
+        let deleted = delete_all(&known.xml());
+        assert!(child.wait().unwrap().success());
+        assert!(deleted <= guids.len());
+        for guid in guids {
+            known.states.remove(&guid);
+        }
+        known.verify();
+        assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);
+    }
+}
+
+/// While a large image is made and converted, another one is worked on.
+#[test]
+fn a_long_operation_delays_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut known = Known::new(ImageMode::Expanded);
+    let (done, meanwhile) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let param = CreateParam::new(dir.path().join("large.hds"), Size::from_mib(512))
+                .cluster(ClusterSize::DEFAULT)
+                .mode(ImageMode::Raw)
+                .fs(None);
+            Ploop::create(&param).unwrap();
+            done.store(true, Ordering::SeqCst);
+        });
+        let mut before = 0;
+        while !done.load(Ordering::SeqCst) {
+            let guid = known.snapshot();
+            known.ploop.delete_snapshot(guid).unwrap();
+            known.states.remove(&guid);
+            before += 1;
+            // Over before the other one is: it did not wait for it.
+            if !done.load(Ordering::SeqCst) {
+                meanwhile.store(before, Ordering::SeqCst);
+            }
+        }
+    });
+    let meanwhile = meanwhile.into_inner();
+    assert!(meanwhile >= 2, "{meanwhile} rounds while the other worked");
+    known.verify();
+}
+
+/// A merge of much data on one image, looks at and changes of another.
+#[test]
+fn a_long_merge_delays_nobody_else() {
+    let mut large = Known::with(
+        ImageMode::Expanded,
+        ClusterSize::from_bytes(16 << 20).unwrap(),
+        FormatVersion::V1,
+    );
+    large.snapshot();
+    large.write((0..large.clusters).map(|number| (number, number + 1)));
+    let mut small = Known::new(ImageMode::Expanded);
+    let done = AtomicBool::new(false);
+    let counted = thread::scope(|scope| {
+        scope.spawn(|| {
+            large
+                .ploop
+                .merge(&MergeParam::new(MergeTarget::All))
+                .unwrap();
+            done.store(true, Ordering::SeqCst);
+        });
+        let mut counted = 0;
+        loop {
+            small.ploop.top_delta_file().unwrap();
+            assert!(!small.ploop.is_mounted().unwrap());
+            small.ploop.set_max_delta_size(7).unwrap();
+            if done.load(Ordering::SeqCst) {
+                return counted;
+            }
+            counted += 1;
+        }
+    });
+    assert!(counted >= 2, "{counted} rounds while the other worked");
+    small.verify();
+}
+
+/// A thread that waits for an image waits for that one only.
+#[test]
+fn waiting_for_one_image_delays_no_other() {
+    let (mut a, mut b) = (
+        Known::new(ImageMode::Expanded),
+        Known::new(ImageMode::Expanded),
+    );
+    a.ploop.top_delta_file().unwrap();
+    let lock = std::fs::File::open(a.path("DiskDescriptor.xml.lck")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            a.ploop.set_lock_timeout(Some(Duration::from_secs(30)));
+            a.ploop.snapshot()
+        });
+        for _ in 0..20 {
+            b.snapshot();
+        }
+        assert!(!waiting.is_finished());
+        drop(lock);
+        waiting.join().unwrap().unwrap();
+    });
+    b.verify();
+}
+
+#[test]
+fn a_handle_can_be_handed_on() {
+    let Known { dir, ploop, .. } = Known::new(ImageMode::Expanded);
+    let begin = Instant::now();
+    let mut ploop = thread::spawn(move || {
+        let mut ploop = ploop;
+        ploop.snapshot().unwrap();
+        ploop
+    })
+    .join()
+    .unwrap();
+    ploop.snapshot().unwrap();
+    thread::spawn(move || ploop.close()).join().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    drop(dir);
+}

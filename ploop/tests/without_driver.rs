@@ -1,0 +1,153 @@
+//! Operations that need the driver, on a machine that has none: each says so, and leaves the image as
+//! it was. On a machine with a driver these tests are shown as ignored.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use ploop::{
+    CreateParam, DiscardParam, Error, ErrorKind, ImageMode, MountParam, Ploop, ReplaceParam,
+    ReplaceTarget, ResizeMode, ResizeParam, Size, TemporarySnapshotParam, copy, device, fs_info,
+};
+
+mod known;
+
+use known::{Known, names_in};
+
+type Test = fn(&mut Known) -> Result<(), Error>;
+
+fn main() -> ExitCode {
+    let tests: &[(&str, ErrorKind, Test)] = &[
+        ("mount", ErrorKind::NoDriver, |known| {
+            known.ploop.mount(&MountParam::new()).map(drop)
+        }),
+        ("mount_on_a_target", ErrorKind::NoDriver, |known| {
+            let target = tempfile::tempdir().unwrap();
+            let param = MountParam::new().target(target.path()).fsck(true);
+            known.ploop.mount(&param).map(drop)
+        }),
+        ("mount_under_a_component", ErrorKind::NoDriver, |known| {
+            let param = MountParam::new().component("name".parse()?);
+            let result = known.ploop.mount(&param).map(drop);
+            // What failed gave the handle no name.
+            assert_eq!(known.ploop.component(), None);
+            result
+        }),
+        ("mount_a_snapshot", ErrorKind::NoDriver, |known| {
+            let guid = known.snapshot();
+            let param = MountParam::new().snapshot(guid).read_only(true);
+            known.ploop.mount(&param).map(drop)
+        }),
+        ("mount_guard", ErrorKind::NoDriver, |known| {
+            known.ploop.mount_guard(&MountParam::new()).map(drop)
+        }),
+        ("umount", ErrorKind::NotMounted, |known| {
+            let result = known.ploop.umount();
+            assert!(result.as_ref().unwrap_err().is_not_mounted());
+            result
+        }),
+        ("umount_a_device", ErrorKind::NoDriver, |_| {
+            device::umount("/dev/ploop0")
+        }),
+        ("resize_online", ErrorKind::NoDriver, |known| {
+            known.ploop.resize(Size::from_mib(8), ResizeMode::Online)
+        }),
+        ("resize_offline", ErrorKind::NoDriver, |known| {
+            known.ploop.resize(Size::from_mib(8), ResizeMode::Offline)
+        }),
+        ("resize_to_the_minimum", ErrorKind::NoDriver, |known| {
+            let param = ResizeParam::to_minimum(ResizeMode::Offline);
+            known.ploop.resize_with(&param)
+        }),
+        ("create_with_a_file_system", ErrorKind::NoDriver, |_| {
+            let dir = tempfile::tempdir().unwrap();
+            let param = CreateParam::new(dir.path().join("root.hds"), Size::from_mib(64));
+            let result = Ploop::create(&param).map(drop);
+            assert!(names_in(dir.path()).is_empty());
+            result
+        }),
+        ("fs_info", ErrorKind::NoDriver, |known| {
+            fs_info(known.xml()).map(drop)
+        }),
+        ("temporary_snapshot", ErrorKind::NoDriver, |known| {
+            let param = TemporarySnapshotParam::new("backup".parse()?);
+            known.ploop.temporary_snapshot(&param).map(drop)
+        }),
+        ("replace_by_level", ErrorKind::InvalidInput, |known| {
+            let copy = tempfile::NamedTempFile::new().unwrap();
+            fs::copy(known.path("root.hds"), &copy).unwrap();
+            let param = ReplaceParam::new(&copy, ReplaceTarget::Level(0));
+            known.ploop.replace(&param)
+        }),
+        ("discard", ErrorKind::NotMounted, |known| {
+            known.ploop.discard(&DiscardParam::new())
+        }),
+        ("discard_with_a_mount", ErrorKind::NoDriver, |known| {
+            known.ploop.discard(&DiscardParam::new().automount(true))
+        }),
+        ("discard_stat", ErrorKind::NotMounted, |known| {
+            known.ploop.discard_stat().map(drop)
+        }),
+        ("send", ErrorKind::NoDriver, |_| {
+            let (output, _input) = UnixStream::pair().unwrap();
+            copy::send("/dev/ploop0", &output, None)
+        }),
+        ("mount_point", ErrorKind::NotFound, |_| {
+            device::mount_point("/dev/ploop0").map(drop)
+        }),
+        ("top_delta", ErrorKind::NoDriver, |_| {
+            device::top_delta("/dev/ploop0").map(drop)
+        }),
+    ];
+    let arguments = Arguments::from_args();
+    let present = ploop::kernel::is_driver_present();
+    if present {
+        eprintln!("without_driver: all ignored, a ploop driver is loaded");
+    }
+    let trials = tests
+        .iter()
+        .map(|(name, kind, test)| {
+            Trial::test(*name, move || refused(*kind, *test)).with_ignored_flag(present)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn refused(kind: ErrorKind, test: Test) -> Result<(), Failed> {
+    let mut known = Known::new(ImageMode::Expanded);
+    known.write([(1, 1), (20, 2)]);
+    let before = files(&known);
+    let error = test(&mut known).unwrap_err();
+    if error.kind() != kind {
+        return Err(format!("{:?}, not {kind:?}: {error}", error.kind()).into());
+    }
+    let mut after = files(&known);
+    // A snapshot was made on the way.
+    if known.states.len() == 1 {
+        assert_eq!(names(&before), names(&after));
+        after.retain(|name, contents| before.get(name) != Some(contents));
+        assert!(after.is_empty(), "{:?} changed", names(&after));
+    }
+    known.verify();
+    Ok(())
+}
+
+fn files(known: &Known) -> BTreeMap<String, Vec<u8>> {
+    let read = |name: String| {
+        let mut contents = fs::read(known.path(&name)).unwrap();
+        if name == "root.hds" {
+            // What the header says of use and emptiness may change on the way: a temporary snapshot
+            // that cannot be attached is merged again.
+            contents[44..48].fill(0);
+            contents[52..56].fill(0);
+        }
+        (name, contents)
+    };
+    known.names().into_iter().map(read).collect()
+}
+
+fn names(files: &BTreeMap<String, Vec<u8>>) -> Vec<&String> {
+    files.keys().collect()
+}

@@ -1,0 +1,393 @@
+//! `cargo xtask ci`: everything that has to hold.
+
+use crate::packages::{self, Program};
+use crate::steps::{self, Step};
+use crate::{Install, bindgen, demo, run, setup, test};
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    install: Install,
+    /// Leave a step out (may be repeated)
+    #[arg(long, value_name = "STEP", value_parser = PossibleValuesParser::new(names()))]
+    skip: Vec<String>,
+    /// Run this step alone (may be repeated)
+    #[arg(long, value_name = "STEP", value_parser = PossibleValuesParser::new(names()))]
+    only: Vec<String>,
+    /// Print the steps and do nothing
+    #[arg(long)]
+    list: bool,
+}
+
+fn names() -> Vec<&'static str> {
+    all().into_iter().map(|step| step.name).collect()
+}
+
+fn all<'a>() -> Vec<Step<'a>> {
+    vec![
+        Step::new("tidy", "the top level, and where unsafe code is", tidy),
+        Step::new("fmt", "formatting", || {
+            run::run(&mut run::cargo("fmt --all --check"))
+        }),
+        Step::new("clippy", "lints, all targets and features", || {
+            clippy("--workspace --all-targets --all-features")
+        }),
+        Step::new("features", "lints, each combination of features", features),
+        Step::new("docs", "documentation without a warning", docs),
+        Step::new(
+            "docs-rs",
+            "documentation where no libploop is installed",
+            docs_rs,
+        ),
+        Step::new("test", "all tests", || test::all(&[])),
+        Step::new("demo", "the examples", demo::lifecycle),
+        Step::new("bindgen", "committed bindings are fresh", bindgen::check),
+        Step::new("msrv", "no dependency needs a newer Rust", rust_versions),
+        Step::new(
+            "hidden",
+            "builds where no libploop is installed",
+            hidden_library,
+        ),
+        Step::new(
+            "static",
+            "a static program runs without libploop.so",
+            static_program,
+        ),
+        Step::new("valgrind", "memory errors in offline tests", valgrind),
+        Step::new("package", "the packages' files", package),
+    ]
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let steps: Vec<_> = all()
+        .into_iter()
+        .filter(|step| {
+            let named = |list: &[String]| list.iter().any(|name| name == step.name);
+            !named(&options.skip) && (options.only.is_empty() || named(&options.only))
+        })
+        .collect();
+    if options.list {
+        for step in steps {
+            println!("{:10} {}", step.name, step.title);
+        }
+        return Ok(());
+    }
+    setup::ensure(
+        &["build", "test", "bindgen", "ci"],
+        options.install.no_install,
+    )?;
+    steps::run(steps)
+}
+
+/// What may be at the top, beside files that begin with a dot and what Cargo builds.
+const TOP: [&str; 9] = [
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "ci",
+    "ploop",
+    "ploop-sys",
+];
+
+fn tidy() -> Result<()> {
+    let root = run::root();
+    for entry in root.read_dir()? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let known = TOP.contains(&name.as_str()) || ["xtask", "target"].contains(&name.as_str());
+        if !known && !name.starts_with('.') {
+            bail!("{name} does not belong at the top of the workspace");
+        }
+    }
+    for name in TOP {
+        if !root.join(name).exists() {
+            bail!("{name} is missing");
+        }
+    }
+    // The lint says the same of code; this also holds where a lint is allowed away.
+    let mut outside = Vec::new();
+    let (source, ffi) = (root.join("ploop/src"), root.join("ploop/src/ffi"));
+    for_each_source(&source, &mut |path, text| {
+        if path.starts_with(&ffi) || path == ffi.with_extension("rs") {
+            return;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            if words.into_iter().any(|word| word == "unsafe") {
+                let path = path.strip_prefix(&root).unwrap_or(path);
+                outside.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    })?;
+    if !outside.is_empty() {
+        bail!("unsafe outside ploop/src/ffi: {}", outside.join(", "));
+    }
+    Ok(())
+}
+
+fn for_each_source(directory: &Path, visit: &mut dyn FnMut(&Path, &str)) -> Result<()> {
+    for entry in directory.read_dir()? {
+        let path = entry?.path();
+        if path.is_dir() {
+            for_each_source(&path, visit)?;
+        } else if path.extension() == Some(OsStr::new("rs")) {
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            visit(&path, &text);
+        }
+    }
+    Ok(())
+}
+
+fn rust_versions() -> Result<()> {
+    packages::check_rust_versions()?;
+    // The linter knows the library's versions (`incompatible_msrv`) but not the language's. The one newer construct that
+    // compiles unnoticed with this edition is the let chain (1.88).
+    let root = run::root();
+    let mut chains = Vec::new();
+    for directory in ["ploop-sys", "ploop", "xtask", "ci"] {
+        for_each_source(&root.join(directory), &mut |path, text| {
+            for (number, line) in text.lines().enumerate() {
+                if is_let_chain(line) {
+                    let path = path.strip_prefix(&root).unwrap_or(path);
+                    chains.push(format!("{}:{}", path.display(), number + 1));
+                }
+            }
+        })?;
+    }
+    if !chains.is_empty() {
+        bail!("let chains need Rust 1.88: {}", chains.join(", "));
+    }
+    Ok(())
+}
+
+fn is_let_chain(line: &str) -> bool {
+    let line = line.trim_start();
+    if line.starts_with("//") {
+        return false;
+    }
+    let condition = ["if let ", "while let "]
+        .iter()
+        .find_map(|start| line.split_once(start))
+        .map(|(_, rest)| rest);
+    line.starts_with("&& let ")
+        || line.contains(concat!(" &", "& let "))
+        || condition.is_some_and(|rest| rest.contains(" && ") && rest.ends_with('{'))
+}
+
+fn clippy(what: &str) -> Result<()> {
+    run::run(run::cargo(&format!("clippy {what}")).args(["--", "-D", "warnings"]))
+}
+
+fn features() -> Result<()> {
+    let mut failed = Vec::new();
+    for what in [
+        "-p ploop --lib --no-default-features",
+        "-p ploop --lib --no-default-features --features libploop",
+        "-p ploop --lib --no-default-features --features serde",
+        "-p ploop --all-targets --no-default-features --features image",
+        "-p ploop --all-targets --no-default-features --features image,serde",
+        "-p ploop-sys --all-targets",
+        "-p ploop-sys --all-targets --features static",
+        "-p ploop-sys --all-targets --features bindgen",
+    ] {
+        // One combination that fails does not hide the next.
+        if clippy(what).is_err() {
+            failed.push(what);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{}", failed.join("; "));
+    }
+    // Who wants no C library must get none.
+    let tree = run::output(&mut run::cargo(
+        "tree -p ploop --edges normal,build --prefix none --no-default-features --features image",
+    ))?;
+    if let Some(line) = tree.lines().find(|l| l.starts_with("ploop-sys ")) {
+        bail!("feature `image` alone brings {line}");
+    }
+    Ok(())
+}
+
+fn docs() -> Result<()> {
+    run::run(run::cargo("doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// As if nothing of libploop were installed, in a directory of its own, so that nothing found before counts.
+fn hide_library(command: &mut Command) -> Result<&mut Command> {
+    let directory = packages::metadata()?.target_directory.join("hidden");
+    for name in [
+        "PLOOP_LIB_DIR",
+        "PLOOP_INCLUDE_DIR",
+        "PLOOP_STATIC",
+        "PLOOP_NO_PKG_CONFIG",
+        "PKG_CONFIG_PATH",
+    ] {
+        command.env_remove(name);
+    }
+    Ok(command
+        .env("PKG_CONFIG_LIBDIR", "/nonexistent")
+        .env("CARGO_TARGET_DIR", directory))
+}
+
+fn docs_rs() -> Result<()> {
+    run::run(
+        hide_library(&mut run::cargo(
+            "doc -p ploop -p ploop-sys --no-deps --all-features",
+        ))?
+        .env("DOCS_RS", "1")
+        .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+fn hidden_library() -> Result<()> {
+    // Images need none.
+    run::run(hide_library(&mut run::cargo(
+        "check -p ploop --no-default-features --features image",
+    ))?)?;
+    // The rest has to say what is missing.
+    let mut command = run::cargo("check -p ploop-sys");
+    println!("$ {} (has to fail)", run::shown(&command));
+    let output = hide_library(&mut command)?.output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        bail!("ploop-sys built although libploop is hidden");
+    }
+    for word in [
+        "libploop-dev",
+        "ploop-devel",
+        "ploop.pc",
+        "PLOOP_LIB_DIR",
+        "features = [\"image\"]",
+    ] {
+        if !words.contains(word) {
+            bail!("the message for a missing library does not say {word}:\n{words}");
+        }
+    }
+    Ok(())
+}
+
+/// The program must run, and the loader must find libploop.so in the shared one only: if it found it in neither, this
+/// would prove nothing.
+fn static_program() -> Result<()> {
+    const EXAMPLE: &str = "raw";
+    for (features, shared) in [("", true), (" --features static", false)] {
+        let line = format!("build -p ploop-sys --example {EXAMPLE}{features}");
+        let program = packages::build_one(run::cargo(&line).env_remove("PLOOP_STATIC"), EXAMPLE)?;
+        let libraries = run::output(run::command("ldd").arg(&program))?;
+        let named: Vec<&str> = libraries
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        println!("needs {}", named.join(", "));
+        let found = named.iter().any(|name| name.starts_with("libploop.so"));
+        if found != shared {
+            bail!(
+                "{}: libploop.so is {} in ldd",
+                line,
+                if found { "there" } else { "not there" }
+            );
+        }
+        run::run(&mut run::command(program))?;
+    }
+    Ok(())
+}
+
+/// Tests that make no sense under valgrind, by a part of their names.
+const NOT_UNDER_VALGRIND: [(&str, &str); 3] = [
+    ("linear_time", "measures time"),
+    (
+        "a_silent_failure_has_no_words_of_an_earlier_one",
+        "provokes a failure by a null path, which libploop hands to access()",
+    ),
+    (
+        "the_text_of_an_earlier_call_is_forgotten",
+        "provokes a failure by a null path, which libploop hands to access()",
+    ),
+];
+
+fn valgrind() -> Result<()> {
+    let programs = packages::build(
+        // Linked statically, because the shared library has no names for the suppressions to name.
+        &mut run::cargo(
+            "test -p ploop -p ploop-sys --lib --tests --no-run --features ploop-sys/static",
+        ),
+        true,
+    )?;
+    let mut packages: Vec<&PathBuf> = programs.iter().map(|program| &program.package).collect();
+    packages.sort();
+    packages.dedup();
+    let mut skips = Vec::new();
+    for (name, reason) in NOT_UNDER_VALGRIND {
+        println!("left out: *{name}* ({reason})");
+        skips.extend(["--skip", name]);
+    }
+    for package in packages {
+        let programs = programs
+            .iter()
+            .filter(|program| program.package == *package);
+        run::run(
+            run::command("bash")
+                .arg(run::root().join("ci/valgrind.sh"))
+                .args(programs.map(|Program { path, .. }| path))
+                .arg("--")
+                .args(&skips)
+                .current_dir(package)
+                .env("CARGO_MANIFEST_DIR", package)
+                // Random cases by the hundred are for a processor, not for a simulation of one.
+                .env("PROPTEST_CASES", "8"),
+        )?;
+    }
+    Ok(())
+}
+
+fn package() -> Result<()> {
+    let foreign = ["target/", "fuzz/", ".git"];
+    packages::check_files(
+        "ploop-sys",
+        &[
+            "Cargo.toml",
+            "build.rs",
+            "build/env.rs",
+            "build/generate.rs",
+            "build/link.rs",
+            "build/probe.rs",
+            "src/bindings/v1_15.rs",
+            "src/lib.rs",
+        ],
+        &foreign,
+    )?;
+    packages::check_files("ploop", &["Cargo.toml", "src/lib.rs"], &foreign)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_let_chain;
+
+    #[test]
+    fn let_chains_are_told_from_other_conditions() {
+        for chain in [
+            concat!("if a &", "& let Some(b) = c {"),
+            concat!("    &", "& let Some(b) = c"),
+            concat!("} else if let Some(b) = c &", "& b > 0 {"),
+        ] {
+            assert!(is_let_chain(chain), "{chain}");
+        }
+        for other in [
+            "if let Some(b) = c {",
+            "if a && b {",
+            concat!("// if a &", "& let Some(b) = c {"),
+            "let c = a && b;",
+        ] {
+            assert!(!is_let_chain(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What Cargo says of the workspace: its dependencies, its programs, its packages' files.
+
+use crate::run;
+use anyhow::{Context as _, Result, bail};
+use cargo_metadata::{Message, Metadata, MetadataCommand, TargetKind};
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+pub(crate) fn metadata() -> Result<Metadata> {
+    MetadataCommand::new()
+        .manifest_path(run::root().join("Cargo.toml"))
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .context("cargo metadata")
+}
+
+/// Every package of the lock file must compile with the Rust version that the workspace promises.
+pub(crate) fn check_rust_versions() -> Result<()> {
+    let metadata = metadata()?;
+    let own = metadata
+        .workspace_packages()
+        .into_iter()
+        .filter_map(|package| package.rust_version.clone())
+        .min()
+        .context("the workspace states no rust-version")?;
+    let mut silent = Vec::new();
+    let mut newer = Vec::new();
+    for package in &metadata.packages {
+        match &package.rust_version {
+            None => silent.push(package.name.as_str()),
+            Some(version) if *version > own => newer.push(format!(
+                "{} {} needs Rust {version}",
+                package.name, package.version
+            )),
+            Some(_) => {}
+        }
+    }
+    println!(
+        "{} packages against Rust {own}; {} of them state no version: {}",
+        metadata.packages.len(),
+        silent.len(),
+        silent.join(", ")
+    );
+    if !newer.is_empty() {
+        bail!("{}", newer.join("; "));
+    }
+    Ok(())
+}
+
+/// A program that Cargo built.
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    /// The directory of its package, where Cargo would run it if it is a test.
+    pub(crate) package: PathBuf,
+}
+
+/// Runs a building command and returns the programs: examples, or with `tests` the test programs.
+pub(crate) fn build(command: &mut Command, tests: bool) -> Result<Vec<Program>> {
+    let name = run::shown(command);
+    println!("$ {name}");
+    let mut child = command
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let output = child.stdout.take().context("no output to read")?;
+    let mut programs = Vec::new();
+    for message in Message::parse_stream(BufReader::new(output)) {
+        let Message::CompilerArtifact(artifact) = message? else {
+            continue;
+        };
+        let Some(path) = artifact.executable else {
+            continue;
+        };
+        let wanted = if tests {
+            artifact.profile.test
+        } else {
+            artifact.target.kind.contains(&TargetKind::Example)
+        };
+        if wanted {
+            programs.push(Program {
+                name: artifact.target.name,
+                path: path.into(),
+                package: artifact
+                    .manifest_path
+                    .parent()
+                    .context("a package without a directory")?
+                    .into(),
+            });
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{name}: {status}");
+    }
+    if programs.is_empty() {
+        bail!("{name}: built no program");
+    }
+    Ok(programs)
+}
+
+/// The one program called `name`.
+pub(crate) fn build_one(command: &mut Command, name: &str) -> Result<PathBuf> {
+    build(command, false)?
+        .into_iter()
+        .find(|program| program.name == name)
+        .map(|program| program.path)
+        .with_context(|| format!("{name} was not built"))
+}
+
+/// A package must hold `files`, and nothing that begins with one of `foreign`.
+pub(crate) fn check_files(package: &str, files: &[&str], foreign: &[&str]) -> Result<()> {
+    let list = run::output(&mut run::cargo(&format!(
+        "package --list --allow-dirty -p {package}"
+    )))?;
+    let list: Vec<&str> = list.lines().collect();
+    println!("{package}: {} files", list.len());
+    for file in files {
+        if !list.contains(file) {
+            bail!("package {package} lacks {file}");
+        }
+    }
+    for file in list {
+        if foreign.iter().any(|prefix| file.starts_with(prefix)) {
+            bail!("package {package} holds {file}");
+        }
+    }
+    Ok(())
+}
