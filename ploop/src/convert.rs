@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 
 use crate::create::c_mode;
-use crate::ffi::{self, Turn};
+use crate::ffi::{self, Op, Turn};
 use crate::preflight::{Change, Store};
 use crate::{Error, ErrorKind, ImageMode, Ploop, Result};
 
@@ -27,12 +27,12 @@ impl Ploop {
     /// the moment between the renaming of the base and of the descriptor leaves a raw base that the
     /// descriptor calls expanded.
     pub fn convert(&mut self, mode: ImageMode) -> Result<()> {
-        convert(&mut self.image, mode)
+        convert(&mut self.image, &Turn::CONVERT, mode)
     }
 }
 
-pub(crate) fn convert(image: &mut ffi::Image, mode: ImageMode) -> Result<()> {
-    let mut change = Change::begin(image, &Turn::CONVERT)?;
+pub(crate) fn convert(image: &mut ffi::Image, op: &'static Op, mode: ImageMode) -> Result<()> {
+    let mut change = Change::begin(image, op)?;
     if change.descriptor.mode == mode {
         return Ok(());
     }
@@ -68,14 +68,16 @@ pub(crate) fn convert(image: &mut ffi::Image, mode: ImageMode) -> Result<()> {
         .with_path(temporary));
     }
     // libploop does not look.
-    if let Some(device) = change.turn().devices()?.first() {
-        return change.refuse(
-            ErrorKind::Busy,
-            format!(
-                "the image is attached to {}; unmount it first",
-                device.display()
-            ),
-        );
+    if op.finds_device {
+        if let Some(device) = change.turn().devices()?.first() {
+            return change.refuse(
+                ErrorKind::Busy,
+                format!(
+                    "the image is attached to {}; unmount it first",
+                    device.display()
+                ),
+            );
+        }
     }
     change.run(Store::Staged, |turn| turn.convert(c_mode(mode)))
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::ffi::{self, CPath, CText, CreateArgs};
+use crate::ffi::{self, CPath, CText, CreateArgs, Turn};
 use crate::preflight::{require_tools, usable_name};
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
@@ -456,7 +456,7 @@ fn make_in(workshop: &Workshop, param: &CreateParam, format: FormatVersion) -> R
     Descriptor::open(&workshop.descriptor).map_err(|error| error.during(OPERATION))?;
     if param.mode == ImageMode::Raw {
         let mut image = ffi::Image::open(OPERATION, &workshop.descriptor)?;
-        crate::convert::convert(&mut image, ImageMode::Raw)
+        crate::convert::convert(&mut image, &Turn::CONVERT_NEW, ImageMode::Raw)
             .map_err(|error| error.during(OPERATION).with_path(&param.file))?;
     }
     Ok(())

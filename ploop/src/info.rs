@@ -168,8 +168,10 @@ fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
         return Ok(None);
     };
     let path = directory.join(".statfs");
+    // libploop would wait for a writer where this does not.
+    require_no_pipe(operation, &path)?;
     let mut bytes = [0; 40];
-    // Without NONBLOCK, a pipe of that name would be waited for.
+    // Without NONBLOCK, a pipe that takes its place would be waited for.
     let read = OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)

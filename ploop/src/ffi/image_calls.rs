@@ -71,7 +71,9 @@ impl Turn<'_> {
         .closes_stdin();
     pub(crate) const MERGE: Op = Op::new("merge").locks().finds_device().closes_stdin();
     pub(crate) const REPLACE: Op = Op::new("replace").locks().finds_device();
-    pub(crate) const CONVERT: Op = Op::new("convert").locks().finds_device().closes_stdin();
+    pub(crate) const CONVERT: Op = Self::CONVERT_NEW.finds_device();
+    /// Of an image that cannot be attached yet, so nobody has to be root to look.
+    pub(crate) const CONVERT_NEW: Op = Op::new("convert").locks().closes_stdin();
     pub(crate) const IS_MOUNTED: Op = Op::new("look whether the image is mounted").finds_device();
     pub(crate) const DEVICES: Op = Op::new("list devices").finds_device();
     pub(crate) const DEVICE: Op = Op::new("find device").locks().finds_device();
