@@ -1,8 +1,8 @@
 //! What an image is like.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -168,37 +168,49 @@ fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
         return Ok(None);
     };
     let path = directory.join(".statfs");
-    // libploop would wait for a writer where this does not.
-    require_no_pipe(operation, &path)?;
-    let mut bytes = [0; 40];
-    // Without NONBLOCK, a pipe that takes its place would be waited for.
-    let read = OpenOptions::new()
+    let failed = |error| {
+        Error::io(
+            operation,
+            "the note of the last unmount cannot be read",
+            error,
+        )
+        .with_path(&path)
+    };
+    // Without NONBLOCK, a pipe would be waited for.
+    let mut file = match OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)
         .open(&path)
-        .and_then(|mut file| file.read_exact(&mut bytes));
-    match read {
-        Ok(()) => {}
-        // The directory may be missing as well, which opening the descriptor will tell. A note that is
-        // cut off is written anew, by libploop itself.
+    {
+        Ok(file) => file,
+        // The directory may be missing as well, which opening the descriptor will tell.
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound
-                    | io::ErrorKind::NotADirectory
-                    | io::ErrorKind::UnexpectedEof
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
             ) =>
         {
             return Ok(None);
         }
-        Err(error) => {
-            return Err(Error::io(
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = [0; 40];
+    match file.read_exact(&mut bytes) {
+        Ok(()) => {}
+        // One that is cut off is written anew, by libploop itself.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                return Ok(None);
+            }
+            // libploop would wait for somebody to write to it.
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
                 operation,
-                "the note of the last unmount cannot be read",
-                error,
+                "the note of the last unmount goes by this name, and it is not a regular file",
             )
             .with_path(path));
         }
+        Err(error) => return Err(failed(error)),
     }
     let number = |at: usize| {
         let mut number = [0; 8];
