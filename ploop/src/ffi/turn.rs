@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ploop_sys as sys;
-use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Stat, flock};
+use rustix::fs::{FlockOperation, flock};
 
 use super::call::{Op, guarded};
 use super::reply::Reply;
@@ -182,14 +181,12 @@ impl Image {
     /// `path` is resolved as C does it, so that what is checked here is what C works on.
     pub(crate) fn open(operation: &'static str, path: &Path) -> Result<Image> {
         CPath::check(operation, path)?;
-        let resolved = match resolve(path) {
-            Ok((resolved, stat)) => {
-                descriptor::require_readable(FileType::from_raw_mode(stat.st_mode), stat.st_size)
-                    .map_err(|error| error.during(operation).with_path(path))?;
-                resolved
-            }
+        let resolved = match std::fs::canonicalize(path) {
+            Ok(resolved) => resolved,
             Err(error) => return Err(refused_by_c(operation, path, error)),
         };
+        descriptor::require_readable(&resolved)
+            .map_err(|error| error.during(operation).with_path(path))?;
         CPath::check(operation, &resolved)?;
         Ok(Image {
             lock: lock_of(&resolved),
@@ -291,20 +288,6 @@ fn open_dd(operation: &'static str, path: &Path) -> Result<Handle> {
     NonNull::new(handle)
         .map(Handle)
         .ok_or_else(|| Error::new(ErrorKind::Other, operation, "libploop gave no handle"))
-}
-
-/// The path without symbolic links, and what is there. As `canonicalize`, with fewer system calls the
-/// deeper the path, and of one and the same file.
-fn resolve(path: &Path) -> io::Result<(PathBuf, Stat)> {
-    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let stat = rustix::fs::fstat(&file)?;
-    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let resolved = match std::fs::read_link(link) {
-        // One outside of this process's root has no such path, and /proc may be missing.
-        Ok(resolved) if resolved.is_absolute() && stat.st_nlink > 0 => resolved,
-        _ => std::fs::canonicalize(path)?,
-    };
-    Ok((resolved, stat))
 }
 
 /// A path that does not resolve gets the code and the words libploop has for it.

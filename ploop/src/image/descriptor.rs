@@ -251,11 +251,13 @@ pub(crate) fn directory(real: &Path) -> &Path {
 /// That a descriptor is left to libploop only where it is a file of a sensible size: libploop reads
 /// whatever there is, with the image's lock held, and says little of what it could not read.
 #[cfg(feature = "libploop")]
-pub(crate) fn require_readable(kind: rustix::fs::FileType, len: i64) -> Result<()> {
+pub(crate) fn require_readable(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path)
+        .map_err(|error| Error::io(OPERATION, "the file cannot be examined", error))?;
     let refused = |message| Err(Error::new(ErrorKind::InvalidInput, OPERATION, message));
-    match kind {
-        rustix::fs::FileType::Directory => refused("this is a directory, not a file"),
-        rustix::fs::FileType::RegularFile => require_sensible_size(len.unsigned_abs()),
+    match metadata.file_type() {
+        kind if kind.is_dir() => refused("this is a directory, not a file"),
+        kind if kind.is_file() => require_sensible_size(metadata.len()),
         _ => refused("this is not a regular file"),
     }
 }
