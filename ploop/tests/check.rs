@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use laid_out::{Delta, describe, entry_offset, snapshot};
 use ploop::image::{Issue, Report, Severity, check, check_image};
-use ploop::{FormatVersion, Guid, Size};
+use ploop::{FormatVersion, Guid};
 
 const K: u64 = 1 << 10;
 const CLUSTER: u64 = 32 * K;
@@ -262,5 +262,5 @@ fn reports_go_through_serde() {
     let json = serde_json::to_string(&descriptor).unwrap();
     let back: ploop::Descriptor = serde_json::from_str(&json).unwrap();
     assert_eq!(back, descriptor);
-    assert_eq!(back.size, Size::from_bytes(SIZE));
+    assert_eq!(back.size, ploop::Size::from_bytes(SIZE));
 }

@@ -314,6 +314,19 @@ const NOT_UNDER_VALGRIND: [(&str, &str); 3] = [
     ),
 ];
 
+/// Programs of which valgrind would see nothing of interest.
+const PROGRAMS_NOT_UNDER_VALGRIND: [(&str, &str); 3] = [
+    (
+        "hazards",
+        "its work is done by child processes, some of which crash on purpose",
+    ),
+    ("bad_input", "its work is done by child processes"),
+    (
+        "threads",
+        "valgrind runs one thread at a time, for many minutes",
+    ),
+];
+
 fn valgrind() -> Result<()> {
     let programs = packages::build(
         // Linked statically, because the shared library has no names for the suppressions to name.
@@ -330,10 +343,24 @@ fn valgrind() -> Result<()> {
         println!("left out: *{name}* ({reason})");
         skips.extend(["--skip", name]);
     }
+    for (name, reason) in PROGRAMS_NOT_UNDER_VALGRIND {
+        println!("left out: the test program {name} ({reason})");
+    }
+    let left_out = |program: &Program| {
+        let file = program
+            .path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        PROGRAMS_NOT_UNDER_VALGRIND.iter().any(|(name, _)| {
+            file.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('-'))
+        })
+    };
     for package in packages {
         let programs = programs
             .iter()
-            .filter(|program| program.package == *package);
+            .filter(|program| program.package == *package && !left_out(program));
         run::run(
             run::command("bash")
                 .arg(run::root().join("ci/valgrind.sh"))
