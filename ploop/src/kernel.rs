@@ -129,3 +129,19 @@ pub(crate) fn require_tools_or_driver(tools: impl FnOnce() -> Result<()>) -> Res
         Ok(()) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_end_where_libploop_miscalculates() {
+        let size = |format, cluster, fs| max_size_of(format, cluster, fs).bytes();
+        let (v1, v2) = (FormatVersion::V1, FormatVersion::V2);
+        assert_eq!(size(v1, ClusterSize::MAX, None), 0xffff_ffff * 512);
+        assert_eq!(size(v2, ClusterSize::MIN, None), 32 << 40);
+        assert_eq!(size(v2, ClusterSize::DEFAULT, None), 1 << 50);
+        assert_eq!(size(v2, ClusterSize::MAX, None), 64 << 50);
+        assert_eq!(size(v2, ClusterSize::DEFAULT, Some(FsType::Ext4)), 16 << 40);
+    }
+}

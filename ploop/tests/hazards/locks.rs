@@ -24,7 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
         &[Need::Root] =>
             h0_02_the_lock_of_all_devices_ends_in_a_worker,
             h0_02_look_ups_without_handle_end_too;
-        &[Need::Root, Need::Minute] =>
+        &[Need::Root] =>
             h0_02_a_lock_that_is_lost_to_a_race_ends_too;
     ]
 }

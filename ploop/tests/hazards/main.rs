@@ -22,7 +22,7 @@
 //! * 0.5: return values of several styles, tested in `src/ffi/reply.rs` for each.
 //! * 0.6, 4.1: no pointer out of a handle can be passed back, since none leaves `ffi`.
 //! * 4.30: images of 2^30 clusters need format version 2, which needs the driver; the limit is tested
-//!   with the sizes.
+//!   in `src/kernel.rs`.
 //! * 4.32: no hazard.
 
 #[path = "../fixture/mod.rs"]
