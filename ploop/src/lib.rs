@@ -114,8 +114,10 @@
 //!
 //! * `libploop` (default): the C library, through `ploop-sys`, and everything that needs it. A program
 //!   that links libploop 1.15 links code under GPL-2.0-or-later.
+//! * `static`: links `libploop.a` in the place of `libploop.so`.
 //! * `image` (default): [`image`], in pure Rust. `--no-default-features --features image` links no C
 //!   library.
+//! * `image-write`: [`image`] can also write, as the driver would.
 //! * `serde` (default): `Serialize` and `Deserialize` for plain data and parameters.
 //!
 #![doc = include_str!("hazards.md")]
