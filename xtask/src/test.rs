@@ -24,7 +24,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// The workspace with its default features, documentation tests included; then the crate as those use it who want no C.
 const RUNS: [&str; 2] = [
     "test --workspace --no-fail-fast",
-    "test -p ploop --no-fail-fast --no-default-features --features image",
+    "test -p ploop --no-fail-fast --no-default-features --features image,image-write",
 ];
 
 pub(crate) fn all(arguments: &[String]) -> Result<()> {

@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use proptest::prelude::*;
+
 use super::store::Store;
 use super::*;
 use crate::Guid;
@@ -291,95 +293,157 @@ fn descriptor(dir: &Path, files: &[PathBuf], size: Size, raw: bool) -> PathBuf {
     path
 }
 
-/// Random work on a chain, against a plain copy of the disk.
-#[test]
-fn chains_follow_their_model() {
-    for seed in 0..30 {
+/// What is done to a chain. Places are fractions of the disk, whose size changes.
+#[derive(Debug, Clone)]
+enum Work {
+    Write { at: u16, len: u32, byte: u8 },
+    Discard { at: u16, len: u32 },
+    Grow { clusters: u8 },
+    Snapshot,
+    Merge,
+    Reopen,
+}
+
+fn work_on_chains() -> impl Strategy<Value = Work> {
+    let len = 1..3 * CLUSTER as u32;
+    prop_oneof![
+        11 => (any::<u16>(), len.clone(), any::<u8>())
+            .prop_map(|(at, len, byte)| Work::Write { at, len, byte }),
+        1 => (any::<u16>(), len).prop_map(|(at, len)| Work::Discard { at, len }),
+        1 => (0..3u8).prop_map(|clusters| Work::Grow { clusters }),
+        1 => Just(Work::Snapshot),
+        1 => Just(Work::Merge),
+        1 => Just(Work::Reopen),
+    ]
+}
+
+/// A chain on disk beside a plain copy of what it should read as.
+struct Modelled {
+    dir: tempfile::TempDir,
+    raw: bool,
+    files: Vec<PathBuf>,
+    writer: Option<DiskWriter>,
+    model: Vec<u8>,
+    made: u32,
+}
+
+impl Modelled {
+    fn new(version: FormatVersion, raw: bool) -> Modelled {
         let dir = tempfile::tempdir().unwrap();
-        let mut random = Random(seed);
-        let raw = seed % 3 == 0;
-        let version = if seed % 2 == 0 {
-            FormatVersion::V1
-        } else {
-            FormatVersion::V2
-        };
-        let mut model = vec![0u8; (30 * CLUSTER) as usize];
-        let mut files = vec![dir.path().join("base")];
+        let model = vec![0u8; (30 * CLUSTER) as usize];
+        let files = vec![dir.path().join("base")];
         if raw {
             std::fs::write(&files[0], &model).unwrap();
         } else {
             let size = Size::from_bytes(model.len() as u64);
             create_delta(&files[0], version, cluster(), size).unwrap();
         }
-        let mut writer = open(&files, raw);
-        for step in 0..80u32 {
-            match random.below(16) {
-                0 => {
-                    let path = dir.path().join(format!("delta{step}"));
-                    writer.snapshot(&path).unwrap();
-                    files.push(path);
-                }
-                1 if files.len() > 1 => {
-                    let merged = writer.merge_down().unwrap();
-                    assert_eq!(Some(&merged), files.last());
-                    std::fs::remove_file(merged).unwrap();
-                    files.pop();
-                }
-                2 => {
-                    let size = model.len() as u64 + random.below(3) * CLUSTER;
-                    writer.grow(Size::from_bytes(size)).unwrap();
-                    model.resize(size as usize, 0);
-                }
-                3 => {
-                    // As the discarded range reads afterwards; only whole clusters change, to zero.
-                    let len = 1 + random.below(4 * CLUSTER);
-                    let at = random.below(model.len() as u64 - len);
-                    let given = writer.discard(at, len).unwrap();
-                    let mut zeroed = 0;
-                    for first in (at.next_multiple_of(CLUSTER)..at + len).step_by(CLUSTER as usize)
-                    {
-                        let mut now = vec![0; CLUSTER as usize];
-                        writer.read_at(&mut now, first).unwrap();
-                        let was = &mut model[first as usize..][..CLUSTER as usize];
-                        if now != *was {
-                            assert!(now.iter().all(|byte| *byte == 0));
-                            assert!(first + CLUSTER <= at + len || at + len == first + CLUSTER);
-                            was.fill(0);
-                            zeroed += CLUSTER;
-                        }
-                    }
-                    assert!(zeroed <= given);
-                }
-                4 => {
-                    writer.close().unwrap();
-                    let size = Size::from_bytes(model.len() as u64);
-                    let path = descriptor(dir.path(), &files, size, raw);
-                    let disk = Disk::open(&path).unwrap();
-                    assert!(contents(&disk) == model, "seed {seed}, step {step}");
-                    let report = super::super::check(&path);
-                    let sound = report.findings.iter().all(|finding| {
-                        // A raw file has holes, and freed clusters stay where they are.
-                        matches!(finding.issue, Issue::Sparse | Issue::LostClusters)
-                    });
-                    assert!(sound, "{report}");
-                    writer = DiskWriter::open(&path).unwrap();
-                }
-                _ => {
-                    let len = 1 + random.below(3 * CLUSTER);
-                    let at = random.below(model.len() as u64 - len);
-                    let data: Vec<u8> = (0..len).map(|n| (n as u8) ^ (step as u8)).collect();
-                    writer.write_at(&data, at).unwrap();
-                    model[at as usize..][..len as usize].copy_from_slice(&data);
-                }
-            }
-            let mut part = vec![0; 50_000];
-            let at = random.below(model.len() as u64);
-            let len = writer.read_at(&mut part, at).unwrap();
-            assert!(
-                part[..len] == model[at as usize..][..len],
-                "seed {seed}, step {step}"
-            );
+        let writer = Some(open(&files, raw));
+        Modelled {
+            dir,
+            raw,
+            files,
+            writer,
+            model,
+            made: 0,
         }
+    }
+
+    fn writer(&mut self) -> &mut DiskWriter {
+        self.writer.as_mut().unwrap()
+    }
+
+    /// Where a fraction of the disk is, with room for `len` bytes behind.
+    fn place(&self, at: u16, len: u32) -> u64 {
+        (self.model.len() as u64 - u64::from(len)) * u64::from(at) / u64::from(u16::MAX)
+    }
+
+    fn apply(&mut self, work: &Work) {
+        match *work {
+            Work::Snapshot => {
+                self.made += 1;
+                let path = self.dir.path().join(format!("delta{}", self.made));
+                self.writer().snapshot(&path).unwrap();
+                self.files.push(path);
+            }
+            Work::Merge if self.files.len() > 1 => {
+                let merged = self.writer().merge_down().unwrap();
+                assert_eq!(Some(&merged), self.files.last());
+                std::fs::remove_file(merged).unwrap();
+                self.files.pop();
+            }
+            Work::Merge => {}
+            Work::Grow { clusters } => {
+                let size = self.model.len() as u64 + u64::from(clusters) * CLUSTER;
+                self.writer().grow(Size::from_bytes(size)).unwrap();
+                self.model.resize(size as usize, 0);
+            }
+            Work::Discard { at, len } => self.discard(self.place(at, len), u64::from(len)),
+            Work::Write { at, len, byte } => {
+                let at = self.place(at, len);
+                let data: Vec<u8> = (0..len).map(|n| (n as u8) ^ byte).collect();
+                self.writer().write_at(&data, at).unwrap();
+                self.model[at as usize..][..data.len()].copy_from_slice(&data);
+            }
+            Work::Reopen => self.reopen(),
+        }
+    }
+
+    /// As the discarded range reads afterwards; only whole clusters change, to zero.
+    fn discard(&mut self, at: u64, len: u64) {
+        let given = self.writer().discard(at, len).unwrap();
+        let mut zeroed = 0;
+        for first in (at.next_multiple_of(CLUSTER)..at + len).step_by(CLUSTER as usize) {
+            let mut now = vec![0; CLUSTER as usize];
+            self.writer().read_at(&mut now, first).unwrap();
+            let was = &mut self.model[first as usize..][..CLUSTER as usize];
+            if now != *was {
+                assert!(now.iter().all(|byte| *byte == 0));
+                assert!(first + CLUSTER <= at + len);
+                was.fill(0);
+                zeroed += CLUSTER;
+            }
+        }
+        assert!(zeroed <= given);
+    }
+
+    /// Closes the chain, has the reader and the check look at it, and goes on.
+    fn reopen(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.close().unwrap();
+        }
+        let size = Size::from_bytes(self.model.len() as u64);
+        let path = descriptor(self.dir.path(), &self.files, size, self.raw);
+        assert!(contents(&Disk::open(&path).unwrap()) == self.model);
+        let report = super::super::check(&path);
+        let sound = report.findings.iter().all(|finding| {
+            // A raw file has holes, and freed clusters stay where they are.
+            matches!(finding.issue, Issue::Sparse | Issue::LostClusters)
+        });
+        assert!(sound, "{report}");
+        self.writer = Some(DiskWriter::open(&path).unwrap());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
+
+    /// Random work on a chain, against a plain copy of the disk.
+    #[test]
+    fn chains_follow_their_model(
+        steps in proptest::collection::vec(work_on_chains(), 1..80),
+        v2 in any::<bool>(),
+        raw in any::<bool>(),
+    ) {
+        let version = if v2 { FormatVersion::V2 } else { FormatVersion::V1 };
+        let mut chain = Modelled::new(version, raw);
+        for step in &steps {
+            chain.apply(step);
+            let mut all = vec![0; chain.model.len()];
+            chain.writer().read_at(&mut all, 0).unwrap();
+            prop_assert!(all == chain.model, "after {step:?}");
+        }
+        chain.reopen();
     }
 }
 
