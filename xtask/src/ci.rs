@@ -195,6 +195,7 @@ fn features() -> Result<()> {
         "-p ploop --lib --no-default-features --features serde",
         "-p ploop --all-targets --no-default-features --features image",
         "-p ploop --all-targets --no-default-features --features image,serde",
+        "-p ploop --all-targets --no-default-features --features image,image-write",
         "-p ploop-sys --all-targets",
         "-p ploop-sys --all-targets --features static",
         "-p ploop-sys --all-targets --features bindgen",
