@@ -270,6 +270,8 @@ fn h0_02_a_lock_that_is_lost_to_a_race_ends_too() {
     child_for(Duration::from_secs(300), "safe", |dir| {
         let mut image = disk::create(dir);
         image.top_delta_file().unwrap();
+        // The poll comes before, and is not to be taken for the wait.
+        image.set_lock_timeout(Some(Duration::from_secs(2)));
         let path = disk::lock_of(dir);
         // Takes and leaves the lock all the time, until a look shows that C waits for it.
         let tid: &'static AtomicI32 = Box::leak(Box::default());
@@ -284,12 +286,21 @@ fn h0_02_a_lock_that_is_lost_to_a_race_ends_too() {
                 }
             }
         });
+        let waits = || waits_in_flock(tid.load(Ordering::Relaxed));
         let held = loop {
             let held = disk::lock(&path);
-            thread::sleep(Duration::from_millis(3));
-            if waits_in_flock(tid.load(Ordering::Relaxed)) {
+            thread::sleep(Duration::from_micros(300));
+            // A poll is inside the call for an instant only.
+            if (0..20).all(|_| {
+                let waits = waits();
+                thread::sleep(Duration::from_millis(u64::from(waits)));
+                waits
+            }) {
                 break held;
             }
+            drop(held);
+            // The worker goes on, from call to call.
+            thread::sleep(Duration::from_millis(2));
         };
         let (waited, result) = worker.join().unwrap();
         drop(held);
