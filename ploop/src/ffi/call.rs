@@ -77,6 +77,7 @@ pub(super) fn guarded(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
     let _stdin = op.closes_stdin.then(Stdin::keep);
     let _watch = op.locks.then(Watch::begin);
     last_error::clear();
+    process::extend_heap();
     let caller = op.forks.then(std::process::id);
     let code = c();
     if caller.is_some_and(|pid| pid != std::process::id()) {

@@ -192,6 +192,18 @@ fn is_pending(signal: libc::c_int) -> bool {
     }
 }
 
+/// Makes sure that this thread's heap goes on for a while behind what is allocated next.
+///
+/// Debian's build reads up to 4 KiB beyond its own copies of paths (hazard 0.8). They are on the heap,
+/// where no caller can pad them, and a copy in the heap's last page makes the process fault. What was
+/// freed at the heap's end stays mapped, up to glibc's default threshold of 128 KiB.
+pub(super) fn extend_heap() {
+    const ROOM: usize = 100 << 10;
+    // SAFETY: the block is freed at once and not touched. `black_box` keeps the pair from being
+    // optimised away.
+    unsafe { libc::free(std::hint::black_box(libc::malloc(ROOM))) }
+}
+
 /// Standard input, kept aside while a call runs that may close file descriptor 0: an online merge
 /// does, and a conversion to raw that runs out of memory (hazard 20).
 pub(super) struct Stdin(Option<libc::c_int>);
