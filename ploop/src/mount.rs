@@ -29,7 +29,7 @@ bitflags! {
 /// ```
 /// use ploop::{MountFlags, MountParam};
 ///
-/// let param = MountParam::new().target("/vz/root/101").fsck(true).flags(MountFlags::NOATIME);
+/// let param = MountParam::new().target("/vz/mnt/101").fsck(true).flags(MountFlags::NOATIME);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
