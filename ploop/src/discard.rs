@@ -115,8 +115,7 @@ impl Ploop {
             );
         }
         change.require_attachable(change.descriptor.top)?;
-        let leftover =
-            TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
+        let leftover = TemporaryMount::beside(&change.descriptor);
         let args = DiscardArgs {
             min_length: param.min_length.bytes(),
             to_free: param.to_free.map_or(0, Size::bytes),

@@ -145,8 +145,7 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let mut image = ffi::Image::open(op.name, descriptor)?;
     let change = Change::begin(&mut image, op)?;
     change.require_attachable(change.descriptor.top)?;
-    let leftover =
-        TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
+    let leftover = TemporaryMount::beside(&change.descriptor);
     let result = change.run(Store::Maybe, Turn::fs_info);
     if result.is_err() {
         leftover.remove();

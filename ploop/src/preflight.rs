@@ -148,15 +148,20 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// A device whose top delta is one of these files: one that may be writing to it. libploop looks
-    /// for a device without a name only, and not in all operations.
-    pub(crate) fn device_on(&mut self, files: &[PathBuf]) -> Result<Option<PathBuf>> {
+    /// A device whose top delta is that of one of these GUIDs: one that may be writing to it. libploop
+    /// looks for a device without a name only, and not in all operations.
+    pub(crate) fn device_on(&mut self, guids: &[Guid]) -> Result<Option<PathBuf>> {
+        let files: Vec<&Path> = guids
+            .iter()
+            .filter_map(|guid| self.descriptor.image(*guid))
+            .map(|image| image.file.as_path())
+            .collect();
         for device in self.turn.devices()? {
             let (top, _) = crate::device::top_delta(&device)
                 .map_err(|error| error.during(self.turn.operation()))?;
             if files
                 .iter()
-                .any(|file| **file == top || fs::canonicalize(file).is_ok_and(|file| file == top))
+                .any(|file| *file == top || fs::canonicalize(file).is_ok_and(|file| file == top))
             {
                 return Ok(Some(device));
             }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::ffi::Turn;
 use crate::preflight::{Change, Store};
-use crate::{ErrorKind, FsType, Ploop, Result, Size, kernel};
+use crate::{Descriptor, ErrorKind, FsType, Ploop, Result, Size, kernel};
 
 /// Whether [`Ploop::resize`] works on the mounted file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,8 +131,7 @@ impl Ploop {
                 );
             }
         }
-        let leftover =
-            TemporaryMount::beside(change.descriptor.images.first().map(|image| &image.file));
+        let leftover = TemporaryMount::beside(&change.descriptor);
         let sectors = param.size.map_or(0, Size::sectors);
         let result = change.run(Store::Maybe, |turn| {
             turn.resize(sectors, offline, mount_namespace)
@@ -149,9 +148,9 @@ pub(crate) struct TemporaryMount(Option<PathBuf>);
 
 impl TemporaryMount {
     /// Beside the image that is listed first, unless it was there before.
-    pub(crate) fn beside(image: Option<&PathBuf>) -> TemporaryMount {
-        TemporaryMount(image.and_then(|image| {
-            let mut path = OsString::from(image);
+    pub(crate) fn beside(descriptor: &Descriptor) -> TemporaryMount {
+        TemporaryMount(descriptor.images.first().and_then(|image| {
+            let mut path = OsString::from(&image.file);
             path.push(".mnt");
             fs::symlink_metadata(&path).is_err().then(|| path.into())
         }))

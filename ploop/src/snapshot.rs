@@ -282,15 +282,13 @@ impl Ploop {
             change.require_sound(descriptor.top_image())?;
         }
         // libploop looks only where it both deletes and creates (28).
-        let mut files: Vec<PathBuf> = descriptor
-            .top_image()
-            .map(|image| image.file.clone())
-            .into_iter()
-            .collect();
-        if skip_create {
-            files.extend(descriptor.image(guid).map(|image| image.file.clone()));
-        }
-        if let Some(device) = change.device_on(&files)? {
+        let top = descriptor.top;
+        let written_to = if skip_create {
+            vec![top, guid]
+        } else {
+            vec![top]
+        };
+        if let Some(device) = change.device_on(&written_to)? {
             return change.refuse(
                 ErrorKind::Busy,
                 format!(
@@ -421,12 +419,7 @@ fn delete(mut change: Change<'_>, guid: Guid) -> Result<()> {
     let children: Vec<Guid> = descriptor.children(guid).collect();
     let temporary = descriptor.snapshot(guid).is_some_and(|s| s.temporary);
     if guid == descriptor.top {
-        let top: Vec<PathBuf> = descriptor
-            .top_image()
-            .map(|image| image.file.clone())
-            .into_iter()
-            .collect();
-        if let Some(device) = change.device_on(&top)? {
+        if let Some(device) = change.device_on(&[guid])? {
             return change.refuse(
                 ErrorKind::Busy,
                 format!(

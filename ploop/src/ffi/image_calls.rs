@@ -283,7 +283,7 @@ impl Turn<'_> {
 
     /// All devices of the image, of every component name.
     pub(crate) fn devices(&mut self) -> Result<Vec<PathBuf>> {
-        self.image_forget_handle();
+        self.forget_handle();
         let mut array: *mut *mut std::ffi::c_char = ptr::null_mut();
         // SAFETY: the handle is live, not NULL, and used by this thread only; `array` outlives the
         // call, and is NULL beforehand since some failures leave it alone.

@@ -433,12 +433,12 @@ impl Turn<'_> {
     }
 
     /// C's handle as it was left is not good enough for this call: see [`Image::handle`].
-    pub(super) fn with_new_handle(self) -> Self {
-        self.image.handle = None;
+    pub(super) fn with_new_handle(mut self) -> Self {
+        self.forget_handle();
         self
     }
 
-    pub(super) fn image_forget_handle(&mut self) {
+    pub(super) fn forget_handle(&mut self) {
         self.image.handle = None;
     }
 
@@ -460,7 +460,7 @@ impl Turn<'_> {
         self.give_lock_back();
         let mut reply = guarded(self.op, || c(handle))?;
         if !matches!(reply.code, 0 | 1) {
-            self.image.handle = None;
+            self.forget_handle();
             reply.cause = self.descriptor().err();
         }
         Ok(reply)
