@@ -245,6 +245,7 @@ pub(crate) fn set_log_file(path: &Path, c_path: Option<&CPath>, timeout: Duratio
             code,
             message,
             cause: None,
+            descriptor_is_sound: false,
         }
     })?
     .done(path)

@@ -13,6 +13,8 @@ pub(super) struct Reply {
     pub(super) message: Option<String>,
     /// What this crate finds wrong with the descriptor after a failure. It tells more than libploop.
     pub(super) cause: Option<Error>,
+    /// This crate looked at the descriptor after the failure and found nothing wrong with it.
+    pub(super) descriptor_is_sound: bool,
 }
 
 impl Reply {
@@ -38,7 +40,11 @@ impl Reply {
             return cause.with_code(self.code);
         }
         let code = Code::from(self.code);
-        let kind = kind(code, self.message.as_deref());
+        let kind = match kind(code, self.message.as_deref()) {
+            // The same code stands for a descriptor that cannot be read just now.
+            ErrorKind::Corrupt if code == Code::LOCK && self.descriptor_is_sound => ErrorKind::Io,
+            kind => kind,
+        };
         let message = self.message.unwrap_or_else(|| match code.name() {
             Some(_) => "libploop gave no reason".to_owned(),
             None => "libploop failed and gave no reason".to_owned(),
@@ -115,6 +121,9 @@ fn by_errno(message: &str) -> Option<ErrorKind> {
         (libc::ENOTDIR, ErrorKind::Io),
         (libc::ELOOP, ErrorKind::Io),
         (libc::EIO, ErrorKind::Io),
+        (libc::EMFILE, ErrorKind::Io),
+        (libc::ENFILE, ErrorKind::Io),
+        (libc::ENOMEM, ErrorKind::Io),
     ]
     .into_iter()
     .find(|(errno, _)| {
@@ -137,6 +146,7 @@ mod tests {
             code,
             message: message.map(str::to_owned),
             cause: None,
+            descriptor_is_sound: false,
         }
         .into_error(Path::new("/image"))
     }
@@ -182,6 +192,11 @@ mod tests {
                 ErrorKind::PermissionDenied,
             ),
             (23, "Can't parse /a", ErrorKind::Corrupt),
+            (
+                23,
+                "Can't open lock file /a.lck: Too many open files",
+                ErrorKind::Io,
+            ),
             (
                 39,
                 "Can't resolve /a: No such file or directory",
@@ -230,12 +245,27 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_that_is_sound_is_not_called_damaged() {
+        let reply = |descriptor_is_sound| Reply {
+            operation: "test",
+            code: 23,
+            message: Some("Can't parse /a".to_owned()),
+            cause: None,
+            descriptor_is_sound,
+        };
+        let kind = |sound| reply(sound).into_error(Path::new("/a")).kind();
+        assert_eq!(kind(false), ErrorKind::Corrupt);
+        assert_eq!(kind(true), ErrorKind::Io);
+    }
+
+    #[test]
     fn look_ups_tell_not_found_from_failed() {
         let reply = |code| Reply {
             operation: "test",
             code,
             message: None,
             cause: None,
+            descriptor_is_sound: false,
         };
         assert!(reply(0).found(Path::new("/a")).unwrap());
         assert!(!reply(1).found(Path::new("/a")).unwrap());

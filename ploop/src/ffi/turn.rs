@@ -462,6 +462,7 @@ impl Turn<'_> {
         if !matches!(reply.code, 0 | 1) {
             self.forget_handle();
             reply.cause = self.descriptor().err();
+            reply.descriptor_is_sound = reply.cause.is_none();
         }
         Ok(reply)
     }
