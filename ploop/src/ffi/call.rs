@@ -92,7 +92,7 @@ pub(super) fn guarded(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
         code,
         message,
         cause: None,
-            descriptor_is_sound: false,
+        descriptor_is_sound: false,
     })
 }
 

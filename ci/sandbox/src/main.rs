@@ -1,0 +1,3 @@
+//! A userspace stand-in for the ploop kernel driver.
+
+fn main() {}
