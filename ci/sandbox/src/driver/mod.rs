@@ -1,0 +1,235 @@
+//! The driver: which devices there are, and who is asked what.
+
+mod attributes;
+mod deltas;
+mod device;
+mod discard;
+mod maintenance;
+mod request;
+mod track;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use ploop_sandbox_wire::{Alias, Node, Reply, Request, call};
+use rustix::io::Errno;
+
+use crate::block::Block;
+use crate::state::State;
+pub(crate) use attributes::Entry;
+use device::{Device, DeviceData};
+use request::Ioctl;
+
+/// Minor numbers a device has: one of its own and one for each partition.
+const MINORS: u32 = 16;
+
+/// Where new devices are numbered.
+const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
+
+/// A lock whose holder panicked is taken all the same: every value behind one is whole between two
+/// statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All devices.
+pub(crate) struct Driver {
+    state: Arc<State>,
+    /// By their number.
+    devices: Mutex<Vec<Slot>>,
+}
+
+struct Slot {
+    device: Arc<Device>,
+    reserved: bool,
+}
+
+/// A device that nobody else is given, until this is dropped.
+pub(crate) struct Reservation {
+    driver: Weak<Driver>,
+    pub(crate) index: u32,
+}
+
+impl Reservation {
+    /// What `/proc/vz/ploop_minor` reads as.
+    pub(crate) fn text(&self) -> String {
+        format!("{}\n", self.index * MINORS)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(driver) = self.driver.upgrade() {
+            let mut devices = lock(&driver.devices);
+            if let Some(slot) = devices.iter_mut().find(|s| s.device.index == self.index) {
+                slot.reserved = false;
+            }
+        }
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(state: Arc<State>) -> Arc<Driver> {
+        let driver = Arc::new(Driver {
+            state,
+            devices: Mutex::new(Vec::new()),
+        });
+        let weak = Arc::downgrade(&driver);
+        // Ends with the driver.
+        thread::spawn(move || {
+            while let Some(driver) = weak.upgrade() {
+                for device in driver.all() {
+                    device.release_abandoned_discards();
+                }
+                drop(driver);
+                thread::sleep(Duration::from_millis(500));
+            }
+        });
+        driver
+    }
+
+    fn all(&self) -> Vec<Arc<Device>> {
+        let devices = lock(&self.devices);
+        devices.iter().map(|slot| Arc::clone(&slot.device)).collect()
+    }
+
+    fn device(&self, index: u32) -> Option<Arc<Device>> {
+        let devices = lock(&self.devices);
+        devices
+            .iter()
+            .find(|slot| slot.device.index == index)
+            .map(|slot| Arc::clone(&slot.device))
+    }
+
+    /// The free device of the lowest number, or a new one.
+    pub(crate) fn reserve(self: &Arc<Self>) -> io::Result<Reservation> {
+        let mut devices = lock(&self.devices);
+        let free = devices
+            .iter_mut()
+            .find(|slot| !slot.reserved && slot.device.is_empty());
+        let index = match free {
+            Some(slot) => {
+                slot.reserved = true;
+                slot.device.index
+            }
+            None => {
+                let device = self.create()?;
+                let index = device.index;
+                devices.push(Slot {
+                    device,
+                    reserved: true,
+                });
+                devices.sort_by_key(|slot| slot.device.index);
+                index
+            }
+        };
+        Ok(Reservation {
+            driver: Arc::downgrade(self),
+            index,
+        })
+    }
+
+    fn create(&self) -> io::Result<Arc<Device>> {
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..64 {
+            let mut random = [0; 4];
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+            let span = NUMBERS.end - NUMBERS.start;
+            let index = NUMBERS.start + u32::from_le_bytes(random) % span;
+            let device = Arc::new(Device::new(index));
+            let data = Arc::new(DeviceData(Arc::downgrade(&device)));
+            match Block::create(index, &self.state, data) {
+                Ok(block) => {
+                    device.set_block(block);
+                    return Ok(device);
+                }
+                // Another sandbox has it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// What is below `/sys/devices/virtual/block`.
+    pub(crate) fn entry(&self, path: &[&str]) -> Option<Entry> {
+        let Some((name, rest)) = path.split_first() else {
+            let names = self.all().iter().map(|device| device.name()).collect();
+            return Some(Entry::Directory(names));
+        };
+        let index = name.strip_prefix("ploop")?.parse().ok()?;
+        self.device(index)?.entry(rest)
+    }
+
+    /// Calls `when` with the text of `pstate/event`, once the device is not running.
+    pub(crate) fn stopped(&self, index: u32, when: Box<dyn FnOnce(&str) + Send>) {
+        match self.device(index) {
+            Some(device) => device.when_stopped(when),
+            None => when(""),
+        }
+    }
+
+    /// One request of a program. `gone` tells whether it still waits for the reply.
+    pub(crate) fn control(
+        &self,
+        request: &Request,
+        descriptors: Vec<OwnedFd>,
+        gone: &dyn Fn() -> bool,
+    ) -> Reply {
+        match self.answer(request, descriptors, gone) {
+            Ok(reply) => reply,
+            Err(errno) => Reply::of(-errno.raw_os_error()),
+        }
+    }
+
+    fn answer(
+        &self,
+        request: &Request,
+        descriptors: Vec<OwnedFd>,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Reply, Errno> {
+        let (index, partition) = match request.node {
+            Node::Whole(index) => (index, false),
+            Node::Partition(index) => (index, true),
+            Node::None if request.call == call::ALIASES => return Ok(self.aliases()),
+            Node::None => return Err(Errno::INVAL),
+        };
+        let device = self.device(index).ok_or(Errno::NXIO)?;
+        if request.call == call::ALIASES {
+            return Ok(self.aliases());
+        }
+        if request.call == call::BALLOON_INODE {
+            let number = std::str::from_utf8(&request.payload).ok();
+            let number = number.and_then(|text| text.trim().parse().ok());
+            device.set_balloon_inode(Some(number.ok_or(Errno::INVAL)?));
+            return Ok(Reply::of(0));
+        }
+        device.ioctl(&Ioctl {
+            number: request.call,
+            partition,
+            argument: request.argument,
+            payload: &request.payload,
+            descriptors,
+            gone,
+        })
+    }
+
+    fn aliases(&self) -> Reply {
+        let aliases: Vec<Alias> = self.all().iter().filter_map(|d| d.alias()).collect();
+        Reply {
+            result: 0,
+            payload: Alias::to_payload(&aliases),
+        }
+    }
+
+    /// Stops and clears every device that nothing holds any more, so that the images are closed, and
+    /// gives the loop devices back.
+    pub(crate) fn shut_down(&self) {
+        for slot in lock(&self.devices).drain(..) {
+            slot.device.shut_down();
+        }
+    }
+}
