@@ -1,6 +1,7 @@
 //! Writers against a model, and every point at which one may be killed.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -28,6 +29,7 @@ struct Recorder {
 #[derive(Debug, Clone)]
 enum Step {
     Write(u64, Vec<u8>),
+    Allocate(u64),
     SetLen(u64),
     Sync,
     /// The writer's user was told that all is on the disk.
@@ -59,9 +61,23 @@ impl Store for Recorder {
         self.file.write(data, offset)
     }
 
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.note(Step::Allocate(offset + len));
+        self.file.allocate(offset, len)
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.note(Step::Write(offset, vec![0; len as usize]));
+        self.file.zero(offset, len)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.note(Step::Sync);
         Ok(())
+    }
+
+    fn file(&self) -> &File {
+        &self.file
     }
 }
 
@@ -114,7 +130,7 @@ fn work(path: &Path, version: FormatVersion, seed: u64) -> (Vec<u8>, Vec<Step>, 
     };
     let mut delta = WritableDelta::over(path, Box::new(recorder), false).unwrap();
     delta.mark(true).unwrap();
-    let top = Top::Delta(delta);
+    let top = Top::Delta(Box::new(delta));
     let mut writer = DiskWriter::over(Vec::new(), top, cluster()).unwrap();
     let mut random = Random(seed);
     let mut history = History::new();
@@ -189,8 +205,11 @@ fn replay(start: &[u8], steps: &[Step], mut kept: impl FnMut() -> bool) -> Vec<u
                     }
                 }
             }
+            Step::Allocate(len) if at < synced || kept() => {
+                file.resize(file.len().max(*len as usize), 0);
+            }
             Step::SetLen(len) if at < synced || kept() => file.resize(*len as usize, 0),
-            Step::SetLen(_) | Step::Sync | Step::Flushed => {}
+            Step::Allocate(_) | Step::SetLen(_) | Step::Sync | Step::Flushed => {}
         }
     }
     file
