@@ -13,6 +13,7 @@ mod tests;
 mod track;
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use super::descriptor::Descriptor;
 use super::file;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
 use delta::WritableDelta;
+use store::Store;
 
 pub use given::{DeltaFile, header_of};
 
@@ -366,8 +368,12 @@ impl DiskWriter {
                         format!("the disk cannot have {size}"),
                     ));
                 };
-                file.set_len(new)
-                    .and_then(|()| file.sync_data())
+                if self.settings.max_len.is_some_and(|max| new > max) {
+                    let message = "the file has the length that was set as its largest";
+                    let error = Error::new(ErrorKind::NoSpace, OPERATION, message);
+                    return Err(error.with_path(&*path));
+                }
+                extend(file, *len, new)
                     .map_err(|error| raw_error(path, "the file cannot be made longer", error))?;
                 *len = new;
                 Ok(())
@@ -473,8 +479,26 @@ fn lower_layer(path: &Path, raw: bool) -> Result<Layer> {
     }
 }
 
-fn raw_error(path: &Path, what: &str, error: std::io::Error) -> Error {
+fn raw_error(path: &Path, what: &str, error: io::Error) -> Error {
     Error::io(OPERATION, what, error).with_path(path)
+}
+
+/// Makes a plain file longer, without a hole; or leaves it as it is.
+fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
+    if new == old {
+        return Ok(());
+    }
+    let result = match file.allocate(old, new - old) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            store::write_zeros(file, old, new - old)
+        }
+        result => result,
+    };
+    let result = result.and_then(|()| Store::sync(file));
+    if result.is_err() {
+        let _ = file.set_len(old);
+    }
+    result
 }
 
 fn no_file() -> Error {
