@@ -197,6 +197,21 @@ impl DiskWriter {
     /// [`write_at`](DiskWriter::write_at). The top is the top still then, and nothing it reads as
     /// has changed.
     pub fn merge_down(&mut self) -> Result<PathBuf> {
+        // Nobody gives it up.
+        self.merge_down_unless(|| false)?.ok_or_else(no_level)
+    }
+
+    /// As [`merge_down`](DiskWriter::merge_down), but asks before each cluster whether to give it up.
+    /// `None` where it was: the chain is as it was, though the delta below may have some clusters that
+    /// the top has as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`merge_down`](DiskWriter::merge_down).
+    pub fn merge_down_unless(
+        &mut self,
+        mut given_up: impl FnMut() -> bool,
+    ) -> Result<Option<PathBuf>> {
         self.flush()?;
         let Top::Delta(top) = &mut self.top else {
             return Err(no_level());
@@ -211,22 +226,27 @@ impl DiskWriter {
         let mut target = DiskWriter::over(Vec::new(), target, self.cluster)?;
         target.settings = self.settings;
         target.apply_settings();
-        if let Err(error) = target.take_in(top) {
+        let taken = target.take_in(top, &mut given_up);
+        if !matches!(taken, Ok(true)) {
             // What matters is the first error. Clusters may have moved in the file.
             if target.flush().is_ok() {
                 let _ = target.finish();
             }
-            let _ = lower.reload(lower.layers().len() - 1);
-            return Err(error);
+            let reloaded = lower.reload(lower.layers().len() - 1);
+            return taken.and(reloaded).map(|()| None);
         }
         let merged = top.path().to_owned();
         self.lower = self.lower.take().and_then(Chain::without_top);
         self.top = target.top;
-        Ok(merged)
+        Ok(Some(merged))
     }
 
-    /// Writes everything that a delta has.
-    fn take_in(&mut self, upper: &mut WritableDelta) -> Result<()> {
+    /// Writes everything that a delta has. Whether it came to the end.
+    fn take_in(
+        &mut self,
+        upper: &mut WritableDelta,
+        given_up: &mut dyn FnMut() -> bool,
+    ) -> Result<bool> {
         if let Top::Delta(delta) = &mut self.top {
             delta.mark(true)?;
         }
@@ -238,13 +258,17 @@ impl DiskWriter {
         let mut buffer = vec![0; cluster as usize];
         for number in 0..upper.header().entries() {
             if let Some(place) = upper.cluster(number)? {
+                if given_up() {
+                    return Ok(false);
+                }
                 upper.read(&mut buffer, place)?;
                 let offset = u64::from(number) * cluster;
                 let left = (self.size().bytes() - offset).min(cluster);
                 self.write_at(&buffer[..left as usize], offset)?;
             }
         }
-        self.flush()
+        self.flush()?;
+        Ok(true)
     }
 }
 
