@@ -1,4 +1,5 @@
 //! An image whose file system holds files of known bytes. What is known is kept outside of it.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
