@@ -206,14 +206,15 @@ impl Driver {
             device.set_balloon_inode(Some(number.ok_or(Errno::INVAL)?));
             return Ok(Reply::of(0));
         }
-        device.ioctl(&Ioctl {
+        let ioctl = Ioctl {
             number: request.call,
             partition,
             argument: request.argument,
             payload: &request.payload,
             descriptors,
             gone,
-        })
+        };
+        device.ioctl(ioctl)
     }
 
     fn aliases(&self) -> Reply {
