@@ -84,13 +84,13 @@ impl Block {
     /// STOP. EBUSY if anybody has the device or its partition open, claimed or mounted.
     pub(crate) fn detach(&self) -> io::Result<()> {
         let device = loop_device::open(&self.node(), false, true)?;
+        if is_unbound(ioctl::loop_status(&device).err()) {
+            return Ok(());
+        }
         // Once unbound, what is still in the page cache has nowhere to go.
         device.sync_all()?;
         self.partition();
-        match ioctl::loop_clear(&device) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => return Ok(()),
-            result => result?,
-        }
+        ioctl::loop_clear(&device)?;
         if let Ok(status) = ioctl::loop_status(&device) {
             // Somebody else has it open: it would be unbound when they leave.
             ioctl::loop_set_status(&device, status.without_autoclear())?;
@@ -296,6 +296,11 @@ impl Drop for Block {
             self.state.forget_loop(self.index);
         }
     }
+}
+
+/// Whether that is what an ioctl of a loop device says that has no file.
+fn is_unbound(error: Option<io::Error>) -> bool {
+    error.is_some_and(|error| Errno::from_io_error(&error) == Some(Errno::NXIO))
 }
 
 /// File systems that are frozen. Dropping it thaws them.

@@ -51,7 +51,7 @@ enum Subcommands {
     Run {
         /// The preload library; found beside this program if not given, none if empty
         #[arg(long)]
-        preload: Option<PathBuf>,
+        preload: Option<OsString>,
         /// After how many seconds without an answer the sandbox is ended
         #[arg(long, default_value_t = 60)]
         patience: u64,
@@ -134,11 +134,12 @@ fn possible(work: impl FnOnce() -> Result<u8>) -> Result<u8> {
 }
 
 /// Where the preload library is: as told, or beside this program.
-fn library(told: Option<PathBuf>) -> Result<Option<PathBuf>> {
+fn library(told: Option<OsString>) -> Result<Option<PathBuf>> {
     if let Some(path) = told {
-        if path.as_os_str().is_empty() {
+        if path.is_empty() {
             return Ok(None);
         }
+        let path = Path::new(&path);
         let path = path
             .canonicalize()
             .with_context(|| format!("no library {}", path.display()))?;

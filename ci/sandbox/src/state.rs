@@ -2,17 +2,15 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
 
 const BASE: &str = "/run/ploop-sandbox";
-/// Held while the list of sandboxes is looked at or added to: short.
-const LIST_LOCK: &str = "/run/ploop-sandbox/lock";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where a sandbox keeps what it made.
@@ -34,11 +32,6 @@ impl State {
     /// Makes the directory of a new sandbox, and takes its lock.
     pub(crate) fn create() -> Result<(State, Lock)> {
         let mode = 0o755;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(BASE)
-            .with_context(|| format!("cannot make {BASE}"))?;
         // Nobody may take a directory for that of a dead sandbox before its lock is held.
         let _list = lock_list()?;
         let mut bytes = [0; 4];
@@ -49,7 +42,7 @@ impl State {
             .create(&dir)
             .with_context(|| format!("cannot make {}", dir.display()))?;
         let state = State::new(dir);
-        let lock = lock(&state.lock(), Duration::ZERO)?.context("a new lock is held")?;
+        let lock = lock_of(&state)?.context("a new lock is held")?;
         for name in DIRECTORIES {
             DirBuilder::new().mode(mode).create(state.dir.join(name))?;
         }
@@ -68,7 +61,7 @@ impl State {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 let state = State::new(entry.path());
-                if let Some(lock) = lock(&state.lock(), Duration::ZERO)? {
+                if let Some(lock) = lock_of(&state)? {
                     dead.push((state, Lock(lock)));
                 }
             }
@@ -154,8 +147,13 @@ impl State {
             ignore_missing(fs::remove_dir(self.dir.join(name)))?;
         }
         ignore_missing(fs::remove_file(self.socket()))?;
+        // Without the lock's file nobody could tell that this directory is taken.
+        let _list = lock_list().map_err(io::Error::other)?;
         ignore_missing(fs::remove_file(self.lock()))?;
-        ignore_missing(fs::remove_dir(&self.dir))
+        ignore_missing(fs::remove_dir(&self.dir))?;
+        // Others may be there.
+        let _ = fs::remove_dir(BASE);
+        Ok(())
     }
 }
 
@@ -175,29 +173,54 @@ fn names(dir: &Path) -> impl Iterator<Item = String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
 }
 
+/// The lock of the list of sandboxes, which is held for a short time only: that of the directory,
+/// which the last sandbox removes.
 fn lock_list() -> Result<File> {
-    lock(Path::new(LIST_LOCK), PATIENCE)?
-        .with_context(|| format!("{LIST_LOCK} was held for {PATIENCE:?}: see who does with fuser"))
+    loop {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(BASE)
+            .with_context(|| format!("cannot make {BASE}"))?;
+        let Ok(list) = File::open(BASE) else {
+            continue;
+        };
+        let locked = lock(&list, PATIENCE).with_context(|| format!("cannot lock {BASE}"))?;
+        if !locked {
+            bail!("{BASE} was locked for {PATIENCE:?}: see by whom in /proc/locks");
+        }
+        let there = fs::metadata(BASE).ok().map(|metadata| metadata.ino());
+        if there == Some(list.metadata()?.ino()) {
+            return Ok(list);
+        }
+    }
 }
 
-/// Takes a lock, waiting for a time at most.
-fn lock(path: &Path, patience: Duration) -> Result<Option<File>> {
-    let until = Instant::now() + patience;
+/// The lock of a sandbox, if nobody holds it.
+fn lock_of(state: &State) -> Result<Option<File>> {
+    let path = state.lock();
     let context = || format!("cannot lock {}", path.display());
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(path)
+        .open(&path)
         .with_context(context)?;
+    let locked = lock(&file, Duration::ZERO).with_context(context)?;
+    Ok(locked.then_some(file))
+}
+
+/// Takes a lock, waiting for a time at most.
+fn lock(file: &File, patience: Duration) -> io::Result<bool> {
+    let until = Instant::now() + patience;
     loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(file)),
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
             Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
                 thread::sleep(Duration::from_millis(20));
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(error).with_context(context),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
     }
 }

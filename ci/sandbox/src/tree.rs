@@ -25,8 +25,8 @@ pub(crate) const THREADS: usize = 4;
 /// Of the kernel module: those that libploop and its users look at, with the driver's defaults.
 const PARAMETERS: [(&str, &str, u16); 6] = [
     ("large_disk_support", "1\n", 0o444),
-    ("max_extent_map_pages", "0\n", 0o644),
-    ("max_map_pages", "0\n", 0o644),
+    ("max_extent_map_pages", "16384\n", 0o644),
+    ("max_map_pages", "1024\n", 0o644),
     ("min_extent_map_entries", "64\n", 0o644),
     ("root_threshold", "2097152\n", 0o644),
     ("user_threshold", "4194304\n", 0o644),
