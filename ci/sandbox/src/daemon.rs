@@ -58,12 +58,13 @@ pub(crate) fn run(dir: PathBuf) -> Result<()> {
     let is_alone = !told.is_ok_and(|len| len > 0);
     if is_alone {
         // The launcher was killed: this is all that is left to clean up.
-        processes::end(&state, &[process::id()], true);
+        processes::end(&state, &[], true);
         teardown::within(PATIENCE, move || teardown::unmount_new(&before));
     }
     teardown::within(PATIENCE, move || driver.shut_down());
-    if is_alone {
-        for problem in teardown::rest(&state, &[process::id()]) {
+    // It may have been killed meanwhile.
+    if is_alone || server::has_hung_up(&launcher) {
+        for problem in teardown::rest(&state) {
             eprintln!("ploop-sandbox: {problem}");
         }
     }

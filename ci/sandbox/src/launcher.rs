@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     }
     let (state, lock) = State::create()?;
     let code = live(&state, &lock, &signals, options);
-    for problem in teardown::rest(&state, &[std::process::id()]) {
+    for problem in teardown::rest(&state) {
         eprintln!("ploop-sandbox: {problem}");
     }
     code
@@ -108,7 +108,7 @@ fn program(
     let mut program = start(state, options)?;
     let (mut code, mut trouble) = wait(&mut program, daemon, signals, &watch, &wake)?;
 
-    let spare = [std::process::id(), daemon.id()];
+    let spare = [daemon.id()];
     processes::end(state, &spare, trouble.is_none());
     if code.is_none() {
         // It was killed, if it can be.

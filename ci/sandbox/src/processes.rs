@@ -46,14 +46,15 @@ pub(crate) fn namespaces_of(state: &State) -> Vec<Namespace> {
     namespaces.into_values().flatten().collect()
 }
 
-/// Ends all processes of a sandbox but some: asks them to, and kills those that do not. One that
+/// Ends all processes of a sandbox but this one and some: asks them to, and kills those that do not. One that
 /// waits in the kernel is not waited for. Says how many there were.
 pub(crate) fn end(state: &State, spare: &[u32], ask: bool) -> usize {
     let ours = || -> Vec<u32> {
         let namespaces = namespaces_of(state).into_iter();
         let processes = namespaces.flat_map(|namespace| namespace.processes);
         processes
-            .filter(|process| !spare.contains(process) && is_alive(*process))
+            .filter(|process| *process != std::process::id() && !spare.contains(process))
+            .filter(|process| is_alive(*process))
             .collect()
     };
     let found = ours();

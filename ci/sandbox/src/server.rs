@@ -95,7 +95,8 @@ fn receive(stream: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>)> {
     Ok((request, descriptors))
 }
 
-fn has_hung_up(stream: &UnixStream) -> bool {
+/// Whether the other end of a connection is gone.
+pub(crate) fn has_hung_up(stream: &UnixStream) -> bool {
     let mut descriptors = [PollFd::new(stream, PollFlags::RDHUP)];
     let now = Timespec {
         tv_sec: 0,

@@ -38,12 +38,12 @@ pub(crate) fn unmount_new(before: &HashSet<u32>) {
     }
 }
 
-/// Removes all that is left of a sandbox, of whose processes only `spare` may live on. Says what
+/// Removes all that is left of a sandbox, of whose processes only this one may live on. Says what
 /// could not be.
-pub(crate) fn rest(state: &State, spare: &[u32]) -> Vec<String> {
+pub(crate) fn rest(state: &State) -> Vec<String> {
     // Whoever waits for an answer gets an error now.
     watch::abort(state);
-    processes::end(state, spare, false);
+    processes::end(state, &[], false);
     // First what covers sysfs, then what the sandbox mounted below its directory, but for /dev.
     unmount(|mount| mount.point.starts_with("/sys") && mount.source == Path::new(SOURCE));
     unmount(|mount| mount.kind == "fuse" && mount.point.starts_with(state.dir()));
@@ -107,7 +107,7 @@ pub(crate) fn clean() -> Result<Vec<String>> {
         let killed = processes::end(&state, &[], false);
         let loops = state.loops().len();
         let name = state.dir().display().to_string();
-        let problems = rest(&state, &[]);
+        let problems = rest(&state);
         lines.push(format!(
             "cleaned up after a sandbox that died: {name}, {loops} devices, {killed} processes"
         ));
