@@ -122,6 +122,6 @@ pub(crate) fn killed() {
         let synced = read_manifest(&manifest).len();
         fs::write(directory.path().join("manifest"), &manifest).unwrap();
         Running::start(sandbox::sandboxed("daemon-verify", directory.path()), false).succeed(limit);
-        eprintln!("{what}: {synced} files were synced; the sandbox ended with {status}");
+        println!("{what}: {synced} files were synced; the sandbox ended with {status}");
     }
 }

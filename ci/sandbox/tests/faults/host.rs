@@ -157,7 +157,7 @@ fn fault(directory: &Path, inject: fn(&Host, &Image, &mut Random) -> Mend) {
         let mut random = Random::new(seed);
         let place = directory.join(seed.to_string());
         fs::create_dir(&place).unwrap();
-        let mut host = Host::make(&place, 400 * MIB);
+        let mut host = Host::make(&place, 700 * MIB);
         let limit = Duration::from_secs(120);
         let part = |name: &str| sandbox::sandboxed(name, &host.target);
         let prepare = part("daemon-prepare");
@@ -185,15 +185,14 @@ fn fault(directory: &Path, inject: fn(&Host, &Image, &mut Random) -> Mend) {
                 running.output()
             )
         });
-        eprintln!(
-            "seed {seed}: {} files were synced; {failed}; the sandbox ended with {status}; it said:\n{}",
-            read_manifest(&manifest).len(),
-            running.output()
+        sandbox::note!(
+            "seed {seed}: {} files were synced; {failed}; the sandbox ended with {status}",
+            read_manifest(&manifest).len()
         );
         mend(&mut host);
         fs::write(host.target.join("manifest"), &manifest).unwrap();
         let output = Running::start(verify, false).succeed(limit);
-        eprintln!("{output}");
+        sandbox::show(&output);
         host.unmount();
     }
 }
@@ -204,5 +203,5 @@ pub(crate) fn with_own_mounts(part: &str) {
     let (count, _) = points(1);
     let running = Running::start(sandbox::with_own_mounts(part, directory.path()), false);
     let output = running.succeed(Duration::from_secs(300 + 60 * count.div_ceil(10)));
-    eprintln!("{output}");
+    sandbox::show(&output);
 }

@@ -17,8 +17,8 @@ use ploop::{CreateParam, MountParam, Ploop, Size};
 use super::random::Random;
 use super::sandbox::{run, tool};
 
-/// The size of the images.
-pub(crate) const SIZE: Size = Size::from_mib(128);
+/// The size of the images: libploop makes a journal of 128 MiB.
+pub(crate) const SIZE: Size = Size::from_mib(384);
 
 /// Files by their names: the seed of their bytes, and how many there are.
 pub(crate) type Files = BTreeMap<String, (u64, usize)>;

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group
 
 use super::image::{Image, SIZE};
 use super::random::Random;
-use super::sandbox::{self, Lines, Running};
+use super::sandbox::{self, Lines, Running, note};
 
 /// Of one operation, at most.
 const LONG: Duration = Duration::from_secs(120);
@@ -74,28 +74,28 @@ const OPERATIONS: &[Operation] = &[
         online: true,
         with_children: false,
         prepare: one_level,
-        perform: |image| image.resize(Size::from_mib(256), ResizeMode::Online),
+        perform: |image| image.resize(Size::from_mib(512), ResizeMode::Online),
     },
     Operation {
         name: "shrinking, mounted",
         online: true,
         with_children: false,
         prepare: one_level,
-        perform: |image| image.resize(Size::from_mib(96), ResizeMode::Online),
+        perform: |image| image.resize(Size::from_mib(320), ResizeMode::Online),
     },
     Operation {
         name: "growth",
         online: false,
         with_children: false,
         prepare: one_level,
-        perform: |image| image.resize(Size::from_mib(256), ResizeMode::Offline),
+        perform: |image| image.resize(Size::from_mib(512), ResizeMode::Offline),
     },
     Operation {
         name: "shrinking",
         online: false,
         with_children: false,
         prepare: one_level,
-        perform: |image| image.resize(Size::from_mib(96), ResizeMode::Offline),
+        perform: |image| image.resize(Size::from_mib(320), ResizeMode::Offline),
     },
     Operation {
         name: "copy, the program alone",
@@ -319,7 +319,7 @@ pub(crate) fn conduct(directory: &Path, wanted: fn(&str) -> bool) {
                 length = length.max(run(operation, &image, 0, &what, Program::finish));
                 fs::remove_dir_all(&image.directory).unwrap();
             }
-            eprintln!("{}: {length:.1?}", operation.name);
+            note!("{}: {length:.1?}", operation.name);
             (original, length)
         })
         .collect();
@@ -334,10 +334,10 @@ pub(crate) fn conduct(directory: &Path, wanted: fn(&str) -> bool) {
             program.kill_after(delay, operation.with_children, what)
         });
         ended += u64::from(whole);
-        eprintln!("{what}{}", if whole { ", when it had ended" } else { "" });
+        note!("{what}{}", if whole { ", when it had ended" } else { "" });
         fs::remove_dir_all(&image.directory).unwrap();
     });
-    eprintln!("{ended} operations had ended before they were killed");
+    note!("{ended} operations had ended before they were killed");
 }
 
 fn run<T>(
@@ -374,7 +374,7 @@ pub(crate) fn conduct_creation(directory: &Path) {
         let mut program = Program::start(CREATION, &place, false);
         length = length.max(program.finish("creation"));
     }
-    eprintln!("creation: {length:.1?}");
+    note!("creation: {length:.1?}");
     let (mut ended, mut complete) = (0, 0);
     each_point(|seed, random| {
         let delay = within(length, random);
@@ -397,12 +397,10 @@ pub(crate) fn conduct_creation(directory: &Path) {
         image.mount();
         image.write("file", 2 << 20);
         image.recover(&what);
-        eprintln!("{what}{}", if whole { ", when it had ended" } else { "" });
+        note!("{what}{}", if whole { ", when it had ended" } else { "" });
         fs::remove_dir_all(&place).unwrap();
     });
-    eprintln!(
-        "{complete} images were complete, {ended} operations had ended before they were killed"
-    );
+    note!("{complete} images were complete, {ended} operations had ended before they were killed");
 }
 
 /// What an administrator does with a device that a dead program left.
@@ -441,5 +439,5 @@ pub(crate) fn in_sandbox(part: &str) {
     let running = Running::start(sandbox::sandboxed(part, directory.path()), false);
     let (count, _) = points(6);
     let output = running.succeed(Duration::from_secs(180 + 30 * count));
-    eprintln!("{output}");
+    sandbox::show(&output);
 }

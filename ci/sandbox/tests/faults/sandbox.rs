@@ -46,10 +46,34 @@ pub(crate) fn run_part(parts: &[Part]) {
     }
 }
 
+/// Says something that is worth showing when all goes well.
+#[allow(unused_macros, reason = "each test program uses a part of it")]
+macro_rules! note {
+    ($($words:tt)*) => {
+        eprintln!("{}{}", $crate::sandbox::NOTE, format_args!($($words)*))
+    };
+}
+#[allow(unused_imports, reason = "each test program uses a part of it")]
+pub(crate) use note;
+
+pub(crate) const NOTE: &str = "| ";
+
+/// Shows what was noted.
+pub(crate) fn show(output: &str) {
+    for line in output.lines().filter_map(|line| line.strip_prefix(NOTE)) {
+        println!("{line}");
+    }
+}
+
 /// What a sandbox cannot be had for, in the words of `ploop-sandbox check`.
 pub(crate) fn missing() -> Option<&'static str> {
     static MISSING: OnceLock<Option<String>> = OnceLock::new();
     let check = || {
+        // `cargo test -p ploop-sandbox` alone does not make it.
+        let library = Path::new(PROGRAM).with_file_name("libploop_sandbox_preload.so");
+        if !library.exists() {
+            return Some("no sandbox: cargo build -p ploop-sandbox-preload".to_owned());
+        }
         let mut check = Command::new(PROGRAM);
         check.arg("check").stdin(Stdio::null());
         let output = match check.output() {

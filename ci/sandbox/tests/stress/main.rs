@@ -219,7 +219,7 @@ fn stress(directory: &Path) {
         .iter()
         .map(|(what, n)| format!("{what} {n}"))
         .collect();
-    eprintln!(
+    sandbox::note!(
         "seed {seed}, {} s, {IMAGES} images: {}; {} MiB in files",
         seconds(),
         counts.join(", "),
@@ -269,7 +269,7 @@ fn merge_and_mount(directory: &Path) {
         second.open().umount().unwrap();
         first.verify("after the merge");
         let (took, merge) = (mounted - mounting, merged - begin);
-        eprintln!(
+        sandbox::note!(
             "a mount beside a merge of {mib} MiB: {took:.1?}, alone {:.1?}; the merge took {merge:.1?}",
             alone[1]
         );
@@ -295,7 +295,7 @@ fn in_sandbox(part: &str, limit: Duration) {
     let directory = sandbox::directory();
     let running = Running::start(sandbox::sandboxed(part, directory.path()), false);
     let output = running.succeed(limit);
-    eprintln!("{output}");
+    sandbox::show(&output);
 }
 
 const TESTS: &[(&str, fn())] = &[
