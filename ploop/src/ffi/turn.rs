@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use ploop_sys as sys;
 use rustix::fs::{FlockOperation, flock};
 
-use super::call::{Op, guarded};
+use super::call::{Op, guarded, guarded_keeping};
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::image::{Descriptor, descriptor};
@@ -464,9 +465,18 @@ impl Turn<'_> {
         &mut self,
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
     ) -> Result<Reply> {
+        self.call_keeping(&[], c)
+    }
+
+    /// [`call`](Turn::call), where the closure uses file descriptors of the caller.
+    pub(super) fn call_keeping(
+        &mut self,
+        keep: &[RawFd],
+        c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
+    ) -> Result<Reply> {
         let handle = self.image.handle(self.op.name)?.as_ptr();
         self.give_lock_back();
-        let mut reply = guarded(self.op, || c(handle))?;
+        let mut reply = guarded_keeping(self.op, keep, || c(handle))?;
         if !matches!(reply.code, 0 | 1) {
             self.forget_handle();
             reply.cause = self.descriptor().err();
