@@ -113,8 +113,9 @@ impl Driver {
         let index: u32 = first.strip_prefix("ploop")?.parse().ok()?;
         let device = devices.get(&index)?;
         match path[1..] {
-            [] => names(&["dev", "event"]),
+            [] => names(&["dev", "event", "size"]),
             ["dev"] => file(format!("182:{}\n", index * 16)),
+            ["size"] => file(format!("{}\n", device.ram.size() / 512)),
             ["openers"] => file(format!("{}\n", device.block.openers())),
             ["event"] => Some(Entry::Event),
             _ => None,
