@@ -2,6 +2,7 @@
 
 use super::device::{Device, Level, Shown};
 use super::{MINORS, lock};
+use crate::data::Data as _;
 
 /// What a path below `/sys/devices/virtual/block` leads to.
 pub(crate) enum Entry {
