@@ -105,7 +105,15 @@ impl Device {
             ["pdelta"] => Some(directory(0..shown.levels.len())),
             ["pdelta", level] => {
                 find(&shown, level)?;
-                let names = ["dump", "format", "image", "io", "level", "ro", "transparent"];
+                let names = [
+                    "dump",
+                    "format",
+                    "image",
+                    "io",
+                    "level",
+                    "ro",
+                    "transparent",
+                ];
                 Some(directory(names))
             }
             ["pdelta", level, name] => delta(level, find(&shown, level)?, name),

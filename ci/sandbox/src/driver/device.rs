@@ -239,7 +239,10 @@ impl Device {
             stopped => stopped,
         };
         if let Err(error) = stopped.and_then(|()| self.clear(&ioctl)) {
-            eprintln!("ploop-sandbox: {} could not be stopped: {error}", self.name());
+            eprintln!(
+                "ploop-sandbox: {} could not be stopped: {error}",
+                self.name()
+            );
         }
     }
 }

@@ -93,7 +93,10 @@ impl Driver {
 
     fn all(&self) -> Vec<Arc<Device>> {
         let devices = lock(&self.devices);
-        devices.iter().map(|slot| Arc::clone(&slot.device)).collect()
+        devices
+            .iter()
+            .map(|slot| Arc::clone(&slot.device))
+            .collect()
     }
 
     fn device(&self, index: u32) -> Option<Arc<Device>> {
