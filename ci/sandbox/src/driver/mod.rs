@@ -1,208 +1,238 @@
-//! Stub: a device whose data is in memory, for trying the plumbing.
+//! The driver: which devices there are, and who is asked what.
 
-use std::collections::HashMap;
+mod attributes;
+mod deltas;
+mod device;
+mod discard;
+mod maintenance;
+mod request;
+mod track;
+
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
-use ploop_sandbox_wire as wire;
+use ploop_sandbox_wire::{Alias, Node, Reply, Request, call};
+use rustix::io::Errno;
 
 use crate::block::Block;
-use crate::data::{Data, Done};
 use crate::state::State;
+pub(crate) use attributes::Entry;
+use device::Device;
+use request::Ioctl;
 
-struct Ram {
-    size: AtomicU64,
-    bytes: RwLock<Vec<u8>>,
-    held: Mutex<Vec<Done>>,
-    hold: AtomicU64,
+/// Minor numbers a device has: one of its own and one for each partition.
+const MINORS: u32 = 16;
+
+/// Where new devices are numbered.
+const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
+
+/// A lock whose holder panicked is taken all the same: every value behind one is whole between two
+/// statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Data for Ram {
-    fn size(&self) -> u64 {
-        self.size.load(Ordering::SeqCst)
-    }
-    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let bytes = self.bytes.read().unwrap();
-        buffer.copy_from_slice(&bytes[offset as usize..][..buffer.len()]);
-        Ok(())
-    }
-    fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.bytes.write().unwrap()[offset as usize..][..data.len()].copy_from_slice(data);
-        Ok(())
-    }
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn punch(&self, offset: u64, len: u64, done: Done) {
-        self.bytes.write().unwrap()[offset as usize..][..len as usize].fill(0);
-        if self.hold.load(Ordering::SeqCst) == 1 {
-            self.held.lock().unwrap().push(done);
-        } else {
-            done.answer(Ok(()));
-        }
-    }
-}
-
-struct Device {
-    ram: Arc<Ram>,
-    block: Block,
-    when: Mutex<Vec<Box<dyn FnOnce(&str) + Send>>>,
-}
-
+/// All devices.
 pub(crate) struct Driver {
     state: Arc<State>,
-    devices: Mutex<HashMap<u32, Arc<Device>>>,
+    /// By their number.
+    devices: Mutex<Vec<Slot>>,
 }
 
+struct Slot {
+    device: Arc<Device>,
+    reserved: bool,
+}
+
+/// A device that nobody else is given, until this is dropped.
 pub(crate) struct Reservation {
+    driver: Weak<Driver>,
     pub(crate) index: u32,
 }
 
-pub(crate) enum Entry {
-    Directory(Vec<String>),
-    File { text: String, mode: u16 },
-    Event,
+impl Reservation {
+    /// What `/proc/vz/ploop_minor` reads as.
+    pub(crate) fn text(&self) -> String {
+        format!("{}\n", self.index * MINORS)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(driver) = self.driver.upgrade() {
+            let mut devices = lock(&driver.devices);
+            if let Some(slot) = devices.iter_mut().find(|s| s.device.index == self.index) {
+                slot.reserved = false;
+            }
+        }
+    }
 }
 
 impl Driver {
-    pub(crate) fn new(state: Arc<State>) -> Driver {
-        Driver {
+    pub(crate) fn new(state: Arc<State>) -> Arc<Driver> {
+        let driver = Arc::new(Driver {
             state,
-            devices: Mutex::default(),
-        }
-    }
-    pub(crate) fn reserve(self: &Arc<Self>) -> io::Result<Reservation> {
-        let mut devices = self.devices.lock().unwrap();
-        let index = 10000 + (std::process::id() * 7 % 50000) + devices.len() as u32;
-        let ram = Arc::new(Ram {
-            size: AtomicU64::new(0),
-            bytes: RwLock::default(),
-            held: Mutex::default(),
-            hold: AtomicU64::new(0),
+            devices: Mutex::new(Vec::new()),
         });
-        let block = Block::create(index, &self.state, ram.clone())?;
-        devices.insert(
+        let weak = Arc::downgrade(&driver);
+        // Ends with the driver.
+        thread::spawn(move || {
+            while let Some(driver) = weak.upgrade() {
+                for device in driver.all() {
+                    device.release_abandoned_discards();
+                }
+                drop(driver);
+                thread::sleep(Duration::from_millis(500));
+            }
+        });
+        driver
+    }
+
+    fn all(&self) -> Vec<Arc<Device>> {
+        let devices = lock(&self.devices);
+        devices
+            .iter()
+            .map(|slot| Arc::clone(&slot.device))
+            .collect()
+    }
+
+    fn device(&self, index: u32) -> Option<Arc<Device>> {
+        let devices = lock(&self.devices);
+        devices
+            .iter()
+            .find(|slot| slot.device.index == index)
+            .map(|slot| Arc::clone(&slot.device))
+    }
+
+    /// The free device of the lowest number, or a new one.
+    pub(crate) fn reserve(self: &Arc<Self>) -> io::Result<Reservation> {
+        let mut devices = lock(&self.devices);
+        let free = devices
+            .iter_mut()
+            .find(|slot| !slot.reserved && slot.device.is_empty());
+        let index = match free {
+            Some(slot) => {
+                slot.reserved = true;
+                slot.device.index
+            }
+            None => {
+                let device = self.create()?;
+                let index = device.index;
+                devices.push(Slot {
+                    device,
+                    reserved: true,
+                });
+                devices.sort_by_key(|slot| slot.device.index);
+                index
+            }
+        };
+        Ok(Reservation {
+            driver: Arc::downgrade(self),
             index,
-            Arc::new(Device {
-                ram,
-                block,
-                when: Mutex::default(),
-            }),
-        );
-        Ok(Reservation { index })
+        })
     }
+
+    fn create(&self) -> io::Result<Arc<Device>> {
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..64 {
+            let mut random = [0; 4];
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+            let span = NUMBERS.end - NUMBERS.start;
+            let index = NUMBERS.start + u32::from_le_bytes(random) % span;
+            let device = Arc::new(Device::new(index));
+            match Block::create(index, &self.state, device.clone()) {
+                Ok(block) => {
+                    device.set_block(block);
+                    return Ok(device);
+                }
+                // Another sandbox has it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// What is below `/sys/devices/virtual/block`.
     pub(crate) fn entry(&self, path: &[&str]) -> Option<Entry> {
-        let devices = self.devices.lock().unwrap();
-        let file = |text: String| Some(Entry::File { text, mode: 0o444 });
-        let names = |names: &[&str]| {
-            Some(Entry::Directory(
-                names.iter().map(|n| n.to_string()).collect(),
-            ))
+        let Some((name, rest)) = path.split_first() else {
+            let names = self.all().iter().map(|device| device.name()).collect();
+            return Some(Entry::Directory(names));
         };
-        let Some(first) = path.first() else {
-            return Some(Entry::Directory(
-                devices
-                    .keys()
-                    .map(|index| format!("ploop{index}"))
-                    .collect(),
-            ));
-        };
-        let index: u32 = first.strip_prefix("ploop")?.parse().ok()?;
-        let device = devices.get(&index)?;
-        match path[1..] {
-            [] => names(&["dev", "event", "size"]),
-            ["dev"] => file(format!("182:{}\n", index * 16)),
-            ["size"] => file(format!("{}\n", device.ram.size() / 512)),
-            ["openers"] => file(format!("{}\n", device.block.openers())),
-            ["event"] => Some(Entry::Event),
-            _ => None,
-        }
+        let index = name.strip_prefix("ploop")?.parse().ok()?;
+        self.device(index)?.entry(rest)
     }
+
+    /// Calls `when` with the text of `pstate/event`, once the device is not running.
     pub(crate) fn stopped(&self, index: u32, when: Box<dyn FnOnce(&str) + Send>) {
-        if let Some(device) = self.devices.lock().unwrap().get(&index) {
-            device.when.lock().unwrap().push(when);
+        match self.device(index) {
+            Some(device) => device.when_stopped(when),
+            None => when(""),
         }
     }
+
+    /// One request of a program. `gone` tells whether it still waits for the reply.
     pub(crate) fn control(
         &self,
-        request: &wire::Request,
-        _descriptors: Vec<OwnedFd>,
-        _gone: &dyn Fn() -> bool,
-    ) -> wire::Reply {
-        let wire::Node::Whole(index) = request.node else {
-            return wire::Reply::of(-22);
-        };
-        let Some(device) = self.devices.lock().unwrap().get(&index).cloned() else {
-            return wire::Reply::of(-19);
-        };
-        let result = match request.call {
-            1 => {
-                device
-                    .ram
-                    .bytes
-                    .write()
-                    .unwrap()
-                    .resize(request.argument as usize, 0);
-                device.ram.size.store(request.argument, Ordering::SeqCst);
-                device.block.attach(false)
-            }
-            2 => device.block.detach().map(|()| {
-                for when in device.when.lock().unwrap().drain(..) {
-                    when("2\n");
-                }
-            }),
-            3 => device.block.reread_partitions(),
-            4 => {
-                device
-                    .ram
-                    .bytes
-                    .write()
-                    .unwrap()
-                    .resize(request.argument as usize, 0);
-                device.ram.size.store(request.argument, Ordering::SeqCst);
-                device.block.resized()
-            }
-            5 => device.block.freeze().map(|frozen| {
-                eprintln!("frozen: {:?}", device.block.mounts());
-                std::thread::sleep(Duration::from_secs(request.argument));
-                drop(frozen);
-            }),
-            6 => {
-                eprintln!(
-                    "openers {} partition {:?} alias {:?} mounts {:?}",
-                    device.block.openers(),
-                    device.block.partition(),
-                    device.block.alias(),
-                    device.block.mounts()
-                );
-                Ok(())
-            }
-            7 => {
-                device.ram.hold.store(request.argument, Ordering::SeqCst);
-                if request.argument == 0 {
-                    device.ram.held.lock().unwrap().clear();
-                }
-                Ok(())
-            }
-            _ => return wire::Reply::of(-22),
-        };
-        match result {
-            Ok(()) => wire::Reply::of(0),
-            Err(error) => {
-                eprintln!("call {}: {error}", request.call);
-                wire::Reply::of(-error.raw_os_error().unwrap_or(5))
-            }
+        request: &Request,
+        descriptors: Vec<OwnedFd>,
+        gone: &dyn Fn() -> bool,
+    ) -> Reply {
+        match self.answer(request, descriptors, gone) {
+            Ok(reply) => reply,
+            Err(errno) => Reply::of(-errno.raw_os_error()),
         }
     }
+
+    fn answer(
+        &self,
+        request: &Request,
+        descriptors: Vec<OwnedFd>,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Reply, Errno> {
+        let (index, partition) = match request.node {
+            Node::Whole(index) => (index, false),
+            Node::Partition(index) => (index, true),
+            Node::None if request.call == call::ALIASES => return Ok(self.aliases()),
+            Node::None => return Err(Errno::INVAL),
+        };
+        let device = self.device(index).ok_or(Errno::NXIO)?;
+        if request.call == call::ALIASES {
+            return Ok(self.aliases());
+        }
+        if request.call == call::BALLOON_INODE {
+            let number = std::str::from_utf8(&request.payload).ok();
+            let number = number.and_then(|text| text.trim().parse().ok());
+            device.set_balloon_inode(Some(number.ok_or(Errno::INVAL)?));
+            return Ok(Reply::of(0));
+        }
+        let ioctl = Ioctl {
+            number: request.call,
+            partition,
+            argument: request.argument,
+            payload: &request.payload,
+            descriptors,
+            gone,
+        };
+        device.ioctl(ioctl)
+    }
+
+    fn aliases(&self) -> Reply {
+        let aliases: Vec<Alias> = self.all().iter().filter_map(|d| d.alias()).collect();
+        Reply {
+            result: 0,
+            payload: Alias::to_payload(&aliases),
+        }
+    }
+
+    /// Stops and clears every device that nothing holds any more, so that the images are closed, and
+    /// gives the loop devices back.
     pub(crate) fn shut_down(&self) {
-        let devices = std::mem::take(&mut *self.devices.lock().unwrap());
-        for (index, device) in devices {
-            if let Err(error) = device.block.detach() {
-                eprintln!("shut down {index}: {error}");
-            }
+        for slot in lock(&self.devices).drain(..) {
+            slot.device.shut_down();
         }
     }
 }

@@ -1,0 +1,186 @@
+//! A device's files in sysfs.
+
+use super::device::{Device, Level, Shown};
+use super::{MINORS, lock};
+use crate::data::Data as _;
+
+/// What a path below `/sys/devices/virtual/block` leads to.
+pub(crate) enum Entry {
+    Directory(Vec<String>),
+    File {
+        text: String,
+        mode: u16,
+    },
+    /// `pstate/event`: reads as text once the device stops.
+    Event,
+}
+
+/// Of `pstate/`, those that are always zero here: requests never queue up in the driver itself.
+const QUEUES: [&str; 9] = [
+    "active_reqs",
+    "barrier_reqs",
+    "discard_bios",
+    "entry_read_sync_reqs",
+    "entry_reqs",
+    "fastpath_reqs",
+    "fsync_reqs",
+    "queued_bios",
+    "total_bios",
+];
+
+/// The driver's tunables and their first values. They tune nothing here.
+const TUNABLES: [(&str, &str); 16] = [
+    ("batch_entry_delay", "16"),
+    ("batch_entry_qlen", "32"),
+    ("check_zeros", "1"),
+    ("congestion_detection", "1"),
+    ("congestion_high_watermark", "192"),
+    ("congestion_low_watermark", "128"),
+    ("disable_root_threshold", "0"),
+    ("disable_user_threshold", "0"),
+    ("fsync_delay", "1000"),
+    ("fsync_max", "64"),
+    ("max_active_requests", "128"),
+    ("max_map_inactivity", "10000"),
+    ("max_requests", "256"),
+    ("min_map_pages", "32"),
+    ("pass_fuas", "1"),
+    ("pass_flushes", "1"),
+];
+
+/// Of the driver's counters, those that programs read.
+const COUNTERS: [&str; 4] = ["bio_fsync", "bio_in", "bio_out", "map_reads"];
+
+fn file(text: impl ToString) -> Entry {
+    Entry::File {
+        text: text.to_string() + "\n",
+        mode: 0o444,
+    }
+}
+
+fn directory<S: ToString>(names: impl IntoIterator<Item = S>) -> Entry {
+    Entry::Directory(names.into_iter().map(|name| name.to_string()).collect())
+}
+
+impl Device {
+    /// What `path` leads to below the device's directory.
+    pub(super) fn entry(&self, path: &[&str]) -> Option<Entry> {
+        let shown = lock(&self.shown);
+        let number = self.index * MINORS;
+        let partition = self.name() + "p1";
+        match *path {
+            [] => {
+                drop(shown);
+                let mut names = vec!["dev", "pdelta", "pstat", "pstate", "ptune", "ro", "size"];
+                let has = self.block().and_then(|block| block.partition()).is_some();
+                if has {
+                    names.push(&partition);
+                }
+                Some(directory(names))
+            }
+            ["dev"] => Some(file(format!("{}:{number}", ploop_sandbox_wire::MAJOR))),
+            ["size"] => Some(file(self.size() / 512)),
+            ["ro"] => Some(file(u8::from(shown.read_only))),
+            ["pstate"] => {
+                let others = [
+                    "aborted",
+                    "block_size",
+                    "cookie",
+                    "event",
+                    "fmt_version",
+                    "locked",
+                    "map_pages",
+                    "open_count",
+                    "running",
+                    "top",
+                ];
+                Some(directory(QUEUES.into_iter().chain(others)))
+            }
+            ["pstate", "event"] => Some(Entry::Event),
+            ["pstate", "open_count"] => {
+                drop(shown);
+                self.block().map(|block| file(block.openers()))
+            }
+            ["pstate", name] => state(&shown, name),
+            ["pdelta"] => Some(directory(0..shown.levels.len())),
+            ["pdelta", level] => {
+                find(&shown, level)?;
+                let names = [
+                    "dump",
+                    "format",
+                    "image",
+                    "io",
+                    "level",
+                    "ro",
+                    "transparent",
+                ];
+                Some(directory(names))
+            }
+            ["pdelta", level, name] => delta(level, find(&shown, level)?, name),
+            ["pstat"] => Some(directory(COUNTERS)),
+            ["pstat", name] => COUNTERS.contains(&name).then(|| file(0)),
+            ["ptune"] => Some(directory(TUNABLES.map(|(name, _)| name))),
+            ["ptune", name] => {
+                let (_, value) = TUNABLES.iter().find(|(tunable, _)| *tunable == name)?;
+                Some(Entry::File {
+                    text: format!("{value}\n"),
+                    mode: 0o644,
+                })
+            }
+            [name, ..] if name == partition => {
+                drop(shown);
+                let partition = self.block()?.partition()?;
+                match path[1..] {
+                    [] => Some(directory(["dev", "partition", "size", "start"])),
+                    ["dev"] => Some(file(format!(
+                        "{}:{}",
+                        ploop_sandbox_wire::MAJOR,
+                        number + 1
+                    ))),
+                    ["partition"] => Some(file(1)),
+                    ["size"] => Some(file(partition.size)),
+                    ["start"] => Some(file(partition.start)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+fn find<'a>(shown: &'a Shown, level: &str) -> Option<&'a Level> {
+    shown.levels.get(level.parse::<usize>().ok()?)
+}
+
+fn state(shown: &Shown, name: &str) -> Option<Entry> {
+    let top = match shown.levels.len() {
+        0 => u32::MAX,
+        levels => levels as u32 - 1,
+    };
+    Some(match name {
+        "aborted" => Entry::File {
+            text: "0\n".to_owned(),
+            mode: 0o644,
+        },
+        "block_size" => file(1u32 << shown.cluster_log),
+        "cookie" => file(String::from_utf8_lossy(&shown.cookie)),
+        "fmt_version" => file(shown.version),
+        "locked" | "map_pages" => file(0),
+        "running" => file(u8::from(shown.running)),
+        "top" => file(top),
+        _ if QUEUES.contains(&name) => file(0),
+        _ => return None,
+    })
+}
+
+fn delta(number: &str, level: &Level, name: &str) -> Option<Entry> {
+    Some(match name {
+        "dump" | "transparent" => file(0),
+        "format" => file(if level.raw { "raw" } else { "ploop1" }),
+        "image" => file(level.path()),
+        "io" => file("direct"),
+        "level" => file(number),
+        "ro" => file(u8::from(level.read_only)),
+        _ => return None,
+    })
+}

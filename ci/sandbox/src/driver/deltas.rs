@@ -1,0 +1,540 @@
+//! The stack of deltas: added, started, stopped, snapshotted, merged, replaced and deleted.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Mutex;
+
+use ploop::ClusterSize;
+use ploop::image::{DeltaFile, Disk, DiskWriter, header_of};
+use rustix::fs::{OFlags, fcntl_getfl, fstatfs};
+use rustix::io::Errno;
+
+use super::device::{Contents, Device, Level, Stack, errno, errno_of};
+use super::lock;
+use super::maintenance::Kind;
+use super::request::{Control, Ioctl};
+
+const FORMAT_RAW: u32 = 1;
+const FORMAT_PLOOP1: u32 = 2;
+
+/// `PLOOP_IO_AUTO`, `_DIRECT` and `_KAIO`. Files on NFS are not special here.
+const IO_TYPES: [u32; 3] = [0, 1, 4];
+
+/// Levels count to 127.
+const MAX_LEVELS: usize = 128;
+
+/// How far ahead of its data the top delta is given space, as the driver does it.
+const PREALLOCATION: u64 = 16 << 20;
+
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+
+/// Files that a device writes to, by device and inode, with the number of that device.
+static WRITTEN: Mutex<Option<HashMap<(u64, u64), u32>>> = Mutex::new(None);
+
+fn written_by(file: &File) -> Option<u32> {
+    let id = identity(file)?;
+    lock(&WRITTEN).as_ref()?.get(&id).copied()
+}
+
+fn set_written(file: &File, by: Option<u32>) {
+    let Some(id) = identity(file) else {
+        return;
+    };
+    let mut written = lock(&WRITTEN);
+    let written = written.get_or_insert_default();
+    match by {
+        Some(index) => written.insert(id, index),
+        None => written.remove(&id),
+    };
+}
+
+fn identity(file: &File) -> Option<(u64, u64)> {
+    let metadata = file.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// A delta that was looked at and fits.
+struct Candidate {
+    level: Level,
+    size: u64,
+    version: u32,
+    cluster_log: u32,
+}
+
+impl Device {
+    /// Looks at the file of a request: whether it can become the delta `at` that level.
+    fn candidate(
+        &self,
+        ioctl: &Ioctl<'_>,
+        control: &Control,
+        above: bool,
+    ) -> Result<Candidate, Errno> {
+        let raw = match control.format {
+            FORMAT_RAW => true,
+            FORMAT_PLOOP1 => false,
+            _ => return Err(Errno::INVAL),
+        };
+        let shown = lock(&self.shown);
+        if above && shown.levels.len() >= MAX_LEVELS {
+            return Err(Errno::INVAL);
+        }
+        if above && (control.cluster_log != shown.cluster_log || raw) {
+            return Err(Errno::INVAL);
+        }
+        let (device_version, device_size) = if above {
+            (shown.version, self.disk_size())
+        } else {
+            (0, 0)
+        };
+        drop(shown);
+        if !IO_TYPES.contains(&Control::io_type(ioctl)?) {
+            return Err(Errno::NOTSUP);
+        }
+        let file = ioctl.file()?;
+        let read_only = control.flags & Control::READ_ONLY != 0;
+        let mode = fcntl_getfl(&file)? & OFlags::RWMODE;
+        if !read_only && mode == OFlags::RDONLY {
+            return Err(Errno::INVAL);
+        }
+        if fstatfs(&file)?.f_type as u32 == TMPFS_MAGIC {
+            return Err(Errno::NOTSUP);
+        }
+        if read_only && written_by(&file).is_some_and(|by| by != self.index) {
+            return Err(Errno::TXTBSY);
+        }
+        let (size, version) = if raw {
+            (file.metadata().map_err(|e| errno(&e))?.len(), 0)
+        } else {
+            let info = header_of(&file).map_err(|_| Errno::INVAL)?;
+            if info.cluster.sectors() != 1 << control.cluster_log {
+                return Err(Errno::INVAL);
+            }
+            if info.in_use {
+                return Err(Errno::BUSY);
+            }
+            (info.size.bytes(), info.version.number())
+        };
+        if size < device_size || (device_version != 0 && version != device_version) {
+            return Err(Errno::INVAL);
+        }
+        Ok(Candidate {
+            level: Level {
+                file,
+                raw,
+                read_only,
+            },
+            size,
+            version,
+            cluster_log: control.cluster_log,
+        })
+    }
+
+    /// Of the stack, running or not.
+    fn disk_size(&self) -> u64 {
+        match &lock(&self.data).disk {
+            Stack::Writable(disk) => disk.size().bytes(),
+            Stack::ReadOnly(disk) => disk.size().bytes(),
+            Stack::None => 0,
+        }
+    }
+
+    pub(super) fn add_delta(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let control = Control::parse(ioctl)?;
+        if control.chunks != 1 {
+            return Err(Errno::INVAL);
+        }
+        let maintenance = lock(&self.control);
+        let levels = {
+            let mut shown = lock(&self.shown);
+            if control.flags & Control::COOKIE != 0 && shown.cookie.is_empty() {
+                shown.cookie = Control::cookie(ioctl)?;
+            }
+            if shown.running {
+                return Err(Errno::BUSY);
+            }
+            shown.levels.len()
+        };
+        if maintenance.kind != Kind::Off {
+            return Err(Errno::BUSY);
+        }
+        let candidate = self.candidate(ioctl, &control, levels > 0)?;
+        let mut shown = lock(&self.shown);
+        if shown.levels.last().is_some_and(|top| !top.read_only) {
+            return Err(Errno::INVAL);
+        }
+        shown.cluster_log = candidate.cluster_log;
+        if levels == 0 {
+            shown.version = 0;
+        }
+        if candidate.version != 0 {
+            shown.version = candidate.version;
+        }
+        let written = (!candidate.level.read_only).then_some(self.index);
+        let file = candidate.level.file.try_clone();
+        shown.levels.push(candidate.level);
+        drop(shown);
+        // Marks the image as in use, if it is to be written to.
+        if let Err(error) = self.assemble() {
+            lock(&self.shown).levels.pop();
+            // What there was before.
+            let _ = self.assemble();
+            return Err(error);
+        }
+        if let (Some(index), Ok(file)) = (written, file) {
+            set_written(&file, Some(index));
+        }
+        Ok(())
+    }
+
+    /// Makes one disk of the levels.
+    fn assemble(&self) -> Result<(), Errno> {
+        let (files, raw, read_only, cluster_log) = {
+            let shown = lock(&self.shown);
+            let files = shown
+                .levels
+                .iter()
+                .map(|level| Ok(DeltaFile::new(level.file.try_clone()?, level.path())))
+                .collect::<std::io::Result<Vec<_>>>()
+                .map_err(|error| errno(&error))?;
+            (
+                files,
+                shown.levels.first().is_some_and(|base| base.raw),
+                shown.levels.last().is_none_or(|top| top.read_only),
+                shown.cluster_log,
+            )
+        };
+        let cluster = ClusterSize::from_log2_sectors(cluster_log).map_err(|_| Errno::INVAL)?;
+        let disk = if files.is_empty() {
+            Stack::None
+        } else if read_only {
+            let disk = Disk::from_files(files, cluster, raw, true).map_err(|e| errno_of(&e))?;
+            Stack::ReadOnly(Box::new(disk))
+        } else {
+            let mut disk =
+                DiskWriter::from_files(files, cluster, raw, true).map_err(|e| errno_of(&e))?;
+            disk.set_preallocation(PREALLOCATION);
+            Stack::Writable(Box::new(disk))
+        };
+        lock(&self.data).disk = disk;
+        Ok(())
+    }
+
+    pub(super) fn start(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let _control = lock(&self.control);
+        {
+            let shown = lock(&self.shown);
+            if shown.running {
+                return Err(Errno::BUSY);
+            }
+            if shown.levels.is_empty() {
+                return Err(Errno::NOENT);
+            }
+        }
+        if ioctl.partition {
+            return Err(Errno::BUSY);
+        }
+        if matches!(lock(&self.data).disk, Stack::None) {
+            // It was stopped, and is started again.
+            self.assemble()?;
+        }
+        let read_only = {
+            let mut shown = lock(&self.shown);
+            shown.read_only = shown.levels.last().is_none_or(|top| top.read_only);
+            shown.running = true;
+            shown.read_only
+        };
+        self.set_size(self.disk_size());
+        if let Err(error) = self.require_block()?.attach(read_only) {
+            self.set_size(0);
+            lock(&self.shown).running = false;
+            return Err(errno(&error));
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let _control = lock(&self.control);
+        if ioctl.partition {
+            return Err(Errno::NODEV);
+        }
+        if !lock(&self.shown).running {
+            return Err(Errno::INVAL);
+        }
+        self.require_block()?
+            .detach()
+            .map_err(|error| errno(&error))?;
+        lock(&self.shown).running = false;
+        self.set_size(0);
+        self.set_balloon_inode(None);
+        let disk = {
+            let mut contents = lock(&self.data);
+            contents.discards.reset();
+            std::mem::replace(&mut contents.disk, Stack::None)
+        };
+        self.discarded.notify_all();
+        let closed = close(disk);
+        self.tell_stopped();
+        closed
+    }
+
+    pub(super) fn clear(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let mut maintenance = lock(&self.control);
+        let mut shown = lock(&self.shown);
+        if shown.running || (ioctl.partition && !shown.levels.is_empty()) {
+            return Err(Errno::BUSY);
+        }
+        if maintenance.kind == Kind::Track {
+            return Err(Errno::BUSY);
+        }
+        for level in shown.levels.drain(..) {
+            if !level.read_only {
+                set_written(&level.file, None);
+            }
+        }
+        shown.cookie.clear();
+        drop(shown);
+        maintenance.reset();
+        // One that was never started keeps its mark.
+        lock(&self.data).disk = Stack::None;
+        Ok(())
+    }
+
+    pub(super) fn snapshot(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        {
+            let shown = lock(&self.shown);
+            if shown.levels.is_empty() {
+                return Err(Errno::NOENT);
+            }
+            if !shown.running {
+                drop(shown);
+                return self.add_delta(ioctl);
+            }
+        }
+        let mut maintenance = lock(&self.control);
+        if maintenance.kind != Kind::Off {
+            return Err(Errno::BUSY);
+        }
+        let control = Control::parse(ioctl)?;
+        if control.chunks != 1 {
+            return Err(Errno::INVAL);
+        }
+        let mut candidate = self.candidate(ioctl, &control, true)?;
+        candidate.level.read_only = false;
+        let file = candidate.level.file.try_clone().map_err(|e| errno(&e))?;
+        let new = DeltaFile::new(file, candidate.level.path());
+        let frozen = if control.flags & Control::SYNC_FILE_SYSTEM == 0 {
+            None
+        } else {
+            maintenance.kind = Kind::Snapshot;
+            let frozen = self.require_block()?.freeze();
+            maintenance.kind = Kind::Off;
+            Some(frozen.map_err(|error| errno(&error))?)
+        };
+        let pushed = {
+            let mut contents = lock(&self.data);
+            match &mut contents.disk {
+                Stack::Writable(disk) => disk.push_file(new).map_err(|error| errno_of(&error)),
+                Stack::ReadOnly(_) | Stack::None => Err(Errno::INVAL),
+            }
+        };
+        drop(frozen);
+        pushed?;
+        let mut shown = lock(&self.shown);
+        if let Some(top) = shown.levels.last_mut() {
+            top.read_only = true;
+            set_written(&top.file, None);
+        }
+        set_written(&candidate.level.file, Some(self.index));
+        shown.levels.push(candidate.level);
+        Ok(())
+    }
+
+    pub(super) fn delete_delta(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let number = ioctl.word(0)? as usize;
+        let maintenance = lock(&self.control);
+        if maintenance.kind != Kind::Off {
+            return Err(Errno::BUSY);
+        }
+        let (running, levels) = {
+            let shown = lock(&self.shown);
+            (shown.running, shown.levels.len())
+        };
+        if number == 0 && running {
+            return Err(Errno::BUSY);
+        }
+        if number >= levels {
+            return Err(Errno::NOENT);
+        }
+        let was_top = number + 1 == levels;
+        if running && !was_top {
+            match &mut lock(&self.data).disk {
+                Stack::Writable(disk) => disk.remove_level(number),
+                Stack::ReadOnly(disk) => disk.remove_level(number),
+                Stack::None => Ok(()),
+            }
+            .map_err(|error| errno_of(&error))?;
+            self.forget(number);
+            return Ok(());
+        }
+        let disk = std::mem::replace(&mut lock(&self.data).disk, Stack::None);
+        close(disk)?;
+        self.forget(number);
+        self.assemble()
+    }
+
+    fn forget(&self, number: usize) {
+        let mut shown = lock(&self.shown);
+        let level = shown.levels.remove(number);
+        if !level.read_only {
+            set_written(&level.file, None);
+        }
+        if shown.levels.is_empty() {
+            shown.cookie.clear();
+        }
+    }
+
+    pub(super) fn merge(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let mut maintenance = lock(&self.control);
+        if maintenance.kind != Kind::Off {
+            return Err(Errno::BUSY);
+        }
+        if lock(&self.shown).levels.len() < 2 {
+            return Err(Errno::NOENT);
+        }
+        maintenance.kind = Kind::Merge;
+        let merged = {
+            let mut contents = lock(&self.data);
+            match &mut contents.disk {
+                // Given up where the caller died: its descriptor names the top for ever then.
+                Stack::Writable(disk) => disk
+                    .merge_down_unless(|| (ioctl.gone)())
+                    .map(|merged| merged.is_some())
+                    .map_err(|error| errno_of(&error)),
+                Stack::ReadOnly(_) | Stack::None => Err(Errno::ROFS),
+            }
+        };
+        maintenance.kind = Kind::Off;
+        if !merged? {
+            return Err(Errno::INTR);
+        }
+        let mut shown = lock(&self.shown);
+        if let Some(top) = shown.levels.pop() {
+            set_written(&top.file, None);
+        }
+        if let Some(top) = shown.levels.last_mut() {
+            top.read_only = false;
+            set_written(&top.file, Some(self.index));
+        }
+        Ok(())
+    }
+
+    pub(super) fn replace_delta(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let control = Control::parse(ioctl)?;
+        if control.chunks != 1 {
+            return Err(Errno::INVAL);
+        }
+        let maintenance = lock(&self.control);
+        if maintenance.kind != Kind::Off {
+            return Err(Errno::BUSY);
+        }
+        let number = usize::from(control.level);
+        {
+            let shown = lock(&self.shown);
+            let old = shown.levels.get(number).ok_or(Errno::NOENT)?;
+            let read_only = control.flags & Control::READ_ONLY != 0;
+            if old.read_only != read_only || control.cluster_log != shown.cluster_log {
+                return Err(Errno::INVAL);
+            }
+        }
+        let candidate = self.candidate(ioctl, &control, false)?;
+        let file = candidate.level.file.try_clone().map_err(|e| errno(&e))?;
+        let new = DeltaFile::new(file, candidate.level.path());
+        match &mut lock(&self.data).disk {
+            Stack::Writable(disk) => disk.replace_level(number, new),
+            Stack::ReadOnly(disk) => disk.replace_level(number, new),
+            Stack::None => Ok(()),
+        }
+        .map_err(|error| errno_of(&error))?;
+        if let Some(level) = lock(&self.shown).levels.get_mut(number) {
+            *level = candidate.level;
+        }
+        Ok(())
+    }
+
+    pub(super) fn truncate(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let clusters = ioctl.word(4)?;
+        let number = usize::from(ioctl.word(8)? as u8);
+        let _control = lock(&self.control);
+        let cluster_log = {
+            let shown = lock(&self.shown);
+            if !shown.levels.get(number).ok_or(Errno::NOENT)?.read_only {
+                return Err(Errno::BUSY);
+            }
+            shown.cluster_log
+        };
+        let file = ioctl.file()?;
+        let len = u64::from(clusters) << (cluster_log + 9);
+        file.set_len(len).map_err(|error| errno(&error))?;
+        self.reload(number)
+    }
+
+    pub(super) fn update_index(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let _control = lock(&self.control);
+        if lock(&self.shown).levels.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        // The table on the disk is what the caller says, for it has written it.
+        self.reload(usize::from(ioctl.word(4)? as u8))
+    }
+
+    fn reload(&self, number: usize) -> Result<(), Errno> {
+        match &mut lock(&self.data).disk {
+            Stack::Writable(disk) => disk.reload_level(number),
+            Stack::ReadOnly(disk) => disk.reload_level(number),
+            Stack::None => Ok(()),
+        }
+        .map_err(|error| errno_of(&error))
+    }
+
+    pub(super) fn set_max_delta_size(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let _control = lock(&self.control);
+        let cluster_log = {
+            let shown = lock(&self.shown);
+            if shown.levels.is_empty() {
+                return Err(Errno::INVAL);
+            }
+            shown.cluster_log
+        };
+        // In sectors; the driver counts whole clusters.
+        let clusters = ioctl.long()? >> cluster_log;
+        let len = clusters.checked_mul(1 << (cluster_log + 9));
+        if let Contents {
+            disk: Stack::Writable(disk),
+            ..
+        } = &mut *lock(&self.data)
+        {
+            disk.set_max_len(len);
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        let _control = lock(&self.control);
+        match &mut lock(&self.data).disk {
+            Stack::None => Err(Errno::NOENT),
+            Stack::ReadOnly(_) => Ok(()),
+            Stack::Writable(disk) => disk.flush().map_err(|error| errno_of(&error)),
+        }
+    }
+}
+
+fn close(disk: Stack) -> Result<(), Errno> {
+    match disk {
+        Stack::Writable(disk) => disk.close().map_err(|error| {
+            eprintln!("ploop-sandbox: {error}");
+            errno_of(&error)
+        }),
+        Stack::ReadOnly(_) | Stack::None => Ok(()),
+    }
+}

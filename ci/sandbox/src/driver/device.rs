@@ -1,0 +1,322 @@
+//! One device: its state, and what its block device reads and writes.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock};
+
+use ploop::ErrorKind;
+use ploop::image::{Disk, DiskWriter};
+use ploop_sandbox_wire::{Alias, Reply};
+use rustix::io::Errno;
+
+use super::discard::Discards;
+use super::lock;
+use super::maintenance::Maintenance;
+use super::request::{BLKRRPART, FreeBlocks, Ioctl, number};
+use crate::block::Block;
+use crate::data::{Data, Done};
+
+/// A device. Its locks are taken in the order of the fields; `data` is never held while the kernel is
+/// asked for something that may read or write the device, `control` may be.
+pub(super) struct Device {
+    pub(super) index: u32,
+    block: OnceLock<Block>,
+    /// One ioctl at a time, but for those that only wait.
+    pub(super) control: Mutex<Maintenance>,
+    pub(super) data: Mutex<Contents>,
+    /// Wakes who waits for discards.
+    pub(super) discarded: Condvar,
+    /// What sysfs shows.
+    pub(super) shown: Mutex<Shown>,
+    /// Of the disk, in bytes; 0 while it is stopped.
+    size: AtomicU64,
+    /// Who reads `pstate/event`.
+    waiting: Mutex<Vec<Box<dyn FnOnce(&str) + Send>>>,
+    balloon_inode: Mutex<Option<u64>>,
+}
+
+/// What the disk holds, and what is to become of parts of it.
+pub(super) struct Contents {
+    pub(super) disk: Stack,
+    pub(super) discards: Discards,
+}
+
+/// The deltas as one disk.
+pub(super) enum Stack {
+    /// There are none, or none was started yet.
+    None,
+    Writable(Box<DiskWriter>),
+    ReadOnly(Box<Disk>),
+}
+
+/// One delta.
+pub(super) struct Level {
+    pub(super) file: File,
+    pub(super) raw: bool,
+    pub(super) read_only: bool,
+}
+
+impl Level {
+    /// Where the file is now: it may have been renamed since.
+    fn name(&self) -> PathBuf {
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        std::fs::read_link(link).unwrap_or_default()
+    }
+
+    pub(super) fn path(&self) -> String {
+        let name = self.name().into_os_string().into_vec();
+        let name = name.strip_suffix(b" (deleted)").unwrap_or(&name).to_vec();
+        OsString::from_vec(name).to_string_lossy().into_owned()
+    }
+}
+
+pub(super) struct Shown {
+    pub(super) levels: Vec<Level>,
+    pub(super) running: bool,
+    pub(super) read_only: bool,
+    pub(super) cookie: Vec<u8>,
+    pub(super) cluster_log: u32,
+    pub(super) version: u32,
+}
+
+impl Device {
+    pub(super) fn new(index: u32) -> Device {
+        Device {
+            index,
+            block: OnceLock::new(),
+            control: Mutex::new(Maintenance::default()),
+            data: Mutex::new(Contents {
+                disk: Stack::None,
+                discards: Discards::default(),
+            }),
+            discarded: Condvar::new(),
+            shown: Mutex::new(Shown {
+                levels: Vec::new(),
+                running: false,
+                read_only: false,
+                cookie: Vec::new(),
+                cluster_log: 0,
+                version: 0,
+            }),
+            size: AtomicU64::new(0),
+            waiting: Mutex::new(Vec::new()),
+            balloon_inode: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("ploop{}", self.index)
+    }
+
+    pub(super) fn set_block(&self, block: Block) {
+        // Called once, for a device nobody else knows yet.
+        let _ = self.block.set(block);
+    }
+
+    pub(super) fn block(&self) -> Option<&Block> {
+        self.block.get()
+    }
+
+    /// The block device, for an ioctl that works on it.
+    pub(super) fn require_block(&self) -> Result<&Block, Errno> {
+        self.block().ok_or(Errno::NODEV)
+    }
+
+    pub(super) fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+    }
+
+    /// Whether it can be given to somebody.
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.shown).levels.is_empty()
+    }
+
+    pub(super) fn alias(&self) -> Option<Alias> {
+        let mut alias = self.block()?.alias();
+        alias.balloon_inode = *lock(&self.balloon_inode);
+        Some(alias)
+    }
+
+    pub(super) fn set_balloon_inode(&self, number: Option<u64>) {
+        *lock(&self.balloon_inode) = number;
+    }
+
+    pub(super) fn when_stopped(&self, when: Box<dyn FnOnce(&str) + Send>) {
+        // Whoever stops the device takes the list after it says so.
+        let mut waiting = lock(&self.waiting);
+        if lock(&self.shown).running {
+            waiting.push(when);
+        } else {
+            drop(waiting);
+            when(STOPPED);
+        }
+    }
+
+    pub(super) fn tell_stopped(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        for when in waiting {
+            when(STOPPED);
+        }
+    }
+
+    pub(super) fn ioctl(&self, mut ioctl: Ioctl<'_>) -> Result<Reply, Errno> {
+        if ioctl.of_ploop() == Some(number::STOP) {
+            // The caller's own reference to the device, which must not count as somebody else's.
+            ioctl.descriptors.clear();
+        }
+        let ioctl = &ioctl;
+        if ioctl.number == BLKRRPART {
+            return self.reread_partitions();
+        }
+        let Some(which) = ioctl.of_ploop() else {
+            return Err(Errno::INVAL);
+        };
+        let done = |()| Reply::of(0);
+        match which {
+            number::ADD_DELTA => self.add_delta(ioctl).map(done),
+            number::CLEAR => self.clear(ioctl).map(done),
+            number::STOP => self.stop(ioctl).map(done),
+            number::START => self.start(ioctl).map(done),
+            number::SNAPSHOT => self.snapshot(ioctl).map(done),
+            number::DEL_DELTA => self.delete_delta(ioctl).map(done),
+            number::MERGE => self.merge(ioctl).map(done),
+            number::REPLACE_DELTA => self.replace_delta(ioctl).map(done),
+            number::TRUNCATE => self.truncate(ioctl).map(done),
+            number::UPDATE_INDEX => self.update_index(ioctl).map(done),
+            number::MAX_DELTA_SIZE => self.set_max_delta_size(ioctl).map(done),
+            number::SYNC => self.sync().map(done),
+            number::GROW => self.grow(ioctl).map(done),
+            number::TRACK_INIT => self.track_init(),
+            number::TRACK_SETPOS => self.track_set_position(ioctl).map(done),
+            number::TRACK_READ => self.track_read(),
+            number::TRACK_STOP => self.track_stop(false).map(done),
+            number::TRACK_ABORT => self.track_stop(true).map(done),
+            number::BALLOON => self.balloon(ioctl),
+            number::FREEBLKS => self.free_blocks(ioctl),
+            number::FBGET => self.free_blocks_get(ioctl),
+            number::FBFILTER => self.free_blocks_filter(ioctl),
+            number::FBDROP => self.free_blocks_drop().map(done),
+            number::RELOCBLKS => self.relocate(ioctl),
+            number::DISCARD_INIT => self.discard_init().map(done),
+            number::DISCARD_FINI => self.discard_finish().map(done),
+            number::DISCARD_WAIT => self.discard_wait(ioctl),
+            number::GETDEVICE => Ok(Reply {
+                result: 0,
+                payload: FreeBlocks::reply(ioctl, self.index * super::MINORS, 0, &[])[..8].to_vec(),
+            }),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    fn reread_partitions(&self) -> Result<Reply, Errno> {
+        self.require_block()?
+            .reread_partitions()
+            .map(|()| Reply::of(0))
+            .map_err(|error| errno(&error))
+    }
+
+    /// Stops and clears it, if nothing holds it any more.
+    pub(super) fn shut_down(&self) {
+        let ioctl = Ioctl {
+            number: 0,
+            partition: false,
+            argument: 0,
+            payload: &[],
+            descriptors: Vec::new(),
+            gone: &|| true,
+        };
+        // Held discards would keep the file system from letting go.
+        let _ = self.discard_finish();
+        let _ = self.track_stop(true);
+        let stopped = match self.stop(&ioctl) {
+            // It was not running.
+            Err(Errno::INVAL) => Ok(()),
+            stopped => stopped,
+        };
+        if let Err(error) = stopped.and_then(|()| self.clear(&ioctl)) {
+            eprintln!(
+                "ploop-sandbox: {} could not be stopped: {error}",
+                self.name()
+            );
+        }
+    }
+}
+
+/// `pstate/event` of a device that is not running.
+const STOPPED: &str = "2\n";
+
+impl Data for Device {
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut contents = lock(&self.data);
+        let read = match &mut contents.disk {
+            Stack::Writable(disk) => disk.read_at(buffer, offset),
+            Stack::ReadOnly(disk) => disk.read_at(buffer, offset),
+            Stack::None => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        let read = read.map_err(into_io)?;
+        if read < buffer.len() {
+            // The device is a whole number of clusters, a raw file may be less.
+            buffer[read..].fill(0);
+        }
+        Ok(())
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let mut contents = lock(&self.data);
+        let Contents { disk, discards } = &mut *contents;
+        let Stack::Writable(disk) = disk else {
+            return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
+        };
+        disk.write_at(data, offset).map_err(into_io)?;
+        discards.written(offset, data.len() as u64);
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut contents = lock(&self.data);
+        match &mut contents.disk {
+            Stack::Writable(disk) => disk.flush().map_err(into_io),
+            Stack::ReadOnly(_) | Stack::None => Ok(()),
+        }
+    }
+
+    fn punch(&self, offset: u64, len: u64, done: Done) {
+        self.zero(offset, len, done);
+    }
+}
+
+/// The number that stands for an error of an image.
+pub(super) fn errno_of(error: &ploop::Error) -> Errno {
+    match error.kind() {
+        ErrorKind::NoSpace => Errno::NOSPC,
+        ErrorKind::Busy => Errno::BUSY,
+        ErrorKind::InvalidInput | ErrorKind::Corrupt | ErrorKind::Unsupported => Errno::INVAL,
+        ErrorKind::PermissionDenied => Errno::ACCESS,
+        _ => Errno::IO,
+    }
+}
+
+/// For a read or a write: whatever is wrong with the image, it failed.
+pub(super) fn into_io(error: ploop::Error) -> io::Error {
+    let errno = match error.kind() {
+        ErrorKind::NoSpace => Errno::NOSPC,
+        _ => {
+            eprintln!("ploop-sandbox: {error}");
+            Errno::IO
+        }
+    };
+    io::Error::from_raw_os_error(errno.raw_os_error())
+}
+
+pub(super) fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,330 @@
+//! Discards. As the driver does, one that is asked for between `DISCARD_INIT` and `DISCARD_FINI` is
+//! held until its clusters were given back; unlike the driver, only for as long as somebody is at
+//! that: a discard that waits for a dead program would hang its file system.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ploop::image::DiskWriter;
+use ploop_sandbox_wire::Reply;
+use rustix::io::Errno;
+
+use super::device::{Contents, Device, Stack, into_io};
+use super::lock;
+use super::maintenance::{Kind, Maintenance};
+use super::request::{Extent, Ioctl};
+use crate::data::Done;
+
+/// How long a discard is held while nobody asks about it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Part of the disk that is to read as zero.
+struct Hole {
+    offset: u64,
+    len: u64,
+    done: Done,
+}
+
+/// Free clusters, of discards or of the balloon, and the discards behind them.
+pub(super) struct Discards {
+    /// Discards are held.
+    active: bool,
+    held: Option<Hole>,
+    waiting: VecDeque<Hole>,
+    /// When somebody last asked about them.
+    touched: Instant,
+    /// Who waits for one.
+    watchers: usize,
+    cluster: u64,
+    /// Clusters of the top delta that are to be given up, ordered by their slots.
+    pub(super) free: Vec<Extent>,
+    /// Where the clusters of the file ended when they were asked for.
+    pub(super) head: u32,
+    /// The level of the top delta then.
+    pub(super) level: u8,
+}
+
+impl Default for Discards {
+    fn default() -> Discards {
+        Discards {
+            active: false,
+            held: None,
+            waiting: VecDeque::new(),
+            touched: Instant::now(),
+            watchers: 0,
+            cluster: 512,
+            free: Vec::new(),
+            head: 0,
+            level: 0,
+        }
+    }
+}
+
+impl Discards {
+    /// Somebody is at it.
+    pub(super) fn touch(&mut self) {
+        self.touched = Instant::now();
+    }
+
+    /// A discard is held.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.held.is_some()
+    }
+
+    pub(super) fn set_cluster(&mut self, log: u32) {
+        self.cluster = 512 << log;
+    }
+
+    /// What is written to is not free.
+    pub(super) fn written(&mut self, offset: u64, len: u64) {
+        if self.free.is_empty() || len == 0 {
+            return;
+        }
+        let first = (offset / self.cluster) as u32;
+        let end = (offset + len).div_ceil(self.cluster) as u32;
+        let touches = |e: &Extent| e.cluster < end && first < e.cluster.saturating_add(e.len);
+        if !self.free.iter().any(touches) {
+            return;
+        }
+        let kept = self
+            .free
+            .iter()
+            .flat_map(|extent| extent.each())
+            .filter(|(cluster, _)| *cluster < first || *cluster >= end);
+        self.free = extents(kept);
+    }
+
+    /// Answers everything; the device has stopped.
+    pub(super) fn reset(&mut self) {
+        self.active = false;
+        self.free.clear();
+        for hole in self.held.take().into_iter().chain(self.waiting.drain(..)) {
+            hole.done.answer(Ok(()));
+        }
+    }
+
+    /// Holds the discard that waits longest, if it frees anything.
+    fn next(&mut self, disk: &mut DiskWriter) {
+        while self.held.is_none() {
+            let Some(hole) = self.waiting.pop_front() else {
+                return;
+            };
+            match self.load(disk, &hole) {
+                Ok(true) => {
+                    self.held = Some(hole);
+                    self.touch();
+                }
+                Ok(false) => hole.done.answer(Ok(())),
+                Err(error) => hole.done.answer(Err(into_io(error))),
+            }
+        }
+    }
+
+    /// Makes whole clusters of the top delta free, and zeros of the rest. Whether there are any.
+    fn load(&mut self, disk: &mut DiskWriter, hole: &Hole) -> ploop::Result<bool> {
+        let end = hole.offset + hole.len;
+        let whole = hole.offset.div_ceil(self.cluster)..end / self.cluster;
+        let mut free = Vec::new();
+        // What reads as zero only once it is written.
+        let mut zero = hole.offset;
+        for cluster in whole {
+            let start = cluster * self.cluster;
+            // The size of a disk in clusters fits in 32 bits.
+            let number = cluster as u32;
+            if disk.lower_has(number)? {
+                continue;
+            }
+            if zero < start {
+                disk.write_zeroes(zero, start - zero)?;
+            }
+            zero = start + self.cluster;
+            if let Some(slot) = disk.slot(number)? {
+                free.push((number, slot));
+            }
+        }
+        if zero < end {
+            disk.write_zeroes(zero, end - zero)?;
+        }
+        free.sort_by_key(|(_, slot)| *slot);
+        self.free = extents(free.into_iter());
+        self.level = u8::try_from(disk.levels().saturating_sub(1)).unwrap_or(u8::MAX);
+        Ok(!self.free.is_empty())
+    }
+
+    /// Makes zeros of everything that is held or waits, and answers it.
+    fn finish(&mut self, disk: &mut Stack) {
+        self.free.clear();
+        for hole in self.held.take().into_iter().chain(self.waiting.drain(..)) {
+            let zeroed = match disk {
+                Stack::Writable(disk) => disk.write_zeroes(hole.offset, hole.len),
+                Stack::ReadOnly(_) | Stack::None => Ok(()),
+            };
+            hole.done.answer(zeroed.map_err(into_io));
+        }
+    }
+}
+
+/// Joins neighbours, of the disk and of the file.
+fn extents(clusters: impl Iterator<Item = (u32, u32)>) -> Vec<Extent> {
+    let mut extents: Vec<Extent> = Vec::new();
+    for (cluster, slot) in clusters {
+        match extents.last_mut() {
+            Some(last) if last.cluster + last.len == cluster && last.slot + last.len == slot => {
+                last.len += 1;
+            }
+            _ => extents.push(Extent {
+                cluster,
+                slot,
+                len: 1,
+            }),
+        }
+    }
+    extents
+}
+
+impl Device {
+    /// Part of the disk is to read as zero: a discard, or zeros that are written.
+    pub(super) fn zero(&self, offset: u64, len: u64, done: Done) {
+        let mut contents = lock(&self.data);
+        let Contents { disk, discards } = &mut *contents;
+        let Stack::Writable(disk) = disk else {
+            done.answer(Err(std::io::Error::from_raw_os_error(
+                Errno::IO.raw_os_error(),
+            )));
+            return;
+        };
+        if !discards.active {
+            discards.written(offset, len);
+            done.answer(disk.write_zeroes(offset, len).map_err(into_io));
+            return;
+        }
+        discards.waiting.push_back(Hole { offset, len, done });
+        if discards.free.is_empty() {
+            discards.next(disk);
+        }
+        drop(contents);
+        self.discarded.notify_all();
+    }
+
+    pub(super) fn discard_init(&self) -> Result<(), Errno> {
+        let mut maintenance = lock(&self.control);
+        let cluster_log = {
+            let shown = lock(&self.shown);
+            let top = shown.levels.last().ok_or(Errno::INVAL)?;
+            if top.raw {
+                return Err(Errno::OPNOTSUPP);
+            }
+            shown.cluster_log
+        };
+        if maintenance.kind != Kind::Off {
+            return Err(Errno::BUSY);
+        }
+        maintenance.kind = Kind::Discard;
+        maintenance.discarding = true;
+        let discards = &mut lock(&self.data).discards;
+        discards.set_cluster(cluster_log);
+        discards.active = true;
+        discards.touch();
+        Ok(())
+    }
+
+    pub(super) fn discard_finish(&self) -> Result<(), Errno> {
+        let mut maintenance = lock(&self.control);
+        if !std::mem::take(&mut maintenance.discarding) {
+            return Ok(());
+        }
+        {
+            let mut contents = lock(&self.data);
+            let Contents { disk, discards } = &mut *contents;
+            discards.active = false;
+            if maintenance.kind == Kind::Discard {
+                discards.finish(disk);
+            } else {
+                // The one whose clusters are being given back is answered after that.
+                let (held, free) = (discards.held.take(), std::mem::take(&mut discards.free));
+                discards.finish(disk);
+                (discards.held, discards.free) = (held, free);
+            }
+        }
+        self.discarded.notify_all();
+        if maintenance.kind != Kind::Discard {
+            return Err(Errno::BUSY);
+        }
+        maintenance.kind = Kind::Off;
+        Ok(())
+    }
+
+    /// Waits for a discard: 1 once there is one, 0 where there will be none.
+    pub(super) fn discard_wait(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
+        {
+            let maintenance = lock(&self.control);
+            if !maintenance.discarding {
+                return Ok(Reply::of(0));
+            }
+            match maintenance.kind {
+                Kind::FreeBlocksLoaded => return Ok(Reply::of(1)),
+                Kind::Discard => {}
+                _ => return Err(Errno::INVAL),
+            }
+        }
+        let mut contents = lock(&self.data);
+        contents.discards.watchers += 1;
+        let found = loop {
+            if contents.discards.is_loaded() {
+                break Ok(1);
+            }
+            if !contents.discards.active {
+                break Ok(0);
+            }
+            if (ioctl.gone)() {
+                break Err(Errno::INTR);
+            }
+            let wait = Duration::from_millis(100);
+            contents = match self.discarded.wait_timeout(contents, wait) {
+                Ok((contents, _)) => contents,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        };
+        contents.discards.watchers -= 1;
+        contents.discards.touch();
+        found.map(Reply::of)
+    }
+
+    /// The free clusters are dealt with; `given_back` tells whether their contents are gone.
+    pub(super) fn restart_discards(&self, maintenance: &mut Maintenance, given_back: bool) {
+        let mut contents = lock(&self.data);
+        let Contents { disk, discards } = &mut *contents;
+        if given_back {
+            discards.free.clear();
+            if let Some(hole) = discards.held.take() {
+                hole.done.answer(Ok(()));
+            }
+        }
+        if maintenance.discarding {
+            maintenance.kind = Kind::Discard;
+            let waiting = std::mem::take(&mut discards.waiting);
+            discards.finish(disk);
+            discards.waiting = waiting;
+            if let Stack::Writable(disk) = disk {
+                discards.next(disk);
+            }
+        } else {
+            discards.finish(disk);
+            maintenance.kind = Kind::Off;
+        }
+        drop(contents);
+        self.discarded.notify_all();
+    }
+
+    /// Lets go of discards that nobody asks about any more.
+    pub(super) fn release_abandoned_discards(&self) {
+        let mut contents = lock(&self.data);
+        let Contents { disk, discards } = &mut *contents;
+        let abandoned = discards.held.is_some()
+            && discards.watchers == 0
+            && discards.touched.elapsed() > PATIENCE;
+        if abandoned {
+            discards.finish(disk);
+        }
+    }
+}
