@@ -215,7 +215,7 @@ fn mounts_of_the_host() -> String {
 }
 
 fn send(process: u32, signal: Signal) {
-    let pid = Pid::from_raw(process.cast_signed()).expect("a process");
+    let pid = Pid::from_raw(process as i32).expect("a process");
     rustix::process::kill_process(pid, signal).expect("the process is there");
 }
 
