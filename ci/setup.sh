@@ -81,6 +81,9 @@ libclang() {
         ls /usr/lib/llvm*/lib/libclang.so* /usr/lib/llvm*/lib/libclang-[0-9]*.so*
 }
 
+# Where they are modules that are not loaded, the sandbox says so; loading them takes modprobe.
+loop_and_fuse() { { [ -e /dev/loop-control ] && [ -e /dev/fuse ]; } || command -v modprobe; }
+
 # The package with qemu-storage-daemon: Debian moved it out of qemu-system-common between QEMU 7 and 10.
 storage_daemon() {
     if [ "$family" = debian ] && grep -q 'Candidate: [0-9]*:[0-9][.]' <<<"$(apt-cache policy qemu-utils 2>/dev/null)"; then
@@ -108,8 +111,7 @@ if wants sandbox; then
     need mount util-linux program mount
     need util-linux util-linux program fstrim
     need lsof lsof program lsof
-    # Loads loop and fuse where they are modules.
-    need kmod kmod program modprobe
+    need kmod kmod loop_and_fuse
 fi
 if wants bench; then
     need fio fio program fio
