@@ -249,8 +249,8 @@ impl Ploop {
     /// Unmounts the file system and detaches the device (`ploop_umount_image`), of the handle's
     /// [component](Ploop::component).
     ///
-    /// Needs the driver and root. An operation that was interrupted is completed first. A busy file
-    /// system is tried again for some six seconds, a busy device for a minute.
+    /// Needs the driver and root. An operation that was interrupted is completed first; the delta of a
+    /// merge that was may be left, and [`check`](crate::image::check) names it. A busy file system is tried again for some six seconds, a busy device for a minute.
     ///
     /// # Errors
     ///
@@ -258,6 +258,7 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) while files in it are open, and the image stays mounted then.
     pub fn umount(&mut self) -> Result<()> {
         let mut turn = self.image.turn(&Turn::UMOUNT)?;
+        turn.finish_interrupted()?;
         if let Some(device) = turn.device()? {
             device::harmless_mount_of(turn.operation(), &device)?;
         }

@@ -39,7 +39,8 @@ pub(crate) struct Change<'a> {
 
 impl<'a> Change<'a> {
     pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Op) -> Result<Change<'a>> {
-        let turn = image.turn(op)?;
+        let mut turn = image.turn(op)?;
+        turn.finish_interrupted()?;
         let (descriptor, text) = turn.descriptor_and_text()?;
         let refuse =
             |kind, message: String| Err(Error::new(kind, op.name, message).with_path(turn.path()));
