@@ -52,6 +52,36 @@ impl Layer {
         })
     }
 
+    /// An open file as a layer; with `raw`, as a base without a table.
+    #[cfg(feature = "image-write")]
+    pub(super) fn over(path: &Path, file: File, raw: bool, allow_in_use: bool) -> Result<Layer> {
+        let len = file::length(OPERATION, &file).map_err(|error| error.with_path(path))?;
+        if raw {
+            let path = path.to_owned();
+            Ok(Layer::Raw { path, file, len })
+        } else {
+            Delta::over(path, file, len, allow_in_use).map(Layer::Delta)
+        }
+    }
+
+    /// Forgets what is known of the file, which others have written to. Nothing changes after an
+    /// error.
+    #[cfg(feature = "image-write")]
+    fn reload(&mut self) -> Result<()> {
+        match self {
+            Layer::Raw { path, file, len } => {
+                *len = file::length(OPERATION, file).map_err(|error| error.with_path(&*path))?;
+                Ok(())
+            }
+            Layer::Delta(delta) => delta.reload(),
+        }
+    }
+
+    #[cfg(feature = "image-write")]
+    pub(super) fn is_raw(&self) -> bool {
+        matches!(self, Layer::Raw { .. })
+    }
+
     pub(super) fn path(&self) -> &Path {
         match self {
             Layer::Raw { path, .. } => path,
@@ -76,49 +106,64 @@ impl Layer {
     }
 }
 
+/// Sees that layers fit upon each other, and returns the size of the disk.
+fn check_layers(layers: &[Layer], cluster: ClusterSize) -> Result<u64> {
+    let Some(top) = layers.last() else {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            OPERATION,
+            "there is no file to read",
+        ));
+    };
+    let size = top.size();
+    if layers.len() > MAX_LAYERS {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            OPERATION,
+            format!(
+                "{} deltas lie upon each other, more than {MAX_LAYERS}",
+                layers.len()
+            ),
+        ));
+    }
+    if size.div_ceil(cluster.bytes()) > u64::from(u32::MAX) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            OPERATION,
+            format!("a disk of {size} bytes has more than 2^32 clusters of {cluster}"),
+        )
+        .with_path(top.path()));
+    }
+    for layer in layers {
+        if let Layer::Delta(delta) = layer {
+            let found = delta.header().cluster;
+            if found != cluster {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    OPERATION,
+                    format!("the delta has clusters of {found}, the image of {cluster}"),
+                )
+                .with_path(delta.path())
+                .with_offset(28));
+            }
+        }
+    }
+    Ok(size)
+}
+
+#[cfg(feature = "image-write")]
+fn no_level(level: usize) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        OPERATION,
+        format!("the chain has no level {level} for this"),
+    )
+}
+
 impl Chain {
     /// A disk over `layers`, the base first. All must have clusters of the given size.
     pub(super) fn new(layers: Vec<Layer>, cluster: ClusterSize) -> Result<Chain> {
-        let Some(top) = layers.last() else {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                OPERATION,
-                "there is no file to read",
-            ));
-        };
-        let size = top.size();
-        if layers.len() > MAX_LAYERS {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                OPERATION,
-                format!(
-                    "{} deltas lie upon each other, more than {MAX_LAYERS}",
-                    layers.len()
-                ),
-            ));
-        }
-        if size.div_ceil(cluster.bytes()) > u64::from(u32::MAX) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                OPERATION,
-                format!("a disk of {size} bytes has more than 2^32 clusters of {cluster}"),
-            )
-            .with_path(top.path()));
-        }
-        for layer in &layers {
-            if let Layer::Delta(delta) = layer {
-                let found = delta.header().cluster;
-                if found != cluster {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        OPERATION,
-                        format!("the delta has clusters of {found}, the image of {cluster}"),
-                    )
-                    .with_path(delta.path())
-                    .with_offset(28));
-                }
-            }
-        }
+        let size = check_layers(&layers, cluster)?;
         Ok(Chain {
             layers,
             cluster,
@@ -138,10 +183,73 @@ impl Chain {
         &self.layers
     }
 
-    /// The files again, to be put together anew.
+    /// Puts a layer on top.
     #[cfg(feature = "image-write")]
-    pub(super) fn into_layers(self) -> Vec<Layer> {
-        self.layers
+    pub(super) fn push(&mut self, layer: Layer) -> Result<()> {
+        self.layers.push(layer);
+        match check_layers(&self.layers, self.cluster) {
+            Ok(size) => self.size = size,
+            Err(error) => {
+                self.layers.pop();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The chain below the top layer, if there is any.
+    #[cfg(feature = "image-write")]
+    pub(super) fn without_top(mut self) -> Option<Chain> {
+        self.layers.pop();
+        self.size = self.layers.last()?.size();
+        Some(self)
+    }
+
+    /// Puts a file in the place of one that holds the same.
+    #[cfg(feature = "image-write")]
+    pub(super) fn replace(&mut self, level: usize, layer: Layer) -> Result<()> {
+        let old = self.layers.get(level).ok_or_else(|| no_level(level))?;
+        let same = match (old, &layer) {
+            (Layer::Raw { len: old, .. }, Layer::Raw { len: new, .. }) => old == new,
+            (Layer::Delta(old), Layer::Delta(new)) => {
+                let (old, new) = (old.header(), new.header());
+                old.size == new.size && old.cluster == new.cluster && old.version == new.version
+            }
+            _ => false,
+        };
+        if !same {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                OPERATION,
+                format!(
+                    "the file differs in kind or size from level {level}, which it is to replace"
+                ),
+            )
+            .with_path(layer.path()));
+        }
+        self.layers[level] = layer;
+        Ok(())
+    }
+
+    /// Takes a layer out that was merged into the one below, of which everything is read again.
+    #[cfg(feature = "image-write")]
+    pub(super) fn remove(&mut self, level: usize) -> Result<()> {
+        if level == 0 || level >= self.layers.len() {
+            return Err(no_level(level));
+        }
+        self.reload(level - 1)?;
+        self.layers.remove(level);
+        self.size = check_layers(&self.layers, self.cluster)?;
+        Ok(())
+    }
+
+    /// Reads the table of a layer again, which others have written to.
+    #[cfg(feature = "image-write")]
+    pub(super) fn reload(&mut self, level: usize) -> Result<()> {
+        let layer = self.layers.get_mut(level).ok_or_else(|| no_level(level))?;
+        layer.reload()?;
+        self.size = check_layers(&self.layers, self.cluster)?;
+        Ok(())
     }
 
     /// Whether any file has data for a cluster.

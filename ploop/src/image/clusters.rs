@@ -28,6 +28,14 @@ impl Clusters {
         new
     }
 
+    /// Whether a number is there.
+    #[cfg(feature = "image-write")]
+    pub(super) fn contains(&self, number: u32) -> bool {
+        self.pages
+            .get(&(number / BITS))
+            .is_some_and(|page| page[(number % BITS / 64) as usize] & 1 << (number % 64) != 0)
+    }
+
     /// How many numbers there are.
     pub(super) fn len(&self) -> u64 {
         self.len

@@ -25,19 +25,49 @@ pub(super) struct Delta {
 impl Delta {
     /// Opens a delta, which is refused where it cannot be read for certain.
     pub(super) fn open(path: &Path, allow_in_use: bool) -> Result<Delta> {
+        let (file, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
+        Delta::over(path, file, len, allow_in_use)
+    }
+
+    /// As [`open`](Delta::open), of an open file of `len` bytes.
+    pub(super) fn over(path: &Path, file: File, len: u64, allow_in_use: bool) -> Result<Delta> {
         let open = || {
-            let (file, len) = file::open(OPERATION, path)?;
             let header = Header::read_from(&file, len)?;
             check_readable(&header, allow_in_use)?;
-            Ok(Delta {
-                path: path.to_owned(),
-                table: Table::new(&header),
-                file,
-                header,
-                len: AtomicU64::new(len),
-            })
+            Ok(header)
         };
-        open().map_err(|error: Error| error.with_path(path))
+        let header = open().map_err(|error: Error| error.with_path(path))?;
+        Ok(Delta {
+            path: path.to_owned(),
+            table: Table::new(&header),
+            file,
+            header,
+            len: AtomicU64::new(len),
+        })
+    }
+
+    /// Forgets what is known of the file, which others have written to. Nothing changes after an
+    /// error.
+    #[cfg(feature = "image-write")]
+    pub(super) fn reload(&mut self) -> Result<()> {
+        let read = || {
+            let len = file::length(OPERATION, &self.file)?;
+            let header = Header::read_from(&self.file, len)?;
+            check_readable(&header, true)?;
+            if header.cluster != self.header.cluster {
+                let message = format!(
+                    "clusters are of {} now and were of {}",
+                    header.cluster, self.header.cluster
+                );
+                return Err(Error::new(ErrorKind::Corrupt, OPERATION, message).with_offset(28));
+            }
+            Ok((header, len))
+        };
+        let (header, len) = read().map_err(|error: Error| error.with_path(&self.path))?;
+        self.table = Table::new(&header);
+        self.header = header;
+        self.len = AtomicU64::new(len);
+        Ok(())
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -184,7 +184,7 @@ fn at(error: Error, path: &Path) -> Error {
 }
 
 impl Disk {
-    fn over(layers: Vec<Layer>, cluster: ClusterSize) -> Result<Disk> {
+    pub(super) fn over(layers: Vec<Layer>, cluster: ClusterSize) -> Result<Disk> {
         Ok(Disk {
             chain: Arc::new(Chain::new(layers, cluster)?),
             position: 0,
@@ -273,6 +273,12 @@ impl Disk {
 
     pub(super) fn chain(&self) -> &Chain {
         &self.chain
+    }
+
+    /// For changes; `None` where a clone of the disk shares the chain.
+    #[cfg(feature = "image-write")]
+    pub(super) fn chain_mut(&mut self) -> Option<&mut Chain> {
+        Arc::get_mut(&mut self.chain)
     }
 }
 

@@ -17,6 +17,12 @@ pub(super) fn open(operation: &'static str, path: &Path) -> Result<(File, u64)> 
         .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
         .open(path)
         .map_err(|error| Error::io(operation, "the file cannot be opened", error))?;
+    let len = length(operation, &file)?;
+    Ok((file, len))
+}
+
+/// The length of a file, which is refused where it is neither a regular one nor a block device.
+pub(super) fn length(operation: &'static str, mut file: &File) -> Result<u64> {
     let metadata = file
         .metadata()
         .map_err(|error| Error::io(operation, "the file cannot be examined", error))?;
@@ -25,14 +31,12 @@ pub(super) fn open(operation: &'static str, path: &Path) -> Result<(File, u64)> 
     if kind.is_dir() {
         return refused("this is a directory, not a file");
     }
-    let len = if kind.is_file() {
-        metadata.len()
+    if kind.is_file() {
+        Ok(metadata.len())
     } else if kind.is_block_device() {
-        (&file)
-            .seek(SeekFrom::End(0))
-            .map_err(|error| Error::io(operation, "the size cannot be found", error))?
+        file.seek(SeekFrom::End(0))
+            .map_err(|error| Error::io(operation, "the size cannot be found", error))
     } else {
-        return refused("this is neither a regular file nor a block device");
-    };
-    Ok((file, len))
+        refused("this is neither a regular file nor a block device")
+    }
 }

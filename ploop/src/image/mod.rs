@@ -51,7 +51,9 @@ pub use disk::{Disk, OpenOptions};
 pub use export::{ExportOptions, Progress};
 pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
+#[cfg(feature = "image-write")]
+pub use partition::partitions_of;
 pub use partition::{Partition, PartitionKind};
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
 #[cfg(feature = "image-write")]
-pub use write::{DiskWriter, create_delta};
+pub use write::{DeltaFile, DiskWriter, create_delta, header_of};

@@ -1,6 +1,6 @@
 //! The partition table of a disk.
 
-use std::io::Cursor;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use gpt::disk::LogicalBlockSize;
 use uuid::Uuid;
@@ -67,6 +67,80 @@ impl Disk {
     /// [`ErrorKind::Unsupported`] for one with entries of unusual size, and those of
     /// [`Disk::read_at`].
     pub fn partitions(&self) -> Result<Vec<Partition>> {
+        // Whatever is read lies within the disk.
+        let read = |buffer: &mut [u8], offset| self.read_at(buffer, offset).map(drop);
+        Reader::new(self.size(), read).partitions()
+    }
+}
+
+/// As [`Disk::partitions`], of a disk of which a function reads: it fills the buffer it gets from an
+/// offset in bytes on, and is never asked to read behind `size`.
+///
+/// # Errors
+///
+/// As [`Disk::partitions`]; those of the function become [`ErrorKind::Io`] or what they stand for.
+#[cfg(feature = "image-write")]
+pub fn partitions_of(
+    size: Size,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
+) -> Result<Vec<Partition>> {
+    let read = |buffer: &mut [u8], offset| {
+        read(buffer, offset).map_err(|error| {
+            Error::io(OPERATION, "the disk cannot be read", error).with_offset(offset)
+        })
+    };
+    Reader::new(size, read).partitions()
+}
+
+/// A disk with a position, whose table is read.
+struct Reader<F> {
+    read: F,
+    size: Size,
+    position: u64,
+}
+
+impl<F: FnMut(&mut [u8], u64) -> Result<()>> Reader<F> {
+    /// Reads from `offset` on: less than asked for only at the end of the disk.
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let left = self.size.bytes().saturating_sub(offset);
+        let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        if len > 0 {
+            (self.read)(&mut buffer[..len], offset)?;
+        }
+        Ok(len)
+    }
+}
+
+impl<F: FnMut(&mut [u8], u64) -> Result<()>> Read for Reader<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.read_at(buffer, self.position)?;
+        self.position += len as u64;
+        Ok(len)
+    }
+}
+
+impl<F> Seek for Reader<F> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(distance) => self.size.bytes().checked_add_signed(distance),
+            SeekFrom::Current(distance) => self.position.checked_add_signed(distance),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}
+
+impl<F: FnMut(&mut [u8], u64) -> Result<()>> Reader<F> {
+    fn new(size: Size, read: F) -> Reader<F> {
+        Reader {
+            read,
+            size,
+            position: 0,
+        }
+    }
+
+    fn partitions(&mut self) -> Result<Vec<Partition>> {
         let mut start = [0; 2 * SECTOR as usize];
         let len = self.read_at(&mut start, 0)?;
         let (boot, header) = start[..len].split_at(len.min(SECTOR as usize));
@@ -81,7 +155,7 @@ impl Disk {
         // protective record.
         if protective {
             let mut last = [0; SECTOR as usize];
-            let at = (self.size().bytes() / SECTOR).saturating_sub(1) * SECTOR;
+            let at = (self.size.bytes() / SECTOR).saturating_sub(1) * SECTOR;
             let len = self.read_at(&mut last, at)?;
             return match gpt_header(&last[..len]) {
                 Some(header) => self.gpt_partitions(&header),
@@ -93,7 +167,7 @@ impl Disk {
         record.map_or(Ok(Vec::new()), |record| self.mbr_partitions(&record))
     }
 
-    fn gpt_partitions(&self, header: &gpt::header::Header) -> Result<Vec<Partition>> {
+    fn gpt_partitions(&mut self, header: &gpt::header::Header) -> Result<Vec<Partition>> {
         // `gpt` takes both for granted.
         if header.part_size != 128 || header.num_parts > MAX_GPT_ENTRIES {
             return Err(Error::new(
@@ -105,9 +179,9 @@ impl Disk {
                 ),
             ));
         }
-        let mut disk = self.clone();
         let sectors = LogicalBlockSize::Lb512;
-        let entries = gpt::partition::file_read_partitions(&mut disk, header, sectors)
+        self.position = 0;
+        let entries = gpt::partition::file_read_partitions(self, header, sectors)
             .map_err(|error| Error::io(OPERATION, "the GUID partition table is damaged", error))?;
         entries
             .into_iter()
@@ -125,7 +199,7 @@ impl Disk {
             .collect()
     }
 
-    fn mbr_partitions(&self, record: &BootRecord) -> Result<Vec<Partition>> {
+    fn mbr_partitions(&mut self, record: &BootRecord) -> Result<Vec<Partition>> {
         let mut partitions = Vec::new();
         let mut extended = None;
         for (number, entry) in (1..).zip(&record.entries) {
@@ -181,7 +255,7 @@ impl Disk {
             .and_then(|sectors| {
                 let offset = first.checked_mul(SECTOR)?;
                 let size = sectors.checked_mul(SECTOR)?;
-                let inside = offset.checked_add(size)? <= self.size().bytes();
+                let inside = offset.checked_add(size)? <= self.size.bytes();
                 inside.then_some(Partition {
                     number,
                     offset,

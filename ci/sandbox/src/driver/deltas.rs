@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
 use ploop::ClusterSize;
-use ploop::image::{DeltaFile, Disk, DiskWriter, delta_info};
+use ploop::image::{DeltaFile, Disk, DiskWriter, header_of};
 use rustix::fs::{OFlags, fcntl_getfl, fstatfs};
 use rustix::io::Errno;
 
@@ -106,7 +106,7 @@ impl Device {
         let (size, version) = if raw {
             (file.metadata().map_err(|e| errno(&e))?.len(), 0)
         } else {
-            let info = delta_info(&file).map_err(|_| Errno::INVAL)?;
+            let info = header_of(&file).map_err(|_| Errno::INVAL)?;
             if info.cluster.sectors() != 1 << control.cluster_log {
                 return Err(Errno::INVAL);
             }
@@ -366,16 +366,12 @@ impl Device {
         }
         let was_top = number + 1 == levels;
         if running && !was_top {
-            let mut contents = lock(&self.data);
-            match &mut contents.disk {
-                Stack::Writable(disk) => disk.remove_level(number).map_err(|e| errno_of(&e))?,
-                Stack::ReadOnly(_) | Stack::None => {
-                    drop(contents);
-                    self.forget(number);
-                    return self.assemble();
-                }
+            match &mut lock(&self.data).disk {
+                Stack::Writable(disk) => disk.remove_level(number),
+                Stack::ReadOnly(disk) => disk.remove_level(number),
+                Stack::None => Ok(()),
             }
-            drop(contents);
+            .map_err(|error| errno_of(&error))?;
             self.forget(number);
             return Ok(());
         }
@@ -410,7 +406,8 @@ impl Device {
             match &mut contents.disk {
                 // Given up where the caller died: its descriptor names the top for ever then.
                 Stack::Writable(disk) => disk
-                    .merge_down_unless(&mut || (ioctl.gone)())
+                    .merge_down_unless(|| (ioctl.gone)())
+                    .map(|merged| merged.is_some())
                     .map_err(|error| errno_of(&error)),
                 Stack::ReadOnly(_) | Stack::None => Err(Errno::ROFS),
             }
@@ -418,9 +415,6 @@ impl Device {
         maintenance.kind = Kind::Off;
         if !merged? {
             return Err(Errno::INTR);
-        }
-        if let Stack::Writable(disk) = &mut lock(&self.data).disk {
-            disk.set_preallocation(PREALLOCATION);
         }
         let mut shown = lock(&self.shown);
         if let Some(top) = shown.levels.pop() {
@@ -454,18 +448,16 @@ impl Device {
         let candidate = self.candidate(ioctl, &control, false)?;
         let file = candidate.level.file.try_clone().map_err(|e| errno(&e))?;
         let new = DeltaFile::new(file, candidate.level.path());
-        let mut contents = lock(&self.data);
-        let replaced = match &mut contents.disk {
-            Stack::Writable(disk) => disk.replace_level(number, new).map_err(|e| errno_of(&e)),
-            Stack::ReadOnly(_) | Stack::None => Ok(()),
-        };
-        let again = matches!(contents.disk, Stack::ReadOnly(_));
-        drop(contents);
-        replaced?;
+        match &mut lock(&self.data).disk {
+            Stack::Writable(disk) => disk.replace_level(number, new),
+            Stack::ReadOnly(disk) => disk.replace_level(number, new),
+            Stack::None => Ok(()),
+        }
+        .map_err(|error| errno_of(&error))?;
         if let Some(level) = lock(&self.shown).levels.get_mut(number) {
             *level = candidate.level;
         }
-        if again { self.assemble() } else { Ok(()) }
+        Ok(())
     }
 
     pub(super) fn truncate(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
@@ -495,12 +487,12 @@ impl Device {
     }
 
     fn reload(&self, number: usize) -> Result<(), Errno> {
-        let mut contents = lock(&self.data);
-        if let Stack::Writable(disk) = &mut contents.disk {
-            return disk.reload_level(number).map_err(|error| errno_of(&error));
+        match &mut lock(&self.data).disk {
+            Stack::Writable(disk) => disk.reload_level(number),
+            Stack::ReadOnly(disk) => disk.reload_level(number),
+            Stack::None => Ok(()),
         }
-        drop(contents);
-        self.assemble()
+        .map_err(|error| errno_of(&error))
     }
 
     pub(super) fn set_max_delta_size(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
+use std::sync::{Condvar, Mutex, OnceLock};
 
 use ploop::ErrorKind;
 use ploop::image::{Disk, DiskWriter};
@@ -127,10 +127,6 @@ impl Device {
         self.block().ok_or(Errno::NODEV)
     }
 
-    pub(super) fn size(&self) -> u64 {
-        self.size.load(Ordering::Acquire)
-    }
-
     pub(super) fn set_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
     }
@@ -246,23 +242,13 @@ impl Device {
 /// `pstate/event` of a device that is not running.
 const STOPPED: &str = "2\n";
 
-/// What the block device behind a device asks. Weak, because the device owns the block device.
-pub(super) struct DeviceData(pub(super) Weak<Device>);
-
-impl DeviceData {
-    fn device(&self) -> io::Result<Arc<Device>> {
-        self.0.upgrade().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-impl Data for DeviceData {
+impl Data for Device {
     fn size(&self) -> u64 {
-        self.0.upgrade().map_or(0, |device| device.size())
+        self.size.load(Ordering::Acquire)
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let device = self.device()?;
-        let mut contents = lock(&device.data);
+        let mut contents = lock(&self.data);
         let read = match &mut contents.disk {
             Stack::Writable(disk) => disk.read_at(buffer, offset),
             Stack::ReadOnly(disk) => disk.read_at(buffer, offset),
@@ -277,8 +263,7 @@ impl Data for DeviceData {
     }
 
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let device = self.device()?;
-        let mut contents = lock(&device.data);
+        let mut contents = lock(&self.data);
         let Contents { disk, discards } = &mut *contents;
         let Stack::Writable(disk) = disk else {
             return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
@@ -289,8 +274,7 @@ impl Data for DeviceData {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let device = self.device()?;
-        let mut contents = lock(&device.data);
+        let mut contents = lock(&self.data);
         match &mut contents.disk {
             Stack::Writable(disk) => disk.flush().map_err(into_io),
             Stack::ReadOnly(_) | Stack::None => Ok(()),
@@ -298,10 +282,7 @@ impl Data for DeviceData {
     }
 
     fn punch(&self, offset: u64, len: u64, done: Done) {
-        match self.device() {
-            Ok(device) => device.punch(offset, len, done),
-            Err(error) => done.answer(Err(error)),
-        }
+        self.zero(offset, len, done);
     }
 }
 

@@ -71,10 +71,8 @@ impl Discards {
         self.held.is_some()
     }
 
-    pub(super) fn set_cluster(&mut self, disk: &Stack) {
-        if let Stack::Writable(disk) = disk {
-            self.cluster = disk.cluster().bytes();
-        }
+    pub(super) fn set_cluster(&mut self, log: u32) {
+        self.cluster = 512 << log;
     }
 
     /// What is written to is not free.
@@ -186,7 +184,7 @@ fn extents(clusters: impl Iterator<Item = (u32, u32)>) -> Vec<Extent> {
 
 impl Device {
     /// Part of the disk is to read as zero: a discard, or zeros that are written.
-    pub(super) fn punch(&self, offset: u64, len: u64, done: Done) {
+    pub(super) fn zero(&self, offset: u64, len: u64, done: Done) {
         let mut contents = lock(&self.data);
         let Contents { disk, discards } = &mut *contents;
         let Stack::Writable(disk) = disk else {
@@ -210,21 +208,21 @@ impl Device {
 
     pub(super) fn discard_init(&self) -> Result<(), Errno> {
         let mut maintenance = lock(&self.control);
-        {
+        let cluster_log = {
             let shown = lock(&self.shown);
             let top = shown.levels.last().ok_or(Errno::INVAL)?;
             if top.raw {
                 return Err(Errno::OPNOTSUPP);
             }
-        }
+            shown.cluster_log
+        };
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
         }
         maintenance.kind = Kind::Discard;
         maintenance.discarding = true;
-        let mut contents = lock(&self.data);
-        let Contents { disk, discards } = &mut *contents;
-        discards.set_cluster(disk);
+        let discards = &mut lock(&self.data).discards;
+        discards.set_cluster(cluster_log);
         discards.active = true;
         discards.touch();
         Ok(())

@@ -108,11 +108,12 @@ impl Device {
         if extents.windows(2).any(overlap) {
             return Err(Errno::INVAL);
         }
+        let cluster_log = lock(&self.shown).cluster_log;
         let mut contents = lock(&self.data);
         let Contents { disk, discards } = &mut *contents;
         discards.head = settle(disk)?;
         discards.level = level;
-        discards.set_cluster(disk);
+        discards.set_cluster(cluster_log);
         discards.free = extents;
         maintenance.kind = Kind::FreeBlocksLoaded;
         Ok(Reply {

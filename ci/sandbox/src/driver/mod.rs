@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use crate::block::Block;
 use crate::state::State;
 pub(crate) use attributes::Entry;
-use device::{Device, DeviceData};
+use device::Device;
 use request::Ioctl;
 
 /// Minor numbers a device has: one of its own and one for each partition.
@@ -140,8 +140,7 @@ impl Driver {
             let span = NUMBERS.end - NUMBERS.start;
             let index = NUMBERS.start + u32::from_le_bytes(random) % span;
             let device = Arc::new(Device::new(index));
-            let data = Arc::new(DeviceData(Arc::downgrade(&device)));
-            match Block::create(index, &self.state, data) {
+            match Block::create(index, &self.state, device.clone()) {
                 Ok(block) => {
                     device.set_block(block);
                     return Ok(device);

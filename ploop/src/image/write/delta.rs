@@ -9,32 +9,29 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::store::Store;
+use super::OPERATION;
+use super::allocation::{Contents, Space};
+use super::store::{Store, write_zeros};
+use super::track::Tracked;
 use crate::image::delta::{check_readable, cluster_offset};
 use crate::image::header::{Header, HeaderFlags};
 use crate::image::table::{PAGE, entry_offset};
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
-
-const OPERATION: &str = "write image";
 
 /// Table entries that wait in memory at most; then they are written, flushed or not.
 const MAX_DIRTY: usize = 1 << 16;
 
 /// A delta with a table of its own in memory, which is ahead of the one in the file.
 pub(super) struct WritableDelta {
-    path: PathBuf,
-    store: Box<dyn Store>,
-    header: Header,
+    pub(super) path: PathBuf,
+    pub(super) store: Box<dyn Store>,
+    pub(super) header: Header,
     /// The table, as far as it was looked at.
     pages: Vec<Option<Box<[u32]>>>,
     /// Clusters whose entries the file does not have yet.
     dirty: BTreeSet<u32>,
-    /// Clusters of the file that nothing leads to, not even in the file's own table.
-    free: Vec<u64>,
-    /// Clusters that the file's table may still lead to.
-    released: Vec<u64>,
-    /// Where the next cluster of the file begins.
-    end: u64,
+    pub(super) space: Space,
+    pub(super) tracked: Tracked,
     /// After a failed write nobody knows what the disk has.
     broken: bool,
 }
@@ -46,7 +43,7 @@ impl fmt::Debug for WritableDelta {
             .field("path", &self.path)
             .field("header", &self.header)
             .field("dirty", &self.dirty.len())
-            .field("end", &self.end)
+            .field("space", &self.space)
             .field("broken", &self.broken)
             .finish_non_exhaustive()
     }
@@ -104,14 +101,7 @@ impl WritableDelta {
                 .create_new(true)
                 .mode(0o600)
                 .open(path)?;
-            // Zeros, and no hole, which the driver could not write to.
-            let zeros = vec![0; 1 << 20];
-            let mut at = 0;
-            while at < header.data_start() {
-                let part = zeros.len().min((header.data_start() - at) as usize);
-                Store::write(&file, &zeros[..part], at)?;
-                at += part as u64;
-            }
+            write_zeros(&file, 0, header.data_start())?;
             Store::write(&file, &header.to_bytes(), 0)?;
             file.sync_all()?;
             Ok(file)
@@ -122,16 +112,16 @@ impl WritableDelta {
         WritableDelta::over(path, Box::new(file), false)
     }
 
-    pub(super) fn open(path: &Path, allow_in_use: bool) -> Result<WritableDelta> {
-        let file = OpenOptions::new()
+    /// Opens a file so that it can be written to.
+    pub(super) fn open_file(path: &Path) -> Result<File> {
+        OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
             .open(path)
             .map_err(|error| {
                 Error::io(OPERATION, "the file cannot be opened", error).with_path(path)
-            })?;
-        WritableDelta::over(path, Box::new(file), allow_in_use)
+            })
     }
 
     pub(super) fn over(
@@ -153,17 +143,14 @@ impl WritableDelta {
             Ok((header, len))
         };
         let (header, len) = open().map_err(|error: Error| error.with_path(path))?;
-        // What is left of a cluster that was not written to its end is overwritten.
-        let end = len - len % header.cluster.bytes();
         Ok(WritableDelta {
             path: path.to_owned(),
             store,
             pages: empty_pages(&header),
+            space: Space::new(len, header.cluster),
             header,
             dirty: BTreeSet::new(),
-            free: Vec::new(),
-            released: Vec::new(),
-            end,
+            tracked: Tracked::default(),
             broken: false,
         })
     }
@@ -208,7 +195,7 @@ impl WritableDelta {
         }
         let offset = cluster_offset(&self.header, entry);
         let size = self.header.cluster.bytes();
-        let inside = offset >= self.header.data_start() && offset + size <= self.end;
+        let inside = offset >= self.header.data_start() && offset + size <= self.space.end;
         if offset % size != 0 || !inside {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -231,21 +218,53 @@ impl WritableDelta {
 
     /// Writes into a cluster that is there.
     pub(super) fn write(&mut self, data: &[u8], offset: u64) -> Result<()> {
+        self.note(offset, data.len() as u64);
         self.attempt("the data cannot be written", |store| {
             store.write(data, offset)
         })
     }
 
-    /// Writes a whole cluster that was not there, and leads to it.
-    pub(super) fn add(&mut self, cluster: u32, data: &[u8]) -> Result<()> {
-        debug_assert_eq!(data.len() as u64, self.header.cluster.bytes());
-        let offset = self.allocate()?;
-        self.write(data, offset)?;
+    /// Makes a part of the file zero.
+    pub(super) fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.note(offset, len);
+        self.attempt("the data cannot be made zero", |store| {
+            store.zero(offset, len)
+        })
+    }
+
+    fn note(&mut self, offset: u64, len: u64) {
+        self.tracked.note(offset, len, self.header.cluster.bytes());
+    }
+
+    /// Puts a cluster that was not there into the file, and leads to it. It holds `data` from
+    /// `within` on, and zeros otherwise.
+    pub(super) fn add(&mut self, cluster: u32, within: u64, data: &[u8]) -> Result<()> {
+        let size = self.header.cluster.bytes();
+        let (offset, contents) = self.allocate()?;
+        // Whoever copies what is tracked needs the zeros, too.
+        self.note(offset, size);
+        match contents {
+            _ if data.len() as u64 == size => self.write(data, offset)?,
+            Contents::Zero => self.write(data, offset + within)?,
+            Contents::Stale => {
+                self.zero(offset, size)?;
+                self.write(data, offset + within)?;
+            }
+            Contents::Missing => {
+                let mut whole = vec![0; size as usize];
+                whole[within as usize..][..data.len()].copy_from_slice(data);
+                self.write(&whole, offset)?;
+            }
+        }
+        self.lead(cluster, offset)
+    }
+
+    /// Has the table lead to a cluster of the file, which the table can reach.
+    pub(super) fn lead(&mut self, cluster: u32, offset: u64) -> Result<()> {
         let unit = match self.header.version {
             FormatVersion::V1 => 512,
             FormatVersion::V2 => self.header.cluster.bytes(),
         };
-        // `allocate` has seen that it fits.
         self.set(cluster, (offset / unit) as u32)
     }
 
@@ -254,7 +273,7 @@ impl WritableDelta {
         let Some(offset) = self.cluster(cluster)? else {
             return Ok(false);
         };
-        self.released.push(offset);
+        self.space.released.push(offset);
         self.set(cluster, 0)?;
         Ok(true)
     }
@@ -270,27 +289,6 @@ impl WritableDelta {
             self.commit()?;
         }
         Ok(())
-    }
-
-    fn allocate(&mut self) -> Result<u64> {
-        if let Some(offset) = self.free.pop() {
-            return Ok(offset);
-        }
-        let offset = self.end;
-        let limit = match self.header.version {
-            FormatVersion::V1 => u64::from(u32::MAX) * 512,
-            FormatVersion::V2 => u64::from(u32::MAX) * self.header.cluster.bytes(),
-        };
-        if offset > limit {
-            return Err(Error::new(
-                ErrorKind::NoSpace,
-                OPERATION,
-                "the table cannot lead further into the file",
-            )
-            .with_path(&self.path));
-        }
-        self.end += self.header.cluster.bytes();
-        Ok(offset)
     }
 
     /// Writes the entries that wait, after everything they lead to is on the disk.
@@ -313,6 +311,7 @@ impl WritableDelta {
                 bytes.extend_from_slice(&self.entry(*cluster)?.to_le_bytes());
             }
             let offset = entry_offset(dirty[start]);
+            self.note(offset, bytes.len() as u64);
             self.attempt("the table cannot be written", |store| {
                 store.write(&bytes, offset)
             })?;
@@ -328,7 +327,7 @@ impl WritableDelta {
         self.attempt("the table cannot be brought to the disk", |store| {
             store.sync()
         })?;
-        self.free.append(&mut self.released);
+        self.space.free.append(&mut self.space.released);
         Ok(())
     }
 
@@ -337,13 +336,14 @@ impl WritableDelta {
     pub(super) fn mark(&mut self, in_use: bool) -> Result<()> {
         let mut header = self.header.clone();
         header.in_use = in_use;
-        let empty = !in_use && self.end == header.data_start();
+        let empty = !in_use && self.space.end == header.data_start();
         header.flags.set(HeaderFlags::EMPTY, empty);
         self.put_header(header)
     }
 
-    fn put_header(&mut self, header: Header) -> Result<()> {
+    pub(super) fn put_header(&mut self, header: Header) -> Result<()> {
         let bytes = header.to_bytes();
+        self.note(0, bytes.len() as u64);
         self.attempt("the header cannot be written", |store| {
             store.write(&bytes, 0)?;
             store.sync()
@@ -352,78 +352,14 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Takes clusters off the end of the file that nothing leads to. Everything must be flushed.
-    pub(super) fn trim(&mut self) -> Result<()> {
-        let size = self.header.cluster.bytes();
-        let mut end = self.end;
-        self.free.sort_unstable();
-        while self.free.last().is_some_and(|last| last + size == end) {
-            self.free.pop();
-            end -= size;
-        }
-        if end != self.end {
-            self.attempt("the file cannot be cut", |store| store.set_len(end))?;
-            self.end = end;
-        }
-        Ok(())
-    }
-
-    /// Makes the disk larger. The clusters that a longer table displaces are copied to the end of
-    /// the file, and only when they and their entries are on the disk, their place is cleared; only
-    /// when that is on the disk, the header counts it to the table.
-    pub(super) fn grow(&mut self, size: Size) -> Result<()> {
-        let mut header = new_header(self.header.version, self.header.cluster, size)?;
-        header.in_use = self.header.in_use;
-        header.flags = self.header.flags;
-        if header.size < self.header.size {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                OPERATION,
-                format!("the disk has {} and cannot shrink", self.header.size),
-            )
-            .with_path(&self.path));
-        }
-        self.flush()?;
-        let cluster = self.header.cluster.bytes();
-        let table = self.header.data_start()..header.data_start().max(self.header.data_start());
-        header.first_block_offset = (table.end / 512) as u32;
-        self.free.retain(|offset| !table.contains(offset));
-        let mut buffer = vec![0; cluster as usize];
-        for number in 0..self.header.entries() {
-            let Some(offset) = self.cluster(number)? else {
-                continue;
-            };
-            if table.contains(&offset) {
-                self.read(&mut buffer, offset)?;
-                // The end of the file must be behind the table by then.
-                self.free.retain(|free| *free >= table.end);
-                self.end = self.end.max(table.end);
-                self.add(number, &buffer)?;
-            }
-        }
-        self.flush()?;
-        // The rest of the old table, too: other programs may have left something there.
-        buffer.fill(0);
-        let mut at = entry_offset(self.header.entries());
-        while at < table.end {
-            let len = (cluster - at % cluster) as usize;
-            self.write(&buffer[..len], at)?;
-            at += len as u64;
-        }
-        self.end = self.end.max(table.end);
-        self.attempt("the table cannot be brought to the disk", |store| {
-            store.sync()
-        })?;
-        self.put_header(header)?;
+    /// Forgets the pages of the table, all of which are in the file; their number changes with the
+    /// header.
+    pub(super) fn forget_table(&mut self) {
         self.pages = empty_pages(&self.header);
-        Ok(())
     }
 
-    fn attempt(
-        &mut self,
-        what: &str,
-        work: impl FnOnce(&dyn Store) -> io::Result<()>,
-    ) -> Result<()> {
+    /// Refuses where an earlier write failed.
+    pub(super) fn check_whole(&self) -> Result<()> {
         if self.broken {
             return Err(Error::new(
                 ErrorKind::Io,
@@ -432,6 +368,16 @@ impl WritableDelta {
             )
             .with_path(&self.path));
         }
+        Ok(())
+    }
+
+    /// Changes the file; after a failure no more.
+    pub(super) fn attempt(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&dyn Store) -> io::Result<()>,
+    ) -> Result<()> {
+        self.check_whole()?;
         work(&*self.store).map_err(|error| {
             self.broken = true;
             Error::io(OPERATION, what, error).with_path(&self.path)

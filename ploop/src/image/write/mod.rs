@@ -1,19 +1,32 @@
 //! Writing to the virtual disk of an image.
 
+mod allocation;
+mod compact;
 mod delta;
+mod given;
+mod growth;
+mod levels;
+mod space;
 mod store;
 #[cfg(test)]
 mod tests;
+mod track;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::chain::{Chain, Layer};
 use super::delta::Delta;
 use super::descriptor::Descriptor;
+use super::file;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
 use delta::WritableDelta;
+use store::Store;
+
+pub use given::{DeltaFile, header_of};
 
 const OPERATION: &str = "write image";
 
@@ -75,17 +88,66 @@ pub struct DiskWriter {
     lower: Option<Chain>,
     top: Top,
     cluster: ClusterSize,
+    settings: Settings,
+}
+
+/// What holds for each delta that becomes the top.
+#[derive(Debug, Clone, Copy, Default)]
+struct Settings {
+    preallocation: u64,
+    max_len: Option<u64>,
+    track: bool,
 }
 
 #[derive(Debug)]
 enum Top {
-    Delta(WritableDelta),
+    Delta(Box<WritableDelta>),
     /// A plain base with nothing upon it.
     Raw {
         path: PathBuf,
         file: File,
         len: u64,
     },
+}
+
+impl Top {
+    /// An open file as the top, not marked yet; with `raw`, as a plain base.
+    fn open(
+        path: &Path,
+        file: File,
+        cluster: ClusterSize,
+        raw: bool,
+        allow_in_use: bool,
+    ) -> Result<Top> {
+        if raw {
+            let len = file::length(OPERATION, &file).map_err(|error| error.with_path(path))?;
+            let path = path.to_owned();
+            return Ok(Top::Raw { path, file, len });
+        }
+        let delta = WritableDelta::over(path, Box::new(file), allow_in_use)?;
+        let found = delta.header().cluster;
+        if found != cluster {
+            let message = format!("the delta has clusters of {found}, the image of {cluster}");
+            let error = Error::new(ErrorKind::Corrupt, OPERATION, message);
+            return Err(error.with_path(path).with_offset(28));
+        }
+        Ok(Top::Delta(Box::new(delta)))
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Top::Delta(delta) => delta.store.file(),
+            Top::Raw { file, .. } => file,
+        }
+    }
+}
+
+impl Settings {
+    fn apply(self, delta: &mut WritableDelta) {
+        delta.space.set_chunk(self.preallocation);
+        delta.space.set_max_len(self.max_len);
+        delta.tracked.track(self.track);
+    }
 }
 
 impl DiskWriter {
@@ -125,26 +187,57 @@ impl DiskWriter {
         allow_in_use: bool,
     ) -> Result<DiskWriter> {
         let Some((top, lower)) = files.split_last() else {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                OPERATION,
-                "there is no file to write to",
-            ));
+            return Err(no_file());
         };
         let layers = lower
             .iter()
             .enumerate()
             .map(|(level, path)| lower_layer(path.as_ref(), raw && level == 0))
             .collect::<Result<Vec<_>>>()?;
-        let top = if raw && lower.is_empty() {
-            open_raw(top.as_ref())?
-        } else {
-            let mut delta = WritableDelta::open(top.as_ref(), allow_in_use)?;
-            check_cluster(&delta, cluster)?;
+        let (top, raw) = (top.as_ref(), raw && lower.is_empty());
+        let file = WritableDelta::open_file(top)?;
+        DiskWriter::open_top(layers, top, file, cluster, raw, allow_in_use)
+    }
+
+    /// As [`open_files`](DiskWriter::open_files), of files that are open already: the lower ones for
+    /// reading at least, the top for writing, too, or so that the process may open it for that.
+    /// With `allow_in_use`, each may be marked as in use. Later marks on those below do not matter.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::open`](super::Disk::open), and those of opening a file once more through
+    /// `/proc/self/fd`.
+    pub fn from_files(
+        mut files: Vec<DeltaFile>,
+        cluster: ClusterSize,
+        raw: bool,
+        allow_in_use: bool,
+    ) -> Result<DiskWriter> {
+        let top = files.pop().ok_or_else(no_file)?;
+        let lower = files.iter().enumerate();
+        let layers = lower
+            .map(|(level, file)| file.layer(raw && level == 0, allow_in_use))
+            .collect::<Result<Vec<_>>>()?;
+        let raw = raw && layers.is_empty();
+        let file = top.reopen(true)?;
+        DiskWriter::open_top(layers, top.path(), file, cluster, raw, allow_in_use)
+    }
+
+    fn open_top(
+        layers: Vec<Layer>,
+        path: &Path,
+        file: File,
+        cluster: ClusterSize,
+        raw: bool,
+        allow_in_use: bool,
+    ) -> Result<DiskWriter> {
+        let top = Top::open(path, file, cluster, raw, allow_in_use)?;
+        let mut writer = DiskWriter::over(layers, top, cluster)?;
+        // Only now nothing can go wrong any more.
+        if let Top::Delta(delta) = &mut writer.top {
             delta.mark(true)?;
-            Top::Delta(delta)
-        };
-        DiskWriter::over(layers, top, cluster)
+        }
+        Ok(writer)
     }
 
     fn over(layers: Vec<Layer>, top: Top, cluster: ClusterSize) -> Result<DiskWriter> {
@@ -157,6 +250,7 @@ impl DiskWriter {
             lower,
             top,
             cluster,
+            settings: Settings::default(),
         })
     }
 
@@ -211,9 +305,12 @@ impl DiskWriter {
     ///
     /// [`ErrorKind::InvalidInput`] where that does not end within the disk, and nothing is written;
     /// [`ErrorKind::NoSpace`] and others of the operating system, after which all but reading is
-    /// refused.
+    /// refused. Where there is no space for what is got [ahead](DiskWriter::set_preallocation), or
+    /// the file must not become [longer](DiskWriter::set_max_len), no harm is done: the writer goes
+    /// on, and some of the data may have been written.
     pub fn write_at(&mut self, data: &[u8], offset: u64) -> Result<()> {
         self.check_range(offset, data.len() as u64)?;
+        let size = self.cluster.bytes() as usize;
         for piece in pieces(offset, data.len(), self.cluster) {
             let part = &data[piece.range()];
             match &mut self.top {
@@ -222,58 +319,24 @@ impl DiskWriter {
                     .map_err(|error| raw_error(path, "the data cannot be written", error))?,
                 Top::Delta(delta) => match delta.cluster(piece.cluster)? {
                     Some(place) => delta.write(part, place + piece.within)?,
-                    None => {
-                        let mut whole = vec![0; self.cluster.bytes() as usize];
-                        let start = piece.offset - piece.within;
-                        if let (Some(lower), true) = (&self.lower, part.len() < whole.len()) {
-                            let left =
-                                (delta.header().size.bytes() - start).min(whole.len() as u64);
+                    None => match self.lower.as_ref().filter(|_| part.len() < size) {
+                        Some(lower) if lower.has(piece.cluster)? => {
+                            let mut whole = vec![0; size];
+                            let start = piece.offset - piece.within;
+                            let left = (delta.header().size.bytes() - start).min(size as u64);
                             lower.read(&mut whole[..left as usize], start)?;
+                            whole[piece.within as usize..][..part.len()].copy_from_slice(part);
+                            delta.add(piece.cluster, 0, &whole)?;
                         }
-                        let within = piece.within as usize;
-                        whole[within..within + part.len()].copy_from_slice(part);
-                        delta.add(piece.cluster, &whole)?;
-                    }
+                        _ => delta.add(piece.cluster, piece.within, part)?,
+                    },
                 },
             }
         }
         Ok(())
     }
 
-    /// Gives up the clusters of the top delta that lie wholly within a range, and that no delta
-    /// below has; they read as zero. Returns how many bytes that were. The file becomes shorter
-    /// when it is closed, if they were at its end; otherwise they are used again.
-    ///
-    /// # Errors
-    ///
-    /// As [`write_at`](DiskWriter::write_at).
-    pub fn discard(&mut self, offset: u64, len: u64) -> Result<u64> {
-        self.check_range(offset, len)?;
-        let cluster = self.cluster.bytes();
-        let Top::Delta(delta) = &mut self.top else {
-            return Ok(0);
-        };
-        let end = if offset + len == delta.header().size.bytes() {
-            (offset + len).div_ceil(cluster)
-        } else {
-            (offset + len) / cluster
-        };
-        let mut given = 0;
-        // `check_range` has seen that these are clusters of the disk.
-        for number in offset.div_ceil(cluster) as u32..end as u32 {
-            if let Some(lower) = &self.lower {
-                if lower.has(number)? {
-                    continue;
-                }
-            }
-            if delta.remove(number)? {
-                given += cluster;
-            }
-        }
-        Ok(given)
-    }
-
-    /// Brings everything written so far to the disk.
+    /// Brings everything written so far to the disk. The table in the file is complete then.
     ///
     /// # Errors
     ///
@@ -305,8 +368,12 @@ impl DiskWriter {
                         format!("the disk cannot have {size}"),
                     ));
                 };
-                file.set_len(new)
-                    .and_then(|()| file.sync_data())
+                if self.settings.max_len.is_some_and(|max| new > max) {
+                    let message = "the file has the length that was set as its largest";
+                    let error = Error::new(ErrorKind::NoSpace, OPERATION, message);
+                    return Err(error.with_path(&*path));
+                }
+                extend(file, *len, new)
                     .map_err(|error| raw_error(path, "the file cannot be made longer", error))?;
                 *len = new;
                 Ok(())
@@ -314,112 +381,61 @@ impl DiskWriter {
         }
     }
 
-    /// Puts a new, empty delta on top, which from now on is written to. Everything written so far is
-    /// brought to the disk first, and the mark of the old top is cleared.
+    /// Has the file of the top delta made longer ahead, by so many bytes at a time (default: 0, not
+    /// at all; rounded up to whole clusters). A new cluster then is space of the file that reads as
+    /// zero, of which only the part is written that has data. Without it, and where the file system
+    /// cannot do it, new clusters are written whole.
+    ///
+    /// What is left is cut off by [`trim`](DiskWriter::trim), [`close`](DiskWriter::close), and when
+    /// another delta is put on top. After a crash it stays, as clusters that nothing leads to.
+    pub fn set_preallocation(&mut self, bytes: u64) {
+        self.settings.preallocation = bytes;
+        self.apply_settings();
+    }
+
+    /// The length in bytes that the file of the top delta must not exceed (default: none). Clusters
+    /// behind that give [`ErrorKind::NoSpace`], and the writer goes on.
+    pub fn set_max_len(&mut self, len: Option<u64>) {
+        self.settings.max_len = len;
+        self.apply_settings();
+    }
+
+    /// Begins to remember which clusters of the top delta's file are written, its header and table
+    /// included, or ends it and forgets. A new top begins with none; a plain base has none.
+    pub fn track(&mut self, on: bool) {
+        self.settings.track = on;
+        self.apply_settings();
+    }
+
+    /// What was written to the file of the top delta since it is [tracked](DiskWriter::track), and
+    /// forgets it: ranges of bytes of the file, in whole clusters, in order. The last may end behind
+    /// the file, if its end was cut off since. The table follows with the next
+    /// [`flush`](DiskWriter::flush) only.
+    pub fn take_tracked(&mut self) -> Vec<Range<u64>> {
+        match &mut self.top {
+            Top::Delta(delta) => delta.tracked.take(self.cluster.bytes()),
+            Top::Raw { .. } => Vec::new(),
+        }
+    }
+
+    fn apply_settings(&mut self) {
+        if let Top::Delta(delta) = &mut self.top {
+            self.settings.apply(delta);
+        }
+    }
+
+    /// Brings everything to the disk, and makes the file of the top delta as short as it is when
+    /// closed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`] where there is a file of that name; otherwise as
-    /// [`write_at`](DiskWriter::write_at).
-    pub fn snapshot(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let header = delta::new_header(self.version(), self.cluster, self.size())?;
+    /// As [`flush`](DiskWriter::flush).
+    pub fn trim(&mut self) -> Result<()> {
         self.flush()?;
-        let new = WritableDelta::create(path.as_ref(), &header)?;
-        self.put_on_top(new)
-    }
-
-    /// As [`snapshot`](DiskWriter::snapshot), with a delta that is there already, as libploop makes
-    /// it for the driver. What it holds is part of the disk from now on.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidInput`] where it has another size, cluster size or format version than
-    /// the disk; otherwise as [`snapshot`](DiskWriter::snapshot).
-    pub fn push(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let new = WritableDelta::open(path.as_ref(), false)?;
-        let header = new.header();
-        let fits = header.size == self.size()
-            && header.cluster == self.cluster
-            && (header.version == self.version() || matches!(self.top, Top::Raw { .. }));
-        if !fits {
-            let message = format!(
-                "the delta has {} in {} clusters of {}, the disk {} in {} clusters of {}",
-                header.size,
-                header.version,
-                header.cluster,
-                self.size(),
-                self.version(),
-                self.cluster
-            );
-            return Err(
-                Error::new(ErrorKind::InvalidInput, OPERATION, message).with_path(path.as_ref())
-            );
+        match &mut self.top {
+            Top::Delta(delta) => delta.trim(),
+            Top::Raw { .. } => Ok(()),
         }
-        self.put_on_top(new)
-    }
-
-    fn version(&self) -> FormatVersion {
-        match &self.top {
-            Top::Delta(delta) => delta.header().version,
-            Top::Raw { .. } => FormatVersion::V2,
-        }
-    }
-
-    fn put_on_top(&mut self, mut new: WritableDelta) -> Result<()> {
-        new.mark(true)?;
-        self.finish()?;
-        let raw = matches!(self.top, Top::Raw { .. });
-        let layer = lower_layer(self.top(), raw)?;
-        let mut layers = self.lower.take().map_or(Vec::new(), Chain::into_layers);
-        layers.push(layer);
-        self.lower = Some(Chain::new(layers, self.cluster)?);
-        self.top = Top::Delta(new);
-        Ok(())
-    }
-
-    /// Merges the top delta into the one below, which then is the top, and returns the path of the
-    /// file that is no longer needed. Other deltas must not stand on the one below: they would see
-    /// the change. Until the file is removed, the chain with it reads the same, after a crash, too.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidInput`] where there is no delta below; otherwise as
-    /// [`write_at`](DiskWriter::write_at).
-    pub fn merge_down(&mut self) -> Result<PathBuf> {
-        let none = || {
-            Error::new(
-                ErrorKind::InvalidInput,
-                OPERATION,
-                "there is no delta below",
-            )
-        };
-        self.flush()?;
-        let Top::Delta(top) = &mut self.top else {
-            return Err(none());
-        };
-        let lower = self.lower.as_ref().ok_or_else(none)?;
-        let (below, rest) = lower.layers().split_last().ok_or_else(none)?;
-        let mut files: Vec<&Path> = rest.iter().map(Layer::path).collect();
-        files.push(below.path());
-        let raw = matches!(lower.layers()[0], Layer::Raw { .. });
-        let mut target = DiskWriter::open_files(&files, self.cluster, raw, true)?;
-        let size = top.header().size;
-        if target.size() < size {
-            target.grow(size)?;
-        }
-        let mut buffer = vec![0; self.cluster.bytes() as usize];
-        for number in 0..top.header().entries() {
-            if let Some(place) = top.cluster(number)? {
-                top.read(&mut buffer, place)?;
-                let offset = u64::from(number) * self.cluster.bytes();
-                let left = (target.size().bytes() - offset).min(buffer.len() as u64);
-                target.write_at(&buffer[..left as usize], offset)?;
-            }
-        }
-        target.flush()?;
-        let merged = top.path().to_owned();
-        *self = target;
-        Ok(merged)
     }
 
     /// Brings everything to the disk, gives back unused space at the end of the top delta and clears
@@ -427,18 +443,17 @@ impl DiskWriter {
     ///
     /// # Errors
     ///
-    /// As [`flush`](DiskWriter::flush).
+    /// As [`flush`](DiskWriter::flush); the mark stays then.
     pub fn close(mut self) -> Result<()> {
         self.finish()
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.flush()?;
-        if let Top::Delta(delta) = &mut self.top {
-            delta.trim()?;
-            delta.mark(false)?;
+        self.trim()?;
+        match &mut self.top {
+            Top::Delta(delta) => delta.mark(false),
+            Top::Raw { .. } => Ok(()),
         }
-        Ok(())
     }
 
     fn check_range(&self, offset: u64, len: u64) -> Result<()> {
@@ -464,37 +479,34 @@ fn lower_layer(path: &Path, raw: bool) -> Result<Layer> {
     }
 }
 
-fn open_raw(path: &Path) -> Result<Top> {
-    let open = || {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let len = file.metadata()?.len();
-        Ok((file, len))
-    };
-    let (file, len) =
-        open().map_err(|error| raw_error(path, "the file cannot be opened", error))?;
-    Ok(Top::Raw {
-        path: path.to_owned(),
-        file,
-        len,
-    })
-}
-
-fn raw_error(path: &Path, what: &str, error: std::io::Error) -> Error {
+fn raw_error(path: &Path, what: &str, error: io::Error) -> Error {
     Error::io(OPERATION, what, error).with_path(path)
 }
 
-fn check_cluster(delta: &WritableDelta, cluster: ClusterSize) -> Result<()> {
-    let found = delta.header().cluster;
-    if found == cluster {
+/// Makes a plain file longer, without a hole; or leaves it as it is.
+fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
+    if new == old {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Corrupt,
+    let result = match file.allocate(old, new - old) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            store::write_zeros(file, old, new - old)
+        }
+        result => result,
+    };
+    let result = result.and_then(|()| Store::sync(file));
+    if result.is_err() {
+        let _ = file.set_len(old);
+    }
+    result
+}
+
+fn no_file() -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
         OPERATION,
-        format!("the delta has clusters of {found}, the image of {cluster}"),
+        "there is no file to write to",
     )
-    .with_path(delta.path())
-    .with_offset(28))
 }
 
 /// A part of a request that lies in one cluster.

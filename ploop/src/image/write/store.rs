@@ -4,14 +4,24 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, retry_on_intr};
+
 /// A file. Tests put something in its place that remembers in which order it was written.
 pub(super) trait Store: Send {
     fn len(&self) -> io::Result<u64>;
     fn set_len(&self, len: u64) -> io::Result<()>;
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes the file longer by space that is its own and reads as zero.
+    /// [`io::ErrorKind::Unsupported`] where the file system cannot.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Makes a part of the file zero. It stays allocated.
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Brings everything written so far to the disk, the length of the file, too.
     fn sync(&self) -> io::Result<()>;
+    /// The file itself.
+    fn file(&self) -> &File;
 }
 
 impl Store for File {
@@ -31,7 +41,41 @@ impl Store for File {
         self.write_all_at(data, offset)
     }
 
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        retry_on_intr(|| fallocate(self, FallocateFlags::empty(), offset, len)).map_err(|error| {
+            match error {
+                Errno::OPNOTSUPP | Errno::NOSYS => io::ErrorKind::Unsupported.into(),
+                error => error.into(),
+            }
+        })
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        match retry_on_intr(|| fallocate(self, flags, offset, len)) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => write_zeros(self, offset, len),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+
+    fn file(&self) -> &File {
+        self
+    }
+}
+
+/// Writes zeros: no hole, which the driver could not write to.
+pub(super) fn write_zeros(store: &dyn Store, mut offset: u64, len: u64) -> io::Result<()> {
+    let end = offset + len;
+    let zeros = vec![0; len.min(1 << 20) as usize];
+    while offset < end {
+        let part = zeros.len().min((end - offset) as usize);
+        store.write(&zeros[..part], offset)?;
+        offset += part as u64;
+    }
+    Ok(())
 }

@@ -1,0 +1,339 @@
+//! Mounting, and the lists of what is mounted.
+
+use crate::daemon::{self, Beside, NotCancelled, Wait};
+use crate::errno::{self, kept};
+use crate::paths::{self, Table};
+use crate::{libploop, real, settings, stat};
+use libc::{FILE, c_char, c_int, c_uint, c_ulong, c_void};
+use ploop_sandbox_wire::{Alias, Node, Request, call};
+
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
+
+/// The option that only OpenVZ's ext4 knows.
+const BALLOON: &[u8] = b"balloon_ino=";
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn mount(
+    source: *const c_char,
+    target: *const c_char,
+    kind: *const c_char,
+    flags: c_ulong,
+    data: *const c_void,
+) -> c_int {
+    let real = |data| match real::mount() {
+        // SAFETY: called as the program calls it; the data is the program's, or a C string too.
+        Some(real) => unsafe { real(source, target, kind, flags, data) },
+        None => real::missing(),
+    };
+    let ours = settings::settings().is_some() && !data.is_null();
+    let node = ours.then(|| paths::node(paths::bytes(source))).flatten();
+    // The data of a file system on a block device is a C string.
+    let stripped = node.and_then(|node| Some((node, stripped(paths::bytes(data.cast()))?)));
+    let Some((node, (mut rest, inode))) = stripped else {
+        return real(data);
+    };
+    let _whole = NotCancelled::new();
+    rest.push(0);
+    let result = real(rest.as_ptr().cast());
+    if result == 0 {
+        let request = Request {
+            call: call::BALLOON_INODE,
+            node,
+            argument: 0,
+            payload: inode,
+        };
+        // Where that fails, the list of mounts lacks the option.
+        let _ = kept(|| daemon::ask(&request, Beside::Nothing, Wait::Answer));
+    }
+    let errno = errno::get();
+    drop(rest);
+    errno::set(errno);
+    result
+}
+
+/// The options without those that say the balloon's inode, and the last inode; None if there is none.
+fn stripped(options: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut rest = Vec::with_capacity(options.len() + 1);
+    let mut inode = None;
+    let mut first = true;
+    for option in options.split(|byte| *byte == b',') {
+        if let Some(number) = option.strip_prefix(BALLOON) {
+            inode = Some(number.to_vec());
+            continue;
+        }
+        if !first {
+            rest.push(b',');
+        }
+        first = false;
+        rest.extend_from_slice(option);
+    }
+    Some((rest, inode?))
+}
+
+/// Which list to rewrite, if it is one and this process is to see it so.
+fn table(path: *const c_char) -> Option<Table> {
+    if !paths::starts_with(path, b"/proc/") || settings::settings().is_none() {
+        return None;
+    }
+    paths::table(paths::bytes(path)).filter(|_| libploop::is_used())
+}
+
+/// A descriptor of the rewritten list; None if it is none, or the real one will do.
+pub(crate) fn opened(path: *const c_char, flags: c_int) -> Option<c_int> {
+    let table = table(path)?;
+    let other = libc::O_ACCMODE | libc::O_PATH | libc::O_DIRECTORY;
+    if flags & other != libc::O_RDONLY {
+        return None;
+    }
+    kept(|| {
+        let _whole = NotCancelled::new();
+        Some(list(path, table, flags & libc::O_CLOEXEC != 0)?.into_raw_fd())
+    })
+}
+
+/// The same for `fopen`.
+pub(crate) fn fopened(path: *const c_char, mode: *const c_char) -> Option<*mut FILE> {
+    let table = table(path)?;
+    let words = paths::bytes(mode);
+    if words.first() != Some(&b'r') || words.contains(&b'+') {
+        return None;
+    }
+    kept(|| {
+        let _whole = NotCancelled::new();
+        let list = list(path, table, words.contains(&b'e'))?;
+        // SAFETY: the descriptor is open, the mode a C string that libc's `fopen` was to get.
+        let file = unsafe { libc::fdopen(list.as_raw_fd(), mode) };
+        if file.is_null() {
+            return None;
+        }
+        // The file has it now.
+        let _ = list.into_raw_fd();
+        Some(file)
+    })
+}
+
+fn list(path: *const c_char, table: Table, close_on_exec: bool) -> Option<OwnedFd> {
+    let aliases = daemon::aliases().filter(|aliases| !aliases.is_empty())?;
+    let open = real::open()?;
+    // SAFETY: a C string; no file is made, so no mode is needed.
+    let list = owned(unsafe { open(path, libc::O_RDONLY | libc::O_CLOEXEC) })?;
+    let text = rewritten(table, &read(&list)?, &aliases);
+    let flags: c_uint = if close_on_exec { libc::MFD_CLOEXEC } else { 0 };
+    // SAFETY: a C string.
+    let copy = owned(unsafe { libc::memfd_create(c"mounts".as_ptr(), flags) })?;
+    write(&copy, &text)?;
+    // SAFETY: no pointers.
+    (unsafe { libc::lseek(copy.as_raw_fd(), 0, libc::SEEK_SET) } == 0).then_some(copy)
+}
+
+fn owned(descriptor: c_int) -> Option<OwnedFd> {
+    // SAFETY: just made, and nobody else's.
+    (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn read(file: &OwnedFd) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut buffer = [0u8; 4096];
+    loop {
+        // SAFETY: the buffer is valid for that many bytes.
+        let len = unsafe { libc::read(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        match usize::try_from(len) {
+            Ok(0) => return Some(text),
+            Ok(len) => text.extend_from_slice(buffer.get(..len)?),
+            Err(_) if errno::get() == libc::EINTR => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn write(file: &OwnedFd, mut text: &[u8]) -> Option<()> {
+    while !text.is_empty() {
+        // SAFETY: the bytes are valid.
+        let len = unsafe { libc::write(file.as_raw_fd(), text.as_ptr().cast(), text.len()) };
+        text = text.get(usize::try_from(len).ok()?..)?;
+    }
+    Some(())
+}
+
+/// The list as OpenVZ's kernel would print it.
+fn rewritten(table: Table, text: &[u8], aliases: &[Alias]) -> Vec<u8> {
+    let mut result = Vec::with_capacity(text.len() + 128);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let new = match table {
+            Table::Info => info_line(line, aliases),
+            Table::Mounts => mounts_line(line, aliases),
+        };
+        match new {
+            Some(new) => result.extend(new),
+            None => result.extend_from_slice(line),
+        }
+    }
+    result
+}
+
+/// `36 35 259:3 / /mnt rw,relatime shared:1 - ext4 /dev/ploop7p1 rw,discard`. None: it stays as it is.
+fn info_line(line: &[u8], aliases: &[Alias]) -> Option<Vec<u8>> {
+    let mut fields = line.splitn(4, |byte| *byte == b' ');
+    let (id, parent, device, rest) = (
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+    );
+    let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
+    let device = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
+    let node = stat::node(aliases, device)?;
+    let (major, minor) = stat::number(node)?;
+    let number = format!("{major}:{minor}");
+    let (rest, end) = match rest.strip_suffix(b"\n") {
+        Some(rest) => (rest, &b"\n"[..]),
+        None => (rest, &b""[..]),
+    };
+    let balloon = balloon(aliases, node);
+    Some(
+        [
+            id,
+            b" ",
+            parent,
+            b" ",
+            number.as_bytes(),
+            b" ",
+            rest,
+            &balloon,
+            end,
+        ]
+        .concat(),
+    )
+}
+
+/// `/dev/ploop7p1 /mnt ext4 rw,relatime 0 0`. None: it stays as it is.
+fn mounts_line(line: &[u8], aliases: &[Alias]) -> Option<Vec<u8>> {
+    let mut fields = line.splitn(5, |byte| *byte == b' ');
+    let (source, target, kind, options, rest) = (
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+    );
+    let balloon = balloon(aliases, paths::node(source)?);
+    Some(
+        [
+            source, b" ", target, b" ", kind, b" ", options, &balloon, b" ", rest,
+        ]
+        .concat(),
+    )
+}
+
+/// `,balloon_ino=12` for a mount of this node, or nothing. The file system lies on the partition, if there is one.
+fn balloon(aliases: &[Alias], node: Node) -> Vec<u8> {
+    let alias = aliases.iter().find(|alias| match node {
+        Node::Partition(device) => alias.device == device,
+        Node::Whole(device) => alias.device == device && alias.partition.is_none(),
+        Node::None => false,
+    });
+    match alias.and_then(|alias| alias.balloon_inode) {
+        Some(inode) => format!(",balloon_ino={inode}").into_bytes(),
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_balloon_is_stripped_wherever_it_is() {
+        for (options, rest, inode) in [
+            ("balloon_ino=12,", "", "12"),
+            ("balloon_ino=12", "", "12"),
+            ("balloon_ino=12,discard", "discard", "12"),
+            ("a,balloon_ino=12,b=c", "a,b=c", "12"),
+            ("a,balloon_ino=12", "a", "12"),
+            ("balloon_ino=1,a,balloon_ino=2", "a", "2"),
+            ("a,,balloon_ino=,b", "a,,b", ""),
+        ] {
+            let (found_rest, found) = stripped(options.as_bytes()).unwrap();
+            assert_eq!((text(found_rest), text(found)), (rest.into(), inode.into()));
+        }
+        for options in ["", "discard,data=ordered", "xballoon_ino=1", "balloon_ino"] {
+            assert!(stripped(options.as_bytes()).is_none(), "{options}");
+        }
+    }
+
+    fn aliases() -> [Alias; 3] {
+        let alias = |device, partition, balloon_inode| Alias {
+            device,
+            whole: (7, device),
+            partition,
+            balloon_inode,
+        };
+        [
+            alias(59915, Some((259, 3)), Some(12)),
+            alias(20000, None, Some(13)),
+            alias(20001, Some((259, 4)), None),
+        ]
+    }
+
+    #[test]
+    fn mountinfo_has_the_drivers_numbers() {
+        let before = "\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 22 259:3 / /mnt/a\\040b rw,relatime - ext4 /dev/ploop59915p1 rw,discard
+31 22 7:20000 / /mnt/raw ro,relatime master:2 - ext4 /dev/ploop20000 ro
+32 22 259:4 /sub /mnt/c rw - ext4 /dev/ploop20001p1 rw
+33 22 259:5 / /mnt/d rw - ext4 /dev/nvme0n1p1 rw
+broken
+34 22 7:59915 / /mnt/e rw - ext4 /dev/ploop59915 rw";
+        let after = "\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 22 182:958641 / /mnt/a\\040b rw,relatime - ext4 /dev/ploop59915p1 rw,discard,balloon_ino=12
+31 22 182:320000 / /mnt/raw ro,relatime master:2 - ext4 /dev/ploop20000 ro,balloon_ino=13
+32 22 182:320017 /sub /mnt/c rw - ext4 /dev/ploop20001p1 rw
+33 22 259:5 / /mnt/d rw - ext4 /dev/nvme0n1p1 rw
+broken
+34 22 182:958640 / /mnt/e rw - ext4 /dev/ploop59915 rw";
+        assert_eq!(
+            text(rewritten(Table::Info, before.as_bytes(), &aliases())),
+            after
+        );
+        assert_eq!(text(rewritten(Table::Info, before.as_bytes(), &[])), before);
+    }
+
+    #[test]
+    fn mounts_have_the_drivers_option() {
+        let before = "\
+/dev/vda / ext4 rw,relatime 0 0
+/dev/ploop59915p1 /mnt/a\\040b ext4 rw,relatime,discard 0 0
+/dev/ploop20001p1 /mnt/c ext4 rw 0 0
+/dev/ploop1p1 /mnt/unknown ext4 rw 0 0
+/dev/ploop59915p1
+";
+        let after = before.replace("relatime,discard", "relatime,discard,balloon_ino=12");
+        assert_eq!(
+            text(rewritten(Table::Mounts, before.as_bytes(), &aliases())),
+            after
+        );
+    }
+
+    #[test]
+    fn outside_a_sandbox_nothing_is_rewritten() {
+        assert_eq!(opened(c"/proc/mounts".as_ptr(), libc::O_RDONLY), None);
+        assert!(fopened(c"/proc/self/mountinfo".as_ptr(), c"r".as_ptr()).is_none());
+    }
+
+    #[test]
+    fn a_list_is_read_whole() {
+        let path = c"/proc/self/mountinfo";
+        // SAFETY: a C string; no file is made.
+        let file = owned(unsafe { real::open().unwrap()(path.as_ptr(), libc::O_RDONLY) }).unwrap();
+        assert_eq!(
+            read(&file).unwrap(),
+            std::fs::read("/proc/self/mountinfo").unwrap()
+        );
+    }
+}

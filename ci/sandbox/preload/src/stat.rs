@@ -1,0 +1,301 @@
+//! What files and devices are said to be. Users of libploop are told the driver's numbers, as sysfs is: libploop compares
+//! them.
+//!
+//! The daemon is asked each time that the number is of a loop device or a partition, and of nothing else: partitions get
+//! another number each time they are made, so that nothing remembered would hold.
+
+use crate::errno::kept;
+use crate::paths::redirected;
+use crate::{daemon, libploop, real, settings};
+use libc::{c_char, c_int, c_uint, dev_t};
+use ploop_sandbox_wire::{Alias, MAJOR, Node};
+
+/// Major number of loop devices.
+const LOOP: c_uint = 7;
+/// Major number of partitions that have dynamic numbers.
+const PARTITION: c_uint = 259;
+
+/// Can this be a device of the sandbox?
+pub(crate) fn may_be_ours(device: dev_t) -> bool {
+    matches!(libc::major(device), LOOP | PARTITION)
+}
+
+/// Which node of the sandbox has this real number.
+pub(crate) fn node(aliases: &[Alias], device: dev_t) -> Option<Node> {
+    let number = (libc::major(device), libc::minor(device));
+    aliases.iter().find_map(|alias| {
+        if alias.whole == number {
+            Some(Node::Whole(alias.device))
+        } else if alias.partition == Some(number) {
+            Some(Node::Partition(alias.device))
+        } else {
+            None
+        }
+    })
+}
+
+/// The number that the driver gives to a node: major and minor.
+pub(crate) fn number(node: Node) -> Option<(c_uint, c_uint)> {
+    match node {
+        Node::Whole(device) => Some((MAJOR, device.checked_mul(16)?)),
+        Node::Partition(device) => Some((MAJOR, device.checked_mul(16)?.checked_add(1)?)),
+        Node::None => None,
+    }
+}
+
+/// The numbers to show in the place of real ones; None where they stay. The first is where a file lies, the second, if
+/// the file is a device, which.
+fn shown(devices: [dev_t; 2]) -> Option<[dev_t; 2]> {
+    if !devices.into_iter().any(may_be_ours)
+        || settings::settings().is_none()
+        || !libploop::is_used()
+    {
+        return None;
+    }
+    let aliases = daemon::aliases()?;
+    Some(devices.map(|device| {
+        node(&aliases, device)
+            .and_then(number)
+            .map_or(device, |(major, minor)| libc::makedev(major, minor))
+    }))
+}
+
+/// Translates what libc's function answered.
+fn translated(result: c_int, status: *mut libc::stat) -> c_int {
+    if result != 0 || status.is_null() {
+        return result;
+    }
+    // SAFETY: the call that filled it succeeded, so it points to such a structure.
+    let devices = unsafe { [(*status).st_dev, (*status).st_rdev] };
+    if let Some([device, special]) = kept(|| shown(devices)) {
+        // SAFETY: as above.
+        unsafe {
+            (*status).st_dev = device;
+            (*status).st_rdev = special;
+        }
+    }
+    result
+}
+
+/// `fstatat` as the kernel has it, for a libc that has the function under another name.
+fn by_the_kernel(
+    directory: c_int,
+    path: *const c_char,
+    status: *mut libc::stat,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the kernel checks the pointers; where this is built, its structure is libc's.
+    unsafe { libc::syscall(libc::SYS_newfstatat, directory, path, status, flags) as c_int }
+}
+
+/// The real numbers of an open file; None if it is none, with `errno` set.
+pub(crate) fn of_descriptor(descriptor: c_int) -> Option<libc::stat> {
+    // SAFETY: a structure of numbers, for which zeros are valid.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    let result = match real::fstat() {
+        // SAFETY: the place is valid.
+        Some(real) => unsafe { real(descriptor, &mut status) },
+        None => by_the_kernel(descriptor, c"".as_ptr(), &mut status, libc::AT_EMPTY_PATH),
+    };
+    (result == 0).then_some(status)
+}
+
+/// The functions that take a path; the second is what programs built with an older libc call.
+macro_rules! stat {
+    ($($name:ident $old:ident $flags:expr;)+) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $name(path: *const c_char, status: *mut libc::stat) -> c_int {
+                let result = redirected(path, |path| match real::$name() {
+                    // SAFETY: called as the program calls it, the path aside, which is a C string too.
+                    Some(real) => unsafe { real(path, status) },
+                    None => by_the_kernel(libc::AT_FDCWD, path, status, $flags),
+                });
+                translated(result, status)
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $old(
+                _version: c_int,
+                path: *const c_char,
+                status: *mut libc::stat,
+            ) -> c_int {
+                // SAFETY: called as the program calls it; where this is built, there is one version.
+                unsafe { $name(path, status) }
+            }
+        )+
+    };
+}
+
+stat! {
+    stat __xstat 0;
+    stat64 __xstat64 0;
+    lstat __lxstat libc::AT_SYMLINK_NOFOLLOW;
+    lstat64 __lxstat64 libc::AT_SYMLINK_NOFOLLOW;
+}
+
+macro_rules! fstat {
+    ($($name:ident $old:ident;)+) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $name(descriptor: c_int, status: *mut libc::stat) -> c_int {
+                let result = match real::$name() {
+                    // SAFETY: called as the program calls it.
+                    Some(real) => unsafe { real(descriptor, status) },
+                    None => by_the_kernel(descriptor, c"".as_ptr(), status, libc::AT_EMPTY_PATH),
+                };
+                translated(result, status)
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $old(
+                _version: c_int,
+                descriptor: c_int,
+                status: *mut libc::stat,
+            ) -> c_int {
+                // SAFETY: called as the program calls it; where this is built, there is one version.
+                unsafe { $name(descriptor, status) }
+            }
+        )+
+    };
+}
+
+fstat! {
+    fstat __fxstat;
+    fstat64 __fxstat64;
+}
+
+macro_rules! fstatat {
+    ($($name:ident $old:ident;)+) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $name(
+                directory: c_int,
+                path: *const c_char,
+                status: *mut libc::stat,
+                flags: c_int,
+            ) -> c_int {
+                let result = redirected(path, |path| match real::$name() {
+                    // SAFETY: called as the program calls it, the path aside, which is a C string too.
+                    Some(real) => unsafe { real(directory, path, status, flags) },
+                    None => by_the_kernel(directory, path, status, flags),
+                });
+                translated(result, status)
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $old(
+                _version: c_int,
+                directory: c_int,
+                path: *const c_char,
+                status: *mut libc::stat,
+                flags: c_int,
+            ) -> c_int {
+                // SAFETY: called as the program calls it; where this is built, there is one version.
+                unsafe { $name(directory, path, status, flags) }
+            }
+        )+
+    };
+}
+
+fstatat! {
+    fstatat __fxstatat;
+    fstatat64 __fxstatat64;
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn statx(
+    directory: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mask: c_uint,
+    status: *mut libc::statx,
+) -> c_int {
+    let result = redirected(path, |path| match real::statx() {
+        // SAFETY: called as the program calls it, the path aside, which is a C string too.
+        Some(real) => unsafe { real(directory, path, flags, mask, status) },
+        None => real::missing(),
+    });
+    if result != 0 || status.is_null() {
+        return result;
+    }
+    // SAFETY: the call that filled it succeeded, so it points to such a structure.
+    let devices = unsafe {
+        [
+            libc::makedev((*status).stx_dev_major, (*status).stx_dev_minor),
+            libc::makedev((*status).stx_rdev_major, (*status).stx_rdev_minor),
+        ]
+    };
+    if let Some([device, special]) = kept(|| shown(devices)) {
+        // SAFETY: as above.
+        unsafe {
+            (*status).stx_dev_major = libc::major(device);
+            (*status).stx_dev_minor = libc::minor(device);
+            (*status).stx_rdev_major = libc::major(special);
+            (*status).stx_rdev_minor = libc::minor(special);
+        }
+    }
+    result
+}
+
+/// Whether an open file is a block device of the sandbox.
+pub(crate) enum Device {
+    Node(Node),
+    /// Not of the sandbox.
+    Other,
+    /// It may be one, but the daemon does not say.
+    Unknown,
+}
+
+/// Which device a descriptor is; changes `errno`.
+pub(crate) fn device(descriptor: c_int) -> Device {
+    let Some(status) = of_descriptor(descriptor) else {
+        return Device::Other;
+    };
+    if status.st_mode & libc::S_IFMT != libc::S_IFBLK || !may_be_ours(status.st_rdev) {
+        return Device::Other;
+    }
+    match daemon::aliases() {
+        Some(aliases) => node(&aliases, status.st_rdev).map_or(Device::Other, Device::Node),
+        None => Device::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_drivers() {
+        let aliases = [
+            Alias {
+                device: 10001,
+                whole: (7, 10001),
+                partition: Some((259, 3)),
+                balloon_inode: None,
+            },
+            Alias {
+                device: 65535,
+                whole: (7, 65535),
+                partition: None,
+                balloon_inode: None,
+            },
+        ];
+        let shown = |major, minor| node(&aliases, libc::makedev(major, minor)).and_then(number);
+        assert_eq!(shown(7, 10001), Some((182, 160_016)));
+        assert_eq!(shown(259, 3), Some((182, 160_017)));
+        assert_eq!(shown(7, 65535), Some((182, 1_048_560)));
+        assert_eq!(shown(7, 3), None);
+        assert_eq!(shown(259, 4), None);
+        assert_eq!(number(Node::Whole(u32::MAX)), None);
+    }
+
+    #[test]
+    fn an_open_file_has_its_real_numbers() {
+        assert!(of_descriptor(-1).is_none());
+        assert_eq!(crate::errno::get(), libc::EBADF);
+        let status = of_descriptor(0).unwrap();
+        assert!(!may_be_ours(status.st_rdev));
+        assert!(matches!(device(0), Device::Other));
+    }
+}

@@ -1,0 +1,597 @@
+//! The library before libc in real processes, and a daemon that is none: it answers as each test wants. The processes
+//! are this program once more.
+
+use libtest_mimic::{Arguments, Trial};
+use ploop_sandbox_wire::{self as wire, Alias, Node, Reply, Request, call};
+use std::fs::{self, File};
+use std::io::{Cursor, Read, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex};
+
+/// The name of the test whose child this process is.
+const CHILD: &str = "PRELOADED_CHILD";
+/// A directory that the child may use.
+const DIRECTORY: &str = "PRELOADED_DIRECTORY";
+
+const START: u64 = 0x5003;
+const STOP: u64 = 0x5002;
+const ADD_DELTA: u64 = 0x4018_5000;
+const BALLOON: u64 = 0x4010_5013;
+const FBGET: u64 = 0x4010_5012;
+const FBFILTER: u64 = 0x8008_501b;
+const DISCARD_WAIT: u64 = 0x5019;
+const BLKRRPART: u64 = 0x125f;
+const OPEN_BALLOON: u64 = 0x662a;
+const SET_RSV_BLOCKS: u64 = 0x4008_662c;
+
+/// The test in which there is no socket.
+const WITHOUT: &str = "without_a_daemon_the_drivers_calls_fail";
+
+/// N of ploopN.
+const DEVICE: u32 = 10001;
+const LOOP: &str = "/dev/loop0";
+
+struct Test {
+    name: &'static str,
+    need: fn() -> Option<&'static str>,
+    /// How the daemon answers, and what it looks at.
+    daemon: fn(&Request, &[OwnedFd], &mut UnixStream) -> Option<Reply>,
+    child: fn(&Path),
+    /// What the daemon must have been asked, ALIASES aside.
+    asked: &'static [u64],
+}
+
+fn main() -> ExitCode {
+    if let Some(name) = std::env::var_os(CHILD) {
+        let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
+        let test = tests().into_iter().find(|test| *test.name == *name);
+        (test.unwrap().child)(&directory);
+        return ExitCode::SUCCESS;
+    }
+    let trials = tests()
+        .into_iter()
+        .map(|test| {
+            let missing = (test.need)();
+            Trial::test(test.name, move || {
+                run(&test);
+                Ok(())
+            })
+            .with_ignored_flag(missing.is_some())
+            .with_kind(missing.unwrap_or_default())
+        })
+        .collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn nothing() -> Option<&'static str> {
+    None
+}
+
+fn loop_device() -> Option<&'static str> {
+    let is_there = fs::metadata(LOOP).is_ok_and(|it| it.file_type().is_block_device());
+    (!is_there || File::open(LOOP).is_err()).then_some("needs root and a loop device")
+}
+
+fn root() -> Option<&'static str> {
+    // SAFETY: no pointers.
+    (unsafe { libc::geteuid() } != 0).then_some("needs root")
+}
+
+fn tests() -> Vec<Test> {
+    vec![
+        Test {
+            name: "proc_vz_is_the_daemons_directory",
+            need: nothing,
+            daemon: |_, _, _| None,
+            child: |_| {
+                let path = "/proc/vz/ploop_minor";
+                assert_eq!(fs::read_to_string(path).unwrap(), "160016\n");
+                assert!(fs::metadata(path).unwrap().is_file());
+                assert_eq!(fs::read_dir("/proc/vz").unwrap().count(), 1);
+                assert!(fs::read_dir("/proc/vz/none").is_err());
+                // SAFETY: a C string.
+                assert_eq!(unsafe { libc::access(c"/proc/vz".as_ptr(), libc::X_OK) }, 0);
+                // SAFETY: C strings.
+                let file = unsafe { libc::fopen(c"/proc/vz/ploop_minor".as_ptr(), c"r".as_ptr()) };
+                assert!(!file.is_null());
+                // SAFETY: just opened.
+                unsafe { libc::fclose(file) };
+                assert!(File::open("/proc/vzx").is_err());
+            },
+            asked: &[],
+        },
+        Test {
+            name: "numbers_are_translated_for_users_of_ploop",
+            need: loop_device,
+            daemon: |_, _, _| None,
+            child: |_| {
+                let real = fs::metadata(LOOP).unwrap().rdev();
+                assert_eq!(libc::major(real), 7);
+                use_ploop();
+                let driver = libc::makedev(wire::MAJOR, 16 * DEVICE);
+                assert_eq!(fs::metadata(LOOP).unwrap().rdev(), driver);
+                assert_eq!(fs::symlink_metadata(LOOP).unwrap().rdev(), driver);
+                assert_eq!(File::open(LOOP).unwrap().metadata().unwrap().rdev(), driver);
+                // SAFETY: zeros are valid numbers; a C string; a valid place.
+                let status = unsafe {
+                    let mut status: libc::stat = std::mem::zeroed();
+                    assert_eq!(libc::stat(c"/dev/loop0".as_ptr(), &mut status), 0);
+                    status
+                };
+                assert_eq!(status.st_rdev, driver);
+                assert_eq!(libc::major(fs::metadata("/dev/null").unwrap().rdev()), 1);
+            },
+            asked: &[],
+        },
+        Test {
+            name: "an_added_delta_takes_its_file_along",
+            need: loop_device,
+            daemon: |request, files, _| {
+                assert_eq!(request.node, Node::Whole(DEVICE));
+                assert_eq!(request.payload.len(), 24 + 32 + 64);
+                assert_eq!(request.payload[56..60], *b"cook");
+                let [file] = files else {
+                    panic!("{} descriptors", files.len())
+                };
+                let mut text = String::new();
+                File::from(file.try_clone().unwrap())
+                    .read_to_string(&mut text)
+                    .unwrap();
+                assert_eq!(text, "image");
+                Some(Reply::of(-libc::EBUSY))
+            },
+            child: |directory| {
+                fs::write(directory.join("image"), "image").unwrap();
+                let image = File::open(directory.join("image")).unwrap();
+                let device = File::open(LOOP).unwrap();
+                let mut delta = [0u64; 15];
+                delta[0] = 4 << 32; // pctl_flags: there is a cookie
+                delta[2] = 1; // pctl_chunks
+                delta[3] = image.as_raw_fd() as u64;
+                delta[7] = u64::from_ne_bytes(*b"cookie\0\0");
+                assert_eq!(
+                    call_pointer(&device, ADD_DELTA, &mut delta),
+                    Err(libc::EBUSY)
+                );
+            },
+            asked: &[ADD_DELTA],
+        },
+        Test {
+            name: "an_invalid_descriptor_is_left_to_the_daemon",
+            need: loop_device,
+            daemon: |request, files, _| {
+                assert_eq!((request.payload.len(), files.len()), (24 + 32, 0));
+                Some(Reply::of(-libc::EBADF))
+            },
+            child: |_| {
+                let device = File::open(LOOP).unwrap();
+                let mut delta = [0u64; 7];
+                delta[2] = 1;
+                delta[3] = 999;
+                assert_eq!(
+                    call_pointer(&device, ADD_DELTA, &mut delta),
+                    Err(libc::EBADF)
+                );
+            },
+            asked: &[ADD_DELTA],
+        },
+        Test {
+            name: "results_come_back",
+            need: loop_device,
+            daemon: |request, _, _| {
+                Some(match u64::from(request.call) {
+                    BALLOON => {
+                        assert_eq!(request.payload, [7; 16]);
+                        // More than there is room for.
+                        Reply {
+                            result: 0,
+                            payload: vec![9; 100],
+                        }
+                    }
+                    FBGET => Reply {
+                        result: -libc::ENOSPC,
+                        payload: vec![5; 1000],
+                    },
+                    FBFILTER => Reply::of(request.argument as i32),
+                    // Where there is no memory, nothing is sent.
+                    ADD_DELTA if request.payload.is_empty() => Reply::of(-libc::EFAULT),
+                    BLKRRPART => Reply::of(0),
+                    other => panic!("{other:#x}"),
+                })
+            },
+            child: |_| {
+                let device = File::open(LOOP).unwrap();
+                let mut balloon = [0x0707_0707_0707_0707u64, 0x0707_0707_0707_0707, 1];
+                assert_eq!(call_pointer(&device, BALLOON, &mut balloon), Ok(0));
+                assert_eq!(balloon, [0x0909_0909_0909_0909, 0x0909_0909_0909_0909, 1]);
+                let mut blocks = [1u64, 0, 0, 0, 77];
+                assert_eq!(call_pointer(&device, FBGET, &mut blocks), Err(libc::ENOSPC));
+                assert_eq!(blocks[3..], [0x0505_0505_0505_0505, 77]);
+                set_errno(5);
+                assert_eq!(call_number(&device, FBFILTER, 3), Ok(3));
+                assert_eq!(errno(), 5);
+                assert_eq!(call_number(&device, ADD_DELTA, 8), Err(libc::EFAULT));
+                assert_eq!(call_number(&device, BLKRRPART, 0), Ok(0));
+            },
+            asked: &[BALLOON, FBGET, FBFILTER, ADD_DELTA, BLKRRPART],
+        },
+        Test {
+            name: "stopping_steps_aside",
+            need: loop_device,
+            daemon: |request, files, _| {
+                assert!(files.len() == 1, "the last descriptor is sent");
+                assert_eq!(request.node, Node::Whole(DEVICE));
+                Some(Reply::of(-libc::EINVAL))
+            },
+            child: |_| {
+                let device = File::open(LOOP).unwrap();
+                assert_eq!(call_number(&device, STOP, 0), Err(libc::EINVAL));
+                // There is no /dev/ploop10001 here to open anew.
+                let link = format!("/proc/self/fd/{}", device.as_raw_fd());
+                assert_eq!(fs::read_link(link).unwrap(), Path::new("/dev/null"));
+            },
+            asked: &[STOP],
+        },
+        Test {
+            name: "a_signal_ends_the_waiting_for_discards",
+            need: loop_device,
+            daemon: |_, _, stream| {
+                // The caller hangs up.
+                assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+                None
+            },
+            child: |_| {
+                extern "C" fn nothing(_: libc::c_int) {}
+                // SAFETY: zeros are a valid action; the handler does nothing.
+                unsafe {
+                    let mut action: libc::sigaction = std::mem::zeroed();
+                    action.sa_sigaction = nothing as *const () as usize;
+                    libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
+                    libc::alarm(1);
+                }
+                let device = File::open(LOOP).unwrap();
+                assert_eq!(call_number(&device, DISCARD_WAIT, 0), Err(libc::EINTR));
+            },
+            asked: &[DISCARD_WAIT],
+        },
+        Test {
+            name: WITHOUT,
+            need: loop_device,
+            daemon: |_, _, _| None,
+            child: |_| {
+                let device = File::open(LOOP).unwrap();
+                assert_eq!(call_number(&device, START, 0), Err(libc::EIO));
+                assert_eq!(call_pointer(&device, BALLOON, &mut [0, 0]), Err(libc::EIO));
+                assert_eq!(libc::major(fs::metadata(LOOP).unwrap().rdev()), 7);
+                fs::read_to_string("/proc/self/mountinfo").unwrap();
+            },
+            asked: &[],
+        },
+        Test {
+            name: "other_devices_are_left_alone",
+            need: loop_device,
+            daemon: |_, _, _| None,
+            child: |directory| {
+                let null = File::open("/dev/null").unwrap();
+                assert_eq!(call_number(&null, START, 0), Err(libc::ENOTTY));
+                // None of the driver's: the loop device's.
+                let device = File::open(LOOP).unwrap();
+                assert!(call_number(&device, 0x5000 + 29, 0).is_err());
+                let path = directory.join("new");
+                fs::OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o640)
+                    .open(&path)
+                    .unwrap();
+                assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+                assert_eq!(
+                    File::open("/none").unwrap_err().raw_os_error(),
+                    Some(libc::ENOENT)
+                );
+                // SAFETY: the kernel checks the pointer.
+                assert_eq!(unsafe { libc::access(std::ptr::null(), 0) }, -1);
+                assert_eq!(errno(), libc::EFAULT);
+            },
+            asked: &[],
+        },
+        Test {
+            name: "the_list_of_mounts_is_the_drivers",
+            need: nothing,
+            daemon: |_, _, _| None,
+            child: |_| {
+                let real = fs::read_to_string("/proc/self/mountinfo").unwrap();
+                let first = real.lines().next().unwrap();
+                let number = first.split(' ').nth(2).unwrap();
+                let driver = format!("{}:{}", wire::MAJOR, 16 * 10002);
+                use_ploop();
+                let own = format!("/proc/{}/mountinfo", std::process::id());
+                for path in ["/proc/self/mountinfo", &own] {
+                    let list = fs::read_to_string(path).unwrap();
+                    assert_eq!(list.lines().count(), real.lines().count());
+                    let first = first.replacen(number, &driver, 1) + ",balloon_ino=12";
+                    assert_eq!(list.lines().next().unwrap(), first);
+                }
+                // SAFETY: C strings; a buffer of that size; the file is open.
+                let line = unsafe {
+                    let file = libc::fopen(c"/proc/self/mountinfo".as_ptr(), c"re".as_ptr());
+                    assert!(!file.is_null());
+                    let mut line = [0; 4096];
+                    assert!(!libc::fgets(line.as_mut_ptr(), 4096, file).is_null());
+                    libc::fclose(file);
+                    std::ffi::CStr::from_ptr(line.as_ptr())
+                        .to_str()
+                        .unwrap()
+                        .to_owned()
+                };
+                assert!(line.contains(&driver) && line.ends_with(",balloon_ino=12\n"));
+                let mounts = fs::read_to_string("/proc/mounts").unwrap();
+                assert_eq!(
+                    mounts,
+                    fs::read_to_string("/proc/thread-self/mounts").unwrap()
+                );
+            },
+            asked: &[],
+        },
+        Test {
+            name: "nodes_are_the_daemons",
+            need: nothing,
+            daemon: |_, _, _| None,
+            child: |_| {
+                let path = c"/dev/ploop10001p1";
+                let device = libc::makedev(wire::MAJOR, 16 * DEVICE + 1);
+                set_errno(5);
+                // SAFETY: C strings.
+                unsafe {
+                    assert_eq!(libc::mknod(path.as_ptr(), libc::S_IFBLK, device), 0);
+                    assert_eq!(libc::chmod(path.as_ptr(), 0o600), 0);
+                    assert_eq!(errno(), 5);
+                    assert_eq!(libc::access(path.as_ptr(), libc::F_OK), -1);
+                    assert_eq!(libc::chmod(c"/none/none".as_ptr(), 0o600), -1);
+                }
+                assert_eq!(errno(), libc::ENOENT);
+            },
+            asked: &[],
+        },
+        Test {
+            name: "the_balloon_option_goes_to_the_daemon",
+            need: root,
+            daemon: |request, _, _| {
+                assert_eq!(request.node, Node::Partition(DEVICE));
+                assert_eq!(request.payload, b"12");
+                Some(Reply::of(0))
+            },
+            child: |directory| {
+                let target = std::ffi::CString::new(directory.to_str().unwrap()).unwrap();
+                // SAFETY: C strings. A temporary file system wants no device, and knows no such option.
+                unsafe {
+                    assert_eq!(libc::unshare(libc::CLONE_NEWNS), 0);
+                    let private = libc::MS_REC | libc::MS_PRIVATE;
+                    let (none, root) = (std::ptr::null(), c"/".as_ptr());
+                    assert_eq!(libc::mount(none, root, none, private, none.cast()), 0);
+                    let mount = |data: &std::ffi::CStr| {
+                        libc::mount(
+                            c"/dev/ploop10001p1".as_ptr(),
+                            target.as_ptr(),
+                            c"tmpfs".as_ptr(),
+                            0,
+                            data.as_ptr().cast(),
+                        )
+                    };
+                    assert_eq!(mount(c"balloon_ino=12,wrong=1"), -1);
+                    assert_eq!(errno(), libc::EINVAL);
+                    assert_eq!(mount(c"size=1m,balloon_ino=12,mode=700"), 0);
+                }
+                assert_eq!(fs::metadata(directory).unwrap().mode() & 0o777, 0o700);
+            },
+            asked: &[call::BALLOON_INODE as u64],
+        },
+        Test {
+            name: "the_balloon_is_opened_in_its_directory",
+            need: nothing,
+            daemon: |_, _, _| None,
+            child: |directory| {
+                let root = File::open(directory).unwrap();
+                use_ploop();
+                assert_eq!(call_number(&root, OPEN_BALLOON, 0), Err(libc::ENOENT));
+                let name = ".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
+                fs::write(directory.join(name), "air").unwrap();
+                let balloon = call_number(&root, OPEN_BALLOON, 0).unwrap();
+                // SAFETY: just opened, and nobody else's.
+                let mut balloon = unsafe { File::from_raw_fd(balloon) };
+                balloon.write_all(b"AIR").unwrap();
+                assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), "AIR");
+                assert_eq!(
+                    call_pointer(&balloon, SET_RSV_BLOCKS, &mut [1]),
+                    Err(libc::ENOTTY)
+                );
+                // It steps aside for a child where ext4 cannot be grown while mounted, and is there again.
+                let link = format!("/proc/{}/fd/{}", std::process::id(), balloon.as_raw_fd());
+                let is_aside = || fs::read_link(&link).unwrap() == Path::new("/dev/null");
+                // SAFETY: this process has one thread, so that its copy works as it does itself.
+                let status = unsafe {
+                    let child = libc::fork();
+                    if child == 0 {
+                        let moment = std::time::Duration::from_millis(10);
+                        let seen = (0..100).any(|_| {
+                            std::thread::sleep(moment);
+                            is_aside()
+                        });
+                        libc::_exit(if seen { 7 } else { 8 });
+                    }
+                    let mut status = 0;
+                    assert_eq!(libc::waitpid(child, &mut status, 0), child);
+                    libc::WEXITSTATUS(status)
+                };
+                assert_eq!(status, if may_grow() { 8 } else { 7 });
+                assert!(!is_aside());
+                balloon.write_all(b"!").unwrap();
+                assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), "AIR!");
+            },
+            asked: &[],
+        },
+    ]
+}
+
+/// What marks a process as one that uses ploop, libploop not being linked in here.
+fn use_ploop() {
+    File::open("/proc/vz/ploop_minor").unwrap();
+}
+
+/// Has this process CAP_SYS_RESOURCE?
+fn may_grow() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    u64::from_str_radix(line.unwrap().trim(), 16).unwrap() & 1 << 24 != 0
+}
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap()
+}
+
+fn set_errno(value: i32) {
+    // SAFETY: the address is that of the thread's own variable.
+    unsafe { *libc::__errno_location() = value };
+}
+
+fn call_number(file: &File, request: u64, argument: u64) -> Result<i32, i32> {
+    // SAFETY: an argument that is an address and no memory is checked by who reads it.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request as _, argument) };
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+fn call_pointer(file: &File, request: u64, argument: &mut [u64]) -> Result<i32, i32> {
+    call_number(
+        file,
+        request,
+        argument.as_mut_ptr().expose_provenance() as u64,
+    )
+}
+
+/// Beside this program, where Cargo puts it for a test's sake.
+fn library() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let name = "libploop_sandbox_preload.so";
+    program
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(name))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{name} is not built"))
+}
+
+fn run(test: &Test) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    fs::create_dir(path.join("vz")).unwrap();
+    fs::write(path.join("vz/ploop_minor"), "160016\n").unwrap();
+    fs::create_dir(path.join("work")).unwrap();
+    let listener = UnixListener::bind(path.join("socket")).unwrap();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (daemon, log) = (test.daemon, Arc::clone(&asked));
+    let thread = std::thread::spawn(move || {
+        loop {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (request, files) = receive(&mut stream);
+            let reply = match request.call {
+                call::PING => return,
+                call::ALIASES => Some(Reply {
+                    result: 0,
+                    payload: Alias::to_payload(&aliases()),
+                }),
+                call => {
+                    log.lock().unwrap().push(u64::from(call));
+                    daemon(&request, &files, &mut stream)
+                }
+            };
+            drop(files);
+            if let Some(reply) = reply {
+                reply.write(&mut stream).unwrap();
+            }
+        }
+    });
+    let socket = if test.name == WITHOUT {
+        "none"
+    } else {
+        "socket"
+    };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .env(CHILD, test.name)
+        .env(DIRECTORY, path.join("work"))
+        .env("LD_PRELOAD", library())
+        .env(wire::SOCKET, path.join(socket))
+        .env(wire::PROC_VZ, path.join("vz"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {text}", output.status);
+    // The thread has ended by itself if a look of the daemon's failed.
+    let ping = Request {
+        call: call::PING,
+        node: Node::None,
+        argument: 0,
+        payload: Vec::new(),
+    };
+    if let Ok(mut stream) = UnixStream::connect(path.join("socket")) {
+        let _ = stream.write_all(&ping.to_bytes());
+    }
+    thread.join().unwrap();
+    assert_eq!(*asked.lock().unwrap(), test.asked);
+}
+
+/// The loop device, and what the root of this process is mounted from.
+fn aliases() -> [Alias; 2] {
+    let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let number = list.split(' ').nth(2).unwrap();
+    let (major, minor) = number.split_once(':').unwrap();
+    let alias = |device, whole, balloon_inode| Alias {
+        device,
+        whole,
+        partition: None,
+        balloon_inode,
+    };
+    [
+        alias(DEVICE, (7, 0), None),
+        alias(
+            10002,
+            (major.parse().unwrap(), minor.parse().unwrap()),
+            Some(12),
+        ),
+    ]
+}
+
+/// Reads a request and what came beside its first byte.
+fn receive(stream: &mut UnixStream) -> (Request, Vec<OwnedFd>) {
+    let mut first = [0u8];
+    let mut control = [0u64; 16];
+    let mut files = Vec::new();
+    // SAFETY: zeros are a valid message, which points to places that live on; the kernel fills in headers that lie within
+    // the control buffer, and the descriptors in them are new.
+    unsafe {
+        let mut part = libc::iovec {
+            iov_base: first.as_mut_ptr().cast(),
+            iov_len: 1,
+        };
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control) as _;
+        let flags = libc::MSG_CMSG_CLOEXEC;
+        assert_eq!(libc::recvmsg(stream.as_raw_fd(), &mut message, flags), 1);
+        let header = libc::CMSG_FIRSTHDR(&message);
+        if !header.is_null() {
+            assert_eq!((*header).cmsg_type, libc::SCM_RIGHTS);
+            let data = libc::CMSG_DATA(header).cast::<libc::c_int>();
+            files.push(OwnedFd::from_raw_fd(data.read_unaligned()));
+        }
+    }
+    let mut whole = Cursor::new(first).chain(stream);
+    (Request::read(&mut whole).unwrap(), files)
+}

@@ -1,0 +1,187 @@
+//! The clusters of a file: which are free, where the next one goes, and space that is got ahead.
+
+use std::io;
+
+use super::OPERATION;
+use super::delta::WritableDelta;
+use super::store::write_zeros;
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result};
+
+/// What is known of the clusters of a file, by their offsets.
+#[derive(Debug)]
+pub(super) struct Space {
+    /// Clusters that nothing leads to, not even the table in the file.
+    pub(super) free: Vec<u64>,
+    /// Clusters that the table in the file may still lead to.
+    pub(super) released: Vec<u64>,
+    /// Where the next cluster of the file begins.
+    pub(super) end: u64,
+    /// Up to where the file was made longer ahead, and reads as zero from `end` on.
+    reserved: u64,
+    /// The length of the file.
+    len: u64,
+    /// How much the file is made longer at a time; 0 for not at all.
+    chunk: u64,
+    /// What the file must not become longer than.
+    max_len: u64,
+}
+
+/// What a cluster holds that was just allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contents {
+    Zero,
+    /// Something old.
+    Stale,
+    /// It lies behind the end of the file.
+    Missing,
+}
+
+impl Space {
+    /// The space in a file of `len` bytes. What is left at its end of a cluster is not counted, and
+    /// overwritten or cut off.
+    pub(super) fn new(len: u64, cluster: ClusterSize) -> Space {
+        let end = len - len % cluster.bytes();
+        Space {
+            free: Vec::new(),
+            released: Vec::new(),
+            end,
+            reserved: end,
+            len,
+            chunk: 0,
+            max_len: u64::MAX,
+        }
+    }
+
+    pub(super) fn set_chunk(&mut self, bytes: u64) {
+        self.chunk = bytes;
+    }
+
+    pub(super) fn set_max_len(&mut self, len: Option<u64>) {
+        self.max_len = len.unwrap_or(u64::MAX);
+    }
+}
+
+impl WritableDelta {
+    /// A cluster of the file for new data. [`ErrorKind::NoSpace`] changes nothing.
+    pub(super) fn allocate(&mut self) -> Result<(u64, Contents)> {
+        self.check_whole()?;
+        if let Some(offset) = self.space.free.pop() {
+            return Ok((offset, Contents::Stale));
+        }
+        let offset = self.space.end;
+        let size = self.header.cluster.bytes();
+        self.reserve(offset + size)?;
+        self.space.end += size;
+        self.space.len = self.space.len.max(self.space.end);
+        let contents = if self.space.end <= self.space.reserved {
+            Contents::Zero
+        } else {
+            Contents::Missing
+        };
+        Ok((offset, contents))
+    }
+
+    /// Sees that the file can become as long as `end`, a multiple of the cluster size, and gets the
+    /// space for that where that is done ahead. An error changes nothing.
+    pub(super) fn reserve(&mut self, end: u64) -> Result<()> {
+        let size = self.header.cluster.bytes();
+        let limit = match self.header.version {
+            FormatVersion::V1 => u64::from(u32::MAX) * 512,
+            FormatVersion::V2 => u64::from(u32::MAX) * size,
+        };
+        let refused = |message| Error::new(ErrorKind::NoSpace, OPERATION, message);
+        if end - size > limit {
+            let error = refused("the table cannot lead further into the file");
+            return Err(error.with_path(&self.path));
+        }
+        if end > self.space.max_len {
+            let error = refused("the file has the length that was set as its largest");
+            return Err(error.with_path(&self.path));
+        }
+        if self.space.chunk == 0 || end <= self.space.reserved {
+            return Ok(());
+        }
+        if self.space.len % size != 0 {
+            // Not even a part of the new cluster may hold anything.
+            self.cut_to(self.space.end)?;
+        }
+        let start = self.space.reserved.max(self.space.end);
+        let ahead = start.saturating_add(self.space.chunk.min(1 << 40));
+        let max = self.space.max_len - self.space.max_len % size;
+        let ahead = ahead.next_multiple_of(size).min(max).max(end);
+        let mut result = self.store.allocate(start, ahead - start);
+        let mut reserved = ahead;
+        if matches!(&result, Err(error) if is_full(error)) && ahead > end {
+            reserved = end;
+            result = self.store.allocate(start, end - start);
+        }
+        match result {
+            Ok(()) => {
+                self.space.reserved = reserved;
+                self.space.len = self.space.len.max(reserved);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                self.space.chunk = 0;
+                Ok(())
+            }
+            Err(error) => {
+                // Some of it may have been got.
+                self.space.len = self.store.len().unwrap_or(self.space.len);
+                Err(
+                    Error::io(OPERATION, "the file cannot be made longer", error)
+                        .with_path(&self.path),
+                )
+            }
+        }
+    }
+
+    /// Makes the file longer by zeros, up to where its clusters end then.
+    pub(super) fn put_end_behind(&mut self, end: u64) -> Result<()> {
+        let old = self.space.end;
+        if end > old.max(self.space.reserved) {
+            self.attempt("the file cannot be made longer", |store| {
+                write_zeros(store, old, end - old)
+            })?;
+        }
+        self.space.end = end.max(old);
+        self.space.len = self.space.len.max(self.space.end);
+        Ok(())
+    }
+
+    /// Takes clusters off the end of the file that nothing leads to, and what was got ahead.
+    /// Everything must be flushed.
+    pub(super) fn trim(&mut self) -> Result<()> {
+        let size = self.header.cluster.bytes();
+        let mut end = self.space.end;
+        self.space.free.sort_unstable();
+        while self
+            .space
+            .free
+            .last()
+            .is_some_and(|last| last + size == end)
+        {
+            self.space.free.pop();
+            end -= size;
+        }
+        self.cut_to(end)
+    }
+
+    /// Makes the file end at `end`, behind which there is nothing.
+    pub(super) fn cut_to(&mut self, end: u64) -> Result<()> {
+        if end != self.space.len {
+            self.attempt("the file cannot be cut", |store| store.set_len(end))?;
+        }
+        self.space.end = end;
+        self.space.reserved = end;
+        self.space.len = end;
+        Ok(())
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}

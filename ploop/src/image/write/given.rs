@@ -1,0 +1,134 @@
+//! Files that were opened by others.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::OPERATION;
+use crate::image::chain::{Chain, Layer};
+use crate::image::disk::Disk;
+use crate::image::file;
+use crate::image::header::Header;
+use crate::{ClusterSize, Error, ErrorKind, Result};
+
+/// An open file of an image, with a name for messages.
+///
+/// The file is opened once more, through `/proc`, with the access that is needed, and without
+/// direct I/O: how it was opened does not matter, and its position does not change. It may have been
+/// renamed or removed since.
+#[derive(Debug)]
+pub struct DeltaFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl DeltaFile {
+    /// A file and the name that errors give it.
+    pub fn new(file: File, path: impl Into<PathBuf>) -> DeltaFile {
+        let path = path.into();
+        DeltaFile { file, path }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file anew.
+    pub(super) fn reopen(&self, write: bool) -> Result<File> {
+        reopen(&self.file, write).map_err(|error| {
+            Error::io(OPERATION, "the file cannot be opened again", error).with_path(&self.path)
+        })
+    }
+
+    pub(super) fn layer(&self, raw: bool, allow_in_use: bool) -> Result<Layer> {
+        Layer::over(&self.path, self.reopen(false)?, raw, allow_in_use)
+    }
+}
+
+/// Opens a file that is open already, whatever has become of its name.
+pub(super) fn reopen(file: &File, write: bool) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// The header of an open delta, also of one in use.
+///
+/// # Errors
+///
+/// As [`Header::read`], without a path.
+pub fn header_of(file: &File) -> Result<Header> {
+    let file = reopen(file, false)
+        .map_err(|error| Error::io(OPERATION, "the file cannot be opened again", error))?;
+    let len = file::length(OPERATION, &file)?;
+    Header::read_from(&file, len)
+}
+
+impl Disk {
+    /// Opens a chain of open files, the base first; with `raw`, the base is a plain file. With
+    /// `allow_in_use`, they may be marked as in use. Needs the feature `image-write`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Disk::open`]; [`ErrorKind::InvalidInput`] where there is no file.
+    pub fn from_files(
+        files: Vec<DeltaFile>,
+        cluster: ClusterSize,
+        raw: bool,
+        allow_in_use: bool,
+    ) -> Result<Disk> {
+        let layers = files.iter().enumerate();
+        let layers = layers.map(|(level, file)| file.layer(raw && level == 0, allow_in_use));
+        Disk::over(layers.collect::<Result<_>>()?, cluster)
+    }
+
+    /// Puts a file in the place of one with the same contents; the base has level 0. Needs the
+    /// feature `image-write`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] where there is no such level, or the file is of another kind, size,
+    /// cluster size or format version; [`ErrorKind::Busy`] where there are clones of this disk;
+    /// otherwise as [`Disk::open`].
+    pub fn replace_level(&mut self, level: usize, file: DeltaFile) -> Result<()> {
+        let raw = self.chain().layers().get(level).is_some_and(Layer::is_raw);
+        let layer = file.layer(raw, true)?;
+        alone(self)?.replace(level, layer)
+    }
+
+    /// Takes out a delta that others have merged into the one below, of which everything is read
+    /// again. Needs the feature `image-write`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] for the base and where there is no such level, otherwise as
+    /// [`reload_level`](Disk::reload_level).
+    pub fn remove_level(&mut self, level: usize) -> Result<()> {
+        alone(self)?.remove(level)
+    }
+
+    /// Forgets what was read of the header and table of a file, which others have changed. Needs the
+    /// feature `image-write`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] where there is no such level, [`ErrorKind::Busy`] where there are
+    /// clones of this disk, otherwise as [`Disk::open`].
+    pub fn reload_level(&mut self, level: usize) -> Result<()> {
+        alone(self)?.reload(level)
+    }
+}
+
+fn alone(disk: &mut Disk) -> Result<&mut Chain> {
+    let shared = "the disk is also read through clones of it";
+    disk.chain_mut()
+        .ok_or_else(|| Error::new(ErrorKind::Busy, OPERATION, shared))
+}

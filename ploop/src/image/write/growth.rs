@@ -1,0 +1,68 @@
+//! Making the disk larger, and with it the table.
+
+use super::OPERATION;
+use super::delta::{WritableDelta, new_header};
+use crate::image::table::entry_offset;
+use crate::{Error, ErrorKind, Result, Size};
+
+impl WritableDelta {
+    /// Makes the disk larger. The clusters that a longer table displaces are copied to the end of
+    /// the file, and only when they and their entries are on the disk, their place is cleared; only
+    /// when that is on the disk, the header counts it to the table. After [`ErrorKind::NoSpace`]
+    /// everything is as before, if space is got ahead.
+    pub(super) fn grow(&mut self, size: Size) -> Result<()> {
+        let mut header = new_header(self.header.version, self.header.cluster, size)?;
+        header.in_use = self.header.in_use;
+        header.flags = self.header.flags;
+        if header.size < self.header.size {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                OPERATION,
+                format!("the disk has {} and cannot shrink", self.header.size),
+            )
+            .with_path(&self.path));
+        }
+        self.flush()?;
+        let cluster = self.header.cluster.bytes();
+        let table = self.header.data_start()..header.data_start().max(self.header.data_start());
+        header.first_block_offset = (table.end / 512) as u32;
+        let mut displaced = Vec::new();
+        for number in 0..self.header.entries() {
+            let offset = self.cluster(number)?;
+            displaced.extend(
+                offset
+                    .filter(|at| table.contains(at))
+                    .map(|at| (number, at)),
+            );
+        }
+        let kept = |offset: &u64| !table.contains(offset);
+        let spare = self.space.free.iter().filter(|at| kept(at)).count();
+        let more = displaced.len().saturating_sub(spare) as u64 * cluster;
+        let end = self.space.end.max(table.end);
+        if end + more > self.space.end {
+            self.reserve(end + more)?;
+        }
+        self.space.free.retain(kept);
+        self.put_end_behind(end)?;
+        let mut buffer = vec![0; cluster as usize];
+        for (number, offset) in displaced {
+            self.read(&mut buffer, offset)?;
+            self.add(number, 0, &buffer)?;
+        }
+        self.flush()?;
+        // The rest of the old table, too: other programs may have left something there.
+        buffer.fill(0);
+        let mut at = entry_offset(self.header.entries());
+        while at < table.end {
+            let len = (cluster - at % cluster) as usize;
+            self.write(&buffer[..len], at)?;
+            at += len as u64;
+        }
+        self.attempt("the table cannot be brought to the disk", |store| {
+            store.sync()
+        })?;
+        self.put_header(header)?;
+        self.forget_table();
+        Ok(())
+    }
+}

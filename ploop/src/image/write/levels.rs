@@ -1,0 +1,278 @@
+//! The deltas of a disk that is written to: more, fewer, and others in their place.
+
+use std::path::{Path, PathBuf};
+
+use super::delta::{WritableDelta, new_header};
+use super::given::{DeltaFile, reopen};
+use super::{DiskWriter, OPERATION, Top};
+use crate::image::chain::{Chain, Layer};
+use crate::{Error, ErrorKind, FormatVersion, Result};
+
+impl DiskWriter {
+    /// How many files the disk consists of. The base has level 0.
+    #[must_use]
+    pub fn levels(&self) -> usize {
+        1 + self.lower_levels()
+    }
+
+    fn lower_levels(&self) -> usize {
+        self.lower.as_ref().map_or(0, |lower| lower.layers().len())
+    }
+
+    /// Puts a new, empty delta on top, which from now on is written to. Everything written so far is
+    /// brought to the disk first, and the mark of the old top is cleared.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`] where there is a file of that name; otherwise as
+    /// [`write_at`](DiskWriter::write_at). The new file may be left.
+    pub fn snapshot(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let header = new_header(self.version(), self.cluster, self.size())?;
+        self.flush()?;
+        let new = WritableDelta::create(path.as_ref(), &header)?;
+        self.put_on_top(new)
+    }
+
+    /// As [`snapshot`](DiskWriter::snapshot), with a delta that is there already, as libploop makes
+    /// it for the driver. What it holds is part of the disk from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] where it has another size, cluster size or format version than
+    /// the disk, [`ErrorKind::Busy`] where it is in use; otherwise as
+    /// [`snapshot`](DiskWriter::snapshot).
+    pub fn push(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let new = WritableDelta::over(path, Box::new(WritableDelta::open_file(path)?), false)?;
+        self.check_fit(&new, new.header().size == self.size())?;
+        self.put_on_top(new)
+    }
+
+    /// As [`push`](DiskWriter::push), of an open file, which may be for a larger disk: that is the
+    /// size then.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](DiskWriter::push).
+    pub fn push_file(&mut self, file: DeltaFile) -> Result<()> {
+        let new = WritableDelta::over(file.path(), Box::new(file.reopen(true)?), false)?;
+        self.check_fit(&new, new.header().size >= self.size())?;
+        self.put_on_top(new)
+    }
+
+    /// Refuses a delta that cannot stand on the others.
+    fn check_fit(&self, new: &WritableDelta, size_fits: bool) -> Result<()> {
+        let header = new.header();
+        let fits = size_fits
+            && header.cluster == self.cluster
+            && (header.version == self.version() || matches!(self.top, Top::Raw { .. }));
+        if fits {
+            return Ok(());
+        }
+        let message = format!(
+            "the delta has {} in {} clusters of {}, the disk {} in {} clusters of {}",
+            header.size,
+            header.version,
+            header.cluster,
+            self.size(),
+            self.version(),
+            self.cluster
+        );
+        Err(Error::new(ErrorKind::InvalidInput, OPERATION, message).with_path(new.path()))
+    }
+
+    fn version(&self) -> FormatVersion {
+        match &self.top {
+            Top::Delta(delta) => delta.header().version,
+            Top::Raw { .. } => FormatVersion::V2,
+        }
+    }
+
+    /// After an error, the old top is the top still.
+    fn put_on_top(&mut self, mut new: WritableDelta) -> Result<()> {
+        let raw = matches!(self.top, Top::Raw { .. });
+        let file = reopen(self.top.file(), false).map_err(|error| {
+            Error::io(OPERATION, "the file cannot be opened again", error).with_path(self.top())
+        })?;
+        let layer = Layer::over(self.top(), file, raw, true)?;
+        new.mark(true)?;
+        if let Err(error) = self.finish().and_then(|()| self.add_lower(layer)) {
+            // Nothing was written to it; what matters is the first error.
+            let _ = new.mark(false);
+            if let Top::Delta(top) = &mut self.top {
+                let _ = top.mark(true);
+            }
+            return Err(error);
+        }
+        self.settings.apply(&mut new);
+        self.top = Top::Delta(Box::new(new));
+        Ok(())
+    }
+
+    /// Counts the old top to those below.
+    fn add_lower(&mut self, layer: Layer) -> Result<()> {
+        match &mut self.lower {
+            Some(lower) => lower.push(layer),
+            None => {
+                self.lower = Some(Chain::new(vec![layer], self.cluster)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a file in the place of one with the same contents. One in the place of the top may be
+    /// marked as in use, as a copy of it is; the old one is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] where there is no such level, or the file is of another kind, size,
+    /// cluster size or format version; otherwise as [`from_files`](DiskWriter::from_files) and
+    /// [`flush`](DiskWriter::flush).
+    pub fn replace_level(&mut self, level: usize, file: DeltaFile) -> Result<()> {
+        if level == self.lower_levels() {
+            return self.replace_top(&file);
+        }
+        let lower = self.lower.as_mut().ok_or_else(no_level)?;
+        let raw = lower.layers().get(level).is_some_and(Layer::is_raw);
+        lower.replace(level, file.layer(raw, true)?)
+    }
+
+    fn replace_top(&mut self, file: &DeltaFile) -> Result<()> {
+        self.flush()?;
+        let raw = matches!(self.top, Top::Raw { .. });
+        let mut new = Top::open(file.path(), file.reopen(true)?, self.cluster, raw, true)?;
+        let same = match (&self.top, &new) {
+            (Top::Raw { len: old, .. }, Top::Raw { len: new, .. }) => old == new,
+            (Top::Delta(old), Top::Delta(new)) => {
+                let (old, new) = (old.header(), new.header());
+                old.size == new.size && old.version == new.version
+            }
+            _ => false,
+        };
+        if !same {
+            let message = "the file differs in kind or size from the top, which it is to replace";
+            let error = Error::new(ErrorKind::InvalidInput, OPERATION, message);
+            return Err(error.with_path(file.path()));
+        }
+        if let Top::Delta(delta) = &mut new {
+            self.settings.apply(delta);
+            delta.mark(true)?;
+        }
+        // The disk does not depend on the old file any more.
+        let _ = self.finish();
+        self.top = new;
+        Ok(())
+    }
+
+    /// Takes out a delta, not the top, that others have merged into the one below, of which
+    /// everything is read again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] for the base, the top, and where there is no such level;
+    /// otherwise as [`reload_level`](DiskWriter::reload_level).
+    pub fn remove_level(&mut self, level: usize) -> Result<()> {
+        self.lower.as_mut().ok_or_else(no_level)?.remove(level)
+    }
+
+    /// Forgets what was read of the header, the table and the length of a file other than the top,
+    /// which others have changed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] for the top and where there is no such level; those of
+    /// [`Disk::open`](crate::image::Disk::open), and then what was known stays.
+    pub fn reload_level(&mut self, level: usize) -> Result<()> {
+        self.lower.as_mut().ok_or_else(no_level)?.reload(level)
+    }
+
+    /// Merges the top delta into the one below, which then is the top and marked as in use, and
+    /// returns the path of the file that is no longer needed, in which nothing changes. Other deltas
+    /// must not stand on the one below: they would see the change. Until the file is removed, the
+    /// chain with it reads the same, after a crash, too. A smaller disk below grows.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] where there is no delta below; otherwise as
+    /// [`write_at`](DiskWriter::write_at). The top is the top still then, and nothing it reads as
+    /// has changed.
+    pub fn merge_down(&mut self) -> Result<PathBuf> {
+        // Nobody gives it up.
+        self.merge_down_unless(|| false)?.ok_or_else(no_level)
+    }
+
+    /// As [`merge_down`](DiskWriter::merge_down), but asks before each cluster whether to give it up.
+    /// `None` where it was: the chain is as it was, though the delta below may have some clusters that
+    /// the top has as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`merge_down`](DiskWriter::merge_down).
+    pub fn merge_down_unless(
+        &mut self,
+        mut given_up: impl FnMut() -> bool,
+    ) -> Result<Option<PathBuf>> {
+        self.flush()?;
+        let Top::Delta(top) = &mut self.top else {
+            return Err(no_level());
+        };
+        let lower = self.lower.as_mut().ok_or_else(no_level)?;
+        let below = lower.layers().last().ok_or_else(no_level)?;
+        let path = below.path();
+        let file = reopen(below.file(), true).map_err(|error| {
+            Error::io(OPERATION, "the file cannot be opened for writing", error).with_path(path)
+        })?;
+        let target = Top::open(path, file, self.cluster, below.is_raw(), true)?;
+        let mut target = DiskWriter::over(Vec::new(), target, self.cluster)?;
+        target.settings = self.settings;
+        target.apply_settings();
+        let taken = target.take_in(top, &mut given_up);
+        if !matches!(taken, Ok(true)) {
+            // What matters is the first error. Clusters may have moved in the file.
+            if target.flush().is_ok() {
+                let _ = target.finish();
+            }
+            let reloaded = lower.reload(lower.layers().len() - 1);
+            return taken.and(reloaded).map(|()| None);
+        }
+        let merged = top.path().to_owned();
+        self.lower = self.lower.take().and_then(Chain::without_top);
+        self.top = target.top;
+        Ok(Some(merged))
+    }
+
+    /// Writes everything that a delta has. Whether it came to the end.
+    fn take_in(
+        &mut self,
+        upper: &mut WritableDelta,
+        given_up: &mut dyn FnMut() -> bool,
+    ) -> Result<bool> {
+        if let Top::Delta(delta) = &mut self.top {
+            delta.mark(true)?;
+        }
+        let size = upper.header().size;
+        if self.size() < size {
+            self.grow(size)?;
+        }
+        let cluster = self.cluster.bytes();
+        let mut buffer = vec![0; cluster as usize];
+        for number in 0..upper.header().entries() {
+            if let Some(place) = upper.cluster(number)? {
+                if given_up() {
+                    return Ok(false);
+                }
+                upper.read(&mut buffer, place)?;
+                let offset = u64::from(number) * cluster;
+                let left = (self.size().bytes() - offset).min(cluster);
+                self.write_at(&buffer[..left as usize], offset)?;
+            }
+        }
+        self.flush()?;
+        Ok(true)
+    }
+}
+
+fn no_level() -> Error {
+    let message = "there is no such delta below";
+    Error::new(ErrorKind::InvalidInput, OPERATION, message)
+}

@@ -1,0 +1,286 @@
+//! A writer that is killed.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::image::{Issue, OpenOptions as DiskOptions, check_image};
+
+const SECTOR: usize = 512;
+
+/// A file that remembers what was done to it.
+struct Recorder {
+    file: File,
+    log: Arc<Mutex<Vec<Step>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u64, Vec<u8>),
+    Allocate(u64),
+    SetLen(u64),
+    Sync,
+    /// The writer's user was told that all is on the disk.
+    Flushed,
+}
+
+impl Recorder {
+    fn note(&self, step: Step) {
+        self.log.lock().unwrap().push(step);
+    }
+}
+
+impl Store for Recorder {
+    fn len(&self) -> io::Result<u64> {
+        Store::len(&self.file)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.note(Step::SetLen(len));
+        Store::set_len(&self.file, len)
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read(buffer, offset)
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.note(Step::Write(offset, data.to_vec()));
+        self.file.write(data, offset)
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.note(Step::Allocate(offset + len));
+        self.file.allocate(offset, len)
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.note(Step::Write(offset, vec![0; len as usize]));
+        self.file.zero(offset, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.note(Step::Sync);
+        Ok(())
+    }
+
+    fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// What a sector is to hold, by the number of the write; 0 for none.
+fn sector(number: u32) -> [u8; SECTOR] {
+    let mut bytes = [0; SECTOR];
+    for word in bytes.chunks_mut(4) {
+        word.copy_from_slice(&number.to_le_bytes());
+    }
+    bytes
+}
+
+fn number(bytes: &[u8]) -> u32 {
+    assert!(
+        bytes[4..] == bytes[..SECTOR - 4],
+        "a sector is torn, or of something else"
+    );
+    u32::from_le_bytes(bytes[..4].try_into().unwrap())
+}
+
+/// The sectors of a disk with all they have held: (position in the log, number of the write).
+type History = BTreeMap<u64, Vec<(usize, u32)>>;
+
+/// Works on a fresh delta, and returns it as it was, the steps of the work, and the history.
+fn work(
+    path: &Path,
+    version: FormatVersion,
+    seed: u64,
+    ahead: u64,
+) -> (Vec<u8>, Vec<Step>, History) {
+    let size = Size::from_bytes(60 * CLUSTER);
+    create_delta(path, version, cluster(), size).unwrap();
+    let start = std::fs::read(path).unwrap();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let recorder = Recorder {
+        file: OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap(),
+        log: log.clone(),
+    };
+    let mut delta = WritableDelta::over(path, Box::new(recorder), false).unwrap();
+    delta.mark(true).unwrap();
+    let top = Top::Delta(Box::new(delta));
+    let mut writer = DiskWriter::over(Vec::new(), top, cluster()).unwrap();
+    writer.set_preallocation(ahead * CLUSTER);
+    let mut random = Random(seed);
+    let mut history = History::new();
+    let now = || log.lock().unwrap().len();
+    for write in 1..=70 {
+        let sectors = writer.size().sectors();
+        match random.below(20) {
+            0..=1 => {
+                writer.flush().unwrap();
+                log.lock().unwrap().push(Step::Flushed);
+            }
+            2 => {
+                let first = random.below(60);
+                let given = writer.discard(first * CLUSTER, 3.min(60 - first) * CLUSTER);
+                // It may take effect from now on; reads tell which sectors were meant.
+                given.unwrap();
+                for at in first * 64..(first + 3).min(60) * 64 {
+                    history.entry(at).or_default().push((now(), 0));
+                }
+            }
+            3 => {
+                let before = now();
+                let at = random.below(60 * 64);
+                let len = (1 + random.below(150)).min(60 * 64 - at);
+                let bytes = SECTOR as u64;
+                writer.write_zeroes(at * bytes, len * bytes).unwrap();
+                for at in at..at + len {
+                    history.entry(at).or_default().push((before, 0));
+                }
+            }
+            4 => {
+                let clusters = [random.below(60), random.below(60)];
+                writer
+                    .release(&clusters.map(|cluster| cluster as u32))
+                    .unwrap();
+                for at in clusters
+                    .iter()
+                    .flat_map(|cluster| cluster * 64..(cluster + 1) * 64)
+                {
+                    history.entry(at).or_default().push((now(), 0));
+                }
+            }
+            5 => {
+                writer.compact().unwrap();
+                log.lock().unwrap().push(Step::Flushed);
+            }
+            6 if write % 3 == 0 => {
+                // Longer by far: the table needs another cluster.
+                let clusters = sectors / 64 + 4000;
+                writer.grow(Size::from_bytes(clusters * CLUSTER)).unwrap();
+                log.lock().unwrap().push(Step::Flushed);
+            }
+            _ => {
+                let at = random.below(60 * 64);
+                let len = (1 + random.below(150)).min(60 * 64 - at);
+                let data = sector(write).repeat(len as usize);
+                let before = now();
+                writer.write_at(&data, at * SECTOR as u64).unwrap();
+                for at in at..at + len {
+                    history.entry(at).or_default().push((before, write));
+                }
+            }
+        }
+        for at in [random.below(60 * 64), random.below(60 * 64)] {
+            let mut bytes = [0; SECTOR];
+            writer.read_at(&mut bytes, at * SECTOR as u64).unwrap();
+            let expected = history
+                .get(&at)
+                .and_then(|held| held.last())
+                .map_or(0, |last| last.1);
+            assert_eq!(number(&bytes), expected);
+        }
+    }
+    writer.close().unwrap();
+    log.lock().unwrap().push(Step::Flushed);
+    let steps = log.lock().unwrap().clone();
+    (start, steps, history)
+}
+
+/// The file after some steps. Of the writes since the last sync, `kept` says which reached the disk.
+fn replay(start: &[u8], steps: &[Step], mut kept: impl FnMut() -> bool) -> Vec<u8> {
+    let synced = steps
+        .iter()
+        .rposition(|step| matches!(step, Step::Sync))
+        .unwrap_or(0);
+    let mut file = start.to_vec();
+    for (at, step) in steps.iter().enumerate() {
+        match step {
+            Step::Write(offset, data) => {
+                // The disk writes whole sectors.
+                for (index, part) in data.chunks(SECTOR).enumerate() {
+                    if at < synced || kept() {
+                        let offset = *offset as usize + index * SECTOR;
+                        if file.len() < offset + part.len() {
+                            file.resize(offset + part.len(), 0);
+                        }
+                        file[offset..offset + part.len()].copy_from_slice(part);
+                    }
+                }
+            }
+            Step::Allocate(len) if at < synced || kept() => {
+                file.resize(file.len().max(*len as usize), 0);
+            }
+            Step::SetLen(len) if at < synced || kept() => file.resize(*len as usize, 0),
+            Step::Allocate(_) | Step::SetLen(_) | Step::Sync | Step::Flushed => {}
+        }
+    }
+    file
+}
+
+fn verify(path: &Path, steps: &[Step], history: &History, at: usize) {
+    let report = check_image(path);
+    assert!(report.is_sound(), "after step {at}: {report}");
+    let disk = DiskOptions::new()
+        .allow_in_use(true)
+        .open_image(path)
+        .unwrap();
+    let flushed = steps
+        .iter()
+        .rposition(|step| matches!(step, Step::Flushed))
+        .unwrap_or(0);
+    let mut all = vec![0; (60 * CLUSTER) as usize];
+    disk.read_at(&mut all, 0).unwrap();
+    for (index, bytes) in all.chunks(SECTOR).enumerate() {
+        let found = number(bytes);
+        let held = history.get(&(index as u64)).map_or(&[][..], Vec::as_slice);
+        let old = held
+            .iter()
+            .rev()
+            .find(|(when, _)| *when < flushed)
+            .map_or(0, |(_, number)| *number);
+        let allowed = found == old
+            || held
+                .iter()
+                .any(|(when, number)| *when >= flushed && *when <= at && *number == found);
+        assert!(
+            allowed,
+            "after step {at}, sector {index} holds {found}, flushed was {old}"
+        );
+    }
+}
+
+#[test]
+fn a_kill_at_any_point_leaves_what_was_flushed() {
+    let dir = tempfile::tempdir().unwrap();
+    for (version, seed, ahead) in [
+        (FormatVersion::V1, 1, 0),
+        (FormatVersion::V2, 2, 0),
+        (FormatVersion::V1, 3, 3),
+        (FormatVersion::V2, 4, 7),
+    ] {
+        let path = dir.path().join(format!("delta{seed}"));
+        let (start, steps, history) = work(&path, version, seed, ahead);
+        assert!(steps.len() > 60);
+        let killed = dir.path().join("killed");
+        let mut random = Random(seed);
+        for at in 0..=steps.len() {
+            let done = &steps[..at];
+            // In order up to here, or with some or all of what was not synced lost.
+            for kept in [[100, 50], [50, 0]][at % 2] {
+                let file = replay(&start, done, || random.below(100) < kept);
+                std::fs::write(&killed, file).unwrap();
+                verify(&killed, done, &history, at);
+            }
+        }
+        let report = check_image(&path);
+        assert!(!report.has(Issue::InUse) && report.is_sound(), "{report}");
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,327 @@
+//! Space that is got, given back, and not there.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::image::check_image;
+
+/// Space that was given back at the end of the file is gone after closing.
+#[test]
+fn discarded_space_is_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("delta");
+    let size = Size::from_bytes(20 * CLUSTER);
+    create_delta(&path, FormatVersion::V2, cluster(), size).unwrap();
+    let empty = std::fs::read(&path).unwrap();
+    let mut writer = open(std::slice::from_ref(&path), false);
+    writer.write_at(&vec![1; 10 * CLUSTER as usize], 0).unwrap();
+    writer.flush().unwrap();
+    let given = writer.discard(CLUSTER / 2, 19 * CLUSTER).unwrap();
+    assert_eq!(given, 9 * CLUSTER);
+    writer.write_at(&[2; 10], 15 * CLUSTER).unwrap();
+    assert_eq!(writer.discard(0, 20 * CLUSTER).unwrap(), 2 * CLUSTER);
+    writer.close().unwrap();
+    assert!(std::fs::read(&path).unwrap() == empty);
+}
+
+/// A file on a file system that is full, or cannot get space ahead.
+struct Host {
+    file: File,
+    /// What the file can become as long as.
+    room: Arc<AtomicU64>,
+    supported: bool,
+}
+
+impl Store for Host {
+    fn len(&self) -> io::Result<u64> {
+        Store::len(&self.file)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        Store::set_len(&self.file, len)
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read(buffer, offset)
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write(data, offset)
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        assert!(len > 0 && offset % CLUSTER == 0);
+        if !self.supported {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if offset + len > self.room.load(Ordering::Relaxed) {
+            // As ext4 does, which keeps what it got.
+            self.file.allocate(offset, CLUSTER / 2)?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.allocate(offset, len)
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        store::write_zeros(self, offset, len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// A writer to a new file of 20 clusters on a file system with room for a file of `room` clusters.
+fn on_host(path: &Path, room: u64, supported: bool) -> (DiskWriter, Arc<AtomicU64>) {
+    let size = Size::from_bytes(20 * CLUSTER);
+    create_delta(path, FormatVersion::V2, cluster(), size).unwrap();
+    let room = Arc::new(AtomicU64::new(room * CLUSTER));
+    let host = Host {
+        file: WritableDelta::open_file(path).unwrap(),
+        room: room.clone(),
+        supported,
+    };
+    let mut delta = WritableDelta::over(path, Box::new(host), false).unwrap();
+    delta.mark(true).unwrap();
+    let top = Top::Delta(Box::new(delta));
+    let writer = DiskWriter::over(Vec::new(), top, cluster()).unwrap();
+    (writer, room)
+}
+
+fn len(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().len() / CLUSTER
+}
+
+#[test]
+fn a_full_file_system_stops_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("delta");
+    let (mut writer, room) = on_host(&path, 7, true);
+    writer.set_preallocation(4 * CLUSTER);
+    // The table takes one; then four at once, one by one, none.
+    for (at, expected) in [(0, 5), (1, 5), (2, 5), (3, 5), (4, 6), (5, 7)] {
+        writer
+            .write_at(&[at as u8; 100], at * CLUSTER + 50)
+            .unwrap();
+        assert_eq!(len(&path), expected, "{at}");
+    }
+    for _ in 0..2 {
+        let error = writer.write_at(&[9; 100], 6 * CLUSTER).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+    }
+    // There is no room for the clusters that the longer table would displace.
+    let large = Size::from_bytes(9000 * CLUSTER);
+    assert_eq!(writer.grow(large).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(writer.size(), Size::from_bytes(20 * CLUSTER));
+    // What is there can be written, and what is given up used again.
+    writer.write_at(&[3; 100], 3 * CLUSTER).unwrap();
+    assert_eq!(writer.discard(0, CLUSTER).unwrap(), CLUSTER);
+    writer.flush().unwrap();
+    writer.write_at(&[9; 100], 6 * CLUSTER + 7).unwrap();
+    let mut now = vec![1; CLUSTER as usize];
+    writer.read_at(&mut now, 6 * CLUSTER).unwrap();
+    assert!(now[7..107] == [9; 100] && now.iter().filter(|byte| **byte != 0).count() == 100);
+    room.store(u64::MAX, Ordering::Relaxed);
+    writer.write_at(&[7; 100], 7 * CLUSTER).unwrap();
+    writer.grow(large).unwrap();
+    writer.close().unwrap();
+    // All of it is there, and nothing else.
+    let report = check_image(&path);
+    assert!(report.findings.is_empty(), "{report}");
+    let disk = Disk::open_image(&path).unwrap();
+    for at in 1..8 {
+        let mut byte = [0];
+        disk.read_at(&mut byte, at * CLUSTER + 60).unwrap();
+        let expected = [0, 1, 2, 3, 4, 5, 9, 7][at as usize];
+        assert_eq!(byte, [expected], "{at}");
+    }
+}
+
+#[test]
+fn space_is_not_got_ahead_where_that_is_impossible() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("delta");
+    let (mut writer, _) = on_host(&path, 0, false);
+    writer.set_preallocation(4 * CLUSTER);
+    writer.write_at(&[1; 100], 50).unwrap();
+    writer.write_at(&[2; 100], CLUSTER).unwrap();
+    assert_eq!((len(&path), writer.allocation_head()), (3, 3));
+    writer.close().unwrap();
+    assert!(check_image(&path).findings.is_empty());
+}
+
+/// What is left of a cluster at the end of a file is in no new cluster.
+#[test]
+fn a_ragged_end_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    for ahead in [0, 3 * CLUSTER] {
+        let path = dir.path().join(format!("delta{ahead}"));
+        let size = Size::from_bytes(20 * CLUSTER);
+        create_delta(&path, FormatVersion::V2, cluster(), size).unwrap();
+        let file = WritableDelta::open_file(&path).unwrap();
+        file.write_all_at(&[5; 1000], CLUSTER).unwrap();
+        let mut writer = open(std::slice::from_ref(&path), false);
+        writer.set_preallocation(ahead);
+        writer.write_at(&[1; 10], 0).unwrap();
+        writer.close().unwrap();
+        let mut expected = vec![0; size.bytes() as usize];
+        expected[..10].fill(1);
+        assert!(contents(&Disk::open_image(&path).unwrap()) == expected);
+        assert!(check_image(&path).findings.is_empty());
+    }
+}
+
+#[test]
+fn a_file_grows_to_its_largest_length_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("delta");
+    let size = Size::from_bytes(20 * CLUSTER);
+    create_delta(&path, FormatVersion::V2, cluster(), size).unwrap();
+    let mut writer = open(std::slice::from_ref(&path), false);
+    for ahead in [0, 10 * CLUSTER] {
+        writer.set_preallocation(ahead);
+        writer.set_max_len(Some(3 * CLUSTER + 100));
+        let error = writer.write_at(&[1; 4 * CLUSTER as usize], 0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert_eq!(writer.allocation_head(), 3);
+        writer.flush().unwrap();
+        assert_eq!(len(&path), 3);
+        writer.release(&[0, 1]).unwrap();
+        assert_eq!(writer.compact().unwrap(), 2);
+    }
+    writer.set_max_len(None);
+    writer.write_at(&[1; 10 * CLUSTER as usize], 0).unwrap();
+    assert_eq!((writer.allocation_head(), len(&path)), (11, 11));
+    writer.close().unwrap();
+}
+
+/// Only what is written takes a write: the rest of a cluster that was got ahead is zero.
+#[test]
+fn clusters_got_ahead_are_not_written_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("delta");
+    let large = ClusterSize::DEFAULT;
+    create_delta(&path, FormatVersion::V2, large, Size::from_gib(1)).unwrap();
+    let mut writer = DiskWriter::open_files(&[&path], large, false, false).unwrap();
+    writer.set_preallocation(64 << 20);
+    for at in 0..100 {
+        writer
+            .write_at(&[1; 4096], at * large.bytes() + 8192)
+            .unwrap();
+    }
+    let metadata = std::fs::metadata(&path).unwrap();
+    assert_eq!(metadata.len(), large.bytes() + (128 << 20));
+    writer.trim().unwrap();
+    let metadata = std::fs::metadata(&path).unwrap();
+    assert_eq!(metadata.len(), 101 * large.bytes());
+    // No holes.
+    assert!(metadata.blocks() * 512 >= metadata.len());
+    writer.close().unwrap();
+    assert!(check_image(&path).findings.is_empty());
+}
+
+/// A copy to which only what was tracked is copied again becomes equal.
+#[test]
+fn tracked_clusters_are_all_that_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    for (version, ahead) in [
+        (FormatVersion::V1, 0),
+        (FormatVersion::V2, 5 * CLUSTER),
+        (FormatVersion::V2, 40 * CLUSTER),
+    ] {
+        let path = dir.path().join("delta");
+        create_delta(&path, version, cluster(), Size::from_bytes(40 * CLUSTER)).unwrap();
+        let mut writer = open(std::slice::from_ref(&path), false);
+        writer.set_preallocation(ahead);
+        writer.write_at(&[1; 3 * CLUSTER as usize], 100).unwrap();
+        assert!(writer.take_tracked().is_empty());
+        writer.flush().unwrap();
+        writer.track(true);
+        let mut copy = std::fs::read(&path).unwrap();
+        let mut random = Random(ahead);
+        for round in 1..60 {
+            for _ in 0..1 + random.below(5) {
+                let at = random.below(39 * CLUSTER);
+                let len = 1 + random.below(CLUSTER);
+                let first = random.below(38) as u32;
+                match random.below(14) {
+                    0 => drop(writer.discard(at, CLUSTER).unwrap()),
+                    1 => writer.write_zeroes(at, len).unwrap(),
+                    2 => writer.release(&[first, first + 1]).unwrap(),
+                    3 => drop(writer.compact().unwrap()),
+                    4 => writer.trim().unwrap(),
+                    5 if round % 15 == 0 => {
+                        let more = writer.size().bytes() + 3000 * CLUSTER;
+                        writer.grow(Size::from_bytes(more)).unwrap();
+                    }
+                    _ => writer
+                        .write_at(&vec![round as u8; len as usize], at)
+                        .unwrap(),
+                }
+            }
+            writer.flush().unwrap();
+            let now = std::fs::read(&path).unwrap();
+            // What was got ahead reads as zero, and is of no interest.
+            let end = writer.allocation_head() as usize * CLUSTER as usize;
+            copy.resize(end, 0);
+            for range in writer.take_tracked() {
+                assert!(range.start % CLUSTER == 0 && range.end % CLUSTER == 0);
+                let range = range.start as usize..(range.end as usize).min(end);
+                if !range.is_empty() {
+                    copy[range.clone()].copy_from_slice(&now[range]);
+                }
+            }
+            assert!(copy == now[..end], "round {round}");
+            assert!(now[end..].iter().all(|byte| *byte == 0));
+        }
+        writer.close().unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn clusters_are_where_the_writer_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, top) = (dir.path().join("base"), dir.path().join("top"));
+    let size = Size::from_bytes(20 * CLUSTER);
+    create_delta(&base, FormatVersion::V1, cluster(), size).unwrap();
+    let mut writer = open(std::slice::from_ref(&base), false);
+    writer.write_at(&[1; 2 * CLUSTER as usize], 0).unwrap();
+    writer.snapshot(&top).unwrap();
+    writer.set_preallocation(8 * CLUSTER);
+    for number in [5, 1, 7] {
+        writer
+            .write_at(&[number as u8; 10], number * CLUSTER)
+            .unwrap();
+    }
+    assert_eq!((writer.levels(), writer.allocation_head()), (2, 4));
+    let slots = [1, 5, 7, 0, 20, u32::MAX].map(|number| writer.slot(number).unwrap());
+    assert_eq!(slots, [Some(2), Some(1), Some(3), None, None, None]);
+    assert!(writer.lower_has(0).unwrap() && !writer.lower_has(5).unwrap());
+    assert!(writer.top_has(5).unwrap() && !writer.top_has(0).unwrap());
+    writer.flush().unwrap();
+    let mut bytes = [0; 12];
+    let file = File::open(&top).unwrap();
+    file.read_exact_at(&mut bytes, 2 * CLUSTER).unwrap();
+    // With the rest from below.
+    assert!(bytes == [1; 12]);
+    // The one in the middle goes, and the last one takes its place.
+    writer.release(&[1, 0]).unwrap();
+    assert_eq!(writer.compact().unwrap(), 1);
+    assert_eq!(writer.slot(7).unwrap(), Some(2));
+    assert_eq!(len(&top), 3);
+    // Zeros hide what is below, and drop what is not.
+    writer.write_zeroes(0, 20 * CLUSTER).unwrap();
+    let slots = [0, 1, 5, 7].map(|number| writer.top_has(number).unwrap());
+    assert_eq!(slots, [true, true, false, false]);
+    writer.close().unwrap();
+    let files = [base, top].map(|path| DeltaFile::new(File::open(&path).unwrap(), path));
+    let disk = Disk::from_files(files.into(), cluster(), false, false).unwrap();
+    assert!(contents(&disk).iter().all(|byte| *byte == 0));
+}

@@ -1,0 +1,64 @@
+//! Which clusters of a file were written.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// The clusters of a file that were written since they were last taken.
+#[derive(Debug, Default)]
+pub(super) struct Tracked {
+    /// `None` while nobody wants to know.
+    slots: Option<BTreeSet<u64>>,
+}
+
+impl Tracked {
+    /// Begins or ends to remember. What was remembered stays where nothing changes.
+    pub(super) fn track(&mut self, on: bool) {
+        match on {
+            true => drop(self.slots.get_or_insert_default()),
+            false => self.slots = None,
+        }
+    }
+
+    /// Remembers a write of `len` bytes at `offset`.
+    pub(super) fn note(&mut self, offset: u64, len: u64, cluster: u64) {
+        if let Some(slots) = &mut self.slots {
+            slots.extend(offset / cluster..(offset + len).div_ceil(cluster));
+        }
+    }
+
+    /// What was written, in order and in whole clusters, and forgets it.
+    pub(super) fn take(&mut self, cluster: u64) -> Vec<Range<u64>> {
+        let slots = self.slots.as_mut().map(std::mem::take).unwrap_or_default();
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for slot in slots {
+            let start = slot * cluster;
+            match ranges.last_mut() {
+                Some(last) if last.end == start => last.end += cluster,
+                _ => ranges.push(start..start + cluster),
+            }
+        }
+        ranges
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_are_joined_and_taken_once() {
+        let mut tracked = Tracked::default();
+        tracked.note(0, 10, 100);
+        assert!(tracked.take(100).is_empty());
+        tracked.track(true);
+        for (offset, len) in [(250, 10), (99, 2), (0, 0), (200, 100), (500, 1)] {
+            tracked.note(offset, len, 100);
+        }
+        tracked.track(true);
+        assert_eq!(tracked.take(100), [0..300, 500..600]);
+        assert!(tracked.take(100).is_empty());
+        tracked.note(0, 1, 100);
+        tracked.track(false);
+        assert!(tracked.take(100).is_empty());
+    }
+}
