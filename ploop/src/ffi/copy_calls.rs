@@ -124,6 +124,7 @@ pub(crate) fn copy_send(
         message: Some(String::from_utf8_lossy(message).into_owned())
             .filter(|text| !text.is_empty()),
         cause: None,
+        descriptor_is_sound: false,
     }
     .done(device)
 }
