@@ -98,7 +98,10 @@ fn a_new_number_is_from_10000_to_65535() {
     let mut files = Vec::new();
     for _ in 0..before.len() + 3 {
         let (index, file) = driver::reserve();
-        assert!((10_000..=65_535).contains(&index) || before.contains(&index), "{index}");
+        assert!(
+            (10_000..=65_535).contains(&index) || before.contains(&index),
+            "{index}"
+        );
         files.push(file);
     }
 }
@@ -151,7 +154,10 @@ fn sysfs_leads_to_devices_virtual_block() {
     assert_eq!(link, Path::new("../devices/virtual/block").join(&name));
     let real = Path::new("/sys/devices/virtual/block").join(&name);
     assert!(real.is_dir());
-    assert_eq!(Path::new("/sys/block").join(&name).canonicalize().unwrap(), real);
+    assert_eq!(
+        Path::new("/sys/block").join(&name).canonicalize().unwrap(),
+        real
+    );
 }
 
 /// "`/sys/module/ploop/parameters/` exists, with `large_disk_support` (format v2 allowed)."
@@ -217,7 +223,9 @@ fn the_partition_comes_back_at_blkrrpart_after_start() {
     ioctl::reread_partitions(device.node()).unwrap();
     let size = partition(device.index, "size");
     device.detach();
-    device.add(&scratch.partitioned("again.hds"), Mode::Writable).unwrap();
+    device
+        .add(&scratch.partitioned("again.hds"), Mode::Writable)
+        .unwrap();
     ioctl::start(device.node()).unwrap();
     ioctl::reread_partitions(device.node()).unwrap();
     assert_eq!(partition(device.index, "start"), Some(2048));

@@ -122,7 +122,10 @@ fn with_discard_init_blkdiscard_blocks_until_relocation() {
         ..Relocation::default()
     };
     ioctl::relocate(node, &mut relocation).unwrap();
-    assert_eq!(discarded.recv_timeout(SOON).expect("it is not answered"), Ok(0));
+    assert_eq!(
+        discarded.recv_timeout(SOON).expect("it is not answered"),
+        Ok(0)
+    );
     assert_eq!(driver::patiently(|| ioctl::discard_finish(node)), Ok(0));
     // Of the discarded half nothing is known: no extents were named to be moved.
     assert!(device.is(2 << 20, 2 << 20, 1));

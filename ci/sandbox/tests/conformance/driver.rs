@@ -33,7 +33,9 @@ pub(crate) fn devices() -> Vec<u32> {
 }
 
 pub(crate) fn sysfs(device: u32, path: &str) -> PathBuf {
-    Path::new("/sys/block").join(format!("ploop{device}")).join(path)
+    Path::new("/sys/block")
+        .join(format!("ploop{device}"))
+        .join(path)
 }
 
 /// What is in a file of a device, without the newline.
@@ -50,7 +52,8 @@ pub(crate) fn attribute(device: u32, path: &str) -> String {
 #[track_caller]
 pub(crate) fn number(device: u32, path: &str) -> u64 {
     let text = attribute(device, path);
-    text.parse().unwrap_or_else(|_| panic!("{path} is {text:?}"))
+    text.parse()
+        .unwrap_or_else(|_| panic!("{path} is {text:?}"))
 }
 
 /// The images of a device, from the base up.
@@ -72,9 +75,11 @@ pub(crate) fn device_of(base: &Path) -> Option<u32> {
 /// A device that has images of this directory.
 pub(crate) fn attached(directory: &Path) -> Option<u32> {
     let directory = directory.canonicalize().ok()?;
-    devices()
-        .into_iter()
-        .find(|device| images(*device).iter().any(|image| image.starts_with(&directory)))
+    devices().into_iter().find(|device| {
+        images(*device)
+            .iter()
+            .any(|image| image.starts_with(&directory))
+    })
 }
 
 pub(crate) fn node(device: u32) -> PathBuf {

@@ -117,8 +117,14 @@ fn an_unknown_guid_is_43_to_delete() {
 /// "unknown GUID: […] mount 43".
 fn an_unknown_guid_is_43_to_mount() {
     let image = Image::new();
-    let arguments: &[&dyn AsRef<std::ffi::OsStr>] =
-        &[&"mount", &"-m", &image.target(), &"-u", &UNKNOWN, &image.descriptor()];
+    let arguments: &[&dyn AsRef<std::ffi::OsStr>] = &[
+        &"mount",
+        &"-m",
+        &image.target(),
+        &"-u",
+        &UNKNOWN,
+        &image.descriptor(),
+    ];
     ploop(arguments).expect(43);
     assert_eq!(image.device(), None);
 }
@@ -155,8 +161,14 @@ fn a_mount_option_the_kernel_refuses_is_21() {
 }
 
 fn refused_mount(image: &Image) {
-    let arguments: &[&dyn AsRef<std::ffi::OsStr>] =
-        &[&"mount", &"-m", &image.target(), &"-o", &"nosuchoption=1", &image.descriptor()];
+    let arguments: &[&dyn AsRef<std::ffi::OsStr>] = &[
+        &"mount",
+        &"-m",
+        &image.target(),
+        &"-o",
+        &"nosuchoption=1",
+        &image.descriptor(),
+    ];
     ploop(arguments).expect(21);
 }
 
@@ -186,8 +198,15 @@ fn replace_with_keep_name_onto_a_taken_name_rolls_back_and_is_0() {
     fs::copy(image.base(), &new).unwrap();
     ioctl::mount(&image.base(), &image.base(), "none", libc::MS_BIND, "").unwrap();
     let taken = Taken(image.base());
-    let arguments: &[&dyn AsRef<std::ffi::OsStr>] =
-        &[&"replace", &"-k", &"-o", &image.base(), &"-i", &new, &image.descriptor()];
+    let arguments: &[&dyn AsRef<std::ffi::OsStr>] = &[
+        &"replace",
+        &"-k",
+        &"-o",
+        &image.base(),
+        &"-i",
+        &new,
+        &image.descriptor(),
+    ];
     let output = ploop(arguments);
     drop(taken);
     output.expect(0);

@@ -68,7 +68,9 @@ impl World {
         match self {
             World::Nowhere(why) => Some(why.clone()),
             World::Kernel | World::Sandbox => needs.iter().find_map(|need| match need {
-                Need::Tool if !program::is_there("ploop") => Some("not installed: ploop".to_owned()),
+                Need::Tool if !program::is_there("ploop") => {
+                    Some("not installed: ploop".to_owned())
+                }
                 Need::Driver(why) if matches!(self, World::Sandbox) => {
                     Some(format!("not in the sandbox: {why}"))
                 }
@@ -83,7 +85,11 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
     // Which device is the next depends on what other tests do.
     arguments.test_threads = Some(1);
     let world = if Path::new("/proc/vz/ploop_minor").exists() {
-        if env::var_os(INSIDE).is_some() { World::Sandbox } else { World::Kernel }
+        if env::var_os(INSIDE).is_some() {
+            World::Sandbox
+        } else {
+            World::Kernel
+        }
     } else if env::var_os(INSIDE).is_some() {
         eprintln!("conformance: the sandbox runs, but there is no /proc/vz/ploop_minor in it");
         return ExitCode::FAILURE;
@@ -126,7 +132,9 @@ fn bounded(body: fn()) -> Result<(), Failed> {
         // Nobody listens any more if it took too long.
         let _ = done.send(message);
     };
-    thread::Builder::new().spawn(test).map_err(|error| error.to_string())?;
+    thread::Builder::new()
+        .spawn(test)
+        .map_err(|error| error.to_string())?;
     match is_done.recv_timeout(LIMIT) {
         Ok(result) => result.map_err(Failed::from),
         Err(_) => Err(format!("still running after {LIMIT:?}").into()),

@@ -30,7 +30,13 @@ impl Scratch {
         self.delta_of(name, FormatVersion::V2, 11, mib)
     }
 
-    pub(crate) fn delta_of(&self, name: &str, version: FormatVersion, log: u32, mib: u64) -> PathBuf {
+    pub(crate) fn delta_of(
+        &self,
+        name: &str,
+        version: FormatVersion,
+        log: u32,
+        mib: u64,
+    ) -> PathBuf {
         let path = self.path(name);
         let cluster = ClusterSize::from_log2_sectors(log).unwrap();
         create_delta(&path, version, cluster, Size::from_mib(mib)).unwrap();
@@ -81,7 +87,10 @@ fn template() -> PathBuf {
 }
 
 pub(crate) fn remove_template() {
-    TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    TEMPLATE
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
 }
 
 /// `ploop init` with ext4.
@@ -149,7 +158,10 @@ impl Image {
     /// A snapshot; its GUID.
     #[track_caller]
     pub(crate) fn snapshot(&self) -> String {
-        let guid = format!("{{{}}}", ploop::Guid::generate().to_string().trim_matches(['{', '}']));
+        let guid = format!(
+            "{{{}}}",
+            ploop::Guid::generate().to_string().trim_matches(['{', '}'])
+        );
         ploop(&[&"snapshot", &"-u", &guid, &self.descriptor()]).expect(0);
         guid
     }
@@ -184,7 +196,10 @@ impl Drop for Image {
         if driver::attached(self.scratch.0.path()).is_some() {
             let output = std::panic::catch_unwind(|| self.try_unmount());
             if !matches!(output, Ok(Output { code: Some(0), .. })) {
-                eprintln!("conformance: {} stays attached", self.descriptor().display());
+                eprintln!(
+                    "conformance: {} stays attached",
+                    self.descriptor().display()
+                );
             }
         }
     }

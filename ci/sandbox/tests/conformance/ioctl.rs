@@ -16,7 +16,11 @@ pub(crate) struct Errno(pub(crate) i32);
 
 impl Errno {
     fn last() -> Errno {
-        Errno(io::Error::last_os_error().raw_os_error().unwrap_or_default())
+        Errno(
+            io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -66,7 +70,6 @@ impl Control {
     pub(crate) const PLOOP1: u32 = 2;
     pub(crate) const READ_ONLY: u32 = 1;
     pub(crate) const COOKIE: u32 = 4;
-    pub(crate) const IN_CLUSTERS: u32 = 8;
 
     /// A delta of clusters of 1 MiB.
     pub(crate) fn new(file: Option<&File>) -> Control {
@@ -109,7 +112,7 @@ pub(crate) struct FreeBlocks {
     pub(crate) count: u32,
     pub(crate) head: u32,
     pub(crate) level: u8,
-    zeros: [u8; 3],
+    pub(crate) zeros: [u8; 3],
     pub(crate) extents: [[u32; 4]; 16],
 }
 
@@ -121,7 +124,7 @@ pub(crate) struct Relocation {
     pub(crate) scanned: u32,
     pub(crate) head: u32,
     pub(crate) level: u8,
-    zeros: [u8; 3],
+    pub(crate) zeros: [u8; 3],
 }
 
 // SAFETY: numbers only.
@@ -156,13 +159,21 @@ fn call<T: Plain>(file: &File, request: c_ulong, argument: &mut T) -> Result<i32
     // SAFETY: the kernel reads and writes what the request stands for there, which is what a T is (and no more than what
     // the counts in it say); any bytes are a T.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
-    if result < 0 { Err(Errno::last()) } else { Ok(result) }
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
 }
 
 fn plain(file: &File, request: c_ulong, argument: c_ulong) -> Result<i32> {
     // SAFETY: these requests have a number for their argument, or none.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
-    if result < 0 { Err(Errno::last()) } else { Ok(result) }
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
 }
 
 macro_rules! plain {
@@ -212,11 +223,6 @@ pub(crate) fn filter_free_blocks(node: &File, shortest: u64) -> Result<i32> {
     plain(node, of_ploop(READ, 27, 8), shortest)
 }
 
-pub(crate) fn track_init(node: &File) -> Result<[u64; 2]> {
-    let mut extent = [0; 2];
-    call(node, of_ploop(READ, 6, 16), &mut extent).map(|_| extent)
-}
-
 /// `BLKRRPART`.
 pub(crate) fn reread_partitions(node: &File) -> Result<i32> {
     plain(node, 0x125f, 0)
@@ -247,27 +253,58 @@ fn c_string(path: &Path) -> CString {
 /// `fallocate` of the first megabyte, without a change to the length.
 pub(crate) fn fallocate(file: &File) -> Result<i32> {
     // SAFETY: numbers only.
-    let result = unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 20) };
-    if result < 0 { Err(Errno::last()) } else { Ok(result) }
+    let result =
+        unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 20) };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
 }
 
 /// Makes a block device's node.
 pub(crate) fn make_node(path: &Path, major: u32, minor: u32) -> Result<i32> {
     let name = c_string(path);
     // SAFETY: the name is a C string.
-    let result = unsafe { libc::mknod(name.as_ptr(), libc::S_IFBLK | 0o600, libc::makedev(major, minor)) };
-    if result < 0 { Err(Errno::last()) } else { Ok(result) }
+    let result = unsafe {
+        libc::mknod(
+            name.as_ptr(),
+            libc::S_IFBLK | 0o600,
+            libc::makedev(major, minor),
+        )
+    };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
 }
 
 /// `mount`, with a file system's type.
-pub(crate) fn mount(source: &Path, target: &Path, kind: &str, flags: c_ulong, data: &str) -> Result<i32> {
+pub(crate) fn mount(
+    source: &Path,
+    target: &Path,
+    kind: &str,
+    flags: c_ulong,
+    data: &str,
+) -> Result<i32> {
     let (source, target) = (c_string(source), c_string(target));
     let (kind, data) = (CString::new(kind).unwrap(), CString::new(data).unwrap());
     // SAFETY: C strings all of them.
     let result = unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            data.as_ptr().cast(),
+        )
     };
-    if result < 0 { Err(Errno::last()) } else { Ok(result) }
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
 }
 
 /// `umount2`.
@@ -275,7 +312,11 @@ pub(crate) fn unmount(target: &Path, flags: c_int) -> Result<i32> {
     let target = c_string(target);
     // SAFETY: a C string.
     let result = unsafe { libc::umount2(target.as_ptr(), flags) };
-    if result < 0 { Err(Errno::last()) } else { Ok(result) }
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
 }
 
 #[repr(C, align(4096))]

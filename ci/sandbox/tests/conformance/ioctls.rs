@@ -164,7 +164,9 @@ fn writable_with_a_read_only_descriptor_is_einval() {
 fn anything_above_a_writable_top_is_einval() {
     let scratch = Scratch::new();
     let device = Device::new();
-    device.add(&scratch.delta("base", 16), Mode::Writable).unwrap();
+    device
+        .add(&scratch.delta("base", 16), Mode::Writable)
+        .unwrap();
     for (name, mode) in [("1", Mode::Writable), ("2", Mode::ReadOnly)] {
         let added = device.add(&scratch.delta(name, 16), mode);
         assert_eq!(added, error(libc::EINVAL));
@@ -192,7 +194,9 @@ fn mixed_versions_are_einval() {
 fn a_top_smaller_than_its_base_is_einval() {
     let scratch = Scratch::new();
     let device = Device::new();
-    device.add(&scratch.delta("base", 32), Mode::ReadOnly).unwrap();
+    device
+        .add(&scratch.delta("base", 32), Mode::ReadOnly)
+        .unwrap();
     let added = device.add(&scratch.delta("top", 16), Mode::Writable);
     assert_eq!(added, error(libc::EINVAL));
     refused(&device, 1);
@@ -295,8 +299,12 @@ fn pctl_level_is_ignored() {
     let scratch = Scratch::new();
     let device = Device::new();
     let base = scratch.delta("base", 16);
-    device.add_with(&base, Mode::ReadOnly, |control| control.level = 5).unwrap();
+    device
+        .add_with(&base, Mode::ReadOnly, |control| control.level = 5)
+        .unwrap();
     let top = scratch.delta("top", 16);
-    device.add_with(&top, Mode::Writable, |control| control.level = 0).unwrap();
+    device
+        .add_with(&top, Mode::Writable, |control| control.level = 0)
+        .unwrap();
     assert_eq!(crate::driver::images(device.index), [base, top]);
 }

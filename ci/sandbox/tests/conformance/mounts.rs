@@ -67,8 +67,17 @@ fn balloon_inode(image: &Image) -> u64 {
     let entry = fs::read_dir(image.target())
         .unwrap()
         .map(|entry| entry.unwrap())
-        .find(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(".balloon")));
-    entry.expect("there is no balloon").metadata().unwrap().ino()
+        .find(|entry| {
+            entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.starts_with(".balloon"))
+        });
+    entry
+        .expect("there is no balloon")
+        .metadata()
+        .unwrap()
+        .ino()
 }
 
 fn has(options: &str, option: &str) -> bool {
@@ -112,7 +121,10 @@ fn mountinfo_has_the_drivers_number_and_balloon_ino() {
     assert_eq!(line[dash + 1], "ext4");
     assert_eq!(line[dash + 2], format!("/dev/ploop{device}p1"));
     assert!(has(&line[dash + 3], "balloon_ino=12"), "{line:?}");
-    assert_eq!(fs::metadata(image.target()).unwrap().dev(), libc::makedev(182, device * 16 + 1));
+    assert_eq!(
+        fs::metadata(image.target()).unwrap().dev(),
+        libc::makedev(182, device * 16 + 1)
+    );
 }
 
 /// "`balloon_ino=` is a mount option only OpenVZ's ext4 knows".
@@ -121,7 +133,13 @@ fn balloon_ino_is_a_mount_option() {
     let device = image.mount();
     let partition = driver::partition_node(device);
     // As libploop does it.
-    let remounted = ioctl::mount(&partition, &image.target(), "ext4", libc::MS_REMOUNT, "balloon_ino=12,");
+    let remounted = ioctl::mount(
+        &partition,
+        &image.target(),
+        "ext4",
+        libc::MS_REMOUNT,
+        "balloon_ino=12,",
+    );
     assert_eq!(remounted, Ok(0));
     let line = line("/proc/mounts", &image.target()).unwrap();
     assert!(has(&line[3], "balloon_ino=12"), "{line:?}");
@@ -132,7 +150,13 @@ fn a_mount_option_that_ext4_does_not_know_is_refused() {
     let image = Image::new();
     let device = image.mount();
     let partition = driver::partition_node(device);
-    let remounted = ioctl::mount(&partition, &image.target(), "ext4", libc::MS_REMOUNT, "balloon=12");
+    let remounted = ioctl::mount(
+        &partition,
+        &image.target(),
+        "ext4",
+        libc::MS_REMOUNT,
+        "balloon=12",
+    );
     assert_eq!(remounted, error(libc::EINVAL));
 }
 

@@ -34,7 +34,10 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 fn guids(image: &Image) -> usize {
-    Descriptor::open(image.descriptor()).unwrap().snapshots.len()
+    Descriptor::open(image.descriptor())
+        .unwrap()
+        .snapshots
+        .len()
 }
 
 fn no_temporary_file(image: &Image) {
@@ -52,14 +55,21 @@ fn mount_adds_the_deltas_base_first_and_starts() {
     let image = Image::new();
     image.snapshot();
     let files = Descriptor::open(image.descriptor()).unwrap();
-    let files: Vec<PathBuf> = files.chain(files.top).iter().map(|image| image.file.clone()).collect();
+    let files: Vec<PathBuf> = files
+        .chain(files.top)
+        .iter()
+        .map(|image| image.file.clone())
+        .collect();
     assert_eq!(files.len(), 2);
     let device = image.mount();
     assert_eq!(driver::images(device), files);
     let attribute = |path: &str| driver::attribute(device, path);
     assert_eq!(attribute("pstate/running"), "1");
     assert_eq!(attribute("pstate/top"), "1");
-    assert_eq!((attribute("pdelta/0/ro"), attribute("pdelta/1/ro")), ("1".into(), "0".into()));
+    assert_eq!(
+        (attribute("pdelta/0/ro"), attribute("pdelta/1/ro")),
+        ("1".into(), "0".into())
+    );
     assert_eq!(driver::number(device, "size"), 384 << 11);
     assert_eq!(attribute(&format!("ploop{device}p1/start")), "2048");
 }
@@ -90,7 +100,8 @@ fn init_with_a_file_system_stops_and_clears_the_device() {
     let partitions = disk.partitions().unwrap();
     assert_eq!((partitions.len(), partitions[0].offset), (1, 1 << 20));
     let mut magic = [0; 2];
-    disk.read_at(&mut magic, partitions[0].offset + 1024 + 56).unwrap();
+    disk.read_at(&mut magic, partitions[0].offset + 1024 + 56)
+        .unwrap();
     assert_eq!(magic, [0x53, 0xef]);
 }
 
@@ -118,7 +129,12 @@ fn a_snapshot_online_has_a_new_top() {
     assert_eq!(images.len(), 2);
     assert_eq!(driver::attribute(device, "pstate/top"), "1");
     let descriptor = Descriptor::open(image.descriptor()).unwrap();
-    let top = descriptor.chain(descriptor.top).last().unwrap().file.clone();
+    let top = descriptor
+        .chain(descriptor.top)
+        .last()
+        .unwrap()
+        .file
+        .clone();
     assert_eq!(images, [image.base(), top.clone()]);
     assert!(!image::in_use(&image.base()) && image::in_use(&top));
     no_temporary_file(&image);
@@ -320,7 +336,15 @@ fn replace_online_changes_the_file_of_a_level() {
     image.snapshot();
     let other = image.path("other.hds");
     fs::copy(image.base(), &other).unwrap();
-    ploop(&[&"replace", &"-o", &image.base(), &"-i", &other, &image.descriptor()]).expect(0);
+    ploop(&[
+        &"replace",
+        &"-o",
+        &image.base(),
+        &"-i",
+        &other,
+        &image.descriptor(),
+    ])
+    .expect(0);
     assert_eq!(driver::images(device)[0], other);
     let output = ploop(&[&"umount", &image.descriptor()]);
     fs::remove_file(image.base()).unwrap();

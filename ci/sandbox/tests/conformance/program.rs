@@ -37,7 +37,11 @@ pub(crate) fn run(program: impl AsRef<Path>, arguments: Arguments<'_>) -> Output
 
 /// Runs a program. It panics if the program takes longer than `limit`; what cannot be killed is left behind.
 #[track_caller]
-pub(crate) fn run_for(limit: Duration, program: impl AsRef<Path>, arguments: Arguments<'_>) -> Output {
+pub(crate) fn run_for(
+    limit: Duration,
+    program: impl AsRef<Path>,
+    arguments: Arguments<'_>,
+) -> Output {
     let program = program.as_ref();
     let mut log = tempfile::tempfile().unwrap();
     let sink = |log: &File| Stdio::from(log.try_clone().unwrap());
@@ -58,7 +62,10 @@ pub(crate) fn run_for(limit: Duration, program: impl AsRef<Path>, arguments: Arg
     log.read_to_string(&mut text).unwrap();
     let Some(status) = status else {
         let arguments: Vec<&OsStr> = arguments.iter().map(|a| a.as_ref()).collect();
-        panic!("{} {arguments:?} is still running after {limit:?}; it printed:\n{text}", program.display());
+        panic!(
+            "{} {arguments:?} is still running after {limit:?}; it printed:\n{text}",
+            program.display()
+        );
     };
     Output {
         code: status.code(),

@@ -144,14 +144,18 @@ fn a_raw_base_alone_has_fmt_version_0() {
     let device = Device::new();
     let add = |device: &Device| {
         let raw = scratch.raw("raw", 16);
-        device.add_with(&raw, Mode::ReadOnly, |control| control.format = Control::RAW)
+        device.add_with(&raw, Mode::ReadOnly, |control| {
+            control.format = Control::RAW
+        })
     };
     add(&device).unwrap();
     ioctl::start(device.node()).unwrap();
     assert_eq!(device.attribute("pstate/fmt_version"), "0");
     // Not only because it was 0 before.
     device.detach();
-    device.add(&scratch.delta("base", 16), Mode::ReadOnly).unwrap();
+    device
+        .add(&scratch.delta("base", 16), Mode::ReadOnly)
+        .unwrap();
     assert_eq!(device.attribute("pstate/fmt_version"), "2");
     ioctl::clear(device.node()).unwrap();
     add(&device).unwrap();
@@ -253,7 +257,15 @@ fn pdelta_has_these_files() {
     let device = Device::running(&[&scratch.delta("base", 16), &scratch.delta("top", 16)]);
     assert_eq!(names(&device, "pdelta"), ["0", "1"]);
     for level in ["pdelta/0", "pdelta/1"] {
-        let files = ["dump", "format", "image", "io", "level", "ro", "transparent"];
+        let files = [
+            "dump",
+            "format",
+            "image",
+            "io",
+            "level",
+            "ro",
+            "transparent",
+        ];
         assert_eq!(names(&device, level), files);
     }
 }
@@ -278,9 +290,13 @@ fn a_raw_delta_has_format_raw() {
     let scratch = Scratch::new();
     let device = Device::new();
     let raw = scratch.raw("raw", 16);
-    let added = device.add_with(&raw, Mode::ReadOnly, |control| control.format = Control::RAW);
+    let added = device.add_with(&raw, Mode::ReadOnly, |control| {
+        control.format = Control::RAW
+    });
     added.unwrap();
-    device.add(&scratch.delta("top", 16), Mode::Writable).unwrap();
+    device
+        .add(&scratch.delta("top", 16), Mode::Writable)
+        .unwrap();
     assert_eq!(device.attribute("pdelta/0/format"), "raw");
     assert_eq!(device.attribute("pdelta/0/image"), raw.to_str().unwrap());
     assert_eq!(device.attribute("pdelta/1/format"), "ploop1");
@@ -313,11 +329,16 @@ fn pstat_and_ptune_are_there() {
 fn size_ro_and_dev_are_there() {
     let scratch = Scratch::new();
     let device = Device::new();
-    device.add(&scratch.delta("base", 16), Mode::ReadOnly).unwrap();
+    device
+        .add(&scratch.delta("base", 16), Mode::ReadOnly)
+        .unwrap();
     ioctl::start(device.node()).unwrap();
     assert_eq!(device.attribute("size"), "32768");
     assert_eq!(device.attribute("ro"), "1");
-    assert_eq!(device.attribute("dev"), format!("182:{}", device.index * 16));
+    assert_eq!(
+        device.attribute("dev"),
+        format!("182:{}", device.index * 16)
+    );
 }
 
 /// "`ploopNp1/{start,size,dev}`."
