@@ -1,13 +1,12 @@
 //! Runs the tests one after another: on the driver of this kernel, or inside the sandbox. Those that cannot run here are
 //! listed as ignored, with the reason.
 
-use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::time::Duration;
+use std::{env, fs, thread};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -19,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(150);
 /// How long all of them may take, in the sandbox.
 const LIMIT_OF_ALL: Duration = Duration::from_secs(1800);
 
-/// Set for the run inside the sandbox.
+/// Set for the run inside the sandbox: a file to write to when the tests have run.
 const INSIDE: &str = "PLOOP_CONFORMANCE_INSIDE";
 
 /// What a test cannot do without.
@@ -96,7 +95,7 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
     } else if arguments.list {
         World::Nowhere("only listed".to_owned())
     } else {
-        match sandbox() {
+        match Sandbox::find() {
             Ok(sandbox) => return run_inside(&sandbox),
             Err(why) => World::Nowhere(why),
         }
@@ -116,8 +115,16 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
         .collect();
     let code = libtest_mimic::run(&arguments, trials).exit_code();
     image::remove_template();
+    if let Some(file) = env::var_os(INSIDE) {
+        if let Err(error) = fs::write(&file, RAN) {
+            eprintln!("conformance: {}: {error}", Path::new(&file).display());
+            return ExitCode::FAILURE;
+        }
+    }
     code
 }
+
+const RAN: &str = "ran";
 
 /// Runs a test in a thread of its own; nobody waits for one that hangs.
 fn bounded(body: fn()) -> Result<(), Failed> {
@@ -141,66 +148,69 @@ fn bounded(body: fn()) -> Result<(), Failed> {
     }
 }
 
-/// The sandbox's program, if everything it needs is there.
-fn sandbox() -> Result<PathBuf, String> {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_ploop-sandbox"));
-    let beside = program.parent().unwrap_or(Path::new("."));
-    let preload = beside.join("libploop_sandbox_preload.so");
-    if !preload.exists() {
-        return Err(format!(
-            "{} is not there: run `cargo build -p ploop-sandbox-preload` with the same profile",
-            preload.display()
-        ));
-    }
-    let output = program::run_for(Duration::from_secs(30), &program, &[&"check"]);
-    if output.code != Some(0) {
+/// The sandbox's program and the library to preload.
+struct Sandbox {
+    program: &'static Path,
+    preload: PathBuf,
+}
+
+impl Sandbox {
+    /// If everything it needs is there.
+    fn find() -> Result<Sandbox, String> {
+        const LIBRARY: &str = "libploop_sandbox_preload.so";
+        let program = Path::new(env!("CARGO_BIN_EXE_ploop-sandbox"));
+        let own = env::current_exe()
+            .map_err(|error| format!("the path of this program is unknown: {error}"))?;
+        // Beside this program if Cargo built it for the tests, beside the sandbox if it was asked to build it.
+        let preload = [&own, program]
+            .iter()
+            .filter_map(|path| Some(path.parent()?.join(LIBRARY)))
+            .find(|path| path.exists())
+            .ok_or_else(|| format!("{LIBRARY} is not built"))?;
+        let output = program::run_for(Duration::from_secs(30), program, &[&"check"]);
+        if output.code == Some(0) {
+            return Ok(Sandbox { program, preload });
+        }
         // A kind is one line.
         let text: Vec<&str> = output.text.split_whitespace().collect();
-        return Err(format!("no sandbox here: {}", text.join(" ")));
+        Err(format!("no sandbox here: {}", text.join(" ")))
     }
-    Ok(program)
 }
 
 /// The same tests again, inside.
-fn run_inside(sandbox: &Path) -> ExitCode {
-    let own: OsString = match env::current_exe() {
-        Ok(own) => own.into(),
-        Err(error) => {
-            eprintln!("conformance: the path of this program is unknown: {error}");
-            return ExitCode::FAILURE;
+fn run_inside(sandbox: &Sandbox) -> ExitCode {
+    match try_run_inside(sandbox) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("conformance: {why}");
+            ExitCode::FAILURE
         }
-    };
-    let child = Command::new(sandbox)
-        .args(["run", "--"])
+    }
+}
+
+fn try_run_inside(sandbox: &Sandbox) -> Result<ExitCode, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let own = env::current_exe().map_err(text)?;
+    let ran = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).map_err(text)?;
+    let mut child = Command::new(sandbox.program)
+        .args(["run", "--preload"])
+        .arg(&sandbox.preload)
+        .arg("--")
         .arg(own)
         .args(env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(error) => {
-            eprintln!("conformance: {} cannot be run: {error}", sandbox.display());
-            return ExitCode::FAILURE;
+        .env(INSIDE, ran.path())
+        .spawn()
+        .map_err(|error| format!("{} cannot be run: {error}", sandbox.program.display()))?;
+    let Some(status) = program::ends(&mut child, LIMIT_OF_ALL) else {
+        program::terminate(&child);
+        if program::ends(&mut child, Duration::from_secs(30)).is_none() {
+            let _ = child.kill();
         }
+        return Err(format!("still running after {LIMIT_OF_ALL:?}, and stopped"));
     };
-    let mut ended = |limit: Duration| -> Option<ExitStatus> {
-        let end = Instant::now() + limit;
-        loop {
-            match child.try_wait() {
-                Ok(Some(status)) => return Some(status),
-                Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
-                Ok(None) | Err(_) => return None,
-            }
-        }
-    };
-    if let Some(status) = ended(LIMIT_OF_ALL) {
-        let code = status.code().and_then(|code| u8::try_from(code).ok());
-        return code.map_or(ExitCode::FAILURE, ExitCode::from);
+    if status.success() && fs::read_to_string(ran.path()).map_err(text)? != RAN {
+        return Err("the sandbox says that all is well, but the tests did not run".to_owned());
     }
-    eprintln!("conformance: still running after {LIMIT_OF_ALL:?}, and stopped");
-    program::terminate(&child);
-    if program::ends(&mut child, Duration::from_secs(30)).is_none() {
-        let _ = child.kill();
-    }
-    ExitCode::FAILURE
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
