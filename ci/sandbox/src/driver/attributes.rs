@@ -2,6 +2,7 @@
 
 use super::device::{Device, Level, Shown};
 use super::{MINORS, lock};
+use crate::data::Data as _;
 
 /// What a path below `/sys/devices/virtual/block` leads to.
 pub(crate) enum Entry {
@@ -104,7 +105,15 @@ impl Device {
             ["pdelta"] => Some(directory(0..shown.levels.len())),
             ["pdelta", level] => {
                 find(&shown, level)?;
-                let names = ["dump", "format", "image", "io", "level", "ro", "transparent"];
+                let names = [
+                    "dump",
+                    "format",
+                    "image",
+                    "io",
+                    "level",
+                    "ro",
+                    "transparent",
+                ];
                 Some(directory(names))
             }
             ["pdelta", level, name] => delta(level, find(&shown, level)?, name),

@@ -261,7 +261,9 @@ impl Device {
         if !lock(&self.shown).running {
             return Err(Errno::INVAL);
         }
-        self.require_block()?.detach().map_err(|error| errno(&error))?;
+        self.require_block()?
+            .detach()
+            .map_err(|error| errno(&error))?;
         lock(&self.shown).running = false;
         self.set_size(0);
         self.set_balloon_inode(None);

@@ -164,7 +164,12 @@ impl Device {
         }
     }
 
-    pub(super) fn ioctl(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
+    pub(super) fn ioctl(&self, mut ioctl: Ioctl<'_>) -> Result<Reply, Errno> {
+        if ioctl.of_ploop() == Some(number::STOP) {
+            // The caller's own reference to the device, which must not count as somebody else's.
+            ioctl.descriptors.clear();
+        }
+        let ioctl = &ioctl;
         if ioctl.number == BLKRRPART {
             return self.reread_partitions();
         }
@@ -234,7 +239,10 @@ impl Device {
             stopped => stopped,
         };
         if let Err(error) = stopped.and_then(|()| self.clear(&ioctl)) {
-            eprintln!("ploop-sandbox: {} could not be stopped: {error}", self.name());
+            eprintln!(
+                "ploop-sandbox: {} could not be stopped: {error}",
+                self.name()
+            );
         }
     }
 }

@@ -160,7 +160,9 @@ impl Device {
         }
         discards.touch();
         let shortest = ioctl.argument;
-        discards.free.retain(|extent| u64::from(extent.len) >= shortest);
+        discards
+            .free
+            .retain(|extent| u64::from(extent.len) >= shortest);
         let left: u64 = discards.free.iter().map(|e| u64::from(e.len)).sum();
         Ok(Reply::of(i32::try_from(left).unwrap_or(i32::MAX)))
     }
@@ -184,10 +186,7 @@ impl Device {
             let mut contents = lock(&self.data);
             let Contents { disk, discards } = &mut *contents;
             discards.touch();
-            if payload[12] != level
-                || discards.level != level
-                || ioctl.word(8)? != discards.head
-            {
+            if payload[12] != level || discards.level != level || ioctl.word(8)? != discards.head {
                 return Err(Errno::INVAL);
             }
             let Stack::Writable(disk) = disk else {
@@ -242,7 +241,9 @@ impl Device {
         };
         if lock(&self.shown).running {
             self.set_size(now);
-            self.require_block()?.resized().map_err(|error| errno(&error))?;
+            self.require_block()?
+                .resized()
+                .map_err(|error| errno(&error))?;
         }
         Ok(())
     }

@@ -93,7 +93,10 @@ impl Driver {
 
     fn all(&self) -> Vec<Arc<Device>> {
         let devices = lock(&self.devices);
-        devices.iter().map(|slot| Arc::clone(&slot.device)).collect()
+        devices
+            .iter()
+            .map(|slot| Arc::clone(&slot.device))
+            .collect()
     }
 
     fn device(&self, index: u32) -> Option<Arc<Device>> {
@@ -206,14 +209,15 @@ impl Driver {
             device.set_balloon_inode(Some(number.ok_or(Errno::INVAL)?));
             return Ok(Reply::of(0));
         }
-        device.ioctl(&Ioctl {
+        let ioctl = Ioctl {
             number: request.call,
             partition,
             argument: request.argument,
             payload: &request.payload,
             descriptors,
             gone,
-        })
+        };
+        device.ioctl(ioctl)
     }
 
     fn aliases(&self) -> Reply {

@@ -73,7 +73,9 @@ impl Ioctl<'_> {
     /// The file that was sent along.
     pub(super) fn file(&self) -> Result<File, Errno> {
         let descriptor = self.descriptors.first().ok_or(Errno::BADF)?;
-        Ok(File::from(descriptor.try_clone().map_err(|_| Errno::MFILE)?))
+        Ok(File::from(
+            descriptor.try_clone().map_err(|_| Errno::MFILE)?,
+        ))
     }
 }
 
@@ -132,7 +134,11 @@ impl Control {
             .payload
             .get(start..start + Control::COOKIE_LEN - 1)
             .ok_or(Errno::FAULT)?;
-        Ok(cookie.split(|byte| *byte == 0).next().unwrap_or(&[]).to_vec())
+        Ok(cookie
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or(&[])
+            .to_vec())
     }
 }
 
@@ -190,7 +196,11 @@ impl FreeBlocks {
         allocation_head: u32,
         extents: &[Extent],
     ) -> Vec<u8> {
-        let mut bytes = ioctl.payload.get(..FreeBlocks::HEAD).unwrap_or(&[0; 16]).to_vec();
+        let mut bytes = ioctl
+            .payload
+            .get(..FreeBlocks::HEAD)
+            .unwrap_or(&[0; 16])
+            .to_vec();
         bytes[0..4].copy_from_slice(&count.to_le_bytes());
         bytes[4..8].copy_from_slice(&allocation_head.to_le_bytes());
         for extent in extents {

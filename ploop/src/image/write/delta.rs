@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 
 use super::OPERATION;
 use super::allocation::{Contents, Space};
+use super::fill::Unfilled;
 use super::store::{Store, write_zeros};
 use super::track::Tracked;
 use crate::image::delta::{check_readable, cluster_offset};
@@ -32,6 +33,7 @@ pub(super) struct WritableDelta {
     dirty: BTreeSet<u32>,
     pub(super) space: Space,
     pub(super) tracked: Tracked,
+    pub(super) unfilled: Unfilled,
     /// After a failed write nobody knows what the disk has.
     broken: bool,
 }
@@ -151,6 +153,7 @@ impl WritableDelta {
             header,
             dirty: BTreeSet::new(),
             tracked: Tracked::default(),
+            unfilled: Unfilled::default(),
             broken: false,
         })
     }
@@ -224,15 +227,16 @@ impl WritableDelta {
         })
     }
 
-    /// Makes a part of the file zero.
+    /// Makes a whole cluster zero.
     pub(super) fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.unfilled.forget(offset);
         self.note(offset, len);
         self.attempt("the data cannot be made zero", |store| {
             store.zero(offset, len)
         })
     }
 
-    fn note(&mut self, offset: u64, len: u64) {
+    pub(super) fn note(&mut self, offset: u64, len: u64) {
         self.tracked.note(offset, len, self.header.cluster.bytes());
     }
 
@@ -245,10 +249,10 @@ impl WritableDelta {
         self.note(offset, size);
         match contents {
             _ if data.len() as u64 == size => self.write(data, offset)?,
-            Contents::Zero => self.write(data, offset + within)?,
+            Contents::Zero => self.begin_cluster(offset, within, data)?,
             Contents::Stale => {
                 self.zero(offset, size)?;
-                self.write(data, offset + within)?;
+                self.begin_cluster(offset, within, data)?;
             }
             Contents::Missing => {
                 let mut whole = vec![0; size as usize];
@@ -296,6 +300,7 @@ impl WritableDelta {
         if self.dirty.is_empty() {
             return Ok(());
         }
+        self.fill_clusters()?;
         self.attempt("the data cannot be brought to the disk", |store| {
             store.sync()
         })?;

@@ -3,6 +3,7 @@
 mod allocation;
 mod compact;
 mod delta;
+mod fill;
 mod given;
 mod growth;
 mod levels;
@@ -318,7 +319,7 @@ impl DiskWriter {
                     .write_all_at(part, piece.offset)
                     .map_err(|error| raw_error(path, "the data cannot be written", error))?,
                 Top::Delta(delta) => match delta.cluster(piece.cluster)? {
-                    Some(place) => delta.write(part, place + piece.within)?,
+                    Some(place) => delta.write_within(place, piece.within, part)?,
                     None => match self.lower.as_ref().filter(|_| part.len() < size) {
                         Some(lower) if lower.has(piece.cluster)? => {
                             let mut whole = vec![0; size];

@@ -1,6 +1,7 @@
 //! Which clusters the top delta has, and how it gives them up.
 
 use super::store::Store;
+use super::store::write_zeros;
 use super::{DiskWriter, Top, raw_error};
 use crate::Result;
 
@@ -67,14 +68,23 @@ impl DiskWriter {
         let delta = match &mut self.top {
             Top::Delta(delta) => delta,
             Top::Raw { path, file, .. } => {
-                return file
-                    .zero(offset, len)
+                let zeroed = if whole {
+                    file.zero(offset, len)
+                } else {
+                    // Not by space that was never written to: see `fill`.
+                    write_zeros(file, offset, len)
+                };
+                return zeroed
                     .map_err(|error| raw_error(path, "the data cannot be made zero", error));
             }
         };
         match delta.cluster(cluster)? {
             Some(_) if whole && !below => delta.remove(cluster).map(drop),
-            Some(place) => delta.zero(place + offset % self.cluster.bytes(), len),
+            Some(place) if whole => delta.zero(place, self.cluster.bytes()),
+            Some(place) => {
+                let within = offset % self.cluster.bytes();
+                delta.write_within(place, within, &vec![0; len as usize])
+            }
             None if !below => Ok(()),
             None if whole => delta.add(cluster, 0, &[]),
             // With the rest of the cluster as it is below.

@@ -101,7 +101,9 @@ fn two(dir: &Path) -> Vec<PathBuf> {
     writer.snapshot(&files[1]).unwrap();
     // The table needs another cluster.
     writer.grow(Size::from_bytes(9000 * CLUSTER)).unwrap();
-    writer.write_at(&[2; 1000], CLUSTER / 2).unwrap();
+    writer
+        .write_at(&[2; 1000], 4 * CLUSTER + CLUSTER / 2)
+        .unwrap();
     writer.write_at(&[3; 1000], 8999 * CLUSTER).unwrap();
     writer.close().unwrap();
     files.into()

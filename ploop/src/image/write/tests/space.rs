@@ -235,10 +235,13 @@ fn tracked_clusters_are_all_that_changes() {
         (FormatVersion::V2, 5 * CLUSTER),
         (FormatVersion::V2, 40 * CLUSTER),
     ] {
-        let path = dir.path().join("delta");
-        create_delta(&path, version, cluster(), Size::from_bytes(40 * CLUSTER)).unwrap();
-        let mut writer = open(std::slice::from_ref(&path), false);
+        let (base, path) = (dir.path().join("base"), dir.path().join("delta"));
+        let size = Size::from_bytes(40 * CLUSTER);
+        create_delta(&base, version, cluster(), size).unwrap();
+        let mut writer = open(std::slice::from_ref(&base), false);
+        writer.write_at(&[1; 9 * CLUSTER as usize], 100).unwrap();
         writer.set_preallocation(ahead);
+        writer.snapshot(&path).unwrap();
         writer.write_at(&[1; 3 * CLUSTER as usize], 100).unwrap();
         assert!(writer.take_tracked().is_empty());
         writer.flush().unwrap();
@@ -252,7 +255,11 @@ fn tracked_clusters_are_all_that_changes() {
                 let first = random.below(38) as u32;
                 match random.below(14) {
                     0 => drop(writer.discard(at, CLUSTER).unwrap()),
-                    1 => writer.write_zeroes(at, len).unwrap(),
+                    1 => {
+                        writer.write_zeroes(at, len).unwrap();
+                        let whole = u64::from(first) * CLUSTER;
+                        writer.write_zeroes(whole, 2 * CLUSTER).unwrap();
+                    }
                     2 => writer.release(&[first, first + 1]).unwrap(),
                     3 => drop(writer.compact().unwrap()),
                     4 => writer.trim().unwrap(),
@@ -269,18 +276,55 @@ fn tracked_clusters_are_all_that_changes() {
             let now = std::fs::read(&path).unwrap();
             // What was got ahead reads as zero, and is of no interest.
             let end = writer.allocation_head() as usize * CLUSTER as usize;
-            copy.resize(end, 0);
             for range in writer.take_tracked() {
                 assert!(range.start % CLUSTER == 0 && range.end % CLUSTER == 0);
                 let range = range.start as usize..(range.end as usize).min(end);
                 if !range.is_empty() {
+                    assert!(copy.len() >= range.start, "what is between is missing");
+                    copy.resize(copy.len().max(range.end), 0xee);
                     copy[range.clone()].copy_from_slice(&now[range]);
                 }
             }
+            copy.truncate(end);
             assert!(copy == now[..end], "round {round}");
             assert!(now[end..].iter().all(|byte| *byte == 0));
         }
         writer.close().unwrap();
+        for path in [base, path] {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+/// A longer table takes the place of clusters that are free, too.
+#[test]
+fn free_clusters_are_not_in_the_table() {
+    let dir = tempfile::tempdir().unwrap();
+    for (ahead, given) in [(0, 0..1), (0, 1..3), (0, 0..4), (9 * CLUSTER, 0..2)] {
+        let path = dir.path().join("delta");
+        let size = Size::from_bytes(20 * CLUSTER);
+        create_delta(&path, FormatVersion::V2, cluster(), size).unwrap();
+        let mut writer = open(std::slice::from_ref(&path), false);
+        writer.set_preallocation(ahead);
+        writer.write_at(&[1; 4 * CLUSTER as usize], 0).unwrap();
+        writer.release(&given.clone().collect::<Vec<_>>()).unwrap();
+        writer.grow(Size::from_bytes(20_000 * CLUSTER)).unwrap();
+        writer
+            .write_at(&[2; 4 * CLUSTER as usize], 9000 * CLUSTER)
+            .unwrap();
+        for number in 0..4 {
+            let mut now = vec![0; CLUSTER as usize];
+            writer
+                .read_at(&mut now, u64::from(number) * CLUSTER)
+                .unwrap();
+            let expected = u8::from(!given.contains(&number));
+            assert!(now.iter().all(|byte| *byte == expected));
+            let slot = writer.slot(9000 + number).unwrap();
+            assert!(slot.is_some_and(|slot| slot >= 3));
+        }
+        writer.close().unwrap();
+        let report = check_image(&path);
+        assert!(report.is_sound(), "{report}");
         std::fs::remove_file(&path).unwrap();
     }
 }
@@ -324,4 +368,56 @@ fn clusters_are_where_the_writer_says() {
     let files = [base, top].map(|path| DeltaFile::new(File::open(&path).unwrap(), path));
     let disk = Disk::from_files(files.into(), cluster(), false, false).unwrap();
     assert!(contents(&disk).iter().all(|byte| *byte == 0));
+}
+
+/// libploop takes space that was never written to for damage, unless it is whole clusters. Such space
+/// shows as holes once everything is on the disk, where the file system tells.
+#[test]
+fn no_cluster_is_left_half_written() {
+    use rustix::fs::{SeekFrom, seek};
+
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let path = dir.path().join("delta");
+    let size = Size::from_bytes(64 * CLUSTER);
+    create_delta(&path, FormatVersion::V2, cluster(), size).unwrap();
+    let mut writer = open(std::slice::from_ref(&path), false);
+    writer.set_preallocation(8 * CLUSTER);
+    let mut model = vec![0; size.bytes() as usize];
+    let mut random = Random(5);
+    for round in 0..400u32 {
+        let at = random.below(size.bytes() - 9000);
+        let data = vec![(round % 251) as u8 + 1; 1 + random.below(9000) as usize];
+        writer.write_at(&data, at).unwrap();
+        model[at as usize..][..data.len()].copy_from_slice(&data);
+        let (from, len) = (random.below(size.bytes() - 5000), random.below(5000));
+        writer.write_zeroes(from, len).unwrap();
+        model[from as usize..][..len as usize].fill(0);
+        if round % 40 == 7 {
+            let (first, count) = (random.below(56), 1 + random.below(8));
+            writer
+                .write_zeroes(first * CLUSTER, count * CLUSTER)
+                .unwrap();
+            model[(first * CLUSTER) as usize..][..(count * CLUSTER) as usize].fill(0);
+        }
+        if round % 30 == 29 {
+            writer.flush().unwrap();
+            let file = std::fs::File::open(&path).unwrap();
+            let len = file.metadata().unwrap().len();
+            let mut at = 0;
+            while at < len {
+                let hole = seek(&file, SeekFrom::Hole(at)).unwrap().min(len);
+                let data = seek(&file, SeekFrom::Data(hole)).unwrap_or(len);
+                assert!(
+                    hole % CLUSTER == 0 && data % CLUSTER == 0,
+                    "{hole}..{data} was never written to"
+                );
+                at = data;
+            }
+        }
+        let mut all = vec![0; model.len()];
+        writer.read_at(&mut all, 0).unwrap();
+        assert!(all == model, "after {round}");
+    }
+    writer.close().unwrap();
+    assert!(contents(&Disk::open_image(&path).unwrap()) == model);
 }

@@ -1,0 +1,316 @@
+//! The block device behind ploopN: loop device, nodes, FUSE file, partition.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use ploop_sandbox_wire as wire;
+use rustix::io::Errno;
+
+use crate::data::{self, Data, DataFileSystem};
+use crate::ioctl::{self, PartitionChange};
+use crate::loop_device::{self, LoopDevice};
+use crate::mounts::{self, Mount};
+use crate::state::State;
+use crate::{fuse, partition};
+
+pub(crate) use crate::partition::Partition;
+
+/// The number of the one partition that a ploop device has.
+const FIRST: u32 = 1;
+
+/// The block device behind ploopN. Dropping it removes all of it.
+pub(crate) struct Block {
+    index: u32,
+    state: State,
+    device: LoopDevice,
+    data: Weak<dyn Data>,
+    /// As last seen; the kernel's view counts while the device is attached.
+    partition: Mutex<Option<Partition>>,
+    file: Option<fuse::Mounted>,
+}
+
+impl Block {
+    /// Makes the device, unbound. [`io::ErrorKind::AlreadyExists`] where the loop device of that
+    /// number is somebody else's. The block does not keep `data` alive.
+    pub(crate) fn create(index: u32, state: &State, data: Arc<dyn Data>) -> io::Result<Block> {
+        let device = LoopDevice::new(index, &state.real_virtual());
+        if device.exists() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.note_loop(index)?;
+        if let Err(error) = device.add() {
+            state.forget_loop(index);
+            return Err(error);
+        }
+        // From here on, dropping removes what there is.
+        let mut block = Block {
+            index,
+            state: state.clone(),
+            device,
+            data: Arc::downgrade(&data),
+            partition: Mutex::new(None),
+            file: None,
+        };
+        let directory = state.data(index);
+        fs::create_dir(&directory)?;
+        let file_system = DataFileSystem::new(&data);
+        block.file = Some(fuse::mount(file_system, &directory, data::THREADS)?);
+        loop_device::make_node(&block.node(), block.device.number()?)?;
+        Ok(block)
+    }
+
+    /// START: binds the device to the data.
+    pub(crate) fn attach(&self, read_only: bool) -> io::Result<()> {
+        let path = self.state.data(self.index).join(data::FILE);
+        let file = File::options().read(true).write(!read_only).open(&path)?;
+        let device = loop_device::open(&self.node(), !read_only, false)?;
+        let name = path.as_os_str().as_bytes();
+        ioctl::loop_configure(&device, file.as_fd(), name, read_only)?;
+        if let Err(error) = self.set_partition(&device) {
+            // Without its partition a device is of no use.
+            let _ = ioctl::loop_clear(&device);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// STOP. EBUSY if anybody has the device or its partition open, claimed or mounted.
+    pub(crate) fn detach(&self) -> io::Result<()> {
+        let device = loop_device::open(&self.node(), false, true)?;
+        if is_unbound(ioctl::loop_status(&device).err()) {
+            return Ok(());
+        }
+        // Once unbound, what is still in the page cache has nowhere to go.
+        device.sync_all()?;
+        self.partition();
+        ioctl::loop_clear(&device)?;
+        if let Ok(status) = ioctl::loop_status(&device) {
+            // Somebody else has it open: it would be unbound when they leave.
+            ioctl::loop_set_status(&device, status.without_autoclear())?;
+            return Err(Errno::BUSY.into());
+        }
+        if self.device.partition(FIRST).is_some() {
+            let change = PartitionChange::Delete;
+            loop_device::change_partition(&device, change, FIRST, (0, 0))?;
+        }
+        // What is written into the page cache by an unbound device is lost with it.
+        drop(device);
+        self.update_node()
+    }
+
+    /// After [`Data::size`] changed.
+    pub(crate) fn resized(&self) -> io::Result<()> {
+        // The kernel takes the size from what it last heard of the file.
+        fs::metadata(self.state.data(self.index).join(data::FILE))?;
+        ioctl::loop_set_capacity(loop_device::open(&self.node(), false, false)?)
+    }
+
+    /// BLKRRPART: tells the kernel of what the partition table on the device says.
+    pub(crate) fn reread_partitions(&self) -> io::Result<()> {
+        let device = loop_device::open(&self.node(), false, false)?;
+        // Whoever wrote the table may have left it in the page cache.
+        device.sync_all()?;
+        self.set_partition(&device)
+    }
+
+    fn set_partition(&self, device: &File) -> io::Result<()> {
+        let data = self.data.upgrade().ok_or(Errno::NODEV)?;
+        let wanted = partition::first(data.size(), |buffer, offset| data.read(buffer, offset))?;
+        let mut known = self.lock_partition();
+        let change = |change, partition: Partition| {
+            let range = (partition.start, partition.size);
+            loop_device::change_partition(device, change, FIRST, range)
+        };
+        let there = self.kernel_partition();
+        match (there, wanted) {
+            (Some(there), Some(wanted)) if there == wanted => {}
+            (Some(there), Some(wanted)) if there.start == wanted.start => {
+                change(PartitionChange::Resize, wanted)?;
+            }
+            _ => {
+                if let Some(there) = there {
+                    change(PartitionChange::Delete, there)?;
+                }
+                if let Some(wanted) = wanted {
+                    change(PartitionChange::Add, wanted)?;
+                }
+            }
+        }
+        *known = wanted;
+        drop(known);
+        self.update_node()
+    }
+
+    /// The partition as sysfs shows it: it outlives [`Block::detach`], until the next attach.
+    pub(crate) fn partition(&self) -> Option<Partition> {
+        let mut known = self.lock_partition();
+        // libploop and parted change partitions by themselves.
+        if self.device.backing_file().is_some() {
+            *known = self.kernel_partition();
+        }
+        *known
+    }
+
+    fn kernel_partition(&self) -> Option<Partition> {
+        let (start, size) = self.device.partition(FIRST)?;
+        Some(Partition { start, size })
+    }
+
+    /// How often the device and its partition are open: by descriptors and mounts.
+    pub(crate) fn openers(&self) -> u32 {
+        let (whole, first) = (self.node(), self.partition_node());
+        let own = std::process::id().to_string();
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let descriptors = processes
+            .filter(|process| {
+                let name = process.file_name();
+                name.as_bytes()[0].is_ascii_digit() && name.as_bytes() != own.as_bytes()
+            })
+            .flat_map(|process| {
+                fs::read_dir(process.path().join("fd"))
+                    .into_iter()
+                    .flatten()
+            })
+            .filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok())
+            .filter(|to| *to == whole || *to == first)
+            .count();
+        // A file system opens its device once, wherever it is mounted.
+        let mounted: HashSet<_> = self.mount_lines().into_iter().map(|m| m.device).collect();
+        (descriptors + mounted.len()) as u32
+    }
+
+    /// Which real devices stand behind the nodes. Its balloon's inode is not known here.
+    pub(crate) fn alias(&self) -> wire::Alias {
+        let partition = self.device.partition_number(FIRST);
+        // parted makes the partition anew: the node follows. A node that cannot be made is missed
+        // by whoever opens it.
+        let _ = self.update_node();
+        wire::Alias {
+            device: self.index,
+            whole: self.device.number().unwrap_or_default(),
+            partition,
+            balloon_inode: None,
+        }
+    }
+
+    /// Where the device or its partition is mounted.
+    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
+        self.mount_lines()
+            .into_iter()
+            .map(|mount| mount.point)
+            .collect()
+    }
+
+    fn mount_lines(&self) -> Vec<Mount> {
+        let whole = self.device.number().ok();
+        let first = self.device.partition_number(FIRST);
+        let mut lines = mounts::own().unwrap_or_default();
+        lines.retain(|mount| Some(mount.device) == whole || Some(mount.device) == first);
+        lines
+    }
+
+    /// Freezes every file system mounted from the device, until the result is dropped. No lock
+    /// that reading or writing takes may be held.
+    pub(crate) fn freeze(&self) -> io::Result<Frozen> {
+        let mut frozen = Frozen(Vec::new());
+        let mut done = Vec::new();
+        for mount in self.mount_lines() {
+            if done.contains(&mount.device) {
+                continue;
+            }
+            let directory = File::open(&mount.point)?;
+            let (major, minor) = mount.device;
+            if directory.metadata()?.dev() != rustix::fs::makedev(major, minor) {
+                // Something else is mounted over it.
+                continue;
+            }
+            match ioctl::freeze(&directory) {
+                Ok(()) => frozen.0.push(directory),
+                // Frozen already, read-only, or a file system that cannot.
+                Err(error)
+                    if matches!(
+                        Errno::from_io_error(&error),
+                        Some(Errno::BUSY | Errno::INVAL | Errno::OPNOTSUPP)
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+            done.push(mount.device);
+        }
+        Ok(frozen)
+    }
+
+    fn node(&self) -> PathBuf {
+        Path::new("/dev").join(format!("ploop{}", self.index))
+    }
+
+    fn partition_node(&self) -> PathBuf {
+        Path::new("/dev").join(format!("ploop{}p{FIRST}", self.index))
+    }
+
+    /// Has the partition's node be what the partition is.
+    fn update_node(&self) -> io::Result<()> {
+        let _known = self.lock_partition();
+        let node = self.partition_node();
+        let there = fs::symlink_metadata(&node).ok();
+        match self.device.partition_number(FIRST) {
+            Some(number) => {
+                let device = rustix::fs::makedev(number.0, number.1);
+                let is_right = there.is_some_and(|there| {
+                    there.file_type().is_block_device() && there.rdev() == device
+                });
+                if is_right {
+                    return Ok(());
+                }
+                loop_device::make_node(&node, number)
+            }
+            None if there.is_some() => fs::remove_file(&node),
+            None => Ok(()),
+        }
+    }
+
+    fn lock_partition(&self) -> MutexGuard<'_, Option<Partition>> {
+        self.partition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if self.device.backing_file().is_some() {
+            // Whoever has it open keeps it; the launcher removes what is left.
+            let _ = loop_device::open(&self.node(), false, false).and_then(ioctl::loop_clear);
+        }
+        drop(self.file.take());
+        let _ = fs::remove_dir(self.state.data(self.index));
+        let _ = fs::remove_file(self.partition_node());
+        let _ = fs::remove_file(self.node());
+        if self.device.remove(Duration::from_secs(2)).is_ok() {
+            self.state.forget_loop(self.index);
+        }
+    }
+}
+
+/// Whether that is what an ioctl of a loop device says that has no file.
+fn is_unbound(error: Option<io::Error>) -> bool {
+    error.is_some_and(|error| Errno::from_io_error(&error) == Some(Errno::NXIO))
+}
+
+/// File systems that are frozen. Dropping it thaws them.
+pub(crate) struct Frozen(Vec<File>);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for directory in &self.0 {
+            // Thawed by somebody else is thawed.
+            let _ = ioctl::thaw(directory);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The ioctls of loop devices, block devices and file systems. The only file with `unsafe`.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::ioctl::{IntegerSetter, NoArg, Opcode, Setter, Updater, ioctl, opcode};
+
+const LOOP_CLR_FD: Opcode = 0x4c01;
+const LOOP_SET_STATUS64: Opcode = 0x4c04;
+const LOOP_GET_STATUS64: Opcode = 0x4c05;
+const LOOP_SET_CAPACITY: Opcode = 0x4c07;
+const LOOP_CONFIGURE: Opcode = 0x4c0a;
+const LOOP_CTL_ADD: Opcode = 0x4c80;
+const LOOP_CTL_REMOVE: Opcode = 0x4c81;
+const BLKPG: Opcode = opcode::none(0x12, 105);
+const FIFREEZE: Opcode = opcode::read_write::<c_int>(b'X', 119);
+const FITHAW: Opcode = opcode::read_write::<c_int>(b'X', 120);
+
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+impl LoopInfo {
+    fn new(read_only: bool, name: &[u8]) -> LoopInfo {
+        let mut file_name = [0; 64];
+        let len = name.len().min(file_name.len() - 1);
+        file_name[..len].copy_from_slice(&name[..len]);
+        LoopInfo {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: LO_FLAGS_DIRECT_IO | if read_only { LO_FLAGS_READ_ONLY } else { 0 },
+            file_name,
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        }
+    }
+
+    /// The same, but staying bound when the last opener leaves.
+    pub(crate) fn without_autoclear(mut self) -> LoopInfo {
+        self.flags &= !LO_FLAGS_AUTOCLEAR;
+        self
+    }
+
+    /// Whether requests go past the page cache of the file system that the file is on.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.flags & LO_FLAGS_DIRECT_IO != 0
+    }
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// `struct blkpg_ioctl_arg`.
+#[repr(C)]
+struct BlkpgArgument {
+    operation: c_int,
+    flags: c_int,
+    len: c_int,
+    data: *mut c_void,
+}
+
+/// `struct blkpg_partition`.
+#[repr(C)]
+struct BlkpgPartition {
+    start: i64,
+    length: i64,
+    number: c_int,
+    device_name: [u8; 64],
+    volume_name: [u8; 64],
+}
+
+/// What BLKPG does with a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PartitionChange {
+    Add,
+    Delete,
+    Resize,
+}
+
+/// Makes the loop device of a number; EEXIST if it is there.
+pub(crate) fn loop_add(control: impl AsFd, index: u32) -> io::Result<()> {
+    // SAFETY: this ioctl of /dev/loop-control takes the number itself as its argument.
+    let call = unsafe { IntegerSetter::<LOOP_CTL_ADD>::new_usize(index as usize) };
+    // SAFETY: as above; no memory is passed.
+    Ok(unsafe { ioctl(control, call) }?)
+}
+
+/// Removes a loop device that nothing uses; EBUSY if something does, ENODEV if it is not there.
+pub(crate) fn loop_remove(control: impl AsFd, index: u32) -> io::Result<()> {
+    // SAFETY: this ioctl of /dev/loop-control takes the number itself as its argument.
+    let call = unsafe { IntegerSetter::<LOOP_CTL_REMOVE>::new_usize(index as usize) };
+    // SAFETY: as above; no memory is passed.
+    Ok(unsafe { ioctl(control, call) }?)
+}
+
+/// Binds a loop device to a file, for direct I/O and without a look for partitions.
+pub(crate) fn loop_configure(
+    device: impl AsFd,
+    file: BorrowedFd<'_>,
+    name: &[u8],
+    read_only: bool,
+) -> io::Result<()> {
+    let config = LoopConfig {
+        // A descriptor that is open is not negative.
+        fd: file.as_raw_fd() as u32,
+        block_size: 0,
+        info: LoopInfo::new(read_only, name),
+        reserved: [0; 8],
+    };
+    // SAFETY: the kernel reads a `struct loop_config`, whose layout `LoopConfig` has.
+    let call = unsafe { Setter::<LOOP_CONFIGURE, LoopConfig>::new(config) };
+    // SAFETY: as above; the descriptor in it is borrowed for the time of the call.
+    Ok(unsafe { ioctl(device, call) }?)
+}
+
+/// Unbinds a loop device: at once or, where others have it open, when the last of them leaves.
+pub(crate) fn loop_clear(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: this ioctl has no argument.
+    let call = unsafe { NoArg::<LOOP_CLR_FD>::new() };
+    // SAFETY: as above.
+    Ok(unsafe { ioctl(device, call) }?)
+}
+
+/// How a loop device is bound; ENXIO if it is not.
+pub(crate) fn loop_status(device: impl AsFd) -> io::Result<LoopInfo> {
+    let mut info = LoopInfo::new(false, b"");
+    // SAFETY: the kernel writes a `struct loop_info64`, whose layout `LoopInfo` has.
+    let call = unsafe { Updater::<LOOP_GET_STATUS64, LoopInfo>::new(&mut info) };
+    // SAFETY: as above; every bit pattern is a valid `LoopInfo`.
+    unsafe { ioctl(device, call) }?;
+    Ok(info)
+}
+
+/// Changes how a loop device is bound.
+pub(crate) fn loop_set_status(device: impl AsFd, info: LoopInfo) -> io::Result<()> {
+    // SAFETY: the kernel reads a `struct loop_info64`, whose layout `LoopInfo` has.
+    let call = unsafe { Setter::<LOOP_SET_STATUS64, LoopInfo>::new(info) };
+    // SAFETY: as above.
+    Ok(unsafe { ioctl(device, call) }?)
+}
+
+/// Has a loop device take the size of its file anew.
+pub(crate) fn loop_set_capacity(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: this ioctl has no argument.
+    let call = unsafe { NoArg::<LOOP_SET_CAPACITY>::new() };
+    // SAFETY: as above.
+    Ok(unsafe { ioctl(device, call) }?)
+}
+
+/// Tells the kernel of a partition; `start` and `length` are in bytes.
+pub(crate) fn change_partition(
+    device: impl AsFd,
+    change: PartitionChange,
+    number: u32,
+    start: u64,
+    length: u64,
+) -> io::Result<()> {
+    let overflow = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let mut partition = BlkpgPartition {
+        start: start.try_into().map_err(overflow)?,
+        length: length.try_into().map_err(overflow)?,
+        number: number.try_into().map_err(overflow)?,
+        device_name: [0; 64],
+        volume_name: [0; 64],
+    };
+    let argument = BlkpgArgument {
+        operation: match change {
+            PartitionChange::Add => 1,
+            PartitionChange::Delete => 2,
+            PartitionChange::Resize => 3,
+        },
+        flags: 0,
+        len: size_of::<BlkpgPartition>() as c_int,
+        data: (&raw mut partition).cast(),
+    };
+    // SAFETY: the kernel reads a `struct blkpg_ioctl_arg`, whose layout `BlkpgArgument` has.
+    let call = unsafe { Setter::<BLKPG, BlkpgArgument>::new(argument) };
+    // SAFETY: as above; what it points to is a `struct blkpg_partition` that outlives the call.
+    Ok(unsafe { ioctl(device, call) }?)
+}
+
+/// Writes out a file system and holds all writes to it until it is thawed.
+pub(crate) fn freeze(directory: impl AsFd) -> io::Result<()> {
+    // SAFETY: the argument of this ioctl is not looked at.
+    let call = unsafe { NoArg::<FIFREEZE>::new() };
+    // SAFETY: as above.
+    Ok(unsafe { ioctl(directory, call) }?)
+}
+
+/// Ends [`freeze`].
+pub(crate) fn thaw(directory: impl AsFd) -> io::Result<()> {
+    // SAFETY: the argument of this ioctl is not looked at.
+    let call = unsafe { NoArg::<FITHAW>::new() };
+    // SAFETY: as above.
+    Ok(unsafe { ioctl(directory, call) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_the_kernel_s() {
+        assert_eq!(size_of::<LoopInfo>(), 232);
+        assert_eq!(size_of::<LoopConfig>(), 304);
+        assert_eq!(size_of::<BlkpgPartition>(), 152);
+        assert_eq!(BLKPG, 0x1269);
+        assert_eq!(FIFREEZE, 0xc004_5877);
+    }
+}

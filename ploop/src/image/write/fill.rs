@@ -1,0 +1,75 @@
+//! Clusters of the file that are written to in part so far. The rest of them is space that was never
+//! written to and reads as zero; libploop takes such a part of a cluster for damage, so it is made
+//! real zeros before the table in the file leads to the cluster. Most clusters are full by then.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::delta::WritableDelta;
+use super::store::write_zeros;
+use crate::Result;
+
+/// What was written of each such cluster, by the cluster's offset.
+#[derive(Debug, Default)]
+pub(super) struct Unfilled(BTreeMap<u64, Range<u64>>);
+
+impl Unfilled {
+    /// The cluster is whole for another reason.
+    pub(super) fn forget(&mut self, offset: u64) {
+        self.0.remove(&offset);
+    }
+}
+
+impl WritableDelta {
+    /// Writes the first part of a cluster that reads as zero.
+    pub(super) fn begin_cluster(&mut self, offset: u64, within: u64, data: &[u8]) -> Result<()> {
+        self.write(data, offset + within)?;
+        if !data.is_empty() {
+            let written = within..within + data.len() as u64;
+            self.unfilled.0.insert(offset, written);
+        }
+        Ok(())
+    }
+
+    /// Writes into the cluster at `offset`, which is there.
+    pub(super) fn write_within(&mut self, offset: u64, within: u64, data: &[u8]) -> Result<()> {
+        if let Some(written) = self.unfilled.0.get(&offset).cloned() {
+            let part = within..within + data.len() as u64;
+            // What was written stays in one piece.
+            self.fill(offset, written.end..part.start)?;
+            self.fill(offset, part.end..written.start)?;
+            let written = written.start.min(part.start)..written.end.max(part.end);
+            if written == (0..self.header.cluster.bytes()) {
+                self.unfilled.forget(offset);
+            } else {
+                self.unfilled.0.insert(offset, written);
+            }
+        }
+        self.write(data, offset + within)
+    }
+
+    /// Makes every cluster whole.
+    pub(super) fn fill_clusters(&mut self) -> Result<()> {
+        let size = self.header.cluster.bytes();
+        while let Some((offset, written)) = self.unfilled.0.pop_first() {
+            self.fill(offset, 0..written.start)?;
+            self.fill(offset, written.end..size)?;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, offset: u64, part: Range<u64>) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        self.write_zeros(offset + part.start, part.end - part.start)
+    }
+
+    /// Makes a part of a cluster zero by writing to it.
+    pub(super) fn write_zeros(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.note(offset, len);
+        self.attempt("the data cannot be made zero", |store| {
+            write_zeros(store, offset, len)
+        })
+    }
+}
