@@ -58,16 +58,22 @@ impl Host {
         tool("umount", &[self.target.to_str().unwrap()]);
     }
 
-    /// The end of what is in use of the disk: of this file, and of what is not data.
-    fn end_of(&self, file: &Path) -> u64 {
-        let text = tool("filefrag", &["-v", "-b1048576", file.to_str().unwrap()]);
-        let ends = text.lines().filter_map(|line| {
-            // ext: logical..logical: physical..physical: length: …
-            let mut fields = line.split(':').skip(2);
-            let (_, end) = fields.next()?.split_once("..")?;
-            end.trim().parse::<u64>().ok()
-        });
-        (ends.max().unwrap() + 1) * MIB
+    /// Where the last of these files ends on the disk.
+    fn end_of(&self, directory: &Path) -> u64 {
+        let mut last = 0;
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            if entry.path().is_file() {
+                let path = entry.path();
+                let text = tool("filefrag", &["-v", "-b1048576", path.to_str().unwrap()]);
+                let ends = text.lines().filter_map(|line| {
+                    // extent: logical..logical: physical..physical: length: …
+                    let (_, end) = line.split(':').nth(2)?.split_once("..")?;
+                    end.trim().parse::<u64>().ok()
+                });
+                last = last.max(ends.max().unwrap_or(0));
+            }
+        }
+        (last + 1) * MIB
     }
 
     /// The disk ends there; 0 for its whole length.
@@ -133,8 +139,8 @@ pub(crate) fn full(directory: &Path) {
 /// With mounts of its own.
 pub(crate) fn failing(directory: &Path) {
     fault(directory, |host, image, random| {
-        let end = host.end_of(&image.directory.join("root.hdd"));
-        host.limit(end + random.below(24 * MIB) / MIB * MIB);
+        let end = host.end_of(&image.directory);
+        host.limit(end + (4 + random.below(32)) * MIB);
         Box::new(|host: &mut Host| {
             // Without what memory still has of it.
             host.limit(0);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ploop::image::{Issue, check};
 use ploop::{CreateParam, DiscardParam, Ploop, ResizeMode, Size, copy, device};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group};
 
@@ -70,7 +72,7 @@ const OPERATIONS: &[Operation] = &[
         perform: delete_base,
     },
     Operation {
-        name: "growth, mounted",
+        name: GROWTH,
         online: true,
         with_children: false,
         prepare: one_level,
@@ -163,9 +165,10 @@ fn send_copy(image: &mut Ploop) -> ploop::Result<()> {
     let path = image.path().with_file_name("copy");
     let device = image.device()?.unwrap_or_default();
     let (input, output) = UnixStream::pair().unwrap();
-    let receiver = thread::spawn(move || copy::receive(path, input, None));
-    let sent = copy::send(device, &output, None);
-    drop(output);
+    let (answer, answers) = UnixStream::pair().unwrap();
+    let receiver = thread::spawn(move || copy::receive(path, input, Some(answer.as_fd())));
+    let sent = copy::send(device, &output, Some(answers.as_fd()));
+    drop((output, answers));
     sent.and(receiver.join().unwrap())
 }
 
@@ -177,7 +180,7 @@ pub(crate) fn perform(directory: &Path) {
         image = Some(Ploop::open(directory.join("DiskDescriptor.xml")).unwrap());
     }
     super::exact::arm();
-    println!("ready");
+    say("ready");
     let result = match &mut image {
         None => create(directory).map(drop),
         Some(image) => {
@@ -186,10 +189,19 @@ pub(crate) fn perform(directory: &Path) {
         }
     };
     match result {
-        Ok(()) => println!("done"),
-        Err(error) => println!("{error}"),
+        Ok(()) => say(DONE),
+        Err(error) => say(&error.to_string()),
     }
-    io::stdout().flush().unwrap();
+}
+
+/// Tools write to standard output, too.
+const SAYS: &str = "program: ";
+const DONE: &str = "done";
+
+fn say(what: &str) {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{SAYS}{what}").unwrap();
+    stdout.flush().unwrap();
 }
 
 const OPERATION: &str = "PLOOP_FAULT_OPERATION";
@@ -219,21 +231,35 @@ impl Program {
         }
         let mut child = command.spawn().unwrap();
         let lines = Lines::of(child.stdout.take().unwrap());
-        let first = lines.next(Duration::from_secs(30));
-        assert_eq!(first.as_deref(), Some("ready"), "{name}");
-        Program {
+        let program = Program {
             child,
             lines,
             started: Instant::now(),
+        };
+        let first = program.said(Duration::from_secs(30));
+        assert_eq!(first.as_deref(), Some("ready"), "{name}");
+        Program {
+            started: Instant::now(),
+            ..program
+        }
+    }
+
+    /// What it says next.
+    fn said(&self, limit: Duration) -> Option<String> {
+        loop {
+            let line = self.lines.next(limit)?;
+            if let Some(said) = line.strip_prefix(SAYS) {
+                return Some(said.to_owned());
+            }
         }
     }
 
     /// Lets it come to its end, and tells how long it took.
     #[track_caller]
     fn finish(&mut self, what: &str) -> Duration {
-        let last = self.lines.next(LONG);
+        let last = self.said(LONG);
         let took = self.started.elapsed();
-        assert_eq!(last.as_deref(), Some("done"), "{what}");
+        assert_eq!(last.as_deref(), Some(DONE), "{what}");
         self.end(what);
         took
     }
@@ -250,7 +276,8 @@ impl Program {
         };
         killed.unwrap();
         self.end(what);
-        self.lines.next(Duration::from_millis(10)).is_some()
+        // Errors are no news: this is about what it has done by then.
+        self.said(Duration::from_millis(10)).as_deref() == Some(DONE)
     }
 
     /// Waits for it and for all that it started: those are ours now.
@@ -298,6 +325,20 @@ fn each_point(mut body: impl FnMut(u64, &mut Random)) {
 
 fn within(length: Duration, random: &mut Random) -> Duration {
     Duration::from_micros(random.below(length.as_micros() as u64))
+}
+
+const GROWTH: &str = "growth, mounted";
+
+/// Where the kernel does not let us, the sandbox unmounts the file system for a moment; then nobody may
+/// write to it.
+fn resizes_online() -> bool {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mut capabilities = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("CapEff:\t"));
+    let effective = u64::from_str_radix(capabilities.next().unwrap(), 16).unwrap();
+    effective & CAP_SYS_RESOURCE != 0
 }
 
 /// Runs in a sandbox.
@@ -350,6 +391,8 @@ fn run<T>(
     let mut writer = None;
     if operation.online {
         image.mount();
+    }
+    if operation.online && (operation.name != GROWTH || resizes_online()) {
         writer = Some(image.keep_writing(seed));
     }
     let mut program = Program::start(operation.name, &image.directory, false);
@@ -358,7 +401,15 @@ fn run<T>(
         // As an administrator would, who finds it frozen by a copy that died.
         let _ = sandbox::run("fsfreeze", &["-u", image.target().to_str().unwrap()]);
         writer.stop(what);
+    }
+    if operation.online {
         image.write("after", 2 << 20);
+    }
+    if operation.name == "merge" && !operation.online && check(image.descriptor()).has(Issue::InUse)
+    {
+        // The lower delta is marked, and cannot be mounted. The merge can be repeated.
+        let repeated = (operation.perform)(&mut image.open());
+        repeated.unwrap_or_else(|error| panic!("{what}: {error}"));
     }
     image.recover(what);
     result

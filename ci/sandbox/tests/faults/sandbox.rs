@@ -104,6 +104,7 @@ fn for_part(command: &mut Command, name: &str, directory: &Path) {
     command
         .env(PART, name)
         .env(DIRECTORY, directory)
+        .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null());
 }
 
