@@ -261,7 +261,7 @@ impl Filesystem for DataFileSystem {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
         let zeroes = FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
         if !mode.intersects(zeroes) {
             return reply.error(Errno::EOPNOTSUPP);

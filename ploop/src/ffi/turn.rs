@@ -18,7 +18,7 @@ use super::call::{Op, guarded};
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::image::{Descriptor, descriptor};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, interrupted};
 
 /// libploop's lock around its search for devices.
 const DEVICE_LOCK: &str = "/var/lock/ploop/ploop.lck";
@@ -416,6 +416,14 @@ impl Turn<'_> {
         self.op.name
     }
 
+    /// The name of the device that the call will look for; empty for one without.
+    pub(crate) fn component(&self) -> &[u8] {
+        match &self.image.component {
+            Some(component) if self.op.by_component => component.as_bytes(),
+            _ => &[],
+        }
+    }
+
     pub(super) fn c_path(&self) -> Result<CPath> {
         CPath::new(self.op.name, &self.image.path)
     }
@@ -430,6 +438,14 @@ impl Turn<'_> {
         descriptor::text(path)
             .and_then(|text| Ok((Descriptor::parse(&text, descriptor::directory(path))?, text)))
             .map_err(|error| error.during(self.op.name).with_path(path))
+    }
+
+    /// Puts the descriptor of an operation in its place that the driver has done and nobody finished.
+    pub(crate) fn finish_interrupted(&mut self) -> Result<()> {
+        if interrupted::finish(self.op.name, &self.image.path)? {
+            self.forget_handle();
+        }
+        Ok(())
     }
 
     /// C's handle as it was left is not good enough for this call: see [`Image::handle`].

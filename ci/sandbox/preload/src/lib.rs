@@ -24,7 +24,8 @@
 //!
 //! The rules inside: libc's own functions are called through [`real`] wherever this library defines them too. No
 //! function here may panic, for that would end the program. `errno` is what the call leaves there, not what the work
-//! around it does. Destructors must not be alive where libc's function is called in passing: these functions are
+//! around it does. What is only passed on allocates nothing: allocators open files and read links before there is
+//! memory. Destructors must not be alive where libc's function is called in passing: these functions are
 //! cancellation points, and a cancelled thread unwinds through them.
 
 mod aside;

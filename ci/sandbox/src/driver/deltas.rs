@@ -57,7 +57,6 @@ fn identity(file: &File) -> Option<(u64, u64)> {
 /// A delta that was looked at and fits.
 struct Candidate {
     level: Level,
-    size: u64,
     version: u32,
     cluster_log: u32,
 }
@@ -124,7 +123,6 @@ impl Device {
                 raw,
                 read_only,
             },
-            size,
             version,
             cluster_log: control.cluster_log,
         })
