@@ -17,7 +17,11 @@ pub(crate) struct Scratch(TempDir);
 
 impl Scratch {
     pub(crate) fn new() -> Scratch {
-        Scratch(TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
+        Scratch::new_in(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    fn new_in(directory: &Path) -> Scratch {
+        Scratch(TempDir::new_in(directory).unwrap())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -105,7 +109,14 @@ pub(crate) struct Image {
 
 impl Image {
     pub(crate) fn new() -> Image {
-        let scratch = Scratch::new();
+        Image::of(Scratch::new())
+    }
+
+    pub(crate) fn new_in(directory: &Path) -> Image {
+        Image::of(Scratch::new_in(directory))
+    }
+
+    fn of(scratch: Scratch) -> Image {
         scratch.partitioned("root.hds");
         let descriptor = scratch.path("DiskDescriptor.xml");
         fs::copy(template().join("DiskDescriptor.xml"), descriptor).unwrap();

@@ -112,7 +112,8 @@ pub(crate) struct FreeBlocks {
     pub(crate) count: u32,
     pub(crate) head: u32,
     pub(crate) level: u8,
-    pub(crate) zeros: [u8; 3],
+    /// The extents are aligned to 8.
+    pub(crate) zeros: [u8; 7],
     pub(crate) extents: [[u32; 4]; 16],
 }
 

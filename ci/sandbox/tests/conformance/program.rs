@@ -47,6 +47,9 @@ pub(crate) fn run_for(
     let sink = |log: &File| Stdio::from(log.try_clone().unwrap());
     let mut child = Command::new(program)
         .args(arguments)
+        // Debian's libploop reads 4096 bytes from where a path begins. Behind the arguments come the variables, and behind
+        // these the stack ends.
+        .env("PLOOP_CONFORMANCE_ROOM", "x".repeat(8192))
         .stdin(Stdio::null())
         .stdout(sink(&log))
         .stderr(sink(&log))

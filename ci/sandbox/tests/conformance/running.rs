@@ -1,11 +1,13 @@
 //! Running devices, and the files of their images.
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use crate::driver::{self, Device, Mode};
 use crate::harness::{Need, Test};
 use crate::image::{self, Image, Scratch};
-use crate::ioctl::{self, Control, Errno, error};
+use crate::ioctl::{self, Control, error};
 use crate::program::{ploop, run};
 use crate::tests;
 
@@ -27,6 +29,7 @@ pub(crate) fn tests() -> Vec<Test> {
             replace_delta_with_a_different_read_only_state_is_einval,
             a_snapshot_with_a_larger_delta_keeps_the_size,
             an_attached_image_can_be_opened_read_write,
+            the_reserve_has_two_thresholds,
             the_file_is_larger_while_attached,
             the_file_is_cut_back_at_a_snapshot;
         &[Need::Tool] =>
@@ -38,8 +41,8 @@ pub(crate) fn tests() -> Vec<Test> {
         &[Need::Driver("stock kernels let nobody refuse that for a file")] =>
             truncate_of_an_attached_image_is_etxtbsy,
             fallocate_of_an_attached_image_is_etxtbsy;
-        &[Need::Driver("it keeps no reserve on the host's file system")] =>
-            writes_end_with_enospc_while_the_host_has_59_mb;
+        &[Need::Tool, Need::Driver("it keeps no reserve on the host's file system")] =>
+            writes_inside_end_with_enospc_while_the_host_has_59_mb;
     ]
 }
 
@@ -309,27 +312,35 @@ fn a_mounted_image_is_larger_than_after_the_unmount() {
     ploop(&[&"check", &image.base()]).expect(0);
 }
 
+/// "a reserve (module parameters root_threshold 2 GiB, user_threshold 4 GiB)." They count KiB.
+fn the_reserve_has_two_thresholds() {
+    for (name, gib) in [("root_threshold", 2), ("user_threshold", 4)] {
+        let path = Path::new("/sys/module/ploop/parameters").join(name);
+        let text = fs::read_to_string(path).unwrap();
+        assert_eq!(text.trim_end().parse::<u64>().unwrap(), gib << 20, "{name}");
+    }
+}
+
 /// "With only 59 MB free on the host, writes inside got ENOSPC at once: the driver keeps a reserve".
-fn writes_end_with_enospc_while_the_host_has_59_mb() {
-    struct Host(std::path::PathBuf);
+fn writes_inside_end_with_enospc_while_the_host_has_59_mb() {
+    struct Host(PathBuf);
     impl Drop for Host {
         fn drop(&mut self) {
             let _ = driver::patiently(|| ioctl::unmount(&self.0, 0));
         }
     }
     let scratch = Scratch::new();
-    let disk = scratch.raw("disk", 80);
+    let disk = scratch.raw("disk", 90);
     run("mkfs.ext4", &[&"-q", &"-F", &"-J", &"size=4", &disk]).expect(0);
     let target = scratch.path("host");
     fs::create_dir(&target).unwrap();
     run("mount", &[&"-o", &"loop", &disk, &target]).expect(0);
     let _host = Host(target.clone());
-    let image = target.join("base");
-    fs::copy(scratch.delta("base", 64), &image).unwrap();
-    let device = Device::running(&[&image]);
-    let written = ioctl::write_direct(&device.path(), 0, 1 << 20, 1);
-    assert!(
-        matches!(written, Err(Errno(libc::ENOSPC | libc::EIO))),
-        "{written:?}"
-    );
+    let image = Image::new_in(&target);
+    image.mount();
+    let mut file = File::create(image.target().join("file")).unwrap();
+    let written = file.write_all(&[1; 1 << 20]).and_then(|()| file.sync_all());
+    drop(file);
+    let error = written.expect_err("it was written");
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
 }
