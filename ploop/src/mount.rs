@@ -182,6 +182,18 @@ impl Ploop {
             );
         }
         change.require_attachable(guid)?;
+        // libploop looks for one of the same name, and mends a delta that another one writes to before the
+        // driver refuses it (A13).
+        if let Some(image) = descriptor.image(guid) {
+            for attachment in device::attachments(&image.file) {
+                if attachment.component == change.component() {
+                    continue;
+                }
+                if !(attachment.read_only && param.read_only) {
+                    return change.refuse_attached(&attachment);
+                }
+            }
+        }
         if param.fsck {
             crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
         }

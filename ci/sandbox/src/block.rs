@@ -122,7 +122,7 @@ impl Block {
 
     fn set_partition(&self, device: &File) -> io::Result<()> {
         let data = self.data.upgrade().ok_or(Errno::NODEV)?;
-        let wanted = partition::first(data.size(), |buffer, offset| data.read(buffer, offset))?;
+        let wanted = partition::find(FIRST, data.size(), |buffer, at| data.read(buffer, at));
         let mut known = self.lock_partition();
         let change = |change, partition: Partition| {
             let range = (partition.start, partition.size);
@@ -201,13 +201,6 @@ impl Block {
     }
 
     /// Where the device or its partition is mounted.
-    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
-        self.mount_lines()
-            .into_iter()
-            .map(|mount| mount.point)
-            .collect()
-    }
-
     fn mount_lines(&self) -> Vec<Mount> {
         let whole = self.device.number().ok();
         let first = self.device.partition_number(FIRST);

@@ -69,11 +69,6 @@ impl LoopInfo {
         self.flags &= !LO_FLAGS_AUTOCLEAR;
         self
     }
-
-    /// Whether requests go past the page cache of the file system that the file is on.
-    pub(crate) fn is_direct(&self) -> bool {
-        self.flags & LO_FLAGS_DIRECT_IO != 0
-    }
 }
 
 /// `struct loop_config`.

@@ -190,7 +190,7 @@ fn wait(
             // The kernel's own come from a terminal, which has sent them to the program too.
             const SI_KERNEL: i32 = 0x80;
             if signal.ssi_code != SI_KERNEL {
-                let number = signal.ssi_signo.cast_signed();
+                let number = signal.ssi_signo as i32;
                 if let Some(signal) = Signal::from_named_raw(number) {
                     processes::signal(program.id(), &[signal]);
                     deadline.get_or_insert(Instant::now() + GRACE);

@@ -128,7 +128,7 @@ pub(crate) fn open(node: &Path, writable: bool, exclusive: bool) -> io::Result<F
     File::options()
         .read(true)
         .write(writable)
-        .custom_flags(flags.bits().cast_signed())
+        .custom_flags(flags.bits() as i32)
         .open(node)
 }
 

@@ -376,7 +376,7 @@ impl Filesystem for Tree {
         let open = lock(&self.open);
         let text = match open.get(&handle.0) {
             Some(Open::File { text, .. }) => text.clone(),
-            Some(Open::Minor(reservation)) => format!("{}\n", reservation.index * 16),
+            Some(Open::Minor(reservation)) => reservation.text(),
             _ => String::new(),
         };
         drop(open);

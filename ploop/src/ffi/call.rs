@@ -18,6 +18,8 @@ pub(crate) struct Op {
     pub(crate) locks: bool,
     /// Takes libploop's system-wide lock to look for a device.
     pub(crate) finds_device: bool,
+    /// Looks for the device of the handle's component; all others for one without a name.
+    pub(crate) by_component: bool,
     /// Starts programs.
     pub(crate) forks: bool,
     /// May close file descriptor 0.
@@ -30,6 +32,7 @@ impl Op {
             name,
             locks: false,
             finds_device: false,
+            by_component: false,
             forks: false,
             closes_stdin: false,
         }
@@ -47,6 +50,11 @@ impl Op {
 
     pub(crate) const fn finds_device_if(mut self, finds: bool) -> Op {
         self.finds_device = finds;
+        self
+    }
+
+    pub(crate) const fn by_component(mut self) -> Op {
+        self.by_component = true;
         self
     }
 

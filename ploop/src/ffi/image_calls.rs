@@ -53,7 +53,11 @@ pub(crate) enum MergeWhich<'a> {
 }
 
 impl Turn<'_> {
-    pub(crate) const MOUNT: Op = Op::new("mount").locks().finds_device().closes_stdin();
+    pub(crate) const MOUNT: Op = Op::new("mount")
+        .locks()
+        .finds_device()
+        .by_component()
+        .closes_stdin();
     pub(crate) const MOUNT_CHECKED: Op = Self::MOUNT.forks();
     pub(crate) const UMOUNT: Op = Op::new("unmount").locks().finds_device();
     pub(crate) const RESIZE: Op = Op::new("resize").locks().finds_device().forks();

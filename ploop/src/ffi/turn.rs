@@ -417,6 +417,14 @@ impl Turn<'_> {
         self.op.name
     }
 
+    /// The name of the device that the call will look for; empty for one without.
+    pub(crate) fn component(&self) -> &[u8] {
+        match &self.image.component {
+            Some(component) if self.op.by_component => component.as_bytes(),
+            _ => &[],
+        }
+    }
+
     pub(super) fn c_path(&self) -> Result<CPath> {
         CPath::new(self.op.name, &self.image.path)
     }

@@ -32,6 +32,7 @@ mod files;
 mod locks;
 mod memory;
 mod process;
+mod running;
 mod snapshots;
 
 use std::process::ExitCode;
@@ -42,5 +43,6 @@ fn main() -> ExitCode {
     tests.extend(snapshots::tests());
     tests.extend(locks::tests());
     tests.extend(process::tests());
+    tests.extend(running::tests());
     fixture::harness::run(tests)
 }

@@ -1,11 +1,52 @@
 //! What needs the kernel driver: mounting, resizing, and everything on a running image. Each test
 //! keeps files of known bytes in the image and compares them after every step.
 //!
-//! They are ignored where they are not asked for: `cargo test -p ploop --test kernel -- --ignored`
-//! runs them, as root, on an OpenVZ or Virtuozzo kernel with the driver loaded.
-#![cfg(feature = "libploop")]
+//! Where there is no driver, or no root, the tests are listed as ignored, with that reason. In the
+//! sandbox (`ci/sandbox`) there is one.
+
+#[path = "../fixture/mod.rs"]
+mod fixture;
 
 mod container;
+mod copies;
+mod creation;
+mod discards;
 mod goploop;
+mod looks;
+mod merges;
 mod mounts;
-mod running;
+mod replaces;
+mod resizes;
+mod snapshots;
+mod temporary;
+
+use std::process::ExitCode;
+
+use fixture::harness::Need;
+
+/// What every test here takes.
+const NEEDS: &[Need] = &[Need::Driver, Need::Root];
+
+fn main() -> ExitCode {
+    let mut all = Vec::new();
+    for (module, tests) in [
+        ("goploop", goploop::tests()),
+        ("creation", creation::tests()),
+        ("mounts", mounts::tests()),
+        ("resizes", resizes::tests()),
+        ("snapshots", snapshots::tests()),
+        ("temporary", temporary::tests()),
+        ("merges", merges::tests()),
+        ("replaces", replaces::tests()),
+        ("discards", discards::tests()),
+        ("copies", copies::tests()),
+        ("looks", looks::tests()),
+    ] {
+        for mut test in tests {
+            // Once per test, for as long as the process lives.
+            test.name = format!("{module}::{}", test.name).leak();
+            all.push(test);
+        }
+    }
+    fixture::harness::run(all)
+}

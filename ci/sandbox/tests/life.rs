@@ -1,0 +1,447 @@
+//! A sandbox begins, runs a program and ends, whatever is killed: nothing of it stays.
+//!
+//! No test waits for longer than a given time for anything.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use rustix::process::{Pid, Signal};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
+/// For all that a sandbox does by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let tests: [(&'static str, fn()); 15] = [
+        (
+            "the_exit_code_is_the_program_s",
+            the_exit_code_is_the_program_s,
+        ),
+        (
+            "a_program_that_is_not_there_is_told_of",
+            a_program_that_is_not_there_is_told_of,
+        ),
+        (
+            "a_program_has_its_input_directory_and_environment",
+            a_program_has_its_input_directory_and_environment,
+        ),
+        ("the_world_has_ploop_in_it", the_world_has_ploop_in_it),
+        ("the_host_sees_nothing_of_it", the_host_sees_nothing_of_it),
+        (
+            "two_sandboxes_do_not_see_each_other",
+            two_sandboxes_do_not_see_each_other,
+        ),
+        ("signals_reach_the_program", signals_reach_the_program),
+        ("ignored_signals_stay_ignored", ignored_signals_stay_ignored),
+        (
+            "what_the_program_left_is_ended",
+            what_the_program_left_is_ended,
+        ),
+        ("the_program_is_killed", the_program_is_killed),
+        ("the_launcher_is_killed", the_launcher_is_killed),
+        ("the_daemon_is_killed", the_daemon_is_killed),
+        ("the_daemon_hangs", the_daemon_hangs),
+        (
+            "launcher_and_daemon_are_killed",
+            launcher_and_daemon_are_killed,
+        ),
+        ("the_next_sandbox_cleans_up", the_next_sandbox_cleans_up),
+    ];
+    let check = Command::new(PROGRAM).arg("check").output().expect("check");
+    let missing = String::from_utf8_lossy(&check.stderr).trim().to_owned();
+    let trials = tests
+        .into_iter()
+        .map(|(name, body)| {
+            Trial::test(name, move || {
+                body();
+                Ok(())
+            })
+            .with_ignored_flag(!check.status.success())
+            .with_kind(missing.clone())
+        })
+        .collect();
+    let mut arguments = Arguments::from_args();
+    // They look for what others may have left.
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A shell script in a sandbox. It says where the sandbox is before it does what it is for.
+struct Sandbox {
+    launcher: Child,
+    output: BufReader<ChildStdout>,
+    program: u32,
+    directory: PathBuf,
+    /// Numbers of its devices.
+    devices: Vec<u32>,
+    mounts_before: String,
+}
+
+impl Sandbox {
+    /// Starts one with a device in it.
+    fn start(options: &[&str], script: &str) -> Sandbox {
+        let mounts_before = mounts_of_the_host();
+        let prologue = "minor=$(cat $PLOOP_SANDBOX_PROC_VZ/ploop_minor) || exit 99; N=$((minor / 16)); \
+                        echo $$ $(dirname $PLOOP_SANDBOX_SOCKET) $N; ";
+        let mut launcher = Command::new(PROGRAM)
+            .args(["run", "--preload", ""])
+            .args(options)
+            .args(["--", "sh", "-c"])
+            .arg(format!("{prologue}{script}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the launcher starts");
+        let mut output = BufReader::new(launcher.stdout.take().expect("a pipe"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a line");
+        let mut words = line.split_whitespace();
+        let mut word = || {
+            words
+                .next()
+                .unwrap_or_else(|| panic!("not started: {line:?}"))
+        };
+        Sandbox {
+            program: word().parse().expect("a process"),
+            directory: word().into(),
+            devices: vec![word().parse().expect("a device")],
+            launcher,
+            output,
+            mounts_before,
+        }
+    }
+
+    fn daemon(&self) -> u32 {
+        let wanted = format!("daemon\0{}\0", self.directory.display());
+        let is_daemon = |process: &u32| {
+            fs::read(format!("/proc/{process}/cmdline"))
+                .is_ok_and(|line| line.ends_with(wanted.as_bytes()))
+        };
+        processes().find(is_daemon).expect("a daemon")
+    }
+
+    fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a line");
+        line.trim().to_owned()
+    }
+
+    /// Waits for the launcher, and checks that nothing is left of the sandbox.
+    fn ends(mut self) -> ExitStatus {
+        let status = wait(&mut self.launcher);
+        self.is_gone();
+        status
+    }
+
+    /// Within some time.
+    fn is_gone(&self) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = self.left();
+            if left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < until, "left: {left:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(mounts_of_the_host(), self.mounts_before);
+    }
+
+    fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        if self.directory.exists() {
+            left.push(self.directory.display().to_string());
+        }
+        for device in &self.devices {
+            for path in [
+                format!("/sys/block/loop{device}"),
+                format!("/dev/ploop{device}"),
+            ] {
+                if Path::new(&path).exists() {
+                    left.push(path);
+                }
+            }
+        }
+        let directory = self.directory.to_str().expect("a name");
+        left.extend(processes().filter_map(|process| {
+            let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).ok()?;
+            mounts
+                .contains(directory)
+                .then(|| format!("process {process}"))
+        }));
+        left.extend(lost_connections());
+        left
+    }
+}
+
+/// FUSE connections that are mounted nowhere.
+fn lost_connections() -> Vec<String> {
+    let script = "mount -t fusectl fusectl /sys/fs/fuse/connections 2>/dev/null; ls /sys/fs/fuse/connections";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .output();
+    let there = String::from_utf8(output.expect("unshare").stdout).expect("numbers");
+    let mut mounted = BTreeSet::new();
+    for process in processes() {
+        let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+        for line in mounts.lines().filter(|line| line.contains(" - fuse")) {
+            let device = line
+                .split(' ')
+                .nth(2)
+                .and_then(|device| device.split_once(':'));
+            mounted.extend(device.map(|(_, minor)| minor.to_owned()));
+        }
+    }
+    let lost = there
+        .split_whitespace()
+        .filter(|minor| !mounted.contains(*minor));
+    lost.map(|minor| format!("FUSE connection {minor}"))
+        .collect()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn mounts_of_the_host() -> String {
+    fs::read_to_string("/proc/self/mounts").expect("mounts")
+}
+
+fn send(process: u32, signal: Signal) {
+    let pid = Pid::from_raw(process as i32).expect("a process");
+    rustix::process::kill_process(pid, signal).expect("the process is there");
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            return status;
+        }
+        if Instant::now() >= until {
+            // Its daemon cleans up.
+            let _ = child.kill();
+            panic!("still there after {PATIENCE:?}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs a script that is expected to end by itself.
+fn run(script: &str) -> Output {
+    let mut child = Command::new(PROGRAM)
+        .args(["run", "--preload", "", "--", "sh", "-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the launcher starts");
+    wait(&mut child);
+    child.wait_with_output().expect("its output")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+fn the_exit_code_is_the_program_s() {
+    for (script, code) in [
+        ("true", 0),
+        ("exit 42", 42),
+        ("kill -TERM $$", 143),
+        ("kill -KILL $$", 137),
+    ] {
+        assert_eq!(run(script).status.code(), Some(code), "{script}");
+    }
+}
+
+fn a_program_that_is_not_there_is_told_of() {
+    let output = Command::new(PROGRAM)
+        .args(["run", "--preload", "", "--", "/no/such/program"])
+        .output()
+        .expect("the launcher starts");
+    assert_eq!(output.status.code(), Some(127));
+    assert!(text(&output.stderr).contains("/no/such/program"));
+}
+
+fn a_program_has_its_input_directory_and_environment() {
+    let directory = fs::canonicalize(std::env::temp_dir()).expect("a directory");
+    let mut child = Command::new(PROGRAM)
+        .args([
+            "run",
+            "--preload",
+            "",
+            "--",
+            "sh",
+            "-c",
+            "cat; pwd; echo $WORD >&2",
+        ])
+        .current_dir(&directory)
+        .env("WORD", "a word")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the launcher starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(b"input\n").expect("it reads");
+    drop(input);
+    wait(&mut child);
+    let output = child.wait_with_output().expect("its output");
+    assert_eq!(
+        text(&output.stdout),
+        format!("input\n{}\n", directory.display())
+    );
+    assert_eq!(text(&output.stderr), "a word\n");
+}
+
+fn the_world_has_ploop_in_it() {
+    let output = run("set -e
+        N=$(($(cat $PLOOP_SANDBOX_PROC_VZ/ploop_minor) / 16))
+        test $N -ge 10000; test $N -le 65535
+        test -b /dev/ploop$N
+        test \"$(stat -c %a:%u /dev/ploop$N)\" = 600:0
+        test \"$(readlink /sys/block/ploop$N)\" = ../devices/virtual/block/ploop$N
+        test \"$(cat /sys/block/ploop$N/dev)\" = 182:$((N * 16))
+        test \"$(cat /sys/module/ploop/parameters/large_disk_support)\" = 1
+        ls /sys/block/ | grep -qx ploop$N
+        test -d /sys/module/loop/ -o ! -d /sys/module/fuse/
+        test -c /dev/null; test -d /dev/shm; : > /dev/null
+        for disk in /sys/block/*; do test -e $disk/size; done");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+fn the_host_sees_nothing_of_it() {
+    let mut sandbox = Sandbox::start(&[], "sleep 1000");
+    assert_eq!(mounts_of_the_host(), sandbox.mounts_before);
+    let device = sandbox.devices[0];
+    assert!(!Path::new(&format!("/dev/ploop{device}")).exists());
+    assert!(!Path::new(&format!("/sys/block/ploop{device}")).exists());
+    assert!(sandbox.launcher.try_wait().expect("a child").is_none());
+    send(sandbox.launcher.id(), Signal::TERM);
+    assert_eq!(sandbox.ends().code(), Some(143));
+}
+
+fn two_sandboxes_do_not_see_each_other() {
+    let list = "ls /sys/block | grep -c ploop; sleep 1000";
+    let mut first = Sandbox::start(&[], list);
+    let mut second = Sandbox::start(&[], list);
+    assert_ne!(first.directory, second.directory);
+    assert_ne!(first.devices, second.devices);
+    assert_eq!(first.next_line(), "1");
+    assert_eq!(second.next_line(), "1");
+    send(first.program, Signal::KILL);
+    assert_eq!(first.ends().code(), Some(137));
+    let device = second.devices[0];
+    assert!(Path::new(&format!("/sys/block/loop{device}")).exists());
+    send(second.program, Signal::KILL);
+    assert_eq!(second.ends().code(), Some(137));
+}
+
+fn signals_reach_the_program() {
+    for (signal, name) in [
+        (Signal::TERM, "TERM"),
+        (Signal::INT, "INT"),
+        (Signal::HUP, "HUP"),
+    ] {
+        let script =
+            format!("trap 'echo got; exit 7' {name}; echo ready; while :; do sleep 0.05; done");
+        let mut sandbox = Sandbox::start(&[], &script);
+        assert_eq!(sandbox.next_line(), "ready");
+        send(sandbox.launcher.id(), signal);
+        assert_eq!(sandbox.next_line(), "got");
+        assert_eq!(sandbox.ends().code(), Some(7), "{name}");
+    }
+}
+
+fn ignored_signals_stay_ignored() {
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh", PROGRAM])
+        .args([
+            "run",
+            "--preload",
+            "",
+            "--",
+            "sh",
+            "-c",
+            "kill -HUP $PPID; sleep 0.5; exit 9",
+        ])
+        .spawn()
+        .expect("a shell");
+    assert_eq!(wait(&mut child).code(), Some(9));
+}
+
+fn what_the_program_left_is_ended() {
+    let script = "setsid sleep 1000 & unshare -m sleep 1000 & (trap '' TERM; sleep 1000; sleep 1000) & \
+                  mkdir -p /tmp/ploop-sandbox-life; mount -t tmpfs none /tmp/ploop-sandbox-life; exit 3";
+    let sandbox = Sandbox::start(&[], script);
+    assert_eq!(sandbox.ends().code(), Some(3));
+    let _ = fs::remove_dir("/tmp/ploop-sandbox-life");
+}
+
+fn the_program_is_killed() {
+    let sandbox = Sandbox::start(&[], "sleep 1000");
+    send(sandbox.program, Signal::KILL);
+    assert_eq!(sandbox.ends().code(), Some(137));
+}
+
+fn the_launcher_is_killed() {
+    let sandbox = Sandbox::start(&[], "sleep 1000");
+    send(sandbox.launcher.id(), Signal::KILL);
+    assert_eq!(sandbox.ends().code(), None);
+}
+
+fn the_daemon_is_killed() {
+    let sandbox = Sandbox::start(&[], "sleep 1000");
+    send(sandbox.daemon(), Signal::KILL);
+    assert_eq!(sandbox.ends().code(), Some(70));
+}
+
+fn the_daemon_hangs() {
+    let sandbox = Sandbox::start(
+        &["--patience", "2"],
+        "while cat /sys/block/ploop$N/dev >/dev/null; do sleep 0.05; done; sleep 1000",
+    );
+    send(sandbox.daemon(), Signal::STOP);
+    assert_eq!(sandbox.ends().code(), Some(70));
+}
+
+/// Kills both at once, so that neither can clean up.
+fn kill_both(sandbox: &mut Sandbox) {
+    let daemon = sandbox.daemon();
+    send(daemon, Signal::STOP);
+    send(sandbox.launcher.id(), Signal::KILL);
+    send(daemon, Signal::KILL);
+    wait(&mut sandbox.launcher);
+    let until = Instant::now() + PATIENCE;
+    // A zombie has let go of everything.
+    let stat = || fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
+    while !stat().is_empty() && !stat().contains(") Z ") {
+        assert!(Instant::now() < until, "the daemon cannot be killed");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(sandbox.directory.exists());
+}
+
+fn launcher_and_daemon_are_killed() {
+    let mut sandbox = Sandbox::start(&[], "setsid sleep 1000 & sleep 1000");
+    kill_both(&mut sandbox);
+    let output = Command::new(PROGRAM).arg("clean").output().expect("clean");
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains(sandbox.directory.to_str().expect("a name")));
+    sandbox.is_gone();
+}
+
+fn the_next_sandbox_cleans_up() {
+    let mut sandbox = Sandbox::start(&[], "sleep 1000");
+    kill_both(&mut sandbox);
+    assert!(run("true").status.success());
+    sandbox.is_gone();
+}

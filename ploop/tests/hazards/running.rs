@@ -1,0 +1,791 @@
+//! What libploop does to images that run.
+
+use std::ffi::{CStr, c_char};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ploop::image::Header;
+use ploop::{
+    Code, ComponentName, CreateParam, DiscardParam, ErrorKind, Guid, MergeParam, MergeTarget,
+    MountParam, Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget, ResizeMode, Size, SwitchFlag,
+    copy, device, sys,
+};
+
+use crate::fixture::child::child;
+use crate::fixture::disk::{self, Immutable};
+use crate::fixture::harness::{Need, Test};
+use crate::fixture::pipe::pipe;
+use crate::fixture::{mounts, raw};
+use crate::tests;
+
+const NEEDS: &[Need] = &[Need::Driver, Need::Root];
+
+pub(crate) fn tests() -> Vec<Test> {
+    tests![
+        NEEDS =>
+            h0_12_h4_23_a_busy_mount_point_that_a_shell_obeys,
+            h0_14_h4_28_the_running_top_in_upper_case,
+            h0_15_h4_28_the_running_top_is_not_looked_for,
+            h0_18_h4_20_an_online_merge_closes_standard_input,
+            h0_19_h4_22_a_discard_that_cannot_fork,
+            h4_11_a_length_of_zero_is_no_bound,
+            h4_12_a_result_without_terminator,
+            h4_14_names_of_devices_are_cut,
+            h4_18_sending_fails,
+            ha_13_an_image_that_runs_under_a_name,
+            ha_13_a_delta_is_attached_twice;
+        &[Need::Driver, Need::Root, Need::Mounts] =>
+            h0_03_h4_21_the_second_program_of_a_missing_tool,
+            h4_16_a_mount_point_overflows_the_stack;
+        &[Need::Driver, Need::Root, Need::ImmutableFiles] =>
+            ha_3_replace_of_a_running_image_reports_success;
+    ]
+}
+
+/// libploop gives each file system a journal of 128 MiB, and no more than half may go into that.
+const SIZE: Size = Size::from_mib(288);
+
+fn target(dir: &Path) -> PathBuf {
+    dir.join("mnt")
+}
+
+fn mount_param(dir: &Path) -> MountParam {
+    MountParam::new().target(target(dir))
+}
+
+/// An image with a file system.
+fn create(dir: &Path) -> Ploop {
+    fs::create_dir(target(dir)).unwrap();
+    Ploop::create(&CreateParam::new(dir.join("root.hds"), SIZE)).unwrap()
+}
+
+/// One that is mounted, with a file.
+fn running(dir: &Path) -> Ploop {
+    let mut image = create(dir);
+    image.mount(&mount_param(dir)).unwrap();
+    write(dir, "first");
+    image
+}
+
+/// A file that consists of its name.
+fn write(dir: &Path, name: &str) {
+    let file = File::create(target(dir).join(name)).unwrap();
+    file.write_all_at(name.repeat(100_000).as_bytes(), 0)
+        .unwrap();
+    file.sync_all().unwrap();
+}
+
+#[track_caller]
+fn assert_files(dir: &Path, names: &[&str]) {
+    for name in names {
+        let bytes = fs::read(target(dir).join(name)).unwrap();
+        assert!(bytes == name.repeat(100_000).as_bytes(), "{name} differs");
+    }
+}
+
+/// Unmounts, looks once more, and unmounts.
+#[track_caller]
+fn assert_files_at_the_end(dir: &Path, image: &mut Ploop, names: &[&str]) {
+    assert_files(dir, names);
+    image.umount().unwrap();
+    let report = ploop::image::check(disk::descriptor(dir));
+    assert!(report.is_sound(), "{report}");
+    let guard = image.mount_guard(&mount_param(dir).fsck(true)).unwrap();
+    assert_files(dir, names);
+    guard.umount().unwrap();
+}
+
+fn handle(dir: &Path) -> raw::Handle {
+    raw::Handle::open(&disk::descriptor(dir))
+}
+
+/// What a part left attached.
+fn detach(dir: &Path) {
+    let Ok(mut image) = Ploop::open(disk::descriptor(dir)) else {
+        return;
+    };
+    for device in image.devices().unwrap() {
+        device::umount(device).unwrap();
+    }
+}
+
+#[track_caller]
+fn busy<T: std::fmt::Debug>(result: ploop::Result<T>) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(error.message().contains("/dev/ploop"), "{error}");
+}
+
+/// With `SKIP_CREATE` nobody looks whether the image runs, and its top delta is unlinked: what is
+/// written from then on is lost. The crate looks.
+fn h0_15_h4_28_the_running_top_is_not_looked_for() {
+    child("raw", |dir| {
+        let mut image = running(dir);
+        let snapshot = image.snapshot().unwrap();
+        write(dir, "second");
+        let top = image.top_delta_file().unwrap();
+        let flags = sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE;
+        assert_eq!(handle(dir).switch(&snapshot.to_string(), flags), 0);
+        assert!(!top.exists());
+        // It still runs on the file without name.
+        assert_files(dir, &["first", "second"]);
+        detach(dir);
+        let guard = image.mount_guard(&mount_param(dir)).unwrap();
+        assert_files(dir, &["first"]);
+        assert!(!target(dir).join("second").exists());
+        guard.umount().unwrap();
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let snapshot = image.snapshot().unwrap();
+        write(dir, "second");
+        for flags in [
+            SwitchFlag::empty(),
+            SwitchFlag::SKIP_CREATE,
+            SwitchFlag::SKIP_DESTROY,
+        ] {
+            busy(image.switch_snapshot_with(snapshot, flags));
+        }
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// "Is this the top of a running device?" is asked with regard to case, and the look-up without: the
+/// top of a running image in upper case is deleted. The crate's GUIDs have one spelling.
+fn h0_14_h4_28_the_running_top_in_upper_case() {
+    child("raw", |dir| {
+        let mut image = running(dir);
+        image.snapshot().unwrap();
+        write(dir, "second");
+        let top = image.top_delta_file().unwrap();
+        assert_ne!(handle(dir).delete(disk::TOP), 0);
+        assert!(top.exists());
+        assert_eq!(handle(dir).delete(&disk::TOP.to_uppercase()), 0);
+        assert!(!top.exists());
+        detach(dir);
+        let guard = image.mount_guard(&mount_param(dir)).unwrap();
+        assert!(!target(dir).join("second").exists());
+        guard.umount().unwrap();
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let snapshot = image.snapshot().unwrap();
+        write(dir, "second");
+        let upper: Guid = disk::TOP.to_uppercase().parse().unwrap();
+        busy(image.delete_snapshot(upper));
+        busy(image.delete_top_delta());
+        // In the descriptor, too.
+        let text = fs::read_to_string(disk::descriptor(dir)).unwrap();
+        disk::edit(dir, |text| {
+            text.replace(disk::TOP, &disk::TOP.to_uppercase())
+        });
+        for error in [
+            image.delete_snapshot(upper).unwrap_err(),
+            image.delete_top_delta().unwrap_err(),
+            image.switch_snapshot(snapshot).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        }
+        disk::edit(dir, |_| text);
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+// SAFETY: asking for a descriptor's flags has no precondition.
+fn stdin_is_open() -> bool {
+    unsafe { libc::fcntl(0, libc::F_GETFD) != -1 }
+}
+
+/// Every merge of a running image closes descriptor 0. The crate gives it back.
+fn h0_18_h4_20_an_online_merge_closes_standard_input() {
+    child("raw", |dir| {
+        let mut image = running(dir);
+        let snapshot = image.snapshot().unwrap();
+        write(dir, "second");
+        assert!(stdin_is_open());
+        assert_eq!(handle(dir).delete(&snapshot.to_string()), 0);
+        assert!(!stdin_is_open());
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let snapshots = [(); 3].map(|()| image.snapshot().unwrap());
+        write(dir, "second");
+        image.delete_snapshot(snapshots[0]).unwrap();
+        assert!(stdin_is_open());
+        image.merge(&MergeParam::new(MergeTarget::Top)).unwrap();
+        assert!(stdin_is_open());
+        image.merge(&MergeParam::new(MergeTarget::All)).unwrap();
+        assert!(stdin_is_open());
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// The name of a device for C.
+fn name(image: &mut Ploop) -> std::ffi::CString {
+    raw::text(image.device().unwrap().unwrap())
+}
+
+/// `ploop_get_mnt_by_dev` takes a size of zero for none. The crate's buffers are as long as it says.
+fn h4_11_a_length_of_zero_is_no_bound() {
+    child("raw", |dir| {
+        let name = name(&mut running(dir));
+        let mut out: [c_char; 4096] = [0; 4096];
+        // SAFETY: the buffer takes any path, though C is told that there is none.
+        let code = unsafe { sys::ploop_get_mnt_by_dev(name.as_ptr(), out.as_mut_ptr(), 0) };
+        assert_eq!(code, 0);
+        assert_ne!(out[0], 0, "nothing was written");
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let device = image.device().unwrap().unwrap();
+        assert_eq!(device::mount_point(device).unwrap(), Some(target(dir)));
+        assert_files_at_the_end(dir, &mut image, &["first"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// A text that just fits has no terminator. The crate's buffers have one behind.
+fn h4_12_a_result_without_terminator() {
+    child("raw", |dir| {
+        let name = name(&mut running(dir));
+        let file = dir.join("root.hds");
+        let len = file.as_os_str().len();
+        let mut out = [b'x' as c_char; 4096];
+        // SAFETY: the buffer is longer than said.
+        let code = unsafe {
+            sys::ploop_find_top_delta_name_and_format(
+                name.as_ptr(),
+                out.as_mut_ptr(),
+                len,
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        assert_eq!(code, 0);
+        assert_eq!(out[len], b'x' as c_char);
+        assert_ne!(out[len - 1], 0);
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let device = image.device().unwrap().unwrap();
+        let (file, format) = device::top_delta(device).unwrap();
+        assert_eq!((file, &*format), (dir.join("root.hds"), "ploop1"));
+        assert_files_at_the_end(dir, &mut image, &["first"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// Results that do not fit are cut with success, and so are component names, which are never found
+/// again. The crate has room for results and takes names that fit.
+fn h4_14_names_of_devices_are_cut() {
+    child("raw", |dir| {
+        let mut image = running(dir);
+        let (name, base) = (name(&mut image), raw::text(dir.join("root.hds")));
+        let mut out: [c_char; 64] = [0; 64];
+        let text = |out: &[c_char; 64]| {
+            // SAFETY: C terminated what it wrote.
+            unsafe { CStr::from_ptr(out.as_ptr()) }.to_owned()
+        };
+        // SAFETY: the texts are terminated, and the buffers longer than said.
+        unsafe {
+            let none = std::ptr::null();
+            assert_eq!(
+                sys::ploop_find_dev(none, base.as_ptr(), out.as_mut_ptr(), 5),
+                0
+            );
+            assert_eq!(text(&out).as_c_str(), c"/dev");
+            assert_eq!(
+                sys::ploop_get_mnt_by_dev(name.as_ptr(), out.as_mut_ptr(), 8),
+                0
+            );
+            assert_eq!(text(&out).count_bytes(), 7);
+        }
+        image.umount().unwrap();
+        let handle = handle(dir);
+        handle.set_component(&"x".repeat(70));
+        assert_eq!(handle.mount(), 0);
+        assert_eq!(handle.device(), 1);
+        assert_eq!(handle.umount(), sys::SYSEXIT_DEV_NOT_MOUNTED);
+        assert_eq!(image.devices().unwrap().len(), 1);
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        image.umount().unwrap();
+        ComponentName::new("x".repeat(64)).unwrap_err();
+        let longest = ComponentName::new("x".repeat(63)).unwrap();
+        let param = mount_param(dir).component(longest.clone());
+        let mounted = image.mount(&param).unwrap();
+        assert_eq!(image.device().unwrap(), Some(mounted.device.clone()));
+        let found = device::find(dir.join("root.hds"), Some(&longest));
+        assert_eq!(found.unwrap(), Some(mounted.device.clone()));
+        assert_eq!(
+            device::mount_point(&mounted.device).unwrap(),
+            Some(target(dir))
+        );
+        assert_files_at_the_end(dir, &mut image, &["first"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// A mount point that is busy is named in `lsof …` for `/bin/sh`. The crate mounts at no such place,
+/// and does not unmount one either.
+fn h0_12_h4_23_a_busy_mount_point_that_a_shell_obeys() {
+    let hostile = |dir: &Path| {
+        std::env::set_current_dir(dir).unwrap();
+        let target = dir.join(";touch PWNED;");
+        fs::create_dir(&target).unwrap();
+        target
+    };
+    child("raw", |dir| {
+        create(dir);
+        let target = hostile(dir);
+        let handle = handle(dir);
+        assert_eq!(handle.mount_at(Some(&target), |_| ()), 0);
+        let open = File::open(&target).unwrap();
+        assert_eq!(handle.umount(), sys::SYSEXIT_UMOUNT);
+        drop(open);
+        assert!(dir.join("PWNED").exists(), "nothing was run");
+    })
+    .left(detach_hostile)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = create(dir);
+        let target = hostile(dir);
+        let error = image.mount(&mount_param(dir).target(&target)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        // Somebody else mounted it there.
+        assert_eq!(handle(dir).mount_at(Some(&target), |_| ()), 0);
+        let open = File::open(&target).unwrap();
+        let device = image.device().unwrap().unwrap();
+        for error in [
+            image.umount().unwrap_err(),
+            device::umount(&device).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            assert!(error.message().contains("umount(8)"), "{error}");
+            assert_eq!(error.path(), Some(&*target), "{error}");
+        }
+        drop(open);
+        detach_hostile(dir);
+        assert!(!image.is_mounted().unwrap());
+        assert!(!dir.join("PWNED").exists());
+    })
+    .left(detach_hostile)
+    .succeeded();
+}
+
+fn detach_hostile(dir: &Path) {
+    let _ = Command::new("umount")
+        .arg(dir.join(";touch PWNED;"))
+        .stderr(Stdio::null())
+        .status();
+    detach(dir);
+}
+
+/// Lets no process of this thread and its children be forked from now on. Threads can be started.
+fn forbid_forks() {
+    let statement = |code: u32, k: u32, jt, jf| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let load = |offset: usize| {
+        statement(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            offset as u32,
+            0,
+            0,
+        )
+    };
+    let if_equal = |number: i64, jt, jf| {
+        statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            number as u32,
+            jt,
+            jf,
+        )
+    };
+    let answer = |errno: i32| {
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | errno as u32,
+            0,
+            0,
+        )
+    };
+    let allow = statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0);
+    let arguments = std::mem::offset_of!(libc::seccomp_data, args);
+    let is_thread = statement(
+        libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
+        libc::CLONE_THREAD as u32,
+        1,
+        0,
+    );
+    // `clone3` cannot be looked into; without it libc takes `clone`.
+    let program = [
+        load(std::mem::offset_of!(libc::seccomp_data, nr)),
+        if_equal(libc::SYS_clone3, 0, 1),
+        answer(libc::ENOSYS),
+        if_equal(libc::SYS_clone, 0, 3),
+        load(arguments),
+        is_thread,
+        answer(libc::EAGAIN),
+        allow,
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: `filter` names `program`, which is alive for the call; the kernel copies it.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let code = libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const filter,
+        );
+        assert_eq!(code, 0);
+    }
+}
+
+/// Makes this process the first of a process namespace, so that `kill(-1, …)` reaches what is in there
+/// and nothing else; the one that called waits for it and ends as it does.
+fn alone() {
+    // SAFETY: plain system calls; the child goes on as the only thread there is.
+    unsafe {
+        assert_eq!(libc::unshare(libc::CLONE_NEWPID), 0);
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child > 0 {
+            let mut status = 0;
+            assert_eq!(libc::waitpid(child, &mut status, 0), child);
+            libc::_exit(match libc::WIFEXITED(status) {
+                true => libc::WEXITSTATUS(status),
+                false => 102,
+            });
+        }
+        assert_eq!(libc::getpid(), 1, "kill(-1) must stay in here");
+    }
+}
+
+/// When a discard cannot fork it goes on with -1 for a process: it waits for any child of the program
+/// there is, takes its end for that of its own, and reports success; and had the driver something to
+/// say, it would kill every process there is. The crate lets it do neither.
+fn h0_19_h4_22_a_discard_that_cannot_fork() {
+    let prepare = |dir: &Path| {
+        let image = running(dir);
+        alone();
+        let other = Command::new("sleep").arg("3").spawn().unwrap();
+        forbid_forks();
+        (image, other)
+    };
+    child("raw", |dir| {
+        let (_image, mut other) = prepare(dir);
+        assert_eq!(handle(dir).discard(), 0);
+        assert!(raw::last_error().contains("fork"), "{}", raw::last_error());
+        // Its end was waited for already.
+        let error = other.wait().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ECHILD));
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let (mut image, mut other) = prepare(dir);
+        let begin = Instant::now();
+        let error = image.discard(&DiscardParam::new()).unwrap_err();
+        assert!(error.message().contains("fork"), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(2));
+        assert!(other.wait().unwrap().success());
+        assert_files(dir, &["first"]);
+    })
+    .left(|dir| {
+        detach(dir);
+        // Nothing keeps the device from the next one.
+        let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+        image.discard(&DiscardParam::new().automount(true)).unwrap();
+    })
+    .succeeded();
+}
+
+/// A copy that cannot be sent leaves a thread behind that works on memory of a function that returned.
+/// The crate sends in a process of its own.
+fn h4_18_sending_fails() {
+    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let device = image.device().unwrap().unwrap();
+        let before = threads();
+        for _ in 0..10 {
+            let (reader, writer) = pipe();
+            drop(reader);
+            let error = copy::send(&device, &writer, None).unwrap_err();
+            assert_eq!(error.path(), Some(&*device), "{error}");
+            assert_eq!(threads(), before);
+        }
+        let file = File::create(dir.join("copy")).unwrap();
+        copy::send(&device, &file, None).unwrap();
+        write(dir, "second");
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// libploop looks for devices without a name only: of an image that is mounted under one it makes
+/// snapshots as if it did not run, and what is written goes to the snapshot. The crate looks at all.
+fn ha_13_an_image_that_runs_under_a_name() {
+    let name = || ComponentName::new("name").unwrap();
+    child("raw", |dir| {
+        let mut image = create(dir);
+        image.mount(&mount_param(dir).component(name())).unwrap();
+        write(dir, "first");
+        assert_eq!(handle(dir).snapshot(), 0);
+        write(dir, "second");
+        let descriptor = image.descriptor().unwrap();
+        assert_eq!(descriptor.images.len(), 2);
+        image.umount().unwrap();
+        // The snapshot holds what came after it.
+        let base = descriptor.base().unwrap().guid;
+        let param = mount_param(dir).snapshot(base).read_only(true);
+        let guard = image.mount_guard(&param).unwrap();
+        assert_files(dir, &["first", "second"]);
+        guard.umount().unwrap();
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let snapshot = image.snapshot().unwrap();
+        image.umount().unwrap();
+        image.mount(&mount_param(dir).component(name())).unwrap();
+        write(dir, "second");
+        let copy = dir.join("copy.hds");
+        fs::copy(dir.join("root.hds"), &copy).unwrap();
+        let replace = ReplaceParam::new(&copy, ReplaceTarget::Guid(snapshot));
+        let view = dir.join("view");
+        fs::create_dir(&view).unwrap();
+        let mut other = Ploop::open(image.path()).unwrap();
+        let temporary = ploop::TemporarySnapshotParam::new(ComponentName::new("backup").unwrap());
+        for image in [&mut image, &mut other] {
+            busy(image.snapshot());
+            busy(image.temporary_snapshot(&temporary));
+            busy(image.delete_snapshot(snapshot));
+            busy(image.delete_top_delta());
+            busy(image.switch_snapshot(snapshot));
+            busy(image.merge(&MergeParam::new(MergeTarget::Top)));
+            busy(image.merge(&MergeParam::new(MergeTarget::All)));
+            busy(image.replace(&replace));
+            busy(image.resize(Size::from_mib(400), ResizeMode::Online));
+            busy(image.resize(Size::from_mib(400), ResizeMode::Offline));
+            busy(image.convert(ploop::ImageMode::Raw));
+            busy(image.set_max_delta_size(1 << 30));
+        }
+        busy(other.discard(&DiscardParam::new().automount(true)));
+        busy(ploop::fs_info(other.path()));
+        assert_files(dir, &["first", "second"]);
+        image.discard(&DiscardParam::new()).unwrap();
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// Mounting checks all deltas and mends them before it asks the driver, also the one that a device is
+/// writing to: its table is written again with what was read before, and the mark of its use taken
+/// off. The crate looks for such a device.
+fn ha_13_a_delta_is_attached_twice() {
+    child("raw", |dir| {
+        running(dir);
+        let base = dir.join("root.hds");
+        assert!(Header::read(&base).unwrap().in_use);
+        let handle = handle(dir);
+        handle.set_component("name");
+        let code = handle.mount();
+        assert_ne!(code, 0);
+        let mark = Header::read(&base).unwrap().in_use;
+        assert!(
+            !mark || code == sys::SYSEXIT_FTRUNCATE,
+            "{code}: {}",
+            raw::last_error()
+        );
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let name = ComponentName::new("name").unwrap();
+        let mut other = Ploop::open(image.path()).unwrap();
+        for read_only in [false, true] {
+            let param = MountParam::new()
+                .component(name.clone())
+                .read_only(read_only);
+            busy(other.mount(&param));
+            assert!(Header::read(dir.join("root.hds")).unwrap().in_use);
+        }
+        write(dir, "second");
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+        // Without a name it was mounted already, and as a reader of what is read it can be twice.
+        image.mount(&mount_param(dir).read_only(true)).unwrap();
+        let param = MountParam::new().component(name).read_only(true);
+        let guard = other.mount_guard(&param).unwrap();
+        guard.umount().unwrap();
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// The child that could not start a tool comes back as a second copy of the program, takes the device
+/// away, and ends with success. The crate looks for the tools first.
+fn h0_03_h4_21_the_second_program_of_a_missing_tool() {
+    let hide = || {
+        for hidden in ["/usr/sbin", "/sbin"] {
+            mounts::tmpfs(&fs::canonicalize(hidden).unwrap(), 1 << 20);
+        }
+    };
+    child("raw", |dir| {
+        create(dir);
+        mounts::private(|| {
+            hide();
+            let code = handle(dir).mount_at(Some(&target(dir)), |param| param.fsck = 1);
+            println!("came back: {code}");
+        });
+    })
+    .left(detach)
+    .said("came back", 2);
+    child("safe", |dir| {
+        let mut image = create(dir);
+        mounts::private(|| {
+            hide();
+            for error in [
+                image.mount(&mount_param(dir).fsck(true)).unwrap_err(),
+                image
+                    .resize(Size::from_mib(400), ResizeMode::Offline)
+                    .unwrap_err(),
+                image
+                    .resize(Size::from_mib(400), ResizeMode::Online)
+                    .unwrap_err(),
+                Ploop::create(&CreateParam::new(target(dir).join("a"), SIZE)).unwrap_err(),
+            ] {
+                println!("came back: {error}");
+                assert_eq!(error.kind(), ErrorKind::Tool, "{error}");
+            }
+        });
+        image.mount(&mount_param(dir).fsck(true)).unwrap();
+        image.umount().unwrap();
+    })
+    .left(detach)
+    .succeeded()
+    .said("came back", 4);
+}
+
+/// The mount table is read into a buffer of 4096 bytes without a bound, up to the line of the file
+/// system that has the image. The crate reads it first.
+fn h4_16_a_mount_point_overflows_the_stack() {
+    // The image is on a file system that comes late in the table: that of another image.
+    let prepare = |dir: &Path| {
+        let mut outer = create(dir);
+        // Each blank is four bytes there.
+        let mut long = dir.join("long");
+        for _ in 0..5 {
+            long.push(" ".repeat(250));
+        }
+        fs::create_dir_all(&long).unwrap();
+        mounts::tmpfs(&long, 1 << 20);
+        outer.mount(&mount_param(dir)).ok();
+        let device = match outer.device().unwrap() {
+            Some(device) => device,
+            // The crate does not mount it.
+            None => {
+                assert_eq!(handle(dir).mount_at(Some(&target(dir)), |_| ()), 0);
+                outer.device().unwrap().unwrap()
+            }
+        };
+        assert_eq!(device::mount_point(device).unwrap(), Some(target(dir)));
+        let inner = target(dir).join("inner");
+        fs::create_dir(&inner).unwrap();
+        disk::create(&inner);
+        inner
+    };
+    child("raw", |dir| {
+        mounts::private(|| {
+            let inner = prepare(dir);
+            handle(&inner).mount();
+        });
+    })
+    .left(detach)
+    .crashed();
+    child("safe", |dir| {
+        mounts::private(|| {
+            let inner = prepare(dir);
+            let mut image = Ploop::open(disk::descriptor(&inner)).unwrap();
+            let error = image.mount(&MountParam::new()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.message().contains("mountinfo"), "{error}");
+            detach(dir);
+        });
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// As `ha_3_replace_reports_success_when_it_could_not_rename`, while the image runs: the driver goes
+/// on with the old file.
+fn ha_3_replace_of_a_running_image_reports_success() {
+    let prepare = |dir: &Path| {
+        let mut image = running(dir);
+        let guid = image.snapshot().unwrap();
+        let (old, new) = (dir.join("root.hds"), dir.join("new.hds"));
+        fs::copy(&old, &new).unwrap();
+        let held = Immutable::make(&old).unwrap();
+        (image, guid, new, held)
+    };
+    child("raw", |dir| {
+        let (_image, guid, new, _held) = prepare(dir);
+        let flags = sys::PLOOP_REPLACE_KEEP_NAME;
+        assert_eq!(handle(dir).replace(&new, &guid.to_string(), flags), 0);
+        assert!(new.exists(), "it was renamed after all");
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let (mut image, guid, new, held) = prepare(dir);
+        let param = ReplaceParam::new(&new, ReplaceTarget::Guid(guid));
+        let param = param.flags(ReplaceFlag::KEEP_NAME);
+        let error = image.replace(&param).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        assert_eq!(error.code(), None::<Code>.map(Code::get));
+        assert_files(dir, &["first"]);
+        drop(held);
+        image.replace(&param).unwrap();
+        assert!(!new.exists());
+        assert_files_at_the_end(dir, &mut image, &["first"]);
+    })
+    .left(detach)
+    .succeeded();
+}

@@ -1,0 +1,322 @@
+//! Growing and shrinking, mounted and not.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use ploop::{
+    Code, DiscardStat, ErrorKind, ImageMode, MountParam, Ploop, ResizeMode, ResizeParam, Size,
+    fs_info,
+};
+
+use crate::NEEDS;
+use crate::container::{Container, SIZE, assert_detached, partition, refused};
+use crate::fixture::harness::{Need, Test};
+use crate::tests;
+
+pub(crate) fn tests() -> Vec<Test> {
+    tests![
+        NEEDS =>
+            a_mounted_image_grows_and_shrinks,
+            an_image_that_is_not_mounted_is_mounted_for_the_time,
+            an_attached_image_is_mounted_for_the_time,
+            an_image_grows_and_shrinks_offline,
+            as_small_as_possible,
+            too_small_for_what_is_in_it,
+            sizes_no_image_can_have,
+            a_chain_grows,
+            a_raw_image_grows_and_shrinks;
+        &[Need::Driver, Need::Root, Need::Mounts] => a_mount_of_another_namespace;
+    ]
+}
+
+const LESS: Size = Size::from_mib(200);
+const MORE: Size = Size::from_mib(400);
+
+fn balloon(image: &mut Ploop) -> Size {
+    let DiscardStat { balloon_size, .. } = image.discard_stat().unwrap();
+    balloon_size
+}
+
+fn a_mounted_image_grows_and_shrinks() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let mut guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 5 << 20);
+    assert_eq!(balloon(&mut guard), Size::ZERO);
+    let full = container.free_mib();
+
+    guard.resize(LESS, ResizeMode::Online).unwrap();
+    let less = container.free_mib();
+    assert!(
+        (less + 70..less + 100).contains(&full),
+        "{full} became {less}"
+    );
+    let size = balloon(&mut guard);
+    assert!(
+        size > Size::from_mib(70) && size < Size::from_mib(100),
+        "{size}"
+    );
+    // The device and the descriptor keep their size.
+    assert_eq!(guard.descriptor().unwrap().size, SIZE);
+    assert_eq!(guard.image_info().unwrap().size(), SIZE);
+    container.verify(&["a"]);
+    container.write("b", 5 << 20);
+
+    guard.resize(MORE, ResizeMode::Online).unwrap();
+    let more = container.free_mib();
+    assert!(more > full + 90, "{full} became {more}");
+    assert_eq!(balloon(&mut guard), Size::ZERO);
+    assert_eq!(guard.descriptor().unwrap().size, MORE);
+    assert_eq!(guard.image_info().unwrap().size(), MORE);
+    container.verify(&["a", "b"]);
+    // As much as was not there before.
+    container.write("c", 150 << 20);
+    container.verify(&["a", "b", "c"]);
+    guard.umount().unwrap();
+    container.verify_image(&mut image, &["a", "b", "c"]);
+    assert!(fs_info(image.path()).unwrap().size() > Size::from_mib(360));
+}
+
+fn an_image_that_is_not_mounted_is_mounted_for_the_time() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 5 << 20);
+    guard.umount().unwrap();
+    for (size, balloon_of) in [(LESS, 70..100), (MORE, 0..1)] {
+        image.resize(size, ResizeMode::Online).unwrap();
+        assert_detached(&mut image);
+        assert!(!container.path("root.hdd.mnt").exists());
+        let mut guard = image.mount_guard(&container.param()).unwrap();
+        let mib = balloon(&mut guard).bytes() >> 20;
+        assert!(balloon_of.contains(&mib), "{size}: {mib}");
+        container.verify(&["a"]);
+        guard.umount().unwrap();
+    }
+    assert_eq!(image.descriptor().unwrap().size, MORE);
+    container.verify_image(&mut image, &["a"]);
+}
+
+fn an_attached_image_is_mounted_for_the_time() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 5 << 20);
+    guard.umount().unwrap();
+    let mut guard = image.mount_guard(&MountParam::new()).unwrap();
+    guard.resize(MORE, ResizeMode::Online).unwrap();
+    let device = guard.mounted().device.clone();
+    assert_eq!(ploop::device::mount_point(&device).unwrap(), None);
+    assert_eq!(guard.image_info().unwrap().size(), MORE);
+    guard.umount().unwrap();
+    container.verify_image(&mut image, &["a"]);
+    assert!(fs_info(image.path()).unwrap().size() > Size::from_mib(360));
+}
+
+fn an_image_grows_and_shrinks_offline() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 5 << 20);
+    container.write("gone", 60 << 20);
+    container.remove("gone");
+    guard.umount().unwrap();
+    for (size, device) in [(LESS, SIZE), (MORE, MORE), (LESS, MORE)] {
+        let before = fs_info(image.path()).unwrap().size();
+        image.resize(size, ResizeMode::Offline).unwrap();
+        assert_detached(&mut image);
+        assert!(!container.path("root.hdd.mnt").exists());
+        // Shrinking leaves the device as large as it was.
+        assert_eq!(image.descriptor().unwrap().size, device);
+        assert_eq!(image.image_info().unwrap().size(), device);
+        container.verify_image(&mut image, &["a"]);
+        let after = fs_info(image.path()).unwrap().size();
+        assert_eq!(after < before, size == LESS, "{before} became {after}");
+        let guard = image.mount_guard(&container.param()).unwrap();
+        let name = format!("after-{size}").replace(' ', "");
+        container.write(&name, 1 << 20);
+        container.remove(&name);
+        guard.umount().unwrap();
+    }
+}
+
+fn as_small_as_possible() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let mut guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 5 << 20);
+    let free = |image: &mut Ploop| fs_info(image.path()).unwrap().free();
+    let before = free(&mut guard);
+    guard
+        .resize_with(&ResizeParam::to_minimum(ResizeMode::Online))
+        .unwrap();
+    let (after, size) = (free(&mut guard), balloon(&mut guard));
+    assert!(after < Size::from_mib(20), "{before} became {after}");
+    assert!(size.bytes() + (20 << 20) > before.bytes(), "{size}");
+    container.verify(&["a"]);
+    // Once more is no mistake, and offline it is the same.
+    guard
+        .resize_with(&ResizeParam::to_minimum(ResizeMode::Online))
+        .unwrap();
+    container.verify(&["a"]);
+    guard.umount().unwrap();
+    image
+        .resize_with(&ResizeParam::to_minimum(ResizeMode::Offline))
+        .unwrap();
+    container.verify_image(&mut image, &["a"]);
+    image.resize(MORE, ResizeMode::Offline).unwrap();
+    let mut guard = image.mount_guard(&container.param()).unwrap();
+    assert_eq!(balloon(&mut guard), Size::ZERO);
+    container.write("b", 150 << 20);
+    container.verify(&["a", "b"]);
+    guard.umount().unwrap();
+    container.verify_image(&mut image, &["a", "b"]);
+}
+
+fn too_small_for_what_is_in_it() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let mut guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 50 << 20);
+    let (size, free) = (Size::from_mib(40), container.free_mib());
+    let error = refused(
+        guard.resize(size, ResizeMode::Online),
+        ErrorKind::InvalidInput,
+        Code::PARAM,
+    );
+    assert!(error.message().contains("minimal size"), "{error}");
+    assert_eq!(container.free_mib(), free);
+    assert_eq!(balloon(&mut guard), Size::ZERO);
+    container.verify(&["a"]);
+    guard.umount().unwrap();
+    refused(
+        image.resize(size, ResizeMode::Online),
+        ErrorKind::InvalidInput,
+        Code::PARAM,
+    );
+    assert_detached(&mut image);
+    refused(
+        image.resize(size, ResizeMode::Offline),
+        ErrorKind::Tool,
+        Code::RESIZE_FS,
+    );
+    assert_detached(&mut image);
+    assert!(!container.path("root.hdd.mnt").exists());
+    assert_eq!(image.descriptor().unwrap().size, SIZE);
+    container.verify_image(&mut image, &["a"]);
+}
+
+fn sizes_no_image_can_have() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let mut guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 1 << 20);
+    for size in [
+        Size::ZERO,
+        Size::from_mib(4),
+        Size::from_gib(20 << 10),
+        Size::MAX,
+    ] {
+        for mode in [ResizeMode::Online, ResizeMode::Offline] {
+            let result = guard.resize(size, mode);
+            refused(result, ErrorKind::InvalidInput, Code::PARAM);
+        }
+    }
+    container.verify(&["a"]);
+    guard.umount().unwrap();
+    container.verify_image(&mut image, &["a"]);
+}
+
+/// The deltas below keep their size until they are merged with a larger one, running or not.
+fn a_chain_grows() {
+    for online in [true, false] {
+        let (mut container, mut image) = Container::new(SIZE);
+        let mut guard = image.mount_guard(&container.param()).unwrap();
+        container.write("base", 20 << 20);
+        let snapshot = guard.snapshot().unwrap();
+        guard.resize(MORE, ResizeMode::Online).unwrap();
+        container.write("top", 150 << 20);
+        container.verify(&["base", "top"]);
+        if online {
+            guard.delete_snapshot(snapshot).unwrap();
+            container.verify(&["base", "top"]);
+            container.write("more", 20 << 20);
+            guard.umount().unwrap();
+        } else {
+            container.write("more", 20 << 20);
+            guard.umount().unwrap();
+            container.verify_image(&mut image, &["base", "more", "top"]);
+            image.delete_snapshot(snapshot).unwrap();
+        }
+        assert_eq!(image.descriptor().unwrap().images.len(), 1);
+        assert_eq!(image.image_info().unwrap().size(), MORE);
+        container.verify_image(&mut image, &["base", "more", "top"]);
+    }
+}
+
+/// Offline shrinking cuts a raw base.
+fn a_raw_image_grows_and_shrinks() {
+    let (mut container, mut image) = Container::made(SIZE, |param| param.mode(ImageMode::Raw));
+    let guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 5 << 20);
+    guard.umount().unwrap();
+    let len = |container: &Container| fs::metadata(container.base()).unwrap().len();
+    image.resize(MORE, ResizeMode::Online).unwrap();
+    assert_eq!(len(&container), MORE.bytes());
+    container.verify_image(&mut image, &["a"]);
+    image.resize(LESS, ResizeMode::Offline).unwrap();
+    assert_detached(&mut image);
+    assert!(
+        len(&container) < LESS.bytes() + (4 << 20),
+        "{}",
+        len(&container)
+    );
+    let size = image.descriptor().unwrap().size;
+    assert_eq!(size.bytes(), len(&container));
+    container.verify_image(&mut image, &["a"]);
+}
+
+/// A shell that has the file system mounted in a namespace of its own, until its input ends.
+struct Elsewhere(Child);
+
+impl Elsewhere {
+    fn mount(device: &std::path::Path, target: &std::path::Path) -> Elsewhere {
+        use std::io::BufRead;
+        let script = "mount -t ext4 \"$0\" \"$1\" && echo mounted && read line";
+        let mut shell = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(partition(device))
+            .arg(target)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = shell.stdout.as_mut().unwrap();
+        std::io::BufReader::new(output)
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "mounted\n");
+        Elsewhere(shell)
+    }
+
+    fn end(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+fn a_mount_of_another_namespace() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let guard = image.mount_guard(&container.param()).unwrap();
+    container.write("a", 5 << 20);
+    guard.umount().unwrap();
+    let mut guard = image.mount_guard(&MountParam::new()).unwrap();
+    let other = Elsewhere::mount(&guard.mounted().device, &container.target());
+    let param = ResizeParam::to(MORE, ResizeMode::Online);
+    guard
+        .resize_with(&param.mount_namespace(other.0.id()))
+        .unwrap();
+    assert_eq!(guard.image_info().unwrap().size(), MORE);
+    for pid in [0, u32::MAX] {
+        let result = guard.resize_with(&param.mount_namespace(pid));
+        refused(result, ErrorKind::InvalidInput, Code::PARAM);
+    }
+    other.end();
+    guard.umount().unwrap();
+    container.verify_image(&mut image, &["a"]);
+    assert!(fs_info(image.path()).unwrap().size() > Size::from_mib(360));
+}
