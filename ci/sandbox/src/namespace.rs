@@ -44,7 +44,21 @@ pub(crate) fn build(state: &State) -> Result<()> {
     let points = mounts::own()?.into_iter().map(|mount| mount.point);
     let points = points.filter(|point| point.starts_with("/dev")).collect();
     copy(Path::new("/dev"), &dev, &points)?;
-    rustix::mount::mount_move(&dev, "/dev").context("cannot move the new /dev into its place")
+    rustix::mount::mount_move(&dev, "/dev").context("cannot move the new /dev into its place")?;
+    hide_locks()
+}
+
+/// Where libploop keeps the lock around its search for devices. A sandbox has devices of its own, and
+/// who searches in another, or hangs there, is none of its business.
+const LOCKS: &str = "/var/lock/ploop";
+
+fn hide_locks() -> Result<()> {
+    // As libploop makes it.
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(LOCKS);
+    made.with_context(|| format!("cannot make {LOCKS}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount(SOURCE, LOCKS, "tmpfs", flags, Some(c"mode=755"))
+        .with_context(|| format!("cannot mount a tmpfs on {LOCKS}"))
 }
 
 /// Puts what the daemon serves in the place of the real directories of sysfs.
