@@ -41,7 +41,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_16_no_limit_is_no_room;
         &[Need::Driver, Need::Root, Need::Mounts] =>
             h0_03_h4_21_the_second_program_of_a_missing_tool,
-            h4_16_a_mount_point_overflows_the_stack;
+            h4_16_a_mount_point_overflows_a_buffer;
         &[Need::Driver, Need::Root, Need::ImmutableFiles] =>
             ha_3_replace_of_a_running_image_reports_success;
     ]
@@ -708,8 +708,9 @@ fn h0_03_h4_21_the_second_program_of_a_missing_tool() {
 }
 
 /// The mount table is read into a buffer of 4096 bytes without a bound, up to the line of the file
-/// system that has the image. The crate reads it first.
-fn h4_16_a_mount_point_overflows_the_stack() {
+/// system that has the image. In Debian's build what does not fit goes to a buffer behind it, so nothing
+/// is to be seen. The crate reads the table first.
+fn h4_16_a_mount_point_overflows_a_buffer() {
     // The image is on a file system that comes late in the table: that of another image.
     let prepare = |dir: &Path| {
         create(dir);
@@ -728,12 +729,6 @@ fn h4_16_a_mount_point_overflows_the_stack() {
         disk::create(&inner);
         inner
     };
-    child("raw", |dir| {
-        let inner = prepare(dir);
-        handle(&inner).mount();
-    })
-    .left(detach)
-    .crashed();
     child("safe", |dir| {
         let inner = prepare(dir);
         let mut image = Ploop::open(disk::descriptor(&inner)).unwrap();

@@ -74,9 +74,11 @@ fn the_device_of_an_image() {
     image.umount().unwrap();
     assert_eq!(device::find(&base, None).unwrap(), None);
     assert_detached(&mut other);
-    // A stopped device has no top.
-    let error = device::top_delta(&mounted.device).unwrap_err();
-    assert!(error.code().is_some(), "{error}");
+    // A stopped device has no top, or another image's.
+    match device::top_delta(&mounted.device) {
+        Ok((file, _)) => assert!(!file.starts_with(base.parent().unwrap())),
+        Err(error) => assert!(error.code().is_some(), "{error}"),
+    }
     container.verify_image(&mut image, &["a"]);
 }
 
@@ -107,7 +109,7 @@ fn the_device_of_a_mount() {
     }
     container.verify(&["a"]);
     image.umount().unwrap();
-    assert_eq!(device::mount_point(device).unwrap(), nothing);
+    assert_ne!(device::mount_point(device).unwrap(), Some(target.clone()));
     assert_eq!(device::by_mount_point(&target).unwrap(), nothing);
     device::mount_point("/dev/ploop999999999").unwrap_err();
     container.verify_image(&mut image, &["a"]);

@@ -512,9 +512,8 @@ fn a_device_is_unmounted_by_its_name() {
     container.write("file", 1 << 20);
     device::umount(&mounted.device).unwrap();
     assert_detached(&mut image);
-    // No note is left, and a device that is stopped is as it should be.
+    // No note is left. (Once more would be no error, but the device may be another test's by now.)
     assert!(!container.path(".statfs").exists());
-    device::umount(&mounted.device).unwrap();
     refused(
         device::umount("/dev/ploop999999999"),
         ErrorKind::NoDriver,
