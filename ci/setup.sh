@@ -6,6 +6,8 @@
 # Groups (none named: all):
 #   build    libploop's development package, pkg-config, a C compiler to link with
 #   test     the programs libploop and the tests run
+#   sandbox  what the stand-in for the ploop driver runs, and its tests
+#   bench    what the sandbox is measured with and against
 #   bindgen  libclang, which `cargo xtask bindgen` reads the C header with
 #   ci       what `cargo xtask ci` needs beyond these
 #
@@ -32,12 +34,12 @@ for argument in "$@"; do
     case $argument in
     --check) mode=check ;;
     --dry-run) mode=dry-run ;;
-    build | test | bindgen | ci) groups+=("$argument") ;;
+    build | test | sandbox | bench | bindgen | ci) groups+=("$argument") ;;
     *) usage ;;
     esac
 done
 if [ "${#groups[@]}" -eq 0 ]; then
-    groups=(build test bindgen ci)
+    groups=(build test sandbox bench bindgen ci)
 fi
 
 wants() {
@@ -79,6 +81,18 @@ libclang() {
         ls /usr/lib/llvm*/lib/libclang.so* /usr/lib/llvm*/lib/libclang-[0-9]*.so*
 }
 
+# Where they are modules that are not loaded, the sandbox says so; loading them takes modprobe.
+loop_and_fuse() { { [ -e /dev/loop-control ] && [ -e /dev/fuse ]; } || command -v modprobe; }
+
+# The package with qemu-storage-daemon: Debian moved it out of qemu-system-common between QEMU 7 and 10.
+storage_daemon() {
+    if [ "$family" = debian ] && grep -q 'Candidate: [0-9]*:[0-9][.]' <<<"$(apt-cache policy qemu-utils 2>/dev/null)"; then
+        printf 'qemu-system-common\n'
+    else
+        printf 'qemu-utils\n'
+    fi
+}
+
 if wants build; then
     need gcc gcc program cc
     need pkg-config pkgconf-pkg-config pkg_config
@@ -90,6 +104,18 @@ if wants test; then
     need ploop ploop program ploop
     need qemu-utils qemu-img program qemu-img
     need xz-utils xz program xz
+fi
+if wants sandbox; then
+    need e2fsprogs e2fsprogs program resize2fs
+    need parted parted program parted
+    need mount util-linux program mount
+    need util-linux util-linux program fstrim
+    need lsof lsof program lsof
+    need kmod kmod loop_and_fuse
+fi
+if wants bench; then
+    need fio fio program fio
+    need "$(storage_daemon)" qemu-img program qemu-storage-daemon
 fi
 if wants bindgen; then
     need libclang1 clang-libs libclang

@@ -3,6 +3,8 @@
 //! All of these look into `/sys/block` and `/proc/mounts`. Without the driver there is nothing to
 //! find, which is an answer and no error.
 
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, Turn};
@@ -108,6 +110,43 @@ pub fn top_delta(device: impl AsRef<Path>) -> Result<(PathBuf, String)> {
     let device = device.as_ref();
     let name = device_name("find top delta of device", device)?;
     ffi::top_delta_of_device(device, &name)
+}
+
+/// A device with a delta for its top.
+pub(crate) struct Attachment {
+    pub(crate) device: PathBuf,
+    /// Empty for none.
+    pub(crate) component: Vec<u8>,
+    pub(crate) read_only: bool,
+}
+
+/// Where this delta is the top. libploop's own search goes by base and name, and takes the lock over.
+pub(crate) fn attachments(top: &Path) -> Vec<Attachment> {
+    let (Ok(top), Ok(devices)) = (fs::canonicalize(top), fs::read_dir("/sys/block")) else {
+        return Vec::new();
+    };
+    devices
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name();
+            if !name.as_bytes().starts_with(b"ploop") {
+                return None;
+            }
+            // A device that is stopped meanwhile has none of it.
+            let attribute = |of: &str| {
+                let text = fs::read(entry.path().join(of)).ok()?;
+                Some(text.strip_suffix(b"\n").unwrap_or(&text).to_vec())
+            };
+            let level = String::from_utf8(attribute("pstate/top")?).ok()?;
+            let image = attribute(&format!("pdelta/{level}/image"))?;
+            (image == top.as_os_str().as_bytes()).then_some(())?;
+            Some(Attachment {
+                device: Path::new("/dev").join(&name),
+                component: attribute("pstate/cookie")?,
+                read_only: attribute(&format!("pdelta/{level}/ro"))? != b"0",
+            })
+        })
+        .collect()
 }
 
 /// `/dev/ploop` and a number: shorter names are over-read (13), longer ones cut (14), others are none

@@ -147,6 +147,8 @@ pub mod image;
 #[cfg(feature = "libploop")]
 mod info;
 #[cfg(feature = "libploop")]
+mod interrupted;
+#[cfg(feature = "libploop")]
 pub mod kernel;
 #[cfg(feature = "libploop")]
 pub mod lock;

@@ -182,6 +182,18 @@ impl Ploop {
             );
         }
         change.require_attachable(guid)?;
+        // libploop looks for one of the same name, and mends a delta that another one writes to before the
+        // driver refuses it (A13).
+        if let Some(image) = descriptor.image(guid) {
+            for attachment in device::attachments(&image.file) {
+                if attachment.component == change.component() {
+                    continue;
+                }
+                if !(attachment.read_only && param.read_only) {
+                    return change.refuse_attached(&attachment);
+                }
+            }
+        }
         if param.fsck {
             crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
         }
@@ -237,8 +249,8 @@ impl Ploop {
     /// Unmounts the file system and detaches the device (`ploop_umount_image`), of the handle's
     /// [component](Ploop::component).
     ///
-    /// Needs the driver and root. An operation that was interrupted is completed first. A busy file
-    /// system is tried again for some six seconds, a busy device for a minute.
+    /// Needs the driver and root. An operation that was interrupted is completed first; the delta of a
+    /// merge that was may be left, and [`check`](crate::image::check) names it. A busy file system is tried again for some six seconds, a busy device for a minute.
     ///
     /// # Errors
     ///
@@ -246,6 +258,7 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) while files in it are open, and the image stays mounted then.
     pub fn umount(&mut self) -> Result<()> {
         let mut turn = self.image.turn(&Turn::UMOUNT)?;
+        turn.finish_interrupted()?;
         if let Some(device) = turn.device()? {
             device::harmless_mount_of(turn.operation(), &device)?;
         }

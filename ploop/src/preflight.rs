@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, OFlags};
 
+use crate::device::{self, Attachment};
 use crate::ffi::{self, MAX_PATH_BYTES, Op, Turn};
 use crate::image::{Header, Image, ImageKind};
 use crate::{Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result};
@@ -38,7 +39,8 @@ pub(crate) struct Change<'a> {
 
 impl<'a> Change<'a> {
     pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Op) -> Result<Change<'a>> {
-        let turn = image.turn(op)?;
+        let mut turn = image.turn(op)?;
+        turn.finish_interrupted()?;
         let (descriptor, text) = turn.descriptor_and_text()?;
         let refuse =
             |kind, message: String| Err(Error::new(kind, op.name, message).with_path(turn.path()));
@@ -73,7 +75,12 @@ impl<'a> Change<'a> {
             usable_name(op.name, &image.file, directory)?;
         }
         harmless_to_shell(op.name, turn.path())?;
-        Ok(Change { turn, descriptor })
+        let change = Change { turn, descriptor };
+        // What a mount attaches need not be the top.
+        if op.finds_device && op.name != Turn::MOUNT.name {
+            change.require_visible()?;
+        }
+        Ok(change)
     }
 
     /// Lets C do it, and removes what a failure left behind.
@@ -101,6 +108,39 @@ impl<'a> Change<'a> {
 
     pub(crate) fn operation(&self) -> &'static str {
         self.turn.operation()
+    }
+
+    /// That no device libploop does not look for writes to the top delta: it would take the image for one
+    /// that does not run, and change it underneath (A13).
+    fn require_visible(&self) -> Result<()> {
+        let Some(top) = self.descriptor.top_image() else {
+            return Ok(());
+        };
+        for attachment in device::attachments(&top.file) {
+            if !attachment.read_only && attachment.component != self.turn.component() {
+                return self.refuse_attached(&attachment);
+            }
+        }
+        Ok(())
+    }
+
+    /// The name that libploop looks for.
+    pub(crate) fn component(&self) -> &[u8] {
+        self.turn.component()
+    }
+
+    pub(crate) fn refuse_attached<T>(&self, attachment: &Attachment) -> Result<T> {
+        let name = match attachment.component.as_slice() {
+            b"" => "without a component name".to_owned(),
+            name => format!("as component {:?}", String::from_utf8_lossy(name)),
+        };
+        self.refuse(
+            ErrorKind::Busy,
+            format!(
+                "the image is attached to {} {name}, where libploop would not look for it; unmount it first",
+                attachment.device.display()
+            ),
+        )
     }
 
     /// The turn, for questions that come before the change.
@@ -157,8 +197,8 @@ impl<'a> Change<'a> {
             .map(|image| image.file.as_path())
             .collect();
         for device in self.turn.devices()? {
-            let (top, _) = crate::device::top_delta(&device)
-                .map_err(|error| error.during(self.turn.operation()))?;
+            let (top, _) =
+                device::top_delta(&device).map_err(|error| error.during(self.turn.operation()))?;
             if files
                 .iter()
                 .any(|file| *file == top || fs::canonicalize(file).is_ok_and(|file| file == top))

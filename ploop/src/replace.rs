@@ -81,7 +81,7 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
     /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success.
     pub fn replace(&mut self, param: &ReplaceParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &Turn::REPLACE)?;
+        let mut change = Change::begin(&mut self.image, &Turn::REPLACE)?;
         let operation = change.operation();
         let descriptor = &change.descriptor;
         CPath::new(operation, &param.new_file)?;
@@ -163,6 +163,10 @@ impl Ploop {
             }
         };
         let keep_name = param.flags.contains(ReplaceFlag::KEEP_NAME);
+        let _second = match keep_name && !change.turn().devices()?.is_empty() {
+            true => SecondName::of(&new_file),
+            false => None,
+        };
         change.run(Store::Staged, |turn| {
             let turn = turn.replace(&c_new_file, &which, param.flags.bits() as i32)?;
             let now = turn.descriptor()?;
@@ -177,6 +181,29 @@ impl Ploop {
             };
             Err(Error::new(ErrorKind::Io, turn.operation(), failed).with_path(&new_file))
         })
+    }
+}
+
+/// Another name of a file, for a while.
+///
+/// Before it renames a file the driver uses, libploop gives it one, but makes a file of that name first,
+/// so it always fails (A3). It leaves a file alone that has two names.
+struct SecondName(PathBuf);
+
+impl SecondName {
+    /// `None` where the file system has no links: libploop tries then, and the result is looked at.
+    fn of(file: &Path) -> Option<SecondName> {
+        let mut name = file.to_owned().into_os_string();
+        name.push(format!(".{}", Guid::generate().as_uuid().simple()));
+        let name = PathBuf::from(name);
+        fs::hard_link(file, &name).ok().map(|()| SecondName(name))
+    }
+}
+
+impl Drop for SecondName {
+    fn drop(&mut self) {
+        // Should it stay, the file has two names, and nothing is lost.
+        let _ = fs::remove_file(&self.0);
     }
 }
 

@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: everything that has to hold.
 
-use crate::packages::{self, Program};
+use crate::packages::{self, Program, Wanted};
 use crate::steps::{self, Step};
 use crate::{Install, bindgen, demo, run, setup, test};
 use anyhow::{Context as _, Result, bail};
@@ -46,7 +46,7 @@ fn all<'a>() -> Vec<Step<'a>> {
             docs_rs,
         ),
         Step::new("test", "all tests", || test::all(&[])),
-        Step::new("demo", "the examples", demo::lifecycle),
+        Step::new("demo", "the examples", demo::examples),
         Step::new("bindgen", "committed bindings are fresh", bindgen::check),
         Step::new("msrv", "no dependency needs a newer Rust", rust_versions),
         Step::new(
@@ -79,7 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     setup::ensure(
-        &["build", "test", "bindgen", "ci"],
+        &["build", "test", "sandbox", "bindgen", "ci"],
         options.install.no_install,
     )?;
     steps::run(steps)
@@ -282,7 +282,11 @@ fn static_program() -> Result<()> {
     const EXAMPLE: &str = "raw";
     for (features, shared) in [("", true), (" --features static", false)] {
         let line = format!("build -p ploop-sys --example {EXAMPLE}{features}");
-        let program = packages::build_one(run::cargo(&line).env_remove("PLOOP_STATIC"), EXAMPLE)?;
+        let program = packages::build_one(
+            run::cargo(&line).env_remove("PLOOP_STATIC"),
+            Wanted::Examples,
+            EXAMPLE,
+        )?;
         let libraries = run::output(run::command("ldd").arg(&program))?;
         let named: Vec<&str> = libraries
             .lines()
@@ -334,7 +338,7 @@ fn valgrind() -> Result<()> {
         &mut run::cargo(
             "test -p ploop -p ploop-sys --lib --tests --no-run --features ploop-sys/static",
         ),
-        true,
+        Wanted::Tests,
     )?;
     let mut packages: Vec<&PathBuf> = programs.iter().map(|program| &program.package).collect();
     packages.sort();

@@ -1,8 +1,13 @@
 //! `cargo xtask demo`: the examples, run.
 
+use crate::packages::{self, Wanted};
+use crate::sandbox::{self, Sandbox};
 use crate::{Install, run, setup};
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -10,11 +15,109 @@ pub(crate) struct Options {
     install: Install,
 }
 
+/// How long one program of the demonstration may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// The life of a volume, in one sandbox: devices and mounts live no longer than it does. `$0` is the example.
+const VOLUME: &str = r#"
+set -eu
+scratch=$(mktemp -d)
+clean_up() {
+    umount "$scratch/mnt" 2>/dev/null || true
+    rm -rf "$scratch"
+}
+trap clean_up EXIT
+mkdir "$scratch/base" "$scratch/mnt"
+volume() {
+    printf '$ volume %s\n' "$*" >&2
+    "$0" --base "$scratch/base" "$@"
+}
+volume create web --size 256MiB
+volume mount web "$scratch/mnt"
+df -h "$scratch/mnt"
+echo before >"$scratch/mnt/file"
+snapshot=$(volume snapshot web)
+echo after >"$scratch/mnt/file"
+volume list
+volume umount web
+volume restore web "$snapshot"
+volume mount web "$scratch/mnt"
+echo "the file says: $(cat "$scratch/mnt/file")"
+test "$(cat "$scratch/mnt/file")" = before
+volume umount web
+volume remove web
+"#;
+
 pub(crate) fn run(options: &Options) -> Result<()> {
-    setup::ensure(&["build", "test"], options.install.no_install)?;
-    lifecycle()
+    setup::ensure(&["build", "test", "sandbox"], options.install.no_install)?;
+    examples()
 }
 
-pub(crate) fn lifecycle() -> Result<()> {
-    run::run(&mut run::cargo("run -p ploop --example lifecycle"))
+/// Where the driver runs: in the kernel, in a sandbox, or nowhere.
+enum Driver {
+    Kernel,
+    Sandbox(Sandbox),
+    None,
+}
+
+impl Driver {
+    fn command(&self, program: &Path) -> Result<Command> {
+        match self {
+            Driver::Sandbox(sandbox) => sandbox.command(program, None, LIMIT),
+            Driver::Kernel | Driver::None => Ok(run::command(program)),
+        }
+    }
+}
+
+pub(crate) fn examples() -> Result<()> {
+    let driver = if sandbox::driver_is_there() {
+        println!("The kernel has the ploop driver.");
+        Driver::Kernel
+    } else {
+        let sandbox = Sandbox::build()?;
+        match sandbox.missing()? {
+            None => {
+                println!("The kernel has no ploop driver: what needs it runs in the sandbox.");
+                Driver::Sandbox(sandbox)
+            }
+            Some(reason) => {
+                println!("No ploop driver, and no sandbox: {reason}");
+                Driver::None
+            }
+        }
+    };
+    let programs = packages::build(
+        &mut run::cargo("build -p ploop --example lifecycle --example volume"),
+        Wanted::Examples,
+    )?;
+    let example = |name: &str| {
+        programs
+            .iter()
+            .find(|program| program.name == name)
+            .map(|program| program.path.clone())
+            .with_context(|| format!("{name} was not built"))
+    };
+    show(&mut driver.command(&example("lifecycle")?)?, "lifecycle")?;
+    if matches!(driver, Driver::None) {
+        return Ok(());
+    }
+    volume(&driver, &example("volume")?)
+}
+
+fn volume(driver: &Driver, program: &Path) -> Result<()> {
+    let mut command = driver.command(&PathBuf::from("bash"))?;
+    command.arg("-c").arg(VOLUME).arg(program);
+    show(&mut command, "volume")
+}
+
+fn show(command: &mut Command, name: &str) -> Result<()> {
+    println!("\n== example {name}");
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot run the example {name}"))?;
+    if !status.success() {
+        bail!("example {name}: {status}");
+    }
+    Ok(())
 }

@@ -9,6 +9,7 @@ mod demo;
 mod packages;
 mod report;
 mod run;
+mod sandbox;
 mod setup;
 mod steps;
 mod test;
@@ -25,7 +26,8 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 success; 1 a check or a test failed; 2 wrong usage; \
-                          3 something has to be installed and may not or cannot be.";
+                          3 something has to be installed and may not or cannot be. \
+                          `sandbox` exits as its program does.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -33,6 +35,8 @@ enum Command {
     Bindgen(bindgen::Options),
     /// Build the library's examples and show real images being managed
     Demo(demo::Options),
+    /// Run a program in a world in which ploop works, whatever the kernel
+    Sandbox(sandbox::Options),
     /// Run every test of the workspace, and say which could not run and why
     Test(test::Options),
     /// Everything CI checks, the tests included
@@ -51,6 +55,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bindgen(options) => bindgen::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Sandbox(options) => match sandbox::run(&options) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Test(options) => test::run(&options),
         Command::Ci(options) => ci::run(&options),
     };

@@ -56,8 +56,16 @@ pub(crate) struct Program {
     pub(crate) package: PathBuf,
 }
 
-/// Runs a building command and returns the programs: examples, or with `tests` the test programs.
-pub(crate) fn build(command: &mut Command, tests: bool) -> Result<Vec<Program>> {
+/// Which of the programs that Cargo builds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Examples,
+    Tests,
+    Binaries,
+}
+
+/// Runs a building command and returns the programs that are wanted.
+pub(crate) fn build(command: &mut Command, wanted: Wanted) -> Result<Vec<Program>> {
     let name = run::shown(command);
     println!("$ {name}");
     let mut child = command
@@ -75,12 +83,12 @@ pub(crate) fn build(command: &mut Command, tests: bool) -> Result<Vec<Program>> 
         let Some(path) = artifact.executable else {
             continue;
         };
-        let wanted = if tests {
-            artifact.profile.test
-        } else {
-            artifact.target.kind.contains(&TargetKind::Example)
-        };
-        if wanted {
+        let kind = |kind| !artifact.profile.test && artifact.target.kind.contains(&kind);
+        if match wanted {
+            Wanted::Examples => kind(TargetKind::Example),
+            Wanted::Tests => artifact.profile.test,
+            Wanted::Binaries => kind(TargetKind::Bin),
+        } {
             programs.push(Program {
                 name: artifact.target.name,
                 path: path.into(),
@@ -103,8 +111,8 @@ pub(crate) fn build(command: &mut Command, tests: bool) -> Result<Vec<Program>> 
 }
 
 /// The one program called `name`.
-pub(crate) fn build_one(command: &mut Command, name: &str) -> Result<PathBuf> {
-    build(command, false)?
+pub(crate) fn build_one(command: &mut Command, wanted: Wanted, name: &str) -> Result<PathBuf> {
+    build(command, wanted)?
         .into_iter()
         .find(|program| program.name == name)
         .map(|program| program.path)

@@ -1,6 +1,6 @@
 //! What the tests said: passed on as it comes, and counted on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 
 /// The tests of one or more runs.
@@ -13,6 +13,10 @@ pub(crate) struct Report {
     pub(crate) filtered: usize,
     /// The ignored tests by reason; one that is ignored in two runs is here once.
     pub(crate) reasons: BTreeMap<String, Vec<String>>,
+    /// The tests that ran.
+    pub(crate) ran: BTreeSet<String>,
+    /// How many were ignored, and ran in a run that was added.
+    pub(crate) made_up: usize,
 }
 
 impl Report {
@@ -44,6 +48,38 @@ impl Report {
         }
         self.line(&String::from_utf8_lossy(&line));
         Ok(())
+    }
+
+    /// Adds what another run of the same tests said: one that was ignored here and ran there counts as ignored no more.
+    pub(crate) fn add(&mut self, other: Report) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.filtered += other.filtered;
+        for names in self.reasons.values_mut() {
+            let before = names.len();
+            names.retain(|name| !other.ran.contains(name));
+            self.made_up += before - names.len();
+        }
+        self.reasons.retain(|_, names| !names.is_empty());
+        self.ignored += other.ignored;
+        for (reason, names) in other.reasons {
+            for name in names {
+                self.name(reason.clone(), &name);
+            }
+        }
+        self.ran.extend(other.ran);
+    }
+
+    /// Names what could not even be counted.
+    pub(crate) fn not_run(&mut self, reason: &str, name: &str) {
+        self.name(reason.to_owned(), name);
+    }
+
+    fn name(&mut self, reason: String, name: &str) {
+        let names = self.reasons.entry(reason).or_default();
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
     }
 
     fn line(&mut self, line: &str) {
@@ -78,10 +114,12 @@ impl Report {
             };
             let reason = rest.strip_prefix(", ").or(kind);
             let reason = reason.unwrap_or("no reason given").to_owned();
-            let (name, names) = (name.trim(), self.reasons.entry(reason).or_default());
-            if !names.iter().any(|known| known == name) {
-                names.push(name.to_owned());
-            }
+            self.name(reason, name.trim());
+        } else if let Some((name, "ok" | "FAILED")) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.split_once(" ... "))
+        {
+            self.ran.insert(name.trim().to_owned());
         }
     }
 
@@ -91,6 +129,9 @@ impl Report {
             "Tests: {} passed, {} failed, {} ignored",
             self.passed, self.failed, self.ignored
         );
+        if self.made_up > 0 {
+            text += &format!(", {} of which ran in the sandbox", self.made_up);
+        }
         if self.filtered > 0 {
             text += &format!(", {} filtered out", self.filtered);
         }
@@ -149,6 +190,23 @@ test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured; 4 filtered out; fini
             "{text}"
         );
         assert!(text.contains("no reason given\n    a_c\n"), "{text}");
+    }
+
+    #[test]
+    fn what_runs_later_is_ignored_no_more() {
+        let mut first = report(OUTPUT);
+        let later = report(
+            "test mount::quota ... ok\ntest [no disk] new ... ignored\n\
+             test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out",
+        );
+        first.add(later);
+        let text = first.summary();
+        let counts = "2 passed, 0 failed, 3 ignored, 1 of which ran in the sandbox";
+        assert!(text.contains(counts), "{text}");
+        assert!(!text.contains("mount::quota"), "{text}");
+        assert!(text.contains("ignored (1): no disk\n    new\n"), "{text}");
+        first.not_run("needs root", "all of it");
+        assert!(first.summary().contains("needs root\n    all of it\n"));
     }
 
     #[test]

@@ -16,9 +16,6 @@ use crate::{fuse, mounts};
 /// The source of everything that a sandbox mounts.
 pub(crate) const SOURCE: &str = "ploop-sandbox";
 
-/// Where libploop has its lock for the whole machine.
-const LOCKS: &str = "/var/lock/ploop";
-
 /// Puts this process into a mount namespace of its own, in which nothing that is mounted is seen
 /// outside, or the other way round.
 pub(crate) fn enter() -> Result<()> {
@@ -48,14 +45,19 @@ pub(crate) fn build(state: &State) -> Result<()> {
     let points = points.filter(|point| point.starts_with("/dev")).collect();
     copy(Path::new("/dev"), &dev, &points)?;
     rustix::mount::mount_move(&dev, "/dev").context("cannot move the new /dev into its place")?;
-    // libploop holds a lock here while it looks for a device: that is about devices, so that those
-    // of one sandbox are not to wait for those of another.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(LOCKS)
-        .with_context(|| format!("cannot make {LOCKS}"))?;
-    rustix::mount::mount(SOURCE, LOCKS, "tmpfs", flags, Some(c"mode=700"))
+    hide_locks()
+}
+
+/// Where libploop keeps the lock around its search for devices. A sandbox has devices of its own, and
+/// who searches in another, or hangs there, is none of its business.
+const LOCKS: &str = "/var/lock/ploop";
+
+fn hide_locks() -> Result<()> {
+    // As libploop makes it.
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(LOCKS);
+    made.with_context(|| format!("cannot make {LOCKS}"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount(SOURCE, LOCKS, "tmpfs", flags, Some(c"mode=755"))
         .with_context(|| format!("cannot mount a tmpfs on {LOCKS}"))
 }
 

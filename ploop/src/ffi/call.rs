@@ -1,7 +1,10 @@
 //! One call of C, guarded.
 
+use std::os::fd::RawFd;
+
 use super::last_error;
-use super::lock_watch::Watch;
+use super::lock_watch::{self, Watch};
+use super::own_descriptors::with_own_descriptors;
 use super::process::{self, Running, Stdin};
 use super::reply::Reply;
 use crate::{Error, ErrorKind, Result};
@@ -15,6 +18,8 @@ pub(crate) struct Op {
     pub(crate) locks: bool,
     /// Takes libploop's system-wide lock to look for a device.
     pub(crate) finds_device: bool,
+    /// Looks for the device of the handle's component; all others for one without a name.
+    pub(crate) by_component: bool,
     /// Starts programs.
     pub(crate) forks: bool,
     /// May close file descriptor 0.
@@ -27,6 +32,7 @@ impl Op {
             name,
             locks: false,
             finds_device: false,
+            by_component: false,
             forks: false,
             closes_stdin: false,
         }
@@ -44,6 +50,11 @@ impl Op {
 
     pub(crate) const fn finds_device_if(mut self, finds: bool) -> Op {
         self.finds_device = finds;
+        self
+    }
+
+    pub(crate) const fn by_component(mut self) -> Op {
+        self.by_component = true;
         self
     }
 
@@ -66,6 +77,23 @@ impl Op {
 /// Calls C. The closure holds the call and nothing else: what it does before C could end in a stray
 /// child.
 pub(super) fn guarded(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
+    guarded_keeping(op, &[], c)
+}
+
+/// [`guarded`], where the closure uses file descriptors of the caller.
+pub(super) fn guarded_keeping(op: &Op, keep: &[RawFd], c: impl FnOnce() -> i32) -> Result<Reply> {
+    // A merge of a running image closes descriptor 0, which is another thread's file perhaps (20).
+    if !op.closes_stdin || !crate::kernel::is_driver_present() {
+        return here(op, c);
+    }
+    lock_watch::prepare();
+    with_own_descriptors(keep, || here(op, c)).map_err(|error| {
+        let why = "libploop closes files of other threads here, and no thread with file descriptors of its own can be had";
+        Error::io(op.name, why, error)
+    })?
+}
+
+fn here(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
     if op.forks && process::ignores_children() {
         return Err(Error::new(
             ErrorKind::Unsupported,

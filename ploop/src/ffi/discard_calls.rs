@@ -50,6 +50,7 @@ impl Turn<'_> {
     pub(crate) const DISCARD: Op = Op::new("discard")
         .locks()
         .finds_device()
+        .by_component()
         .forks()
         .closes_stdin();
     pub(crate) const DISCARD_STAT: Op = Op::new("get discard statistics").locks().finds_device();

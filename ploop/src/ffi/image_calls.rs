@@ -6,9 +6,10 @@ use std::ptr;
 use ploop_sys as sys;
 
 use super::call::Op;
+use super::own_descriptors::Passage;
 use super::text::{CPath, CText, PathBuffer, device_name, or_null, path_or_null, until_nul};
 use super::turn::Turn;
-use crate::Result;
+use crate::{Error, Result};
 
 /// What `ploop_mount_image` is told.
 #[derive(Default)]
@@ -52,7 +53,11 @@ pub(crate) enum MergeWhich<'a> {
 }
 
 impl Turn<'_> {
-    pub(crate) const MOUNT: Op = Op::new("mount").locks().finds_device().closes_stdin();
+    pub(crate) const MOUNT: Op = Op::new("mount")
+        .locks()
+        .finds_device()
+        .by_component()
+        .closes_stdin();
     pub(crate) const MOUNT_CHECKED: Op = Self::MOUNT.forks();
     pub(crate) const UMOUNT: Op = Op::new("unmount").locks().finds_device();
     pub(crate) const RESIZE: Op = Op::new("resize").locks().finds_device().forks();
@@ -148,9 +153,18 @@ impl Turn<'_> {
         directory: Option<&CPath>,
         hold: bool,
     ) -> Result<(PathBuf, Option<std::os::fd::OwnedFd>)> {
-        use std::os::fd::{FromRawFd, OwnedFd};
+        use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
         let mut turn = self.with_new_handle();
+        let operation = turn.operation();
+        let no_holder = |error| {
+            Error::io(
+                operation,
+                "the snapshot's holder cannot be handed over",
+                error,
+            )
+        };
+        let passage = Passage::new().map_err(no_holder)?;
         let mut holder = -1;
         let holder_out = if hold {
             &raw mut holder
@@ -164,20 +178,24 @@ impl Turn<'_> {
             snap_dir: path_or_null(directory),
             ..Default::default()
         };
-        // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
-        // the call and are only read; `holder_out` is NULL or points to an `int` that outlives it.
-        let reply = turn.call(|di| unsafe {
-            sys::ploop_create_temporary_snapshot(di, &mut param, holder_out)
+        // SAFETY: the handle is live and used by one thread only; the texts are terminated, outlive the
+        // call and are only read; `holder_out` is NULL or points to an `int` that outlives it. On
+        // success C opened the holder for the caller alone, so it is ours to own; its copy goes to the
+        // caller's descriptors.
+        let reply = turn.call_keeping(&[passage.number()], |di| unsafe {
+            let code = sys::ploop_create_temporary_snapshot(di, &mut param, holder_out);
+            if code == 0 && !holder_out.is_null() && *holder_out >= 0 {
+                // Where it does not arrive, the caller sees that.
+                let _ = passage.send(OwnedFd::from_raw_fd(*holder_out).as_fd());
+            }
+            code
         })?;
         reply.done(turn.path())?;
-        let holder = (holder >= 0).then(|| {
-            // SAFETY: on success C opened the descriptor for the caller alone, so it is ours to own.
-            // C opens it without O_CLOEXEC.
-            unsafe {
-                libc::fcntl(holder, libc::F_SETFD, libc::FD_CLOEXEC);
-                OwnedFd::from_raw_fd(holder)
-            }
-        });
+        let holder = if hold {
+            Some(passage.receive().map_err(no_holder)?)
+        } else {
+            None
+        };
         Ok((device_name(&param.device), holder))
     }
 

@@ -40,6 +40,24 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// With the thread that watches.
+fn prepared() -> MutexGuard<'static, State> {
+    let mut state = state();
+    if !state.started {
+        // Where no thread can be started, a lost race waits for the holder: no harm but time.
+        state.started = thread::Builder::new()
+            .name("ploop-lock-watch".into())
+            .spawn(watch)
+            .is_ok();
+    }
+    state
+}
+
+/// Starts the thread that watches, which lives on with the file descriptors of the one that starts it.
+pub(super) fn prepare() {
+    drop(prepared());
+}
+
 /// The current thread, watched until this is dropped.
 pub(super) struct Watch(libc::pthread_t);
 
@@ -53,14 +71,7 @@ impl Watch {
         }
         // SAFETY: `pthread_self` has no precondition and cannot fail.
         let this = unsafe { libc::pthread_self() };
-        let mut state = state();
-        if !state.started {
-            // Where no thread can be started, a lost race waits for the holder: no harm but time.
-            state.started = thread::Builder::new()
-                .name("ploop-lock-watch".into())
-                .spawn(watch)
-                .is_ok();
-        }
+        let mut state = prepared();
         state.watched.push(Watched {
             thread: this,
             tid: TID.with(|tid| *tid),

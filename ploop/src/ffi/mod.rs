@@ -7,7 +7,8 @@
 //!    waiting for another process ends after the lock timeout;
 //! 3. the caller checks the descriptor while the lock is held;
 //! 4. [`call`] clears the thread's last error, calls C, ends a stray child, gives file descriptor 0
-//!    back, and reads the error on the same thread;
+//!    back, and reads the error on the same thread; calls that may merge a running image are made in
+//!    a thread with [file descriptors of its own](own_descriptors);
 //! 5. [`reply`] turns what C returned into a typed result.
 //!
 //! The files `image_calls` and `other_calls` hold the C functions themselves, a few lines each.
@@ -21,6 +22,7 @@ mod kill_filter;
 mod last_error;
 mod lock_watch;
 mod other_calls;
+mod own_descriptors;
 mod process;
 mod reply;
 mod text;

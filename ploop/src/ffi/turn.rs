@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +15,11 @@ use std::time::{Duration, Instant};
 use ploop_sys as sys;
 use rustix::fs::{FlockOperation, flock};
 
-use super::call::{Op, guarded};
+use super::call::{Op, guarded, guarded_keeping};
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::image::{Descriptor, descriptor};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, interrupted};
 
 /// libploop's lock around its search for devices.
 const DEVICE_LOCK: &str = "/var/lock/ploop/ploop.lck";
@@ -416,6 +417,14 @@ impl Turn<'_> {
         self.op.name
     }
 
+    /// The name of the device that the call will look for; empty for one without.
+    pub(crate) fn component(&self) -> &[u8] {
+        match &self.image.component {
+            Some(component) if self.op.by_component => component.as_bytes(),
+            _ => &[],
+        }
+    }
+
     pub(super) fn c_path(&self) -> Result<CPath> {
         CPath::new(self.op.name, &self.image.path)
     }
@@ -430,6 +439,14 @@ impl Turn<'_> {
         descriptor::text(path)
             .and_then(|text| Ok((Descriptor::parse(&text, descriptor::directory(path))?, text)))
             .map_err(|error| error.during(self.op.name).with_path(path))
+    }
+
+    /// Puts the descriptor of an operation in its place that the driver has done and nobody finished.
+    pub(crate) fn finish_interrupted(&mut self) -> Result<()> {
+        if interrupted::finish(self.op.name, &self.image.path)? {
+            self.forget_handle();
+        }
+        Ok(())
     }
 
     /// C's handle as it was left is not good enough for this call: see [`Image::handle`].
@@ -456,9 +473,18 @@ impl Turn<'_> {
         &mut self,
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
     ) -> Result<Reply> {
+        self.call_keeping(&[], c)
+    }
+
+    /// [`call`](Turn::call), where the closure uses file descriptors of the caller.
+    pub(super) fn call_keeping(
+        &mut self,
+        keep: &[RawFd],
+        c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
+    ) -> Result<Reply> {
         let handle = self.image.handle(self.op.name)?.as_ptr();
         self.give_lock_back();
-        let mut reply = guarded(self.op, || c(handle))?;
+        let mut reply = guarded_keeping(self.op, keep, || c(handle))?;
         if !matches!(reply.code, 0 | 1) {
             self.forget_handle();
             reply.cause = self.descriptor().err();

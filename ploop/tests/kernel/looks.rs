@@ -115,9 +115,11 @@ fn the_file_system() {
     let (mut container, mut image) = Container::new(SIZE);
     let path = image.path().to_owned();
     let note = container.path(".statfs");
-    // Creation leaves a note.
-    assert!(note.exists());
+    // A new one is mounted once, which leaves a note.
+    assert!(!note.exists());
     let new = fs_info(&path).unwrap();
+    assert!(note.exists());
+    assert_detached(&mut image);
     assert!(new.size() > Size::from_mib(100) && new.size() < SIZE);
     assert_eq!(new.block_size, 4096);
     assert!(new.inodes > new.inodes_free && new.inodes_free > 10_000);

@@ -76,7 +76,7 @@ pub(crate) fn aliases() -> Option<Vec<Alias>> {
 struct Connection(OwnedFd);
 
 fn connect() -> Result<Connection, c_int> {
-    let path = &settings::settings().ok_or(libc::EIO)?.socket;
+    let path = settings::settings().ok_or(libc::EIO)?.socket.bytes();
     // SAFETY: a structure of numbers, for which zeros are valid.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;

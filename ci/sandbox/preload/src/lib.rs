@@ -6,25 +6,26 @@
 //!
 //! | call | what becomes of it |
 //! |---|---|
-//! | `ioctl` of the driver's, or BLKRRPART, on a device of the sandbox | the daemon answers it ([`ioctl`]) |
-//! | `ioctl` of OpenVZ's ext4, and ext4's growth where the privilege for it is missing | [`ext4`] |
-//! | `open`, `stat` and the like below `/proc/vz` | the directory that the daemon serves ([`files`]) |
-//! | `open`, `fopen` of the list of mounts | a copy with the driver's numbers and options ([`mounts`]) |
-//! | `stat` and the like of the sandbox's devices, and of files on them | the driver's numbers ([`stat`]) |
-//! | `mknod`, `chmod` of the driver's nodes | nothing: the nodes are the daemon's ([`files`]) |
-//! | `mount` with `balloon_ino=` | without that option, which the daemon is told ([`mounts`]) |
+//! | `ioctl` of the driver's, or BLKRRPART, on a device of the sandbox | the daemon answers it (`ioctl`) |
+//! | `ioctl` of OpenVZ's ext4, and ext4's growth where the privilege for it is missing | `ext4` |
+//! | `open`, `stat` and the like below `/proc/vz` | the directory that the daemon serves (`files`) |
+//! | `open`, `fopen` of the list of mounts | a copy with the driver's numbers and options (`mounts`) |
+//! | `stat` and the like of the sandbox's devices, and of files on them | the driver's numbers (`stat`) |
+//! | `mknod`, `chmod` of the driver's nodes | nothing: the nodes are the daemon's (`files`) |
+//! | `mount` with `balloon_ino=` | without that option, which the daemon is told (`mounts`) |
 //!
 //! Numbers are translated, the list of mounts is rewritten and OpenVZ's ext4 is imitated in processes that use libploop
-//! alone (see [`libploop`]): mkfs, parted and the rest work on the real devices behind the nodes, under their real numbers.
+//! alone (see `libploop`): mkfs, parted and the rest work on the real devices behind the nodes, under their real numbers.
 //!
 //! A program linked statically with libc never comes here, nor does a raw system call (`syscall`, Go without cgo), nor
 //! a call that libc makes inside itself (`popen`'s shell is a process of its own and comes here again). Of a path
 //! that points to no memory at all a program crashes here, where the kernel would answer EFAULT; a null pointer is
 //! passed on.
 //!
-//! The rules inside: libc's own functions are called through [`real`] wherever this library defines them too. No
+//! The rules inside: libc's own functions are called through `real` wherever this library defines them too. No
 //! function here may panic, for that would end the program. `errno` is what the call leaves there, not what the work
-//! around it does. Destructors must not be alive where libc's function is called in passing: these functions are
+//! around it does. What is only passed on allocates nothing: allocators open files and read links before there is
+//! memory. Destructors must not be alive where libc's function is called in passing: these functions are
 //! cancellation points, and a cancelled thread unwinds through them.
 
 mod aside;

@@ -100,7 +100,7 @@ pub(crate) fn redirected<T>(path: *const c_char, call: impl FnOnce(*const c_char
         crate::libploop::note_use();
     }
     let mut buffer = [0; libc::PATH_MAX as usize];
-    let to = settings.proc_vz.as_deref();
+    let to = settings.proc_vz.as_ref().map(|path| path.bytes());
     if is_proc && fill(&mut buffer, to, proc_vz_rest(bytes(path))) {
         return call(buffer.as_ptr().cast());
     }

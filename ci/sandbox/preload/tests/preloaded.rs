@@ -339,6 +339,25 @@ fn tests() -> Vec<Test> {
             asked: &[],
         },
         Test {
+            name: "an_allocator_may_read_links_while_it_is_set_up",
+            need: nothing,
+            daemon: |_, _, _| None,
+            child: |_| {
+                // It brings jemalloc.
+                let mut compiler = Command::new("rustc").arg("-vV").spawn().unwrap();
+                for _ in 0..200 {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    if let Some(status) = compiler.try_wait().unwrap() {
+                        assert!(status.success());
+                        return;
+                    }
+                }
+                compiler.kill().unwrap();
+                panic!("rustc hangs");
+            },
+            asked: &[],
+        },
+        Test {
             name: "nodes_are_the_daemons",
             need: nothing,
             daemon: |_, _, _| None,

@@ -14,6 +14,7 @@ use super::device::{Contents, Device, Level, Stack, errno, errno_of};
 use super::lock;
 use super::maintenance::Kind;
 use super::request::{Control, Ioctl};
+use crate::data::note_progress;
 
 const FORMAT_RAW: u32 = 1;
 const FORMAT_PLOOP1: u32 = 2;
@@ -57,7 +58,6 @@ fn identity(file: &File) -> Option<(u64, u64)> {
 /// A delta that was looked at and fits.
 struct Candidate {
     level: Level,
-    size: u64,
     version: u32,
     cluster_log: u32,
 }
@@ -124,7 +124,6 @@ impl Device {
                 raw,
                 read_only,
             },
-            size,
             version,
             cluster_log: control.cluster_log,
         })
@@ -408,7 +407,10 @@ impl Device {
             match &mut contents.disk {
                 // Given up where the caller died: its descriptor names the top for ever then.
                 Stack::Writable(disk) => disk
-                    .merge_down_unless(|| (ioctl.gone)())
+                    .merge_down_unless(|| {
+                        note_progress();
+                        (ioctl.gone)()
+                    })
                     .map(|merged| merged.is_some())
                     .map_err(|error| errno_of(&error)),
                 Stack::ReadOnly(_) | Stack::None => Err(Errno::ROFS),

@@ -1,0 +1,374 @@
+//! The driver's ioctls and a few others, raw: `ploop_if.h` has the numbers and the structures.
+
+use std::ffi::CString;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use libc::{c_int, c_ulong, c_void};
+
+/// An error number; it prints as its text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) i32);
+
+impl Errno {
+    fn last() -> Errno {
+        Errno(
+            io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or_default(),
+        )
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", io::Error::from_raw_os_error(self.0))
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Errno>;
+
+/// What an ioctl without more to say answers.
+pub(crate) fn error(number: i32) -> Result<i32> {
+    Err(Errno(number))
+}
+
+/// A structure of plain numbers, laid out as the kernel has it.
+///
+/// # Safety
+///
+/// Any bytes are a value of it.
+unsafe trait Plain {}
+
+/// `struct ploop_ctl`, with a chunk, and the cookie behind it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Control {
+    pub(crate) format: u32,
+    pub(crate) flags: u32,
+    pub(crate) cluster_log: u32,
+    pub(crate) size: u32,
+    pub(crate) chunks: u16,
+    pub(crate) level: u8,
+    zero: u8,
+    zeros: u32,
+    pub(crate) file: i32,
+    pub(crate) io_type: u32,
+    chunk_flags: u32,
+    offset: u32,
+    start: u64,
+    len: u64,
+    pub(crate) cookie: [u8; 64],
+}
+
+impl Control {
+    pub(crate) const RAW: u32 = 1;
+    pub(crate) const PLOOP1: u32 = 2;
+    pub(crate) const READ_ONLY: u32 = 1;
+    pub(crate) const COOKIE: u32 = 4;
+
+    /// A delta of clusters of 1 MiB.
+    pub(crate) fn new(file: Option<&File>) -> Control {
+        Control {
+            format: Control::PLOOP1,
+            flags: 0,
+            cluster_log: 11,
+            size: 0,
+            chunks: 1,
+            level: 0,
+            zero: 0,
+            zeros: 0,
+            file: file.map_or(-1, AsRawFd::as_raw_fd),
+            io_type: 0,
+            chunk_flags: 0,
+            offset: 0,
+            start: 0,
+            len: 0,
+            cookie: [0; 64],
+        }
+    }
+}
+
+/// `struct ploop_balloon_ctl`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Balloon {
+    pub(crate) kind: u32,
+    pub(crate) head: u32,
+    pub(crate) level: u8,
+    pub(crate) inflate: u8,
+    pub(crate) keep: u8,
+    zero: u8,
+}
+
+/// `struct ploop_freeblks_ctl` with room for a few extents: cluster, slot, length, padding.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FreeBlocks {
+    pub(crate) count: u32,
+    pub(crate) head: u32,
+    pub(crate) level: u8,
+    /// The extents are aligned to 8.
+    pub(crate) zeros: [u8; 7],
+    pub(crate) extents: [[u32; 4]; 16],
+}
+
+/// `struct ploop_relocblks_ctl` without extents.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Relocation {
+    pub(crate) count: u32,
+    pub(crate) scanned: u32,
+    pub(crate) head: u32,
+    pub(crate) level: u8,
+    pub(crate) zeros: [u8; 3],
+}
+
+// SAFETY: numbers only.
+unsafe impl Plain for Control {}
+// SAFETY: numbers only.
+unsafe impl Plain for Balloon {}
+// SAFETY: numbers only.
+unsafe impl Plain for FreeBlocks {}
+// SAFETY: numbers only.
+unsafe impl Plain for Relocation {}
+// SAFETY: a number.
+unsafe impl Plain for u32 {}
+// SAFETY: numbers only.
+unsafe impl Plain for [u64; 2] {}
+
+const fn number(direction: c_ulong, kind: u8, number: c_ulong, len: c_ulong) -> c_ulong {
+    direction << 30 | len << 16 | (kind as c_ulong) << 8 | number
+}
+
+const fn of_ploop(direction: c_ulong, which: c_ulong, len: c_ulong) -> c_ulong {
+    number(direction, b'P', which, len)
+}
+
+const NONE: c_ulong = 0;
+const WRITE: c_ulong = 1;
+const READ: c_ulong = 2;
+
+const CONTROL_LEN: c_ulong = 24;
+
+fn call<T: Plain>(file: &File, request: c_ulong, argument: &mut T) -> Result<i32> {
+    let argument: *mut c_void = std::ptr::from_mut(argument).cast();
+    // SAFETY: the kernel reads and writes what the request stands for there, which is what a T is (and no more than what
+    // the counts in it say); any bytes are a T.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
+}
+
+fn plain(file: &File, request: c_ulong, argument: c_ulong) -> Result<i32> {
+    // SAFETY: these requests have a number for their argument, or none.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, argument) };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
+}
+
+macro_rules! plain {
+    ($($name:ident = $number:expr;)+) => {
+        $(pub(crate) fn $name(node: &File) -> Result<i32> {
+            plain(node, of_ploop(NONE, $number, 0), 0)
+        })+
+    };
+}
+
+plain! {
+    clear = 1;
+    stop = 2;
+    start = 3;
+    track_stop = 7;
+    track_abort = 8;
+    sync = 11;
+    merge = 12;
+    discard_init = 23;
+    discard_finish = 24;
+    discard_wait = 25;
+    drop_free_blocks = 26;
+    unknown = 99;
+}
+
+macro_rules! with_argument {
+    ($($name:ident($argument:ty) = $number:expr, $len:expr;)+) => {
+        $(pub(crate) fn $name(node: &File, argument: &mut $argument) -> Result<i32> {
+            call(node, of_ploop(WRITE, $number, $len), argument)
+        })+
+    };
+}
+
+with_argument! {
+    add_delta(Control) = 0, CONTROL_LEN;
+    snapshot(Control) = 4, CONTROL_LEN;
+    delete_delta(u32) = 5, 4;
+    replace_delta(Control) = 13, CONTROL_LEN;
+    grow(Control) = 17, CONTROL_LEN;
+    free_blocks(FreeBlocks) = 18, 16;
+    balloon(Balloon) = 19, 16;
+    relocate(Relocation) = 21, 16;
+}
+
+/// How many free clusters are left of those in stretches of at least `shortest`.
+pub(crate) fn filter_free_blocks(node: &File, shortest: u64) -> Result<i32> {
+    plain(node, of_ploop(READ, 27, 8), shortest)
+}
+
+/// `BLKRRPART`.
+pub(crate) fn reread_partitions(node: &File) -> Result<i32> {
+    plain(node, 0x125f, 0)
+}
+
+/// `BLKDISCARD`.
+pub(crate) fn discard(node: &File, offset: u64, len: u64) -> Result<i32> {
+    call(node, 0x1277, &mut [offset, len])
+}
+
+/// `EXT4_IOC_OPEN_BALLOON`, of the mount point.
+pub(crate) fn open_balloon(mount_point: &File) -> Result<File> {
+    let descriptor: c_int = plain(mount_point, number(NONE, b'f', 42, 0), 0)?;
+    // SAFETY: it was opened for this process just now.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
+}
+
+/// `EXT4_IOC_SET_RSV_BLOCKS`, of the balloon.
+pub(crate) fn set_reserved_blocks(balloon: &File, blocks: u64) -> Result<i32> {
+    let mut argument = [blocks, 0];
+    call(balloon, number(WRITE, b'f', 44, 8), &mut argument)
+}
+
+fn c_string(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
+/// `fallocate` of the first megabyte, without a change to the length.
+pub(crate) fn fallocate(file: &File) -> Result<i32> {
+    // SAFETY: numbers only.
+    let result =
+        unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 20) };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Makes a block device's node.
+pub(crate) fn make_node(path: &Path, major: u32, minor: u32) -> Result<i32> {
+    let name = c_string(path);
+    // SAFETY: the name is a C string.
+    let result = unsafe {
+        libc::mknod(
+            name.as_ptr(),
+            libc::S_IFBLK | 0o600,
+            libc::makedev(major, minor),
+        )
+    };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
+}
+
+/// `mount`, with a file system's type.
+pub(crate) fn mount(
+    source: &Path,
+    target: &Path,
+    kind: &str,
+    flags: c_ulong,
+    data: &str,
+) -> Result<i32> {
+    let (source, target) = (c_string(source), c_string(target));
+    let (kind, data) = (CString::new(kind).unwrap(), CString::new(data).unwrap());
+    // SAFETY: C strings all of them.
+    let result = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            data.as_ptr().cast(),
+        )
+    };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
+}
+
+/// `umount2`.
+pub(crate) fn unmount(target: &Path, flags: c_int) -> Result<i32> {
+    let target = c_string(target);
+    // SAFETY: a C string.
+    let result = unsafe { libc::umount2(target.as_ptr(), flags) };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
+}
+
+#[repr(C, align(4096))]
+struct Page([u8; 4096]);
+
+/// Reads `len` bytes, a multiple of 4096, as they are on the disk: past the cache.
+pub(crate) fn read_direct(path: &Path, offset: u64, len: usize) -> Result<Vec<u8>> {
+    let file = open(path, false, true)?;
+    let mut bytes = Vec::with_capacity(len);
+    let mut page = Page([0; 4096]);
+    for at in (0..len).step_by(4096) {
+        // SAFETY: the buffer is as long as is said.
+        let read = unsafe {
+            let buffer = page.0.as_mut_ptr().cast();
+            libc::pread(file.as_raw_fd(), buffer, 4096, (offset + at as u64) as i64)
+        };
+        match read {
+            4096 => bytes.extend_from_slice(&page.0),
+            0.. => panic!("{} ends at {}", path.display(), offset + at as u64),
+            _ => return Err(Errno::last()),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Writes pages of this byte past the cache, and brings them to the disk.
+pub(crate) fn write_direct(path: &Path, offset: u64, len: usize, byte: u8) -> Result<()> {
+    let file = open(path, true, true)?;
+    let page = Page([byte; 4096]);
+    for at in (0..len).step_by(4096) {
+        // SAFETY: the buffer is as long as is said.
+        let written = unsafe {
+            let buffer = page.0.as_ptr().cast();
+            libc::pwrite(file.as_raw_fd(), buffer, 4096, (offset + at as u64) as i64)
+        };
+        if written < 0 {
+            return Err(Errno::last());
+        }
+        assert_eq!(written, 4096);
+    }
+    file.sync_all()
+        .map_err(|error| Errno(error.raw_os_error().unwrap_or_default()))
+}
+
+/// Opens a file by its error number.
+pub(crate) fn open(path: &Path, write: bool, direct: bool) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options()
+        .read(true)
+        .write(write)
+        .custom_flags(if direct { libc::O_DIRECT } else { 0 })
+        .open(path)
+        .map_err(|error| Errno(error.raw_os_error().unwrap_or_default()))
+}

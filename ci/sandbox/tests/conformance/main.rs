@@ -1,0 +1,36 @@
+//! What is known about the ploop driver, a test for each line of it, by the real libploop and by raw ioctls.
+//!
+//! Where the kernel has the driver, that is what is tested. Elsewhere the program runs itself again inside the sandbox;
+//! what the sandbox knowingly does otherwise is shown as ignored there, with the reason.
+
+mod devices;
+mod discard;
+mod driver;
+mod exit_codes;
+mod harness;
+mod image;
+mod in_use;
+mod ioctl;
+mod ioctls;
+mod mounts;
+mod operations;
+mod program;
+mod running;
+mod sysfs;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let sections = [
+        devices::tests(),
+        sysfs::tests(),
+        ioctls::tests(),
+        in_use::tests(),
+        running::tests(),
+        discard::tests(),
+        mounts::tests(),
+        operations::tests(),
+        exit_codes::tests(),
+    ];
+    harness::run(sections.into_iter().flatten().collect())
+}

@@ -1,0 +1,117 @@
+//! Moments that are too short for chance: the kernel has done its part of an operation, and the
+//! descriptor that says so is complete, but not yet in its place.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::image::{Image, differences};
+use super::program::Program;
+
+/// Set for a program that is to die there.
+pub(crate) const ARMED: &str = "PLOOP_FAULT_EXACT";
+
+static IS_ARMED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn arm() {
+    IS_ARMED.store(std::env::var_os(ARMED).is_some(), Ordering::Relaxed);
+}
+
+/// In the place of libc's: libploop's calls come here, because a program's own symbols go before those
+/// of libraries. Kills the process where the new descriptor is about to take its place.
+///
+/// # Safety
+///
+/// As `rename` of libc: both are terminated texts.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(to) };
+    if IS_ARMED.load(Ordering::Relaxed) && name.to_bytes().ends_with(b"/DiskDescriptor.xml") {
+        // SAFETY: a signal to this process alone, which does not survive it.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { libc::renameat(libc::AT_FDCWD, from, libc::AT_FDCWD, to) }
+}
+
+/// An image that is mounted on a device that has other deltas than its descriptor names, and a file
+/// written and synced since.
+fn killed_before_the_rename(operation: &str, directory: &Path, prepare: fn(&Image)) -> Image {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let image = Image::create(directory);
+    image.mount();
+    prepare(&image);
+    let before = std::fs::read(image.descriptor()).unwrap();
+    let mut program = Program::start(operation, directory, true);
+    let status = program.end(operation);
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    assert_eq!(
+        signal,
+        Some(libc::SIGKILL),
+        "{operation} was not killed: {status}"
+    );
+    assert_eq!(std::fs::read(image.descriptor()).unwrap(), before);
+    assert!(image.directory.join("DiskDescriptor.xml.tmp").exists());
+    image.write("old", 2 << 20);
+    image.write("after", 2 << 20);
+    image
+}
+
+type Case = (&'static str, fn(&Image));
+
+const CASES: [Case; 3] = [
+    ("snapshot, mounted", super::program::one_level),
+    ("merge of the top, mounted", super::program::two_levels),
+    (
+        "merge of a middle delta, mounted",
+        super::program::three_levels,
+    ),
+];
+
+/// The next operation through this crate finishes what was interrupted.
+pub(crate) fn crate_recovers(directory: &Path) {
+    for (number, (operation, prepare)) in CASES.into_iter().enumerate() {
+        let place = directory.join(number.to_string());
+        killed_before_the_rename(operation, &place, prepare).recover(operation);
+    }
+}
+
+/// libploop alone unmounts, and mounts what the old descriptor names: what was written since the merge
+/// of the top, or the snapshot, is not seen again.
+pub(crate) fn libploop_loses(directory: &Path) {
+    for (number, (operation, prepare)) in CASES.into_iter().enumerate() {
+        let place = directory.join(number.to_string());
+        let image = killed_before_the_rename(operation, &place, prepare);
+        libploop_unmounts(&image);
+        let staged = image.directory.join("DiskDescriptor.xml.tmp");
+        // With what libploop left lying there, this crate would know.
+        std::fs::rename(&staged, image.directory.join("kept")).unwrap();
+        let target = image.target();
+        let mut handle = image.open();
+        let mounted = handle.mount_guard(&image.param().fsck(true));
+        let lost = match mounted {
+            // Metadata of two times.
+            Err(_) => true,
+            Ok(guard) => {
+                let lost = !differences(&target, &image.files.lock().unwrap()).is_empty();
+                guard.umount().unwrap();
+                lost
+            }
+        };
+        assert_eq!(lost, number < 2, "{operation}");
+    }
+}
+
+fn libploop_unmounts(image: &Image) {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
+    let path = CString::new(image.descriptor().as_os_str().as_bytes()).unwrap();
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: the path is terminated, `handle` outlives the call that sets it, and is closed once.
+    unsafe {
+        assert_eq!(ploop::sys::ploop_open_dd(&mut handle, path.as_ptr()), 0);
+        assert_eq!(ploop::sys::ploop_umount_image(handle), 0);
+        ploop::sys::ploop_close_dd(handle);
+    }
+}

@@ -1,0 +1,213 @@
+//! The file system under the image is full, or its disk fails.
+//!
+//! The image lies in an ext4 on a loop device, mounted in a mount namespace of the part's own. The disk
+//! "fails" by becoming shorter: the loop device is given a size limit while the file system on it is
+//! mounted, and every access beyond gets EIO from the block layer. Taking the limit off mends it.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::daemon::{read_manifest, write_until_it_fails};
+use super::image::Image;
+use super::program::points;
+use super::random::Random;
+use super::sandbox::{self, Lines, Running, run, tool};
+
+const MIB: u64 = 1 << 20;
+
+/// The ext4 that holds the image.
+struct Host {
+    disk: PathBuf,
+    device: String,
+    target: PathBuf,
+}
+
+impl Host {
+    fn make(directory: &Path, size: u64) -> Host {
+        let disk = directory.join("disk");
+        File::create(&disk).unwrap().set_len(size).unwrap();
+        // All that is not data, the journal too, at the beginning.
+        let options = ["-q", "-F", "-E", "packed_meta_blocks=1", "-J", "size=8"];
+        tool(
+            "mkfs.ext4",
+            &[&options[..], &[disk.to_str().unwrap()]].concat(),
+        );
+        let target = directory.join("host");
+        fs::create_dir_all(&target).unwrap();
+        let mut host = Host {
+            disk,
+            device: String::new(),
+            target,
+        };
+        host.mount();
+        host
+    }
+
+    fn mount(&mut self) {
+        let disk = self.disk.to_str().unwrap();
+        let device = tool("losetup", &["--show", "-f", disk]);
+        self.device = device.trim().to_owned();
+        tool("mount", &[&self.device, self.target.to_str().unwrap()]);
+        // It goes when it is unmounted, also where this process dies.
+        tool("losetup", &["-d", &self.device]);
+    }
+
+    fn unmount(&self) {
+        tool("umount", &[self.target.to_str().unwrap()]);
+    }
+
+    /// Where the last of these files ends on the disk.
+    fn end_of(&self, directory: &Path) -> u64 {
+        let mut last = 0;
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            if entry.path().is_file() {
+                let path = entry.path();
+                let text = tool("filefrag", &["-v", "-b1048576", path.to_str().unwrap()]);
+                let ends = text.lines().filter_map(|line| {
+                    // extent: logical..logical: physical..physical: length: …
+                    let (_, end) = line.split(':').nth(2)?.split_once("..")?;
+                    end.trim().parse::<u64>().ok()
+                });
+                last = last.max(ends.max().unwrap_or(0));
+            }
+        }
+        (last + 1) * MIB
+    }
+
+    /// The disk ends there; 0 for its whole length.
+    fn limit(&self, end: u64) {
+        const LOOP_SET_STATUS64: libc::c_ulong = 0x4c04;
+        const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
+        const SIZE_LIMIT: usize = 4;
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open(&self.device)
+            .unwrap();
+        let mut info = [0u64; 29];
+        // SAFETY: `struct loop_info64` has 232 bytes, and the array outlives both calls.
+        unsafe {
+            let info = info.as_mut_ptr();
+            assert_eq!(
+                libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64 as _, info),
+                0
+            );
+            *info.add(SIZE_LIMIT) = end;
+            assert_eq!(
+                libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64 as _, info),
+                0
+            );
+        }
+    }
+}
+
+/// Writes until it fails. In a sandbox.
+pub(crate) fn write(directory: &Path) {
+    let seed = std::env::var(SEED).unwrap().parse().unwrap();
+    let image = Image::at(&directory.join("image"));
+    image.mount();
+    write_until_it_fails(&image.target(), seed);
+    // What the file system made of it: nothing may hang.
+    image.open().umount().unwrap();
+}
+
+const SEED: &str = "PLOOP_FAULT_WRITER";
+
+/// With mounts of its own.
+pub(crate) fn full(directory: &Path) {
+    fault(directory, |host, image, random| {
+        // Room for some more, but not for all.
+        let ballast = host.target.join("ballast");
+        let stat = rustix::fs::statvfs(&host.target).unwrap();
+        let free = stat.f_bavail * stat.f_frsize;
+        let left = 8 * MIB + random.below(24 * MIB);
+        let len = free.saturating_sub(left);
+        tool(
+            "fallocate",
+            &["-l", &len.to_string(), ballast.to_str().unwrap()],
+        );
+        let _ = image;
+        Box::new(move |host: &mut Host| {
+            fs::remove_file(&ballast).unwrap();
+            let _ = host;
+        })
+    });
+}
+
+/// With mounts of its own.
+pub(crate) fn failing(directory: &Path) {
+    fault(directory, |host, image, random| {
+        let end = host.end_of(&image.directory);
+        host.limit(end + (4 + random.below(32)) * MIB);
+        Box::new(|host: &mut Host| {
+            // Without what memory still has of it.
+            host.limit(0);
+            host.unmount();
+            let (code, text) = run("e2fsck", &["-f", "-p", host.disk.to_str().unwrap()]);
+            assert!(
+                matches!(code, Some(0 | 1)),
+                "the host's file system: {text}"
+            );
+            host.mount();
+        })
+    });
+}
+
+type Mend = Box<dyn FnOnce(&mut Host)>;
+
+fn fault(directory: &Path, inject: fn(&Host, &Image, &mut Random) -> Mend) {
+    let (count, first) = points(1);
+    for seed in first..first + count.div_ceil(10) {
+        let mut random = Random::new(seed);
+        let place = directory.join(seed.to_string());
+        fs::create_dir(&place).unwrap();
+        let mut host = Host::make(&place, 700 * MIB);
+        let limit = Duration::from_secs(120);
+        let part = |name: &str| sandbox::sandboxed(name, &host.target);
+        let prepare = part("daemon-prepare");
+        let mut write = part("host-write");
+        let verify = part("daemon-verify");
+        Running::start(prepare, false).succeed(limit);
+        let image = Image::at(&host.target.join("image"));
+        let mend = inject(&host, &image, &mut random);
+
+        write.env(SEED, seed.to_string());
+        let mut running = Running::start(write, true);
+        let lines = Lines::of(running.stdout());
+        let status = running.finish(limit);
+        let mut manifest = String::new();
+        while let Some(line) = lines.next(Duration::from_millis(200)) {
+            manifest += &line;
+            manifest.push('\n');
+        }
+        let status = status.unwrap_or_else(|why| panic!("seed {seed}: {why}\n{manifest}"));
+        running.left_nothing();
+        let failed = manifest.lines().find(|line| line.starts_with("failed "));
+        let failed = failed.unwrap_or_else(|| {
+            panic!(
+                "seed {seed}: nothing failed: {status}\n{}\n{manifest}",
+                running.output()
+            )
+        });
+        sandbox::note!(
+            "seed {seed}: {} files were synced; {failed}; the sandbox ended with {status}",
+            read_manifest(&manifest).len()
+        );
+        mend(&mut host);
+        fs::write(host.target.join("manifest"), &manifest).unwrap();
+        let output = Running::start(verify, false).succeed(limit);
+        sandbox::show(&output);
+        host.unmount();
+    }
+}
+
+/// Starts one of the two.
+pub(crate) fn with_own_mounts(part: &str) {
+    let directory = sandbox::directory();
+    let (count, _) = points(1);
+    let running = Running::start(sandbox::with_own_mounts(part, directory.path()), false);
+    let output = running.succeed(Duration::from_secs(300 + 60 * count.div_ceil(10)));
+    sandbox::show(&output);
+}

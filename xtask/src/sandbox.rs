@@ -1,0 +1,173 @@
+//! `cargo xtask sandbox`: a program in a world in which ploop works; and the same for tests and examples.
+
+use crate::packages::{self, Wanted};
+use crate::{Install, run, setup};
+use anyhow::{Context as _, Result};
+use clap::Args;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    install: Install,
+    /// The program and its arguments; it runs as root, where this is called
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    setup::ensure(&["build", "sandbox"], options.install.no_install)?;
+    let sandbox = Sandbox::build()?;
+    let mut words = sandbox.root(true);
+    words.extend([sandbox.program.into(), "run".into(), "--".into()]);
+    words.extend(options.command.iter().cloned());
+    let mut command = command(words)?;
+    // Where the user is, not at the workspace's root; and Cargo's word about this package is not the program's concern.
+    command.current_dir(std::env::current_dir().context("cannot tell the current directory")?);
+    for (name, _) in std::env::vars_os() {
+        if is_cargos(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
+    let status = command.status().context("cannot run ploop-sandbox")?;
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+/// Is this a variable that Cargo sets for this program alone?
+fn is_cargos(name: &str) -> bool {
+    name == "CARGO" || name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+}
+
+/// The kernel has the real thing.
+pub(crate) fn driver_is_there() -> bool {
+    Path::new("/proc/vz/ploop_minor").exists()
+}
+
+/// The built sandbox.
+pub(crate) struct Sandbox {
+    program: PathBuf,
+}
+
+impl Sandbox {
+    /// Optimized: its daemon moves every byte of the disks.
+    pub(crate) fn build() -> Result<Sandbox> {
+        let line = "build --quiet --release -p ploop-sandbox -p ploop-sandbox-preload";
+        let program =
+            packages::build_one(&mut run::cargo(line), Wanted::Binaries, "ploop-sandbox")?;
+        Ok(Sandbox { program })
+    }
+
+    /// Why no sandbox can run here, if none can.
+    pub(crate) fn missing(&self) -> Result<Option<String>> {
+        let mut words = self.root(false);
+        words.extend([self.program.clone().into(), "check".into()]);
+        let output = command(words)?
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run ploop-sandbox check")?;
+        if output.status.success() {
+            return Ok(None);
+        }
+        let text = [output.stderr, output.stdout].concat();
+        let text = String::from_utf8_lossy(&text);
+        // The last line, if a library had something to say before.
+        let reason = text.lines().rfind(|line| !line.trim().is_empty());
+        let reason = reason.map(|line| line.trim_start_matches("ploop-sandbox: ").to_owned());
+        Ok(Some(reason.unwrap_or_else(|| {
+            format!("ploop-sandbox check: {}", output.status)
+        })))
+    }
+
+    /// A command that runs a program in a sandbox of its own, and ends it when it has taken too long. A test runs in the
+    /// directory of its package, as Cargo has it.
+    pub(crate) fn command(
+        &self,
+        program: &Path,
+        package: Option<&Path>,
+        limit: Duration,
+    ) -> Result<Command> {
+        let mut words = self.root(false);
+        // The sandbox is told to end, and takes all that is in it along. In the foreground, so that an interrupt from the
+        // terminal reaches it too.
+        words.extend(
+            ["timeout", "--foreground", "--kill-after=60"]
+                .map(OsString::from)
+                .into_iter()
+                .chain([format!("{}", limit.as_secs()).into()]),
+        );
+        words.extend([self.program.clone().into(), "run".into(), "--".into()]);
+        if let Some(package) = package {
+            // sudo would not let it through.
+            let mut word = OsString::from("CARGO_MANIFEST_DIR=");
+            word.push(package);
+            words.extend(["env".into(), word]);
+        }
+        words.push(program.into());
+        let mut command = command(words)?;
+        if let Some(package) = package {
+            command.current_dir(package);
+        }
+        Ok(command)
+    }
+
+    /// What goes before a command to have it run as root: nothing if this is root, or if there is no sudo, in which case
+    /// the sandbox says so. Without `asking`, sudo must not want a password.
+    fn root(&self, asking: bool) -> Vec<OsString> {
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+        let works = |arguments: &[&str]| {
+            Command::new("sudo")
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        };
+        let mut words = Vec::new();
+        if is_root
+            || !works(if asking {
+                &["--version"]
+            } else {
+                &["-n", "true"]
+            })
+        {
+            return words;
+        }
+        words.push("sudo".into());
+        if !asking {
+            words.push("-n".into());
+        }
+        // sudo clears the environment, and may refuse to keep it. These are what programs are found by, and Cargo.
+        words.extend(["--".into(), "env".into()]);
+        for (name, value) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            let kept = ["PATH", "HOME", "TMPDIR", "LANG", "TERM"].contains(&&*text)
+                || ["CARGO", "RUST", "PLOOP", "PROPTEST"]
+                    .iter()
+                    .any(|start| text.starts_with(start))
+                    && !is_cargos(&text);
+            if kept {
+                let mut word = name;
+                word.push("=");
+                word.push(value);
+                words.push(word);
+            }
+        }
+        words
+    }
+}
+
+fn command(words: Vec<OsString>) -> Result<Command> {
+    let mut words = words.into_iter();
+    let mut command = run::command(words.next().context("no program")?);
+    command.args(words);
+    Ok(command)
+}
