@@ -213,6 +213,9 @@ impl Device {
             let mut disk =
                 DiskWriter::from_files(files, cluster, raw, true).map_err(|e| errno_of(&e))?;
             disk.set_preallocation(PREALLOCATION);
+            // A preallocated image stays one.
+            let clusters = disk.size().bytes().div_ceil(cluster.bytes());
+            disk.set_keep_clusters(u64::from(disk.allocation_head()) > clusters);
             Stack::Writable(Box::new(disk))
         };
         lock(&self.data).disk = disk;
