@@ -40,7 +40,7 @@ pub(super) struct Device {
     balloon_inode: Mutex<Option<u64>>,
 }
 
-/// Is told the text of `pstate/event`.
+/// Who is told the text of `pstate/event` when the device stops.
 type Waiting = Box<dyn FnOnce(&str) + Send>;
 
 /// What the disk holds, and what is to become of parts of it.
