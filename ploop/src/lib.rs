@@ -71,8 +71,9 @@
 //! What libploop leaves to the process it runs in: files it opens are inherited by children that
 //! other threads start meanwhile, and a device inherited that way is busy for as long; a fork of its
 //! own runs the exit handlers of the program ([`Ploop::discard`]); libxml2 writes complaints to
-//! standard error. Two threads stand for it: one is started when an operation first takes a lock, and
-//! sleeps; the other runs during a discard. SIGRTMIN gets a handler that does nothing if it had none:
+//! standard error. Threads stand for it: one is started when an operation first takes a lock, and
+//! sleeps; one runs during a discard, and one, with file descriptors of its own, during what may merge
+//! a running image. SIGRTMIN gets a handler that does nothing if it had none:
 //! an application that has use for that signal installs its own before the first call. A program that
 //! ignores SIGCHLD cannot use what starts tools.
 //!
