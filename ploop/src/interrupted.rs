@@ -5,18 +5,23 @@
 //! does not look: after a snapshot to a delta it does not name, after a merge of the top below one
 //! that it still names. The next mount goes by the descriptor, and what was written since is gone
 //! (hazard A13). As long as the device runs, it tells which of the two descriptors is true.
+//!
+//! A merge of an image that is not attached copies into the lower delta, which is marked as in use
+//! meanwhile. A process that dies in it leaves the mark, with which the image can neither be attached
+//! nor merged (A14). The old descriptor is true then: the upper delta still covers what was copied.
 
 use std::ffi::OsString;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::{Descriptor, Error, Result};
+use crate::image::{Header, Image, OpenOptions};
+use crate::{Descriptor, Error, Guid, Result};
 
 const DEVICES: &str = "/sys/block";
 
-/// Puts the new descriptor in its place, if the image runs on the deltas it names. Whether it did. The
-/// image's lock is held.
+/// Finishes or takes back what was interrupted. Whether there was something. The image's lock is held.
 pub(crate) fn finish(operation: &'static str, descriptor: &Path) -> Result<bool> {
     finish_in(Path::new(DEVICES), operation, descriptor)
 }
@@ -32,10 +37,17 @@ fn finish_in(devices: &Path, operation: &'static str, descriptor: &Path) -> Resu
     let (Ok(old), Ok(new)) = (Descriptor::open(descriptor), Descriptor::open(&staged)) else {
         return Ok(false);
     };
-    let (Some(old), Some(new)) = (chain(&old), chain(&new)) else {
+    let (Some(old_chain), Some(new_chain)) = (chain(&old), chain(&new)) else {
         return Ok(false);
     };
-    if old == new || !running(devices).any(|levels| levels == new) {
+    let running: Vec<Running> = running(devices)
+        .filter(|device| device.levels.first() == old_chain.first())
+        .collect();
+    if running.is_empty() {
+        return take_back(operation, descriptor, &old, &new, &staged);
+    }
+    let is_new = |device: &Running| device.writable && device.levels == new_chain;
+    if old_chain == new_chain || !running.iter().any(is_new) {
         return Ok(false);
     }
     fs::rename(&staged, descriptor).map_err(|error| {
@@ -47,6 +59,106 @@ fn finish_in(devices: &Path, operation: &'static str, descriptor: &Path) -> Resu
         .with_path(staged)
     })?;
     Ok(true)
+}
+
+/// Takes the mark off the delta that a merge was copying to, where that is sure to be harmless.
+fn take_back(
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+    new: &Descriptor,
+    staged: &Path,
+) -> Result<bool> {
+    let is_merged = |guid: Guid| {
+        let file = old.image(guid).map(|image| &image.file);
+        new.images.iter().all(|image| Some(&image.file) != file)
+    };
+    let is_old = |image: &Image| old.images.iter().any(|other| other.file == image.file);
+    let merged: Vec<Guid> = old
+        .images
+        .iter()
+        .map(|image| image.guid)
+        .filter(|guid| is_merged(*guid))
+        .collect();
+    let upper = merged.iter().max_by_key(|guid| old.depth(**guid)).copied();
+    let Some(upper) = upper.filter(|_| new.images.iter().all(is_old)) else {
+        return Ok(false);
+    };
+    let chain = old.chain(upper);
+    let Some(level) = chain.iter().rposition(|image| !is_merged(image.guid)) else {
+        return Ok(false);
+    };
+    if chain.len() - 1 - level != merged.len() {
+        return Ok(false);
+    }
+    let lower = chain[level];
+    if !Header::read(&lower.file).is_ok_and(|header| header.in_use)
+        || !is_covered(path, upper, lower.guid, level).unwrap_or(false)
+    {
+        return Ok(false);
+    }
+    Header::clear_in_use(&lower.file).map_err(|error| {
+        Error::io(
+            operation,
+            "an earlier merge into this delta was interrupted, and the mark it left cannot be taken off",
+            error,
+        )
+        .with_path(&lower.file)
+    })?;
+    // What it says is not so.
+    let _ = fs::remove_file(staged);
+    Ok(true)
+}
+
+/// Whether nothing is lost where the deltas above `level` go on covering the one there: because the
+/// merge did not come to its end, or did and nothing was written since. Otherwise, where it was merged
+/// while the image ran and its host went down then, the lower one may hold what is newer.
+fn is_covered(path: &Path, upper: Guid, lower: Guid, level: usize) -> Result<bool> {
+    let options = OpenOptions::new().allow_in_use(true);
+    let upper = options.open_snapshot(path, upper)?;
+    let lower = options.open_snapshot(path, lower)?;
+    let mut own = Vec::new();
+    for mapping in lower.mappings() {
+        let mapping = mapping?;
+        if mapping.layer == level {
+            own.push(mapping.offset..mapping.offset + mapping.len);
+        }
+    }
+    let mut same = true;
+    let (mut above, mut below) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    for mapping in upper.mappings() {
+        let mapping = mapping?;
+        if mapping.layer <= level {
+            continue;
+        }
+        let end = mapping.offset + mapping.len;
+        if !is_within(&own, mapping.offset, end) {
+            return Ok(true);
+        }
+        let mut at = mapping.offset;
+        while same && at < end {
+            let len = (end - at).min(above.len() as u64) as usize;
+            let read = upper.read_at(&mut above[..len], at)?;
+            same = read == lower.read_at(&mut below[..len], at)? && above[..read] == below[..read];
+            at += len as u64;
+        }
+    }
+    Ok(same)
+}
+
+/// Of ranges in their order.
+fn is_within(ranges: &[Range<u64>], mut start: u64, end: u64) -> bool {
+    let first = ranges.partition_point(|range| range.end <= start);
+    for range in &ranges[first..] {
+        if range.start > start {
+            return false;
+        }
+        start = range.end;
+        if start >= end {
+            return true;
+        }
+    }
+    false
 }
 
 /// A file, whatever its name.
@@ -63,34 +175,38 @@ fn chain(descriptor: &Descriptor) -> Option<Vec<Identity>> {
     chain.iter().map(|image| identity(&image.file)).collect()
 }
 
-/// The deltas of each device that is written to, from the base up.
-fn running(devices: &Path) -> impl Iterator<Item = Vec<Identity>> {
+/// A running device: its deltas from the base up.
+struct Running {
+    levels: Vec<Identity>,
+    writable: bool,
+}
+
+fn running(devices: &Path) -> impl Iterator<Item = Running> {
     let entries = fs::read_dir(devices).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"ploop"))
-        .filter_map(|entry| levels(&entry.path()))
+        .filter_map(|entry| examine(&entry.path()))
 }
 
-fn levels(device: &Path) -> Option<Vec<Identity>> {
+fn examine(device: &Path) -> Option<Running> {
     let text = |name: PathBuf| fs::read_to_string(device.join(name)).ok();
-    if text("pstate/running".into())?.trim() != "1" {
-        return None;
-    }
+    // Also where it has deltas and does not run yet, or any more.
     let top: usize = text("pstate/top".into())?.trim().parse().ok()?;
     let level = |number: usize| Path::new("pdelta").join(number.to_string());
-    if text(level(top).join("ro"))?.trim() != "0" {
-        return None;
-    }
-    (0..=top)
+    let writable = text(level(top).join("ro"))?.trim() == "0";
+    let levels = (0..=top)
         .map(|number| {
             let name = text(level(number).join("image"))?;
             identity(Path::new(name.strip_suffix('\n').unwrap_or(&name)))
         })
-        .collect()
+        .collect::<Option<_>>()?;
+    Some(Running { levels, writable })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
     use crate::{CreateParam, Ploop, Size};
 
@@ -128,7 +244,6 @@ mod tests {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, text + "\n").unwrap();
             };
-            write("pstate/running", "1".into());
             write("pstate/top", (files.len() - 1).to_string());
             for (number, file) in files.iter().enumerate() {
                 let file = fs::canonicalize(file).unwrap();
@@ -191,5 +306,80 @@ mod tests {
         fs::write(fixture.staged(), b"").unwrap();
         assert!(!fixture.finish());
         assert_eq!(fixture.files(&fixture.path()).len(), 2);
+    }
+
+    const CLUSTER: u64 = 1 << 20;
+
+    /// Writes the disk's first cluster to a delta.
+    fn write_first_cluster(delta: &Path, fill: u8) {
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(delta)
+            .unwrap();
+        let end = file.metadata().unwrap().len();
+        assert_eq!(end % CLUSTER, 0);
+        file.write_all_at(&[fill; CLUSTER as usize], end).unwrap();
+        let unit = match Header::read(delta).unwrap().version {
+            crate::FormatVersion::V1 => 512,
+            crate::FormatVersion::V2 => CLUSTER,
+        };
+        let entry = u32::try_from(end / unit).unwrap();
+        file.write_all_at(&entry.to_le_bytes(), 64).unwrap();
+        file.write_all_at(&[0; 4], 52).unwrap();
+    }
+
+    /// A merge of the top that was interrupted, with the disk's first cluster in both deltas.
+    fn merge(lower: Option<u8>, upper: u8) -> (Fixture, PathBuf) {
+        let fixture = Fixture::new();
+        let both = fixture.files(&fixture.path());
+        let before = fs::read(fixture.path()).unwrap();
+        let mut image = Ploop::open(fixture.path()).unwrap();
+        let base = image.descriptor().unwrap().base().unwrap().guid;
+        let kept = fs::read(&both[1]).unwrap();
+        image.delete_snapshot(base).unwrap();
+        fs::rename(fixture.path(), fixture.staged()).unwrap();
+        fs::write(fixture.path(), before).unwrap();
+        fs::write(&both[1], kept).unwrap();
+        if let Some(fill) = lower {
+            write_first_cluster(&both[0], fill);
+        }
+        write_first_cluster(&both[1], upper);
+        let file = fs::File::options().write(true).open(&both[0]).unwrap();
+        file.write_all_at(&0x746F_6E59u32.to_le_bytes(), 44)
+            .unwrap();
+        (fixture, both[0].clone())
+    }
+
+    #[test]
+    fn the_mark_of_a_merge_is_taken_off_where_nothing_can_be_lost() {
+        for (lower, upper, harmless) in [(None, 1, true), (Some(1), 1, true), (Some(2), 1, false)] {
+            let (fixture, base) = merge(lower, upper);
+            let is_marked = || Header::read(&base).unwrap().in_use;
+            assert!(is_marked());
+            fixture.device(true, std::slice::from_ref(&base));
+            assert!(!fixture.finish() && is_marked());
+            fs::remove_dir_all(fixture.devices.join("ploop12345")).unwrap();
+            assert_eq!(fixture.finish(), harmless, "{lower:?} {upper}");
+            assert_eq!(is_marked(), !harmless);
+            assert_eq!(fixture.staged().exists(), !harmless);
+            assert_eq!(fixture.files(&fixture.path()).len(), 2);
+        }
+    }
+
+    #[test]
+    fn ranges_are_within_others() {
+        let ranges = [0..10, 10..20, 30..40];
+        for (start, end, within) in [
+            (0, 20, true),
+            (5, 15, true),
+            (15, 21, false),
+            (20, 30, false),
+            (25, 35, false),
+            (30, 40, true),
+            (39, 41, false),
+        ] {
+            assert_eq!(is_within(&ranges, start, end), within, "{start}..{end}");
+        }
     }
 }

@@ -49,6 +49,9 @@
 //! deleting, merging, replacing, converting, everything that looks, and all of [`image`]. Mounting,
 //! resizing, discarding, sending copies and making file systems end in [`ErrorKind::NoDriver`].
 //!
+//! For development and tests, the repository of this crate has a sandbox: `cargo xtask sandbox -- CMD`
+//! runs a program on a stand-in for the driver in user space, in which all of it works.
+//!
 //! libploop looks for a running device in most operations, under a lock in `/var/lock/ploop` that
 //! belongs to root. So most operations need root, with the driver or without.
 //!
@@ -71,8 +74,9 @@
 //! What libploop leaves to the process it runs in: files it opens are inherited by children that
 //! other threads start meanwhile, and a device inherited that way is busy for as long; a fork of its
 //! own runs the exit handlers of the program ([`Ploop::discard`]); libxml2 writes complaints to
-//! standard error. Two threads stand for it: one is started when an operation first takes a lock, and
-//! sleeps; the other runs during a discard. SIGRTMIN gets a handler that does nothing if it had none:
+//! standard error. Threads stand for it: one is started when an operation first takes a lock, and
+//! sleeps; one runs during a discard, and one, with file descriptors of its own, during what may merge
+//! a running image. SIGRTMIN gets a handler that does nothing if it had none:
 //! an application that has use for that signal installs its own before the first call. A program that
 //! ignores SIGCHLD cannot use what starts tools.
 //!

@@ -137,13 +137,13 @@ fn ploop_side(directory: &Path) {
         .unwrap();
     let param = MountParam::new().target(&target);
     image.mount(&param).unwrap();
-    println!("ready");
+    say("ready".into());
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         match line.split_once(' ') {
             Some((job, round)) => {
                 let (job, round) = (job.parse().unwrap(), round.parse().unwrap());
-                println!("{}", fio(&target, job, round));
+                say(fio(&target, job, round).to_string());
             }
             None => {
                 image.umount().unwrap();
@@ -157,12 +157,20 @@ fn ploop_side(directory: &Path) {
                 }
                 times.sort();
                 let (both, mount) = times[times.len() / 2];
-                println!("{} {}", both.as_secs_f64() * 1e3, mount.as_secs_f64() * 1e3);
+                let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+                say(format!("{} {}", milliseconds(both), milliseconds(mount)));
                 image.mount(&param).unwrap();
             }
         }
     }
     image.umount().unwrap();
+}
+
+/// Tools write to standard output, too.
+const SAYS: &str = "ploop: ";
+
+fn say(what: String) {
+    println!("{SAYS}{what}");
 }
 
 fn at(directory: &Path, name: &str) -> String {
@@ -206,8 +214,15 @@ impl PloopSide {
     }
 
     fn line(&mut self) -> String {
-        let line = self.lines.next(Duration::from_secs(120));
-        line.unwrap_or_else(|| panic!("the sandbox says nothing more: {}", self.running.output()))
+        loop {
+            let line = self.lines.next(Duration::from_secs(120));
+            let line = line.unwrap_or_else(|| {
+                panic!("the sandbox says nothing more: {}", self.running.output())
+            });
+            if let Some(said) = line.strip_prefix(SAYS) {
+                return said.to_owned();
+            }
+        }
     }
 
     fn end(mut self) {

@@ -87,8 +87,14 @@ impl Block {
         if is_unbound(ioctl::loop_status(&device).err()) {
             return Ok(());
         }
-        // Once unbound, what is still in the page cache has nowhere to go.
-        device.sync_all()?;
+        // Once unbound, what is still in the page cache has nowhere to go. Where it cannot be written
+        // either, the device is none the less let go of.
+        if let Err(error) = device.sync_all() {
+            eprintln!(
+                "ploop-sandbox: ploop{} is stopped without what was last written: {error}",
+                self.index
+            );
+        }
         self.partition();
         ioctl::loop_clear(&device)?;
         if let Ok(status) = ioctl::loop_status(&device) {

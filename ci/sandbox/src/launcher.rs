@@ -152,6 +152,9 @@ pub(crate) fn become_program(
     program.args(arguments);
     program.env(wire::SOCKET, state.socket());
     program.env(wire::PROC_VZ, state.tree().join("vz"));
+    // Debian's libploop copies 4 KiB from where an argument begins. In a small environment the stack ends
+    // before that, and `ploop init` dies.
+    program.env("PLOOP_SANDBOX_ROOM", " ".repeat(8 << 10));
     if let Some(preload) = preload {
         let mut list = preload.as_os_str().to_owned();
         if let Some(more) = std::env::var_os("LD_PRELOAD").filter(|more| !more.is_empty()) {

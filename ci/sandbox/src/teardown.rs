@@ -56,7 +56,7 @@ pub(crate) fn rest(state: &State) -> Vec<String> {
         }
     }
     unmount(|mount| mount.point.starts_with(state.dir()));
-    unmount(|mount| mount.point == Path::new("/dev") && mount.source == Path::new(SOURCE));
+    unmount(|mount| mount.source == Path::new(SOURCE));
     if problems.is_empty() {
         if let Err(error) = state.remove() {
             problems.push(format!(

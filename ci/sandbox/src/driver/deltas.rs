@@ -88,17 +88,19 @@ impl Device {
             (0, 0)
         };
         drop(shown);
-        if !IO_TYPES.contains(&Control::io_type(ioctl)?) {
-            return Err(Errno::NOTSUP);
-        }
-        let file = ioctl.file()?;
-        let read_only = control.flags & Control::READ_ONLY != 0;
-        let mode = fcntl_getfl(&file)? & OFlags::RWMODE;
-        if !read_only && mode == OFlags::RDONLY {
+        if !Control::is_whole_file(ioctl)? {
             return Err(Errno::INVAL);
         }
-        if fstatfs(&file)?.f_type as u32 == TMPFS_MAGIC {
+        let file = ioctl.file()?;
+        if !IO_TYPES.contains(&Control::io_type(ioctl)?)
+            || fstatfs(&file)?.f_type as u32 == TMPFS_MAGIC
+        {
             return Err(Errno::NOTSUP);
+        }
+        let read_only = control.flags & Control::READ_ONLY != 0;
+        let mode = fcntl_getfl(&file)? & OFlags::RWMODE;
+        if read_only != (mode == OFlags::RDONLY) {
+            return Err(Errno::INVAL);
         }
         // Whatever its mark says: that is in the file, where everybody can write.
         match written_by(&file) {
@@ -216,6 +218,9 @@ impl Device {
             let mut disk =
                 DiskWriter::from_files(files, cluster, raw, true).map_err(|e| errno_of(&e))?;
             disk.set_preallocation(PREALLOCATION);
+            // A preallocated image stays one.
+            let clusters = disk.size().bytes().div_ceil(cluster.bytes());
+            disk.set_keep_clusters(u64::from(disk.allocation_head()) > clusters);
             Stack::Writable(Box::new(disk))
         };
         lock(&self.data).disk = disk;
@@ -275,9 +280,11 @@ impl Device {
             std::mem::replace(&mut contents.disk, Stack::None)
         };
         self.discarded.notify_all();
-        let closed = close(disk);
+        // As the driver: the device is stopped in any case, and the image keeps its mark where it could
+        // not be closed. `close` says so.
+        let _ = close(disk);
         self.tell_stopped();
-        closed
+        Ok(())
     }
 
     pub(super) fn clear(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {

@@ -36,9 +36,12 @@ pub(super) struct Device {
     /// Of the disk, in bytes; 0 while it is stopped.
     size: AtomicU64,
     /// Who reads `pstate/event`.
-    waiting: Mutex<Vec<Box<dyn FnOnce(&str) + Send>>>,
+    waiting: Mutex<Vec<Waiting>>,
     balloon_inode: Mutex<Option<u64>>,
 }
+
+/// Who is told the text of `pstate/event` when the device stops.
+type Waiting = Box<dyn FnOnce(&str) + Send>;
 
 /// What the disk holds, and what is to become of parts of it.
 pub(super) struct Contents {
@@ -146,7 +149,7 @@ impl Device {
         *lock(&self.balloon_inode) = number;
     }
 
-    pub(super) fn when_stopped(&self, when: Box<dyn FnOnce(&str) + Send>) {
+    pub(super) fn when_stopped(&self, when: Waiting) {
         // Whoever stops the device takes the list after it says so.
         let mut waiting = lock(&self.waiting);
         if lock(&self.shown).running {

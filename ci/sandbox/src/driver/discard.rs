@@ -120,30 +120,31 @@ impl Discards {
         }
     }
 
-    /// Makes whole clusters of the top delta free, and zeros of the rest. Whether there are any.
+    /// Makes whole clusters of the top delta free. Whether there are any.
+    ///
+    /// Zeros that are written arrive as discards do. Those shorter than a cluster are no discards of
+    /// libploop's, and made zeros. Otherwise what the top has a part of is made zero, and what a delta
+    /// below has is to be seen again, as in the driver: zeros would make the image grow.
     fn load(&mut self, disk: &mut DiskWriter, hole: &Hole) -> ploop::Result<bool> {
-        let end = hole.offset + hole.len;
-        let whole = hole.offset.div_ceil(self.cluster)..end / self.cluster;
-        let mut free = Vec::new();
-        // What reads as zero only once it is written.
-        let mut zero = hole.offset;
-        for cluster in whole {
-            let start = cluster * self.cluster;
-            // The size of a disk in clusters fits in 32 bits.
-            let number = cluster as u32;
-            if disk.lower_has(number)? {
-                continue;
-            }
-            if zero < start {
-                disk.write_zeroes(zero, start - zero)?;
-            }
-            zero = start + self.cluster;
-            if let Some(slot) = disk.slot(number)? {
-                free.push((number, slot));
-            }
+        if hole.len < self.cluster {
+            disk.write_zeroes(hole.offset, hole.len)?;
+            return Ok(false);
         }
-        if zero < end {
-            disk.write_zeroes(zero, end - zero)?;
+        let end = hole.offset + hole.len;
+        let mut free = Vec::new();
+        let mut at = hole.offset;
+        while at < end {
+            // The size of a disk in clusters fits in 32 bits.
+            let number = (at / self.cluster) as u32;
+            let stop = end.min((u64::from(number) + 1) * self.cluster);
+            if let Some(slot) = disk.slot(number)? {
+                if stop - at < self.cluster {
+                    disk.write_zeroes(at, stop - at)?;
+                } else {
+                    free.push((number, slot));
+                }
+            }
+            at = stop;
         }
         free.sort_by_key(|(_, slot)| *slot);
         self.free = extents(free.into_iter());
@@ -151,16 +152,34 @@ impl Discards {
         Ok(!self.free.is_empty())
     }
 
-    /// Makes zeros of everything that is held or waits, and answers it.
+    /// Does at once what is asked for by everything that is held or waits, and answers it.
     fn finish(&mut self, disk: &mut Stack) {
-        self.free.clear();
-        for hole in self.held.take().into_iter().chain(self.waiting.drain(..)) {
-            let zeroed = match disk {
-                Stack::Writable(disk) => disk.write_zeroes(hole.offset, hole.len),
-                Stack::ReadOnly(_) | Stack::None => Ok(()),
-            };
-            hole.done.answer(zeroed.map_err(into_io));
+        let Stack::Writable(disk) = disk else {
+            return self.reset();
+        };
+        if let Some(hole) = self.held.take() {
+            hole.done.answer(self.give_up(disk).map_err(into_io));
         }
+        while let Some(hole) = self.waiting.pop_front() {
+            let given_up = match self.load(disk, &hole) {
+                Ok(true) => self.give_up(disk),
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
+            };
+            hole.done.answer(given_up.map_err(into_io));
+        }
+        self.free.clear();
+    }
+
+    /// Drops the free clusters from the disk, without moving others into their places.
+    fn give_up(&mut self, disk: &mut DiskWriter) -> ploop::Result<()> {
+        let free = std::mem::take(&mut self.free);
+        let clusters: Vec<u32> = free
+            .iter()
+            .flat_map(|extent| extent.each())
+            .map(|(cluster, _)| cluster)
+            .collect();
+        disk.release(&clusters)
     }
 }
 

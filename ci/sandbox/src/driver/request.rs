@@ -127,6 +127,17 @@ impl Control {
         ioctl.word(Control::LEN + 4)
     }
 
+    /// Whether the chunk begins and ends with its file; others there were never.
+    pub(super) fn is_whole_file(ioctl: &Ioctl<'_>) -> Result<bool, Errno> {
+        // The offset, the start and the length.
+        for at in (12..Control::CHUNK_LEN).step_by(4) {
+            if ioctl.word(Control::LEN + at)? != 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The name the device gets; one byte of it stays for the end of the text.
     pub(super) fn cookie(ioctl: &Ioctl<'_>) -> Result<Vec<u8>, Errno> {
         let start = Control::LEN + Control::CHUNK_LEN;

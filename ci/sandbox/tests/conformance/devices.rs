@@ -30,7 +30,7 @@ pub(crate) fn tests() -> Vec<Test> {
             the_partition_stays_with_its_old_size_after_unmount,
             the_partition_comes_back_at_an_open_after_start,
             the_partition_comes_back_at_blkrrpart_after_start;
-        &[Need::Tool, Need::Driver("it is not told when a node of a loop device is opened")] =>
+        &[Need::Tool, Need::Driver("opening a node goes unnoticed")] =>
             the_partition_goes_when_the_device_is_opened_empty;
     ]
 }

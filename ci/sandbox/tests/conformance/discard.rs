@@ -29,8 +29,8 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-const ZEROS: &str = "discards and zeros that are written look the same to it, so both become zeros, and whole clusters \
-                     are given back";
+/// Discards and zeros that are written look the same to it.
+const ZEROS: &str = "what is discarded is zero, and given back";
 
 /// A device with 4 MiB of ones.
 fn written() -> (Scratch, Device) {

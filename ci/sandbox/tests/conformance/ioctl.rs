@@ -59,9 +59,9 @@ pub(crate) struct Control {
     pub(crate) file: i32,
     pub(crate) io_type: u32,
     chunk_flags: u32,
-    offset: u32,
-    start: u64,
-    len: u64,
+    pub(crate) offset: u32,
+    pub(crate) start: u64,
+    pub(crate) len: u64,
     pub(crate) cookie: [u8; 64],
 }
 

@@ -34,6 +34,8 @@ pub(crate) fn tests() -> Vec<Test> {
             a_wrong_cluster_log_is_einval,
             a_bad_magic_is_einval,
             writable_with_a_read_only_descriptor_is_einval,
+            read_only_with_a_writable_descriptor_is_einval,
+            a_chunk_that_is_not_the_whole_file_is_einval,
             anything_above_a_writable_top_is_einval,
             mixed_versions_are_einval,
             a_top_smaller_than_its_base_is_einval,
@@ -157,6 +159,35 @@ fn writable_with_a_read_only_descriptor_is_einval() {
         control.flags &= !Control::READ_ONLY;
     });
     assert_eq!(added, error(libc::EINVAL));
+    refused(&device, 0);
+}
+
+/// The other way round *(source)*.
+fn read_only_with_a_writable_descriptor_is_einval() {
+    let scratch = Scratch::new();
+    let image = scratch.delta("base", 16);
+    let device = Device::new();
+    let added = device.add_with(&image, Mode::Writable, |control| {
+        control.flags |= Control::READ_ONLY;
+    });
+    assert_eq!(added, error(libc::EINVAL));
+    refused(&device, 0);
+}
+
+/// A chunk has neither offset, start nor length *(source)*.
+fn a_chunk_that_is_not_the_whole_file_is_einval() {
+    let scratch = Scratch::new();
+    let image = scratch.delta("base", 16);
+    let device = Device::new();
+    let changes: [fn(&mut Control); 3] = [
+        |control| control.offset = 1,
+        |control| control.start = 512,
+        |control| control.len = 1 << 20,
+    ];
+    for change in changes {
+        let added = device.add_with(&image, Mode::Writable, change);
+        assert_eq!(added, error(libc::EINVAL));
+    }
     refused(&device, 0);
 }
 

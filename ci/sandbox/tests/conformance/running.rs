@@ -38,10 +38,10 @@ pub(crate) fn tests() -> Vec<Test> {
             on_the_partition_stop_is_enodev,
             on_the_partition_start_and_clear_are_ebusy,
             a_mounted_image_is_larger_than_after_the_unmount;
-        &[Need::Driver("stock kernels let nobody refuse that for a file")] =>
+        &[Need::Driver("nobody can forbid that of a file")] =>
             truncate_of_an_attached_image_is_etxtbsy,
             fallocate_of_an_attached_image_is_etxtbsy;
-        &[Need::Tool, Need::Driver("it keeps no reserve on the host's file system")] =>
+        &[Need::Tool, Need::Driver("no space is kept free on the host")] =>
             writes_inside_end_with_enospc_while_the_host_has_59_mb;
     ]
 }

@@ -10,7 +10,6 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ploop::image::{Issue, check};
 use ploop::{CreateParam, DiscardParam, Ploop, ResizeMode, Size, copy, device};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group};
 
@@ -404,12 +403,6 @@ fn run<T>(
     }
     if operation.online {
         image.write("after", 2 << 20);
-    }
-    if operation.name == "merge" && !operation.online && check(image.descriptor()).has(Issue::InUse)
-    {
-        // The lower delta is marked, and cannot be mounted. The merge can be repeated.
-        let repeated = (operation.perform)(&mut image.open());
-        repeated.unwrap_or_else(|error| panic!("{what}: {error}"));
     }
     image.recover(what);
     result

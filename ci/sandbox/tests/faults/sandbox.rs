@@ -65,14 +65,25 @@ pub(crate) fn show(output: &str) {
     }
 }
 
+/// The library to preload: beside this program if Cargo built it for the tests, beside the sandbox's if it
+/// was asked to build it.
+fn library() -> Option<PathBuf> {
+    let own = env::current_exe().ok()?;
+    [&own, Path::new(PROGRAM)]
+        .into_iter()
+        .filter_map(|path| Some(path.parent()?.join("libploop_sandbox_preload.so")))
+        .find(|path| path.exists())
+}
+
 /// What a sandbox cannot be had for, in the words of `ploop-sandbox check`.
 pub(crate) fn missing() -> Option<&'static str> {
     static MISSING: OnceLock<Option<String>> = OnceLock::new();
     let check = || {
-        // `cargo test -p ploop-sandbox` alone does not make it.
-        let library = Path::new(PROGRAM).with_file_name("libploop_sandbox_preload.so");
-        if !library.exists() {
-            return Some("no sandbox: cargo build -p ploop-sandbox-preload".to_owned());
+        if env::var_os(SOCKET).is_some() {
+            return Some("needs sandboxes of its own, and this is one".to_owned());
+        }
+        if library().is_none() {
+            return Some("no sandbox: the library to preload is not built".to_owned());
         }
         let mut check = Command::new(PROGRAM);
         check.arg("check").stdin(Stdio::null());
@@ -81,9 +92,11 @@ pub(crate) fn missing() -> Option<&'static str> {
             Ok(output) if output.status.success() => return None,
             Ok(output) => output,
         };
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        Some(format!("no sandbox: {}", lines.join("; ")))
+        // A kind is one line.
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Some(format!("no sandbox: {}", words.join(" ")))
     };
     MISSING.get_or_init(check).as_deref()
 }
@@ -111,7 +124,11 @@ fn for_part(command: &mut Command, name: &str, directory: &Path) {
 /// This program again, for a part, in a sandbox.
 pub(crate) fn sandboxed(name: &str, directory: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.args(["run", "--"]).arg(env::current_exe().unwrap());
+    command.arg("run");
+    if let Some(library) = library() {
+        command.arg("--preload").arg(library);
+    }
+    command.arg("--").arg(env::current_exe().unwrap());
     for_part(&mut command, name, directory);
     command
 }

@@ -98,6 +98,7 @@ struct Settings {
     preallocation: u64,
     max_len: Option<u64>,
     track: bool,
+    keep_clusters: bool,
 }
 
 #[derive(Debug)]
@@ -399,6 +400,12 @@ impl DiskWriter {
     pub fn set_max_len(&mut self, len: Option<u64>) {
         self.settings.max_len = len;
         self.apply_settings();
+    }
+
+    /// Whether clusters that are [made zero](DiskWriter::write_zeroes) stay where they are, as in an
+    /// image that has all of them from the beginning (default: no).
+    pub fn set_keep_clusters(&mut self, keep: bool) {
+        self.settings.keep_clusters = keep;
     }
 
     /// Begins to remember which clusters of the top delta's file are written, its header and table

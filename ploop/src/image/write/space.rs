@@ -79,7 +79,9 @@ impl DiskWriter {
             }
         };
         match delta.cluster(cluster)? {
-            Some(_) if whole && !below => delta.remove(cluster).map(drop),
+            Some(_) if whole && !below && !self.settings.keep_clusters => {
+                delta.remove(cluster).map(drop)
+            }
             Some(place) if whole => delta.zero(place, self.cluster.bytes()),
             Some(place) => {
                 let within = offset % self.cluster.bytes();
