@@ -122,31 +122,54 @@ pub(crate) struct Attachment {
 
 /// Where this delta is the top. libploop's own search goes by base and name, and takes the lock over.
 pub(crate) fn attachments(top: &Path) -> Vec<Attachment> {
-    let (Ok(top), Ok(devices)) = (fs::canonicalize(top), fs::read_dir("/sys/block")) else {
+    let Ok(top) = fs::canonicalize(top) else {
         return Vec::new();
     };
-    devices
+    entries()
         .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let name = entry.file_name();
-            if !name.as_bytes().starts_with(b"ploop") {
-                return None;
-            }
             // A device that is stopped meanwhile has none of it.
-            let attribute = |of: &str| {
-                let text = fs::read(entry.path().join(of)).ok()?;
-                Some(text.strip_suffix(b"\n").unwrap_or(&text).to_vec())
-            };
-            let level = String::from_utf8(attribute("pstate/top")?).ok()?;
-            let image = attribute(&format!("pdelta/{level}/image"))?;
+            let level = String::from_utf8(attribute(&entry, "pstate/top")?).ok()?;
+            let image = attribute(&entry, &format!("pdelta/{level}/image"))?;
             (image == top.as_os_str().as_bytes()).then_some(())?;
             Some(Attachment {
-                device: Path::new("/dev").join(&name),
-                component: attribute("pstate/cookie")?,
-                read_only: attribute(&format!("pdelta/{level}/ro"))? != b"0",
+                device: Path::new("/dev").join(entry.file_name()?),
+                component: attribute(&entry, "pstate/cookie")?,
+                read_only: attribute(&entry, &format!("pdelta/{level}/ro"))? != b"0",
             })
         })
         .collect()
+}
+
+/// A device to which nothing could be attached keeps the name it was given, and so does the next image
+/// on it, which is then found by nobody (A18). Clears such devices.
+pub(crate) fn forget_name(component: &ComponentName) {
+    const NO_DELTA: &[u8] = b"4294967295";
+    for entry in entries() {
+        let kept = attribute(&entry, "pstate/cookie")
+            .is_some_and(|name| name == component.as_str().as_bytes());
+        if !kept || attribute(&entry, "pstate/top").as_deref() != Some(NO_DELTA) {
+            continue;
+        }
+        if let Some(name) = entry.file_name() {
+            // Should it fail, the device is no worse than before.
+            let _ = umount(Path::new("/dev").join(name));
+        }
+    }
+}
+
+/// The driver's devices, in sysfs.
+fn entries() -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir("/sys/block").into_iter().flatten();
+    entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let ours = entry.file_name().as_bytes().starts_with(b"ploop");
+        ours.then(|| entry.path())
+    })
+}
+
+fn attribute(entry: &Path, name: &str) -> Option<Vec<u8>> {
+    let text = fs::read(entry.join(name)).ok()?;
+    Some(text.strip_suffix(b"\n").unwrap_or(&text).to_vec())
 }
 
 /// `/dev/ploop` and a number: shorter names are over-read (13), longer ones cut (14), others are none

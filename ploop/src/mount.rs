@@ -139,6 +139,9 @@ impl Ploop {
         }
         let result = self.mount_with_component(param);
         if result.is_err() {
+            if let Some(component) = &self.component {
+                device::forget_name(component);
+            }
             self.set_component(before);
         }
         result
@@ -183,7 +186,7 @@ impl Ploop {
         }
         change.require_attachable(guid)?;
         // libploop looks for one of the same name, and mends a delta that another one writes to before the
-        // driver refuses it (A14).
+        // driver refuses it (A15).
         if let Some(image) = descriptor.image(guid) {
             for attachment in device::attachments(&image.file) {
                 if attachment.component == change.component() {

@@ -5,24 +5,20 @@
 //! `h4_…` the table of hazards, `ha_…` what was found later. One test may stand for several numbers.
 //! Whatever may crash, hang, or meet a signal runs in a child process; see [`fixture::child`].
 //!
-//! Not provoked here, since libploop gets there only with a running device:
+//! What takes a running image is in [`running`], and needs the driver; in the sandbox there is one.
 //!
-//! * 0.3, 4.21, the stray child of a tool that is missing: no tool is started without the driver. The
-//!   guard around a call is tested with a real stray child in `src/ffi/call.rs`, the look for the
-//!   tools here, with the tools hidden.
-//! * 0.19, 4.22, `kill(-1, SIGKILL)` when a discard cannot fork: the filter is tested in
-//!   `src/ffi/kill_filter.rs`.
-//! * 0.18, 4.20 by online merge: the other way to a closed descriptor 0, a conversion that is short of
-//!   memory, is provoked.
-//! * 4.11 by `ploop_get_mnt_by_dev`, 4.12, 4.14 by the device look-ups, 4.16, 4.17, 4.18, and 4.28 by
-//!   `SKIP_CREATE`.
+//! Not provoked here:
+//!
+//! * 0.19, 4.22, `kill(-1, SIGKILL)` when a discard cannot fork: the driver would have to fail at that very
+//!   moment. What it does otherwise is provoked; the filter is tested in `src/ffi/kill_filter.rs`.
+//! * 4.17: the sandbox gives a merge up whose caller died, where the driver waits for the next.
+//! * A13, A14: tested where programs are killed, in the sandbox's tests of faults.
 //!
 //! Nothing to provoke:
 //!
 //! * 0.5: return values of several styles, tested in `src/ffi/reply.rs` for each.
 //! * 0.6, 4.1: no pointer out of a handle can be passed back, since none leaves `ffi`.
-//! * 4.30: images of 2^30 clusters need format version 2, which needs the driver; the limit is tested
-//!   in `src/kernel.rs`.
+//! * 4.30: images of 2^30 clusters; the limit is tested in `src/kernel.rs`.
 //! * 4.32: no hazard.
 
 #[path = "../fixture/mod.rs"]
