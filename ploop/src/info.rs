@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use crate::device::attachments;
 use crate::ffi::{self, CPath, Turn};
 use crate::preflight::{Change, Store};
 use crate::resize::TemporaryMount;
@@ -99,14 +100,31 @@ impl Ploop {
         self.image.turn(&Turn::BASE_DELTA_FILE)?.base_delta_file()
     }
 
-    /// Limits the size of deltas, 0 for no limit (`ploop_set_max_delta_size`). libploop stores the
-    /// number in the descriptor and passes it to a running driver, unchanged both times.
+    /// Limits the size of deltas, in sectors, 0 for no limit (`ploop_set_max_delta_size`). libploop stores
+    /// the number in the descriptor and passes it to a running driver, unchanged both times.
+    ///
+    /// The driver fails what would make the top delta longer, and the file system goes read-only then.
+    /// It forgets the limit with the next snapshot, and is told again by the next mount.
     ///
     /// # Errors
     ///
-    /// As [`Ploop::snapshot_with`]; after an error the descriptor is as it was.
+    /// [`Busy`](ErrorKind::Busy) for no limit on a running image, and as [`Ploop::snapshot_with`];
+    /// after an error the descriptor is as it was.
     pub fn set_max_delta_size(&mut self, size: u64) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::MAX_DELTA_SIZE)?;
+        if size == 0 {
+            // A16: the driver takes the number for what it is, and fails every write to a new cluster.
+            let top = change.descriptor.top_image();
+            if let Some(at) = top.and_then(|top| attachments(&top.file).into_iter().next()) {
+                return change.refuse(
+                    ErrorKind::Busy,
+                    format!(
+                        "the image is attached to {}, and libploop would leave the driver no room at all; unmount it first, or set a large number",
+                        at.device.display()
+                    ),
+                );
+            }
+        }
         change.run(Store::Direct, |turn| {
             let turn = turn.set_max_delta_size(size)?;
             // 25: success is also reported where the descriptor could not be written.

@@ -78,7 +78,7 @@ impl Ploop {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a size of four clusters or less and one above the
     /// format's maximum, [`Busy`](ErrorKind::Busy) for an offline resize of a mounted image and while
     /// the balloon is in use, [`Unsupported`](ErrorKind::Unsupported) for shrinking a raw image
-    /// offline, [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool) where one is missing.
+    /// without snapshots, [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool) where one is missing.
     /// Where the data does not fit: [`InvalidInput`](ErrorKind::InvalidInput) online,
     /// [`Tool`](ErrorKind::Tool) with the code [`RESIZE_FS`](crate::Code::RESIZE_FS) offline, and
     /// [`NoSpace`](ErrorKind::NoSpace) where there is nothing left to take.
@@ -122,14 +122,12 @@ impl Ploop {
             change.require_tools(&["resize2fs", "tune2fs", "dumpe2fs", "fsck.ext4"])
         })?;
         let offline = param.mode == ResizeMode::Offline;
-        let raw = descriptor.mode == ImageMode::Raw
-            && descriptor.images.len() == 1
-            && param.size.is_some_and(|size| size <= descriptor.size);
-        if offline && raw {
-            // A15: the partition comes out a cluster shorter than the file system in it.
+        let shrinks = param.size.is_none_or(|size| size <= descriptor.size);
+        if descriptor.mode == ImageMode::Raw && descriptor.images.len() == 1 && shrinks {
+            // A15: offline, the partition comes out a cluster shorter than the file system in it.
             return change.refuse(
                 ErrorKind::Unsupported,
-                "libploop would make the partition of a raw image smaller than its file system, which could not be mounted any more; shrink it online",
+                "a raw image cannot be shrunk: the driver has no balloon for it, and libploop would cut off the end of its file system; take a snapshot first, and shrink it online",
             );
         }
         // libploop would ignore the word and resize online.

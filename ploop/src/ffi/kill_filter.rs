@@ -1,8 +1,9 @@
 //! A thread that cannot signal everybody.
 //!
 //! When `fork` fails inside `ploop_discard`, libploop passes its result, -1, to `kill` with SIGKILL:
-//! every process the caller may signal dies (hazard 22). So a discard runs in a thread of its own,
-//! with a system call filter that answers `kill(-1, …)` with EPERM.
+//! every process the caller may signal dies; and to `waitpid`: the end of any child the program has is
+//! taken for that of the one that was not forked (hazard 22). So a discard runs in a thread of its own,
+//! with a system call filter that answers `kill(-1, …)` with EPERM and `wait4(-1, …)` with ECHILD.
 
 use std::io;
 use std::mem::offset_of;
@@ -38,8 +39,12 @@ fn install() -> io::Result<()> {
         statement(LOAD, offset_of!(libc::seccomp_data, nr) as u32),
         jump(IF_EQUAL, libc::SYS_kill as u32, NEXT, 3),
         statement(LOAD, PID),
-        jump(IF_EQUAL, u32::MAX, NEXT, 1),
+        jump(IF_EQUAL, u32::MAX, NEXT, 5),
         statement(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        jump(IF_EQUAL, libc::SYS_wait4 as u32, NEXT, 3),
+        statement(LOAD, PID),
+        jump(IF_EQUAL, u32::MAX, NEXT, 1),
+        statement(RETURN, libc::SECCOMP_RET_ERRNO | libc::ECHILD as u32),
         statement(RETURN, libc::SECCOMP_RET_ALLOW),
     ];
     let filter = libc::sock_fprog {
@@ -102,5 +107,20 @@ mod tests {
         assert_eq!(myself, 0);
         // SAFETY: as above. The thread that called is not filtered.
         assert_eq!(unsafe { libc::kill(-1, 0) }, 0);
+    }
+
+    #[test]
+    fn no_child_of_others_is_waited_for_but_one_s_own_is() {
+        let mut other = std::process::Command::new("true").spawn().unwrap();
+        let ended = without_kill_all(|| {
+            let mut status = 0;
+            // SAFETY: `status` outlives the call.
+            let any = unsafe { libc::waitpid(-1, &mut status, 0) };
+            let why = io::Error::last_os_error().raw_os_error();
+            assert_eq!((any, why), (-1, Some(libc::ECHILD)));
+            std::process::Command::new("true").status().unwrap()
+        });
+        assert!(ended.unwrap().success());
+        assert!(other.wait().unwrap().success());
     }
 }

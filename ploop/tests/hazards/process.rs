@@ -28,9 +28,10 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_5_feedback_to_nobody_kills,
             ha_8_children_that_are_ignored;
         &[Need::Root] =>
-            h0_18_h4_20_a_conversion_closes_standard_input,
+            h0_18_h4_20_a_conversion_closes_standard_input;
+        &[Need::Root, Need::NoDriver] =>
             h4_34_descriptors_are_left_open;
-        &[Need::Root, Need::Mounts] =>
+        &[Need::Root, Need::Mounts, Need::NoDriver] =>
             h0_03_h4_21_a_missing_tool_makes_a_second_program;
     ]
 }

@@ -36,7 +36,9 @@ pub(crate) fn tests() -> Vec<Test> {
             h4_14_names_of_devices_are_cut,
             h4_18_sending_fails,
             ha_14_an_image_that_runs_under_a_name,
-            ha_14_a_delta_is_attached_twice;
+            ha_14_a_delta_is_attached_twice,
+            ha_15_a_raw_image_loses_its_end,
+            ha_16_no_limit_is_no_room;
         &[Need::Driver, Need::Root, Need::Mounts] =>
             h0_03_h4_21_the_second_program_of_a_missing_tool,
             h4_16_a_mount_point_overflows_the_stack;
@@ -605,6 +607,8 @@ fn ha_14_an_image_that_runs_under_a_name() {
             busy(image.convert(ploop::ImageMode::Raw));
             busy(image.set_max_delta_size(1 << 30));
         }
+        // The note would be the answer.
+        fs::remove_file(dir.join(".statfs")).unwrap();
         busy(other.discard(&DiscardParam::new().automount(true)));
         busy(ploop::fs_info(other.path()));
         assert_files(dir, &["first", "second"]);
@@ -660,43 +664,42 @@ fn ha_14_a_delta_is_attached_twice() {
     .succeeded();
 }
 
-/// The child that could not start a tool comes back as a second copy of the program, takes the device
-/// away, and ends with success. The crate looks for the tools first.
+/// The child that could not start a tool comes back as a second copy of the program, and takes the
+/// device away from the first. The crate looks for the tools.
 fn h0_03_h4_21_the_second_program_of_a_missing_tool() {
     let hide = || {
+        mounts::enter().unwrap();
         for hidden in ["/usr/sbin", "/sbin"] {
             mounts::tmpfs(&fs::canonicalize(hidden).unwrap(), 1 << 20);
         }
     };
     child("raw", |dir| {
-        create(dir);
-        mounts::private(|| {
-            hide();
-            let code = handle(dir).mount_at(Some(&target(dir)), |param| param.fsck = 1);
-            println!("came back: {code}");
+        hide();
+        let code = raw::create_image(&dir.join("root.hds"), SIZE.sectors(), |param| {
+            param.blocksize = 2048;
+            param.fstype = c"ext4".as_ptr().cast_mut();
         });
+        println!("came back: {code}");
     })
     .left(detach)
     .said("came back", 2);
     child("safe", |dir| {
         let mut image = create(dir);
-        mounts::private(|| {
-            hide();
-            for error in [
-                image.mount(&mount_param(dir).fsck(true)).unwrap_err(),
-                image
-                    .resize(Size::from_mib(400), ResizeMode::Offline)
-                    .unwrap_err(),
-                image
-                    .resize(Size::from_mib(400), ResizeMode::Online)
-                    .unwrap_err(),
-                Ploop::create(&CreateParam::new(target(dir).join("a"), SIZE)).unwrap_err(),
-            ] {
-                println!("came back: {error}");
-                assert_eq!(error.kind(), ErrorKind::Tool, "{error}");
-            }
-        });
-        image.mount(&mount_param(dir).fsck(true)).unwrap();
+        hide();
+        for error in [
+            image.mount(&mount_param(dir).fsck(true)).unwrap_err(),
+            image
+                .resize(Size::from_mib(400), ResizeMode::Offline)
+                .unwrap_err(),
+            image
+                .resize(Size::from_mib(400), ResizeMode::Online)
+                .unwrap_err(),
+            Ploop::create(&CreateParam::new(target(dir).join("a"), SIZE)).unwrap_err(),
+        ] {
+            println!("came back: {error}");
+            assert_eq!(error.kind(), ErrorKind::Tool, "{error}");
+        }
+        image.mount(&mount_param(dir)).unwrap();
         image.umount().unwrap();
     })
     .left(detach)
@@ -709,7 +712,8 @@ fn h0_03_h4_21_the_second_program_of_a_missing_tool() {
 fn h4_16_a_mount_point_overflows_the_stack() {
     // The image is on a file system that comes late in the table: that of another image.
     let prepare = |dir: &Path| {
-        let mut outer = create(dir);
+        create(dir);
+        mounts::enter().unwrap();
         // Each blank is four bytes there.
         let mut long = dir.join("long");
         for _ in 0..5 {
@@ -717,38 +721,87 @@ fn h4_16_a_mount_point_overflows_the_stack() {
         }
         fs::create_dir_all(&long).unwrap();
         mounts::tmpfs(&long, 1 << 20);
-        outer.mount(&mount_param(dir)).ok();
-        let device = match outer.device().unwrap() {
-            Some(device) => device,
-            // The crate does not mount it.
-            None => {
-                assert_eq!(handle(dir).mount_at(Some(&target(dir)), |_| ()), 0);
-                outer.device().unwrap().unwrap()
-            }
-        };
-        assert_eq!(device::mount_point(device).unwrap(), Some(target(dir)));
+        // The crate would not do it.
+        assert_eq!(handle(dir).mount_at(Some(&target(dir)), |_| ()), 0);
         let inner = target(dir).join("inner");
         fs::create_dir(&inner).unwrap();
         disk::create(&inner);
         inner
     };
     child("raw", |dir| {
-        mounts::private(|| {
-            let inner = prepare(dir);
-            handle(&inner).mount();
-        });
+        let inner = prepare(dir);
+        handle(&inner).mount();
     })
     .left(detach)
     .crashed();
     child("safe", |dir| {
-        mounts::private(|| {
-            let inner = prepare(dir);
-            let mut image = Ploop::open(disk::descriptor(&inner)).unwrap();
-            let error = image.mount(&MountParam::new()).unwrap_err();
+        let inner = prepare(dir);
+        let mut image = Ploop::open(disk::descriptor(&inner)).unwrap();
+        let error = image.mount(&MountParam::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.message().contains("mountinfo"), "{error}");
+        detach(dir);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// Offline, a raw image is shrunk so that its partition is a cluster shorter than the file system in it,
+/// which is not mounted any more. The crate does not shrink it.
+fn ha_15_a_raw_image_loses_its_end() {
+    let create_raw = |dir: &Path| {
+        fs::create_dir(target(dir)).unwrap();
+        let param = CreateParam::new(dir.join("root.hds"), SIZE).mode(ploop::ImageMode::Raw);
+        Ploop::create(&param).unwrap()
+    };
+    child("raw", |dir| {
+        let mut image = create_raw(dir);
+        assert_eq!(handle(dir).resize(Size::from_mib(200).sectors(), true), 0);
+        let error = image.mount(&mount_param(dir)).unwrap_err();
+        assert_eq!(error.code(), Some(Code::MOUNT.get()), "{error}");
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = create_raw(dir);
+        image.mount(&mount_param(dir)).unwrap();
+        write(dir, "first");
+        image.umount().unwrap();
+        for mode in [ResizeMode::Online, ResizeMode::Offline] {
+            let error = image.resize(Size::from_mib(200), mode).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-            assert!(error.message().contains("mountinfo"), "{error}");
-            detach(dir);
-        });
+        }
+        image.mount(&mount_param(dir)).unwrap();
+        assert_files_at_the_end(dir, &mut image, &["first"]);
+    })
+    .left(detach)
+    .succeeded();
+}
+
+/// No limit for deltas is passed on to the driver as the number 0, which leaves it no room for anything:
+/// what is written fails, and the file system goes read-only. The crate refuses it while the image runs.
+fn ha_16_no_limit_is_no_room() {
+    child("raw", |dir| {
+        running(dir);
+        assert_eq!(handle(dir).set_max_delta_size(0), 0);
+        let file = File::create(target(dir).join("second")).unwrap();
+        let bytes = vec![7; 20 << 20];
+        let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all());
+        written.unwrap_err();
+    })
+    .left(detach)
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = running(dir);
+        image.set_max_delta_size(1 << 30).unwrap();
+        busy(image.set_max_delta_size(0));
+        write(dir, "second");
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+        image.set_max_delta_size(0).unwrap();
+        assert_eq!(image.descriptor().unwrap().max_delta_size, None);
+        image.mount(&mount_param(dir)).unwrap();
+        write(dir, "third");
+        assert_files_at_the_end(dir, &mut image, &["first", "second", "third"]);
     })
     .left(detach)
     .succeeded();

@@ -1,5 +1,7 @@
 //! What can be asked of images, devices and the driver, and settings of running images.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ploop::{
@@ -182,17 +184,41 @@ fn a_limit_for_deltas() {
     assert_eq!(guard.descriptor().unwrap().max_delta_size, Some(sectors));
     container.write("b", 20 << 20);
     container.verify(&["a", "b"]);
+    // None at all is none at all to the driver (A16).
+    let error = refused(guard.set_max_delta_size(0), ErrorKind::Busy, Code::PARAM);
+    assert!(error.message().contains("/dev/ploop"), "{error}");
+    container.write("c", 20 << 20);
     guard.umount().unwrap();
     // Passed on at the next mount.
     let mut guard = image.mount_guard(&container.param()).unwrap();
-    container.write("c", 1 << 20);
-    guard.snapshot().unwrap();
     container.write("d", 1 << 20);
-    guard.set_max_delta_size(0).unwrap();
-    assert_eq!(guard.descriptor().unwrap().max_delta_size, None);
-    container.verify(&["a", "b", "c", "d"]);
+    guard.snapshot().unwrap();
+    container.write("e", 1 << 20);
+    let all = ["a", "b", "c", "d", "e"];
+    container.verify(&all);
     guard.umount().unwrap();
-    container.verify_image(&mut image, &["a", "b", "c", "d"]);
+    image.set_max_delta_size(0).unwrap();
+    assert_eq!(image.descriptor().unwrap().max_delta_size, None);
+    container.verify_image(&mut image, &all);
+    // One that is reached fails what is written.
+    let mut guard = image.mount_guard(&container.param()).unwrap();
+    guard
+        .set_max_delta_size(Size::from_mib(10).sectors())
+        .unwrap();
+    let file = File::create(container.target().join("f")).unwrap();
+    let written = (&file)
+        .write_all(&[7; 30 << 20])
+        .and_then(|()| file.sync_all());
+    written.unwrap_err();
+    drop(file);
+    guard.umount().unwrap();
+    image.set_max_delta_size(0).unwrap();
+    container.verify_whole();
+    // What was there before is whole.
+    let guard = image.mount_guard(&container.param().fsck(true)).unwrap();
+    let _ = std::fs::remove_file(container.target().join("f"));
+    container.verify(&all);
+    guard.umount().unwrap();
 }
 
 /// Of an image with a file system: refused while it runs, and the same files afterwards.

@@ -102,8 +102,11 @@ impl Device {
         if read_only != (mode == OFlags::RDONLY) {
             return Err(Errno::INVAL);
         }
-        if read_only && written_by(&file).is_some_and(|by| by != self.index) {
-            return Err(Errno::TXTBSY);
+        // Whatever its mark says: that is in the file, where everybody can write.
+        match written_by(&file) {
+            Some(by) if read_only && by != self.index => return Err(Errno::TXTBSY),
+            Some(_) if !read_only => return Err(Errno::BUSY),
+            _ => {}
         }
         let (size, version) = if raw {
             (file.metadata().map_err(|e| errno(&e))?.len(), 0)
