@@ -162,7 +162,13 @@ impl Image {
     #[track_caller]
     pub(crate) fn recover(&self, what: &str) {
         let mut image = self.open();
-        if image.is_mounted().unwrap_or_else(|e| panic!("{what}: {e}")) {
+        let mut mounted = image.is_mounted();
+        if let Some(stopped) = mounted.as_ref().err().and_then(stopped_device) {
+            // One that was killed between two steps.
+            ploop::device::umount(stopped).unwrap_or_else(|error| panic!("{what}: {error}"));
+            mounted = image.is_mounted();
+        }
+        if mounted.unwrap_or_else(|error| panic!("{what}: {error}")) {
             // One that was frozen for a copy stays frozen.
             let _ = run("fsfreeze", &["-u", self.target().to_str().unwrap()]);
             image
@@ -210,6 +216,12 @@ impl Image {
             "{what}: {report}"
         );
     }
+}
+
+/// The device that an error says is in the way.
+fn stopped_device(error: &ploop::Error) -> Option<&str> {
+    let (_, name) = error.message().split_once("found stopped ploop device ")?;
+    name.split(';').next()
 }
 
 /// A thread that writes.
