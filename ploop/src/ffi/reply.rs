@@ -59,7 +59,7 @@ impl Reply {
         }
         if error.message().starts_with(STOPPED_DEVICE) {
             return error.with_advice(
-                "a program that was killed left it so; ploop::device::umount gives it free",
+                "a program that was killed left it so; unmount the image, which gives the device free",
             );
         }
         error

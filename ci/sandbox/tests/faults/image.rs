@@ -163,9 +163,12 @@ impl Image {
     pub(crate) fn recover(&self, what: &str) {
         let mut image = self.open();
         let mut mounted = image.is_mounted();
-        if let Some(stopped) = mounted.as_ref().err().and_then(stopped_device) {
-            // One that was killed between two steps.
-            ploop::device::umount(stopped).unwrap_or_else(|error| panic!("{what}: {error}"));
+        // Killed between two steps, it left a device that does not run.
+        let stopped = |error: &ploop::Error| error.message().contains("stopped ploop device");
+        if mounted.as_ref().is_err_and(stopped) {
+            image
+                .umount()
+                .unwrap_or_else(|error| panic!("{what}: the device is not given free: {error}"));
             mounted = image.is_mounted();
         }
         if mounted.unwrap_or_else(|error| panic!("{what}: {error}")) {
@@ -216,12 +219,6 @@ impl Image {
             "{what}: {report}"
         );
     }
-}
-
-/// The device that an error says is in the way.
-fn stopped_device(error: &ploop::Error) -> Option<&str> {
-    let (_, name) = error.message().split_once("found stopped ploop device ")?;
-    name.split(';').next()
 }
 
 /// A thread that writes.
