@@ -45,7 +45,8 @@ impl DiscardParam {
         DiscardParam::default()
     }
 
-    /// The smallest extent to give back; never less than a cluster.
+    /// The smallest extent to give back; never less than a cluster. ext4 refuses more than a group of
+    /// blocks has, 128 MiB with blocks of 4 KiB.
     pub fn min_length(mut self, size: Size) -> DiscardParam {
         self.min_length = size;
         self

@@ -77,8 +77,8 @@ pub fn is_large_disk_supported() -> bool {
     ffi::is_large_disk_supported()
 }
 
-/// The largest disk that can be made with this cluster, in the format the driver prefers
-/// (`ploop_get_max_size`). A file system has a limit of its own, 16 TiB.
+/// The largest disk that can be made with this cluster and a file system, in the format the driver
+/// prefers (`ploop_get_max_size`): 16 TiB, or 2 TiB in format v1.
 ///
 /// # Errors
 ///

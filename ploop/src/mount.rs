@@ -183,7 +183,7 @@ impl Ploop {
         }
         change.require_attachable(guid)?;
         // libploop looks for one of the same name, and mends a delta that another one writes to before the
-        // driver refuses it (A13).
+        // driver refuses it (A14).
         if let Some(image) = descriptor.image(guid) {
             for attachment in device::attachments(&image.file) {
                 if attachment.component == change.component() {

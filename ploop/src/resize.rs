@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::ffi::Turn;
 use crate::preflight::{Change, Store};
-use crate::{Descriptor, ErrorKind, FsType, Ploop, Result, Size, kernel};
+use crate::{Descriptor, ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel};
 
 /// Whether [`Ploop::resize`] works on the mounted file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,8 +77,11 @@ impl Ploop {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a size of four clusters or less and one above the
     /// format's maximum, [`Busy`](ErrorKind::Busy) for an offline resize of a mounted image and while
-    /// the balloon is in use, [`Tool`](ErrorKind::Tool) where the data does not fit (code
-    /// [`RESIZE_FS`](crate::Code::RESIZE_FS)) or a tool is missing, [`NoDriver`](ErrorKind::NoDriver).
+    /// the balloon is in use, [`Unsupported`](ErrorKind::Unsupported) for shrinking a raw image
+    /// offline, [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool) where one is missing.
+    /// Where the data does not fit: [`InvalidInput`](ErrorKind::InvalidInput) online,
+    /// [`Tool`](ErrorKind::Tool) with the code [`RESIZE_FS`](crate::Code::RESIZE_FS) offline, and
+    /// [`NoSpace`](ErrorKind::NoSpace) where there is nothing left to take.
     /// After an error the data is whole; the size may have changed in part, and the same call goes on
     /// from there.
     pub fn resize_with(&mut self, param: &ResizeParam) -> Result<()> {
@@ -119,6 +122,16 @@ impl Ploop {
             change.require_tools(&["resize2fs", "tune2fs", "dumpe2fs", "fsck.ext4"])
         })?;
         let offline = param.mode == ResizeMode::Offline;
+        let raw = descriptor.mode == ImageMode::Raw
+            && descriptor.images.len() == 1
+            && param.size.is_some_and(|size| size <= descriptor.size);
+        if offline && raw {
+            // A15: the partition comes out a cluster shorter than the file system in it.
+            return change.refuse(
+                ErrorKind::Unsupported,
+                "libploop would make the partition of a raw image smaller than its file system, which could not be mounted any more; shrink it online",
+            );
+        }
         // libploop would ignore the word and resize online.
         if offline {
             if let Some(device) = change.turn().devices()?.first() {

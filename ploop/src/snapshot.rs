@@ -117,8 +117,8 @@ pub struct TemporarySnapshot {
     pub guid: Guid,
     /// The device it is attached to.
     pub device: PathBuf,
-    /// Keeps the snapshot. When it is dropped, and the snapshot is not mounted either, the next
-    /// operation that clears temporary snapshots away merges it.
+    /// Keeps the snapshot. When it is dropped, the next operation that clears temporary snapshots away
+    /// unmounts, detaches and merges it.
     pub holder: Option<OwnedFd>,
 }
 

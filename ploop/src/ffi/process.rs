@@ -192,16 +192,115 @@ fn is_pending(signal: libc::c_int) -> bool {
     }
 }
 
-/// Makes sure that this thread's heap goes on for a while behind what is allocated next.
+/// Makes sure that the heap of this thread goes on for a while behind what is allocated next.
 ///
 /// Debian's build reads up to 4 KiB beyond its own copies of paths (hazard 0.8). They are on the heap,
-/// where no caller can pad them, and a copy in the heap's last page makes the process fault. What was
-/// freed at the heap's end stays mapped, up to glibc's default threshold of 128 KiB.
+/// where no caller can pad them, and a copy in the heap's last page makes the process fault. glibc has
+/// two kinds of heaps:
+///
+/// * That of the main thread ends where the data segment ends. What is freed there stays, up to 128 KiB.
+/// * Those of other threads are parts of an area that was reserved for them, the rest of which cannot
+///   be read. It is made readable, which is all it takes, and no memory.
+///
+/// Other allocators are left as they are.
+#[cfg(target_env = "gnu")]
 pub(super) fn extend_heap() {
     const ROOM: usize = 100 << 10;
-    // SAFETY: the block is freed at once and not touched. `black_box` keeps the pair from being
-    // optimised away.
-    unsafe { libc::free(std::hint::black_box(libc::malloc(ROOM))) }
+    let mut blocks = [std::ptr::null_mut(); 64];
+    for block in &mut blocks {
+        // SAFETY: the blocks are freed below and not written to. `black_box` keeps the pairs from being
+        // optimised away.
+        *block = unsafe { std::hint::black_box(libc::malloc(ROOM)) };
+        // One from the middle of the heap says nothing about its end.
+        if block.is_null() || ends_well(block.addr()) {
+            break;
+        }
+    }
+    for block in blocks {
+        // SAFETY: it is NULL or came from `malloc` above, and is freed once.
+        unsafe { libc::free(block) }
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn extend_heap() {}
+
+/// Whether the heap goes on once this block is free, or is not one of those described above. Its header
+/// is what glibc documents in `malloc.c`: its own size with flags in the lowest bits, one word before it.
+#[cfg(target_env = "gnu")]
+fn ends_well(block: usize) -> bool {
+    const WORD: usize = size_of::<usize>();
+    const FLAGS: usize = 7;
+    const OF_ANOTHER_THREAD: usize = 4;
+    const MAPPED: usize = 2;
+    let Some(header) = word(block - WORD) else {
+        return true;
+    };
+    if header & MAPPED != 0 {
+        return true;
+    }
+    if header & OF_ANOTHER_THREAD != 0 {
+        make_rest_readable(block);
+        return true;
+    }
+    // SAFETY: asking for the end of the data segment changes nothing.
+    let end = unsafe { libc::sbrk(0) }.addr();
+    let next = block - 2 * WORD + (header & !FLAGS);
+    if next >= end {
+        return true;
+    }
+    // The last chunk, which what is freed beside it is added to, ends with the heap.
+    word(next + WORD).is_none_or(|size| next + (size & !FLAGS) == end)
+}
+
+/// The area of a thread's heap: aligned to its size, with the heap's own size at its beginning, and the
+/// size of the part that can be written to.
+#[cfg(target_env = "gnu")]
+fn make_rest_readable(block: usize) {
+    const AREA: usize = 64 << 20;
+    const PAGE: usize = 4096;
+    thread_local! {
+        static DONE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+    let start = block & !(AREA - 1);
+    if DONE.get() == start {
+        return;
+    }
+    let field = |number| word(start + number * size_of::<usize>());
+    let (Some(size), Some(usable)) = (field(2), field(3)) else {
+        return;
+    };
+    let is_heap = size <= usable && usable <= AREA && usable % PAGE == 0 && block < start + size;
+    if !is_heap {
+        return;
+    }
+    // SAFETY: the range was reserved by glibc for this heap alone, which makes each part of it writable
+    // before it is used, whatever it was. It cannot fault and holds nothing.
+    unsafe {
+        libc::mprotect(
+            std::ptr::with_exposed_provenance_mut(start + usable),
+            AREA - usable,
+            libc::PROT_READ,
+        );
+    }
+    DONE.set(start);
+}
+
+/// The word at an address, if it can be read.
+#[cfg(target_env = "gnu")]
+fn word(address: usize) -> Option<usize> {
+    let mut word = 0usize;
+    let local = libc::iovec {
+        iov_base: (&raw mut word).cast(),
+        iov_len: size_of::<usize>(),
+    };
+    let remote = libc::iovec {
+        iov_base: std::ptr::with_exposed_provenance_mut(address),
+        iov_len: size_of::<usize>(),
+    };
+    // SAFETY: the kernel copies between the two, and fails where the address cannot be read.
+    let read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+    (read == size_of::<usize>() as isize).then_some(word)
 }
 
 /// Standard input, kept aside while a call runs that may close file descriptor 0: an online merge
@@ -228,5 +327,36 @@ impl Drop for Stdin {
             }
             libc::close(copy);
         }
+    }
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    /// Copies of a path, wherever the allocator puts them: behind each there is what libploop reads.
+    fn assert_room() {
+        // Holes for blocks of any size, so that the first one comes from the middle.
+        let mut holes: Vec<Vec<u8>> = (0..64).map(|n| Vec::with_capacity(n * 2000 + 1)).collect();
+        for round in 0..200 {
+            holes.remove(round % 7);
+            holes.push(Vec::with_capacity(round * 37 % 120_000 + 1));
+            extend_heap();
+            let copies: Vec<Box<[u8]>> = (0..20).map(|n| vec![1; 20 + n * 13].into()).collect();
+            for copy in &copies {
+                let end = copy.as_ptr().addr() + copy.len();
+                assert!(word(end + 4096).is_some(), "{end:x} in round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_room_behind_every_copy() {
+        assert_room();
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(assert_room);
+            }
+        });
     }
 }

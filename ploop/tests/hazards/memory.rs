@@ -496,7 +496,8 @@ fn h4_10_other_clusters_overflow_a_merge() {
         let top = image.top_delta_file().unwrap();
         let other = dir.join("other");
         fs::create_dir(&other).unwrap();
-        Ploop::create(&CreateParam::new(other.join("root.hds"), disk::SIZE).fs(None)).unwrap();
+        let param = CreateParam::new(other.join("root.hds"), disk::SIZE).fs(None);
+        Ploop::create(&param.format(ploop::FormatVersion::V1)).unwrap();
         fs::rename(other.join("root.hds"), &top).unwrap();
         fs::remove_dir_all(&other).unwrap();
         let file = fs::File::options().write(true).open(&top).unwrap();

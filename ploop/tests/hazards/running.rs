@@ -35,8 +35,8 @@ pub(crate) fn tests() -> Vec<Test> {
             h4_12_a_result_without_terminator,
             h4_14_names_of_devices_are_cut,
             h4_18_sending_fails,
-            ha_13_an_image_that_runs_under_a_name,
-            ha_13_a_delta_is_attached_twice;
+            ha_14_an_image_that_runs_under_a_name,
+            ha_14_a_delta_is_attached_twice;
         &[Need::Driver, Need::Root, Need::Mounts] =>
             h0_03_h4_21_the_second_program_of_a_missing_tool,
             h4_16_a_mount_point_overflows_the_stack;
@@ -202,8 +202,8 @@ fn h0_14_h4_28_the_running_top_in_upper_case() {
     .succeeded();
 }
 
-// SAFETY: asking for a descriptor's flags has no precondition.
 fn stdin_is_open() -> bool {
+    // SAFETY: asking for a descriptor's flags has no precondition.
     unsafe { libc::fcntl(0, libc::F_GETFD) != -1 }
 }
 
@@ -558,7 +558,7 @@ fn h4_18_sending_fails() {
 
 /// libploop looks for devices without a name only: of an image that is mounted under one it makes
 /// snapshots as if it did not run, and what is written goes to the snapshot. The crate looks at all.
-fn ha_13_an_image_that_runs_under_a_name() {
+fn ha_14_an_image_that_runs_under_a_name() {
     let name = || ComponentName::new("name").unwrap();
     child("raw", |dir| {
         let mut image = create(dir);
@@ -618,7 +618,7 @@ fn ha_13_an_image_that_runs_under_a_name() {
 /// Mounting checks all deltas and mends them before it asks the driver, also the one that a device is
 /// writing to: its table is written again with what was read before, and the mark of its use taken
 /// off. The crate looks for such a device.
-fn ha_13_a_delta_is_attached_twice() {
+fn ha_14_a_delta_is_attached_twice() {
     child("raw", |dir| {
         running(dir);
         let base = dir.join("root.hds");

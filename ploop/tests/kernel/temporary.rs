@@ -102,12 +102,14 @@ fn it_is_mounted_where_it_is_asked_for() {
     container.write("new", 2 << 20);
     container.verify_at(&view, &["old"]);
     container.verify(&["new", "old"]);
-    assert_eq!(device::mount_point(&temporary.device).unwrap(), Some(view));
-    // The mount alone keeps it, too.
-    drop(temporary.holder);
+    let mounted_at = device::mount_point(&temporary.device).unwrap();
+    assert_eq!(mounted_at.as_ref(), Some(&view));
     refused(guard.delete_snapshot(guid), ErrorKind::Busy, Code::EBUSY);
-    device::umount(&temporary.device).unwrap();
+    container.verify_at(&view, &["old"]);
+    // The mount alone does not keep it: it is unmounted as well.
+    drop(temporary.holder);
     guard.delete_snapshot(guid).unwrap();
+    assert_eq!(guard.devices().unwrap().len(), 1);
     assert_eq!(guard.descriptor().unwrap().images.len(), 1);
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
     container.verify(&["new", "old"]);
