@@ -49,6 +49,9 @@
 //! deleting, merging, replacing, converting, everything that looks, and all of [`image`]. Mounting,
 //! resizing, discarding, sending copies and making file systems end in [`ErrorKind::NoDriver`].
 //!
+//! For development and tests, the repository of this crate has a sandbox: `cargo xtask sandbox -- CMD`
+//! runs a program on a stand-in for the driver in user space, in which all of it works.
+//!
 //! libploop looks for a running device in most operations, under a lock in `/var/lock/ploop` that
 //! belongs to root. So most operations need root, with the driver or without.
 //!

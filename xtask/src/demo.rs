@@ -32,7 +32,7 @@ volume() {
     printf '$ volume %s\n' "$*" >&2
     "$0" --base "$scratch/base" "$@"
 }
-volume create web --size 256MiB
+volume create web --size 512MiB
 volume mount web "$scratch/mnt"
 df -h "$scratch/mnt"
 echo before >"$scratch/mnt/file"
