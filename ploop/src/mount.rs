@@ -259,8 +259,12 @@ impl Ploop {
     pub fn umount(&mut self) -> Result<()> {
         let mut turn = self.image.turn(&Turn::UMOUNT)?;
         turn.finish_interrupted()?;
-        if let Some(device) = turn.device()? {
-            device::harmless_mount_of(turn.operation(), &device)?;
+        match turn.device() {
+            Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device)?,
+            Ok(None) => {}
+            // One that has the deltas and does not run (A15): nothing is mounted from it.
+            Err(error) if error.kind() == ErrorKind::Busy => {}
+            Err(error) => return Err(error),
         }
         turn.umount()
     }
