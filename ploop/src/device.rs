@@ -141,7 +141,7 @@ pub(crate) fn attachments(top: &Path) -> Vec<Attachment> {
 }
 
 /// A device to which nothing could be attached keeps the name it was given, and so does the next image
-/// on it, which is then found by nobody (A18). Clears such devices.
+/// on it, which is then found by nobody (A19). Clears such devices.
 pub(crate) fn forget_name(component: &ComponentName) {
     const NO_DELTA: &[u8] = b"4294967295";
     for entry in entries() {

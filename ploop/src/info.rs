@@ -113,7 +113,7 @@ impl Ploop {
     pub fn set_max_delta_size(&mut self, size: u64) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::MAX_DELTA_SIZE)?;
         if size == 0 {
-            // A17: the driver takes the number for what it is, and fails every write to a new cluster.
+            // A18: the driver takes the number for what it is, and fails every write to a new cluster.
             let top = change.descriptor.top_image();
             if let Some(at) = top.and_then(|top| attachments(&top.file).into_iter().next()) {
                 return change.refuse(

@@ -124,7 +124,7 @@ impl Ploop {
         let offline = param.mode == ResizeMode::Offline;
         let shrinks = param.size.is_none_or(|size| size <= descriptor.size);
         if descriptor.mode == ImageMode::Raw && descriptor.images.len() == 1 && shrinks {
-            // A16: offline, the partition comes out a cluster shorter than the file system in it.
+            // A17: offline, the partition comes out a cluster shorter than the file system in it.
             return change.refuse(
                 ErrorKind::Unsupported,
                 "a raw image cannot be shrunk: the driver has no balloon for it, and libploop would cut off the end of its file system; take a snapshot first, and shrink it online",

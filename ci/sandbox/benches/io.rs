@@ -23,7 +23,7 @@ use ploop::{CreateParam, MountParam, Ploop, Size};
 use sandbox::{Lines, Running, tool};
 
 const SIZE: Size = Size::from_gib(3);
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const ATTACHMENTS: usize = 15;
 
 /// A job of fio: the name of its line, and its arguments.

@@ -57,9 +57,17 @@ impl Reply {
                 "libploop makes deltas of format v2 only with a driver that supports large disks",
             );
         }
+        if error.message().starts_with(STOPPED_DEVICE) {
+            return error.with_advice(
+                "a program that was killed left it so; unmount the image, which gives the device free",
+            );
+        }
         error
     }
 }
+
+/// What libploop says, in nearly all operations, of a device that has deltas and does not run.
+const STOPPED_DEVICE: &str = "Unexpectedly found stopped ploop device";
 
 /// What libploop says of version 2 without a driver that knows it.
 const UNKNOWN_VERSION: &str = "Unknown ploop image version: 2";
@@ -72,7 +80,7 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
         return by_code;
     };
     // Failures that come under many codes, or under one that means something else.
-    if message.starts_with("Image is in use") {
+    if message.starts_with("Image is in use") || message.starts_with(STOPPED_DEVICE) {
         return ErrorKind::Busy;
     }
     if message.contains("/proc/vz/ploop_minor") {

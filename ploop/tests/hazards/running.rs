@@ -35,12 +35,12 @@ pub(crate) fn tests() -> Vec<Test> {
             h4_12_a_result_without_terminator,
             h4_14_names_of_devices_are_cut,
             h4_18_sending_fails,
-            ha_15_an_image_that_runs_under_a_name,
-            ha_15_a_delta_is_attached_twice,
-            ha_16_a_raw_image_loses_its_end,
-            ha_17_no_limit_is_no_room;
+            ha_16_an_image_that_runs_under_a_name,
+            ha_16_a_delta_is_attached_twice,
+            ha_17_a_raw_image_loses_its_end,
+            ha_18_no_limit_is_no_room;
         &[Need::Driver, Need::Root, Need::Mounts] =>
-            ha_18_a_name_stays_with_a_free_device,
+            ha_19_a_name_stays_with_a_free_device,
             h0_03_h4_21_the_second_program_of_a_missing_tool,
             h4_16_a_mount_point_overflows_a_buffer;
         &[Need::Driver, Need::Root, Need::ImmutableFiles] =>
@@ -561,7 +561,7 @@ fn h4_18_sending_fails() {
 
 /// libploop looks for devices without a name only: of an image that is mounted under one it makes
 /// snapshots as if it did not run, and what is written goes to the snapshot. The crate looks at all.
-fn ha_15_an_image_that_runs_under_a_name() {
+fn ha_16_an_image_that_runs_under_a_name() {
     let name = || ComponentName::new("name").unwrap();
     child("raw", |dir| {
         let mut image = create(dir);
@@ -623,7 +623,7 @@ fn ha_15_an_image_that_runs_under_a_name() {
 /// Mounting checks all deltas and mends them before it asks the driver, also the one that a device is
 /// writing to: its table is written again with what was read before, and the mark of its use taken
 /// off. The crate looks for such a device.
-fn ha_15_a_delta_is_attached_twice() {
+fn ha_16_a_delta_is_attached_twice() {
     child("raw", |dir| {
         running(dir);
         let base = dir.join("root.hds");
@@ -765,7 +765,7 @@ const NAME_FOR_NOTHING: &str = "name-for-nothing";
 
 /// A device to which nothing could be attached keeps the component name it was given, and the next image
 /// on it has it too: nobody finds that one. The crate clears the device.
-fn ha_18_a_name_stays_with_a_free_device() {
+fn ha_19_a_name_stays_with_a_free_device() {
     // The driver refuses tmpfs.
     let on_tmpfs = |dir: &Path| {
         let place = dir.join("tmpfs");
@@ -802,7 +802,7 @@ fn ha_18_a_name_stays_with_a_free_device() {
 
 /// Offline, a raw image is shrunk so that its partition is a cluster shorter than the file system in it,
 /// which is not mounted any more. The crate does not shrink it.
-fn ha_16_a_raw_image_loses_its_end() {
+fn ha_17_a_raw_image_loses_its_end() {
     let create_raw = |dir: &Path| {
         fs::create_dir(target(dir)).unwrap();
         let param = CreateParam::new(dir.join("root.hds"), SIZE).mode(ploop::ImageMode::Raw);
@@ -834,7 +834,7 @@ fn ha_16_a_raw_image_loses_its_end() {
 
 /// No limit for deltas is passed on to the driver as the number 0, which leaves it no room for anything:
 /// what is written fails, and the file system goes read-only. The crate refuses it while the image runs.
-fn ha_17_no_limit_is_no_room() {
+fn ha_18_no_limit_is_no_room() {
     child("raw", |dir| {
         running(dir);
         assert_eq!(handle(dir).set_max_delta_size(0), 0);

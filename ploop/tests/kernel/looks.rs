@@ -186,7 +186,7 @@ fn a_limit_for_deltas() {
     assert_eq!(guard.descriptor().unwrap().max_delta_size, Some(sectors));
     container.write("b", 20 << 20);
     container.verify(&["a", "b"]);
-    // None at all is none at all to the driver (A17).
+    // None at all is none at all to the driver (A18).
     let error = refused(guard.set_max_delta_size(0), ErrorKind::Busy, Code::PARAM);
     assert!(error.message().contains("/dev/ploop"), "{error}");
     container.write("c", 20 << 20);

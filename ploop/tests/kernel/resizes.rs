@@ -250,7 +250,7 @@ fn a_chain_grows() {
     }
 }
 
-/// It does not shrink (A16) until there is a delta above it.
+/// It does not shrink (A17) until there is a delta above it.
 fn a_raw_image_grows_and_shrinks() {
     let (mut container, mut image) = Container::made(SIZE, |param| param.mode(ImageMode::Raw));
     let guard = image.mount_guard(&container.param()).unwrap();

@@ -2,8 +2,12 @@
 //! descriptor that says so is complete, but not yet in its place.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use ploop::{ErrorKind, MountParam};
 
 use super::image::{Image, differences};
 use super::program::Program;
@@ -101,6 +105,28 @@ pub(crate) fn libploop_loses(directory: &Path) {
         };
         assert_eq!(lost, number < 2, "{operation}");
     }
+}
+
+/// A device that has the image's deltas and does not run, as of a program that was killed between two
+/// steps of attaching or detaching: errors say so, and an unmount gives it free.
+pub(crate) fn stopped(directory: &Path) {
+    const PLOOP_IOC_STOP: u32 = 0x5002;
+    let image = Image::create(directory);
+    let mut handle = image.open();
+    let attached = handle.mount(&MountParam::new()).unwrap();
+    let device = File::open(&attached.device).unwrap();
+    // SAFETY: the request has no argument.
+    let code = unsafe { libc::ioctl(device.as_raw_fd(), PLOOP_IOC_STOP as _, 0) };
+    assert_eq!(code, 0, "{}", std::io::Error::last_os_error());
+    drop(device);
+    for error in [handle.is_mounted().err(), handle.snapshot().err()] {
+        let error = error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        assert!(error.message().contains("unmount the image"), "{error}");
+    }
+    handle.umount().unwrap();
+    assert!(!handle.is_mounted().unwrap());
+    image.recover("after it was given free");
 }
 
 fn libploop_unmounts(image: &Image) {

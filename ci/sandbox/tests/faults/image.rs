@@ -162,7 +162,16 @@ impl Image {
     #[track_caller]
     pub(crate) fn recover(&self, what: &str) {
         let mut image = self.open();
-        if image.is_mounted().unwrap_or_else(|e| panic!("{what}: {e}")) {
+        let mut mounted = image.is_mounted();
+        // Killed between two steps, it left a device that does not run.
+        let stopped = |error: &ploop::Error| error.message().contains("stopped ploop device");
+        if mounted.as_ref().is_err_and(stopped) {
+            image
+                .umount()
+                .unwrap_or_else(|error| panic!("{what}: the device is not given free: {error}"));
+            mounted = image.is_mounted();
+        }
+        if mounted.unwrap_or_else(|error| panic!("{what}: {error}")) {
             // One that was frozen for a copy stays frozen.
             let _ = run("fsfreeze", &["-u", self.target().to_str().unwrap()]);
             image

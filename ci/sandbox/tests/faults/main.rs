@@ -40,6 +40,7 @@ const PARTS: &[sandbox::Part] = &[
     }),
     ("exact", exact::crate_recovers),
     ("exact-libploop", exact::libploop_loses),
+    ("stopped", exact::stopped),
     ("daemon-prepare", daemon::prepare),
     ("daemon-write", daemon::write),
     ("daemon-verify", daemon::verify),
@@ -66,6 +67,9 @@ const TESTS: &[(&str, fn())] = &[
     }),
     ("libploop_alone_loses_what_came_after", || {
         program::in_sandbox("exact-libploop")
+    }),
+    ("a_device_that_was_left_stopped", || {
+        program::in_sandbox("stopped")
     }),
     ("daemon_killed_while_writing", daemon::killed),
     ("no_space_under_the_image", || {

@@ -451,13 +451,11 @@ pub(crate) fn conduct_creation(directory: &Path) {
 fn detach_all_below(directory: &Path, what: &str) {
     for entry in fs::read_dir("/sys/block").unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
-        let running = fs::read_to_string(entry.path().join("pstate/running"));
-        if name.starts_with("ploop") && running.is_ok_and(|text| text.trim() == "1") {
+        // Also of one that does not run, or not yet.
+        let base = fs::read_to_string(entry.path().join("pdelta/0/image")).unwrap_or_default();
+        if name.starts_with("ploop") && Path::new(&base).starts_with(directory) {
             let device = PathBuf::from("/dev").join(name);
-            let (top, _) = device::top_delta(&device).unwrap();
-            if top.starts_with(directory) {
-                device::umount(&device).unwrap_or_else(|error| panic!("{what}: {error}"));
-            }
+            device::umount(&device).unwrap_or_else(|error| panic!("{what}: {error}"));
         }
     }
 }
