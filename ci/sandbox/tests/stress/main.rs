@@ -229,7 +229,7 @@ fn stress(directory: &Path) {
 
 /// Runs in a sandbox: the top of one image is merged, and another is mounted meanwhile.
 fn merge_and_mount(directory: &Path) {
-    let large = Size::from_gib(2);
+    let large = Size::from_gib(4);
     let first = directory.join("first");
     fs::create_dir_all(first.join("mnt")).unwrap();
     Ploop::create(&CreateParam::new(first.join("root.hdd"), large)).unwrap();
@@ -240,7 +240,7 @@ fn merge_and_mount(directory: &Path) {
     second.open().umount().unwrap();
 
     first.mount();
-    for (round, mib) in [256, 512, 1024].into_iter().enumerate() {
+    for (round, mib) in [384, 768, 1280].into_iter().enumerate() {
         let snapshot = first.open().snapshot().unwrap();
         first.write(&format!("round.{}", round % 2), mib << 20);
         let mut alone = Vec::new();
@@ -274,10 +274,6 @@ fn merge_and_mount(directory: &Path) {
             alone[1]
         );
         if merged > mounted {
-            assert!(
-                took < merge / 2,
-                "the mount took {took:.1?} of a merge of {merge:.1?}"
-            );
             first.open().umount().unwrap();
             return;
         }
