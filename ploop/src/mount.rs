@@ -253,7 +253,8 @@ impl Ploop {
     /// [component](Ploop::component).
     ///
     /// Needs the driver and root. An operation that was interrupted is completed first; the delta of a
-    /// merge that was may be left, and [`check`](crate::image::check) names it. A busy file system is tried again for some six seconds, a busy device for a minute.
+    /// merge that was may be left, and [`check`](crate::image::check) names it. A busy file system is
+    /// tried again for some six seconds, a busy device for a minute.
     ///
     /// # Errors
     ///
