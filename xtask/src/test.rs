@@ -30,7 +30,7 @@ const RUNS: [&str; 2] = [
 ];
 
 /// The test programs that need the driver, as Cargo names them. Each runs in a sandbox of its own.
-const SANDBOXED: [&str; 1] = ["-p ploop --test kernel"];
+const SANDBOXED: [&str; 2] = ["-p ploop --test kernel", "-p ploop --test hazards"];
 
 /// How long one of them may take: a program that hangs must not eat the run.
 const LIMIT: Duration = Duration::from_secs(30 * 60);

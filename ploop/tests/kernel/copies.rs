@@ -143,7 +143,9 @@ fn to_nobody() {
         drop(reader);
         let error = copy::send(&mounted.device, &writer, None).unwrap_err();
         assert_eq!(error.path(), Some(&*mounted.device), "{error}");
-        assert!(error.code().is_some(), "{error}");
+        // libploop goes on in a thread whose stack is gone (4.18); the process that copies may die of it.
+        let died = error.message().contains("died");
+        assert!(error.code().is_some() || died, "{error}");
         container.verify(&["a"]);
     }
     container.write("b", 1 << 20);
