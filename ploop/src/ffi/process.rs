@@ -195,14 +195,11 @@ fn is_pending(signal: libc::c_int) -> bool {
 /// Makes sure that the heap of this thread goes on for a while behind what is allocated next.
 ///
 /// Debian's build reads up to 4 KiB beyond its own copies of paths (hazard 0.8). They are on the heap,
-/// where no caller can pad them, and a copy in the heap's last page makes the process fault. glibc has
-/// two kinds of heaps:
+/// where no caller can pad them, and a copy in the heap's last page makes the process fault. What is
+/// freed at the end of a heap stays there, up to 128 KiB, so a block that came from there is allocated
+/// and freed. Threads that share a heap may use that up again; then there is less room.
 ///
-/// * That of the main thread ends where the data segment ends. What is freed there stays, up to 128 KiB.
-/// * Those of other threads are parts of an area that was reserved for them, the rest of which cannot
-///   be read. It is made readable, which is all it takes, and no memory.
-///
-/// Other allocators are left as they are.
+/// Other allocators than glibc's are left as they are.
 #[cfg(target_env = "gnu")]
 pub(super) fn extend_heap() {
     const ROOM: usize = 100 << 10;
@@ -212,7 +209,7 @@ pub(super) fn extend_heap() {
         // optimised away.
         *block = unsafe { std::hint::black_box(libc::malloc(ROOM)) };
         // One from the middle of the heap says nothing about its end.
-        if block.is_null() || ends_well(block.addr()) {
+        if block.is_null() || !is_glibc_s(*block) || is_last_of_heap(block.addr()) {
             break;
         }
     }
@@ -225,65 +222,56 @@ pub(super) fn extend_heap() {
 #[cfg(not(target_env = "gnu"))]
 pub(super) fn extend_heap() {}
 
-/// Whether the heap goes on once this block is free, or is not one of those described above. Its header
-/// is what glibc documents in `malloc.c`: its own size with flags in the lowest bits, one word before it.
 #[cfg(target_env = "gnu")]
-fn ends_well(block: usize) -> bool {
-    const WORD: usize = size_of::<usize>();
-    const FLAGS: usize = 7;
+const WORD: usize = size_of::<usize>();
+
+/// In the lowest bits of a size in glibc's heap.
+#[cfg(target_env = "gnu")]
+const FLAGS: usize = 7;
+
+/// Whether `malloc` is glibc's, which a program can put another one in the place of. Then a block has
+/// its size one word before it, as `malloc.c` documents. Asked once in a process.
+#[cfg(target_env = "gnu")]
+fn is_glibc_s(block: *mut libc::c_void) -> bool {
+    static ANSWER: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        // SAFETY: the block came from `malloc`.
+        let usable = unsafe { libc::malloc_usable_size(block) };
+        word(block.addr() - WORD).is_some_and(|header| (header & !FLAGS) == usable + WORD)
+    })
+}
+
+/// Whether a block of glibc's ends where only the rest of its heap begins, which it is added to when it
+/// is freed; or is in none, for it is mapped by itself.
+#[cfg(target_env = "gnu")]
+fn is_last_of_heap(block: usize) -> bool {
     const OF_ANOTHER_THREAD: usize = 4;
     const MAPPED: usize = 2;
-    let Some(header) = word(block - WORD) else {
-        return true;
+    /// A heap of another thread is aligned to so much, and begins with four words, of which the third is
+    /// its size.
+    const AREA: usize = 64 << 20;
+    // Other threads may write to these words at any time: a wrong answer costs room, no more.
+    let load = |address: usize| {
+        // SAFETY: all that is asked for lies in a heap, in or before its last chunk, and is aligned. It
+        // belongs to the allocator, and is read at once or not at all.
+        unsafe {
+            std::sync::atomic::AtomicUsize::from_ptr(std::ptr::with_exposed_provenance_mut(address))
+                .load(std::sync::atomic::Ordering::Relaxed)
+        }
     };
+    let header = load(block - WORD);
     if header & MAPPED != 0 {
         return true;
     }
-    if header & OF_ANOTHER_THREAD != 0 {
-        make_rest_readable(block);
-        return true;
-    }
-    // SAFETY: asking for the end of the data segment changes nothing.
-    let end = unsafe { libc::sbrk(0) }.addr();
-    let next = block - 2 * WORD + (header & !FLAGS);
-    if next >= end {
-        return true;
-    }
-    // The last chunk, which what is freed beside it is added to, ends with the heap.
-    word(next + WORD).is_none_or(|size| next + (size & !FLAGS) == end)
-}
-
-/// The area of a thread's heap: aligned to its size, with the heap's own size at its beginning, and the
-/// size of the part that can be written to.
-#[cfg(target_env = "gnu")]
-fn make_rest_readable(block: usize) {
-    const AREA: usize = 64 << 20;
-    const PAGE: usize = 4096;
-    thread_local! {
-        static DONE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-    }
-    let start = block & !(AREA - 1);
-    if DONE.get() == start {
-        return;
-    }
-    let field = |number| word(start + number * size_of::<usize>());
-    let (Some(size), Some(usable)) = (field(2), field(3)) else {
-        return;
+    let end = if header & OF_ANOTHER_THREAD != 0 {
+        let start = block & !(AREA - 1);
+        start + load(start + 2 * WORD)
+    } else {
+        // SAFETY: asking for the end of the data segment changes nothing.
+        unsafe { libc::sbrk(0) }.addr()
     };
-    let is_heap = size <= usable && usable <= AREA && usable % PAGE == 0 && block < start + size;
-    if !is_heap {
-        return;
-    }
-    // SAFETY: the range was reserved by glibc for this heap alone, which makes each part of it writable
-    // before it is used, whatever it was. It cannot fault and holds nothing.
-    unsafe {
-        libc::mprotect(
-            std::ptr::with_exposed_provenance_mut(start + usable),
-            AREA - usable,
-            libc::PROT_READ,
-        );
-    }
-    DONE.set(start);
+    let next = block - 2 * WORD + (header & !FLAGS);
+    next + 2 * WORD > end || next + (load(next + WORD) & !FLAGS) >= end
 }
 
 /// The word at an address, if it can be read.
@@ -353,9 +341,27 @@ mod tests {
     #[test]
     fn there_is_room_behind_every_copy() {
         assert_room();
+        // In a heap of another thread. Few of them, for of those that share one each may take the
+        // other's room.
+        std::thread::spawn(assert_room).join().unwrap();
+    }
+
+    /// Many threads on the same heaps take room from each other, and nothing else.
+    #[test]
+    fn threads_that_share_a_heap_leave_it_whole() {
         std::thread::scope(|scope| {
-            for _ in 0..20 {
-                scope.spawn(assert_room);
+            for _ in 0..40 {
+                scope.spawn(|| {
+                    let mut kept: Vec<Vec<u8>> = Vec::new();
+                    for round in 0..300 {
+                        extend_heap();
+                        kept.push(vec![round as u8; round * 97 % 30_000 + 1]);
+                        if kept.len() > 20 {
+                            let old = kept.remove(round % 20);
+                            assert!(old.iter().all(|byte| *byte == old[0]));
+                        }
+                    }
+                });
             }
         });
     }
