@@ -195,21 +195,33 @@ fn is_pending(signal: libc::c_int) -> bool {
 /// Makes sure that the heap of this thread goes on for a while behind what is allocated next.
 ///
 /// Debian's build reads up to 4 KiB beyond its own copies of paths (hazard 0.8). They are on the heap,
-/// where no caller can pad them, and a copy in the heap's last page makes the process fault. What is
-/// freed at the end of a heap stays there, up to 128 KiB, so a block that came from there is allocated
-/// and freed. Threads that share a heap may use that up again; then there is less room.
+/// where no caller can pad them, and a copy in the heap's last page makes the process fault. So blocks
+/// from the end of the heap are allocated and freed. In the heap of the main thread up to 128 KiB of
+/// that stay; in those of other threads all of it can be read from then on, but glibc makes them longer
+/// by no more than it needs at a time, so there it takes more.
 ///
 /// Other allocators than glibc's are left as they are.
 #[cfg(target_env = "gnu")]
 pub(super) fn extend_heap() {
-    const ROOM: usize = 100 << 10;
+    const BLOCK: usize = 100 << 10;
     let mut blocks = [std::ptr::null_mut(); 64];
+    let mut at_the_end = 0;
     for block in &mut blocks {
         // SAFETY: the blocks are freed below and not written to. `black_box` keeps the pairs from being
         // optimised away.
-        *block = unsafe { std::hint::black_box(libc::malloc(ROOM)) };
+        *block = unsafe { std::hint::black_box(libc::malloc(BLOCK)) };
+        if block.is_null() || !is_glibc_s(*block) {
+            break;
+        }
         // One from the middle of the heap says nothing about its end.
-        if block.is_null() || !is_glibc_s(*block) || is_last_of_heap(block.addr()) {
+        let (is_last, wanted) = match heap_of(block.addr()) {
+            Heap::None => break,
+            Heap::Main { is_last } => (is_last, 1),
+            Heap::Other { room, .. } if room >= OTHERS_ROOM => break,
+            Heap::Other { is_last, .. } => (is_last, OTHERS_ROOM.div_ceil(BLOCK) + 1),
+        };
+        at_the_end += usize::from(is_last);
+        if at_the_end >= wanted {
             break;
         }
     }
@@ -218,6 +230,10 @@ pub(super) fn extend_heap() {
         unsafe { libc::free(block) }
     }
 }
+
+/// What is to be readable behind the heap of another thread than the main one.
+#[cfg(target_env = "gnu")]
+const OTHERS_ROOM: usize = 2 << 20;
 
 #[cfg(not(target_env = "gnu"))]
 pub(super) fn extend_heap() {}
@@ -241,14 +257,28 @@ fn is_glibc_s(block: *mut libc::c_void) -> bool {
     })
 }
 
-/// Whether a block of glibc's ends where only the rest of its heap begins, which it is added to when it
-/// is freed; or is in none, for it is mapped by itself.
+/// Where a block of glibc's lies. The last of a heap ends where only the heap's rest begins, which it is
+/// added to when it is freed.
 #[cfg(target_env = "gnu")]
-fn is_last_of_heap(block: usize) -> bool {
+enum Heap {
+    /// It is mapped by itself, or the heap is not one of those described here.
+    None,
+    Main {
+        is_last: bool,
+    },
+    /// With so much behind the heap's end that can be read.
+    Other {
+        is_last: bool,
+        room: usize,
+    },
+}
+
+#[cfg(target_env = "gnu")]
+fn heap_of(block: usize) -> Heap {
     const OF_ANOTHER_THREAD: usize = 4;
     const MAPPED: usize = 2;
     /// A heap of another thread is aligned to so much, and begins with four words, of which the third is
-    /// its size.
+    /// its size, and the fourth how much of it can be read.
     const AREA: usize = 64 << 20;
     // Other threads may write to these words at any time: a wrong answer costs room, no more.
     let load = |address: usize| {
@@ -261,17 +291,32 @@ fn is_last_of_heap(block: usize) -> bool {
     };
     let header = load(block - WORD);
     if header & MAPPED != 0 {
-        return true;
+        return Heap::None;
     }
-    let end = if header & OF_ANOTHER_THREAD != 0 {
-        let start = block & !(AREA - 1);
-        start + load(start + 2 * WORD)
-    } else {
-        // SAFETY: asking for the end of the data segment changes nothing.
-        unsafe { libc::sbrk(0) }.addr()
-    };
     let next = block - 2 * WORD + (header & !FLAGS);
-    next + 2 * WORD > end || next + (load(next + WORD) & !FLAGS) >= end
+    let is_last = |end| next + 2 * WORD > end || next + (load(next + WORD) & !FLAGS) >= end;
+    if header & OF_ANOTHER_THREAD == 0 {
+        // SAFETY: asking for the end of the data segment changes nothing.
+        let end = unsafe { libc::sbrk(0) }.addr();
+        return Heap::Main {
+            is_last: is_last(end),
+        };
+    }
+    let start = block & !(AREA - 1);
+    let (size, readable) = (load(start + 2 * WORD), load(start + 3 * WORD));
+    if next > start + size || size > readable || readable > AREA {
+        return Heap::None;
+    }
+    // Where the area ends, the next heap begins elsewhere.
+    let room = if AREA - size < 2 * OTHERS_ROOM {
+        usize::MAX
+    } else {
+        readable - size
+    };
+    Heap::Other {
+        is_last: is_last(start + size),
+        room,
+    }
 }
 
 /// The word at an address, if it can be read.
@@ -330,6 +375,8 @@ mod tests {
             holes.remove(round % 7);
             holes.push(Vec::with_capacity(round * 37 % 120_000 + 1));
             extend_heap();
+            // What a large descriptor takes in between.
+            let _elements: Vec<Vec<u8>> = (0..5000).map(|_| vec![0; 180]).collect();
             let copies: Vec<Box<[u8]>> = (0..20).map(|n| vec![1; 20 + n * 13].into()).collect();
             for copy in &copies {
                 let end = copy.as_ptr().addr() + copy.len();
@@ -340,9 +387,8 @@ mod tests {
 
     #[test]
     fn there_is_room_behind_every_copy() {
+        // Every test has a thread of its own.
         assert_room();
-        // In a heap of another thread. Few of them, for of those that share one each may take the
-        // other's room.
         std::thread::spawn(assert_room).join().unwrap();
     }
 
