@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
@@ -72,6 +73,22 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+/// The next line, if it comes in time.
+fn line(output: &mut BufReader<ChildStdout>) -> String {
+    if output.buffer().is_empty() {
+        let mut polled = [PollFd::new(output.get_ref(), PollFlags::IN)];
+        let patience = Timespec {
+            tv_sec: PATIENCE.as_secs() as i64,
+            tv_nsec: 0,
+        };
+        let ready = rustix::event::poll(&mut polled, Some(&patience)).expect("a poll");
+        assert!(ready > 0, "no line in {PATIENCE:?}");
+    }
+    let mut line = String::new();
+    output.read_line(&mut line).expect("a line");
+    line
+}
+
 /// A shell script in a sandbox. It says where the sandbox is before it does what it is for.
 struct Sandbox {
     launcher: Child,
@@ -89,7 +106,9 @@ impl Sandbox {
         let mounts_before = mounts_of_the_host();
         let prologue = "minor=$(cat $PLOOP_SANDBOX_PROC_VZ/ploop_minor) || exit 99; N=$((minor / 16)); \
                         echo $$ $(dirname $PLOOP_SANDBOX_SOCKET) $N; ";
-        let mut launcher = Command::new(PROGRAM)
+        // Whoever runs the tests may ignore some, as shells do for what is in the background.
+        let mut launcher = Command::new("env")
+            .args(["--default-signal=HUP,INT,QUIT,TERM", PROGRAM])
             .args(["run", "--preload", ""])
             .args(options)
             .args(["--", "sh", "-c"])
@@ -99,8 +118,7 @@ impl Sandbox {
             .spawn()
             .expect("the launcher starts");
         let mut output = BufReader::new(launcher.stdout.take().expect("a pipe"));
-        let mut line = String::new();
-        output.read_line(&mut line).expect("a line");
+        let line = line(&mut output);
         let mut words = line.split_whitespace();
         let mut word = || {
             words
@@ -127,9 +145,7 @@ impl Sandbox {
     }
 
     fn next_line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("a line");
-        line.trim().to_owned()
+        line(&mut self.output).trim().to_owned()
     }
 
     /// Waits for the launcher, and checks that nothing is left of the sandbox.
