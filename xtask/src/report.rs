@@ -115,11 +115,11 @@ impl Report {
             let reason = rest.strip_prefix(", ").or(kind);
             let reason = reason.unwrap_or("no reason given").to_owned();
             self.name(reason, name.trim());
-        } else if let Some((name, "ok" | "FAILED")) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.split_once(" ... "))
-        {
-            self.ran.insert(name.trim().to_owned());
+        } else if let Some((begin, "ok" | "FAILED")) = line.rsplit_once(" ... ") {
+            // A program that the test ran may have left its last line without an end.
+            if let Some((_, name)) = begin.rsplit_once("test ") {
+                self.ran.insert(name.trim().to_owned());
+            }
         }
     }
 
@@ -196,7 +196,7 @@ test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured; 4 filtered out; fini
     fn what_runs_later_is_ignored_no_more() {
         let mut first = report(OUTPUT);
         let later = report(
-            "test mount::quota ... ok\ntest [no disk] new ... ignored\n\
+            "a program's wordstest mount::quota ... ok\ntest [no disk] new ... ignored\n\
              test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out",
         );
         first.add(later);
