@@ -16,7 +16,7 @@ mod sandbox;
 use std::path::Path;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
 const PARTS: &[sandbox::Part] = &[
     ("perform", program::perform),
@@ -82,17 +82,5 @@ const TESTS: &[(&str, fn())] = &[
 
 fn main() -> ExitCode {
     sandbox::run_part(PARTS);
-    let missing = sandbox::missing();
-    let trials = TESTS
-        .iter()
-        .map(|(name, body)| {
-            Trial::test(*name, move || {
-                body();
-                Ok(())
-            })
-            .with_ignored_flag(missing.is_some())
-            .with_kind(missing.unwrap_or_default())
-        })
-        .collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), sandbox::trials(TESTS)).exit_code()
 }

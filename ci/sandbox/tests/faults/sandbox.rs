@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
+use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -73,6 +74,21 @@ fn library() -> Option<PathBuf> {
         .into_iter()
         .filter_map(|path| Some(path.parent()?.join("libploop_sandbox_preload.so")))
         .find(|path| path.exists())
+}
+
+/// Tests as the runner takes them: ignored, with the reason, where no sandbox can be had.
+pub(crate) fn trials(tests: &[(&'static str, fn())]) -> Vec<Trial> {
+    let missing = missing();
+    let trial = |(name, body): &(&'static str, fn())| {
+        let body = *body;
+        Trial::test(*name, move || {
+            body();
+            Ok(())
+        })
+        .with_ignored_flag(missing.is_some())
+        .with_kind(missing.unwrap_or_default())
+    };
+    tests.iter().map(trial).collect()
 }
 
 /// What a sandbox cannot be had for, in the words of `ploop-sandbox check`.

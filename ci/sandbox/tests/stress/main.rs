@@ -19,7 +19,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use ploop::{CreateParam, Guid, Ploop, Size};
 
 use image::{Files, Image};
@@ -305,20 +305,8 @@ const TESTS: &[(&str, fn())] = &[
 
 fn main() -> ExitCode {
     sandbox::run_part(PARTS);
-    let missing = sandbox::missing();
-    let trials = TESTS
-        .iter()
-        .map(|(name, body)| {
-            Trial::test(*name, move || {
-                body();
-                Ok(())
-            })
-            .with_ignored_flag(missing.is_some())
-            .with_kind(missing.unwrap_or_default())
-        })
-        .collect();
     let mut arguments = Arguments::from_args();
     // One measures what the other would disturb.
     arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials).exit_code()
+    libtest_mimic::run(&arguments, sandbox::trials(TESTS)).exit_code()
 }
