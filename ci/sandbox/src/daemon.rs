@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rustix::process::DumpableBehavior;
 
-use crate::driver::Driver;
+use crate::driver::{Driver, list_attached_in};
 use crate::state::{Lock, State};
 use crate::teardown::{self, PATIENCE};
 use crate::tree::{self, Tree};
@@ -44,6 +44,8 @@ pub(crate) fn run(dir: PathBuf) -> Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
 
     let state = Arc::new(State::new(dir));
+    let attached = state.attached();
+    list_attached_in(&attached).with_context(|| format!("cannot make {}", attached.display()))?;
     let driver = Arc::new(Driver::new(Arc::clone(&state)));
     let tree = Tree::new(Arc::clone(&state), Arc::clone(&driver));
     let tree = fuse::mount(tree, &state.tree(), tree::THREADS)

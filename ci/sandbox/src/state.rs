@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use ploop_sandbox_wire as wire;
 use rustix::fs::FlockOperation;
 
 const BASE: &str = "/run/ploop-sandbox";
@@ -83,6 +84,11 @@ impl State {
         self.dir.join("socket")
     }
 
+    /// The list of attached files.
+    pub(crate) fn attached(&self) -> PathBuf {
+        self.dir.join(wire::ATTACHED)
+    }
+
     /// Where the FUSE file system of what belongs into `/sys` and `/proc` is mounted.
     pub(crate) fn tree(&self) -> PathBuf {
         self.dir.join("tree")
@@ -147,6 +153,7 @@ impl State {
             ignore_missing(fs::remove_dir(self.dir.join(name)))?;
         }
         ignore_missing(fs::remove_file(self.socket()))?;
+        ignore_missing(fs::remove_file(self.attached()))?;
         // Without the lock's file nobody could tell that this directory is taken.
         let _list = lock_list().map_err(io::Error::other)?;
         ignore_missing(fs::remove_file(self.lock()))?;

@@ -3,11 +3,10 @@
 use crate::aside::{self, Aside};
 use crate::daemon::{self, Beside, NotCancelled, Wait};
 use crate::errno::{self, fail};
-use crate::{ioctl, libploop, memory, real, settings, stat};
+use crate::{balloon, ioctl, libploop, memory, real, settings, stat};
 use libc::{c_int, c_ulong, c_void, pid_t};
 use ploop_sandbox_wire::{Request, call};
 use std::cell::Cell;
-use std::ffi::CStr;
 
 /// Opens the balloon of the file system that a directory is the root of: `_IO('f', 42)`.
 pub(crate) const OPEN_BALLOON: u32 = 0x662a;
@@ -15,9 +14,6 @@ pub(crate) const OPEN_BALLOON: u32 = 0x662a;
 pub(crate) const SET_RSV_BLOCKS: u32 = 0x4008_662c;
 /// Grows the file system: `_IOW('f', 16, __u64)`.
 pub(crate) const RESIZE_FS: u32 = 0x4008_6610;
-
-/// The balloon, as libploop calls it in the root of each file system.
-const BALLOON: &CStr = c".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
 
 thread_local! {
     /// The balloon that this thread opened last. Nothing is done when a thread ends, so that no destructor is needed.
@@ -33,10 +29,19 @@ pub(crate) fn open_balloon(descriptor: c_int) -> Option<Result<c_int, c_int>> {
     if status.st_mode & libc::S_IFMT != libc::S_IFDIR {
         return None;
     }
+    if balloon::inode(status.st_dev).is_none() {
+        return Some(Err(libc::ENOENT));
+    }
     let openat = real::openat()?;
     // Not for the programs that are started meanwhile: resize2fs would hold the file system that has to be unmounted.
     // SAFETY: a C string; no file is made, so no mode is needed.
-    let balloon = unsafe { openat(descriptor, BALLOON.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    let balloon = unsafe {
+        openat(
+            descriptor,
+            balloon::NAME.as_ptr(),
+            libc::O_RDWR | libc::O_CLOEXEC,
+        )
+    };
     if balloon < 0 {
         return Some(Err(errno::get()));
     }
@@ -134,7 +139,8 @@ unsafe extern "C-unwind" fn waitpid(pid: pid_t, status: *mut c_int, options: c_i
 /// The thread's balloon steps aside, if the descriptor is still one.
 fn balloon_aside() -> Option<(Aside, std::ffi::CString)> {
     let balloon = OPENED.try_with(Cell::get).ok()?;
-    let path = aside::path(balloon).filter(|path| path.to_bytes().ends_with(BALLOON.to_bytes()));
+    let path =
+        aside::path(balloon).filter(|path| path.to_bytes().ends_with(balloon::NAME.to_bytes()));
     let Some(path) = path else {
         // Closed, and perhaps something else by now.
         let _ = OPENED.try_with(|opened| opened.set(-1));

@@ -2,7 +2,7 @@
 
 use crate::errno::{self, fail};
 use crate::paths::{self, redirected};
-use crate::{libploop, mounts, real, settings};
+use crate::{attached, balloon, libploop, mounts, real, settings};
 use libc::{DIR, FILE, c_char, c_int, dev_t, mode_t, size_t, ssize_t};
 use ploop_sandbox_wire::MAJOR;
 
@@ -20,6 +20,16 @@ fn flags(path: *const c_char, flags: c_int) -> c_int {
     }
 }
 
+/// The directory that a function's path starts at.
+macro_rules! start {
+    () => {
+        libc::AT_FDCWD
+    };
+    ($directory:ident) => {
+        $directory
+    };
+}
+
 /// The functions that open by a path, a mode behind the flags or none.
 macro_rules! open {
     ($($name:ident $([$directory:ident])? (path, flags $(, $mode:ident)?);)+) => {
@@ -33,6 +43,9 @@ macro_rules! open {
             ) -> c_int {
                 if let Some(descriptor) = mounts::opened(path, flags) {
                     return descriptor;
+                }
+                if let Some(errno) = attached::opening(start!($($directory)?), path, flags) {
+                    return fail(errno);
                 }
                 let flags = self::flags(path, flags);
                 redirected(path, |path| match real::$name() {
@@ -64,6 +77,9 @@ macro_rules! fopen {
                 if let Some(file) = mounts::fopened(path, mode) {
                     return file;
                 }
+                if let Some(errno) = attached::opening_stream(path, mode) {
+                    return fail(errno);
+                }
                 redirected(path, |path| match real::$name() {
                     // SAFETY: called as the program calls it, the path aside, which is a C string too.
                     Some(real) => unsafe { real(path, mode) },
@@ -86,6 +102,9 @@ macro_rules! lead {
                 path: *const c_char
                 $(, $argument: $type)*
             ) -> $result {
+                if balloon::hides(start!($($before)?), path) {
+                    return fail(libc::EPERM);
+                }
                 redirected(path, |path| match real::$name() {
                     // SAFETY: called as the program calls it, the path aside, which is a C string too.
                     Some(real) => unsafe { real($($before,)? path $(, $argument)*) },
@@ -177,6 +196,9 @@ unsafe extern "C-unwind" fn __xmknodat(
 
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn chmod(path: *const c_char, mode: mode_t) -> c_int {
+    if balloon::hides(libc::AT_FDCWD, path) {
+        return fail(libc::EPERM);
+    }
     let before = errno::get();
     let result = match real::chmod() {
         // SAFETY: called as the program calls it.

@@ -13,6 +13,8 @@
 //! | `stat` and the like of the sandbox's devices, and of files on them | the driver's numbers (`stat`) |
 //! | `mknod`, `chmod` of the driver's nodes | nothing: the nodes are the daemon's (`files`) |
 //! | `mount` with `balloon_ino=` | without that option, which the daemon is told (`mounts`) |
+//! | removing, renaming, shortening, giving space to a file that is attached | refused (`attached`) |
+//! | what names the balloon, or lists its directory | refused, or without it (`balloon`) |
 //!
 //! Numbers are translated, the list of mounts is rewritten and OpenVZ's ext4 is imitated in processes that use libploop
 //! alone (see `libploop`): mkfs, parted and the rest work on the real devices behind the nodes, under their real numbers.
@@ -29,6 +31,8 @@
 //! cancellation points, and a cancelled thread unwinds through them.
 
 mod aside;
+mod attached;
+mod balloon;
 mod daemon;
 mod errno;
 mod ext4;
@@ -47,6 +51,7 @@ mod stat;
 extern "C" fn load() {
     real::resolve_all();
     if settings::settings().is_some() {
+        attached::map();
         libploop::is_used();
     }
 }

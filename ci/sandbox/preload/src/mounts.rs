@@ -25,25 +25,23 @@ unsafe extern "C-unwind" fn mount(
         Some(real) => unsafe { real(source, target, kind, flags, data) },
         None => real::missing(),
     };
-    let ours = settings::settings().is_some() && !data.is_null();
-    let node = ours.then(|| paths::node(paths::bytes(source))).flatten();
-    // The data of a file system on a block device is a C string.
-    let stripped = node.and_then(|node| Some((node, stripped(paths::bytes(data.cast()))?)));
-    let Some((node, (mut rest, inode))) = stripped else {
+    let node = if settings::settings().is_some() {
+        paths::node(paths::bytes(source))
+    } else {
+        None
+    };
+    let Some(node) = node else {
         return real(data);
     };
     let _whole = NotCancelled::new();
-    rest.push(0);
-    let result = real(rest.as_ptr().cast());
+    // The data of a file system on a block device is a C string.
+    let (rest, inode) = stripped(paths::bytes(data.cast()));
+    let result = real(match inode {
+        Some(_) => rest.as_ptr().cast(),
+        None => data,
+    });
     if result == 0 {
-        let request = Request {
-            call: call::BALLOON_INODE,
-            node,
-            argument: 0,
-            payload: inode,
-        };
-        // Where that fails, the list of mounts lacks the option.
-        let _ = kept(|| daemon::ask(&request, Beside::Nothing, Wait::Answer));
+        kept(|| note_balloon(node, target, flags, inode));
     }
     let errno = errno::get();
     drop(rest);
@@ -51,14 +49,58 @@ unsafe extern "C-unwind" fn mount(
     result
 }
 
-/// The options without those that say the balloon's inode, and the last inode; None if there is none.
-fn stripped(options: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+/// Tells the daemon which balloon a file system was mounted with. As in OpenVZ's ext4, a number that is none of a regular
+/// file changes nothing, and without one a mount has no balloon and a remount the one it had.
+fn note_balloon(node: Node, target: *const c_char, flags: c_ulong, inode: Option<u64>) {
+    const OTHER: c_ulong = libc::MS_BIND | libc::MS_MOVE;
+    const PROPAGATION: c_ulong =
+        libc::MS_SHARED | libc::MS_PRIVATE | libc::MS_SLAVE | libc::MS_UNBINDABLE;
+    let is_new = flags & (libc::MS_REMOUNT | OTHER | PROPAGATION) == 0;
+    let found = match inode {
+        Some(0) => Some(0),
+        Some(inode) => (of_balloon(target) == Some(inode)).then_some(inode),
+        None => None,
+    };
+    let Some(inode) = found.or(is_new.then_some(0)) else {
+        return;
+    };
+    let request = Request {
+        call: call::BALLOON_INODE,
+        node,
+        argument: 0,
+        payload: inode.to_string().into_bytes(),
+    };
+    // Where that fails, the list of mounts lacks the option.
+    let _ = daemon::ask(&request, Beside::Nothing, Wait::Answer);
+}
+
+/// The inode of the file in the root of what is mounted here that has the balloon's name.
+fn of_balloon(target: *const c_char) -> Option<u64> {
+    // SAFETY: a C string, which a call has just mounted something to.
+    let root = owned(unsafe {
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        real::open()?(target, flags)
+    })?;
+    let status = stat::of_path(
+        root.as_raw_fd(),
+        crate::balloon::NAME.as_ptr(),
+        libc::AT_SYMLINK_NOFOLLOW,
+    )?;
+    (status.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(status.st_ino)
+}
+
+/// The options without those that say the balloon's inode, as a C string, and the last inode, if there is one. One that
+/// is no number stays, for the kernel to refuse it.
+fn stripped(options: &[u8]) -> (Vec<u8>, Option<u64>) {
     let mut rest = Vec::with_capacity(options.len() + 1);
     let mut inode = None;
     let mut first = true;
     for option in options.split(|byte| *byte == b',') {
-        if let Some(number) = option.strip_prefix(BALLOON) {
-            inode = Some(number.to_vec());
+        let number = option
+            .strip_prefix(BALLOON)
+            .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
+        if number.is_some() {
+            inode = number;
             continue;
         }
         if !first {
@@ -67,7 +109,8 @@ fn stripped(options: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         first = false;
         rest.extend_from_slice(option);
     }
-    Some((rest, inode?))
+    rest.push(0);
+    (rest, inode)
 }
 
 /// Which list to rewrite, if it is one and this process is to see it so.
@@ -249,19 +292,21 @@ mod tests {
     #[test]
     fn the_balloon_is_stripped_wherever_it_is() {
         for (options, rest, inode) in [
-            ("balloon_ino=12,", "", "12"),
-            ("balloon_ino=12", "", "12"),
-            ("balloon_ino=12,discard", "discard", "12"),
-            ("a,balloon_ino=12,b=c", "a,b=c", "12"),
-            ("a,balloon_ino=12", "a", "12"),
-            ("balloon_ino=1,a,balloon_ino=2", "a", "2"),
-            ("a,,balloon_ino=,b", "a,,b", ""),
+            ("balloon_ino=12,", "", Some(12)),
+            ("balloon_ino=12", "", Some(12)),
+            ("balloon_ino=12,discard", "discard", Some(12)),
+            ("a,balloon_ino=12,b=c", "a,b=c", Some(12)),
+            ("a,balloon_ino=12", "a", Some(12)),
+            ("balloon_ino=1,a,balloon_ino=2", "a", Some(2)),
+            ("a,,balloon_ino=,b", "a,,balloon_ino=,b", None),
+            ("balloon_ino=x", "balloon_ino=x", None),
+            ("", "", None),
+            ("discard,data=ordered", "discard,data=ordered", None),
+            ("xballoon_ino=1", "xballoon_ino=1", None),
+            ("balloon_ino", "balloon_ino", None),
         ] {
-            let (found_rest, found) = stripped(options.as_bytes()).unwrap();
-            assert_eq!((text(found_rest), text(found)), (rest.into(), inode.into()));
-        }
-        for options in ["", "discard,data=ordered", "xballoon_ino=1", "balloon_ino"] {
-            assert!(stripped(options.as_bytes()).is_none(), "{options}");
+            let (found_rest, found) = stripped(options.as_bytes());
+            assert_eq!((text(found_rest), found), (format!("{rest}\0"), inode));
         }
     }
 

@@ -1,7 +1,10 @@
 //! libc's own functions of the names that this library defines.
 
 use crate::errno::{self, Failure};
-use libc::{DIR, FILE, c_char, c_int, c_uint, c_ulong, c_void, dev_t, mode_t, size_t, ssize_t};
+use libc::{
+    DIR, FILE, c_char, c_int, c_uint, c_ulong, c_void, dev_t, dirent, mode_t, off_t, size_t,
+    ssize_t,
+};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -46,6 +49,24 @@ real! {
     fopen: fn(*const c_char, *const c_char) -> *mut FILE;
     fopen64: fn(*const c_char, *const c_char) -> *mut FILE;
     setmntent: fn(*const c_char, *const c_char) -> *mut FILE;
+    creat: fn(*const c_char, mode_t) -> c_int;
+    creat64: fn(*const c_char, mode_t) -> c_int;
+    unlink: fn(*const c_char) -> c_int;
+    unlinkat: fn(c_int, *const c_char, c_int) -> c_int;
+    remove: fn(*const c_char) -> c_int;
+    rename: fn(*const c_char, *const c_char) -> c_int;
+    renameat: fn(c_int, *const c_char, c_int, *const c_char) -> c_int;
+    renameat2: fn(c_int, *const c_char, c_int, *const c_char, c_uint) -> c_int;
+    truncate: fn(*const c_char, off_t) -> c_int;
+    truncate64: fn(*const c_char, off_t) -> c_int;
+    ftruncate: fn(c_int, off_t) -> c_int;
+    ftruncate64: fn(c_int, off_t) -> c_int;
+    fallocate: fn(c_int, c_int, off_t, off_t) -> c_int;
+    fallocate64: fn(c_int, c_int, off_t, off_t) -> c_int;
+    posix_fallocate: fn(c_int, off_t, off_t) -> c_int;
+    posix_fallocate64: fn(c_int, off_t, off_t) -> c_int;
+    readdir: fn(*mut DIR) -> *mut dirent;
+    readdir64: fn(*mut DIR) -> *mut dirent;
     opendir: fn(*const c_char) -> *mut DIR;
     access: fn(*const c_char, c_int) -> c_int;
     faccessat: fn(c_int, *const c_char, c_int, c_int) -> c_int;

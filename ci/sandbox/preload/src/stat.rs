@@ -4,9 +4,9 @@
 //! The daemon is asked each time that the number is of a loop device or a partition, and of nothing else: partitions get
 //! another number each time they are made, so that nothing remembered would hold.
 
-use crate::errno::kept;
+use crate::errno::{fail, kept};
 use crate::paths::redirected;
-use crate::{daemon, libploop, real, settings};
+use crate::{balloon, daemon, libploop, real, settings};
 use libc::{c_char, c_int, c_uint, dev_t};
 use ploop_sandbox_wire::{Alias, MAJOR, Node};
 
@@ -100,12 +100,22 @@ pub(crate) fn of_descriptor(descriptor: c_int) -> Option<libc::stat> {
     (result == 0).then_some(status)
 }
 
+/// The real numbers of what a path names; None if it names nothing, with `errno` set.
+pub(crate) fn of_path(directory: c_int, path: *const c_char, flags: c_int) -> Option<libc::stat> {
+    // SAFETY: a structure of numbers, for which zeros are valid.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    (by_the_kernel(directory, path, &mut status, flags) == 0).then_some(status)
+}
+
 /// The functions that take a path; the second is what programs built with an older libc call.
 macro_rules! stat {
     ($($name:ident $old:ident $flags:expr;)+) => {
         $(
             #[unsafe(no_mangle)]
             unsafe extern "C-unwind" fn $name(path: *const c_char, status: *mut libc::stat) -> c_int {
+                if balloon::hides(libc::AT_FDCWD, path) {
+                    return fail(libc::EPERM);
+                }
                 let result = redirected(path, |path| match real::$name() {
                     // SAFETY: called as the program calls it, the path aside, which is a C string too.
                     Some(real) => unsafe { real(path, status) },
@@ -175,6 +185,9 @@ macro_rules! fstatat {
                 status: *mut libc::stat,
                 flags: c_int,
             ) -> c_int {
+                if balloon::hides(directory, path) {
+                    return fail(libc::EPERM);
+                }
                 let result = redirected(path, |path| match real::$name() {
                     // SAFETY: called as the program calls it, the path aside, which is a C string too.
                     Some(real) => unsafe { real(directory, path, status, flags) },
@@ -211,6 +224,9 @@ unsafe extern "C-unwind" fn statx(
     mask: c_uint,
     status: *mut libc::statx,
 ) -> c_int {
+    if balloon::hides(directory, path) {
+        return fail(libc::EPERM);
+    }
     let result = redirected(path, |path| match real::statx() {
         // SAFETY: called as the program calls it, the path aside, which is a C string too.
         Some(real) => unsafe { real(directory, path, flags, mask, status) },

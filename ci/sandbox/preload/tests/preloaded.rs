@@ -6,7 +6,7 @@ use ploop_sandbox_wire::{self as wire, Alias, Node, Reply, Request, call};
 use std::fs::{self, File};
 use std::io::{Cursor, Read, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -382,7 +382,8 @@ fn tests() -> Vec<Test> {
             need: root,
             daemon: |request, _, _| {
                 assert_eq!(request.node, Node::Partition(DEVICE));
-                assert_eq!(request.payload, b"12");
+                let inode = std::str::from_utf8(&request.payload).unwrap();
+                inode.parse::<u64>().unwrap();
                 Some(Reply::of(0))
             },
             child: |directory| {
@@ -393,37 +394,64 @@ fn tests() -> Vec<Test> {
                     let private = libc::MS_REC | libc::MS_PRIVATE;
                     let (none, root) = (std::ptr::null(), c"/".as_ptr());
                     assert_eq!(libc::mount(none, root, none, private, none.cast()), 0);
-                    let mount = |data: &std::ffi::CStr| {
+                    let mount = |flags, data: &str| {
+                        let data = std::ffi::CString::new(data).unwrap();
                         libc::mount(
                             c"/dev/ploop10001p1".as_ptr(),
                             target.as_ptr(),
                             c"tmpfs".as_ptr(),
-                            0,
+                            flags,
                             data.as_ptr().cast(),
                         )
                     };
-                    assert_eq!(mount(c"balloon_ino=12,wrong=1"), -1);
+                    let remount = libc::MS_REMOUNT;
+                    assert_eq!(mount(0, "size=1m"), 0);
+                    fs::write(directory.join(BALLOON_NAME), "").unwrap();
+                    let inode = fs::metadata(directory.join(BALLOON_NAME)).unwrap().ino();
+                    assert_eq!(mount(remount, &format!("balloon_ino={inode},wrong=1")), -1);
                     assert_eq!(errno(), libc::EINVAL);
-                    assert_eq!(mount(c"size=1m,balloon_ino=12,mode=700"), 0);
+                    // Of no file by that name, and no number.
+                    assert_eq!(mount(remount, &format!("balloon_ino={}", inode + 1)), 0);
+                    assert_eq!(mount(remount, "balloon_ino=x"), -1);
+                    assert_eq!(errno(), libc::EINVAL);
+                    let options = format!("size=2m,balloon_ino={inode},nr_inodes=100");
+                    assert_eq!(mount(remount, &options), 0);
                 }
-                assert_eq!(fs::metadata(directory).unwrap().mode() & 0o777, 0o700);
+                let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+                let line = mounts
+                    .lines()
+                    .find(|line| line.contains(directory.to_str().unwrap()));
+                let line = line.unwrap();
+                assert!(line.contains("size=2048k,nr_inodes=100"), "{line}");
             },
-            asked: &[call::BALLOON_INODE as u64],
+            // The first mount has none, which the daemon is told too.
+            asked: &[call::BALLOON_INODE as u64; 2],
         },
         Test {
-            name: "the_balloon_is_opened_in_its_directory",
+            name: "attached_files_are_kept",
+            need: nothing,
+            daemon: |_, _, _| None,
+            child: attached_files_are_kept,
+            asked: &[],
+        },
+        Test {
+            name: "the_balloon_is_hidden_and_opened_in_its_directory",
             need: nothing,
             daemon: |_, _, _| None,
             child: |directory| {
                 let root = File::open(directory).unwrap();
                 use_ploop();
                 assert_eq!(call_number(&root, OPEN_BALLOON, 0), Err(libc::ENOENT));
-                let name = ".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
-                fs::write(directory.join(name), "air").unwrap();
+                // The file system is mounted with it once it is there: see `aliases`.
+                let name = BALLOON_NAME;
+                fs::write(directory.join("balloon"), "air").unwrap();
+                fs::hard_link(directory.join("balloon"), directory.join(name)).unwrap();
+                hidden(directory);
                 let balloon = call_number(&root, OPEN_BALLOON, 0).unwrap();
                 // SAFETY: just opened, and nobody else's.
                 let mut balloon = unsafe { File::from_raw_fd(balloon) };
                 balloon.write_all(b"AIR").unwrap();
+                let name = "balloon";
                 assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), "AIR");
                 assert_eq!(
                     call_pointer(&balloon, SET_RSV_BLOCKS, &mut [1]),
@@ -455,6 +483,147 @@ fn tests() -> Vec<Test> {
             asked: &[],
         },
     ]
+}
+
+/// libploop's name for the balloon.
+const BALLOON_NAME: &str = ".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
+
+/// Nobody sees the balloon, or does anything to it by its name; a file of another name is left alone.
+fn hidden(directory: &Path) {
+    let path = directory.join(BALLOON_NAME);
+    let other = directory.join("other");
+    fs::write(&other, "").unwrap();
+    let refused = |result: std::io::Result<()>| {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EPERM));
+    };
+    refused(fs::metadata(&path).map(drop));
+    refused(fs::symlink_metadata(&path).map(drop));
+    refused(File::open(&path).map(drop));
+    refused(File::create(&path).map(drop));
+    refused(fs::remove_file(&path));
+    refused(fs::rename(&other, &path));
+    refused(fs::rename(&path, &other));
+    let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: C strings.
+    unsafe {
+        assert_eq!(libc::access(name.as_ptr(), libc::F_OK), -1);
+        assert_eq!(errno(), libc::EPERM);
+        assert!(libc::fopen(name.as_ptr(), c"r".as_ptr()).is_null());
+        assert_eq!(errno(), libc::EPERM);
+        assert_eq!(libc::truncate(name.as_ptr(), 0), -1);
+        assert_eq!(errno(), libc::EPERM);
+    }
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["balloon", "other"]);
+    fs::remove_file(other).unwrap();
+}
+
+/// Lists a file as one that is attached, as the daemon does.
+fn attach(directory: &Path, file: &Path) {
+    let metadata = fs::metadata(file).unwrap();
+    let numbers = [1, 0, metadata.dev(), metadata.ino()];
+    let list = File::options()
+        .write(true)
+        .open(directory.join("..").join(wire::ATTACHED))
+        .unwrap();
+    let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_ne_bytes()).collect();
+    list.write_all_at(&bytes, 0).unwrap();
+}
+
+#[track_caller]
+fn fails<T>(result: std::io::Result<T>, errno: i32) {
+    let error = result.err().expect("it is allowed");
+    assert_eq!(error.raw_os_error(), Some(errno));
+}
+
+/// What is forbidden of a file that is attached, and what is not.
+fn attached_files_are_kept(directory: &Path) {
+    let [image, other, third] = ["image", "other", "third"].map(|name| directory.join(name));
+    fs::write(&image, [1; 8192]).unwrap();
+    fs::write(&other, "other").unwrap();
+    attach(directory, &image);
+    let c_string = |path: &Path| std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let (name, free) = (c_string(&image), c_string(&third));
+    fails(fs::remove_file(&image), libc::EPERM);
+    fails(fs::rename(&image, &third), libc::EPERM);
+    fails(fs::rename(&other, &image), libc::EPERM);
+    fails(File::create(&image), libc::ETXTBSY);
+    fails(File::create_new(&image), libc::EEXIST);
+    let open = || File::options().read(true).write(true).open(&image).unwrap();
+    let file = open();
+    fails(file.set_len(0), libc::ETXTBSY);
+    fails(file.set_len(8192), libc::ETXTBSY);
+    fails(File::open(&image).unwrap().set_len(0), libc::EINVAL);
+    let directory_file = File::open(directory).unwrap();
+    let (at, here) = (directory_file.as_raw_fd(), libc::AT_FDCWD);
+    let failed = |result: i32, expected: i32| {
+        assert_eq!((result, errno()), (-1, expected));
+    };
+    let fd = file.as_raw_fd();
+    // SAFETY: C strings and open files.
+    unsafe {
+        failed(libc::remove(name.as_ptr()), libc::EPERM);
+        failed(libc::unlinkat(at, c"image".as_ptr(), 0), libc::EPERM);
+        failed(
+            libc::renameat(at, c"image".as_ptr(), here, free.as_ptr()),
+            libc::EPERM,
+        );
+        let exchange = libc::RENAME_EXCHANGE;
+        failed(
+            libc::renameat2(at, c"other".as_ptr(), here, name.as_ptr(), exchange),
+            libc::EPERM,
+        );
+        failed(libc::creat(name.as_ptr(), 0o600), libc::ETXTBSY);
+        assert!(libc::fopen(name.as_ptr(), c"w".as_ptr()).is_null());
+        assert_eq!(errno(), libc::ETXTBSY);
+        failed(libc::truncate(name.as_ptr(), 100), libc::ETXTBSY);
+        failed(
+            libc::fallocate(fd, libc::FALLOC_FL_KEEP_SIZE, 0, 4096),
+            libc::ETXTBSY,
+        );
+        failed(libc::fallocate(fd, 0, 8192, 4096), libc::ETXTBSY);
+        set_errno(0);
+        assert_eq!(libc::posix_fallocate(fd, 0, 4096), libc::ETXTBSY);
+        assert_eq!(errno(), 0);
+    }
+    // It is whole, and may grow.
+    assert_eq!(fs::read(&image).unwrap(), [1; 8192]);
+    file.set_len(10_000).unwrap();
+    file.write_all_at(b"end", 12_000).unwrap();
+    File::options()
+        .append(true)
+        .open(&image)
+        .unwrap()
+        .write_all(b"!")
+        .unwrap();
+    assert_eq!(fs::metadata(&image).unwrap().len(), 12_004);
+    // SAFETY: a C string; the mapping is not used.
+    unsafe {
+        assert_eq!(libc::truncate(name.as_ptr(), 20_000), 0);
+        assert_eq!(libc::chmod(name.as_ptr(), 0o640), 0);
+        let map = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        );
+        assert_ne!(map, libc::MAP_FAILED);
+    }
+    // With a second name either may go, as long as one is left.
+    fs::hard_link(&image, &third).unwrap();
+    fs::rename(&image, &third).unwrap();
+    fs::rename(&image, directory.join("renamed")).unwrap();
+    fs::remove_file(&third).unwrap();
+    fails(fs::remove_file(directory.join("renamed")), libc::EPERM);
+    // Others are left alone.
+    fs::write(&other, "new").unwrap();
+    fs::remove_file(&other).unwrap();
 }
 
 /// What marks a process as one that uses ploop, libploop not being linked in here.
@@ -511,6 +680,9 @@ fn run(test: &Test) {
     fs::create_dir(path.join("vz")).unwrap();
     fs::write(path.join("vz/ploop_minor"), "160016\n").unwrap();
     fs::create_dir(path.join("work")).unwrap();
+    let list = File::create_new(path.join(wire::ATTACHED)).unwrap();
+    list.set_len(wire::attached::LEN as u64).unwrap();
+    let work = path.join("work");
     let listener = UnixListener::bind(path.join("socket")).unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let (daemon, log) = (test.daemon, Arc::clone(&asked));
@@ -522,7 +694,7 @@ fn run(test: &Test) {
                 call::PING => return,
                 call::ALIASES => Some(Reply {
                     result: 0,
-                    payload: Alias::to_payload(&aliases()),
+                    payload: Alias::to_payload(&aliases(&work)),
                 }),
                 call => {
                     log.lock().unwrap().push(u64::from(call));
@@ -564,8 +736,9 @@ fn run(test: &Test) {
     assert_eq!(*asked.lock().unwrap(), test.asked);
 }
 
-/// The loop device, and what the root of this process is mounted from.
-fn aliases() -> [Alias; 2] {
+/// The loop device, what the root of this process is mounted from, and what the children's directory lies on: mounted with
+/// the balloon in that directory, if there is one.
+fn aliases(work: &Path) -> [Alias; 3] {
     let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let number = list.split(' ').nth(2).unwrap();
     let (major, minor) = number.split_once(':').unwrap();
@@ -575,13 +748,19 @@ fn aliases() -> [Alias; 2] {
         partition: None,
         balloon_inode,
     };
+    let balloon = fs::metadata(work.join(BALLOON_NAME)).map(|found| found.ino());
+    let device = fs::metadata(work).unwrap().dev();
+    let work = (libc::major(device), libc::minor(device));
+    let root = (major.parse().unwrap(), minor.parse().unwrap());
+    let of_root = if work == root {
+        balloon.as_ref().ok()
+    } else {
+        None
+    };
     [
         alias(DEVICE, (7, 0), None),
-        alias(
-            10002,
-            (major.parse().unwrap(), minor.parse().unwrap()),
-            Some(12),
-        ),
+        alias(10002, root, Some(of_root.copied().unwrap_or(12))),
+        alias(10003, work, balloon.ok()),
     ]
 }
 

@@ -10,6 +10,7 @@ use ploop::image::{DeltaFile, Disk, DiskWriter, header_of};
 use rustix::fs::{OFlags, fcntl_getfl, fstatfs};
 use rustix::io::Errno;
 
+use super::attached::{self, Attachment};
 use super::device::{Contents, Device, Level, Stack, errno, errno_of};
 use super::lock;
 use super::maintenance::Kind;
@@ -106,6 +107,7 @@ impl Device {
         match written_by(&file) {
             Some(by) if read_only && by != self.index => return Err(Errno::TXTBSY),
             Some(_) if !read_only => return Err(Errno::BUSY),
+            None if !read_only && attached::is_attached(&file) => return Err(Errno::BUSY),
             _ => {}
         }
         let (size, version) = if raw {
@@ -125,6 +127,7 @@ impl Device {
         }
         Ok(Candidate {
             level: Level {
+                _attachment: Attachment::of(&file),
                 file,
                 raw,
                 read_only,
@@ -340,22 +343,34 @@ impl Device {
             maintenance.kind = Kind::Off;
             Some(frozen.map_err(|error| errno(&error))?)
         };
-        let pushed = {
-            let mut contents = lock(&self.data);
-            match &mut contents.disk {
-                Stack::Writable(disk) => disk.push_file(new).map_err(|error| errno_of(&error)),
-                Stack::ReadOnly(_) | Stack::None => Err(Errno::INVAL),
-            }
+        let pushed = match &mut lock(&self.data).disk {
+            Stack::Writable(disk) => disk.push_file(new).map_err(|error| errno_of(&error)),
+            // The device stays read-only, and has a top that nothing is written to.
+            Stack::ReadOnly(_) => Ok(()),
+            Stack::None => Err(Errno::INVAL),
         };
         drop(frozen);
         pushed?;
-        let mut shown = lock(&self.shown);
-        if let Some(top) = shown.levels.last_mut() {
-            top.read_only = true;
-            set_written(&top.file, None);
+        let was_read_only = {
+            let mut shown = lock(&self.shown);
+            let was_read_only = shown.levels.last().is_some_and(|top| top.read_only);
+            if let Some(top) = shown.levels.last_mut().filter(|top| !top.read_only) {
+                top.read_only = true;
+                set_written(&top.file, None);
+            }
+            set_written(&candidate.level.file, Some(self.index));
+            shown.levels.push(candidate.level);
+            was_read_only
+        };
+        if was_read_only {
+            if let Err(error) = self.assemble() {
+                let top = lock(&self.shown).levels.pop();
+                if let Some(top) = top {
+                    set_written(&top.file, None);
+                }
+                return Err(error);
+            }
         }
-        set_written(&candidate.level.file, Some(self.index));
-        shown.levels.push(candidate.level);
         Ok(())
     }
 

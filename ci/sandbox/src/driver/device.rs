@@ -14,6 +14,7 @@ use ploop::image::{Disk, DiskWriter};
 use ploop_sandbox_wire::{Alias, Reply};
 use rustix::io::Errno;
 
+use super::attached::Attachment;
 use super::discard::Discards;
 use super::lock;
 use super::maintenance::Maintenance;
@@ -62,6 +63,7 @@ pub(super) struct Level {
     pub(super) file: File,
     pub(super) raw: bool,
     pub(super) read_only: bool,
+    pub(super) _attachment: Attachment,
 }
 
 impl Level {

@@ -1,5 +1,6 @@
 //! The driver: which devices there are, and who is asked what.
 
+mod attached;
 mod attributes;
 mod deltas;
 mod device;
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 
 use crate::block::Block;
 use crate::state::State;
+pub(crate) use attached::list_in as list_attached_in;
 pub(crate) use attributes::Entry;
 use device::Device;
 use request::Ioctl;
@@ -205,8 +207,8 @@ impl Driver {
         }
         if request.call == call::BALLOON_INODE {
             let number = std::str::from_utf8(&request.payload).ok();
-            let number = number.and_then(|text| text.trim().parse().ok());
-            device.set_balloon_inode(Some(number.ok_or(Errno::INVAL)?));
+            let number: Option<u64> = number.and_then(|text| text.trim().parse().ok());
+            device.set_balloon_inode(Some(number.ok_or(Errno::INVAL)?).filter(|inode| *inode != 0));
             return Ok(Reply::of(0));
         }
         let ioctl = Ioctl {

@@ -10,6 +10,22 @@ pub const SOCKET: &str = "PLOOP_SANDBOX_SOCKET";
 /// The variable that holds the directory in which the daemon serves what belongs into `/proc/vz`.
 pub const PROC_VZ: &str = "PLOOP_SANDBOX_PROC_VZ";
 
+/// The file beside the socket in which the daemon lists the files that are attached to devices, for
+/// every program to map: see [`attached`].
+pub const ATTACHED: &str = "attached";
+
+/// The layout of [`ATTACHED`]: 64-bit numbers as the machine has them. First how many slots were ever
+/// used, and an unused number; then the slots, a device and an inode each. A slot whose inode is 0 is
+/// free. The device is written before the inode.
+pub mod attached {
+    /// How many slots there are.
+    pub const SLOTS: usize = 4096;
+    /// Bytes of a slot, and of what stands before the first.
+    pub const SLOT_LEN: usize = 16;
+    /// Bytes of the file.
+    pub const LEN: usize = (SLOTS + 1) * SLOT_LEN;
+}
+
 /// The major number of ploop's block devices.
 pub const MAJOR: u32 = 182;
 
@@ -32,7 +48,7 @@ pub mod call {
     /// Which device numbers stand for which: see [`Alias`](super::Alias).
     pub const ALIASES: u32 = 0xf000_0001;
     /// A partition was mounted, or remounted, with `balloon_ino=`. The payload is the inode's number
-    /// as text, the node says where.
+    /// as text, the node says where. 0: it was mounted without a balloon.
     pub const BALLOON_INODE: u32 = 0xf000_0002;
     /// The file system mounted from a partition is to be made larger without the privilege for that.
     /// The payload is the number of blocks wanted (`u64`), the descriptor sent the mount point.

@@ -1,0 +1,83 @@
+//! The balloon of a file system that is mounted with `balloon_ino=`: OpenVZ's ext4 lists it in no directory, and whoever
+//! names it gets EPERM. It has the name that libploop gives it.
+
+use crate::errno::kept;
+use crate::{daemon, paths, real, settings, stat};
+use libc::{DIR, c_char, c_int, dev_t, dirent};
+use std::ffi::CStr;
+
+/// The balloon, as libploop calls it in the root of each file system.
+pub(crate) const NAME: &CStr = c".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
+
+/// The inode of the balloon that the file system on this device was mounted with; changes `errno`.
+pub(crate) fn inode(device: dev_t) -> Option<u64> {
+    let _whole = daemon::NotCancelled::new();
+    let number = (libc::major(device), libc::minor(device));
+    let aliases = daemon::aliases()?;
+    // The file system lies on the partition, if there is one.
+    let alias = aliases
+        .iter()
+        .find(|alias| alias.partition.unwrap_or(alias.whole) == number)?;
+    alias.balloon_inode
+}
+
+/// Whether this path names a balloon that is hidden. Only paths that end in its name cost more than a glance.
+pub(crate) fn hides(directory: c_int, path: *const c_char) -> bool {
+    settings::settings().is_some() && {
+        let path_bytes = paths::bytes(path);
+        let name = NAME.to_bytes();
+        path_bytes.ends_with(name)
+            && matches!(path_bytes.iter().rev().nth(name.len()), None | Some(b'/'))
+            && kept(|| {
+                stat::of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW)
+                    .is_some_and(|status| inode(status.st_dev) == Some(status.st_ino))
+            })
+    }
+}
+
+/// The next entry that is no balloon. Like `readdir` itself, it is not for two threads at once.
+macro_rules! readdir {
+    ($($name:ident)+) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $name(directory: *mut DIR) -> *mut dirent {
+                loop {
+                    let entry = match real::$name() {
+                        // SAFETY: called as the program calls it.
+                        Some(real) => unsafe { real(directory) },
+                        None => return real::missing(),
+                    };
+                    if entry.is_null() || settings::settings().is_none() {
+                        return entry;
+                    }
+                    // SAFETY: an entry holds a C string; the program's directory is open.
+                    let (name, inode, descriptor) = unsafe {
+                        (CStr::from_ptr((*entry).d_name.as_ptr()), (*entry).d_ino, libc::dirfd(directory))
+                    };
+                    if name != NAME || !kept(|| is_balloon(descriptor, inode)) {
+                        return entry;
+                    }
+                }
+            }
+        )+
+    };
+}
+
+readdir! { readdir readdir64 }
+
+fn is_balloon(directory: c_int, inode: u64) -> bool {
+    stat::of_descriptor(directory).is_some_and(|status| self::inode(status.st_dev) == Some(inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_a_sandbox_nothing_is_hidden() {
+        assert!(!hides(libc::AT_FDCWD, NAME.as_ptr()));
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(NAME.to_str().unwrap()), "").unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}
