@@ -251,11 +251,22 @@ fn c_string(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap()
 }
 
-/// `fallocate` of the first megabyte, without a change to the length.
-pub(crate) fn fallocate(file: &File) -> Result<i32> {
+/// `fallocate` of 4096 bytes.
+pub(crate) fn fallocate(file: &File, mode: c_int, offset: u64) -> Result<i32> {
     // SAFETY: numbers only.
-    let result =
-        unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 20) };
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as i64, 4096) };
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
+}
+
+/// `truncate`, by the path.
+pub(crate) fn truncate(path: &Path, len: u64) -> Result<i32> {
+    let path = c_string(path);
+    // SAFETY: a C string.
+    let result = unsafe { libc::truncate(path.as_ptr(), len as i64) };
     if result < 0 {
         Err(Errno::last())
     } else {

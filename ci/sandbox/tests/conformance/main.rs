@@ -7,6 +7,7 @@ mod devices;
 mod discard;
 mod driver;
 mod exit_codes;
+mod files;
 mod harness;
 mod image;
 mod in_use;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         ioctls::tests(),
         in_use::tests(),
         running::tests(),
+        files::tests(),
         discard::tests(),
         mounts::tests(),
         operations::tests(),

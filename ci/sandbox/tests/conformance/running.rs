@@ -28,7 +28,6 @@ pub(crate) fn tests() -> Vec<Test> {
             grow_to_an_unaligned_size_is_einval,
             replace_delta_with_a_different_read_only_state_is_einval,
             a_snapshot_with_a_larger_delta_keeps_the_size,
-            an_attached_image_can_be_opened_read_write,
             the_reserve_has_two_thresholds,
             the_file_is_larger_while_attached,
             the_file_is_cut_back_at_a_snapshot;
@@ -38,9 +37,6 @@ pub(crate) fn tests() -> Vec<Test> {
             on_the_partition_stop_is_enodev,
             on_the_partition_start_and_clear_are_ebusy,
             a_mounted_image_is_larger_than_after_the_unmount;
-        &[Need::Driver("nobody can forbid that of a file")] =>
-            truncate_of_an_attached_image_is_etxtbsy,
-            fallocate_of_an_attached_image_is_etxtbsy;
         &[Need::Tool, Need::Driver("no space is kept free on the host")] =>
             writes_inside_end_with_enospc_while_the_host_has_59_mb;
     ]
@@ -238,35 +234,6 @@ fn a_snapshot_with_a_larger_delta_keeps_the_size() {
     assert_eq!(device.number("size"), 16 << 11);
     device.write(0, 4096, 3);
     assert!(device.is(0, 4096, 3));
-}
-
-/// "**Image files.** Opening read-write is allowed while attached".
-fn an_attached_image_can_be_opened_read_write() {
-    let scratch = Scratch::new();
-    let image = scratch.delta("base", 16);
-    let _device = Device::running(&[&image]);
-    for direct in [false, true] {
-        ioctl::open(&image, true, direct).unwrap();
-    }
-}
-
-/// "truncate […] give[s] ETXTBSY."
-fn truncate_of_an_attached_image_is_etxtbsy() {
-    let scratch = Scratch::new();
-    let image = scratch.delta("base", 16);
-    let _device = Device::running(&[&image]);
-    let file = ioctl::open(&image, true, false).unwrap();
-    let error = file.set_len(image::len(&image)).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::ETXTBSY));
-}
-
-/// "and fallocate give ETXTBSY."
-fn fallocate_of_an_attached_image_is_etxtbsy() {
-    let scratch = Scratch::new();
-    let image = scratch.delta("base", 16);
-    let _device = Device::running(&[&image]);
-    let file = ioctl::open(&image, true, false).unwrap();
-    assert_eq!(ioctl::fallocate(&file), error(libc::ETXTBSY));
 }
 
 /// "The file is larger while attached than after ([…] at unmount […]): space is preallocated ahead and cut back."
