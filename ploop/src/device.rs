@@ -3,8 +3,10 @@
 //! All of these look into `/sys/block` and `/proc/mounts`. Without the driver there is nothing to
 //! find, which is an answer and no error.
 
+use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, Turn};
@@ -118,23 +120,44 @@ pub(crate) struct Attachment {
     /// Empty for none.
     pub(crate) component: Vec<u8>,
     pub(crate) read_only: bool,
+    /// What the driver calls the delta, where that is not the path that libploop looks for: a bind mount
+    /// or a link leads there.
+    pub(crate) other_path: Option<PathBuf>,
 }
 
-/// Where this delta is the top. libploop's own search goes by base and name, and takes the lock over.
+impl Attachment {
+    /// Whether libploop finds it where it looks for a device of this name.
+    pub(crate) fn is_found_as(&self, component: &[u8]) -> bool {
+        self.component == component && self.other_path.is_none()
+    }
+}
+
+/// Where this delta is the top, by whatever path. libploop's own search goes by base and name and by the
+/// paths' letters, and takes the lock over.
 pub(crate) fn attachments(top: &Path) -> Vec<Attachment> {
     let Ok(top) = fs::canonicalize(top) else {
         return Vec::new();
     };
+    let identity = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let wanted = identity(&top);
     entries()
         .filter_map(|entry| {
             // A device that is stopped meanwhile has none of it.
             let level = String::from_utf8(attribute(&entry, "pstate/top")?).ok()?;
             let image = attribute(&entry, &format!("pdelta/{level}/image"))?;
-            (image == top.as_os_str().as_bytes()).then_some(())?;
+            let image = PathBuf::from(OsString::from_vec(image));
+            let same_path = image == top;
+            // One that is relative has lost its mount.
+            let same_file = image.is_absolute() && wanted.is_some() && identity(&image) == wanted;
+            (same_path || same_file).then_some(())?;
             Some(Attachment {
                 device: Path::new("/dev").join(entry.file_name()?),
                 component: attribute(&entry, "pstate/cookie")?,
                 read_only: attribute(&entry, &format!("pdelta/{level}/ro"))? != b"0",
+                other_path: (!same_path).then_some(image),
             })
         })
         .collect()

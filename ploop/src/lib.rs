@@ -165,6 +165,8 @@ mod mount;
 #[cfg(feature = "libploop")]
 mod preflight;
 #[cfg(feature = "libploop")]
+mod removal;
+#[cfg(feature = "libploop")]
 mod replace;
 #[cfg(feature = "libploop")]
 mod resize;

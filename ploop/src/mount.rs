@@ -189,7 +189,7 @@ impl Ploop {
         // driver refuses it (A16).
         if let Some(image) = descriptor.image(guid) {
             for attachment in device::attachments(&image.file) {
-                if attachment.component == change.component() {
+                if attachment.is_found_as(change.component()) {
                     continue;
                 }
                 if !(attachment.read_only && param.read_only) {

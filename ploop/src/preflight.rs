@@ -120,7 +120,7 @@ impl<'a> Change<'a> {
             return Ok(());
         };
         for attachment in device::attachments(&top.file) {
-            if !attachment.read_only && attachment.component != self.turn.component() {
+            if !attachment.read_only && !attachment.is_found_as(self.turn.component()) {
                 return self.refuse_attached(&attachment);
             }
         }
@@ -133,10 +133,13 @@ impl<'a> Change<'a> {
     }
 
     pub(crate) fn refuse_attached<T>(&self, attachment: &Attachment) -> Result<T> {
-        let name = match attachment.component.as_slice() {
+        let mut name = match attachment.component.as_slice() {
             b"" => "without a component name".to_owned(),
             name => format!("as component {:?}", String::from_utf8_lossy(name)),
         };
+        if let Some(path) = &attachment.other_path {
+            name.push_str(&format!(" by the path {}", path.display()));
+        }
         self.refuse(
             ErrorKind::Busy,
             format!(
@@ -192,7 +195,7 @@ impl<'a> Change<'a> {
     }
 
     /// A device whose top delta is that of one of these GUIDs: one that may be writing to it. libploop
-    /// looks for a device without a name only, and not in all operations.
+    /// looks for a device without a name only, by the letters of a path, and not in all operations.
     pub(crate) fn device_on(&mut self, guids: &[Guid]) -> Result<Option<PathBuf>> {
         let files: Vec<&Path> = guids
             .iter()
@@ -209,7 +212,8 @@ impl<'a> Change<'a> {
                 return Ok(Some(device));
             }
         }
-        Ok(None)
+        let attachment = files.into_iter().flat_map(device::attachments).next();
+        Ok(attachment.map(|attachment| attachment.device))
     }
 
     /// What must hold where libploop attaches the chain of a delta: sound deltas, and a mount table it

@@ -10,6 +10,7 @@ use bitflags::bitflags;
 use crate::ffi::{CPath, CText, Turn};
 use crate::merge::UnusedDelta;
 use crate::preflight::{Change, Store, harmless_to_shell, no_snapshot, usable_name};
+use crate::removal::Removal;
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result};
 
 /// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.
@@ -231,6 +232,8 @@ impl Ploop {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot
     /// with children under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), and both flags at once, which
     /// contradict each other; [`Busy`](ErrorKind::Busy) while attached;
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) where the kernel keeps the old top delta, for it
+    /// is immutable, or attached where this process does not see it;
     /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that
     /// supports large disks. After an error the image is as it was.
     pub fn switch_snapshot_with(&mut self, guid: Guid, flags: SwitchFlag) -> Result<Option<Guid>> {
@@ -301,8 +304,17 @@ impl Ploop {
         let kept = skip_destroy.then(Guid::generate);
         let c_kept = kept.map(CText::guid);
         let c_guid = CText::guid(guid);
+        let old_top = change.descriptor.top_image().cloned();
         change.run(Store::Staged, |turn| {
-            turn.switch_snapshot(&c_guid, c_kept.as_ref(), skip_create)
+            let removal = match old_top.filter(|_| !skip_destroy) {
+                Some(image) => Some(Removal::of(&turn, &image)?),
+                None => None,
+            };
+            let (turn, result) = turn.switch_snapshot(&c_guid, c_kept.as_ref(), skip_create);
+            match removal {
+                Some(removal) => removal.finish(&turn, result),
+                None => result,
+            }
         })?;
         Ok(kept)
     }
@@ -323,7 +335,9 @@ impl Ploop {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a base without children,
     /// [`Busy`](ErrorKind::Busy) for the top of an attached image, a mounted snapshot, and one that is
     /// marked already and still has several children, [`Corrupt`](ErrorKind::Corrupt) where a delta in
-    /// question is damaged or no delta at all. After an error of a merge, the lower delta holds part
+    /// question is damaged or no delta at all, [`PermissionDenied`](ErrorKind::PermissionDenied) where
+    /// the kernel keeps the delta of a snapshot without children, for it is immutable, or attached
+    /// where this process does not see it; the image is then as it was. After an error of a merge, the lower delta holds part
     /// of the upper one's data, which reads the same through the upper one.
     pub fn delete_snapshot(&mut self, guid: Guid) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::DELETE)?;
@@ -447,7 +461,9 @@ fn delete(mut change: Change<'_>, guid: Guid) -> Result<()> {
                     .with_path(&image.file)
             })?;
             change.run(Store::Direct, |turn| {
-                let turn = turn.delete_snapshot(&c_guid)?;
+                let removal = Removal::of(&turn, image)?;
+                let (turn, result) = turn.delete_snapshot(&c_guid);
+                removal.finish(&turn, result)?;
                 let now = turn.descriptor()?;
                 if now.images.iter().any(|other| other.file == image.file) {
                     let restored = restore(kept, &image.file);
@@ -462,9 +478,7 @@ fn delete(mut change: Change<'_>, guid: Guid) -> Result<()> {
                     .iter()
                     .filter_map(|guid| descriptor.image(*guid)),
             )?;
-            change.run(Store::Staged, |turn| {
-                turn.delete_snapshot(&c_guid).map(|_| ())
-            })
+            change.run(Store::Staged, |turn| turn.delete_snapshot(&c_guid).1)
         }
         _ if temporary => change.refuse(
             ErrorKind::Busy,
@@ -474,7 +488,8 @@ fn delete(mut change: Change<'_>, guid: Guid) -> Result<()> {
             ),
         ),
         _ => change.run(Store::Direct, |turn| {
-            let turn = turn.delete_snapshot(&c_guid)?;
+            let (turn, result) = turn.delete_snapshot(&c_guid);
+            result?;
             match turn.descriptor()?.snapshot(guid) {
                 Some(snapshot) if !snapshot.temporary => {
                     Err(not_written(turn.operation(), turn.path(), Ok(())))

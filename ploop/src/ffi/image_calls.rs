@@ -199,13 +199,14 @@ impl Turn<'_> {
         Ok((device_name(&param.device), holder))
     }
 
-    /// `keep_as` names the old top delta, which is then kept.
+    /// `keep_as` names the old top delta, which is then kept. The turn comes back, also after a failure,
+    /// for a look at what was really done.
     pub(crate) fn switch_snapshot(
         self,
         guid: &CText,
         keep_as: Option<&CText>,
         skip_create: bool,
-    ) -> Result<()> {
+    ) -> (Self, Result<()>) {
         let mut turn = self.with_new_handle();
         let mut flags = 0;
         if keep_as.is_some() {
@@ -222,18 +223,19 @@ impl Turn<'_> {
         };
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, &mut param) })?;
-        reply.done(turn.path())
+        let reply = turn.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, &mut param) });
+        let result = reply.and_then(|reply| reply.done(turn.path()));
+        (turn, result)
     }
 
-    /// The turn comes back, for a look at what was really done.
-    pub(crate) fn delete_snapshot(self, guid: &CText) -> Result<Self> {
+    /// The turn comes back, also after a failure, for a look at what was really done.
+    pub(crate) fn delete_snapshot(self, guid: &CText) -> (Self, Result<()>) {
         let mut turn = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only; the text is terminated, outlives
         // the call, does not come from the handle (hazard 1), and is only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_delete_snapshot(di, guid.as_ptr()) })?;
-        reply.done(turn.path())?;
-        Ok(turn)
+        let reply = turn.call(|di| unsafe { sys::ploop_delete_snapshot(di, guid.as_ptr()) });
+        let result = reply.and_then(|reply| reply.done(turn.path()));
+        (turn, result)
     }
 
     pub(crate) fn merge(self, which: &MergeWhich<'_>, new_delta: Option<&CPath>) -> Result<()> {

@@ -62,6 +62,11 @@ impl Reply {
                 "a program that was killed left it so; unmount the image, which gives the device free",
             );
         }
+        if is_without_balloon(error.message()) {
+            return error.with_advice(
+                "the file system there is mounted without a balloon (balloon_ino=): unmount it and let libploop mount it; if it has no balloon, first make an empty file .balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8 in its root",
+            );
+        }
         error
     }
 }
@@ -71,6 +76,12 @@ const STOPPED_DEVICE: &str = "Unexpectedly found stopped ploop device";
 
 /// What libploop says of version 2 without a driver that knows it.
 const UNKNOWN_VERSION: &str = "Unknown ploop image version: 2";
+
+/// Whether libploop has asked for the balloon of a file system that was mounted without one. The code is
+/// that of a missing driver.
+fn is_without_balloon(message: &str) -> bool {
+    message.starts_with("Can't ioctl mount point") && by_errno(message) == Some(ErrorKind::NotFound)
+}
 
 /// The kind of a failure. Several codes stand for many things each; what the system said, which
 /// libploop appends to its message, tells more.
@@ -89,7 +100,7 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     if message.ends_with("is not mounted") {
         return ErrorKind::NotMounted;
     }
-    if message.starts_with(UNKNOWN_VERSION) {
+    if message.starts_with(UNKNOWN_VERSION) || is_without_balloon(message) {
         return ErrorKind::Unsupported;
     }
     if message.contains("xmlDocFormatDump") {
@@ -241,6 +252,16 @@ mod tests {
             ),
             (43, "Can't find snapshot by uuid x", ErrorKind::NoSnapshot),
             (1, UNKNOWN_VERSION, ErrorKind::Unsupported),
+            (
+                3,
+                "Can't ioctl mount point /a: No such file or directory",
+                ErrorKind::Unsupported,
+            ),
+            (
+                3,
+                "Can't ioctl mount point /a: Inappropriate ioctl for device",
+                ErrorKind::NoDriver,
+            ),
             (
                 -1,
                 "Can't open lock file: Permission denied",

@@ -41,6 +41,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_18_no_limit_is_no_room;
         &[Need::Driver, Need::Root, Need::Mounts] =>
             ha_19_a_name_stays_with_a_free_device,
+            ha_20_the_top_runs_by_another_path,
+            ha_20_the_top_runs_where_nobody_sees_it,
             h0_03_h4_21_the_second_program_of_a_missing_tool,
             h4_16_a_mount_point_overflows_a_buffer;
         &[Need::Driver, Need::Root, Need::ImmutableFiles] =>
@@ -122,8 +124,9 @@ fn busy<T: std::fmt::Debug>(result: ploop::Result<T>) {
     assert!(error.message().contains("/dev/ploop"), "{error}");
 }
 
-/// With `SKIP_CREATE` nobody looks whether the image runs, and its top delta is unlinked: what is
-/// written from then on is lost. The crate looks.
+/// With `SKIP_CREATE` nobody looks whether the image runs, and its top delta is taken out of the
+/// descriptor; the driver keeps the file, and libploop reports success. What is written from then on is
+/// lost. The crate looks.
 fn h0_15_h4_28_the_running_top_is_not_looked_for() {
     child("raw", |dir| {
         let mut image = running(dir);
@@ -132,8 +135,8 @@ fn h0_15_h4_28_the_running_top_is_not_looked_for() {
         let top = image.top_delta_file().unwrap();
         let flags = sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE;
         assert_eq!(handle(dir).switch(&snapshot.to_string(), flags), 0);
-        assert!(!top.exists());
-        // It still runs on the file without name.
+        assert_lost(&mut image, &top);
+        // It still runs on that file.
         assert_files(dir, &["first", "second"]);
         detach(dir);
         let guard = image.mount_guard(&mount_param(dir)).unwrap();
@@ -160,8 +163,17 @@ fn h0_15_h4_28_the_running_top_is_not_looked_for() {
     .succeeded();
 }
 
+/// The file is there, and the descriptor does not name it.
+#[track_caller]
+fn assert_lost(image: &mut Ploop, delta: &Path) {
+    assert!(delta.exists());
+    let images = image.descriptor().unwrap().images;
+    assert!(images.iter().all(|image| image.file != delta));
+}
+
 /// "Is this the top of a running device?" is asked with regard to case, and the look-up without: the
-/// top of a running image in upper case is deleted. The crate's GUIDs have one spelling.
+/// top of a running image in upper case is taken out of the descriptor, though the driver keeps its file.
+/// The crate's GUIDs have one spelling.
 fn h0_14_h4_28_the_running_top_in_upper_case() {
     child("raw", |dir| {
         let mut image = running(dir);
@@ -170,8 +182,9 @@ fn h0_14_h4_28_the_running_top_in_upper_case() {
         let top = image.top_delta_file().unwrap();
         assert_ne!(handle(dir).delete(disk::TOP), 0);
         assert!(top.exists());
-        assert_eq!(handle(dir).delete(&disk::TOP.to_uppercase()), 0);
-        assert!(!top.exists());
+        let code = handle(dir).delete(&disk::TOP.to_uppercase());
+        assert_eq!(code, sys::SYSEXIT_UNLINK);
+        assert_lost(&mut image, &top);
         detach(dir);
         let guard = image.mount_guard(&mount_param(dir)).unwrap();
         assert!(!target(dir).join("second").exists());
@@ -559,27 +572,28 @@ fn h4_18_sending_fails() {
     .succeeded();
 }
 
-/// libploop looks for devices without a name only: of an image that is mounted under one it makes
-/// snapshots as if it did not run, and what is written goes to the snapshot. The crate looks at all.
+/// libploop looks for devices without a name only: an image that is mounted under one does not run for
+/// it. For a snapshot it mends the top first, which the driver ends when the file is to be cut off; a switch
+/// takes the top out of the descriptor, though the driver keeps its file. The crate looks at all devices.
 fn ha_16_an_image_that_runs_under_a_name() {
     let name = || ComponentName::new("name").unwrap();
     child("raw", |dir| {
         let mut image = create(dir);
+        let snapshot = image.snapshot().unwrap();
         image.mount(&mount_param(dir).component(name())).unwrap();
         write(dir, "first");
-        assert_eq!(handle(dir).snapshot(), 0);
-        write(dir, "second");
-        let descriptor = image.descriptor().unwrap();
-        assert_eq!(descriptor.images.len(), 2);
-        image.umount().unwrap();
-        // The snapshot holds what came after it.
-        let base = descriptor.base().unwrap().guid;
-        let param = mount_param(dir).snapshot(base).read_only(true);
-        let guard = image.mount_guard(&param).unwrap();
-        assert_files(dir, &["first", "second"]);
+        assert_eq!(handle(dir).snapshot(), sys::SYSEXIT_FTRUNCATE);
+        let top = image.top_delta_file().unwrap();
+        assert_eq!(handle(dir).switch(&snapshot.to_string(), 0), 0);
+        assert_lost(&mut image, &top);
+        // It still runs on that file.
+        assert_files(dir, &["first"]);
+        detach_by_name(dir);
+        let guard = image.mount_guard(&mount_param(dir)).unwrap();
+        assert!(!target(dir).join("first").exists());
         guard.umount().unwrap();
     })
-    .left(detach)
+    .left(detach_by_name)
     .succeeded();
     child("safe", |dir| {
         let mut image = running(dir);
@@ -634,13 +648,8 @@ fn ha_16_a_delta_is_attached_twice() {
         for device in named_for_nothing() {
             device::umount(device).unwrap();
         }
-        assert_ne!(code, 0);
-        let mark = Header::read(&base).unwrap().in_use;
-        assert!(
-            !mark || code == sys::SYSEXIT_FTRUNCATE,
-            "{code}: {}",
-            raw::last_error()
-        );
+        // The driver keeps the file from being cut off.
+        assert_eq!(code, sys::SYSEXIT_FTRUNCATE, "{}", raw::last_error());
     })
     .left(detach)
     .succeeded();
@@ -895,4 +904,102 @@ fn ha_3_replace_of_a_running_image_reports_success() {
     })
     .left(detach)
     .succeeded();
+}
+
+/// The directory of an image that runs by the path of a bind mount of its directory.
+fn running_by_another_path(dir: &Path) -> (PathBuf, Ploop) {
+    let (real, other) = (dir.join("real"), dir.join("other"));
+    fs::create_dir(&real).unwrap();
+    fs::create_dir(&other).unwrap();
+    let mut image = create(&real);
+    image.snapshot().unwrap();
+    mounts::bind(&real, &other).unwrap();
+    let mut through = Ploop::open(disk::descriptor(&other)).unwrap();
+    // At a place that the bind mount does not lead to.
+    let param = MountParam::new().target(target(dir));
+    fs::create_dir(target(dir)).unwrap();
+    through.mount(&param).unwrap();
+    write(dir, "first");
+    (real, image)
+}
+
+/// Detaches what is mounted there, by the device's name.
+fn detach_by_name(dir: &Path) {
+    if let Ok(Some(device)) = device::by_mount_point(target(dir)) {
+        device::umount(device).unwrap();
+    }
+}
+
+/// libploop goes by the letters of paths: an image that runs by another path does not run for it, and its
+/// top is deleted. The driver refuses that, and the descriptor has lost the top. The crate goes by device
+/// and inode.
+fn ha_20_the_top_runs_by_another_path() {
+    child("raw", |dir| {
+        mounts::enter().unwrap();
+        let (real, mut image) = running_by_another_path(dir);
+        let top = image.top_delta_file().unwrap();
+        assert_eq!(handle(&real).delete(disk::TOP), sys::SYSEXIT_UNLINK);
+        assert_lost(&mut image, &top);
+        assert_files(dir, &["first"]);
+        detach_by_name(dir);
+    })
+    .left(detach_by_name)
+    .succeeded();
+    child("safe", |dir| {
+        mounts::enter().unwrap();
+        let (real, mut image) = running_by_another_path(dir);
+        let base = image.descriptor().unwrap().base().unwrap().guid;
+        let before = fs::read(disk::descriptor(&real)).unwrap();
+        busy(image.delete_top_delta());
+        busy(image.switch_snapshot(base));
+        busy(image.switch_snapshot_with(base, SwitchFlag::SKIP_CREATE));
+        busy(image.snapshot());
+        busy(image.delete_snapshot(base));
+        busy(image.merge(&MergeParam::new(MergeTarget::Top)));
+        busy(image.mount(&mount_param(&real)));
+        assert_eq!(fs::read(disk::descriptor(&real)).unwrap(), before);
+        assert_files(dir, &["first"]);
+        detach_by_name(dir);
+        assert_mounts_with_first(&real, &mut image);
+    })
+    .left(detach_by_name)
+    .succeeded();
+}
+
+/// As above, where the path has gone with its mount: nobody can tell which file the device has. The driver
+/// can, and the crate puts the descriptor back.
+fn ha_20_the_top_runs_where_nobody_sees_it() {
+    child("safe", |dir| {
+        mounts::enter().unwrap();
+        let (real, mut image) = running_by_another_path(dir);
+        mounts::detach(&dir.join("other")).unwrap();
+        let top = image.top_delta_file().unwrap();
+        let base = image.descriptor().unwrap().base().unwrap().guid;
+        let before = fs::read(disk::descriptor(&real)).unwrap();
+        for result in [
+            image.delete_top_delta(),
+            image.switch_snapshot(base),
+            image
+                .switch_snapshot_with(base, SwitchFlag::SKIP_CREATE)
+                .map(drop),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+            assert_eq!(error.path(), Some(top.as_path()));
+            assert_eq!(fs::read(disk::descriptor(&real)).unwrap(), before);
+        }
+        assert_files(dir, &["first"]);
+        detach_by_name(dir);
+        assert_mounts_with_first(&real, &mut image);
+    })
+    .left(detach_by_name)
+    .succeeded();
+}
+
+/// What was written is there when the image is mounted by its descriptor.
+#[track_caller]
+fn assert_mounts_with_first(dir: &Path, image: &mut Ploop) {
+    let guard = image.mount_guard(&mount_param(dir).fsck(true)).unwrap();
+    assert_files(dir, &["first"]);
+    guard.umount().unwrap();
 }

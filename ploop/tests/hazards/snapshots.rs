@@ -8,7 +8,7 @@ use ploop::{ErrorKind, Guid, MergeParam, MergeTarget, Ploop, SwitchFlag, sys};
 
 use crate::fixture::child::child;
 use crate::fixture::directory::Contents;
-use crate::fixture::disk;
+use crate::fixture::disk::{self, Immutable};
 use crate::fixture::harness::{Need, Test};
 use crate::fixture::raw;
 use crate::tests;
@@ -21,6 +21,8 @@ pub(crate) fn tests() -> Vec<Test> {
             h0_15_h4_27_two_deltas_are_the_top,
             h0_10_a_failure_leaves_no_temporary_files,
             ha_9_a_failed_merge_leaves_the_delta_in_use;
+        &[Need::Root, Need::ImmutableFiles] =>
+            ha_20_a_delta_that_cannot_be_removed;
     ]
 }
 
@@ -193,6 +195,95 @@ fn ha_9_a_failed_merge_leaves_the_delta_in_use() {
             assert!(!Header::read(dir.join("root.hds")).unwrap().in_use);
         }
         image.switch_snapshot(guid).unwrap();
+    })
+    .succeeded();
+}
+
+/// Where the kernel refuses to remove a delta, here since it is immutable, libploop has written the
+/// descriptor without it already; after a switch it returns 0. The crate puts the descriptor back.
+fn ha_20_a_delta_that_cannot_be_removed() {
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name != "DiskDescriptor.xml.lck")
+            .collect();
+        names.sort();
+        names
+    };
+    child("raw", |dir| {
+        let calls: [fn(&raw::Handle, &str) -> i32; 3] = [
+            |handle, _| handle.delete(disk::TOP),
+            |handle, guid| handle.switch(guid, 0),
+            |handle, guid| handle.switch(guid, sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE),
+        ];
+        for (number, call) in calls.into_iter().enumerate() {
+            let dir = dir.join(number.to_string());
+            fs::create_dir(&dir).unwrap();
+            let (mut image, guids) = disk::with_snapshots(&dir, 1);
+            let top = image.top_delta_file().unwrap();
+            let _held = Immutable::make(&top).unwrap();
+            let code = call(
+                &raw::Handle::open(&disk::descriptor(&dir)),
+                &guids[0].to_string(),
+            );
+            assert_eq!(code, if number == 0 { sys::SYSEXIT_UNLINK } else { 0 });
+            assert!(top.exists());
+            let images = image.descriptor().unwrap().images;
+            assert!(images.iter().all(|image| image.file != top), "{number}");
+        }
+    })
+    .succeeded();
+    child("safe", |dir| {
+        let (mut image, guids) = disk::with_snapshots(dir, 2);
+        let top = image.top_delta_file().unwrap();
+        disk::write_first_cluster(&top, 7);
+        let held = Immutable::make(&top).unwrap();
+        let descriptor = fs::read(disk::descriptor(dir)).unwrap();
+        let before = names(dir);
+        for (error, code) in [
+            (image.delete_top_delta(), Some(sys::SYSEXIT_UNLINK)),
+            (image.delete_snapshot(Guid::TOP), Some(sys::SYSEXIT_UNLINK)),
+            (image.switch_snapshot(guids[0]), None),
+            (
+                image
+                    .switch_snapshot_with(guids[1], SwitchFlag::SKIP_CREATE)
+                    .map(drop),
+                None,
+            ),
+        ] {
+            let error = error.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+            assert_eq!(error.code(), code, "{error}");
+            assert_eq!(error.path(), Some(top.as_path()));
+            assert!(error.message().contains("as it was"), "{error}");
+            assert_eq!(fs::read(disk::descriptor(dir)).unwrap(), descriptor);
+            assert_eq!(names(dir), before);
+        }
+        assert_eq!(image.top_delta_file().unwrap(), top);
+        assert_eq!(disk::first_byte(&top), Some(7));
+        drop(held);
+        image.switch_snapshot(guids[0]).unwrap();
+        assert!(!top.exists());
+        let new = image.top_delta_file().unwrap();
+        let snapshots = image.descriptor().unwrap().snapshots.len();
+        // A leaf that is not the top: the snapshot that was switched away from.
+        let leaf = image
+            .descriptor()
+            .unwrap()
+            .image(guids[1])
+            .unwrap()
+            .file
+            .clone();
+        let held = Immutable::make(&leaf).unwrap();
+        let descriptor = fs::read(disk::descriptor(dir)).unwrap();
+        let error = image.delete_snapshot(guids[1]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert_eq!(fs::read(disk::descriptor(dir)).unwrap(), descriptor);
+        drop(held);
+        image.delete_snapshot(guids[1]).unwrap();
+        assert_eq!(image.descriptor().unwrap().snapshots.len(), snapshots - 1);
+        assert!(new.exists() && !leaf.exists());
     })
     .succeeded();
 }
