@@ -114,7 +114,8 @@ impl Container {
         let mut found: Vec<String> = fs::read_dir(target)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "lost+found" && !name.starts_with(".balloon"))
+            // The balloon is hidden.
+            .filter(|name| name != "lost+found")
             .collect();
         found.sort();
         let mut names = names.to_vec();

@@ -1,6 +1,6 @@
 //! Growing and shrinking, mounted and not.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
 
 use ploop::{
@@ -9,7 +9,7 @@ use ploop::{
 };
 
 use crate::NEEDS;
-use crate::container::{Container, SIZE, assert_detached, partition, refused};
+use crate::container::{Container, SIZE, assert_detached, debugfs, partition, refused, tool};
 use crate::fixture::harness::{Need, Test};
 use crate::tests;
 
@@ -24,7 +24,9 @@ pub(crate) fn tests() -> Vec<Test> {
             too_small_for_what_is_in_it,
             sizes_no_image_can_have,
             a_chain_grows,
-            a_raw_image_grows_and_shrinks;
+            a_raw_image_grows_and_shrinks,
+            a_file_system_that_is_mounted_without_its_balloon,
+            a_file_system_that_has_no_balloon;
         &[Need::Driver, Need::Root, Need::Mounts, Need::OnlineResize] =>
             a_mount_of_another_namespace;
     ]
@@ -333,4 +335,62 @@ fn a_mount_of_another_namespace() {
     guard.umount().unwrap();
     container.verify_image(&mut image, &["a"]);
     assert!(fs_info(image.path()).unwrap().size() > Size::from_mib(240));
+}
+
+/// libploop's name for it.
+const BALLOON: &str = ".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
+
+/// That everything that needs the balloon says that there is none, and what to do.
+#[track_caller]
+fn lacks_balloon(image: &mut Ploop) {
+    for result in [
+        image.discard_stat().map(drop),
+        image.resize(LESS, ResizeMode::Online),
+        image.resize(MORE, ResizeMode::Online),
+    ] {
+        let error = refused(result, ErrorKind::Unsupported, Code::DEVIOC);
+        for words in ["balloon_ino=", "let libploop mount it", BALLOON] {
+            assert!(error.message().contains(words), "{error}");
+        }
+    }
+}
+
+fn a_file_system_that_is_mounted_without_its_balloon() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let mut guard = image.mount_guard(&MountParam::new()).unwrap();
+    let device = partition(&guard.mounted().device);
+    let target = container.target();
+    let arguments = [device.to_str().unwrap(), target.to_str().unwrap()];
+    tool("mount", &["-t", "ext4", arguments[0], arguments[1]]);
+    container.write("a", 5 << 20);
+    lacks_balloon(&mut guard);
+    // It is a file like others.
+    assert!(container.target().join(BALLOON).exists());
+    tool("umount", &arguments[1..]);
+    guard.umount().unwrap();
+    // As the message says.
+    let mut guard = image.mount_guard(&container.param()).unwrap();
+    container.verify(&["a"]);
+    guard.resize(LESS, ResizeMode::Online).unwrap();
+    guard.umount().unwrap();
+    container.verify_image(&mut image, &["a"]);
+}
+
+fn a_file_system_that_has_no_balloon() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let guard = image.mount_guard(&MountParam::new()).unwrap();
+    debugfs(&guard.mounted().device, &format!("rm {BALLOON}"));
+    guard.umount().unwrap();
+    let mut guard = image.mount_guard(&container.param().fsck(true)).unwrap();
+    container.write("a", 5 << 20);
+    lacks_balloon(&mut guard);
+    // As the message says.
+    File::create_new(container.target().join(BALLOON)).unwrap();
+    guard.umount().unwrap();
+    let mut guard = image.mount_guard(&container.param()).unwrap();
+    container.verify(&["a"]);
+    guard.resize(LESS, ResizeMode::Online).unwrap();
+    assert!(balloon(&mut guard) > Size::ZERO);
+    guard.umount().unwrap();
+    container.verify_image(&mut image, &["a"]);
 }

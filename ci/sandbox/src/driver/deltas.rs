@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fstatfs};
 use rustix::io::Errno;
 
 use super::attached::{self, Attachment};
-use super::device::{Contents, Device, Level, Stack, errno, errno_of};
+use super::device::{Contents, Device, Level, Stack, errno, errno_of, path_of};
 use super::lock;
 use super::maintenance::Kind;
 use super::request::{Control, Ioctl};
@@ -128,6 +128,7 @@ impl Device {
         Ok(Candidate {
             level: Level {
                 _attachment: Attachment::of(&file),
+                called: path_of(&file).file_name().unwrap_or_default().to_owned(),
                 file,
                 raw,
                 read_only,

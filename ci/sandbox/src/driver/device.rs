@@ -63,21 +63,28 @@ pub(super) struct Level {
     pub(super) file: File,
     pub(super) raw: bool,
     pub(super) read_only: bool,
+    /// What the file was called last in its directory when it was added.
+    pub(super) called: OsString,
     pub(super) _attachment: Attachment,
 }
 
 impl Level {
-    /// Where the file is now: it may have been renamed since.
-    fn name(&self) -> PathBuf {
-        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        std::fs::read_link(link).unwrap_or_default()
-    }
-
+    /// Where the file is now, for it may have been renamed since. One whose mount is gone has its name alone.
     pub(super) fn path(&self) -> String {
-        let name = self.name().into_os_string().into_vec();
+        let mut name = path_of(&self.file).into_os_string();
+        if name == "/" {
+            name.clone_from(&self.called);
+        }
+        let name = name.into_vec();
         let name = name.strip_suffix(b" (deleted)").unwrap_or(&name).to_vec();
         OsString::from_vec(name).to_string_lossy().into_owned()
     }
+}
+
+/// The path of an open file, as the kernel knows it.
+pub(super) fn path_of(file: &File) -> PathBuf {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::read_link(link).unwrap_or_default()
 }
 
 pub(super) struct Shown {
