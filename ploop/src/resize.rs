@@ -78,7 +78,7 @@ impl Ploop {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a size of four clusters or less and one above the
     /// format's maximum, [`Busy`](ErrorKind::Busy) for an offline resize of a mounted image and while
     /// the balloon is in use, [`Unsupported`](ErrorKind::Unsupported) for shrinking a raw image
-    /// without snapshots, [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool) where one is missing.
+    /// without snapshots, and for a file system that is mounted without a balloon, [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool) where one is missing.
     /// Where the data does not fit: [`InvalidInput`](ErrorKind::InvalidInput) online,
     /// [`Tool`](ErrorKind::Tool) with the code [`RESIZE_FS`](crate::Code::RESIZE_FS) offline, and
     /// [`NoSpace`](ErrorKind::NoSpace) where there is nothing left to take.
