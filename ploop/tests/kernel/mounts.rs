@@ -143,15 +143,31 @@ fn a_read_only_mount_writes_nothing() {
     assert!(!Header::read(container.base()).unwrap().in_use);
     let device = guard.mounted().device.clone();
     let name = device.file_name().unwrap().to_str().unwrap();
-    let ro = fs::read_to_string(format!("/sys/block/{name}/ro")).unwrap();
-    assert_eq!(ro.trim(), "1");
-    // A snapshot of it could not be written to either.
-    guard.snapshot().unwrap_err();
+    let shown = |file: &str| fs::read_to_string(format!("/sys/block/{name}/{file}")).unwrap();
+    assert_eq!(shown("ro"), "1\n");
+    // A snapshot is taken, and its new top is not written to either.
+    guard.snapshot().unwrap();
+    assert_eq!(
+        ["ro", "pstate/top", "pdelta/0/ro", "pdelta/1/ro"].map(shown),
+        ["1\n", "1\n", "1\n", "0\n"]
+    );
+    let error = fs::write(container.target().join("new"), "x").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     container.verify(&["file"]);
+    let descriptor = guard.descriptor().unwrap();
+    assert_eq!(descriptor.images.len(), 2);
+    let top = &descriptor.top_image().unwrap().file;
+    assert!(Header::read(top).unwrap().in_use);
+    guard.umount().unwrap();
+    assert!(!Header::read(top).unwrap().in_use);
+    assert!(fs::read(container.base()).unwrap() == before);
+    container.verify_image(&mut image, &["file"]);
+    // From the next mount on it is.
+    let guard = image.mount_guard(&container.param()).unwrap();
+    container.write("new", 1 << 20);
     guard.umount().unwrap();
     assert!(fs::read(container.base()).unwrap() == before);
-    assert_eq!(image.descriptor().unwrap().images.len(), 1);
-    container.verify_image(&mut image, &["file"]);
+    container.verify_image(&mut image, &["file", "new"]);
 }
 
 fn options_reach_the_file_system() {
