@@ -5,6 +5,7 @@ mod deltas;
 mod device;
 mod discard;
 mod maintenance;
+mod merge;
 mod request;
 mod track;
 
