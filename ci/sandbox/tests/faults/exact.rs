@@ -112,9 +112,11 @@ pub(crate) fn libploop_loses(directory: &Path) {
 /// finishes it.
 pub(crate) fn killed_while_clusters_move(directory: &Path) {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let next: [(&str, fn(&Image)); 3] = [
+    let next: [Case; 3] = [
         ("unmount", |image| image.open().umount().unwrap()),
-        ("snapshot", |image| drop(image.open().snapshot().unwrap())),
+        ("snapshot", |image| {
+            image.open().snapshot().unwrap();
+        }),
         ("delete", |image| {
             let mut handle = image.open();
             let base = handle.snapshot().unwrap();
