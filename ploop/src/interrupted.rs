@@ -3,8 +3,13 @@
 //! libploop writes the new descriptor beside the old one, has the driver change the running device,
 //! and then renames. A process that dies in between leaves a device that writes where its descriptor
 //! does not look: after a snapshot to a delta it does not name, after a merge of the top below one
-//! that it still names. The next mount goes by the descriptor, and what was written since is gone
-//! (hazard A13). As long as the device runs, it tells which of the two descriptors is true.
+//! that it still names. The next mount goes by the descriptor, and what was written since the snapshot
+//! is gone (hazard A13); a merge leaves an empty top, which hides nothing. As long as the device runs,
+//! it tells which of the two descriptors is true.
+//!
+//! A process that dies while the driver merges the top leaves a device that goes on with it, and
+//! refuses most else until another `PLOOP_IOC_MERGE` finishes. libploop tries to, and corrupts memory
+//! (hazard 17); so it is finished here.
 //!
 //! A merge of an image that is not attached copies into the lower delta, which is marked as in use
 //! meanwhile. A process that dies in it leaves the mark, with which the image can neither be attached
@@ -12,10 +17,12 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::ffi::finish_merge;
 use crate::image::{Header, Image, OpenOptions};
 use crate::{Descriptor, Error, Guid, Result};
 
@@ -23,10 +30,54 @@ const DEVICES: &str = "/sys/block";
 
 /// Finishes or takes back what was interrupted. Whether there was something. The image's lock is held.
 pub(crate) fn finish(operation: &'static str, descriptor: &Path) -> Result<bool> {
-    finish_in(Path::new(DEVICES), operation, descriptor)
+    finish_in(Path::new(DEVICES), operation, descriptor, &|device| {
+        finish_merge(&Path::new("/dev").join(device))
+    })
 }
 
-fn finish_in(devices: &Path, operation: &'static str, descriptor: &Path) -> Result<bool> {
+fn finish_in(
+    devices: &Path,
+    operation: &'static str,
+    descriptor: &Path,
+    finish_merge: &dyn Fn(&str) -> io::Result<()>,
+) -> Result<bool> {
+    let merged = finish_merges(devices, operation, descriptor, finish_merge)?;
+    Ok(put_in_place(devices, operation, descriptor)? || merged)
+}
+
+/// Finishes what the driver has begun. The chain that the descriptor names then reads as before, so
+/// it does not matter whether there is another descriptor. Whether there was a merge.
+fn finish_merges(
+    devices: &Path,
+    operation: &'static str,
+    descriptor: &Path,
+    finish_merge: &dyn Fn(&str) -> io::Result<()>,
+) -> Result<bool> {
+    let merging: Vec<Running> = running(devices).filter(|device| device.merging).collect();
+    if merging.is_empty() {
+        return Ok(false);
+    }
+    let Some(chain) = Descriptor::open(descriptor).ok().as_ref().and_then(chain) else {
+        return Ok(false);
+    };
+    let mut any = false;
+    for device in merging {
+        if device.levels.first() == chain.first() {
+            finish_merge(&device.name).map_err(|error| {
+                let what = format!(
+                    "a merge on {} was interrupted, and cannot be finished",
+                    device.name
+                );
+                Error::io(operation, &what, error).with_path(descriptor)
+            })?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Renames the descriptor for which a running device speaks, or takes back an offline merge.
+fn put_in_place(devices: &Path, operation: &'static str, descriptor: &Path) -> Result<bool> {
     let mut staged = OsString::from(descriptor);
     staged.push(".tmp");
     let staged = PathBuf::from(staged);
@@ -177,8 +228,11 @@ fn chain(descriptor: &Descriptor) -> Option<Vec<Identity>> {
 
 /// A running device: its deltas from the base up.
 struct Running {
+    name: String,
     levels: Vec<Identity>,
     writable: bool,
+    /// The top is being merged into the delta below, which is writable then, too.
+    merging: bool,
 }
 
 fn running(devices: &Path) -> impl Iterator<Item = Running> {
@@ -193,14 +247,21 @@ fn examine(device: &Path) -> Option<Running> {
     // Also where it has deltas and does not run yet, or any more.
     let top: usize = text("pstate/top".into())?.trim().parse().ok()?;
     let level = |number: usize| Path::new("pdelta").join(number.to_string());
-    let writable = text(level(top).join("ro"))?.trim() == "0";
+    let is_writable = |number| Some(text(level(number).join("ro"))?.trim() == "0");
+    let writable = is_writable(top)?;
+    let merging = writable && top > 0 && is_writable(top - 1)?;
     let levels = (0..=top)
         .map(|number| {
             let name = text(level(number).join("image"))?;
             identity(Path::new(name.strip_suffix('\n').unwrap_or(&name)))
         })
         .collect::<Option<_>>()?;
-    Some(Running { levels, writable })
+    Some(Running {
+        name: device.file_name()?.to_str()?.to_owned(),
+        levels,
+        writable,
+        merging,
+    })
 }
 
 #[cfg(test)]
@@ -258,7 +319,11 @@ mod tests {
         }
 
         fn finish(&self) -> bool {
-            finish_in(&self.devices, "test", &self.path()).unwrap()
+            self.finish_with(&|device| panic!("{device} does not merge"))
+        }
+
+        fn finish_with(&self, merge: &dyn Fn(&str) -> io::Result<()>) -> bool {
+            finish_in(&self.devices, "test", &self.path(), merge).unwrap()
         }
 
         fn files(&self, of: &Path) -> Vec<PathBuf> {
@@ -296,6 +361,41 @@ mod tests {
         assert_eq!(fixture.files(&fixture.path()), new);
         assert!(!fixture.staged().exists());
         assert!(!fixture.finish());
+    }
+
+    /// With and without the descriptor that libploop would have put in place.
+    #[test]
+    fn a_merge_that_runs_is_finished_first() {
+        for staged in [true, false] {
+            let (fixture, base) = merge(None, 1);
+            let both = fixture.files(&fixture.path());
+            if !staged {
+                fs::remove_file(fixture.staged()).unwrap();
+            }
+            fixture.device(false, &both);
+            let below = fixture.devices.join("ploop12345/pdelta/0/ro");
+            fs::write(below, "0\n").unwrap();
+            let finished = fixture.finish_with(&|device| {
+                assert_eq!(device, "ploop12345");
+                fixture.device(false, std::slice::from_ref(&base));
+                Ok(())
+            });
+            assert!(finished);
+            assert!(!fixture.staged().exists());
+            let expected = if staged { 1 } else { 2 };
+            assert_eq!(fixture.files(&fixture.path()).len(), expected);
+            assert!(!fixture.finish());
+            // What cannot be finished is no success.
+            fixture.device(false, &both);
+            let below = fixture.devices.join("ploop12345/pdelta/0/ro");
+            fs::write(below, "0\n").unwrap();
+            let error = finish_in(&fixture.devices, "test", &fixture.path(), &|_| {
+                Err(io::ErrorKind::StorageFull.into())
+            });
+            let error = error.unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::NoSpace);
+            assert!(error.message().contains("ploop12345"), "{error}");
+        }
     }
 
     #[test]

@@ -66,22 +66,12 @@ impl Drop for Done {
 /// Since when which requests are unanswered, of all devices: what the watchdog asks for.
 static UNDER_WAY: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
 
-/// When a device last got on with work that its requests have to wait for.
-static PROGRESS: Mutex<Option<Instant>> = Mutex::new(None);
-
-/// A device gets on with work that its requests have to wait for, such as a merge.
-pub(crate) fn note_progress() {
-    *PROGRESS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-}
-
-/// How long the oldest unanswered request has been so while nothing got on.
+/// How long the oldest unanswered request has been so.
 pub(crate) fn oldest_request() -> Duration {
-    let progress = *PROGRESS.lock().unwrap_or_else(PoisonError::into_inner);
     let under_way = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-    let waiting = under_way
+    under_way
         .first_key_value()
-        .map_or(Duration::ZERO, |(_, since)| since.elapsed());
-    progress.map_or(waiting, |progress| waiting.min(progress.elapsed()))
+        .map_or(Duration::ZERO, |(_, since)| since.elapsed())
 }
 
 /// A request that is under way until this is dropped.

@@ -4,6 +4,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::ioctl::{IntegerSetter, NoArg, Opcode, Setter, Updater, ioctl, opcode};
@@ -17,7 +18,11 @@ const LOOP_CTL_ADD: Opcode = 0x4c80;
 const LOOP_CTL_REMOVE: Opcode = 0x4c81;
 const BLKPG: Opcode = opcode::none(0x12, 105);
 const FIFREEZE: Opcode = opcode::read_write::<c_int>(b'X', 119);
+const FIEMAP: Opcode = opcode::read_write::<FiemapHead>(b'f', 11);
 const FITHAW: Opcode = opcode::read_write::<c_int>(b'X', 120);
+
+const FIEMAP_FLAG_SYNC: u32 = 1;
+const FIEMAP_EXTENT_LAST: u32 = 1;
 
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -225,6 +230,77 @@ pub(crate) fn thaw(directory: impl AsFd) -> io::Result<()> {
     Ok(unsafe { ioctl(directory, call) }?)
 }
 
+/// `struct fiemap` without its extents.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FiemapHead {
+    start: u64,
+    len: u64,
+    flags: u32,
+    mapped: u32,
+    room: u32,
+    reserved: u32,
+}
+
+/// `struct fiemap_extent`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FiemapExtent {
+    logical: u64,
+    physical: u64,
+    len: u64,
+    reserved_long: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+/// `struct fiemap`.
+#[repr(C)]
+struct Fiemap {
+    head: FiemapHead,
+    extents: [FiemapExtent; 128],
+}
+
+/// The parts of a file of `len` bytes for which its file system has no space. Space that was never
+/// written to is space. An error where the file system does not tell.
+pub(crate) fn holes(file: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>>> {
+    let mut holes = Vec::new();
+    let mut at = 0;
+    while at < len {
+        let mut map = Fiemap {
+            head: FiemapHead {
+                start: at,
+                len: len - at,
+                flags: FIEMAP_FLAG_SYNC,
+                room: 128,
+                ..FiemapHead::default()
+            },
+            extents: [FiemapExtent::default(); 128],
+        };
+        // SAFETY: the kernel writes a `struct fiemap`, whose layout `Fiemap` has, and no more extents
+        // than there is said to be room for.
+        let call = unsafe { Updater::<FIEMAP, Fiemap>::new(&mut map) };
+        // SAFETY: as above; every bit pattern is a valid `Fiemap`.
+        unsafe { ioctl(file.as_fd(), call) }?;
+        let mapped = map.head.mapped as usize;
+        let extents = map.extents.get(..mapped).unwrap_or_default();
+        for extent in extents {
+            if extent.logical > at {
+                holes.push(at..extent.logical.min(len));
+            }
+            at = at.max(extent.logical.saturating_add(extent.len));
+        }
+        match extents.last() {
+            Some(last) if last.flags & FIEMAP_EXTENT_LAST == 0 => {}
+            _ => break,
+        }
+    }
+    if at < len {
+        holes.push(at..len);
+    }
+    Ok(holes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,5 +312,7 @@ mod tests {
         assert_eq!(size_of::<BlkpgPartition>(), 152);
         assert_eq!(BLKPG, 0x1269);
         assert_eq!(FIFREEZE, 0xc004_5877);
+        assert_eq!(FIEMAP, 0xc020_660b);
+        assert_eq!(size_of::<FiemapExtent>(), 56);
     }
 }

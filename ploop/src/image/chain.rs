@@ -1,6 +1,8 @@
 //! The stack of files a disk is read through.
 
 use std::fs::File;
+#[cfg(feature = "image-write")]
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +76,22 @@ impl Layer {
                 Ok(())
             }
             Layer::Delta(delta) => delta.reload(),
+        }
+    }
+
+    /// Parts of the file that hold nothing.
+    #[cfg(feature = "image-write")]
+    pub(super) fn holes(&self) -> Vec<Range<u64>> {
+        match self {
+            Layer::Raw { .. } => Vec::new(),
+            Layer::Delta(delta) => delta.holes().to_vec(),
+        }
+    }
+
+    #[cfg(feature = "image-write")]
+    pub(super) fn set_holes(&mut self, holes: Vec<Range<u64>>) {
+        if let Layer::Delta(delta) = self {
+            delta.set_holes(holes);
         }
     }
 
@@ -250,6 +268,24 @@ impl Chain {
         layer.reload()?;
         self.size = check_layers(&self.layers, self.cluster)?;
         Ok(())
+    }
+
+    /// Takes a cluster to be elsewhere in the file of the level it is read from.
+    #[cfg(feature = "image-write")]
+    pub(super) fn set_slot(&mut self, level: usize, cluster: u32, slot: u32) -> Result<()> {
+        let mut found = None;
+        for (number, layer) in self.layers.iter_mut().enumerate().rev() {
+            if let Layer::Delta(delta) = layer {
+                if delta.has_entry(cluster)? {
+                    found = Some((number, delta));
+                    break;
+                }
+            }
+        }
+        match found {
+            Some((number, delta)) if number == level => delta.set_slot(cluster, slot),
+            _ => Err(no_level(level)),
+        }
     }
 
     /// Whether any file has data for a cluster.

@@ -1,6 +1,7 @@
 //! One file with a header, a block allocation table and clusters.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +21,8 @@ pub(super) struct Delta {
     table: Table,
     /// The length of the file. A delta in use grows while it is read.
     len: AtomicU64,
+    /// Parts of the file that hold nothing, as far as somebody has said so.
+    holes: Vec<Range<u64>>,
 }
 
 impl Delta {
@@ -43,6 +46,7 @@ impl Delta {
             file,
             header,
             len: AtomicU64::new(len),
+            holes: Vec::new(),
         })
     }
 
@@ -115,7 +119,33 @@ impl Delta {
         if end > self.len.load(Ordering::Relaxed) && end > self.current_len() {
             return Err(self.bad_entry(cluster, entry, "lies beyond the end of the file"));
         }
+        if is_in_hole(&self.holes, offset, size) {
+            return Err(self.bad_entry(cluster, entry, "is a hole in the file"));
+        }
         Ok(Some(offset))
+    }
+
+    /// Has the table in memory lead elsewhere.
+    #[cfg(feature = "image-write")]
+    pub(super) fn set_slot(&mut self, cluster: u32, slot: u32) -> Result<()> {
+        let entry = entry_of(&self.header, slot);
+        self.table.set(&self.file, cluster, entry)
+    }
+
+    /// Whether the table leads anywhere.
+    #[cfg(feature = "image-write")]
+    pub(super) fn has_entry(&self, cluster: u32) -> Result<bool> {
+        Ok(self.table.entry(&self.file, cluster)? != 0)
+    }
+
+    #[cfg(feature = "image-write")]
+    pub(super) fn holes(&self) -> &[Range<u64>] {
+        &self.holes
+    }
+
+    #[cfg(feature = "image-write")]
+    pub(super) fn set_holes(&mut self, holes: Vec<Range<u64>>) {
+        self.holes = holes;
     }
 
     fn current_len(&self) -> u64 {
@@ -131,6 +161,13 @@ impl Delta {
     }
 }
 
+/// Whether a part of a cluster is in one of the holes.
+pub(super) fn is_in_hole(holes: &[Range<u64>], offset: u64, cluster: u64) -> bool {
+    holes
+        .iter()
+        .any(|hole| hole.start < offset + cluster && offset < hole.end)
+}
+
 /// Where the cluster that an entry names begins. Below 2^58, so sums do not overflow.
 pub(super) fn cluster_offset(header: &Header, entry: u32) -> u64 {
     let unit = match header.version {
@@ -138,6 +175,15 @@ pub(super) fn cluster_offset(header: &Header, entry: u32) -> u64 {
         FormatVersion::V2 => header.cluster.bytes(),
     };
     u64::from(entry) * unit
+}
+
+/// The entry that leads to a cluster of the file.
+#[cfg(feature = "image-write")]
+pub(super) fn entry_of(header: &Header, slot: u32) -> u32 {
+    match header.version {
+        FormatVersion::V1 => slot.wrapping_mul(header.cluster.sectors()),
+        FormatVersion::V2 => slot,
+    }
 }
 
 /// Refuses a delta that cannot be read for certain.

@@ -71,6 +71,20 @@ impl Table {
         Ok(page.entry(cluster % PAGE))
     }
 
+    /// Changes the entry of a cluster, in memory only. Those beyond the end stay.
+    #[cfg(feature = "image-write")]
+    pub(super) fn set(&mut self, file: &File, cluster: u32, entry: u32) -> Result<()> {
+        // Loads the page.
+        self.entry(file, cluster)?;
+        let page = self.pages.get_mut((cluster / PAGE) as usize);
+        if let Some(Page::Entries(entries)) = page.and_then(OnceLock::get_mut) {
+            if let Some(place) = entries.get_mut((cluster % PAGE) as usize) {
+                *place = entry;
+            }
+        }
+        Ok(())
+    }
+
     /// A page for a reader that passes through the table once: what is not in memory does not stay
     /// there.
     pub(super) fn pass(&self, file: &File, number: u32) -> Result<Page> {

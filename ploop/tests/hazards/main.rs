@@ -11,7 +11,6 @@
 //!
 //! * 0.19, 4.22, `kill(-1, SIGKILL)` when a discard cannot fork: the driver would have to fail at that very
 //!   moment. What it does otherwise is provoked; the filter is tested in `src/ffi/kill_filter.rs`.
-//! * 4.17: the sandbox gives a merge up whose caller died, where the driver waits for the next.
 //! * A13 to A15: tested where programs are killed, in the sandbox's tests of faults.
 //!
 //! Nothing to provoke:

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -34,6 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
             h4_11_a_length_of_zero_is_no_bound,
             h4_12_a_result_without_terminator,
             h4_14_names_of_devices_are_cut,
+            h4_17_a_merge_whose_program_is_gone,
             h4_18_sending_fails,
             ha_16_an_image_that_runs_under_a_name,
             ha_16_a_delta_is_attached_twice,
@@ -249,6 +251,71 @@ fn h0_18_h4_20_an_online_merge_closes_standard_input() {
     })
     .left(detach)
     .succeeded();
+}
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Begins a merge of the top, and has a timer end the call while the driver goes on: as if the
+/// program had been killed.
+fn merging(dir: &Path) -> Ploop {
+    const PLOOP_IOC_MERGE: libc::c_ulong = 0x500c;
+    let mut image = running(dir);
+    image.snapshot().unwrap();
+    write(dir, "second");
+    let large = File::create(target(dir).join("large")).unwrap();
+    large.write_all_at(&[7; 96 << 20], 0).unwrap();
+    large.sync_all().unwrap();
+    drop(large);
+    let device = File::open(image.device().unwrap().unwrap()).unwrap();
+    // SAFETY: the handler does nothing, and is installed without SA_RESTART, so that calls end; the
+    // request has no argument.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
+        let mut every: libc::itimerval = std::mem::zeroed();
+        every.it_value.tv_usec = 5000;
+        every.it_interval.tv_usec = 5000;
+        libc::setitimer(libc::ITIMER_REAL, &raw const every, std::ptr::null_mut());
+        let result = libc::ioctl(device.as_raw_fd(), PLOOP_IOC_MERGE as _, 0);
+        let error = std::io::Error::last_os_error();
+        libc::setitimer(libc::ITIMER_REAL, &std::mem::zeroed(), std::ptr::null_mut());
+        (result, error.raw_os_error())
+    };
+    assert_eq!(result, (-1, Some(libc::EINTR)));
+    image
+}
+
+/// libploop looks for the merge's top in the descriptor that it has already changed, fails, and frees
+/// the name twice. The crate has the driver finish first.
+fn h4_17_a_merge_whose_program_is_gone() {
+    child("raw", |dir| {
+        drop(merging(dir));
+        let handle = handle(dir);
+        assert_ne!(handle.umount(), 0);
+        drop(handle);
+    })
+    .left(detach)
+    .crashed();
+    for part in ["unmounted", "snapshotted"] {
+        child(part, |dir| {
+            let mut image = merging(dir);
+            let names: &[&str] = if part == "snapshotted" {
+                image.snapshot().unwrap();
+                write(dir, "third");
+                &["first", "second", "third"]
+            } else {
+                &["first", "second"]
+            };
+            assert_files_at_the_end(dir, &mut image, names);
+            let guard = image.mount_guard(&mount_param(dir)).unwrap();
+            let large = fs::read(target(dir).join("large")).unwrap();
+            assert!(large == vec![7; 96 << 20]);
+            guard.umount().unwrap();
+        })
+        .left(detach)
+        .succeeded();
+    }
 }
 
 /// The name of a device for C.

@@ -46,10 +46,13 @@ fn size_of(image: &mut Ploop) -> u64 {
     fs::metadata(file).unwrap().len()
 }
 
+/// At least that much was given back. It may be more by what the driver had got ahead of an attached
+/// image, up to as much again as its file has; but what is kept needs its place.
 #[track_caller]
-fn assert_freed(before: u64, after: u64, mib: std::ops::Range<u64>) {
+fn assert_freed(before: u64, after: u64, mib: u64) {
     let freed = before.saturating_sub(after) >> 20;
-    assert!(mib.contains(&freed), "{freed} MiB: {before} became {after}");
+    assert!(freed >= mib, "{freed} MiB: {before} became {after}");
+    assert!(after > 16 << 20, "{before} became {after}");
 }
 
 fn what_was_deleted_is_given_back() {
@@ -57,7 +60,7 @@ fn what_was_deleted_is_given_back() {
     let before = image.discard_stat().unwrap();
     image.discard(&DiscardParam::new()).unwrap();
     let after = image.discard_stat().unwrap();
-    assert_freed(before.image_size.bytes(), after.image_size.bytes(), 80..130);
+    assert_freed(before.image_size.bytes(), after.image_size.bytes(), 80);
     container.verify(&KEPT);
     // The device is in order: more of it, and a snapshot.
     image.discard(&DiscardParam::new()).unwrap();
@@ -84,7 +87,7 @@ fn an_image_is_mounted_for_the_time() {
     image.discard(&param).unwrap();
     assert_detached(&mut image);
     assert!(!container.path("root.hdd.mnt").exists());
-    assert_freed(before, size_of(&mut image), 80..130);
+    assert_freed(before, size_of(&mut image), 80);
     container.verify_image(&mut image, &KEPT);
 }
 
@@ -94,7 +97,7 @@ fn as_much_as_is_asked_for() {
     // Extents this long there are none; a group of blocks has 128 MiB.
     let param = DiscardParam::new().min_length(Size::from_mib(127));
     image.discard(&param).unwrap();
-    assert_freed(before, size_of(&mut image), 0..1);
+    assert_eq!(size_of(&mut image), before);
     container.verify(&KEPT);
     let param = DiscardParam::new().min_length(Size::from_gib(1));
     image.discard(&param).unwrap_err();
@@ -105,7 +108,7 @@ fn as_much_as_is_asked_for() {
     assert!(less < before, "{less}");
     container.verify(&KEPT);
     image.discard(&DiscardParam::new()).unwrap();
-    assert_freed(before, size_of(&mut image), 80..130);
+    assert_freed(before, size_of(&mut image), 80);
     container.verify(&KEPT);
     image.umount().unwrap();
     container.verify_image(&mut image, &KEPT);
@@ -131,7 +134,7 @@ fn it_is_stopped() {
     assert!(stop.is_stopped());
     container.verify(&KEPT);
     image.discard(&DiscardParam::new()).unwrap();
-    assert_freed(before, size_of(&mut image), 80..130);
+    assert_freed(before, size_of(&mut image), 80);
     image.umount().unwrap();
     container.verify_image(&mut image, &KEPT);
 }
@@ -149,7 +152,8 @@ fn in_the_top_alone() {
     container.remove("passing");
     let top = size_of(&mut image);
     image.discard(&DiscardParam::new()).unwrap();
-    assert_freed(top, size_of(&mut image), 40..90);
+    let now = size_of(&mut image);
+    assert!(top - now >= 40 << 20, "{top} became {now}");
     container.verify(&KEPT);
     assert!(fs::read(container.base()).unwrap() == base);
     crate::snapshots::verify_snapshot(&container, snapshot, &KEPT);
@@ -169,7 +173,7 @@ fn under_a_name() {
     container.verify(&KEPT);
     guard.umount().unwrap();
     image.set_component(None);
-    assert_freed(before, size_of(&mut image), 80..130);
+    assert_freed(before, size_of(&mut image), 80);
     container.verify_image(&mut image, &KEPT);
 }
 

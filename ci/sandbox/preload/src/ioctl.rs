@@ -42,6 +42,7 @@ const DEL_DELTA: u32 = request(WRITE, 5, 4);
 const TRACK_INIT: u32 = request(READ, 6, EXTENT);
 const TRACK_SETPOS: u32 = request(WRITE, 9, 8);
 const TRACK_READ: u32 = request(READ, 10, EXTENT);
+const MERGE: u32 = request(NONE, 12, 0);
 const REPLACE_DELTA: u32 = request(WRITE, 13, CTL);
 const TRUNCATE: u32 = request(WRITE, 14, TRUNCATE_CTL);
 const UPDATE_INDEX: u32 = request(WRITE, 16, INDEX_CTL);
@@ -146,7 +147,7 @@ fn asked(descriptor: c_int, node: Node, call: u32, argument: *mut c_void) -> Res
             aside.back(&path);
             reply?
         }
-        (DISCARD_WAIT, _) => daemon::ask(&request, beside, Wait::Signal)?,
+        (DISCARD_WAIT | MERGE, _) => daemon::ask(&request, beside, Wait::Signal)?,
         _ => daemon::ask(&request, beside, Wait::Answer)?,
     };
     let len = reply.payload.len().min(room);

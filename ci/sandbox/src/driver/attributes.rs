@@ -96,6 +96,10 @@ impl Device {
                 ];
                 Some(directory(QUEUES.into_iter().chain(others)))
             }
+            ["pstate", "aborted"] => Some(Entry::File {
+                text: format!("{}\n", u8::from(self.is_aborted())),
+                mode: 0o644,
+            }),
             ["pstate", "event"] => Some(Entry::Event),
             ["pstate", "open_count"] => {
                 drop(shown);
@@ -158,10 +162,6 @@ fn state(shown: &Shown, name: &str) -> Option<Entry> {
         levels => levels as u32 - 1,
     };
     Some(match name {
-        "aborted" => Entry::File {
-            text: "0\n".to_owned(),
-            mode: 0o644,
-        },
         "block_size" => file(1u32 << shown.cluster_log),
         "cookie" => file(String::from_utf8_lossy(&shown.cookie)),
         "fmt_version" => file(shown.version),

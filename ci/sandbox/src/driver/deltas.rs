@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use ploop::ClusterSize;
 use ploop::image::{DeltaFile, Disk, DiskWriter, header_of};
@@ -14,8 +16,9 @@ use super::attached::{self, Attachment};
 use super::device::{Contents, Device, Level, Stack, errno, errno_of, path_of};
 use super::lock;
 use super::maintenance::Kind;
+use super::merge::Moved;
 use super::request::{Control, Ioctl};
-use crate::data::note_progress;
+use crate::ioctl::holes;
 
 const FORMAT_RAW: u32 = 1;
 const FORMAT_PLOOP1: u32 = 2;
@@ -26,8 +29,8 @@ const IO_TYPES: [u32; 3] = [0, 1, 4];
 /// Levels count to 127.
 const MAX_LEVELS: usize = 128;
 
-/// How far ahead of its data the top delta is given space, as the driver does it.
-const PREALLOCATION: u64 = 16 << 20;
+/// How far ahead of its data the top delta is given space at most.
+const PREALLOCATION: u64 = 128 << 20;
 
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 
@@ -39,7 +42,7 @@ fn written_by(file: &File) -> Option<u32> {
     lock(&WRITTEN).as_ref()?.get(&id).copied()
 }
 
-fn set_written(file: &File, by: Option<u32>) {
+pub(super) fn set_written(file: &File, by: Option<u32>) {
     let Some(id) = identity(file) else {
         return;
     };
@@ -54,6 +57,17 @@ fn set_written(file: &File, by: Option<u32>) {
 fn identity(file: &File) -> Option<(u64, u64)> {
     let metadata = file.metadata().ok()?;
     Some((metadata.dev(), metadata.ino()))
+}
+
+impl Level {
+    /// The file for a disk to be made of. The driver reads and writes by the file's extents, so it
+    /// matters where it has none.
+    fn delta_file(&self) -> std::io::Result<DeltaFile> {
+        let file = DeltaFile::new(self.file.try_clone()?, self.path());
+        let len = self.file.metadata()?.len();
+        // Not every file system tells.
+        Ok(file.with_holes(holes(&self.file, len).unwrap_or_default()))
+    }
 }
 
 /// A delta that was looked at and fits.
@@ -202,7 +216,7 @@ impl Device {
             let files = shown
                 .levels
                 .iter()
-                .map(|level| Ok(DeltaFile::new(level.file.try_clone()?, level.path())))
+                .map(Level::delta_file)
                 .collect::<std::io::Result<Vec<_>>>()
                 .map_err(|error| errno(&error))?;
             (
@@ -245,9 +259,9 @@ impl Device {
         if ioctl.partition {
             return Err(Errno::BUSY);
         }
-        if matches!(lock(&self.data).disk, Stack::None) {
-            // It was stopped, and is started again.
-            self.assemble()?;
+        if let Stack::Writable(disk) = &mut lock(&self.data).disk {
+            // It may have been stopped, and be started again.
+            disk.set_in_use(true).map_err(|error| errno_of(&error))?;
         }
         let read_only = {
             let mut shown = lock(&self.shown);
@@ -265,12 +279,15 @@ impl Device {
     }
 
     pub(super) fn stop(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
-        let _control = lock(&self.control);
+        let maintenance = lock(&self.control);
         if ioctl.partition {
             return Err(Errno::NODEV);
         }
         if !lock(&self.shown).running {
             return Err(Errno::INVAL);
+        }
+        if maintenance.moved == Moved::Moving {
+            return Err(Errno::BUSY);
         }
         self.require_block()?
             .detach()
@@ -278,15 +295,23 @@ impl Device {
         lock(&self.shown).running = false;
         self.set_size(0);
         self.set_balloon_inode(None);
-        let disk = {
+        {
             let mut contents = lock(&self.data);
-            contents.discards.reset();
-            std::mem::replace(&mut contents.disk, Stack::None)
-        };
+            contents.discards.answer_all();
+            // As the driver: the device is stopped in any case, and the image keeps its mark where not
+            // everything is on the disk.
+            if let Stack::Writable(disk) = &mut contents.disk {
+                if self.is_aborted() {
+                    eprintln!(
+                        "ploop-sandbox: {} was aborted, and its image stays marked as in use",
+                        self.name()
+                    );
+                } else if let Err(error) = disk.set_in_use(false) {
+                    eprintln!("ploop-sandbox: {error}");
+                }
+            }
+        }
         self.discarded.notify_all();
-        // As the driver: the device is stopped in any case, and the image keeps its mark where it could
-        // not be closed. `close` says so.
-        let _ = close(disk);
         self.tell_stopped();
         Ok(())
     }
@@ -297,7 +322,7 @@ impl Device {
         if shown.running || (ioctl.partition && !shown.levels.is_empty()) {
             return Err(Errno::BUSY);
         }
-        if maintenance.kind == Kind::Track {
+        if maintenance.kind == Kind::Track || maintenance.moved == Moved::Moving {
             return Err(Errno::BUSY);
         }
         for level in shown.levels.drain(..) {
@@ -308,8 +333,18 @@ impl Device {
         shown.cookie.clear();
         drop(shown);
         maintenance.reset();
-        // One that was never started keeps its mark.
-        lock(&self.data).disk = Stack::None;
+        self.set_size(0);
+        let mut contents = lock(&self.data);
+        contents.discards.reset();
+        let disk = std::mem::replace(&mut contents.disk, Stack::None);
+        // What was never started keeps its mark, and so does what was aborted; but not what was got ahead.
+        if let Stack::Writable(mut disk) = disk {
+            let trimmed = disk.trim();
+            if let Err(error) = trimmed.map_err(|error| self.abort(error)) {
+                eprintln!("ploop-sandbox: {error}");
+            }
+        }
+        self.aborted.store(false, Ordering::Relaxed);
         Ok(())
     }
 
@@ -334,8 +369,7 @@ impl Device {
         }
         let mut candidate = self.candidate(ioctl, &control, true)?;
         candidate.level.read_only = false;
-        let file = candidate.level.file.try_clone().map_err(|e| errno(&e))?;
-        let new = DeltaFile::new(file, candidate.level.path());
+        let new = candidate.level.delta_file().map_err(|e| errno(&e))?;
         let frozen = if control.flags & Control::SYNC_FILE_SYSTEM == 0 {
             None
         } else {
@@ -419,44 +453,6 @@ impl Device {
         }
     }
 
-    pub(super) fn merge(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
-        let mut maintenance = lock(&self.control);
-        if maintenance.kind != Kind::Off {
-            return Err(Errno::BUSY);
-        }
-        if lock(&self.shown).levels.len() < 2 {
-            return Err(Errno::NOENT);
-        }
-        maintenance.kind = Kind::Merge;
-        let merged = {
-            let mut contents = lock(&self.data);
-            match &mut contents.disk {
-                // Given up where the caller died: its descriptor names the top for ever then.
-                Stack::Writable(disk) => disk
-                    .merge_down_unless(|| {
-                        note_progress();
-                        (ioctl.gone)()
-                    })
-                    .map(|merged| merged.is_some())
-                    .map_err(|error| errno_of(&error)),
-                Stack::ReadOnly(_) | Stack::None => Err(Errno::ROFS),
-            }
-        };
-        maintenance.kind = Kind::Off;
-        if !merged? {
-            return Err(Errno::INTR);
-        }
-        let mut shown = lock(&self.shown);
-        if let Some(top) = shown.levels.pop() {
-            set_written(&top.file, None);
-        }
-        if let Some(top) = shown.levels.last_mut() {
-            top.read_only = false;
-            set_written(&top.file, Some(self.index));
-        }
-        Ok(())
-    }
-
     pub(super) fn replace_delta(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let control = Control::parse(ioctl)?;
         if control.chunks != 1 {
@@ -476,8 +472,7 @@ impl Device {
             }
         }
         let candidate = self.candidate(ioctl, &control, false)?;
-        let file = candidate.level.file.try_clone().map_err(|e| errno(&e))?;
-        let new = DeltaFile::new(file, candidate.level.path());
+        let new = candidate.level.delta_file().map_err(|e| errno(&e))?;
         match &mut lock(&self.data).disk {
             Stack::Writable(disk) => disk.replace_level(number, new),
             Stack::ReadOnly(disk) => disk.replace_level(number, new),
@@ -490,30 +485,53 @@ impl Device {
         Ok(())
     }
 
+    /// The delta's file is cut, or made longer, to so many clusters, and its table read again.
     pub(super) fn truncate(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let file = ioctl.file()?;
         let clusters = ioctl.word(4)?;
         let number = usize::from(ioctl.word(8)? as u8);
         let _control = lock(&self.control);
-        let cluster_log = {
+        {
             let shown = lock(&self.shown);
-            if !shown.levels.get(number).ok_or(Errno::NOENT)?.read_only {
+            let level = shown.levels.get(number).ok_or(Errno::NOENT)?;
+            if !level.read_only {
                 return Err(Errno::BUSY);
             }
-            shown.cluster_log
-        };
-        let file = ioctl.file()?;
-        let len = u64::from(clusters) << (cluster_log + 9);
-        file.set_len(len).map_err(|error| errno(&error))?;
+            if identity(&file) != identity(&level.file) {
+                return Err(Errno::INVAL);
+            }
+            let len = u64::from(clusters) << (shown.cluster_log + 9);
+            // However the descriptor was opened.
+            File::options()
+                .write(true)
+                .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+                .and_then(|file| file.set_len(len))
+                .map_err(|error| errno(&error))?;
+        }
         self.reload(number)
     }
 
+    /// Clusters of a level are elsewhere in its file now: in memory, for the caller has written the
+    /// table.
     pub(super) fn update_index(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
+        let (count, level) = (ioctl.word(0)?, ioctl.word(4)? as u8);
         let _control = lock(&self.control);
         if lock(&self.shown).levels.is_empty() {
             return Err(Errno::NOENT);
         }
-        // The table on the disk is what the caller says, for it has written it.
-        self.reload(usize::from(ioctl.word(4)? as u8))
+        let mut contents = lock(&self.data);
+        for at in (8..).step_by(8).take(count as usize) {
+            let (cluster, slot) = (ioctl.word(at)?, ioctl.word(at + 4)?);
+            let known = match &mut contents.disk {
+                Stack::Writable(disk) => disk.set_slot(level.into(), cluster, slot),
+                Stack::ReadOnly(disk) => disk.set_slot(level.into(), cluster, slot),
+                Stack::None => Ok(()),
+            };
+            if let Err(error) = known {
+                eprintln!("ploop-sandbox: {}: UPDATE_INDEX: {error}", self.name());
+            }
+        }
+        Ok(())
     }
 
     fn reload(&self, number: usize) -> Result<(), Errno> {

@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use ploop::ErrorKind;
 use ploop::image::{Disk, DiskWriter};
@@ -29,6 +29,12 @@ pub(super) struct Device {
     block: OnceLock<Block>,
     /// One ioctl at a time, but for those that only wait.
     pub(super) control: Mutex<Maintenance>,
+    /// Wakes who waits for the clusters of a merge.
+    pub(super) moved: Condvar,
+    /// The device is about to go, with the sandbox.
+    pub(super) ending: AtomicBool,
+    /// Something is wrong with the image, and it is not written to any more.
+    pub(super) aborted: AtomicBool,
     pub(super) data: Mutex<Contents>,
     /// Wakes who waits for discards.
     pub(super) discarded: Condvar,
@@ -102,6 +108,9 @@ impl Device {
             index,
             block: OnceLock::new(),
             control: Mutex::new(Maintenance::default()),
+            moved: Condvar::new(),
+            ending: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
             data: Mutex::new(Contents {
                 disk: Stack::None,
                 discards: Discards::default(),
@@ -176,7 +185,7 @@ impl Device {
         }
     }
 
-    pub(super) fn ioctl(&self, mut ioctl: Ioctl<'_>) -> Result<Reply, Errno> {
+    pub(super) fn ioctl(self: &Arc<Self>, mut ioctl: Ioctl<'_>) -> Result<Reply, Errno> {
         if ioctl.of_ploop() == Some(number::STOP) {
             // The caller's own reference to the device, which must not count as somebody else's.
             ioctl.descriptors.clear();
@@ -219,10 +228,23 @@ impl Device {
             number::DISCARD_WAIT => self.discard_wait(ioctl),
             number::GETDEVICE => Ok(Reply {
                 result: 0,
-                payload: u64::from(self.index * super::MINORS).to_le_bytes().to_vec(),
+                // The first minor that no device has: those here are numbered from elsewhere on.
+                payload: vec![0; 8],
             }),
             _ => Err(Errno::INVAL),
         }
+    }
+
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// What becomes of an error of the image: unless it is one of space, nothing is written any more.
+    pub(super) fn abort(&self, error: ploop::Error) -> ploop::Error {
+        if error.kind() != ErrorKind::NoSpace {
+            self.aborted.store(true, Ordering::Relaxed);
+        }
+        error
     }
 
     fn reread_partitions(&self) -> Result<Reply, Errno> {
@@ -242,6 +264,7 @@ impl Device {
             descriptors: Vec::new(),
             gone: &|| true,
         };
+        self.end_merge();
         // Held discards would keep the file system from letting go.
         let _ = self.discard_finish();
         let _ = self.track_stop(true);
@@ -274,7 +297,7 @@ impl Data for Device {
             Stack::ReadOnly(disk) => disk.read_at(buffer, offset),
             Stack::None => return Err(io::ErrorKind::NotConnected.into()),
         };
-        let read = read.map_err(into_io)?;
+        let read = read.map_err(|error| into_io(self.abort(error)))?;
         if read < buffer.len() {
             // The device is a whole number of clusters, a raw file may be less.
             buffer[read..].fill(0);
@@ -288,7 +311,13 @@ impl Data for Device {
         let Stack::Writable(disk) = disk else {
             return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
         };
-        disk.write_at(data, offset).map_err(into_io)?;
+        if self.is_aborted() {
+            return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
+        }
+        discards
+            .take_free(disk, offset, data.len() as u64)
+            .and_then(|()| disk.write_at(data, offset))
+            .map_err(|error| into_io(self.abort(error)))?;
         discards.written(offset, data.len() as u64);
         Ok(())
     }
@@ -296,7 +325,7 @@ impl Data for Device {
     fn flush(&self) -> io::Result<()> {
         let mut contents = lock(&self.data);
         match &mut contents.disk {
-            Stack::Writable(disk) => disk.flush().map_err(into_io),
+            Stack::Writable(disk) => disk.flush().map_err(|error| into_io(self.abort(error))),
             Stack::ReadOnly(_) | Stack::None => Ok(()),
         }
     }

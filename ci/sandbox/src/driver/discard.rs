@@ -40,6 +40,8 @@ pub(super) struct Discards {
     pub(super) free: Vec<Extent>,
     /// Where the clusters of the file ended when they were asked for.
     pub(super) head: u32,
+    /// They are named to whoever asked, and new clusters take their places.
+    pub(super) loaded: bool,
     /// The level of the top delta then.
     pub(super) level: u8,
 }
@@ -55,6 +57,7 @@ impl Default for Discards {
             cluster: 512,
             free: Vec::new(),
             head: 0,
+            loaded: false,
             level: 0,
         }
     }
@@ -94,10 +97,50 @@ impl Discards {
         self.free = extents(kept);
     }
 
-    /// Answers everything; the device has stopped.
+    /// There are none any more, and none is held.
     pub(super) fn reset(&mut self) {
         self.active = false;
+        self.loaded = false;
+        self.answer_all();
         self.free.clear();
+    }
+
+    /// Sees that what is about to be written finds room in the free clusters, the first of them first.
+    pub(super) fn take_free(
+        &mut self,
+        disk: &mut DiskWriter,
+        offset: u64,
+        len: u64,
+    ) -> ploop::Result<()> {
+        if !self.loaded {
+            return Ok(());
+        }
+        let first = offset / self.cluster;
+        for number in first..(offset + len).div_ceil(self.cluster) {
+            // The size of a disk in clusters fits in 32 bits.
+            if disk.slot(number as u32)?.is_some() {
+                continue;
+            }
+            let Some(free) = self.free.first_mut() else {
+                break;
+            };
+            disk.release(&[free.cluster])?;
+            // Only then its place is free.
+            disk.flush()?;
+            (free.cluster, free.slot) = (free.cluster + 1, free.slot + 1);
+            free.len -= 1;
+            if free.len == 0 {
+                self.free.remove(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers everything; the device has stopped.
+    pub(super) fn answer_all(&mut self) {
+        if self.held.is_some() {
+            self.free.clear();
+        }
         for hole in self.held.take().into_iter().chain(self.waiting.drain(..)) {
             hole.done.answer(Ok(()));
         }
@@ -214,7 +257,12 @@ impl Device {
         };
         if !discards.active {
             discards.written(offset, len);
-            done.answer(disk.write_zeroes(offset, len).map_err(into_io));
+            if self.is_aborted() {
+                // As if it were dropped.
+                return;
+            }
+            let zeroed = disk.write_zeroes(offset, len);
+            done.answer(zeroed.map_err(|error| into_io(self.abort(error))));
             return;
         }
         discards.waiting.push_back(Hole { offset, len, done });
@@ -313,6 +361,7 @@ impl Device {
     pub(super) fn restart_discards(&self, maintenance: &mut Maintenance, given_back: bool) {
         let mut contents = lock(&self.data);
         let Contents { disk, discards } = &mut *contents;
+        discards.loaded = false;
         if given_back {
             discards.free.clear();
             if let Some(hole) = discards.held.take() {

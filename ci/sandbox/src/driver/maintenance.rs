@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use super::device::{Contents, Device, Stack, errno, errno_of};
 use super::lock;
+use super::merge::Moved;
 use super::request::{Control, Extent, FreeBlocks, Ioctl};
 use super::track::Track;
 
@@ -28,6 +29,8 @@ pub(super) struct Maintenance {
     /// Discards are asked for, whatever is being done about those there are.
     pub(super) discarding: bool,
     pub(super) track: Option<Track>,
+    /// What a merge has come to.
+    pub(super) moved: Moved,
 }
 
 impl Maintenance {
@@ -66,6 +69,7 @@ impl Device {
             Kind::Discard if discards.is_loaded() => {
                 // The caller is going to read the table in the file.
                 discards.head = settle(disk)?;
+                discards.loaded = true;
                 maintenance.kind = Kind::FreeBlocksLoaded;
             }
             Kind::Off if inflate => {
@@ -115,6 +119,7 @@ impl Device {
         discards.level = level;
         discards.set_cluster(cluster_log);
         discards.free = extents;
+        discards.loaded = true;
         maintenance.kind = Kind::FreeBlocksLoaded;
         Ok(Reply {
             result: 0,
@@ -192,16 +197,21 @@ impl Device {
             let Stack::Writable(disk) = disk else {
                 return Err(Errno::INVAL);
             };
-            // What was written to since is not free any more.
-            let mut clusters = Vec::new();
-            for (cluster, slot) in discards.free.iter().flat_map(|extent| extent.each()) {
-                if disk.slot(cluster).map_err(|e| errno_of(&e))? == Some(slot) {
-                    clusters.push(cluster);
+            if ioctl.word(4)? == 0 {
+                // Nobody has looked which clusters could move.
+                Ok(0)
+            } else {
+                // What was written to since is not free any more.
+                let mut clusters = Vec::new();
+                for (cluster, slot) in discards.free.iter().flat_map(|extent| extent.each()) {
+                    if disk.slot(cluster).map_err(|e| errno_of(&e))? == Some(slot) {
+                        clusters.push(cluster);
+                    }
                 }
+                disk.release(&clusters)
+                    .and_then(|()| disk.compact())
+                    .map_err(|error| errno_of(&error))
             }
-            disk.release(&clusters)
-                .and_then(|()| disk.compact())
-                .map_err(|error| errno_of(&error))
         };
         self.restart_discards(&mut maintenance, lost.is_ok());
         payload[8..12].copy_from_slice(&lost?.to_le_bytes());
@@ -239,8 +249,9 @@ impl Device {
                 .map_err(|error| errno_of(&error))?;
             disk.size().bytes()
         };
+        // Also of one that does not run.
+        self.set_size(now);
         if lock(&self.shown).running {
-            self.set_size(now);
             self.require_block()?
                 .resized()
                 .map_err(|error| errno(&error))?;

@@ -6,6 +6,7 @@ mod deltas;
 mod device;
 mod discard;
 mod maintenance;
+mod merge;
 mod request;
 mod track;
 

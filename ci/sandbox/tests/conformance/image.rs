@@ -74,6 +74,16 @@ pub(crate) fn in_use(image: &Path) -> bool {
     }
 }
 
+/// The table of a delta of clusters of 1 MiB, from the disk.
+pub(crate) fn table(image: &Path, entries: usize) -> Vec<u32> {
+    let bytes = ioctl::read_direct(image, 0, (64 + 4 * entries).next_multiple_of(4096)).unwrap();
+    bytes[64..]
+        .chunks_exact(4)
+        .take(entries)
+        .map(|entry| u32::from_le_bytes(entry.try_into().unwrap()))
+        .collect()
+}
+
 pub(crate) fn len(image: &Path) -> u64 {
     fs::metadata(image).unwrap().len()
 }

@@ -102,7 +102,7 @@ pub(crate) struct Balloon {
     pub(crate) level: u8,
     pub(crate) inflate: u8,
     pub(crate) keep: u8,
-    zero: u8,
+    pub(crate) zero: u8,
 }
 
 /// `struct ploop_freeblks_ctl` with room for a few extents: cluster, slot, length, padding.
@@ -117,7 +117,7 @@ pub(crate) struct FreeBlocks {
     pub(crate) extents: [[u32; 4]; 16],
 }
 
-/// `struct ploop_relocblks_ctl` without extents.
+/// `struct ploop_relocblks_ctl` with room for one extent: cluster, slot, length, and how much of it is free.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Relocation {
@@ -126,8 +126,33 @@ pub(crate) struct Relocation {
     pub(crate) head: u32,
     pub(crate) level: u8,
     pub(crate) zeros: [u8; 3],
+    pub(crate) extents: [[u32; 4]; 1],
 }
 
+/// `struct ploop_truncate_ctl`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(crate) struct Truncation {
+    pub(crate) file: i32,
+    pub(crate) head: u32,
+    pub(crate) level: u8,
+    pub(crate) zeros: [u8; 3],
+}
+
+/// `struct ploop_index_update_ctl` with room for two mappings: cluster and slot.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct IndexUpdate {
+    pub(crate) count: u32,
+    pub(crate) level: u8,
+    pub(crate) zeros: [u8; 3],
+    pub(crate) maps: [[u32; 2]; 2],
+}
+
+// SAFETY: numbers only.
+unsafe impl Plain for Truncation {}
+// SAFETY: numbers only.
+unsafe impl Plain for IndexUpdate {}
 // SAFETY: numbers only.
 unsafe impl Plain for Control {}
 // SAFETY: numbers only.
@@ -140,6 +165,8 @@ unsafe impl Plain for Relocation {}
 unsafe impl Plain for u32 {}
 // SAFETY: numbers only.
 unsafe impl Plain for [u64; 2] {}
+// SAFETY: a number.
+unsafe impl Plain for [u64; 1] {}
 
 const fn number(direction: c_ulong, kind: u8, number: c_ulong, len: c_ulong) -> c_ulong {
     direction << 30 | len << 16 | (kind as c_ulong) << 8 | number
@@ -213,10 +240,63 @@ with_argument! {
     snapshot(Control) = 4, CONTROL_LEN;
     delete_delta(u32) = 5, 4;
     replace_delta(Control) = 13, CONTROL_LEN;
+    truncate(Truncation) = 14, 16;
+    update_index(IndexUpdate) = 16, 8;
     grow(Control) = 17, CONTROL_LEN;
     free_blocks(FreeBlocks) = 18, 16;
     balloon(Balloon) = 19, 16;
+    load_free_blocks(FreeBlocks) = 20, 16;
     relocate(Relocation) = 21, 16;
+    get_device([u64; 1]) = 22, 8;
+}
+
+/// `TRACK_INIT`: what has to be copied first, from where to where.
+pub(crate) fn track_init(node: &File) -> Result<[u64; 2]> {
+    let mut extent = [0; 2];
+    call(node, of_ploop(READ, 6, 16), &mut extent).map(|_| extent)
+}
+
+/// What the device is busy with: the driver's number of it.
+pub(crate) fn busy_with(node: &File) -> Result<u32> {
+    let mut balloon = Balloon {
+        keep: 1,
+        ..Balloon::default()
+    };
+    self::balloon(node, &mut balloon)?;
+    Ok(balloon.kind)
+}
+
+/// `MERGE` in a thread of its own, until it ends or a signal ends it.
+pub(crate) struct Merging(std::thread::JoinHandle<Result<i32>>);
+
+extern "C" fn nothing(_: c_int) {}
+
+impl Merging {
+    pub(crate) fn start(node: &File) -> Merging {
+        let node = node.try_clone().unwrap();
+        // SAFETY: the handler does nothing. It is installed without SA_RESTART, so that calls end.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(c_int) as libc::sighandler_t;
+            libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut());
+        }
+        Merging(std::thread::spawn(move || merge(&node)))
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// Sends a signal to the thread until the call has ended.
+    pub(crate) fn interrupt(self) -> Result<i32> {
+        use std::os::unix::thread::JoinHandleExt;
+        while !self.0.is_finished() {
+            // SAFETY: the thread was not joined yet, and the signal has a handler.
+            unsafe { libc::pthread_kill(self.0.as_pthread_t(), libc::SIGUSR2) };
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.0.join().unwrap()
+    }
 }
 
 /// How many free clusters are left of those in stretches of at least `shortest`.
@@ -263,7 +343,7 @@ pub(crate) fn fallocate(file: &File, mode: c_int, offset: u64) -> Result<i32> {
 }
 
 /// `truncate`, by the path.
-pub(crate) fn truncate(path: &Path, len: u64) -> Result<i32> {
+pub(crate) fn truncate_path(path: &Path, len: u64) -> Result<i32> {
     let path = c_string(path);
     // SAFETY: a C string.
     let result = unsafe { libc::truncate(path.as_ptr(), len as i64) };
@@ -331,23 +411,27 @@ pub(crate) fn unmount(target: &Path, flags: c_int) -> Result<i32> {
     }
 }
 
+/// What is read and written at once, past the cache.
+const AT_ONCE: usize = 64 << 10;
+
 #[repr(C, align(4096))]
-struct Page([u8; 4096]);
+struct Pages([u8; AT_ONCE]);
 
 /// Reads `len` bytes, a multiple of 4096, as they are on the disk: past the cache.
 pub(crate) fn read_direct(path: &Path, offset: u64, len: usize) -> Result<Vec<u8>> {
     let file = open(path, false, true)?;
     let mut bytes = Vec::with_capacity(len);
-    let mut page = Page([0; 4096]);
-    for at in (0..len).step_by(4096) {
+    let mut pages = Box::new(Pages([0; AT_ONCE]));
+    while bytes.len() < len {
+        let (at, part) = (offset + bytes.len() as u64, AT_ONCE.min(len - bytes.len()));
         // SAFETY: the buffer is as long as is said.
         let read = unsafe {
-            let buffer = page.0.as_mut_ptr().cast();
-            libc::pread(file.as_raw_fd(), buffer, 4096, (offset + at as u64) as i64)
+            let buffer = pages.0.as_mut_ptr().cast();
+            libc::pread(file.as_raw_fd(), buffer, part, at as i64)
         };
         match read {
-            4096 => bytes.extend_from_slice(&page.0),
-            0.. => panic!("{} ends at {}", path.display(), offset + at as u64),
+            1.. => bytes.extend_from_slice(&pages.0[..read as usize]),
+            0 => panic!("{} ends at {at}", path.display()),
             _ => return Err(Errno::last()),
         }
     }
@@ -357,17 +441,18 @@ pub(crate) fn read_direct(path: &Path, offset: u64, len: usize) -> Result<Vec<u8
 /// Writes pages of this byte past the cache, and brings them to the disk.
 pub(crate) fn write_direct(path: &Path, offset: u64, len: usize, byte: u8) -> Result<()> {
     let file = open(path, true, true)?;
-    let page = Page([byte; 4096]);
-    for at in (0..len).step_by(4096) {
+    let pages = Box::new(Pages([byte; AT_ONCE]));
+    for at in (0..len).step_by(AT_ONCE) {
+        let part = AT_ONCE.min(len - at);
         // SAFETY: the buffer is as long as is said.
         let written = unsafe {
-            let buffer = page.0.as_ptr().cast();
-            libc::pwrite(file.as_raw_fd(), buffer, 4096, (offset + at as u64) as i64)
+            let buffer = pages.0.as_ptr().cast();
+            libc::pwrite(file.as_raw_fd(), buffer, part, (offset + at as u64) as i64)
         };
         if written < 0 {
             return Err(Errno::last());
         }
-        assert_eq!(written, 4096);
+        assert_eq!(written as usize, part);
     }
     file.sync_all()
         .map_err(|error| Errno(error.raw_os_error().unwrap_or_default()))

@@ -3,6 +3,7 @@
 //! Where the kernel has the driver, that is what is tested. Elsewhere the program runs itself again inside the sandbox;
 //! what the sandbox knowingly does otherwise is shown as ignored there, with the reason.
 
+mod allocation;
 mod devices;
 mod discard;
 mod driver;
@@ -13,11 +14,14 @@ mod image;
 mod in_use;
 mod ioctl;
 mod ioctls;
+mod maintenance;
+mod merges;
 mod mounts;
 mod operations;
 mod program;
 mod running;
 mod sysfs;
+mod tables;
 
 use std::process::ExitCode;
 
@@ -29,6 +33,10 @@ fn main() -> ExitCode {
         in_use::tests(),
         running::tests(),
         files::tests(),
+        allocation::tests(),
+        merges::tests(),
+        maintenance::tests(),
+        tables::tests(),
         discard::tests(),
         mounts::tests(),
         operations::tests(),

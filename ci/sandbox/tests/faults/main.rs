@@ -40,6 +40,7 @@ const PARTS: &[sandbox::Part] = &[
     }),
     ("exact", exact::crate_recovers),
     ("exact-libploop", exact::libploop_loses),
+    ("merging", exact::killed_while_clusters_move),
     ("stopped", exact::stopped),
     ("daemon-prepare", daemon::prepare),
     ("daemon-write", daemon::write),
@@ -64,6 +65,9 @@ const TESTS: &[(&str, fn())] = &[
     ("killed_while_discarding", || program::in_sandbox("discard")),
     ("killed_before_the_descriptor_takes_its_place", || {
         program::in_sandbox("exact")
+    }),
+    ("killed_while_clusters_move", || {
+        program::in_sandbox("merging")
     }),
     ("libploop_alone_loses_what_came_after", || {
         program::in_sandbox("exact-libploop")

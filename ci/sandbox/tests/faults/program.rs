@@ -264,7 +264,7 @@ impl Program {
     }
 
     /// Kills it after that long, if it runs then. Whether it had come to its end.
-    fn kill_after(&mut self, delay: Duration, with_children: bool, what: &str) -> bool {
+    pub(crate) fn kill_after(&mut self, delay: Duration, with_children: bool, what: &str) -> bool {
         thread::sleep(delay.saturating_sub(self.started.elapsed()));
         let pid = Pid::from_child(&self.child);
         // It is not waited for yet, so the number is still its own.

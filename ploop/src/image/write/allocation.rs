@@ -20,8 +20,10 @@ pub(super) struct Space {
     reserved: u64,
     /// The length of the file.
     len: u64,
-    /// How much the file is made longer at a time; 0 for not at all.
-    chunk: u64,
+    /// How much the file is made longer at a time at most; 0 for not at all.
+    limit: u64,
+    /// So much may be added cluster by cluster before the file is made longer ahead again.
+    credit: u64,
     /// What the file must not become longer than.
     max_len: u64,
 }
@@ -47,13 +49,14 @@ impl Space {
             end,
             reserved: end,
             len,
-            chunk: 0,
+            limit: 0,
+            credit: 0,
             max_len: u64::MAX,
         }
     }
 
-    pub(super) fn set_chunk(&mut self, bytes: u64) {
-        self.chunk = bytes;
+    pub(super) fn set_limit(&mut self, bytes: u64) {
+        self.limit = bytes;
     }
 
     pub(super) fn set_max_len(&mut self, len: Option<u64>) {
@@ -98,7 +101,7 @@ impl WritableDelta {
             let error = refused("the file has the length that was set as its largest");
             return Err(error.with_path(&self.path));
         }
-        if self.space.chunk == 0 || end <= self.space.reserved {
+        if self.space.limit == 0 || end <= self.space.reserved {
             return Ok(());
         }
         if self.space.len % size != 0 {
@@ -106,9 +109,15 @@ impl WritableDelta {
             self.cut_to(self.space.end)?;
         }
         let start = self.space.reserved.max(self.space.end);
-        let ahead = start.saturating_add(self.space.chunk.min(1 << 40));
+        // As the driver, which gets as much as the file is long with the new cluster, and does not
+        // count what it uses of that: after it come as many clusters one by one.
+        let more = if self.space.credit >= size {
+            0
+        } else {
+            end.min(self.space.limit)
+        };
         let max = self.space.max_len - self.space.max_len % size;
-        let ahead = ahead.next_multiple_of(size).min(max).max(end);
+        let ahead = (start + more).next_multiple_of(size).min(max).max(end);
         let mut result = self.store.allocate(start, ahead - start);
         let mut reserved = ahead;
         if matches!(&result, Err(error) if is_full(error)) && ahead > end {
@@ -117,12 +126,16 @@ impl WritableDelta {
         }
         match result {
             Ok(()) => {
+                self.space.credit = match more {
+                    0 => self.space.credit - size,
+                    _ => reserved - end,
+                };
                 self.space.reserved = reserved;
                 self.space.len = self.space.len.max(reserved);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                self.space.chunk = 0;
+                self.space.limit = 0;
                 Ok(())
             }
             Err(error) => {
@@ -175,6 +188,7 @@ impl WritableDelta {
         self.space.end = end;
         self.space.reserved = end;
         self.space.len = end;
+        self.space.credit = 0;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use super::allocation::{Contents, Space};
 use super::fill::Unfilled;
 use super::store::{Store, write_zeros};
 use super::track::Tracked;
-use crate::image::delta::{check_readable, cluster_offset};
+use crate::image::delta::{check_readable, cluster_offset, entry_of, is_in_hole};
 use crate::image::header::{Header, HeaderFlags};
 use crate::image::table::{PAGE, entry_offset};
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
@@ -34,6 +35,8 @@ pub(super) struct WritableDelta {
     pub(super) space: Space,
     pub(super) tracked: Tracked,
     pub(super) unfilled: Unfilled,
+    /// Parts of the file that hold nothing.
+    pub(super) holes: Vec<Range<u64>>,
     /// After a failed write nobody knows what the disk has.
     broken: bool,
 }
@@ -154,6 +157,7 @@ impl WritableDelta {
             dirty: BTreeSet::new(),
             tracked: Tracked::default(),
             unfilled: Unfilled::default(),
+            holes: Vec::new(),
             broken: false,
         })
     }
@@ -198,7 +202,9 @@ impl WritableDelta {
         }
         let offset = cluster_offset(&self.header, entry);
         let size = self.header.cluster.bytes();
-        let inside = offset >= self.header.data_start() && offset + size <= self.space.end;
+        let inside = offset >= self.header.data_start()
+            && offset + size <= self.space.end
+            && !is_in_hole(&self.holes, offset, size);
         if offset % size != 0 || !inside {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -282,6 +288,21 @@ impl WritableDelta {
         Ok(true)
     }
 
+    /// Whether the table leads anywhere.
+    pub(super) fn has_entry(&mut self, cluster: u32) -> Result<bool> {
+        Ok(self.entry(cluster)? != 0)
+    }
+
+    /// Has the table in memory lead somewhere, which is not looked at, and not the one in the file.
+    pub(super) fn set_in_memory(&mut self, cluster: u32, slot: u32) -> Result<()> {
+        let entry = entry_of(&self.header, slot);
+        self.entry(cluster)?;
+        if let Some(Some(page)) = self.pages.get_mut((cluster / PAGE) as usize) {
+            page[(cluster % PAGE) as usize] = entry;
+        }
+        Ok(())
+    }
+
     fn set(&mut self, cluster: u32, entry: u32) -> Result<()> {
         // Loads the page.
         self.entry(cluster)?;
@@ -357,10 +378,11 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Forgets the pages of the table, all of which are in the file; their number changes with the
-    /// header.
+    /// Forgets the pages of the table: those in the file count. Their number changes with the header.
     pub(super) fn forget_table(&mut self) {
         self.pages = empty_pages(&self.header);
+        self.dirty.clear();
+        self.space.released.clear();
     }
 
     /// Refuses where an earlier write failed.

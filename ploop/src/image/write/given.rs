@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -24,13 +25,27 @@ use crate::{ClusterSize, Error, ErrorKind, Result};
 pub struct DeltaFile {
     file: File,
     path: PathBuf,
+    holes: Vec<Range<u64>>,
 }
 
 impl DeltaFile {
     /// A file and the name that errors give it.
     pub fn new(file: File, path: impl Into<PathBuf>) -> DeltaFile {
         let path = path.into();
-        DeltaFile { file, path }
+        let holes = Vec::new();
+        DeltaFile { file, path, holes }
+    }
+
+    /// Parts of the file that have no space on its disk (default: none known): the table must lead to
+    /// none of them. The driver reads and writes by the file's extents, and fails there. In a plain
+    /// base they do not matter.
+    #[must_use]
+    pub fn with_holes(self, holes: Vec<Range<u64>>) -> DeltaFile {
+        DeltaFile { holes, ..self }
+    }
+
+    pub(super) fn holes(&self) -> &[Range<u64>] {
+        &self.holes
     }
 
     /// The name.
@@ -47,7 +62,9 @@ impl DeltaFile {
     }
 
     pub(super) fn layer(&self, raw: bool, allow_in_use: bool) -> Result<Layer> {
-        Layer::over(&self.path, self.reopen(false)?, raw, allow_in_use)
+        let mut layer = Layer::over(&self.path, self.reopen(false)?, raw, allow_in_use)?;
+        layer.set_holes(self.holes.clone());
+        Ok(layer)
     }
 }
 
@@ -113,6 +130,16 @@ impl Disk {
     /// [`reload_level`](Disk::reload_level).
     pub fn remove_level(&mut self, level: usize) -> Result<()> {
         alone(self)?.remove(level)
+    }
+
+    /// Takes a cluster of a level to be elsewhere in its file, whose table somebody else changes: in
+    /// memory alone. `slot` counts clusters of the file. Needs the feature `image-write`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] where that is not the level from which the cluster is read.
+    pub fn set_slot(&mut self, level: usize, cluster: u32, slot: u32) -> Result<()> {
+        alone(self)?.set_slot(level, cluster, slot)
     }
 
     /// Forgets what was read of the header and table of a file, which others have changed. Needs the

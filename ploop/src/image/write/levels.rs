@@ -1,9 +1,9 @@
 //! The deltas of a disk that is written to: more, fewer, and others in their place.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::delta::{WritableDelta, new_header};
-use super::given::{DeltaFile, reopen};
+use super::given::DeltaFile;
 use super::{DiskWriter, OPERATION, Top};
 use crate::image::chain::{Chain, Layer};
 use crate::{Error, ErrorKind, FormatVersion, Result};
@@ -12,10 +12,10 @@ impl DiskWriter {
     /// How many files the disk consists of. The base has level 0.
     #[must_use]
     pub fn levels(&self) -> usize {
-        1 + self.lower_levels()
+        1 + self.lower_levels() + usize::from(self.is_merging())
     }
 
-    fn lower_levels(&self) -> usize {
+    pub(super) fn lower_levels(&self) -> usize {
         self.lower.as_ref().map_or(0, |lower| lower.layers().len())
     }
 
@@ -27,6 +27,7 @@ impl DiskWriter {
     /// [`ErrorKind::AlreadyExists`] where there is a file of that name; otherwise as
     /// [`write_at`](DiskWriter::write_at). The new file may be left.
     pub fn snapshot(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.check_no_merge()?;
         let header = new_header(self.version(), self.cluster, self.size())?;
         self.flush()?;
         let new = WritableDelta::create(path.as_ref(), &header)?;
@@ -55,7 +56,8 @@ impl DiskWriter {
     ///
     /// As [`push`](DiskWriter::push).
     pub fn push_file(&mut self, file: DeltaFile) -> Result<()> {
-        let new = WritableDelta::over(file.path(), Box::new(file.reopen(true)?), false)?;
+        let mut new = WritableDelta::over(file.path(), Box::new(file.reopen(true)?), false)?;
+        new.holes = file.holes().to_vec();
         self.check_fit(&new, new.header().size >= self.size())?;
         self.put_on_top(new)
     }
@@ -90,11 +92,8 @@ impl DiskWriter {
 
     /// After an error, the old top is the top still.
     fn put_on_top(&mut self, mut new: WritableDelta) -> Result<()> {
-        let raw = matches!(self.top, Top::Raw { .. });
-        let file = reopen(self.top.file(), false).map_err(|error| {
-            Error::io(OPERATION, "the file cannot be opened again", error).with_path(self.top())
-        })?;
-        let layer = Layer::over(self.top(), file, raw, true)?;
+        self.check_no_merge()?;
+        let layer = self.top.as_layer()?;
         new.mark(true)?;
         if let Err(error) = self.finish().and_then(|()| self.add_lower(layer)) {
             // Nothing was written to it; what matters is the first error.
@@ -110,7 +109,7 @@ impl DiskWriter {
     }
 
     /// Counts the old top to those below.
-    fn add_lower(&mut self, layer: Layer) -> Result<()> {
+    pub(super) fn add_lower(&mut self, layer: Layer) -> Result<()> {
         match &mut self.lower {
             Some(lower) => lower.push(layer),
             None => {
@@ -129,6 +128,7 @@ impl DiskWriter {
     /// cluster size or format version; otherwise as [`from_files`](DiskWriter::from_files) and
     /// [`flush`](DiskWriter::flush).
     pub fn replace_level(&mut self, level: usize, file: DeltaFile) -> Result<()> {
+        self.check_no_merge()?;
         if level == self.lower_levels() {
             return self.replace_top(&file);
         }
@@ -154,6 +154,7 @@ impl DiskWriter {
             let error = Error::new(ErrorKind::InvalidInput, OPERATION, message);
             return Err(error.with_path(file.path()));
         }
+        new.set_holes(file.holes().to_vec());
         if let Top::Delta(delta) = &mut new {
             self.settings.apply(delta);
             delta.mark(true)?;
@@ -172,6 +173,7 @@ impl DiskWriter {
     /// [`ErrorKind::InvalidInput`] for the base, the top, and where there is no such level;
     /// otherwise as [`reload_level`](DiskWriter::reload_level).
     pub fn remove_level(&mut self, level: usize) -> Result<()> {
+        self.check_no_merge()?;
         self.lower.as_mut().ok_or_else(no_level)?.remove(level)
     }
 
@@ -186,93 +188,27 @@ impl DiskWriter {
         self.lower.as_mut().ok_or_else(no_level)?.reload(level)
     }
 
-    /// Merges the top delta into the one below, which then is the top and marked as in use, and
-    /// returns the path of the file that is no longer needed, in which nothing changes. Other deltas
-    /// must not stand on the one below: they would see the change. Until the file is removed, the
-    /// chain with it reads the same, after a crash, too. A smaller disk below grows.
+    /// Takes a cluster of a level to be elsewhere in its file, whose table somebody else changes: in
+    /// memory alone. `slot` counts clusters of the file.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] where there is no delta below; otherwise as
-    /// [`write_at`](DiskWriter::write_at). The top is the top still then, and nothing it reads as
-    /// has changed.
-    pub fn merge_down(&mut self) -> Result<PathBuf> {
-        // Nobody gives it up.
-        self.merge_down_unless(|| false)?.ok_or_else(no_level)
-    }
-
-    /// As [`merge_down`](DiskWriter::merge_down), but asks before each cluster whether to give it up.
-    /// `None` where it was: the chain is as it was, though the delta below may have some clusters that
-    /// the top has as well.
-    ///
-    /// # Errors
-    ///
-    /// As [`merge_down`](DiskWriter::merge_down).
-    pub fn merge_down_unless(
-        &mut self,
-        mut given_up: impl FnMut() -> bool,
-    ) -> Result<Option<PathBuf>> {
-        self.flush()?;
-        let Top::Delta(top) = &mut self.top else {
+    /// [`ErrorKind::InvalidInput`] where that is not the level from which the cluster is read.
+    pub fn set_slot(&mut self, level: usize, cluster: u32, slot: u32) -> Result<()> {
+        self.check_no_merge()?;
+        let is_top = level == self.lower_levels();
+        let Top::Delta(delta) = &mut self.top else {
             return Err(no_level());
         };
-        let lower = self.lower.as_mut().ok_or_else(no_level)?;
-        let below = lower.layers().last().ok_or_else(no_level)?;
-        let path = below.path();
-        let file = reopen(below.file(), true).map_err(|error| {
-            Error::io(OPERATION, "the file cannot be opened for writing", error).with_path(path)
-        })?;
-        let target = Top::open(path, file, self.cluster, below.is_raw(), true)?;
-        let mut target = DiskWriter::over(Vec::new(), target, self.cluster)?;
-        target.settings = self.settings;
-        target.apply_settings();
-        let taken = target.take_in(top, &mut given_up);
-        if !matches!(taken, Ok(true)) {
-            // What matters is the first error. Clusters may have moved in the file.
-            if target.flush().is_ok() {
-                let _ = target.finish();
-            }
-            let reloaded = lower.reload(lower.layers().len() - 1);
-            return taken.and(reloaded).map(|()| None);
+        match (delta.has_entry(cluster)?, is_top, &mut self.lower) {
+            (true, true, _) => delta.set_in_memory(cluster, slot),
+            (false, false, Some(lower)) => lower.set_slot(level, cluster, slot),
+            _ => Err(no_level()),
         }
-        let merged = top.path().to_owned();
-        self.lower = self.lower.take().and_then(Chain::without_top);
-        self.top = target.top;
-        Ok(Some(merged))
-    }
-
-    /// Writes everything that a delta has. Whether it came to the end.
-    fn take_in(
-        &mut self,
-        upper: &mut WritableDelta,
-        given_up: &mut dyn FnMut() -> bool,
-    ) -> Result<bool> {
-        if let Top::Delta(delta) = &mut self.top {
-            delta.mark(true)?;
-        }
-        let size = upper.header().size;
-        if self.size() < size {
-            self.grow(size)?;
-        }
-        let cluster = self.cluster.bytes();
-        let mut buffer = vec![0; cluster as usize];
-        for number in 0..upper.header().entries() {
-            if let Some(place) = upper.cluster(number)? {
-                if given_up() {
-                    return Ok(false);
-                }
-                upper.read(&mut buffer, place)?;
-                let offset = u64::from(number) * cluster;
-                let left = (self.size().bytes() - offset).min(cluster);
-                self.write_at(&buffer[..left as usize], offset)?;
-            }
-        }
-        self.flush()?;
-        Ok(true)
     }
 }
 
-fn no_level() -> Error {
+pub(super) fn no_level() -> Error {
     let message = "there is no such delta below";
     Error::new(ErrorKind::InvalidInput, OPERATION, message)
 }

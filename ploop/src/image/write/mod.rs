@@ -7,6 +7,7 @@ mod fill;
 mod given;
 mod growth;
 mod levels;
+mod merge;
 mod space;
 mod store;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use super::descriptor::Descriptor;
 use super::file;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
 use delta::WritableDelta;
+use merge::Upper;
 use store::Store;
 
 pub use given::{DeltaFile, header_of};
@@ -88,6 +90,8 @@ pub fn create_delta(
 pub struct DiskWriter {
     lower: Option<Chain>,
     top: Top,
+    /// While a merge is under way.
+    upper: Option<Box<Upper>>,
     cluster: ClusterSize,
     settings: Settings,
 }
@@ -136,6 +140,34 @@ impl Top {
         Ok(Top::Delta(Box::new(delta)))
     }
 
+    /// Parts of the file that hold nothing.
+    fn holes(&self) -> Vec<Range<u64>> {
+        match self {
+            Top::Delta(delta) => delta.holes.clone(),
+            Top::Raw { .. } => Vec::new(),
+        }
+    }
+
+    fn set_holes(&mut self, holes: Vec<Range<u64>>) {
+        if let Top::Delta(delta) = self {
+            delta.holes = holes;
+        }
+    }
+
+    /// The top as one of the files below another.
+    fn as_layer(&self) -> Result<Layer> {
+        let path = match self {
+            Top::Delta(delta) => delta.path(),
+            Top::Raw { path, .. } => path,
+        };
+        let file = given::reopen(self.file(), false).map_err(|error| {
+            Error::io(OPERATION, "the file cannot be opened again", error).with_path(path)
+        })?;
+        let mut layer = Layer::over(path, file, matches!(self, Top::Raw { .. }), true)?;
+        layer.set_holes(self.holes());
+        Ok(layer)
+    }
+
     fn file(&self) -> &File {
         match self {
             Top::Delta(delta) => delta.store.file(),
@@ -146,7 +178,7 @@ impl Top {
 
 impl Settings {
     fn apply(self, delta: &mut WritableDelta) {
-        delta.space.set_chunk(self.preallocation);
+        delta.space.set_limit(self.preallocation);
         delta.space.set_max_len(self.max_len);
         delta.tracked.track(self.track);
     }
@@ -222,7 +254,10 @@ impl DiskWriter {
             .collect::<Result<Vec<_>>>()?;
         let raw = raw && layers.is_empty();
         let file = top.reopen(true)?;
-        DiskWriter::open_top(layers, top.path(), file, cluster, raw, allow_in_use)
+        let mut writer =
+            DiskWriter::open_top(layers, top.path(), file, cluster, raw, allow_in_use)?;
+        writer.top.set_holes(top.holes().to_vec());
+        Ok(writer)
     }
 
     fn open_top(
@@ -251,6 +286,7 @@ impl DiskWriter {
         Ok(DiskWriter {
             lower,
             top,
+            upper: None,
             cluster,
             settings: Settings::default(),
         })
@@ -285,6 +321,12 @@ impl DiskWriter {
         let buffer = &mut buffer[..len];
         for piece in pieces(offset, len, self.cluster) {
             let part = &mut buffer[piece.range()];
+            if let Some(upper) = &mut self.upper {
+                if let Some(place) = upper.delta.cluster(piece.cluster)? {
+                    upper.delta.read(part, place + piece.within)?;
+                    continue;
+                }
+            }
             match &mut self.top {
                 Top::Raw { path, file, .. } => file
                     .read_exact_at(part, piece.offset)
@@ -301,7 +343,7 @@ impl DiskWriter {
         Ok(len)
     }
 
-    /// Writes from `offset` on.
+    /// Writes from `offset` on. Zeros for a cluster that no delta has take no space.
     ///
     /// # Errors
     ///
@@ -312,6 +354,16 @@ impl DiskWriter {
     /// on, and some of the data may have been written.
     pub fn write_at(&mut self, data: &[u8], offset: u64) -> Result<()> {
         self.check_range(offset, data.len() as u64)?;
+        if self.is_merging() {
+            for piece in pieces(offset, data.len(), self.cluster) {
+                self.move_down(piece.cluster)?;
+            }
+        }
+        self.write_to_top(data, offset)
+    }
+
+    /// [`write_at`](DiskWriter::write_at) of what the top is to have.
+    fn write_to_top(&mut self, data: &[u8], offset: u64) -> Result<()> {
         let size = self.cluster.bytes() as usize;
         for piece in pieces(offset, data.len(), self.cluster) {
             let part = &data[piece.range()];
@@ -321,8 +373,8 @@ impl DiskWriter {
                     .map_err(|error| raw_error(path, "the data cannot be written", error))?,
                 Top::Delta(delta) => match delta.cluster(piece.cluster)? {
                     Some(place) => delta.write_within(place, piece.within, part)?,
-                    None => match self.lower.as_ref().filter(|_| part.len() < size) {
-                        Some(lower) if lower.has(piece.cluster)? => {
+                    None => match &self.lower {
+                        Some(lower) if part.len() < size && lower.has(piece.cluster)? => {
                             let mut whole = vec![0; size];
                             let start = piece.offset - piece.within;
                             let left = (delta.header().size.bytes() - start).min(size as u64);
@@ -330,6 +382,11 @@ impl DiskWriter {
                             whole[piece.within as usize..][..part.len()].copy_from_slice(part);
                             delta.add(piece.cluster, 0, &whole)?;
                         }
+                        // It reads as zero already.
+                        None if part.iter().all(|byte| *byte == 0) => {}
+                        Some(lower)
+                            if part.iter().all(|byte| *byte == 0)
+                                && !lower.has(piece.cluster)? => {}
                         _ => delta.add(piece.cluster, piece.within, part)?,
                     },
                 },
@@ -349,7 +406,8 @@ impl DiskWriter {
             Top::Raw { path, file, .. } => file
                 .sync_data()
                 .map_err(|error| raw_error(path, "the data cannot be brought to the disk", error)),
-        }
+        }?;
+        self.flush_upper()
     }
 
     /// Makes the disk larger; the size is rounded up to whole clusters.
@@ -359,6 +417,7 @@ impl DiskWriter {
     /// [`ErrorKind::InvalidInput`] for a smaller size or one the format cannot have, otherwise as
     /// [`write_at`](DiskWriter::write_at).
     pub fn grow(&mut self, size: Size) -> Result<()> {
+        self.check_no_merge()?;
         match &mut self.top {
             Top::Delta(delta) => delta.grow(size),
             Top::Raw { path, file, len } => {
@@ -383,8 +442,9 @@ impl DiskWriter {
         }
     }
 
-    /// Has the file of the top delta made longer ahead, by so many bytes at a time (default: 0, not
-    /// at all; rounded up to whole clusters). A new cluster then is space of the file that reads as
+    /// Has the file of the top delta made longer ahead, as the driver does it: where there is no room
+    /// for a new cluster, by as much as the file is long with it, but by no more than so many bytes
+    /// (default: 0, not at all; rounded up to whole clusters). A new cluster then is space of the file that reads as
     /// zero, of which only the part is written that has data. Without it, and where the file system
     /// cannot do it, new clusters are written whole.
     ///
@@ -441,13 +501,39 @@ impl DiskWriter {
     pub fn trim(&mut self) -> Result<()> {
         self.flush()?;
         match &mut self.top {
-            Top::Delta(delta) => delta.trim(),
+            Top::Delta(delta) => delta.trim()?,
+            Top::Raw { .. } => {}
+        }
+        self.trim_upper()
+    }
+
+    /// Brings everything to the disk and sets or clears the mark of the top, which stays open. The
+    /// tables are read again when next needed.
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](DiskWriter::flush) and [`Disk::open`](super::Disk::open).
+    pub fn set_in_use(&mut self, in_use: bool) -> Result<()> {
+        self.flush()?;
+        for level in 0..self.lower_levels() {
+            self.reload_level(level)?;
+        }
+        match &mut self.top {
+            Top::Delta(delta) => {
+                delta.forget_table();
+                // As in the driver, the mark is none of what a copy has to follow.
+                let tracked = std::mem::take(&mut delta.tracked);
+                let marked = delta.mark(in_use);
+                delta.tracked = tracked;
+                marked
+            }
             Top::Raw { .. } => Ok(()),
         }
     }
 
     /// Brings everything to the disk, gives back unused space at the end of the top delta and clears
-    /// its mark. A writer that is dropped instead leaves the mark, as after a crash.
+    /// its mark. A writer that is dropped instead leaves the mark, as after a crash. A merge that is
+    /// not finished leaves the mark of the old top, which may still hold clusters.
     ///
     /// # Errors
     ///

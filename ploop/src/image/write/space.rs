@@ -16,17 +16,23 @@ impl DiskWriter {
     pub fn discard(&mut self, offset: u64, len: u64) -> Result<u64> {
         self.check_range(offset, len)?;
         let cluster = self.cluster.bytes();
-        let Top::Delta(delta) = &mut self.top else {
-            return Ok(0);
-        };
-        let end = if offset + len == delta.header().size.bytes() {
+        let end = if offset + len == self.size().bytes() {
             (offset + len).div_ceil(cluster)
         } else {
             (offset + len) / cluster
         };
+        let numbers = offset.div_ceil(cluster) as u32..end as u32;
+        if self.upper.is_some() {
+            for number in numbers.clone() {
+                self.move_down(number)?;
+            }
+        }
+        let Top::Delta(delta) = &mut self.top else {
+            return Ok(0);
+        };
         let mut given = 0;
         // `check_range` has seen that these are clusters of the disk.
-        for number in offset.div_ceil(cluster) as u32..end as u32 {
+        for number in numbers {
             if let Some(lower) = &self.lower {
                 if lower.has(number)? {
                     continue;
@@ -64,6 +70,7 @@ impl DiskWriter {
 
     /// [`write_zeroes`](DiskWriter::write_zeroes) in one cluster, or in the whole of it.
     fn zero_within(&mut self, cluster: u32, offset: u64, len: u64, whole: bool) -> Result<()> {
+        self.move_down(cluster)?;
         let below = self.lower_has(cluster)?;
         let delta = match &mut self.top {
             Top::Delta(delta) => delta,
@@ -128,6 +135,9 @@ impl DiskWriter {
     ///
     /// As [`read_at`](DiskWriter::read_at).
     pub fn top_has(&mut self, cluster: u32) -> Result<bool> {
+        if self.upper_cluster(cluster)?.is_some() {
+            return Ok(true);
+        }
         match &mut self.top {
             Top::Delta(delta) => Ok(delta.cluster(cluster)?.is_some()),
             Top::Raw { len, .. } => Ok(u64::from(cluster) * self.cluster.bytes() < *len),
@@ -154,6 +164,7 @@ impl DiskWriter {
     ///
     /// As [`discard`](DiskWriter::discard).
     pub fn release(&mut self, clusters: &[u32]) -> Result<()> {
+        self.check_no_merge()?;
         if let Top::Delta(delta) = &mut self.top {
             for cluster in clusters {
                 delta.remove(*cluster)?;
@@ -171,6 +182,7 @@ impl DiskWriter {
     /// Those of the operating system, after which all but reading is refused where a write failed;
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) where the table leads to a place twice.
     pub fn compact(&mut self) -> Result<u32> {
+        self.check_no_merge()?;
         match &mut self.top {
             Top::Delta(delta) => delta.compact(),
             Top::Raw { .. } => Ok(0),

@@ -2,6 +2,7 @@
 
 mod crash;
 mod files;
+mod merge;
 mod model;
 mod space;
 

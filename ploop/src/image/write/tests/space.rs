@@ -104,10 +104,10 @@ fn a_full_file_system_stops_nothing_else() {
     let path = dir.path().join("delta");
     let (mut writer, room) = on_host(&path, 7, true);
     writer.set_preallocation(4 * CLUSTER);
-    // The table takes one; then four at once, one by one, none.
-    for (at, expected) in [(0, 5), (1, 5), (2, 5), (3, 5), (4, 6), (5, 7)] {
+    // The table takes one; then two at once, one by one, none.
+    for (at, expected) in [(0, 3), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7)] {
         writer
-            .write_at(&[at as u8; 100], at * CLUSTER + 50)
+            .write_at(&[at.max(1) as u8; 100], at * CLUSTER + 50)
             .unwrap();
         assert_eq!(len(&path), expected, "{at}");
     }
@@ -210,16 +210,16 @@ fn clusters_got_ahead_are_not_written_whole() {
     create_delta(&path, FormatVersion::V2, large, Size::from_gib(1)).unwrap();
     let mut writer = DiskWriter::open_files(&[&path], large, false, false).unwrap();
     writer.set_preallocation(64 << 20);
-    for at in 0..100 {
+    for at in 0..60 {
         writer
             .write_at(&[1; 4096], at * large.bytes() + 8192)
             .unwrap();
     }
     let metadata = std::fs::metadata(&path).unwrap();
-    assert_eq!(metadata.len(), large.bytes() + (128 << 20));
+    assert_eq!(metadata.len(), 81 * large.bytes());
     writer.trim().unwrap();
     let metadata = std::fs::metadata(&path).unwrap();
-    assert_eq!(metadata.len(), 101 * large.bytes());
+    assert_eq!(metadata.len(), 61 * large.bytes());
     // No holes.
     assert!(metadata.blocks() * 512 >= metadata.len());
     writer.close().unwrap();
@@ -420,4 +420,91 @@ fn no_cluster_is_left_half_written() {
     }
     writer.close().unwrap();
     assert!(contents(&Disk::open_image(&path).unwrap()) == model);
+}
+
+/// As the driver: from where nothing is left, about as much as the file is long, and then so many
+/// clusters one by one.
+#[test]
+fn the_file_grows_ahead_in_proportion() {
+    let dir = tempfile::tempdir().unwrap();
+    for (limit, expected) in [
+        (
+            u64::MAX,
+            [1, 3, 3, 4, 9, 9, 9, 9, 9, 10, 11, 12, 13, 27].as_slice(),
+        ),
+        (3 * CLUSTER, &[1, 3, 3, 4, 7, 7, 7, 8, 9, 12]),
+        (0, &[1, 2, 3, 4]),
+    ] {
+        let path = dir.path().join(limit.to_string());
+        create_delta(
+            &path,
+            FormatVersion::V2,
+            cluster(),
+            Size::from_bytes(20 * CLUSTER),
+        )
+        .unwrap();
+        let mut writer = open(std::slice::from_ref(&path), false);
+        writer.set_preallocation(limit);
+        for (at, expected) in (0..).zip(expected) {
+            assert_eq!(len(&path), *expected, "{limit} {at}");
+            writer.write_at(&[1], at * CLUSTER).unwrap();
+        }
+        writer.close().unwrap();
+        assert_eq!(len(&path), expected.len() as u64 + 1);
+    }
+}
+
+/// Zeros for a cluster that no delta has are there already.
+#[test]
+fn zeros_for_nothing_allocate_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, top) = (dir.path().join("base"), dir.path().join("top"));
+    let size = Size::from_bytes(20 * CLUSTER);
+    create_delta(&base, FormatVersion::V2, cluster(), size).unwrap();
+    let mut writer = open(std::slice::from_ref(&base), false);
+    writer.write_at(&[1; CLUSTER as usize], 0).unwrap();
+    writer.snapshot(&top).unwrap();
+    writer.write_at(&[0; 3 * CLUSTER as usize], 0).unwrap();
+    assert_eq!(writer.allocation_head(), 2);
+    let slots = [0, 1, 2].map(|number| writer.slot(number).unwrap());
+    assert_eq!(slots, [Some(1), None, None]);
+    writer.close().unwrap();
+}
+
+/// A cluster of which the file has nothing is damage, and not zeros.
+#[test]
+fn holes_are_no_clusters() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["base", "top"].map(|name| dir.path().join(name));
+    let size = Size::from_bytes(20 * CLUSTER);
+    create_delta(&paths[0], FormatVersion::V2, cluster(), size).unwrap();
+    let mut writer = open(&paths[..1], false);
+    writer.write_at(&[1; 4 * CLUSTER as usize], 0).unwrap();
+    writer.snapshot(&paths[1]).unwrap();
+    writer.write_at(&[2; 2 * CLUSTER as usize], 0).unwrap();
+    writer.close().unwrap();
+    let files = paths.iter().map(|path| {
+        let hole = 2 * CLUSTER..2 * CLUSTER + 4096;
+        let file = DeltaFile::new(File::open(path).unwrap(), path);
+        file.with_holes(vec![hole])
+    });
+    let mut writer = DiskWriter::from_files(files.collect(), cluster(), false, false).unwrap();
+    let mut merged = false;
+    loop {
+        let mut byte = [0];
+        for (at, expected) in [(0, Some(2)), (1, None), (2, Some(1)), (3, Some(1))] {
+            let read = writer.read_at(&mut byte, at * CLUSTER).map(|_| byte[0]);
+            assert_eq!(read.as_ref().ok(), expected.as_ref(), "{at} {merged}");
+            if let Err(error) = read {
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+            }
+        }
+        let error = writer.write_at(&[3], CLUSTER).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        if merged {
+            break;
+        }
+        assert_eq!(writer.merge_down().unwrap_err().kind(), ErrorKind::Corrupt);
+        merged = true;
+    }
 }
