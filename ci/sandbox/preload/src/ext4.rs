@@ -20,7 +20,7 @@ pub(crate) const RESIZE_FS: u32 = 0x4008_6610;
 const BALLOON: &CStr = c".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
 
 thread_local! {
-    /// The balloon that this thread opened last. Nothing is done when a thread ends, so that no destructor is needed.
+    /// The balloon that this thread has open, or −1. Nothing is done when a thread ends, so that no destructor is needed.
     static OPENED: Cell<c_int> = const { Cell::new(-1) };
 }
 
@@ -100,6 +100,22 @@ fn grow(descriptor: c_int, argument: *mut c_void) -> Option<Result<c_int, c_int>
     Some(reply.map(|reply| reply.result))
 }
 
+/// A balloon that is closed is this thread's no more: another thread may get the number, for its own balloon. libploop
+/// closes a balloon in the thread that opened it.
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn close(descriptor: c_int) -> c_int {
+    if descriptor >= 0 && OPENED.try_with(Cell::get) == Ok(descriptor) {
+        // Before the number is free.
+        let _ = OPENED.try_with(|opened| opened.set(-1));
+    }
+    match real::close() {
+        // SAFETY: called as the program calls it.
+        Some(real) => unsafe { real(descriptor) },
+        // SAFETY: no pointers.
+        None => unsafe { libc::syscall(libc::SYS_close, descriptor) as c_int },
+    }
+}
+
 /// libploop holds the balloon open while it waits for resize2fs. Where the file system has to be unmounted for that, the
 /// balloon steps aside for as long as the thread waits for a child.
 #[unsafe(no_mangle)]
@@ -136,7 +152,7 @@ fn balloon_aside() -> Option<(Aside, std::ffi::CString)> {
     let balloon = OPENED.try_with(Cell::get).ok()?;
     let path = aside::path(balloon).filter(|path| path.to_bytes().ends_with(BALLOON.to_bytes()));
     let Some(path) = path else {
-        // Closed, and perhaps something else by now.
+        // Replaced with `dup2`, say.
         let _ = OPENED.try_with(|opened| opened.set(-1));
         return None;
     };

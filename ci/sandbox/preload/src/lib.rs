@@ -12,6 +12,7 @@
 //! | `open`, `fopen` of the list of mounts | a copy with the driver's numbers and options (`mounts`) |
 //! | `stat` and the like of the sandbox's devices, and of files on them | the driver's numbers (`stat`) |
 //! | `mknod`, `chmod` of the driver's nodes | nothing: the nodes are the daemon's (`files`) |
+//! | `close`, `waitpid` | the balloon steps aside where the file system has to be unmounted to grow (`ext4`) |
 //! | `mount` with `balloon_ino=` | without that option, which the daemon is told (`mounts`) |
 //!
 //! Numbers are translated, the list of mounts is rewritten and OpenVZ's ext4 is imitated in processes that use libploop
