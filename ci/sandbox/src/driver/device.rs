@@ -216,6 +216,14 @@ impl Device {
         }
     }
 
+    /// A program has opened the device's node.
+    pub(super) fn opened(&self) -> Result<(), Errno> {
+        let block = self.require_block()?;
+        // Most opens change nothing, and wait for no ioctl.
+        let _control = block.is_unread().then(|| lock(&self.control));
+        block.opened().map_err(|error| errno(&error))
+    }
+
     fn reread_partitions(&self) -> Result<Reply, Errno> {
         self.require_block()?
             .reread_partitions()

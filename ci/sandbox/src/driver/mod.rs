@@ -24,7 +24,7 @@ use device::Device;
 use request::Ioctl;
 
 /// Minor numbers a device has: one of its own and one for each partition.
-const MINORS: u32 = 16;
+pub(crate) const MINORS: u32 = 16;
 
 /// Where new devices are numbered.
 const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
@@ -208,6 +208,9 @@ impl Driver {
             let number = number.and_then(|text| text.trim().parse().ok());
             device.set_balloon_inode(Some(number.ok_or(Errno::INVAL)?));
             return Ok(Reply::of(0));
+        }
+        if request.call == call::OPENED && !partition {
+            return device.opened().map(|()| Reply::of(0));
         }
         let ioctl = Ioctl {
             number: request.call,
