@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::file;
@@ -15,7 +16,7 @@ const OPERATION: &str = "open image";
 #[derive(Debug)]
 pub(super) struct Delta {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     header: Header,
     table: Table,
     /// The length of the file. A delta in use grows while it is read.
@@ -40,7 +41,7 @@ impl Delta {
         Ok(Delta {
             path: path.to_owned(),
             table: Table::new(&header),
-            file,
+            file: Arc::new(file),
             header,
             len: AtomicU64::new(len),
         })
@@ -74,7 +75,7 @@ impl Delta {
         &self.path
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &Arc<File> {
         &self.file
     }
 

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock};
 
 use ploop::ErrorKind;
-use ploop::image::{Disk, DiskWriter};
+use ploop::image::{Disk, DiskWriter, ReadPlan};
 use ploop_sandbox_wire::{Alias, Reply};
 use rustix::io::Errno;
 
+use super::contents_lock::ContentsLock;
 use super::discard::Discards;
 use super::lock;
 use super::maintenance::Maintenance;
@@ -28,7 +29,7 @@ pub(super) struct Device {
     block: OnceLock<Block>,
     /// One ioctl at a time, but for those that only wait.
     pub(super) control: Mutex<Maintenance>,
-    pub(super) data: Mutex<Contents>,
+    pub(super) data: ContentsLock<Contents>,
     /// Wakes who waits for discards.
     pub(super) discarded: Condvar,
     /// What sysfs shows.
@@ -47,6 +48,24 @@ type Waiting = Box<dyn FnOnce(&str) + Send>;
 pub(super) struct Contents {
     pub(super) disk: Stack,
     pub(super) discards: Discards,
+}
+
+impl Contents {
+    fn write(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        let Stack::Writable(disk) = &mut self.disk else {
+            return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
+        };
+        disk.write_at(data, offset).map_err(into_io)?;
+        self.discards.written(offset, data.len() as u64);
+        Ok(())
+    }
+}
+
+/// What a read looks up.
+enum Found {
+    Planned(ReadPlan),
+    /// Its deltas are not written to.
+    Disk(Box<Disk>),
 }
 
 /// The deltas as one disk.
@@ -93,7 +112,7 @@ impl Device {
             index,
             block: OnceLock::new(),
             control: Mutex::new(Maintenance::default()),
-            data: Mutex::new(Contents {
+            data: ContentsLock::new(Contents {
                 disk: Stack::None,
                 discards: Discards::default(),
             }),
@@ -267,11 +286,18 @@ impl Data for Device {
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut contents = lock(&self.data);
-        let read = match &mut contents.disk {
-            Stack::Writable(disk) => disk.read_at(buffer, offset),
-            Stack::ReadOnly(disk) => disk.read_at(buffer, offset),
-            Stack::None => return Err(io::ErrorKind::NotConnected.into()),
+        let len = buffer.len();
+        let (found, _in_flight) = self.data.look_up(|contents| match &mut contents.disk {
+            Stack::Writable(disk) => disk
+                .plan_read(offset, len)
+                .map(Found::Planned)
+                .map_err(into_io),
+            Stack::ReadOnly(disk) => Ok(Found::Disk(disk.clone())),
+            Stack::None => Err(io::ErrorKind::NotConnected.into()),
+        });
+        let read = match found? {
+            Found::Planned(plan) => plan.read(buffer).map(|()| plan.len()),
+            Found::Disk(disk) => disk.read_at(buffer, offset),
         };
         let read = read.map_err(into_io)?;
         if read < buffer.len() {
@@ -282,18 +308,17 @@ impl Data for Device {
     }
 
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut contents = lock(&self.data);
-        let Contents { disk, discards } = &mut *contents;
-        let Stack::Writable(disk) = disk else {
-            return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
-        };
-        disk.write_at(data, offset).map_err(into_io)?;
-        discards.written(offset, data.len() as u64);
-        Ok(())
+        let mut contents = self.data.beside_reads();
+        if contents.discards.free.is_empty() {
+            return contents.write(data, offset);
+        }
+        // It may get a place that is about to be given up.
+        drop(contents);
+        lock(&self.data).write(data, offset)
     }
 
     fn flush(&self) -> io::Result<()> {
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.beside_reads();
         match &mut contents.disk {
             Stack::Writable(disk) => disk.flush().map_err(into_io),
             Stack::ReadOnly(_) | Stack::None => Ok(()),

@@ -1,6 +1,7 @@
 //! The driver: which devices there are, and who is asked what.
 
 mod attributes;
+mod contents_lock;
 mod deltas;
 mod device;
 mod discard;
@@ -29,10 +30,30 @@ pub(crate) const MINORS: u32 = 16;
 /// Where new devices are numbered.
 const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
 
+/// What [`lock`] takes.
+trait Lock {
+    type Guard<'a>
+    where
+        Self: 'a;
+
+    fn take(&self) -> Self::Guard<'_>;
+}
+
+impl<T> Lock for Mutex<T> {
+    type Guard<'a>
+        = MutexGuard<'a, T>
+    where
+        T: 'a;
+
+    fn take(&self) -> MutexGuard<'_, T> {
+        self.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A lock whose holder panicked is taken all the same: every value behind one is whole between two
 /// statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<L: Lock>(lock: &L) -> L::Guard<'_> {
+    lock.take()
 }
 
 /// All devices.

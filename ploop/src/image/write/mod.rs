@@ -7,6 +7,7 @@ mod fill;
 mod given;
 mod growth;
 mod levels;
+mod read_plan;
 mod space;
 mod store;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::chain::{Chain, Layer};
 use super::delta::Delta;
@@ -28,6 +30,7 @@ use delta::WritableDelta;
 use store::Store;
 
 pub use given::{DeltaFile, header_of};
+pub use read_plan::ReadPlan;
 
 const OPERATION: &str = "write image";
 
@@ -107,7 +110,7 @@ enum Top {
     /// A plain base with nothing upon it.
     Raw {
         path: PathBuf,
-        file: File,
+        file: Arc<File>,
         len: u64,
     },
 }
@@ -123,7 +126,7 @@ impl Top {
     ) -> Result<Top> {
         if raw {
             let len = file::length(OPERATION, &file).map_err(|error| error.with_path(path))?;
-            let path = path.to_owned();
+            let (path, file) = (path.to_owned(), Arc::new(file));
             return Ok(Top::Raw { path, file, len });
         }
         let delta = WritableDelta::over(path, Box::new(file), allow_in_use)?;
