@@ -15,6 +15,9 @@ use std::time::Duration;
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
+    /// The directory in which the sandbox is made; sandboxes of different ones leave each other alone
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
     /// The program and its arguments; it runs as root, where this is called
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -24,7 +27,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::ensure(&["build", "sandbox"], options.install.no_install)?;
     let sandbox = Sandbox::build()?;
     let mut words = sandbox.root(true);
-    words.extend([sandbox.program.into(), "run".into(), "--".into()]);
+    words.extend([sandbox.program.into(), "run".into()]);
+    if let Some(base) = &options.base {
+        words.extend(["--base".into(), base.into()]);
+    }
+    words.push("--".into());
     words.extend(options.command.iter().cloned());
     let mut command = command(words)?;
     // Where the user is, not at the workspace's root; and Cargo's word about this package is not the program's concern.

@@ -14,6 +14,7 @@ use ploop_sandbox_wire as wire;
 use rustix::io::Errno;
 
 use crate::data::{self, Data, DataFileSystem};
+use crate::driver::MINORS;
 use crate::ioctl::{self, PartitionChange};
 use crate::loop_device::{self, LoopDevice};
 use crate::mounts::{self, Mount};
@@ -31,9 +32,17 @@ pub(crate) struct Block {
     state: State,
     device: LoopDevice,
     data: Weak<dyn Data>,
-    /// As last seen; the kernel's view counts while the device is attached.
-    partition: Mutex<Option<Partition>>,
+    partition: Mutex<Seen>,
     file: Option<fuse::Mounted>,
+}
+
+/// What is known of the partition.
+#[derive(Default)]
+struct Seen {
+    /// As last seen; the kernel's view counts while the device is attached.
+    partition: Option<Partition>,
+    /// The device was attached, and nobody has opened it or asked for the table to be read since.
+    unread: bool,
 }
 
 impl Block {
@@ -55,7 +64,7 @@ impl Block {
             state: state.clone(),
             device,
             data: Arc::downgrade(&data),
-            partition: Mutex::new(None),
+            partition: Mutex::default(),
             file: None,
         };
         let directory = state.data(index);
@@ -66,14 +75,23 @@ impl Block {
         Ok(block)
     }
 
-    /// START: binds the device to the data.
+    /// START: binds the device to the data. As in the driver, a partition that has stayed from before is there at once;
+    /// another one is found by the first who opens the device.
     pub(crate) fn attach(&self, read_only: bool) -> io::Result<()> {
         let path = self.state.data(self.index).join(data::FILE);
         let file = File::options().read(true).write(!read_only).open(&path)?;
         let device = loop_device::open(&self.node(), !read_only, false)?;
         let name = path.as_os_str().as_bytes();
         ioctl::loop_configure(&device, file.as_fd(), name, read_only)?;
-        if let Err(error) = self.set_partition(&device) {
+        let stayed = {
+            let mut seen = self.lock_partition();
+            seen.unread = seen.partition.is_none();
+            !seen.unread
+        };
+        if !stayed {
+            return Ok(());
+        }
+        if let Err(error) = self.set_partition(&device, false) {
             // Without its partition a device is of no use.
             let _ = ioctl::loop_clear(&device);
             return Err(error);
@@ -102,13 +120,17 @@ impl Block {
             ioctl::loop_set_status(&device, status.without_autoclear())?;
             return Err(Errno::BUSY.into());
         }
+        let mut seen = self.lock_partition();
+        seen.unread = false;
         if self.device.partition(FIRST).is_some() {
             let change = PartitionChange::Delete;
+            // First, for the number may soon be another device's. Where there can be no such node, there is none.
+            if seen.partition.is_none() || self.make_dead_node().is_err() {
+                let _ = fs::remove_file(self.partition_node());
+            }
             loop_device::change_partition(&device, change, FIRST, (0, 0))?;
         }
-        // What is written into the page cache by an unbound device is lost with it.
-        drop(device);
-        self.update_node()
+        Ok(())
     }
 
     /// After [`Data::size`] changed.
@@ -118,50 +140,78 @@ impl Block {
         ioctl::loop_set_capacity(loop_device::open(&self.node(), false, false)?)
     }
 
-    /// BLKRRPART: tells the kernel of what the partition table on the device says.
+    /// BLKRRPART: tells the kernel of what the partition table on the device says. EBUSY if the partition is open or
+    /// mounted.
     pub(crate) fn reread_partitions(&self) -> io::Result<()> {
         let device = loop_device::open(&self.node(), false, false)?;
         // Whoever wrote the table may have left it in the page cache.
         device.sync_all()?;
-        self.set_partition(&device)
+        self.set_partition(&device, true)
     }
 
-    fn set_partition(&self, device: &File) -> io::Result<()> {
+    /// Whether [`Block::opened`] has something to do that the device must not be stopped meanwhile for.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.lock_partition().unread
+    }
+
+    /// A program has opened the whole device. The first to do so after START finds the partition; where the device is
+    /// empty, the one of before is gone.
+    pub(crate) fn opened(&self) -> io::Result<()> {
+        if self.device.backing_file().is_none() {
+            let mut seen = self.lock_partition();
+            seen.partition = None;
+            return self.put_node(&seen);
+        }
+        if !self.is_unread() {
+            return Ok(());
+        }
+        let device = loop_device::open(&self.node(), false, false)?;
+        self.set_partition(&device, false)
+    }
+
+    /// `anew`: even if it is the same, so that it must not be in use.
+    fn set_partition(&self, device: &File, anew: bool) -> io::Result<()> {
         let data = self.data.upgrade().ok_or(Errno::NODEV)?;
         let wanted = partition::find(FIRST, data.size(), |buffer, at| data.read(buffer, at));
-        let mut known = self.lock_partition();
+        let mut seen = self.lock_partition();
         let change = |change, partition: Partition| {
             let range = (partition.start, partition.size);
             loop_device::change_partition(device, change, FIRST, range)
         };
-        let there = self.kernel_partition();
-        match (there, wanted) {
-            (Some(there), Some(wanted)) if there == wanted => {}
-            (Some(there), Some(wanted)) if there.start == wanted.start => {
+        // The node does not lead to a partition that is gone: its number may soon be another device's.
+        let delete = |seen: &Seen, there| {
+            self.make_dead_node()?;
+            change(PartitionChange::Delete, there).inspect_err(|_| {
+                let _ = self.put_node(seen);
+            })
+        };
+        match (self.kernel_partition(), wanted) {
+            (Some(there), Some(wanted)) if !anew && there == wanted => {}
+            (Some(there), Some(wanted)) if !anew && there.start == wanted.start => {
                 change(PartitionChange::Resize, wanted)?;
             }
-            _ => {
+            (there, wanted) => {
                 if let Some(there) = there {
-                    change(PartitionChange::Delete, there)?;
+                    delete(&seen, there)?;
                 }
                 if let Some(wanted) = wanted {
                     change(PartitionChange::Add, wanted)?;
                 }
             }
         }
-        *known = wanted;
-        drop(known);
-        self.update_node()
+        seen.partition = wanted;
+        seen.unread = false;
+        self.put_node(&seen)
     }
 
     /// The partition as sysfs shows it: it outlives [`Block::detach`], until the next attach.
     pub(crate) fn partition(&self) -> Option<Partition> {
-        let mut known = self.lock_partition();
+        let mut seen = self.lock_partition();
         // libploop and parted change partitions by themselves.
         if self.device.backing_file().is_some() {
-            *known = self.kernel_partition();
+            seen.partition = self.kernel_partition();
         }
-        *known
+        seen.partition
     }
 
     fn kernel_partition(&self) -> Option<Partition> {
@@ -197,7 +247,7 @@ impl Block {
         let partition = self.device.partition_number(FIRST);
         // parted makes the partition anew: the node follows. A node that cannot be made is missed
         // by whoever opens it.
-        let _ = self.update_node();
+        let _ = self.put_node(&self.lock_partition());
         wire::Alias {
             device: self.index,
             whole: self.device.number().unwrap_or_default(),
@@ -253,28 +303,37 @@ impl Block {
         Path::new("/dev").join(format!("ploop{}p{FIRST}", self.index))
     }
 
-    /// Has the partition's node be what the partition is.
-    fn update_node(&self) -> io::Result<()> {
-        let _known = self.lock_partition();
+    /// Has the partition's node be what the partition is: of the kernel's, if it has it; else one that leads nowhere,
+    /// if sysfs shows a partition that has stayed; else none.
+    fn put_node(&self, seen: &Seen) -> io::Result<()> {
         let node = self.partition_node();
         let there = fs::symlink_metadata(&node).ok();
-        match self.device.partition_number(FIRST) {
-            Some(number) => {
-                let device = rustix::fs::makedev(number.0, number.1);
-                let is_right = there.is_some_and(|there| {
-                    there.file_type().is_block_device() && there.rdev() == device
-                });
-                if is_right {
-                    return Ok(());
-                }
-                loop_device::make_node(&node, number)
-            }
-            None if there.is_some() => fs::remove_file(&node),
-            None => Ok(()),
+        let number = match (self.device.partition_number(FIRST), seen.partition) {
+            (Some(number), _) => number,
+            (None, Some(_)) => self.dead_number(),
+            (None, None) if there.is_some() => return fs::remove_file(&node),
+            (None, None) => return Ok(()),
+        };
+        let device = rustix::fs::makedev(number.0, number.1);
+        let is_right = there
+            .is_some_and(|there| there.file_type().is_block_device() && there.rdev() == device);
+        if is_right {
+            return Ok(());
         }
+        loop_device::make_node(&node, number)
     }
 
-    fn lock_partition(&self) -> MutexGuard<'_, Option<Partition>> {
+    /// Opening it gives ENXIO, as with an empty device of the driver's.
+    fn make_dead_node(&self) -> io::Result<()> {
+        loop_device::make_node(&self.partition_node(), self.dead_number())
+    }
+
+    /// The partition's number in the driver, which this kernel has not got.
+    fn dead_number(&self) -> (u32, u32) {
+        (wire::MAJOR, self.index * MINORS + FIRST)
+    }
+
+    fn lock_partition(&self) -> MutexGuard<'_, Seen> {
         self.partition
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::daemon::{READY, STOP};
-use crate::state::{Lock, State};
+use crate::state::{Base, Lock, State};
 use crate::teardown::{self, PATIENCE};
 use crate::watch::{Trouble, Watch};
 use crate::{mounts, namespace, processes};
@@ -44,6 +44,8 @@ const FORWARDED: [NixSignal; 4] = [
 
 /// What to run, and how.
 pub(crate) struct Options {
+    /// Where the sandbox is made, and dead ones are looked for.
+    pub(crate) base: PathBuf,
     /// The library; none for a program that is not to see the driver.
     pub(crate) preload: Option<PathBuf>,
     /// How long the daemon may leave somebody waiting.
@@ -58,10 +60,11 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     signals.thread_block().context("cannot block signals")?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("cannot make a descriptor of signals")?;
-    for line in teardown::clean()? {
+    let base = Base::new(&options.base)?;
+    for line in teardown::clean(&base)? {
         eprintln!("ploop-sandbox: {line}");
     }
-    let (state, lock) = State::create()?;
+    let (state, lock) = State::create(&base)?;
     let code = live(&state, &lock, &signals, options);
     for problem in teardown::rest(&state) {
         eprintln!("ploop-sandbox: {problem}");

@@ -28,7 +28,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+use crate::state::Base;
 
 /// The code for "this machine cannot do it".
 const IMPOSSIBLE: u8 = 3;
@@ -45,10 +47,25 @@ struct Cli {
 const EXIT_CODES: &str = "Exit codes of `run`: the program's, 128 and its number for a signal; 1 the sandbox could \
                           not be made; 3 the machine lacks something; 70 the sandbox failed, and the program did not.";
 
+/// Where sandboxes are. Those in different places leave each other alone.
+#[derive(Args)]
+struct Place {
+    /// The directory in which sandboxes are made, and dead ones are looked for
+    #[arg(
+        long,
+        env = "PLOOP_SANDBOX_BASE",
+        value_name = "DIR",
+        default_value = "/run/ploop-sandbox"
+    )]
+    base: PathBuf,
+}
+
 #[derive(Subcommand)]
 enum Subcommands {
     /// Run a program in a sandbox of its own
     Run {
+        #[command(flatten)]
+        place: Place,
         /// The preload library; found beside this program if not given, none if empty
         #[arg(long)]
         preload: Option<OsString>,
@@ -62,7 +79,7 @@ enum Subcommands {
     /// Say whether a sandbox can run here, or else what is missing
     Check,
     /// Remove what sandboxes that died have left
-    Clean,
+    Clean(Place),
     #[command(hide = true)]
     Daemon { state: PathBuf },
     #[command(hide = true)]
@@ -89,11 +106,13 @@ fn main() -> ExitCode {
 fn run(command: Subcommands) -> Result<u8> {
     match command {
         Subcommands::Run {
+            place,
             preload,
             patience,
             command,
         } => {
             let options = launcher::Options {
+                base: place.base,
                 preload: library(preload)?,
                 patience: Duration::from_secs(patience),
                 command,
@@ -101,8 +120,10 @@ fn run(command: Subcommands) -> Result<u8> {
             possible(|| launcher::run(&options))
         }
         Subcommands::Check => possible(|| Ok(0)),
-        Subcommands::Clean => possible(|| {
-            for line in teardown::clean()? {
+        // Nothing was ever made there.
+        Subcommands::Clean(place) if !place.base.exists() => Ok(0),
+        Subcommands::Clean(place) => possible(|| {
+            for line in teardown::clean(&Base::new(&place.base)?)? {
                 println!("{line}");
             }
             Ok(0)

@@ -1,4 +1,4 @@
-//! The directory of a sandbox below `/run`, its lock, and what is left of sandboxes that died.
+//! The directory of a sandbox below the base directory, its lock, and what is left of sandboxes that died.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -11,8 +11,43 @@ use anyhow::{Context, Result, bail};
 use ploop_sandbox_wire as wire;
 use rustix::fs::FlockOperation;
 
-const BASE: &str = "/run/ploop-sandbox";
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where sandboxes keep their directories. Those of one base clean up after each other; those of different bases do not
+/// know of each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Base(PathBuf);
+
+impl Base {
+    /// The name of a sandbox and of the socket in it, with the slashes before them.
+    const BELOW: usize = "/01234567/socket".len();
+    /// What fits into the address of a socket, with the zero behind it.
+    const ADDRESS: usize = 107;
+
+    /// The base directory of this name, which is made if it is not there.
+    pub(crate) fn new(path: &Path) -> Result<Base> {
+        let context = || format!("cannot use the base directory {}", path.display());
+        make_base(path)?;
+        // The kernel lists mounts by their real paths.
+        let path = path.canonicalize().with_context(context)?;
+        let metadata = fs::metadata(&path).with_context(context)?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
+            bail!(
+                "{}: others can write to it; choose a directory that only this user can write to",
+                path.display()
+            );
+        }
+        let len = path.as_os_str().len();
+        let longest = Base::ADDRESS - Base::BELOW;
+        if len > longest {
+            bail!(
+                "{}: its name has {len} bytes; choose one of at most {longest}, so that a socket's address holds it",
+                path.display()
+            );
+        }
+        Ok(Base(path))
+    }
+}
 
 /// Where a sandbox keeps what it made.
 #[derive(Debug, Clone)]
@@ -31,13 +66,13 @@ impl State {
     }
 
     /// Makes the directory of a new sandbox, and takes its lock.
-    pub(crate) fn create() -> Result<(State, Lock)> {
+    pub(crate) fn create(base: &Base) -> Result<(State, Lock)> {
         let mode = 0o755;
         // Nobody may take a directory for that of a dead sandbox before its lock is held.
-        let _list = lock_list()?;
+        let _list = lock_list(&base.0)?;
         let mut bytes = [0; 4];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        let dir = Path::new(BASE).join(format!("{:08x}", u32::from_ne_bytes(bytes)));
+        let dir = base.0.join(format!("{:08x}", u32::from_ne_bytes(bytes)));
         DirBuilder::new()
             .mode(mode)
             .create(&dir)
@@ -52,13 +87,12 @@ impl State {
 
     /// The sandboxes that nobody runs any more. Their locks are taken, so that nobody else cleans
     /// them up.
-    pub(crate) fn dead() -> Result<Vec<(State, Lock)>> {
-        if !Path::new(BASE).exists() {
-            return Ok(Vec::new());
-        }
-        let _list = lock_list()?;
+    pub(crate) fn dead(base: &Base) -> Result<Vec<(State, Lock)>> {
+        let base = &base.0;
+        let _list = lock_list(base)?;
         let mut dead = Vec::new();
-        for entry in fs::read_dir(BASE).with_context(|| format!("cannot list {BASE}"))? {
+        let context = || format!("cannot list {}", base.display());
+        for entry in fs::read_dir(base).with_context(context)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 let state = State::new(entry.path());
@@ -155,11 +189,12 @@ impl State {
         ignore_missing(fs::remove_file(self.socket()))?;
         ignore_missing(fs::remove_file(self.attached()))?;
         // Without the lock's file nobody could tell that this directory is taken.
-        let _list = lock_list().map_err(io::Error::other)?;
+        let base = self.dir.parent().unwrap_or(&self.dir);
+        let _list = lock_list(base).map_err(io::Error::other)?;
         ignore_missing(fs::remove_file(self.lock()))?;
         ignore_missing(fs::remove_dir(&self.dir))?;
         // Others may be there.
-        let _ = fs::remove_dir(BASE);
+        let _ = fs::remove_dir(base);
         Ok(())
     }
 }
@@ -182,25 +217,32 @@ fn names(dir: &Path) -> impl Iterator<Item = String> {
 
 /// The lock of the list of sandboxes, which is held for a short time only: that of the directory,
 /// which the last sandbox removes.
-fn lock_list() -> Result<File> {
+fn lock_list(base: &Path) -> Result<File> {
     loop {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(BASE)
-            .with_context(|| format!("cannot make {BASE}"))?;
-        let Ok(list) = File::open(BASE) else {
+        make_base(base)?;
+        let Ok(list) = File::open(base) else {
             continue;
         };
-        let locked = lock(&list, PATIENCE).with_context(|| format!("cannot lock {BASE}"))?;
-        if !locked {
-            bail!("{BASE} was locked for {PATIENCE:?}: see by whom in /proc/locks");
+        let context = || format!("cannot lock {}", base.display());
+        if !lock(&list, PATIENCE).with_context(context)? {
+            bail!(
+                "{} was locked for {PATIENCE:?}: see by whom in /proc/locks",
+                base.display()
+            );
         }
-        let there = fs::metadata(BASE).ok().map(|metadata| metadata.ino());
+        let there = fs::metadata(base).ok().map(|metadata| metadata.ino());
         if there == Some(list.metadata()?.ino()) {
             return Ok(list);
         }
     }
+}
+
+fn make_base(base: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(base)
+        .with_context(|| format!("cannot make {}", base.display()))
 }
 
 /// The lock of a sandbox, if nobody holds it.

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::loop_device::LoopDevice;
 use crate::namespace::SOURCE;
-use crate::state::{Lock, State};
+use crate::state::{Base, Lock, State};
 use crate::{ioctl, mounts, processes, watch};
 
 /// For what should take no time, but talks to file systems that may be broken.
@@ -99,10 +99,10 @@ fn remove_loop(state: &State, index: u32) -> io::Result<()> {
     device.remove(REMOVAL)
 }
 
-/// Cleans up after the sandboxes that died. Says what was done.
-pub(crate) fn clean() -> Result<Vec<String>> {
+/// Cleans up after the sandboxes of this base that died. Says what was done.
+pub(crate) fn clean(base: &Base) -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    for (state, Lock(_lock)) in State::dead()? {
+    for (state, Lock(_lock)) in State::dead(base)? {
         watch::abort(&state);
         let killed = processes::end(&state, &[], false);
         let loops = state.loops().len();

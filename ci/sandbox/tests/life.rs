@@ -3,8 +3,10 @@
 //! No test waits for longer than a given time for anything.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Output, Stdio};
 use std::thread;
@@ -19,7 +21,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let tests: [(&'static str, fn()); 15] = [
+    let tests: [(&'static str, fn()); 17] = [
         (
             "the_exit_code_is_the_program_s",
             the_exit_code_is_the_program_s,
@@ -53,6 +55,8 @@ fn main() -> ExitCode {
             launcher_and_daemon_are_killed,
         ),
         ("the_next_sandbox_cleans_up", the_next_sandbox_cleans_up),
+        ("another_base_is_left_alone", another_base_is_left_alone),
+        ("a_base_that_cannot_be_one", a_base_that_cannot_be_one),
     ];
     let check = Command::new(PROGRAM).arg("check").output().expect("check");
     let missing = String::from_utf8_lossy(&check.stderr).trim().to_owned();
@@ -68,9 +72,29 @@ fn main() -> ExitCode {
         })
         .collect();
     let mut arguments = Arguments::from_args();
-    // They look for what others may have left.
+    // The mounts of the host are compared, and one cleans up after the others.
     arguments.test_threads = Some(1);
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Where the sandboxes of these tests are: not where those of others clean up after the dead.
+fn base() -> PathBuf {
+    format!("/run/ploop-sandbox.{}", std::process::id()).into()
+}
+
+/// A sandbox with this script in it, or with a program by its arguments.
+fn sandbox<S: AsRef<OsStr>>(options: &[&str], program: impl IntoIterator<Item = S>) -> Command {
+    // Whoever runs the tests may ignore some signals, as shells do for what is in the background.
+    let mut command = Command::new("env");
+    command
+        .args(["--default-signal=HUP,INT,QUIT,TERM", PROGRAM])
+        .args(["run", "--preload", "", "--base"])
+        .arg(base())
+        .args(options)
+        .arg("--")
+        .args(program)
+        .stdin(Stdio::null());
+    command
 }
 
 /// The next line, if it comes in time.
@@ -97,7 +121,9 @@ struct Sandbox {
     directory: PathBuf,
     /// Numbers of its devices.
     devices: Vec<u32>,
-    mounts_before: String,
+    /// Numbers of its FUSE connections.
+    connections: BTreeSet<String>,
+    mounts_before: Vec<String>,
 }
 
 impl Sandbox {
@@ -106,14 +132,8 @@ impl Sandbox {
         let mounts_before = mounts_of_the_host();
         let prologue = "minor=$(cat $PLOOP_SANDBOX_PROC_VZ/ploop_minor) || exit 99; N=$((minor / 16)); \
                         echo $$ $(dirname $PLOOP_SANDBOX_SOCKET) $N; ";
-        // Whoever runs the tests may ignore some, as shells do for what is in the background.
-        let mut launcher = Command::new("env")
-            .args(["--default-signal=HUP,INT,QUIT,TERM", PROGRAM])
-            .args(["run", "--preload", ""])
-            .args(options)
-            .args(["--", "sh", "-c"])
-            .arg(format!("{prologue}{script}"))
-            .stdin(Stdio::null())
+        let script = format!("{prologue}{script}");
+        let mut launcher = sandbox(options, ["sh", "-c", &script])
             .stdout(Stdio::piped())
             .spawn()
             .expect("the launcher starts");
@@ -125,14 +145,24 @@ impl Sandbox {
                 .next()
                 .unwrap_or_else(|| panic!("not started: {line:?}"))
         };
-        Sandbox {
+        let mut sandbox = Sandbox {
             program: word().parse().expect("a process"),
             directory: word().into(),
             devices: vec![word().parse().expect("a device")],
             launcher,
             output,
+            connections: BTreeSet::new(),
             mounts_before,
-        }
+        };
+        assert!(sandbox.directory.starts_with(base()));
+        sandbox.connections = fuse_mounts(sandbox.daemon())
+            .into_iter()
+            .filter(|(point, _)| point.starts_with(&sandbox.directory))
+            .map(|(_, number)| number)
+            .collect();
+        // What belongs into /sys, and the data of the device.
+        assert_eq!(sandbox.connections.len(), 2);
+        sandbox
     }
 
     fn daemon(&self) -> u32 {
@@ -191,33 +221,39 @@ impl Sandbox {
                 .contains(directory)
                 .then(|| format!("process {process}"))
         }));
-        left.extend(lost_connections());
+        left.extend(self.lost_connections());
         left
+    }
+
+    /// FUSE connections of it that are mounted nowhere. One that is mounted has become somebody else's.
+    fn lost_connections(&self) -> Vec<String> {
+        let script = "mount -t fusectl fusectl /sys/fs/fuse/connections 2>/dev/null; ls /sys/fs/fuse/connections";
+        let output = Command::new("unshare")
+            .args(["-m", "sh", "-c", script])
+            .output();
+        let there = String::from_utf8(output.expect("unshare").stdout).expect("numbers");
+        let mounted: BTreeSet<String> = processes()
+            .flat_map(fuse_mounts)
+            .map(|(_, number)| number)
+            .collect();
+        there
+            .split_whitespace()
+            .filter(|number| self.connections.contains(*number) && !mounted.contains(*number))
+            .map(|number| format!("FUSE connection {number}"))
+            .collect()
     }
 }
 
-/// FUSE connections that are mounted nowhere.
-fn lost_connections() -> Vec<String> {
-    let script = "mount -t fusectl fusectl /sys/fs/fuse/connections 2>/dev/null; ls /sys/fs/fuse/connections";
-    let output = Command::new("unshare")
-        .args(["-m", "sh", "-c", script])
-        .output();
-    let there = String::from_utf8(output.expect("unshare").stdout).expect("numbers");
-    let mut mounted = BTreeSet::new();
-    for process in processes() {
-        let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
-        for line in mounts.lines().filter(|line| line.contains(" - fuse")) {
-            let device = line
-                .split(' ')
-                .nth(2)
-                .and_then(|device| device.split_once(':'));
-            mounted.extend(device.map(|(_, minor)| minor.to_owned()));
-        }
-    }
-    let lost = there
-        .split_whitespace()
-        .filter(|minor| !mounted.contains(*minor));
-    lost.map(|minor| format!("FUSE connection {minor}"))
+/// The FUSE file systems that a process sees: where they are, and the numbers of their connections.
+fn fuse_mounts(process: u32) -> Vec<(PathBuf, String)> {
+    let mounts = fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap_or_default();
+    let lines = mounts.lines().filter(|line| line.contains(" - fuse "));
+    lines
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let (_, number) = fields.get(2)?.split_once(':')?;
+            Some((fields.get(4)?.into(), number.to_owned()))
+        })
         .collect()
 }
 
@@ -226,8 +262,16 @@ fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn mounts_of_the_host() -> String {
-    fs::read_to_string("/proc/self/mounts").expect("mounts")
+/// The mounts that these tests may have made on the host.
+fn mounts_of_the_host() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let base = base();
+    let base = base.to_str().expect("a name");
+    mounts
+        .lines()
+        .filter(|line| line.starts_with("ploop-sandbox ") || line.contains(base))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn send(process: u32, signal: Signal) {
@@ -252,9 +296,7 @@ fn wait(child: &mut Child) -> ExitStatus {
 
 /// Runs a script that is expected to end by itself.
 fn run(script: &str) -> Output {
-    let mut child = Command::new(PROGRAM)
-        .args(["run", "--preload", "", "--", "sh", "-c", script])
-        .stdin(Stdio::null())
+    let mut child = sandbox(&[], ["sh", "-c", script])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -279,8 +321,7 @@ fn the_exit_code_is_the_program_s() {
 }
 
 fn a_program_that_is_not_there_is_told_of() {
-    let output = Command::new(PROGRAM)
-        .args(["run", "--preload", "", "--", "/no/such/program"])
+    let output = sandbox(&[], ["/no/such/program"])
         .output()
         .expect("the launcher starts");
     assert_eq!(output.status.code(), Some(127));
@@ -289,16 +330,7 @@ fn a_program_that_is_not_there_is_told_of() {
 
 fn a_program_has_its_input_directory_and_environment() {
     let directory = fs::canonicalize(std::env::temp_dir()).expect("a directory");
-    let mut child = Command::new(PROGRAM)
-        .args([
-            "run",
-            "--preload",
-            "",
-            "--",
-            "sh",
-            "-c",
-            "cat; pwd; echo $WORD >&2",
-        ])
+    let mut child = sandbox(&[], ["sh", "-c", "cat; pwd; echo $WORD >&2"])
         .current_dir(&directory)
         .env("WORD", "a word")
         .stdin(Stdio::piped())
@@ -380,26 +412,25 @@ fn signals_reach_the_program() {
 fn ignored_signals_stay_ignored() {
     let mut child = Command::new("sh")
         .args(["-c", "trap '' HUP; exec \"$@\"", "sh", PROGRAM])
-        .args([
-            "run",
-            "--preload",
-            "",
-            "--",
-            "sh",
-            "-c",
-            "kill -HUP $PPID; sleep 0.5; exit 9",
-        ])
+        .args(["run", "--preload", "", "--"])
+        .args(["sh", "-c", "kill -HUP $PPID; sleep 0.5; exit 9"])
+        .env("PLOOP_SANDBOX_BASE", base())
         .spawn()
         .expect("a shell");
     assert_eq!(wait(&mut child).code(), Some(9));
 }
 
 fn what_the_program_left_is_ended() {
-    let script = "setsid sleep 1000 & unshare -m sleep 1000 & (trap '' TERM; sleep 1000; sleep 1000) & \
-                  mkdir -p /tmp/ploop-sandbox-life; mount -t tmpfs none /tmp/ploop-sandbox-life; exit 3";
-    let sandbox = Sandbox::start(&[], script);
+    let prefix = format!("ploop-sandbox.{}", std::process::id());
+    let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in("/run");
+    let directory = directory.expect("a directory");
+    let script = format!(
+        "setsid sleep 1000 & unshare -m sleep 1000 & (trap '' TERM; sleep 1000; sleep 1000) & \
+         mount -t tmpfs none {}; exit 3",
+        directory.path().display()
+    );
+    let sandbox = Sandbox::start(&[], &script);
     assert_eq!(sandbox.ends().code(), Some(3));
-    let _ = fs::remove_dir("/tmp/ploop-sandbox-life");
 }
 
 fn the_program_is_killed() {
@@ -446,13 +477,70 @@ fn kill_both(sandbox: &mut Sandbox) {
     assert!(sandbox.directory.exists());
 }
 
+fn clean(base: &Path) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.args(["clean", "--base"]).arg(base);
+    command.output().expect("clean")
+}
+
 fn launcher_and_daemon_are_killed() {
     let mut sandbox = Sandbox::start(&[], "setsid sleep 1000 & sleep 1000");
     kill_both(&mut sandbox);
-    let output = Command::new(PROGRAM).arg("clean").output().expect("clean");
+    let output = clean(&base());
     assert!(output.status.success());
     assert!(text(&output.stdout).contains(sandbox.directory.to_str().expect("a name")));
     sandbox.is_gone();
+    assert!(!base().exists());
+}
+
+fn another_base_is_left_alone() {
+    let mut sandbox = Sandbox::start(&[], "sleep 1000");
+    kill_both(&mut sandbox);
+    let other = base().with_extension("other");
+    let output = clean(&other);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "");
+    assert!(!other.exists(), "nothing is made to be cleaned");
+    let output = Command::new(PROGRAM)
+        .args(["run", "--preload", "", "--", "sh", "-c"])
+        .arg("dirname $(dirname $PLOOP_SANDBOX_SOCKET)")
+        .env("PLOOP_SANDBOX_BASE", &other)
+        .output()
+        .expect("a sandbox");
+    assert_eq!(text(&output.stdout).trim(), other.to_str().expect("a name"));
+    assert_eq!(text(&output.stderr), "", "it cleaned up");
+    assert!(!other.exists());
+    let device = sandbox.devices[0];
+    assert!(sandbox.directory.exists());
+    assert!(Path::new(&format!("/sys/block/loop{device}")).exists());
+    assert!(clean(&base()).status.success());
+    sandbox.is_gone();
+}
+
+fn a_base_that_cannot_be_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let long = directory.path().join("x".repeat(100));
+    let open = directory.path().join("open");
+    fs::create_dir(&open).expect("a directory");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("a mode");
+    let file = directory.path().join("file");
+    fs::write(&file, "").expect("a file");
+    for (base, why) in [
+        (&long, "choose one of at most"),
+        (&open, "others can write to it"),
+        (&file, "cannot make"),
+    ] {
+        let output = Command::new(PROGRAM)
+            .args(["run", "--preload", "", "--base"])
+            .arg(base)
+            .args(["--", "true"])
+            .output()
+            .expect("the launcher starts");
+        assert_eq!(output.status.code(), Some(1), "{}", base.display());
+        let text = text(&output.stderr);
+        assert!(text.contains(why), "{text}");
+        assert!(text.contains(base.to_str().expect("a name")), "{text}");
+    }
 }
 
 fn the_next_sandbox_cleans_up() {

@@ -87,8 +87,15 @@ fn is_without_balloon(message: &str) -> bool {
 /// libploop appends to its message, tells more.
 fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     let by_code = code.kind();
-    let Some(message) = message else {
-        return by_code;
+    // Where a file system cannot be unmounted at once, libploop runs lsof; what becomes of that takes the place of the
+    // reason, which for the balloon is next to always that there is no space left to take.
+    let reason = message.filter(|message| !message.starts_with("Command lsof "));
+    let Some(message) = reason else {
+        return if message.is_some() && code == Code::FALLOCATE {
+            ErrorKind::NoSpace
+        } else {
+            by_code
+        };
     };
     // Failures that come under many codes, or under one that means something else.
     if message.starts_with("Image is in use") || message.starts_with(STOPPED_DEVICE) {
@@ -226,6 +233,7 @@ mod tests {
                 "Error in write: No space left on device",
                 ErrorKind::NoSpace,
             ),
+            (20, "Command lsof exited with status 1", ErrorKind::NoSpace),
             (38, "Can't create /a: File exists", ErrorKind::AlreadyExists),
             (
                 38,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::delta::Delta;
 use super::file;
@@ -30,7 +31,7 @@ pub(super) enum Layer {
     /// A base without a table.
     Raw {
         path: PathBuf,
-        file: File,
+        file: Arc<File>,
         len: u64,
     },
     Delta(Delta),
@@ -49,7 +50,7 @@ impl Layer {
         let (file, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
         Ok(Layer::Raw {
             path: path.to_owned(),
-            file,
+            file: Arc::new(file),
             len,
         })
     }
@@ -59,7 +60,7 @@ impl Layer {
     pub(super) fn over(path: &Path, file: File, raw: bool, allow_in_use: bool) -> Result<Layer> {
         let len = file::length(OPERATION, &file).map_err(|error| error.with_path(path))?;
         if raw {
-            let path = path.to_owned();
+            let (path, file) = (path.to_owned(), Arc::new(file));
             Ok(Layer::Raw { path, file, len })
         } else {
             Delta::over(path, file, len, allow_in_use).map(Layer::Delta)
@@ -108,6 +109,11 @@ impl Layer {
     }
 
     pub(super) fn file(&self) -> &File {
+        self.shared_file()
+    }
+
+    /// The file, for somebody who reads it without the chain.
+    pub(super) fn shared_file(&self) -> &Arc<File> {
         match self {
             Layer::Raw { file, .. } => file,
             Layer::Delta(delta) => delta.file(),
@@ -326,7 +332,7 @@ impl Chain {
 
     /// Where the disk's data from `offset` on is, and how much of it lies there in one piece: at
     /// least one byte, at most `max`.
-    fn run(&self, offset: u64, max: u64) -> Result<(Option<Place>, u64)> {
+    pub(super) fn run(&self, offset: u64, max: u64) -> Result<(Option<Place>, u64)> {
         let (place, mut len) = self.piece(offset)?;
         while len < max {
             let (next, more) = self.piece(offset + len)?;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::file;
@@ -16,7 +17,7 @@ const OPERATION: &str = "open image";
 #[derive(Debug)]
 pub(super) struct Delta {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     header: Header,
     table: Table,
     /// The length of the file. A delta in use grows while it is read.
@@ -43,7 +44,7 @@ impl Delta {
         Ok(Delta {
             path: path.to_owned(),
             table: Table::new(&header),
-            file,
+            file: Arc::new(file),
             header,
             len: AtomicU64::new(len),
             holes: Vec::new(),
@@ -78,7 +79,7 @@ impl Delta {
         &self.path
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &Arc<File> {
         &self.file
     }
 

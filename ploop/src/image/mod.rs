@@ -56,4 +56,4 @@ pub use partition::partitions_of;
 pub use partition::{Partition, PartitionKind};
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
 #[cfg(feature = "image-write")]
-pub use write::{DeltaFile, DiskWriter, create_delta, header_of};
+pub use write::{DeltaFile, DiskWriter, ReadPlan, create_delta, header_of};

@@ -16,7 +16,7 @@ pub(crate) const SET_RSV_BLOCKS: u32 = 0x4008_662c;
 pub(crate) const RESIZE_FS: u32 = 0x4008_6610;
 
 thread_local! {
-    /// The balloon that this thread opened last. Nothing is done when a thread ends, so that no destructor is needed.
+    /// The balloon that this thread has open, or −1. Nothing is done when a thread ends, so that no destructor is needed.
     static OPENED: Cell<c_int> = const { Cell::new(-1) };
 }
 
@@ -105,6 +105,22 @@ fn grow(descriptor: c_int, argument: *mut c_void) -> Option<Result<c_int, c_int>
     Some(reply.map(|reply| reply.result))
 }
 
+/// A balloon that is closed is this thread's no more: another thread may get the number, for its own balloon. libploop
+/// closes a balloon in the thread that opened it.
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn close(descriptor: c_int) -> c_int {
+    if descriptor >= 0 && OPENED.try_with(Cell::get) == Ok(descriptor) {
+        // Before the number is free.
+        let _ = OPENED.try_with(|opened| opened.set(-1));
+    }
+    match real::close() {
+        // SAFETY: called as the program calls it.
+        Some(real) => unsafe { real(descriptor) },
+        // SAFETY: no pointers.
+        None => unsafe { libc::syscall(libc::SYS_close, descriptor) as c_int },
+    }
+}
+
 /// libploop holds the balloon open while it waits for resize2fs. Where the file system has to be unmounted for that, the
 /// balloon steps aside for as long as the thread waits for a child.
 #[unsafe(no_mangle)]
@@ -142,7 +158,7 @@ fn balloon_aside() -> Option<(Aside, std::ffi::CString)> {
     let path =
         aside::path(balloon).filter(|path| path.to_bytes().ends_with(balloon::NAME.to_bytes()));
     let Some(path) = path else {
-        // Closed, and perhaps something else by now.
+        // Replaced with `dup2`, say.
         let _ = OPENED.try_with(|opened| opened.set(-1));
         return None;
     };

@@ -1,10 +1,11 @@
 //! Opening and asking for files.
 
+use crate::daemon::{self, Beside, Wait};
 use crate::errno::{self, fail};
 use crate::paths::{self, redirected};
 use crate::{attached, balloon, libploop, mounts, real, settings};
 use libc::{DIR, FILE, c_char, c_int, dev_t, mode_t, size_t, ssize_t};
-use ploop_sandbox_wire::MAJOR;
+use ploop_sandbox_wire::{MAJOR, Node, Request, call};
 
 /// The flags to open with. A user of libploop does not hand a device on to the programs it starts: to the driver that
 /// would be the same opener still, to the loop device behind it is another as long as that program runs.
@@ -30,6 +31,23 @@ macro_rules! start {
     };
 }
 
+/// Tells the daemon of a device that was opened: the driver looks for partitions then.
+fn note_open(path: *const c_char) {
+    if !paths::starts_with(path, b"/dev/ploop") || settings::settings().is_none() {
+        return;
+    }
+    if let Some(node @ Node::Whole(_)) = paths::node(paths::bytes(path)) {
+        let request = Request {
+            call: call::OPENED,
+            node,
+            argument: 0,
+            payload: Vec::new(),
+        };
+        // Where that fails, the program sees no partition.
+        let _ = errno::kept(|| daemon::ask(&request, Beside::Nothing, Wait::Answer));
+    }
+}
+
 /// The functions that open by a path, a mode behind the flags or none.
 macro_rules! open {
     ($($name:ident $([$directory:ident])? (path, flags $(, $mode:ident)?);)+) => {
@@ -48,11 +66,15 @@ macro_rules! open {
                     return fail(errno);
                 }
                 let flags = self::flags(path, flags);
-                redirected(path, |path| match real::$name() {
+                let descriptor = redirected(path, |path| match real::$name() {
                     // SAFETY: called as the program calls it, the path aside, which is a C string too.
                     Some(real) => unsafe { real($($directory,)? path, flags $(, $mode)?) },
                     None => real::missing(),
-                })
+                });
+                if descriptor >= 0 && flags & libc::O_PATH == 0 {
+                    note_open(path);
+                }
+                descriptor
             }
         )+
     };

@@ -9,9 +9,11 @@
 //! | `ioctl` of the driver's, or BLKRRPART, on a device of the sandbox | the daemon answers it (`ioctl`) |
 //! | `ioctl` of OpenVZ's ext4, and ext4's growth where the privilege for it is missing | `ext4` |
 //! | `open`, `stat` and the like below `/proc/vz` | the directory that the daemon serves (`files`) |
+//! | `open` of a device of the sandbox | the daemon is told, for partitions are found by who opens it (`files`) |
 //! | `open`, `fopen` of the list of mounts | a copy with the driver's numbers and options (`mounts`) |
 //! | `stat` and the like of the sandbox's devices, and of files on them | the driver's numbers (`stat`) |
 //! | `mknod`, `chmod` of the driver's nodes | nothing: the nodes are the daemon's (`files`) |
+//! | `close`, `waitpid` | the balloon steps aside where the file system has to be unmounted to grow (`ext4`) |
 //! | `mount` with `balloon_ino=` | without that option, which the daemon is told (`mounts`) |
 //! | removing, renaming, shortening, giving space to a file that is attached | refused (`attached`) |
 //! | what names the balloon, or lists its directory | refused, or without it (`balloon`) |

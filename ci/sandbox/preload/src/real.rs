@@ -87,6 +87,7 @@ real! {
     mknodat: fn(c_int, *const c_char, mode_t, dev_t) -> c_int;
     chmod: fn(*const c_char, mode_t) -> c_int;
     mount: fn(*const c_char, *const c_char, *const c_char, c_ulong, *const c_void) -> c_int;
+    close: fn(c_int) -> c_int;
     waitpid: fn(libc::pid_t, *mut c_int, c_int) -> libc::pid_t;
 }
 

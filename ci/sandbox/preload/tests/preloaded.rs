@@ -76,6 +76,23 @@ fn loop_device() -> Option<&'static str> {
     (!is_there || File::open(LOOP).is_err()).then_some("needs root and a loop device")
 }
 
+/// A child that ends with 7 once `/dev/null` has the place of a descriptor of this process, and with 8 after a second
+/// in which it has not; and the link to what is there.
+fn waiting_child(descriptor: i32) -> (libc::pid_t, PathBuf) {
+    let link = PathBuf::from(format!("/proc/{}/fd/{descriptor}", std::process::id()));
+    // SAFETY: no other thread of this process runs, so that its copy works as it does itself.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let seen = (0..100).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            fs::read_link(&link).unwrap() == Path::new("/dev/null")
+        });
+        // SAFETY: it does not come back.
+        unsafe { libc::_exit(if seen { 7 } else { 8 }) };
+    }
+    (child, link)
+}
+
 fn root() -> Option<&'static str> {
     // SAFETY: no pointers.
     (unsafe { libc::geteuid() } != 0).then_some("needs root")
@@ -428,6 +445,42 @@ fn tests() -> Vec<Test> {
             asked: &[call::BALLOON_INODE as u64; 2],
         },
         Test {
+            name: "the_balloon_of_another_thread_stays",
+            need: nothing,
+            daemon: |_, _, _| None,
+            child: |directory| {
+                let root = File::open(directory).unwrap();
+                use_ploop();
+                let name = ".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
+                fs::write(directory.join(name), "air").unwrap();
+                let other = directory.join("other");
+                fs::create_dir(&other).unwrap();
+                fs::write(other.join(name), "air").unwrap();
+                let other_root = File::open(&other).unwrap();
+                let mine = call_number(&root, OPEN_BALLOON, 0).unwrap();
+                // SAFETY: just opened, and nobody else's.
+                unsafe { libc::close(mine) };
+                // Another thread has the number of the balloon that was closed, and this thread waits for a child.
+                let balloon =
+                    std::thread::spawn(move || call_number(&other_root, OPEN_BALLOON, 0).unwrap());
+                assert_eq!(balloon.join().unwrap(), mine, "the lowest number");
+                let (child, link) = waiting_child(mine);
+                // SAFETY: the place is valid.
+                let status = unsafe {
+                    let mut status = 0;
+                    assert_eq!(libc::waitpid(child, &mut status, 0), child);
+                    libc::WEXITSTATUS(status)
+                };
+                assert_eq!(status, 8, "it stepped aside");
+                assert!(
+                    fs::read_link(link)
+                        .unwrap()
+                        .ends_with(Path::new("other").join(name))
+                );
+            },
+            asked: &[],
+        },
+        Test {
             name: "attached_files_are_kept",
             need: nothing,
             daemon: |_, _, _| None,
@@ -458,25 +511,15 @@ fn tests() -> Vec<Test> {
                     Err(libc::ENOTTY)
                 );
                 // It steps aside for a child where ext4 cannot be grown while mounted, and is there again.
-                let link = format!("/proc/{}/fd/{}", std::process::id(), balloon.as_raw_fd());
-                let is_aside = || fs::read_link(&link).unwrap() == Path::new("/dev/null");
-                // SAFETY: this process has one thread, so that its copy works as it does itself.
+                let (child, link) = waiting_child(balloon.as_raw_fd());
+                // SAFETY: the place is valid.
                 let status = unsafe {
-                    let child = libc::fork();
-                    if child == 0 {
-                        let moment = std::time::Duration::from_millis(10);
-                        let seen = (0..100).any(|_| {
-                            std::thread::sleep(moment);
-                            is_aside()
-                        });
-                        libc::_exit(if seen { 7 } else { 8 });
-                    }
                     let mut status = 0;
                     assert_eq!(libc::waitpid(child, &mut status, 0), child);
                     libc::WEXITSTATUS(status)
                 };
                 assert_eq!(status, if may_grow() { 8 } else { 7 });
-                assert!(!is_aside());
+                assert_ne!(fs::read_link(link).unwrap(), Path::new("/dev/null"));
                 balloon.write_all(b"!").unwrap();
                 assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), "AIR!");
             },

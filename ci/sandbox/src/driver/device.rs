@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use ploop::ErrorKind;
-use ploop::image::{Disk, DiskWriter};
+use ploop::image::{Disk, DiskWriter, ReadPlan};
 use ploop_sandbox_wire::{Alias, Reply};
 use rustix::io::Errno;
 
 use super::attached::Attachment;
+use super::contents_lock::ContentsLock;
 use super::discard::Discards;
 use super::lock;
 use super::maintenance::Maintenance;
@@ -35,7 +36,7 @@ pub(super) struct Device {
     pub(super) ending: AtomicBool,
     /// Something is wrong with the image, and it is not written to any more.
     pub(super) aborted: AtomicBool,
-    pub(super) data: Mutex<Contents>,
+    pub(super) data: ContentsLock<Contents>,
     /// Wakes who waits for discards.
     pub(super) discarded: Condvar,
     /// What sysfs shows.
@@ -54,6 +55,31 @@ type Waiting = Box<dyn FnOnce(&str) + Send>;
 pub(super) struct Contents {
     pub(super) disk: Stack,
     pub(super) discards: Discards,
+}
+
+impl Contents {
+    /// None where there is nothing to write to.
+    fn write(&mut self, data: &[u8], offset: u64) -> Option<ploop::Result<()>> {
+        let Contents { disk, discards } = self;
+        let Stack::Writable(disk) = disk else {
+            return None;
+        };
+        let len = data.len() as u64;
+        let written = discards
+            .take_free(disk, offset, len)
+            .and_then(|()| disk.write_at(data, offset));
+        if written.is_ok() {
+            discards.written(offset, len);
+        }
+        Some(written)
+    }
+}
+
+/// What a read looks up.
+enum Found {
+    Planned(ReadPlan),
+    /// Its deltas are not written to.
+    Disk(Box<Disk>),
 }
 
 /// The deltas as one disk.
@@ -111,7 +137,7 @@ impl Device {
             moved: Condvar::new(),
             ending: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
-            data: Mutex::new(Contents {
+            data: ContentsLock::new(Contents {
                 disk: Stack::None,
                 discards: Discards::default(),
             }),
@@ -247,6 +273,14 @@ impl Device {
         error
     }
 
+    /// A program has opened the device's node.
+    pub(super) fn opened(&self) -> Result<(), Errno> {
+        let block = self.require_block()?;
+        // Most opens change nothing, and wait for no ioctl.
+        let _control = block.is_unread().then(|| lock(&self.control));
+        block.opened().map_err(|error| errno(&error))
+    }
+
     fn reread_partitions(&self) -> Result<Reply, Errno> {
         self.require_block()?
             .reread_partitions()
@@ -291,11 +325,18 @@ impl Data for Device {
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut contents = lock(&self.data);
-        let read = match &mut contents.disk {
-            Stack::Writable(disk) => disk.read_at(buffer, offset),
-            Stack::ReadOnly(disk) => disk.read_at(buffer, offset),
-            Stack::None => return Err(io::ErrorKind::NotConnected.into()),
+        let len = buffer.len();
+        let (found, _in_flight) = self.data.look_up(|contents| match &mut contents.disk {
+            Stack::Writable(disk) => disk
+                .plan_read(offset, len)
+                .map(Found::Planned)
+                .map_err(into_io),
+            Stack::ReadOnly(disk) => Ok(Found::Disk(disk.clone())),
+            Stack::None => Err(io::ErrorKind::NotConnected.into()),
+        });
+        let read = match found? {
+            Found::Planned(plan) => plan.read(buffer).map(|()| plan.len()),
+            Found::Disk(disk) => disk.read_at(buffer, offset),
         };
         let read = read.map_err(|error| into_io(self.abort(error)))?;
         if read < buffer.len() {
@@ -306,24 +347,25 @@ impl Data for Device {
     }
 
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut contents = lock(&self.data);
-        let Contents { disk, discards } = &mut *contents;
-        let Stack::Writable(disk) = disk else {
-            return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
-        };
         if self.is_aborted() {
             return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
         }
-        discards
-            .take_free(disk, offset, data.len() as u64)
-            .and_then(|()| disk.write_at(data, offset))
-            .map_err(|error| into_io(self.abort(error)))?;
-        discards.written(offset, data.len() as u64);
-        Ok(())
+        let mut contents = self.data.beside_reads();
+        let written = if contents.discards.free.is_empty() {
+            contents.write(data, offset)
+        } else {
+            // It may get a place that is about to be given up.
+            drop(contents);
+            lock(&self.data).write(data, offset)
+        };
+        match written {
+            Some(written) => written.map_err(|error| into_io(self.abort(error))),
+            None => Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error())),
+        }
     }
 
     fn flush(&self) -> io::Result<()> {
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.beside_reads();
         match &mut contents.disk {
             Stack::Writable(disk) => disk.flush().map_err(|error| into_io(self.abort(error))),
             Stack::ReadOnly(_) | Stack::None => Ok(()),

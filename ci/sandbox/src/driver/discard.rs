@@ -334,7 +334,7 @@ impl Device {
                 _ => return Err(Errno::INVAL),
             }
         }
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.beside_reads();
         contents.discards.watchers += 1;
         let found = loop {
             if contents.discards.is_loaded() {

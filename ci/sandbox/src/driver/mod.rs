@@ -2,6 +2,7 @@
 
 mod attached;
 mod attributes;
+mod contents_lock;
 mod deltas;
 mod device;
 mod discard;
@@ -27,15 +28,35 @@ use device::Device;
 use request::Ioctl;
 
 /// Minor numbers a device has: one of its own and one for each partition.
-const MINORS: u32 = 16;
+pub(crate) const MINORS: u32 = 16;
 
 /// Where new devices are numbered.
 const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
 
+/// What [`lock`] takes.
+trait Lock {
+    type Guard<'a>
+    where
+        Self: 'a;
+
+    fn take(&self) -> Self::Guard<'_>;
+}
+
+impl<T> Lock for Mutex<T> {
+    type Guard<'a>
+        = MutexGuard<'a, T>
+    where
+        T: 'a;
+
+    fn take(&self) -> MutexGuard<'_, T> {
+        self.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A lock whose holder panicked is taken all the same: every value behind one is whole between two
 /// statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<L: Lock>(lock: &L) -> L::Guard<'_> {
+    lock.take()
 }
 
 /// All devices.
@@ -211,6 +232,9 @@ impl Driver {
             let number: Option<u64> = number.and_then(|text| text.trim().parse().ok());
             device.set_balloon_inode(Some(number.ok_or(Errno::INVAL)?).filter(|inode| *inode != 0));
             return Ok(Reply::of(0));
+        }
+        if request.call == call::OPENED && !partition {
+            return device.opened().map(|()| Reply::of(0));
         }
         let ioctl = Ioctl {
             number: request.call,

@@ -1,13 +1,15 @@
 //! Devices: numbers, nodes, how long they live, partitions.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::process::Command;
 
 use crate::driver::{self, Device, MAJOR, Mode, NO_TOP};
 use crate::harness::{Need, Test};
 use crate::image::Scratch;
-use crate::ioctl;
+use crate::ioctl::{self, error};
 use crate::tests;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -24,14 +26,21 @@ pub(crate) fn tests() -> Vec<Test> {
             devices_never_disappear,
             sysfs_leads_to_devices_virtual_block,
             the_module_has_parameters_and_knows_large_disks;
+        &[Need::Driver("the loop device behind it stays open as long as any process has the descriptor")] =>
+            a_descriptor_shared_with_a_child_is_one_opener;
         &[Need::Tool] =>
             the_partition_has_the_next_minor,
             the_partition_starts_at_2048,
             the_partition_stays_with_its_old_size_after_unmount,
             the_partition_comes_back_at_an_open_after_start,
-            the_partition_comes_back_at_blkrrpart_after_start;
-        &[Need::Tool, Need::Driver("opening a node goes unnoticed")] =>
-            the_partition_goes_when_the_device_is_opened_empty;
+            the_partition_comes_back_at_blkrrpart_after_start,
+            the_partition_goes_when_the_device_is_opened_empty,
+            there_is_no_partition_between_start_and_an_open,
+            blkrrpart_with_an_open_partition_is_ebusy,
+            blkrrpart_with_a_mount_is_ebusy,
+            a_mount_is_an_opener,
+            the_node_stays_after_unmount,
+            an_empty_device_reads_as_nothing;
     ]
 }
 
@@ -230,4 +239,113 @@ fn the_partition_comes_back_at_blkrrpart_after_start() {
     ioctl::reread_partitions(device.node()).unwrap();
     assert_eq!(partition(device.index, "start"), Some(2048));
     assert_eq!(partition(device.index, "size"), size);
+}
+
+/// "After START there is no partition until any open of the device".
+fn there_is_no_partition_between_start_and_an_open() {
+    let scratch = Scratch::new();
+    let device = Device::running(&[&scratch.partitioned("root.hds")]);
+    assert_eq!(partition(device.index, "start"), None);
+    drop(File::open(device.path()).unwrap());
+    assert_eq!(partition(device.index, "start"), Some(2048));
+    // It stays when the table is asked for again.
+    ioctl::reread_partitions(device.node()).unwrap();
+    assert_eq!(partition(device.index, "start"), Some(2048));
+}
+
+/// A device that runs, with a partition.
+fn partitioned() -> (Scratch, Device) {
+    let scratch = Scratch::new();
+    let device = Device::running(&[&scratch.partitioned("root.hds")]);
+    ioctl::reread_partitions(device.node()).unwrap();
+    (scratch, device)
+}
+
+/// "BLKRRPART with p1 open […]: EBUSY."
+fn blkrrpart_with_an_open_partition_is_ebusy() {
+    let (_scratch, device) = partitioned();
+    let mut file = File::open(device.partition()).unwrap();
+    assert_eq!(ioctl::reread_partitions(device.node()), error(libc::EBUSY));
+    // And nothing has changed.
+    assert_eq!(partition(device.index, "start"), Some(2048));
+    drop(File::open(device.partition()).unwrap());
+    let mut super_block = [0; 2048];
+    file.read_exact(&mut super_block).unwrap();
+    assert_eq!(super_block[1080..1082], [0x53, 0xef]);
+    drop(file);
+    driver::patiently(|| ioctl::reread_partitions(device.node())).unwrap();
+    assert_eq!(partition(device.index, "start"), Some(2048));
+}
+
+/// Calls with the partition mounted, and unmounts it.
+fn mounted<T>(scratch: &Scratch, device: &Device, call: impl FnOnce() -> T) -> T {
+    let target = scratch.path("mnt");
+    fs::create_dir(&target).unwrap();
+    ioctl::mount(&device.partition(), &target, "ext4", 0, "").unwrap();
+    let result = call();
+    driver::patiently(|| ioctl::unmount(&target, 0)).unwrap();
+    result
+}
+
+/// "BLKRRPART with p1 […] mounted: EBUSY."
+fn blkrrpart_with_a_mount_is_ebusy() {
+    let (scratch, device) = partitioned();
+    let result = mounted(&scratch, &device, || {
+        ioctl::reread_partitions(device.node())
+    });
+    assert_eq!(result, error(libc::EBUSY));
+    assert_eq!(partition(device.index, "start"), Some(2048));
+}
+
+/// "Mounted: `open_count` 2; STOP, CLEAR, START EBUSY." The other opener is the caller.
+fn a_mount_is_an_opener() {
+    let (scratch, device) = partitioned();
+    assert_eq!(device.number("pstate/open_count"), 1);
+    let (count, calls) = mounted(&scratch, &device, || {
+        let calls = [ioctl::stop, ioctl::clear, ioctl::start].map(|call| call(device.node()));
+        (device.number("pstate/open_count"), calls)
+    });
+    assert_eq!(count, 2);
+    assert_eq!(calls, [(); 3].map(|()| error(libc::EBUSY)));
+    assert_eq!(device.stop(), Ok(0));
+}
+
+/// "The node stays after umount."
+fn the_node_stays_after_unmount() {
+    let (_scratch, device) = partitioned();
+    let node = device.partition();
+    device.detach();
+    let metadata = fs::metadata(&node).unwrap();
+    assert!(metadata.file_type().is_block_device());
+    assert_eq!(metadata.rdev(), libc::makedev(MAJOR, device.index * 16 + 1));
+}
+
+/// "Empty device: reading p1 gives ENXIO, the whole device 0 bytes."
+fn an_empty_device_reads_as_nothing() {
+    let (_scratch, device) = partitioned();
+    let node = device.partition();
+    device.detach();
+    // Of the open or of the read.
+    let read = File::open(node).and_then(|mut file| file.read(&mut [0; 512]));
+    assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::ENXIO));
+    let mut bytes = Vec::new();
+    let read = File::open(device.path()).unwrap().read_to_end(&mut bytes);
+    assert_eq!(read.unwrap(), 0);
+}
+
+/// "A forked child that shares the descriptor is no second opener: STOP 0."
+fn a_descriptor_shared_with_a_child_is_one_opener() {
+    let scratch = Scratch::new();
+    let device = Device::running(&[&scratch.delta("base", 16)]);
+    // A child has a copy of the descriptor, as its standard input.
+    let mut child = Command::new("sleep")
+        .arg("60")
+        .stdin(device.node().try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    let count = device.number("pstate/open_count");
+    let stopped = ioctl::stop(device.node());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!((count, stopped), (1, Ok(0)));
 }

@@ -199,6 +199,11 @@ fn try_run_inside(sandbox: &Sandbox) -> Result<ExitCode, String> {
         .arg(own)
         .args(env::args_os().skip(1))
         .env(INSIDE, ran.path())
+        // One of its own, so that nobody else cleans up there.
+        .env(
+            "PLOOP_SANDBOX_BASE",
+            format!("/run/ploop-sandbox.{}", std::process::id()),
+        )
         .spawn()
         .map_err(|error| format!("{} cannot be run: {error}", sandbox.program.display()))?;
     let Some(status) = program::ends(&mut child, LIMIT_OF_ALL) else {

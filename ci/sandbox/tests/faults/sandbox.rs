@@ -21,6 +21,17 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
 const PART: &str = "PLOOP_FAULT_PART";
 const DIRECTORY: &str = "PLOOP_FAULT_DIRECTORY";
 
+/// Where sandboxes are made. The test program has a base of its own, so that nobody else cleans up there; what it starts
+/// has the same.
+const BASE: &str = "PLOOP_SANDBOX_BASE";
+
+fn base() -> PathBuf {
+    match env::var_os(BASE) {
+        Some(base) if env::var_os(PART).is_some() => base.into(),
+        _ => format!("/run/ploop-sandbox.{}", std::process::id()).into(),
+    }
+}
+
 /// Set by the launcher.
 const SOCKET: &str = "PLOOP_SANDBOX_SOCKET";
 
@@ -133,6 +144,7 @@ fn for_part(command: &mut Command, name: &str, directory: &Path) {
     command
         .env(PART, name)
         .env(DIRECTORY, directory)
+        .env(BASE, base())
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null());
 }

@@ -53,6 +53,8 @@ pub mod call {
     /// The file system mounted from a partition is to be made larger without the privilege for that.
     /// The payload is the number of blocks wanted (`u64`), the descriptor sent the mount point.
     pub const GROW_FILE_SYSTEM: u32 = 0xf000_0003;
+    /// A program has opened the whole device.
+    pub const OPENED: u32 = 0xf000_0005;
     /// Does the daemon answer?
     pub const PING: u32 = 0xf000_0004;
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
@@ -27,6 +28,8 @@ const MAX_DIRTY: usize = 1 << 16;
 pub(super) struct WritableDelta {
     pub(super) path: PathBuf,
     pub(super) store: Box<dyn Store>,
+    /// The file, for those who read without this; opened by the first of them.
+    shared: Option<Arc<File>>,
     pub(super) header: Header,
     /// The table, as far as it was looked at.
     pages: Vec<Option<Box<[u32]>>>,
@@ -151,6 +154,7 @@ impl WritableDelta {
         Ok(WritableDelta {
             path: path.to_owned(),
             store,
+            shared: None,
             pages: empty_pages(&header),
             space: Space::new(len, header.cluster),
             header,
@@ -223,6 +227,17 @@ impl WritableDelta {
                 .with_path(&self.path)
                 .with_offset(offset)
         })
+    }
+
+    /// The file, for somebody who reads it while this writes.
+    pub(super) fn shared_file(&mut self) -> Result<Arc<File>> {
+        if let Some(file) = &self.shared {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.store.file().try_clone().map_err(|error| {
+            Error::io(OPERATION, "the file cannot be opened again", error).with_path(&self.path)
+        })?;
+        Ok(Arc::clone(self.shared.insert(Arc::new(file))))
     }
 
     /// Writes into a cluster that is there.

@@ -8,6 +8,7 @@ mod given;
 mod growth;
 mod levels;
 mod merge;
+mod read_plan;
 mod space;
 mod store;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::chain::{Chain, Layer};
 use super::delta::Delta;
@@ -30,6 +32,7 @@ use merge::Upper;
 use store::Store;
 
 pub use given::{DeltaFile, header_of};
+pub use read_plan::ReadPlan;
 
 const OPERATION: &str = "write image";
 
@@ -111,7 +114,7 @@ enum Top {
     /// A plain base with nothing upon it.
     Raw {
         path: PathBuf,
-        file: File,
+        file: Arc<File>,
         len: u64,
     },
 }
@@ -127,7 +130,7 @@ impl Top {
     ) -> Result<Top> {
         if raw {
             let len = file::length(OPERATION, &file).map_err(|error| error.with_path(path))?;
-            let path = path.to_owned();
+            let (path, file) = (path.to_owned(), Arc::new(file));
             return Ok(Top::Raw { path, file, len });
         }
         let delta = WritableDelta::over(path, Box::new(file), allow_in_use)?;

@@ -79,7 +79,7 @@ impl DiskWriter {
                     file.zero(offset, len)
                 } else {
                     // Not by space that was never written to: see `fill`.
-                    write_zeros(file, offset, len)
+                    write_zeros(&**file, offset, len)
                 };
                 return zeroed
                     .map_err(|error| raw_error(path, "the data cannot be made zero", error));

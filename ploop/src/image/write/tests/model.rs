@@ -273,10 +273,27 @@ proptest! {
         let version = if v2 { FormatVersion::V2 } else { FormatVersion::V1 };
         let mut chain = Modelled::new(version, raw);
         for step in &steps {
+            let old = chain.model.clone();
+            let before = chain.writer().plan_read(0, old.len()).unwrap();
             chain.apply(step);
             let mut all = vec![0; chain.model.len()];
             chain.writer().read_at(&mut all, 0).unwrap();
             prop_assert!(all == chain.model, "after {step:?}");
+            let now = chain.writer().plan_read(1, all.len()).unwrap();
+            prop_assert_eq!(now.len(), all.len() - 1);
+            all.fill(0xee);
+            now.read(&mut all[1..]).unwrap();
+            prop_assert!(all[1..] == chain.model[1..], "planned after {step:?}");
+            if matches!(step, Work::Write { .. } | Work::Flush) {
+                // As a read that was in flight meanwhile.
+                all.fill(0xee);
+                before.read(&mut all).unwrap();
+                let mixed = all.iter().zip(&old).zip(&chain.model);
+                prop_assert!(
+                    { mixed }.all(|((byte, old), new)| byte == old || byte == new),
+                    "planned before {step:?}"
+                );
+            }
         }
         chain.reopen();
     }

@@ -1,0 +1,163 @@
+//! Reading in two steps: where the data lies is looked up in the writer, and read without it. So many threads can read
+//! while one writes.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{DiskWriter, Top, pieces};
+use crate::image::chain::Chain;
+use crate::{Error, Result};
+
+/// Where the data of a part of a disk lies: see [`DiskWriter::plan_read`].
+#[derive(Debug)]
+pub struct ReadPlan {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    len: usize,
+    /// None reads as zero.
+    source: Option<Source>,
+}
+
+/// The files stay open, whatever becomes of the writer.
+#[derive(Debug)]
+struct Source {
+    file: Arc<File>,
+    path: PathBuf,
+    offset: u64,
+}
+
+impl ReadPlan {
+    /// How many bytes it is about: fewer than were asked for only at the end of the disk.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.len).sum()
+    }
+
+    /// Whether the part begins behind the end of the disk, or has no length.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Fills the first [`len`](ReadPlan::len) bytes of the buffer, which must have as many.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) where a file cannot be read. The contents of the buffer are then
+    /// undefined.
+    pub fn read(&self, mut buffer: &mut [u8]) -> Result<()> {
+        for part in &self.parts {
+            let (now, rest) = buffer.split_at_mut(part.len);
+            match &part.source {
+                None => now.fill(0),
+                Some(source) => source.read(now)?,
+            }
+            buffer = rest;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, len: usize, source: Option<(&Arc<File>, &Path, u64)>) {
+        if let Some(last) = self.parts.last_mut() {
+            let follows = match (&last.source, source) {
+                (None, None) => true,
+                (Some(last_source), Some((file, _, offset))) => {
+                    Arc::ptr_eq(&last_source.file, file)
+                        && last_source.offset + last.len as u64 == offset
+                }
+                _ => false,
+            };
+            if follows {
+                last.len += len;
+                return;
+            }
+        }
+        let source = source.map(|(file, path, offset)| Source {
+            file: Arc::clone(file),
+            path: path.to_owned(),
+            offset,
+        });
+        self.parts.push(Part { len, source });
+    }
+
+    /// A part of the disk that is in the chain below the top.
+    fn push_lower(&mut self, chain: &Chain, mut offset: u64, mut len: usize) -> Result<()> {
+        while len > 0 {
+            let (place, run) = chain.run(offset, len as u64)?;
+            // At most `len`.
+            let run = run as usize;
+            match place {
+                None => self.push(run, None),
+                Some(place) => {
+                    let layer = &chain.layers()[place.layer];
+                    self.push(run, Some((layer.shared_file(), layer.path(), place.offset)));
+                }
+            }
+            offset += run as u64;
+            len -= run;
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    fn read(&self, buffer: &mut [u8]) -> Result<()> {
+        let read = self.file.read_exact_at(buffer, self.offset);
+        read.map_err(|error| {
+            Error::io("read image", "the data cannot be read", error)
+                .with_path(&self.path)
+                .with_offset(self.offset)
+        })
+    }
+}
+
+impl DiskWriter {
+    /// Looks up where the disk's data from `offset` on lies, for somebody who reads it without holding the writer.
+    ///
+    /// The plan holds until clusters are given up or moved, for another's data may then lie in the same place: until
+    /// [`discard`](DiskWriter::discard), [`write_zeroes`](DiskWriter::write_zeroes), [`release`](DiskWriter::release),
+    /// [`compact`](DiskWriter::compact), [`merge_down`](DiskWriter::merge_down) and everything that changes or reloads
+    /// levels. [`write_at`](DiskWriter::write_at) and [`flush`](DiskWriter::flush) leave it valid: where they run at the
+    /// same time as [`ReadPlan::read`], each byte is the old one or the new one.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_at`](DiskWriter::read_at).
+    pub fn plan_read(&mut self, offset: u64, len: usize) -> Result<ReadPlan> {
+        let left = self.size().bytes().saturating_sub(offset);
+        let len = usize::try_from(left).map_or(len, |left| left.min(len));
+        let mut plan = ReadPlan { parts: Vec::new() };
+        for piece in pieces(offset, len, self.cluster) {
+            if let Some(upper) = &mut self.upper {
+                let delta = &mut upper.delta;
+                if let Some(place) = delta.cluster(piece.cluster)? {
+                    let file = delta.shared_file()?;
+                    plan.push(piece.len, Some((&file, delta.path(), place + piece.within)));
+                    continue;
+                }
+            }
+            match &mut self.top {
+                Top::Raw { path, file, .. } => {
+                    plan.push(piece.len, Some((file, path, piece.offset)));
+                }
+                Top::Delta(delta) => match delta.cluster(piece.cluster)? {
+                    Some(place) => {
+                        let file = delta.shared_file()?;
+                        let source = (&file, delta.path(), place + piece.within);
+                        plan.push(piece.len, Some(source));
+                    }
+                    None => match &self.lower {
+                        Some(lower) => plan.push_lower(lower, piece.offset, piece.len)?,
+                        None => plan.push(piece.len, None),
+                    },
+                },
+            }
+        }
+        Ok(plan)
+    }
+}
