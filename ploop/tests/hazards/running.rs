@@ -460,6 +460,41 @@ fn forbid_forks() {
         answer(libc::EAGAIN),
         allow,
     ];
+    install(&program);
+}
+
+/// This thread, and those it starts, get no filters from `prctl`, which is how the crate asks for them.
+fn forbid_filters() {
+    let load = |at: usize| filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at as u32, 0, 0);
+    let if_equal = |number: i64, jf| {
+        filter(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            number as u32,
+            0,
+            jf,
+        )
+    };
+    let end = |k| filter(libc::BPF_RET | libc::BPF_K, k, 0, 0);
+    install(&[
+        load(std::mem::offset_of!(libc::seccomp_data, nr)),
+        if_equal(libc::SYS_prctl, 3),
+        load(std::mem::offset_of!(libc::seccomp_data, args)),
+        if_equal(libc::PR_SET_SECCOMP.into(), 1),
+        end(libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
+        end(libc::SECCOMP_RET_ALLOW),
+    ]);
+}
+
+fn filter(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
+}
+
+fn install(program: &[libc::sock_filter]) {
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_ptr().cast_mut(),
@@ -467,13 +502,23 @@ fn forbid_forks() {
     // SAFETY: `filter` names `program`, which is alive for the call; the kernel copies it.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        let code = libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const filter,
-        );
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        let code = libc::syscall(libc::SYS_seccomp, mode, 0, &raw const filter);
         assert_eq!(code, 0);
     }
+}
+
+/// `fork` fails from now on in the first process of a namespace, which this one is not.
+fn forbid_forks_in_namespaces() {
+    extern "C" fn before_fork() {
+        // SAFETY: the call has no precondition.
+        if unsafe { libc::getpid() } == 1 {
+            forbid_forks();
+        }
+    }
+    // SAFETY: the function lives as long as the program.
+    let code = unsafe { libc::pthread_atfork(Some(before_fork), None, None) };
+    assert_eq!(code, 0);
 }
 
 /// Makes this process the first of a process namespace, so that `kill(-1, …)` reaches what is in there
@@ -526,13 +571,29 @@ fn h0_19_h4_22_a_discard_that_cannot_fork() {
         assert!(other.wait().unwrap().success());
         assert_files(dir, &["first"]);
     })
-    .left(|dir| {
-        detach(dir);
-        // Nothing keeps the device from the next one.
-        let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
-        image.discard(&DiscardParam::new().automount(true)).unwrap();
-    })
+    .left(discard_again)
     .succeeded();
+    // Where the kernel has no filters, in a process that has nobody to kill and nobody to wait for.
+    child("without filters", |dir| {
+        let mut image = running(dir);
+        let mut other = Command::new("sleep").arg("3").spawn().unwrap();
+        forbid_filters();
+        forbid_forks_in_namespaces();
+        let error = image.discard(&DiscardParam::new()).unwrap_err();
+        assert!(error.message().contains("fork"), "{error}");
+        assert!(other.try_wait().unwrap().is_none());
+        assert!(other.wait().unwrap().success());
+        assert_files(dir, &["first"]);
+    })
+    .left(discard_again)
+    .succeeded();
+}
+
+/// Nothing keeps the device from the next one.
+fn discard_again(dir: &Path) {
+    detach(dir);
+    let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+    image.discard(&DiscardParam::new().automount(true)).unwrap();
 }
 
 /// A copy that cannot be sent leaves a thread behind that works on memory of a function that returned.
