@@ -55,6 +55,13 @@
 //! libploop looks for a running device in most operations, under a lock in `/var/lock/ploop` that
 //! belongs to root. So most operations need root, with the driver or without.
 //!
+//! # Kernels
+//!
+//! Everything works on the kernels of OpenVZ 7 (3.10) and OpenVZ 6 (2.6.32), as far as they let Rust
+//! programs run. What they lack has another way: files without a name, renaming that replaces nothing,
+//! looking for holes (an export reads them and leaves them out all the same), and system call filters
+//! ([`Ploop::discard`]).
+//!
 //! # Errors
 //!
 //! An [`Error`] says what was tried, on which path, why it failed, in libploop's words if it was

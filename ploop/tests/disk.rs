@@ -2,6 +2,8 @@
 #![cfg(feature = "image")]
 
 mod laid_out;
+#[cfg(feature = "libploop")]
+mod old_kernel;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -703,4 +705,11 @@ fn guid_partition_tables() {
         error.message(),
         "both headers of the GUID partition table are damaged"
     );
+}
+
+/// Without holes that can be looked for, and without files that have no name yet.
+#[cfg(feature = "libploop")]
+#[test]
+fn on_an_old_kernel() {
+    old_kernel::run_again(&[]);
 }

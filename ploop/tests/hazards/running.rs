@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::fs::{self, File};
+use std::mem::offset_of;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -411,79 +412,44 @@ fn detach_hostile(dir: &Path) {
 
 /// Lets no process of this thread and its children be forked from now on. Threads can be started.
 fn forbid_forks() {
-    let statement = |code: u32, k: u32, jt, jf| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
+    let load = |at: usize| filter(LOAD, at as u32, 0, 0);
+    let if_equal = |number: i64, jf| filter(IF_EQUAL, number as u32, 0, jf);
+    let if_thread = |jf| {
+        let test = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+        filter(test, libc::CLONE_THREAD as u32, 0, jf)
     };
-    let load = |offset: usize| {
-        statement(
-            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-            offset as u32,
-            0,
-            0,
-        )
-    };
-    let if_equal = |number: i64, jt, jf| {
-        statement(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            number as u32,
-            jt,
-            jf,
-        )
-    };
-    let answer = |errno: i32| {
-        statement(
-            libc::BPF_RET | libc::BPF_K,
-            libc::SECCOMP_RET_ERRNO | errno as u32,
-            0,
-            0,
-        )
-    };
-    let allow = statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0);
-    let arguments = std::mem::offset_of!(libc::seccomp_data, args);
-    let is_thread = statement(
-        libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
-        libc::CLONE_THREAD as u32,
-        1,
-        0,
-    );
+    let fail = |errno: i32| filter(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0);
+    let allow = filter(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
     // `clone3` cannot be looked into; without it libc takes `clone`.
-    let program = [
-        load(std::mem::offset_of!(libc::seccomp_data, nr)),
-        if_equal(libc::SYS_clone3, 0, 1),
-        answer(libc::ENOSYS),
-        if_equal(libc::SYS_clone, 0, 3),
-        load(arguments),
-        is_thread,
-        answer(libc::EAGAIN),
+    install(&[
+        load(offset_of!(libc::seccomp_data, nr)),
+        if_equal(libc::SYS_clone3, 1),
+        fail(libc::ENOSYS),
+        if_equal(libc::SYS_clone, 2),
+        load(offset_of!(libc::seccomp_data, args)),
+        if_thread(1),
         allow,
-    ];
-    install(&program);
+        fail(libc::EAGAIN),
+    ]);
 }
 
 /// This thread, and those it starts, get no filters from `prctl`, which is how the crate asks for them.
 fn forbid_filters() {
-    let load = |at: usize| filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at as u32, 0, 0);
-    let if_equal = |number: i64, jf| {
-        filter(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            number as u32,
-            0,
-            jf,
-        )
-    };
-    let end = |k| filter(libc::BPF_RET | libc::BPF_K, k, 0, 0);
+    let load = |at: usize| filter(LOAD, at as u32, 0, 0);
+    let if_equal = |number: i64, jf| filter(IF_EQUAL, number as u32, 0, jf);
     install(&[
-        load(std::mem::offset_of!(libc::seccomp_data, nr)),
+        load(offset_of!(libc::seccomp_data, nr)),
         if_equal(libc::SYS_prctl, 3),
-        load(std::mem::offset_of!(libc::seccomp_data, args)),
+        load(offset_of!(libc::seccomp_data, args)),
         if_equal(libc::PR_SET_SECCOMP.into(), 1),
-        end(libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
-        end(libc::SECCOMP_RET_ALLOW),
+        filter(RETURN, libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32, 0, 0),
+        filter(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
     ]);
 }
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
 fn filter(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter {
