@@ -57,10 +57,11 @@
 //!
 //! # Kernels
 //!
-//! Everything works on the kernels of OpenVZ 7 (3.10) and OpenVZ 6 (2.6.32), as far as they let Rust
-//! programs run. What they lack has another way: files without a name, renaming that replaces nothing,
-//! looking for holes (an export reads them and leaves them out all the same), and system call filters
-//! ([`Ploop::discard`]).
+//! The crate makes do with what the kernels of OpenVZ 7 (3.10) and OpenVZ 6 (2.6.32) have. There are three
+//! differences. Without system call filters, a discard runs in a process with a PID namespace of its own
+//! ([`Ploop::discard`]). Without files that have no name (before 3.11), a killed export leaves a hidden
+//! file that ends in `.partial`. Where the kernel cannot say where a file has holes (before 3.1), those of
+//! a raw base count as data, and reading takes as long as the file.
 //!
 //! # Errors
 //!

@@ -707,9 +707,16 @@ fn guid_partition_tables() {
     );
 }
 
-/// Without holes that can be looked for, and without files that have no name yet.
+/// Without holes that can be looked for, and without files that have no name yet. What is skipped is
+/// different there: a killed export leaves its file under a hidden name, and holes of files count as data,
+/// which for the largest table takes too long to read.
 #[cfg(feature = "libploop")]
 #[test]
 fn on_an_old_kernel() {
-    old_kernel::run_again(&[]);
+    let different = [
+        "a_killed_export_leaves_nothing",
+        "holes_of_a_plain_base_are_no_extents",
+        "the_largest_disks_are_passed_through_in_seconds",
+    ];
+    old_kernel::run_again(&different.map(|name| ["--skip", name]).concat());
 }
