@@ -98,13 +98,20 @@ impl Ploop {
     /// Needs the driver and root. Takes long; [`DiscardParam::stop`] ends it. It runs in a thread of
     /// its own, which is kept from sending a signal to every process: that is what libploop does when
     /// it cannot fork here. The forked trim process runs the exit handlers of the program.
-    /// One discard at a time in a process.
+    /// Only one discard runs at a time in a process.
+    ///
+    /// Where the kernel has no system call filters (OpenVZ 6), it runs in a process with a PID namespace
+    /// of its own. That process starts when no other operation of this crate is in libploop, and goes on
+    /// where this one is killed. What unmounts the image cannot interrupt `e4defrag2` then.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for less than a cluster to free and for an image that
     /// is not mounted without [`automount`](DiscardParam::automount),
-    /// [`Unsupported`](ErrorKind::Unsupported) on a kernel without system call filters,
+    /// [`Unsupported`](ErrorKind::Unsupported) on a system with neither system call filters nor PID
+    /// namespaces, [`Locked`](ErrorKind::Locked) also where without filters other operations of this
+    /// process are under way for longer than the lock timeout,
+    /// [`Other`](ErrorKind::Other) where the process in which it ran was killed: unmount the image then,
     /// [`NoDriver`](ErrorKind::NoDriver). What was given back before an error stays so.
     pub fn discard(&mut self, param: &DiscardParam) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::DISCARD)?;

@@ -55,6 +55,14 @@
 //! libploop looks for a running device in most operations, under a lock in `/var/lock/ploop` that
 //! belongs to root. So most operations need root, with the driver or without.
 //!
+//! # Kernels
+//!
+//! The crate makes do with what the kernels of OpenVZ 7 (3.10) and OpenVZ 6 (2.6.32) have. There are three
+//! differences. Without system call filters, a discard runs in a process with a PID namespace of its own
+//! ([`Ploop::discard`]). Without files that have no name (before 3.11), a killed export leaves a hidden
+//! file that ends in `.partial`. Where the kernel cannot say where a file has holes (before 3.1), those of
+//! a raw base count as data, and reading takes as long as the file.
+//!
 //! # Errors
 //!
 //! An [`Error`] says what was tried, on which path, why it failed, in libploop's words if it was

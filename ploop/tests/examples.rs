@@ -38,7 +38,22 @@ fn lifecycle() {
         .unwrap();
     let (out, errors) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{out}{errors}");
-    assert_eq!(errors, "");
+    // Where there is a driver, tools run, which say their names, and a shell that misses udev.
+    let tools = [
+        "mke2fs ",
+        "resize2fs ",
+        "e2fsck ",
+        "tune2fs ",
+        "dumpe2fs ",
+        "sh: ",
+    ];
+    let of_tools = |line: &str| tools.iter().any(|tool| line.starts_with(tool));
+    let driver = ploop::kernel::is_driver_present();
+    let complaints: Vec<&str> = errors
+        .lines()
+        .filter(|line| !driver || !of_tools(line))
+        .collect();
+    assert!(complaints.is_empty(), "{errors}");
     let titles: Vec<&str> = out
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with(' '))
@@ -58,14 +73,21 @@ fn lifecycle() {
     for fact in [
         "size         64 MiB",
         "cluster      256 KiB",
-        "format       v1",
+        // The default, which is the driver's.
+        match ploop::kernel::is_large_disk_supported() {
+            true => "format       v2",
+            false => "format       v1",
+        },
     ] {
         assert!(out.contains(fact), "{fact:?} in {out}");
     }
     // After the merge, and from then on, the top is all there is.
     let last = out.split("Convert to raw").nth(1).unwrap();
+    // In what the step itself says: a blank line ends it.
     let rows: Vec<&str> = last
+        .trim_start()
         .lines()
+        .take_while(|line| !line.is_empty())
         .filter(|line| line.contains("root.hds"))
         .collect();
     assert_eq!(rows.len(), 1, "{last}");
@@ -73,12 +95,11 @@ fn lifecycle() {
         rows[0].starts_with("  top ") && rows[0].contains("64 MiB"),
         "{last}"
     );
-    if !ploop::kernel::is_driver_present() {
-        assert!(
-            last.contains("skipped: the ploop kernel driver is not loaded"),
-            "{last}"
-        );
-    }
+    assert_eq!(
+        last.contains("skipped: the ploop kernel driver is not loaded"),
+        !driver,
+        "{last}"
+    );
     // It cleaned up.
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
@@ -197,7 +218,8 @@ fn what_is_wrong_has_a_number() {
         (&["create", "web"], 2),
         (&["create", "a", "--size", "much", "--bare"], 2),
         (&["create", "a", "--size", "0", "--bare"], 2),
-        (&["create", "a", "--size", "3T", "--bare"], 2),
+        // More than either version of the format has.
+        (&["create", "a", "--size", "2048T", "--bare"], 2),
         (&["create", "a", "--size", "4M", "--bare", "--mode", "x"], 2),
         (&["create", "../a", "--size", "4M", "--bare"], 2),
         (&["create", "", "--size", "4M", "--bare"], 2),

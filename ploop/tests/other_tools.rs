@@ -102,8 +102,9 @@ impl Made {
         };
         let size = format!("{}K", clusters * cluster / 1024);
         let sectors = (cluster / 512).to_string();
+        // With a driver it would make version 2 otherwise.
         made.ploop(&[
-            "init", "-s", &size, "-b", &sectors, "-f", mode, "-t", "none", "root.hds",
+            "init", "-s", &size, "-b", &sectors, "-f", mode, "-v", "1", "-t", "none", "root.hds",
         ]);
         made
     }

@@ -94,6 +94,15 @@ pub(super) fn guarded_keeping(op: &Op, keep: &[RawFd], c: impl FnOnce() -> i32) 
 }
 
 fn here(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
+    require_children(op)?;
+    let _running = Running::enter();
+    let _stdin = op.closes_stdin.then(Stdin::keep);
+    let _watch = op.locks.then(Watch::begin);
+    Ok(bare(op, c))
+}
+
+/// That libploop learns how its tools end.
+pub(super) fn require_children(op: &Op) -> Result<()> {
     if op.forks && process::ignores_children() {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -101,9 +110,11 @@ fn here(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
             "this process ignores SIGCHLD, so libploop could not learn how its tools ended; set SIGCHLD to its default for the time of this call",
         ));
     }
-    let _running = Running::enter();
-    let _stdin = op.closes_stdin.then(Stdin::keep);
-    let _watch = op.locks.then(Watch::begin);
+    Ok(())
+}
+
+/// The call itself. It takes no lock of this crate, so a process that was just forked may make it.
+pub(super) fn bare(op: &Op, c: impl FnOnce() -> i32) -> Reply {
     last_error::clear();
     process::extend_heap();
     let caller = op.forks.then(std::process::id);
@@ -115,13 +126,13 @@ fn here(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
         unsafe { libc::_exit(127) }
     }
     let message = if code == 0 { None } else { last_error::take() };
-    Ok(Reply {
+    Reply {
         operation: op.name,
         code,
         message,
         cause: None,
         descriptor_is_sound: false,
-    })
+    }
 }
 
 #[cfg(test)]

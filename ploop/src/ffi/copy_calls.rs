@@ -129,7 +129,8 @@ pub(crate) fn copy_send(
     .done(device)
 }
 
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+/// Both ends are closed by `exec`.
+pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
     // SAFETY: `ends` has room for the two descriptors; on success they are ours alone.
     unsafe {

@@ -8,6 +8,7 @@ use ploop_sys as sys;
 
 use super::call::Op;
 use super::kill_filter::without_kill_all;
+use super::pid_namespace;
 use super::reply::Reply;
 use super::turn::{TimedLock, Turn};
 use crate::{Error, ErrorKind, Result};
@@ -67,23 +68,41 @@ impl Turn<'_> {
                 defrag: args.defrag.into(),
                 ..Default::default()
             });
-            let turn = &mut turn;
-            without_kill_all(move || {
-                let param = &mut param;
-                // SAFETY: the handle is live, and only this thread uses it while its owner waits;
-                // `stop` is NULL or an `int` that outlives the call, and C reads it with plain loads of
-                // an aligned `int`.
-                turn.call(|di| unsafe { sys::ploop_discard(di, &mut param.0) })
+            let filtered = {
+                let (turn, param) = (&mut turn, &mut param);
+                without_kill_all(move || {
+                    let param = &mut *param;
+                    // SAFETY: the handle is live, and only this thread uses it while its owner waits;
+                    // `stop` is NULL or an `int` that outlives the call, and C reads it with plain loads
+                    // of an aligned `int`.
+                    turn.call(|di| unsafe { sys::ploop_discard(di, &mut param.0) })
+                })
+            };
+            let no_filter = match filtered {
+                Ok(reply) => return reply,
+                Err(error) => error,
+            };
+            let timeout = turn.timeout();
+            turn.call_by(|op, di| {
+                let stop = || args.stop.is_some_and(StopInt::is_set);
+                pid_namespace::call(op, timeout, stop, |stop| {
+                    param.0.stop = stop;
+                    // SAFETY: as above; the handle is this process's copy, and `stop` an `int` that it
+                    // shares with its parent.
+                    unsafe { sys::ploop_discard(di, &mut param.0) }
+                })
             })
-            .map_err(|error| {
-                Error::new(
+            .map_err(|error| match error.kind() {
+                ErrorKind::Unsupported => Error::new(
                     ErrorKind::Unsupported,
                     operation,
                     format!(
-                        "libploop kills every process when it cannot fork here, and this system has no means to keep it from that (a seccomp filter: {error})"
+                        "libploop kills every process when it cannot fork here, and this system has no means to keep it from that: no system call filter could be installed ({no_filter}), and {}",
+                        error.message()
                     ),
-                )
-            })?
+                ),
+                _ => error,
+            })
         })?;
         reply.done(turn.path())
     }

@@ -11,6 +11,9 @@
 //!    a thread with [file descriptors of its own](own_descriptors);
 //! 5. [`reply`] turns what C returned into a typed result.
 //!
+//! A discard goes through [`kill_filter`], or where the kernel has no such filters through
+//! [`pid_namespace`].
+//!
 //! The files `image_calls` and `other_calls` hold the C functions themselves, a few lines each.
 #![allow(unsafe_code)]
 
@@ -21,8 +24,12 @@ mod image_calls;
 mod kill_filter;
 mod last_error;
 mod lock_watch;
+#[cfg(test)]
+#[path = "../../tests/old_kernel/mod.rs"]
+mod old_kernel;
 mod other_calls;
 mod own_descriptors;
+mod pid_namespace;
 mod process;
 mod reply;
 mod running_merge;
@@ -39,3 +46,10 @@ pub(crate) use text::{CPath, CText, MAX_PATH_BYTES};
 pub(crate) use turn::{
     Image, Turn, alone_at, default_lock_timeout, if_unlocked, set_default_lock_timeout,
 };
+
+/// All tests of the library, but those of the filter that such a kernel does not have.
+#[cfg(test)]
+#[test]
+fn on_an_old_kernel() {
+    old_kernel::run_again(&["--skip", "kill_filter"]);
+}

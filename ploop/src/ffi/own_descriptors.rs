@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
@@ -45,8 +46,7 @@ pub(super) fn with_own_descriptors<T>(keep: &[RawFd], f: impl FnOnce() -> T) -> 
                 if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
                     return Lent(Err(io::Error::last_os_error()));
                 }
-                close_others(keep);
-                Lent(Ok(f.take()()))
+                Lent(close_others(keep).map(|()| f.take()()))
             })?;
         match worker.join() {
             Ok(result) => result.take(),
@@ -55,16 +55,11 @@ pub(super) fn with_own_descriptors<T>(keep: &[RawFd], f: impl FnOnce() -> T) -> 
     })
 }
 
-/// Closes the copies of what other threads have open. They would keep devices busy, locks held and
-/// pipes open for as long as the call takes.
-fn close_others(keep: &[RawFd]) {
-    let Ok(entries) = std::fs::read_dir("/proc/thread-self/fd") else {
-        return;
-    };
-    let numbers: Vec<RawFd> = entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    for number in numbers {
+/// Closes the copies of what others have open, in a table that is the calling thread's alone. They would
+/// keep devices busy, locks held and pipes open for as long as the call takes. Where they cannot be
+/// listed, nothing is closed.
+pub(super) fn close_others(keep: &[RawFd]) -> io::Result<()> {
+    for number in own_numbers()? {
         if number <= libc::STDERR_FILENO || keep.contains(&number) {
             continue;
         }
@@ -76,6 +71,32 @@ fn close_others(keep: &[RawFd]) {
             }
         }
     }
+    Ok(())
+}
+
+fn own_numbers() -> io::Result<Vec<RawFd>> {
+    match numbers_in(Path::new("/proc/thread-self/fd")) {
+        // Before Linux 3.17. The other way needs the number that `/proc` has for this thread, which is
+        // another one where `/proc` belongs to an outer process namespace.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => numbers_in(&by_number()),
+        numbers => numbers,
+    }
+}
+
+fn by_number() -> PathBuf {
+    // SAFETY: `gettid` has no precondition and cannot fail.
+    let number = unsafe { libc::gettid() };
+    PathBuf::from(format!("/proc/self/task/{number}/fd"))
+}
+
+fn numbers_in(directory: &Path) -> io::Result<Vec<RawFd>> {
+    std::fs::read_dir(directory)?
+        .map(|entry| {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok());
+            number.ok_or_else(|| io::ErrorKind::InvalidData.into())
+        })
+        .collect()
 }
 
 fn is_appended_to(file: BorrowedFd<'_>) -> bool {
@@ -170,6 +191,30 @@ mod tests {
             assert_eq!(inside.join().unwrap(), (false, false));
         });
         assert!(is_open(0) && is_open(file.as_raw_fd()));
+    }
+
+    #[test]
+    fn a_thread_s_descriptors_are_listed_in_two_places() {
+        let numbers = |directory: &Path| {
+            let mut numbers = numbers_in(directory).unwrap();
+            numbers.sort_unstable();
+            numbers
+        };
+        with_own_descriptors(&[], || {
+            // The list itself is one of them, and has one number both times.
+            let own = numbers(Path::new("/proc/thread-self/fd"));
+            assert!(own.len() > 1, "{own:?}");
+            assert_eq!(numbers(&by_number()), own);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn descriptors_that_cannot_be_listed_are_an_error() {
+        let error = numbers_in(Path::new("/proc/self/task/0/fd")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        // What is no number is no list of descriptors.
+        assert!(numbers_in(Path::new("/proc/self")).is_err());
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What of the process libploop shares with everybody else in it.
 
+#[cfg(target_env = "gnu")]
+use std::{io, os::unix::fs::FileExt};
+
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -133,10 +136,54 @@ fn action_of(signal: libc::c_int) -> libc::sigaction {
 }
 
 fn set_action(signal: libc::c_int, action: &libc::sigaction) {
-    // SAFETY: the action is one the kernel handed out, with at most its handler replaced by a
-    // function that does nothing and is therefore safe in any signal context.
+    // SAFETY: the action is one the kernel handed out, with at most its handler replaced by the default
+    // or by a function that does nothing and is therefore safe in any signal context.
     unsafe {
         libc::sigaction(signal, action, std::ptr::null_mut());
+    }
+}
+
+/// Of a process that was just forked: the handlers are the parent's, and have no business here.
+pub(super) fn forget_handlers() {
+    for signal in 1..=libc::SIGRTMAX() {
+        let mut action = action_of(signal);
+        if ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction) {
+            action.sa_sigaction = libc::SIG_DFL;
+            set_action(signal, &action);
+        }
+    }
+}
+
+/// All signals, held back from this thread and from what it forks, until this is dropped.
+pub(super) struct SignalsBlocked(libc::sigset_t);
+
+impl SignalsBlocked {
+    pub(super) fn begin() -> SignalsBlocked {
+        // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in
+        // or read them, and concern this thread alone.
+        unsafe {
+            let (mut all, mut mask) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut mask);
+            SignalsBlocked(mask)
+        }
+    }
+
+    /// Waits until the blocked SIGCHLD comes, at most for so long.
+    pub(super) fn wait_for_child(&self, at_most: Duration) {
+        let time = libc::timespec {
+            tv_sec: at_most.as_secs() as libc::time_t,
+            tv_nsec: at_most.subsec_nanos().into(),
+        };
+        // SAFETY: the set and the time outlive the call; where it came is not asked.
+        unsafe { libc::sigtimedwait(&only(libc::SIGCHLD), std::ptr::null_mut(), &time) };
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the mask is the one found in `begin`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
     }
 }
 
@@ -332,8 +379,21 @@ fn word(address: usize) -> Option<usize> {
         iov_len: size_of::<usize>(),
     };
     // SAFETY: the kernel copies between the two, and fails where the address cannot be read.
-    let read = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-    (read == size_of::<usize>() as isize).then_some(word)
+    match unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) } {
+        -1 if io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT) => {
+            word_of_file(address)
+        }
+        read => (read == size_of::<usize>() as isize).then_some(word),
+    }
+}
+
+/// [`word`] before Linux 3.2, and where the call is forbidden, as in some containers.
+#[cfg(target_env = "gnu")]
+fn word_of_file(address: usize) -> Option<usize> {
+    let memory = std::fs::File::open("/proc/self/mem").ok()?;
+    let mut bytes = [0; size_of::<usize>()];
+    memory.read_exact_at(&mut bytes, address as u64).ok()?;
+    Some(usize::from_ne_bytes(bytes))
 }
 
 /// Standard input, kept aside while a call runs that may close file descriptor 0: an online merge
@@ -382,6 +442,15 @@ mod tests {
                 let end = copy.as_ptr().addr() + copy.len();
                 assert!(word(end + 4096).is_some(), "{end:x} in round {round}");
             }
+        }
+    }
+
+    #[test]
+    fn memory_is_read_in_two_ways() {
+        let here = 47usize;
+        for read in [word, word_of_file] {
+            assert_eq!(read((&raw const here).addr()), Some(47));
+            assert_eq!(read(8), None);
         }
     }
 

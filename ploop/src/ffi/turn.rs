@@ -425,6 +425,11 @@ impl Turn<'_> {
         }
     }
 
+    /// How long this operation waits for others.
+    pub(super) fn timeout(&self) -> Duration {
+        self.image.timeout()
+    }
+
     pub(super) fn c_path(&self) -> Result<CPath> {
         CPath::new(self.op.name, &self.image.path)
     }
@@ -482,9 +487,17 @@ impl Turn<'_> {
         keep: &[RawFd],
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
     ) -> Result<Reply> {
+        self.call_by(|op, handle| guarded_keeping(op, keep, || c(handle)))
+    }
+
+    /// [`call`](Turn::call), where `guarded` takes the place of [`guarded_keeping`].
+    pub(super) fn call_by(
+        &mut self,
+        guarded: impl FnOnce(&'static Op, *mut sys::ploop_disk_images_data) -> Result<Reply>,
+    ) -> Result<Reply> {
         let handle = self.image.handle(self.op.name)?.as_ptr();
         self.give_lock_back();
-        let mut reply = guarded_keeping(self.op, keep, || c(handle))?;
+        let mut reply = guarded(self.op, handle)?;
         if !matches!(reply.code, 0 | 1) {
             self.forget_handle();
             reply.cause = self.descriptor().err();

@@ -10,7 +10,8 @@
 //! Not provoked here:
 //!
 //! * 0.19, 4.22, `kill(-1, SIGKILL)` when a discard cannot fork: the driver would have to fail at that very
-//!   moment. What it does otherwise is provoked; the filter is tested in `src/ffi/kill_filter.rs`.
+//!   moment. What it does otherwise is provoked; what keeps the signal from others is tested in
+//!   `src/ffi/kill_filter.rs` and `src/ffi/pid_namespace.rs`.
 //! * A13 to A15: tested where programs are killed, in the sandbox's tests of faults.
 //!
 //! Nothing to provoke:

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::fs::{self, File};
+use std::mem::offset_of;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -491,55 +492,55 @@ fn detach_hostile(dir: &Path) {
 
 /// Lets no process of this thread and its children be forked from now on. Threads can be started.
 fn forbid_forks() {
-    let statement = |code: u32, k: u32, jt, jf| libc::sock_filter {
+    let load = |at: usize| filter(LOAD, at as u32, 0, 0);
+    let if_equal = |number: i64, jf| filter(IF_EQUAL, number as u32, 0, jf);
+    let if_thread = |jf| {
+        let test = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+        filter(test, libc::CLONE_THREAD as u32, 0, jf)
+    };
+    let fail = |errno: i32| filter(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0);
+    let allow = filter(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+    // `clone3` cannot be looked into; without it libc takes `clone`.
+    install(&[
+        load(offset_of!(libc::seccomp_data, nr)),
+        if_equal(libc::SYS_clone3, 1),
+        fail(libc::ENOSYS),
+        if_equal(libc::SYS_clone, 2),
+        load(offset_of!(libc::seccomp_data, args)),
+        if_thread(1),
+        allow,
+        fail(libc::EAGAIN),
+    ]);
+}
+
+/// This thread, and those it starts, get no filters from `prctl`, which is how the crate asks for them.
+fn forbid_filters() {
+    let load = |at: usize| filter(LOAD, at as u32, 0, 0);
+    let if_equal = |number: i64, jf| filter(IF_EQUAL, number as u32, 0, jf);
+    install(&[
+        load(offset_of!(libc::seccomp_data, nr)),
+        if_equal(libc::SYS_prctl, 3),
+        load(offset_of!(libc::seccomp_data, args)),
+        if_equal(libc::PR_SET_SECCOMP.into(), 1),
+        filter(RETURN, libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32, 0, 0),
+        filter(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ]);
+}
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+fn filter(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter {
         code: code as u16,
         jt,
         jf,
         k,
-    };
-    let load = |offset: usize| {
-        statement(
-            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-            offset as u32,
-            0,
-            0,
-        )
-    };
-    let if_equal = |number: i64, jt, jf| {
-        statement(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            number as u32,
-            jt,
-            jf,
-        )
-    };
-    let answer = |errno: i32| {
-        statement(
-            libc::BPF_RET | libc::BPF_K,
-            libc::SECCOMP_RET_ERRNO | errno as u32,
-            0,
-            0,
-        )
-    };
-    let allow = statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0);
-    let arguments = std::mem::offset_of!(libc::seccomp_data, args);
-    let is_thread = statement(
-        libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K,
-        libc::CLONE_THREAD as u32,
-        1,
-        0,
-    );
-    // `clone3` cannot be looked into; without it libc takes `clone`.
-    let program = [
-        load(std::mem::offset_of!(libc::seccomp_data, nr)),
-        if_equal(libc::SYS_clone3, 0, 1),
-        answer(libc::ENOSYS),
-        if_equal(libc::SYS_clone, 0, 3),
-        load(arguments),
-        is_thread,
-        answer(libc::EAGAIN),
-        allow,
-    ];
+    }
+}
+
+fn install(program: &[libc::sock_filter]) {
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_ptr().cast_mut(),
@@ -547,13 +548,23 @@ fn forbid_forks() {
     // SAFETY: `filter` names `program`, which is alive for the call; the kernel copies it.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        let code = libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const filter,
-        );
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        let code = libc::syscall(libc::SYS_seccomp, mode, 0, &raw const filter);
         assert_eq!(code, 0);
     }
+}
+
+/// `fork` fails from now on in the first process of a namespace, which this one is not.
+fn forbid_forks_in_namespaces() {
+    extern "C" fn before_fork() {
+        // SAFETY: the call has no precondition.
+        if unsafe { libc::getpid() } == 1 {
+            forbid_forks();
+        }
+    }
+    // SAFETY: the function lives as long as the program.
+    let code = unsafe { libc::pthread_atfork(Some(before_fork), None, None) };
+    assert_eq!(code, 0);
 }
 
 /// Makes this process the first of a process namespace, so that `kill(-1, …)` reaches what is in there
@@ -606,13 +617,29 @@ fn h0_19_h4_22_a_discard_that_cannot_fork() {
         assert!(other.wait().unwrap().success());
         assert_files(dir, &["first"]);
     })
-    .left(|dir| {
-        detach(dir);
-        // Nothing keeps the device from the next one.
-        let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
-        image.discard(&DiscardParam::new().automount(true)).unwrap();
-    })
+    .left(discard_again)
     .succeeded();
+    // Where the kernel has no filters, in a process that has nobody to kill and nobody to wait for.
+    child("without filters", |dir| {
+        let mut image = running(dir);
+        let mut other = Command::new("sleep").arg("3").spawn().unwrap();
+        forbid_filters();
+        forbid_forks_in_namespaces();
+        let error = image.discard(&DiscardParam::new()).unwrap_err();
+        assert!(error.message().contains("fork"), "{error}");
+        assert!(other.try_wait().unwrap().is_none());
+        assert!(other.wait().unwrap().success());
+        assert_files(dir, &["first"]);
+    })
+    .left(discard_again)
+    .succeeded();
+}
+
+/// Nothing keeps the device from the next one.
+fn discard_again(dir: &Path) {
+    detach(dir);
+    let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+    image.discard(&DiscardParam::new().automount(true)).unwrap();
 }
 
 /// A copy that cannot be sent leaves a thread behind that works on memory of a function that returned.

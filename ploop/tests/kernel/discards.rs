@@ -24,7 +24,8 @@ pub(crate) fn tests() -> Vec<Test> {
             in_the_top_alone,
             under_a_name,
             what_cannot_be_discarded,
-            statistics;
+            statistics,
+            on_an_old_kernel;
     ]
 }
 
@@ -232,4 +233,9 @@ fn statistics() {
     container.verify(&["file"]);
     guard.umount().unwrap();
     container.verify_image(&mut image, &["file"]);
+}
+
+/// Without system call filters, in a process namespace.
+fn on_an_old_kernel() {
+    crate::old_kernel::run_again(&["discards::"]);
 }

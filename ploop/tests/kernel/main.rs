@@ -15,6 +15,8 @@ mod goploop;
 mod looks;
 mod merges;
 mod mounts;
+#[path = "../old_kernel/mod.rs"]
+mod old_kernel;
 mod replaces;
 mod resizes;
 mod snapshots;

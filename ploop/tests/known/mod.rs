@@ -140,6 +140,8 @@ impl Known {
         )
         .mode(mode)
         .cluster(cluster)
+        // A driver would have the other one preferred.
+        .format(FormatVersion::V1)
         .fs(None);
         let ploop = Ploop::create(&param).unwrap();
         let known = Known {

@@ -105,7 +105,7 @@ fn a_size_is_rounded_up_to_whole_clusters() {
 #[test]
 fn the_largest_image_is_as_large_as_asked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let max = ploop::kernel::max_size(ClusterSize::DEFAULT).unwrap();
+    let max = Size::from_sectors(0xffff_ffff);
     let param = CreateParam::new(dir.path().join("a"), max)
         .fs(None)
         .format(FormatVersion::V1);
@@ -141,6 +141,24 @@ fn names_beyond_ascii_are_kept() {
     for image in &descriptor.images {
         assert!(image.file.is_file(), "{image:?}");
     }
+}
+
+/// Version 2, if there is a driver that knows it.
+#[test]
+fn the_default_version_is_the_driver_s() {
+    let expected = match ploop::kernel::is_large_disk_supported() {
+        true => FormatVersion::V2,
+        false => FormatVersion::V1,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("root.hds");
+    let param = CreateParam::new(&file, Size::from_mib(3)).fs(None);
+    let mut ploop = Ploop::create(&param).unwrap();
+    assert_eq!(Header::read(&file).unwrap().version, expected);
+    assert_eq!(ploop.image_info().unwrap().version, expected.number());
+    ploop.snapshot().unwrap();
+    let top = ploop.top_delta_file().unwrap();
+    assert_eq!(Header::read(top).unwrap().version, expected);
 }
 
 #[test]

@@ -38,10 +38,6 @@ fn the_limit_of_a_delta_is_stored_and_taken_back() {
 
 #[test]
 fn nothing_is_attached() {
-    if ploop::kernel::is_driver_present() {
-        // The sandbox's and the machine's devices are not ours to count.
-        return;
-    }
     let mut known = Known::new(ImageMode::Expanded);
     known.snapshot();
     assert!(!known.ploop.is_mounted().unwrap());
@@ -56,8 +52,9 @@ fn nothing_is_attached() {
         assert_eq!(device::by_mount_point(place).unwrap(), None);
         assert_eq!(device::partition_by_mount_point(place).unwrap(), None);
     }
-    assert!(device::mount_point("/dev/ploop0").is_err());
-    assert!(device::top_delta("/dev/ploop0").is_err());
+    // No machine has so many.
+    assert!(device::mount_point("/dev/ploop999999").is_err());
+    assert!(device::top_delta("/dev/ploop999999").is_err());
     known.verify();
 }
 
@@ -161,12 +158,13 @@ fn the_note_of_an_unmount_tells_about_the_file_system() {
     assert_eq!(info, expected);
     assert_eq!(info.size(), Size::from_bytes(96_200 * 4096));
     assert_eq!(info.free(), Size::from_bytes(90_001 * 4096));
-    // One that is cut off counts for nothing: the image is to be mounted, which takes the driver. What
-    // libploop says last is that the note is still no better.
-    if !ploop::kernel::is_driver_present() {
-        for len in [0, 39] {
-            fs::write(known.path(".statfs"), &bytes[..len]).unwrap();
-            let error = fs_info(known.xml()).unwrap_err();
+    // One that is cut off counts for nothing: the image is to be mounted, which takes the driver, and a
+    // file system. Without a driver libploop says last that the note is still no better.
+    let driver = ploop::kernel::is_driver_present();
+    for len in [0, 39] {
+        fs::write(known.path(".statfs"), &bytes[..len]).unwrap();
+        let error = fs_info(known.xml()).unwrap_err();
+        if !driver {
             assert_eq!(error.code(), Some(-1));
             assert!(error.message().contains("statfs"), "{error}");
         }
@@ -176,12 +174,8 @@ fn the_note_of_an_unmount_tells_about_the_file_system() {
     fs::write(known.path(".statfs"), longer).unwrap();
     assert_eq!(fs_info(known.xml()).unwrap(), expected);
     fs::remove_file(known.path(".statfs")).unwrap();
-    if !ploop::kernel::is_driver_present() {
-        assert_eq!(
-            fs_info(known.xml()).unwrap_err().kind(),
-            ErrorKind::NoDriver
-        );
-    }
+    let error = fs_info(known.xml()).unwrap_err();
+    assert_eq!(error.kind() == ErrorKind::NoDriver, !driver, "{error}");
 }
 
 #[test]
@@ -192,7 +186,8 @@ fn the_library_tells_its_limits() {
     for cluster in log2.map(|log| ClusterSize::from_log2_sectors(log).unwrap()) {
         let max = ploop::kernel::max_size(cluster).unwrap();
         if ploop::kernel::is_large_disk_supported() {
-            assert_eq!(max.sectors(), 0xffff_ffff * u64::from(cluster.sectors()));
+            // 16 TiB, whatever the cluster: ext4 ends there.
+            assert_eq!(max.sectors(), 1 << 35);
         } else {
             assert_eq!(max.sectors(), 0xffff_ffff);
         }

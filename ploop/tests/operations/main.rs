@@ -11,5 +11,13 @@ mod delete;
 mod known;
 mod look;
 mod merge;
+#[path = "../old_kernel/mod.rs"]
+mod old_kernel;
 mod replace;
 mod snapshot;
+
+/// All of it.
+#[test]
+fn on_an_old_kernel() {
+    old_kernel::run_again(&[]);
+}
