@@ -5,6 +5,7 @@
 
 mod bench;
 mod bindgen;
+mod checks;
 mod ci;
 mod demo;
 mod packages;
