@@ -24,7 +24,7 @@ pub(super) const ADVISORIES: Check = Check {
 fn deny(word: &str) -> Command {
     let mut command = run::plain_cargo();
     command.args(["deny", "--locked", "--all-features"]);
-    command.args([word, "--config", "ci/deny.toml"]);
+    command.args(["--config", "ci/deny.toml", word]);
     command
 }
 
