@@ -51,13 +51,14 @@ impl Msrv {
 
     /// Why there is none.
     pub(super) fn missing() -> Result<Option<String>> {
-        Ok(match Msrv::find()? {
-            Some(_) => None,
-            None => Some(format!(
-                "no Rust {}: `ci/setup.sh rust` on Debian, `rustup toolchain install` elsewhere",
-                packages::rust_version()?
-            )),
-        })
+        if Msrv::find()?.is_some() {
+            return Ok(None);
+        }
+        let version = packages::rust_version()?;
+        let version = format!("{}.{}", version.major, version.minor);
+        Ok(Some(format!(
+            "no Rust {version}: `ci/setup.sh rust` on Debian, `rustup toolchain install {version}` elsewhere"
+        )))
     }
 
     /// Its Cargo, with the committed lock file and a target directory of its own.
