@@ -3,13 +3,15 @@
 #
 #   ci/setup.sh [--check | --dry-run] [GROUP...]
 #
-# Groups (none named: all):
+# Groups (none named: all but rust):
 #   build    libploop's development package, pkg-config, a C compiler to link with
 #   test     the programs libploop and the tests run
 #   sandbox  what the stand-in for the ploop driver runs, and its tests
 #   bench    what the sandbox is measured with and against
 #   bindgen  libclang, which `cargo xtask bindgen` reads the C header with
 #   ci       what `cargo xtask ci` needs beyond these
+#   rust     the oldest Rust the workspace builds with, and other targets' standard libraries, by ci/rust.sh: on Debian only,
+#            unpacked below target/ and not installed
 #
 # --check    install nothing; print the missing packages, one a line; exit with 1 if there are any
 # --dry-run  install nothing; print the commands that would run
@@ -34,7 +36,7 @@ for argument in "$@"; do
     case $argument in
     --check) mode=check ;;
     --dry-run) mode=dry-run ;;
-    build | test | sandbox | bench | bindgen | ci) groups+=("$argument") ;;
+    build | test | sandbox | bench | bindgen | ci | rust) groups+=("$argument") ;;
     *) usage ;;
     esac
 done
@@ -56,6 +58,14 @@ if command -v apt-get >/dev/null; then
     family=debian
 elif command -v dnf >/dev/null; then
     family=rhel
+fi
+
+if wants rust && ! "$(dirname "$0")/rust.sh" --check; then
+    case $mode in
+    check) rust_missing=1 && printf 'rustc-web (unpacked by ci/rust.sh)\n' ;;
+    dry-run) printf 'ci/rust.sh\n' ;;
+    install) "$(dirname "$0")/rust.sh" || exit 1 ;;
+    esac
 fi
 
 missing=()
@@ -127,7 +137,7 @@ if wants ci; then
 fi
 
 if [ "${#missing[@]}" -eq 0 ]; then
-    exit 0
+    exit "${rust_missing:-0}"
 fi
 if [ "$mode" = check ]; then
     printf '%s\n' "${missing[@]}"

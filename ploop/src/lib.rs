@@ -214,5 +214,5 @@ pub use snapshot::{SnapshotParam, SwitchFlag, TemporarySnapshot, TemporarySnapsh
 
 /// The README's program compiles.
 #[cfg(all(doctest, feature = "libploop"))]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

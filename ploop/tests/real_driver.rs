@@ -1,7 +1,8 @@
 //! Images that the kernel driver wrote, with checksums of every state.
 //!
-//! They are in an archive beside the workspace, or in the directory that `PLOOP_TEST_DATA` names.
-//! Where it is missing, these tests are shown as ignored.
+//! `real_driver/README.md` says what they are. tar and xz unpack them: both are on nearly every
+//! machine, and `ci/setup.sh test` installs them; where one is missing, these tests are shown as
+//! ignored.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -89,27 +90,27 @@ fn unpack() -> Result<Images, String> {
     if let Some(dir) = std::env::var_os(UNPACKED) {
         return Ok(Images::Given(PathBuf::from(dir)));
     }
-    let data = std::env::var_os("PLOOP_TEST_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
-        PathBuf::from,
-    );
-    let archive = data.join("real-driver-images.tar.xz");
-    if !archive.exists() {
-        return Err(format!("{} is not there", archive.display()));
+    for program in ["tar", "xz"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            return Err(format!("not installed: {program}"));
+        }
     }
-    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real_driver/images.tar.xz");
+    let dir = tempfile::tempdir().unwrap();
+    // The programs are there and so is the archive: what fails now is a failure.
     let status = Command::new("tar")
         .arg("xSf")
         .arg(&archive)
         .arg("-C")
         .arg(dir.path())
         .status()
-        .map_err(|error| format!("tar cannot be run: {error}"))?;
-    if status.success() {
-        Ok(Images::Own(dir))
-    } else {
-        Err(format!("tar ended with {status}"))
-    }
+        .unwrap();
+    assert!(
+        status.success(),
+        "tar {status}: cannot unpack {}",
+        archive.display()
+    );
+    Ok(Images::Own(dir))
 }
 
 /// The lines of a manifest: what, of which state, and its checksum.

@@ -2,7 +2,7 @@
 
 use crate::packages::{self, Program, Wanted};
 use crate::steps::{self, Step};
-use crate::{Install, bindgen, demo, run, setup, test};
+use crate::{Install, bindgen, checks, demo, run, setup, test};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -20,17 +20,21 @@ pub(crate) struct Options {
     /// Run this step alone (may be repeated)
     #[arg(long, value_name = "STEP", value_parser = PossibleValuesParser::new(names()))]
     only: Vec<String>,
+    /// How long each fuzz target runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    fuzz_seconds: u64,
     /// Print the steps and do nothing
     #[arg(long)]
     list: bool,
 }
 
 fn names() -> Vec<&'static str> {
-    all().into_iter().map(|step| step.name).collect()
+    let settings = checks::Settings { fuzz_seconds: 0 };
+    all(settings).into_iter().map(|step| step.name).collect()
 }
 
-fn all<'a>() -> Vec<Step<'a>> {
-    vec![
+fn all<'a>(settings: checks::Settings) -> Vec<Step<'a>> {
+    let mut steps = vec![
         Step::new("tidy", "the top level, and where unsafe code is", tidy),
         Step::new("fmt", "formatting", || {
             run::run(&mut run::cargo("fmt --all --check"))
@@ -48,7 +52,11 @@ fn all<'a>() -> Vec<Step<'a>> {
         Step::new("test", "all tests", || test::all(&[])),
         Step::new("demo", "the examples", demo::examples),
         Step::new("bindgen", "committed bindings are fresh", bindgen::check),
-        Step::new("msrv", "no dependency needs a newer Rust", rust_versions),
+        Step::new(
+            "rust-versions",
+            "no dependency needs a newer Rust",
+            packages::check_rust_versions,
+        ),
         Step::new(
             "hidden",
             "builds where no libploop is installed",
@@ -60,21 +68,24 @@ fn all<'a>() -> Vec<Step<'a>> {
             static_program,
         ),
         Step::new("valgrind", "memory errors in offline tests", valgrind),
-        Step::new("package", "the packages' files", package),
-    ]
+    ];
+    steps.extend(checks::steps(settings));
+    steps
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let steps: Vec<_> = all()
-        .into_iter()
-        .filter(|step| {
-            let named = |list: &[String]| list.iter().any(|name| name == step.name);
-            !named(&options.skip) && (options.only.is_empty() || named(&options.only))
-        })
-        .collect();
+    let mut steps: Vec<_> = all(checks::Settings {
+        fuzz_seconds: options.fuzz_seconds,
+    })
+    .into_iter()
+    .filter(|step| {
+        let named = |list: &[String]| list.iter().any(|name| name == step.name);
+        !named(&options.skip) && (options.only.is_empty() || named(&options.only))
+    })
+    .collect();
     if options.list {
         for step in steps {
-            println!("{:10} {}", step.name, step.title);
+            println!("{:13} {}", step.name, step.title);
         }
         return Ok(());
     }
@@ -82,7 +93,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         &["build", "test", "sandbox", "bindgen", "ci"],
         options.install.no_install,
     )?;
-    steps::run(steps)
+    if !options.install.no_install
+        && steps
+            .iter()
+            .any(|step| checks::NEED_RUST.contains(&step.name))
+    {
+        setup::offer("rust")?;
+    }
+    let skipped = checks::leave_out(&mut steps, &options.only)?;
+    let result = steps::run(steps);
+    for line in skipped {
+        println!("skipped: {line}");
+    }
+    result
 }
 
 /// What may be at the top, beside files that begin with a dot and what Cargo builds.
@@ -145,42 +168,6 @@ fn for_each_source(directory: &Path, visit: &mut dyn FnMut(&Path, &str)) -> Resu
         }
     }
     Ok(())
-}
-
-fn rust_versions() -> Result<()> {
-    packages::check_rust_versions()?;
-    // The linter knows the library's versions (`incompatible_msrv`) but not the language's. The one newer construct that
-    // compiles unnoticed with this edition is the let chain (1.88).
-    let root = run::root();
-    let mut chains = Vec::new();
-    for directory in ["ploop-sys", "ploop", "xtask", "ci"] {
-        for_each_source(&root.join(directory), &mut |path, text| {
-            for (number, line) in text.lines().enumerate() {
-                if is_let_chain(line) {
-                    let path = path.strip_prefix(&root).unwrap_or(path);
-                    chains.push(format!("{}:{}", path.display(), number + 1));
-                }
-            }
-        })?;
-    }
-    if !chains.is_empty() {
-        bail!("let chains need Rust 1.88: {}", chains.join(", "));
-    }
-    Ok(())
-}
-
-fn is_let_chain(line: &str) -> bool {
-    let line = line.trim_start();
-    if line.starts_with("//") {
-        return false;
-    }
-    let condition = ["if let ", "while let "]
-        .iter()
-        .find_map(|start| line.split_once(start))
-        .map(|(_, rest)| rest);
-    line.starts_with("&& let ")
-        || line.contains(concat!(" &", "& let "))
-        || condition.is_some_and(|rest| rest.contains(" && ") && rest.ends_with('{'))
 }
 
 fn clippy(what: &str) -> Result<()> {
@@ -381,45 +368,21 @@ fn valgrind() -> Result<()> {
     Ok(())
 }
 
-fn package() -> Result<()> {
-    let foreign = ["target/", "fuzz/", ".git"];
-    packages::check_files(
-        "ploop-sys",
-        &[
-            "Cargo.toml",
-            "build.rs",
-            "build/env.rs",
-            "build/generate.rs",
-            "build/link.rs",
-            "build/probe.rs",
-            "src/bindings/v1_15.rs",
-            "src/lib.rs",
-        ],
-        &foreign,
-    )?;
-    packages::check_files("ploop", &["Cargo.toml", "src/lib.rs"], &foreign)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::is_let_chain;
-
+    /// A step that the workflow does not name is one that nobody runs before a merge.
     #[test]
-    fn let_chains_are_told_from_other_conditions() {
-        for chain in [
-            concat!("if a &", "& let Some(b) = c {"),
-            concat!("    &", "& let Some(b) = c"),
-            concat!("} else if let Some(b) = c &", "& b > 0 {"),
-        ] {
-            assert!(is_let_chain(chain), "{chain}");
-        }
-        for other in [
-            "if let Some(b) = c {",
-            "if a && b {",
-            concat!("// if a &", "& let Some(b) = c {"),
-            "let c = a && b;",
-        ] {
-            assert!(!is_let_chain(other), "{other}");
-        }
+    fn every_step_has_a_job() {
+        let workflow = crate::run::root().join(".github/workflows/ci.yml");
+        let text = std::fs::read_to_string(workflow).unwrap();
+        let mut named: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("steps: "))
+            .flat_map(str::split_whitespace)
+            .collect();
+        named.sort_unstable();
+        let mut steps = super::names();
+        steps.sort_unstable();
+        assert_eq!(named, steps);
     }
 }

@@ -3,7 +3,9 @@
 //! Building this needs the Rust toolchain and nothing else. What a command needs beyond that it has installed by
 //! `ci/setup.sh`, after saying what.
 
+mod bench;
 mod bindgen;
+mod checks;
 mod ci;
 mod demo;
 mod packages;
@@ -39,6 +41,8 @@ enum Command {
     Sandbox(sandbox::Options),
     /// Run every test of the workspace, and say which could not run and why
     Test(test::Options),
+    /// Run the benchmarks and print their tables
+    Bench(bench::Options),
     /// Everything CI checks, the tests included
     Ci(ci::Options),
 }
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match result {

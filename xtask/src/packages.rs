@@ -2,6 +2,7 @@
 
 use crate::run;
 use anyhow::{Context as _, Result, bail};
+use cargo_metadata::semver::Version;
 use cargo_metadata::{Message, Metadata, MetadataCommand, TargetKind};
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -15,15 +16,20 @@ pub(crate) fn metadata() -> Result<Metadata> {
         .context("cargo metadata")
 }
 
-/// Every package of the lock file must compile with the Rust version that the workspace promises.
-pub(crate) fn check_rust_versions() -> Result<()> {
-    let metadata = metadata()?;
-    let own = metadata
+/// The Rust version that the workspace promises to build with.
+pub(crate) fn rust_version() -> Result<Version> {
+    metadata()?
         .workspace_packages()
         .into_iter()
         .filter_map(|package| package.rust_version.clone())
         .min()
-        .context("the workspace states no rust-version")?;
+        .context("the workspace states no rust-version")
+}
+
+/// No package of the lock file may say that it needs a newer Rust.
+pub(crate) fn check_rust_versions() -> Result<()> {
+    let metadata = metadata()?;
+    let own = rust_version()?;
     let mut silent = Vec::new();
     let mut newer = Vec::new();
     for package in &metadata.packages {

@@ -25,13 +25,19 @@ pub(crate) fn command(program: impl Into<OsString>) -> Command {
 /// Cargo, the same that runs this, with the words of `line`. Only with the committed lock file.
 pub(crate) fn cargo(line: &str) -> Command {
     let mut words = line.split_whitespace();
-    let mut command = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = plain_cargo();
     command.args(words.next());
     // `fmt` takes no such option.
     if !line.starts_with("fmt") {
         command.arg("--locked");
     }
     command.args(words);
+    command
+}
+
+/// The same Cargo without a word, for what is not this workspace.
+pub(crate) fn plain_cargo() -> Command {
+    let mut command = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Cargo sets these for this program alone; a build script below would take them for its own.
     for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"] {
         command.env_remove(name);

@@ -9,6 +9,12 @@ use std::process::Stdio;
 #[derive(Debug)]
 pub(crate) struct Missing(String);
 
+impl Missing {
+    pub(crate) fn new(what: String) -> Missing {
+        Missing(what)
+    }
+}
+
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -16,6 +22,19 @@ impl fmt::Display for Missing {
 }
 
 impl std::error::Error for Missing {}
+
+/// Installs what a group holds, if it can be had here. Who needs it looks again.
+pub(crate) fn offer(group: &str) -> Result<()> {
+    let status = run::command("bash")
+        .args(["ci/setup.sh", group])
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot run bash")?;
+    if !status.success() {
+        println!("ci/setup.sh {group}: {status}; going on without");
+    }
+    Ok(())
+}
 
 /// Makes sure that what the groups of `ci/setup.sh` hold is there. Says what is going to be installed before it is.
 pub(crate) fn ensure(groups: &[&str], no_install: bool) -> Result<()> {

@@ -1,0 +1,49 @@
+//! Whether the version number admits the changes since the last release.
+
+use super::toolchain::has_cargo;
+use super::{Check, Settings};
+use crate::run;
+use anyhow::{Context as _, Result};
+
+pub(super) const CHECK: Check = Check {
+    name: "semver",
+    title: "the version admits what changed since the last tag",
+    missing,
+    work,
+};
+
+/// The last release.
+fn tag() -> Result<Option<String>> {
+    let tags = run::output(run::command("git").args([
+        "tag",
+        "--merged",
+        "HEAD",
+        "--sort=-version:refname",
+        "--list",
+        "v*",
+    ]))?;
+    Ok(tags.lines().next().map(str::to_owned))
+}
+
+fn missing() -> Result<Option<String>> {
+    Ok(if tag()?.is_none() {
+        Some("no release yet: no tag v*".to_owned())
+    } else if !has_cargo("semver-checks") {
+        Some("no cargo-semver-checks: `cargo install cargo-semver-checks --locked`".to_owned())
+    } else {
+        None
+    })
+}
+
+fn work(_: &Settings) -> Result<()> {
+    let tag = tag()?.context("the tag is gone")?;
+    run::run(run::plain_cargo().args([
+        "semver-checks",
+        "--baseline-rev",
+        &tag,
+        "-p",
+        "ploop-sys",
+        "-p",
+        "ploop",
+    ]))
+}
