@@ -327,17 +327,15 @@ impl Data for Device {
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let len = buffer.len();
         let (found, _in_flight) = self.data.look_up(|contents| match &mut contents.disk {
-            Stack::Writable(disk) => disk
-                .plan_read(offset, len)
-                .map(Found::Planned)
-                .map_err(into_io),
-            Stack::ReadOnly(disk) => Ok(Found::Disk(disk.clone())),
-            Stack::None => Err(io::ErrorKind::NotConnected.into()),
+            Stack::Writable(disk) => Some(disk.plan_read(offset, len).map(Found::Planned)),
+            Stack::ReadOnly(disk) => Some(Ok(Found::Disk(disk.clone()))),
+            Stack::None => None,
         });
-        let read = match found? {
+        let found = found.ok_or(io::ErrorKind::NotConnected)?;
+        let read = found.and_then(|found| match found {
             Found::Planned(plan) => plan.read(buffer).map(|()| plan.len()),
             Found::Disk(disk) => disk.read_at(buffer, offset),
-        };
+        });
         let read = read.map_err(|error| into_io(self.abort(error)))?;
         if read < buffer.len() {
             // The device is a whole number of clusters, a raw file may be less.
