@@ -16,7 +16,7 @@ const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// What is read is copied twice: into a buffer of this process, and from there to whoever asked. In pieces of this size
 /// the buffers stay in the processor's cache; pieces of 1 MiB were slower by a third.
-const MAX_READ: usize = 256 << 10;
+const MAX_READ: usize = 128 << 10;
 
 /// A mounted file system that is served by threads of this process. Dropping it unmounts it.
 pub(crate) struct Mounted {
