@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 
+use super::heap_room;
 use super::last_error;
 use super::lock_watch::{self, Watch};
 use super::own_descriptors::with_own_descriptors;
@@ -116,7 +117,7 @@ pub(super) fn require_children(op: &Op) -> Result<()> {
 /// The call itself. It takes no lock of this crate, so a process that was just forked may make it.
 pub(super) fn bare(op: &Op, c: impl FnOnce() -> i32) -> Reply {
     last_error::clear();
-    process::extend_heap();
+    heap_room::extend_heap();
     let caller = op.forks.then(std::process::id);
     let code = c();
     if caller.is_some_and(|pid| pid != std::process::id()) {

@@ -20,6 +20,7 @@
 mod call;
 mod copy_calls;
 mod discard_calls;
+mod heap_room;
 mod image_calls;
 mod kill_filter;
 mod last_error;

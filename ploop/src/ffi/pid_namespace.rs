@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use super::call::{Op, bare, require_children};
 use super::copy_calls::pipe;
+use super::heap_room;
 use super::own_descriptors::close_others;
 use super::process::{self, SignalsBlocked};
 use super::reply::Reply;
@@ -90,7 +91,7 @@ pub(super) fn call(
     let follow = || shared.get().store(stop().into(), Ordering::Relaxed);
     follow();
     // What it asks once in a process is asked here.
-    process::extend_heap();
+    heap_room::extend_heap();
 
     let blocked = SignalsBlocked::begin();
     // SAFETY: the child uses memory it inherited, the allocator, and libploop, in which no thread was. It
