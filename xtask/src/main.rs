@@ -6,6 +6,7 @@
 mod bindgen;
 mod ci;
 mod demo;
+mod jobs;
 mod packages;
 mod report;
 mod run;
@@ -44,7 +45,7 @@ enum Command {
 }
 
 /// What every command that may install something takes.
-#[derive(Args)]
+#[derive(Args, Default)]
 struct Install {
     /// Install nothing: fail if something is missing
     #[arg(long)]
