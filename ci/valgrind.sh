@@ -8,6 +8,8 @@
 # that could not name a function would hide every error of the library.
 #
 # Programs that a test starts run without valgrind; forked children are watched.
+#
+# Exit code: 0 no error; 1 errors or failed tests; 2 wrong usage; 4 libploop is in none of the programs.
 set -euo pipefail
 
 suppressions="$(cd "$(dirname "$0")" && pwd)/valgrind.supp"
@@ -66,6 +68,6 @@ if [ "${#failed[@]}" -ne 0 ]; then
 fi
 if [ "$watched" -eq 0 ]; then
     echo "valgrind: libploop is in none of the programs" >&2
-    exit 1
+    exit 4
 fi
 printf 'valgrind: %d programs, no error outside ci/valgrind.supp\n' "$watched"

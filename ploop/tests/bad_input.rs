@@ -2,6 +2,7 @@
 //! on disk is changed. Lock files are the exception; libploop makes them and leaves them.
 
 mod fixture;
+mod work;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -11,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ploop::image::Header;
 use ploop::{
@@ -422,7 +423,7 @@ fn with_path_of_other_kind(
 /// A delta that is missing, a directory, a pipe nobody writes to, empty, or short.
 fn deltas_that_are_none() {
     for kind in ["missing", "directory", "fifo", "empty", "short", "text"] {
-        child_for(Duration::from_secs(30), kind, |dir| {
+        child_for(Duration::from_secs(120), kind, |dir| {
             let (mut image, given) = prepare(dir);
             let delta = image.top_delta_file().unwrap();
             fs::remove_file(&delta).unwrap();
@@ -650,15 +651,15 @@ fn descriptors_with_a_million_elements() {
         }
     };
     for kind in ["unknown", "deep", "shots", "both"] {
-        child_for(Duration::from_secs(240), kind, |dir| {
+        child_for(Duration::from_secs(900), kind, |dir| {
             let (mut image, given) = prepare(dir);
             let path = disk::descriptor(dir);
             let good = fs::read_to_string(&path).unwrap();
             fs::write(&path, elements(kind, &good)).unwrap();
             for (what, operation) in LOOKS.iter().chain(CHANGES) {
-                let begin = Instant::now();
+                let begin = work::processor_time_of_process();
                 let result = operation(&mut image, &given);
-                let took = begin.elapsed();
+                let took = work::processor_time_of_process() - begin;
                 println!("{what}: {took:?} {result:?}");
                 assert!(took < Duration::from_secs(30), "{what}: {took:?}");
                 if let Err(error) = result {

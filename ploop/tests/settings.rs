@@ -171,9 +171,11 @@ fn the_handles_timeout_goes_before_the_processs() {
     let waited = refused_after(|| known.ploop.top_delta_file());
     assert!(waited >= Duration::from_millis(500), "{waited:?}");
 
+    // Longer than any machine needs for a call that does not wait.
+    lock::set_timeout(Duration::from_secs(600));
     known.ploop.set_lock_timeout(Some(Duration::ZERO));
     let waited = refused_after(|| known.ploop.descriptor());
-    assert!(waited < Duration::from_millis(200), "{waited:?}");
+    assert!(waited < Duration::from_secs(300), "{waited:?}");
 
     // The image as it was, and no longer locked.
     drop(lock);

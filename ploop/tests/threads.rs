@@ -358,7 +358,7 @@ fn waiting_for_one_image_delays_no_other() {
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {
-            a.ploop.set_lock_timeout(Some(Duration::from_secs(30)));
+            a.ploop.set_lock_timeout(Some(Duration::from_secs(300)));
             a.ploop.snapshot()
         });
         for _ in 0..20 {

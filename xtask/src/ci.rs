@@ -1,14 +1,17 @@
 //! `cargo xtask ci`: everything that has to hold.
 
-use crate::packages::{self, Program, Wanted};
+use crate::jobs::{self, Job, Share};
+use crate::packages::{self, Kind, Program};
 use crate::steps::{self, Step};
 use crate::{Install, bindgen, checks, demo, run, setup, test};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::num::NonZero;
+use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -49,7 +52,7 @@ fn all<'a>(settings: checks::Settings) -> Vec<Step<'a>> {
             "documentation where no libploop is installed",
             docs_rs,
         ),
-        Step::new("test", "all tests", || test::all(&[])),
+        Step::new("test", "all tests", || test::all(&test::Options::default())),
         Step::new("demo", "the examples", demo::examples),
         Step::new("bindgen", "committed bindings are fresh", bindgen::check),
         Step::new(
@@ -271,7 +274,7 @@ fn static_program() -> Result<()> {
         let line = format!("build -p ploop-sys --example {EXAMPLE}{features}");
         let program = packages::build_one(
             run::cargo(&line).env_remove("PLOOP_STATIC"),
-            Wanted::Examples,
+            Kind::Example,
             EXAMPLE,
         )?;
         let libraries = run::output(run::command("ldd").arg(&program))?;
@@ -319,17 +322,20 @@ const PROGRAMS_NOT_UNDER_VALGRIND: [(&str, &str); 3] = [
     ),
 ];
 
+/// The programs that take longest, in this order.
+const SLOW_UNDER_VALGRIND: [&str; 2] = ["ploop", "operations"];
+
+/// What `ci/valgrind.sh` ends with where a program has nothing of libploop in it.
+const NOTHING_TO_WATCH: i32 = 4;
+
+/// One program at a time on each processor: a program under valgrind uses one.
 fn valgrind() -> Result<()> {
     let programs = packages::build(
         // Linked statically, because the shared library has no names for the suppressions to name.
         &mut run::cargo(
             "test -p ploop -p ploop-sys --lib --tests --no-run --features ploop-sys/static",
         ),
-        Wanted::Tests,
     )?;
-    let mut packages: Vec<&PathBuf> = programs.iter().map(|program| &program.package).collect();
-    packages.sort();
-    packages.dedup();
     let mut skips = Vec::new();
     for (name, reason) in NOT_UNDER_VALGRIND {
         println!("left out: *{name}* ({reason})");
@@ -339,32 +345,59 @@ fn valgrind() -> Result<()> {
         println!("left out: the test program {name} ({reason})");
     }
     let left_out = |program: &Program| {
-        let file = program
-            .path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy();
-        PROGRAMS_NOT_UNDER_VALGRIND.iter().any(|(name, _)| {
-            file.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with('-'))
-        })
+        let named = |(name, _): &(&str, &str)| program.name == *name;
+        program.kind == Kind::Test && PROGRAMS_NOT_UNDER_VALGRIND.iter().any(named)
     };
-    for package in packages {
-        let programs = programs
+    let job = |program: &Program| {
+        let mut command = run::command("bash");
+        command
+            .arg(run::root().join("ci/valgrind.sh"))
+            .arg(&program.path)
+            .arg("--")
+            .args(&skips)
+            .current_dir(&program.package)
+            .env("CARGO_MANIFEST_DIR", &program.package)
+            // Random cases by the hundred are for a processor, not for a simulation of one.
+            .env("PROPTEST_CASES", "8");
+        Job {
+            name: format!("{} under valgrind", program.title()),
+            command,
+            share: Share::One,
+        }
+    };
+    let mut programs: Vec<&Program> = programs.iter().filter(|it| !left_out(it)).collect();
+    // What takes longest comes first.
+    programs.sort_by_key(|program| {
+        let named = |name: &&str| program.name == *name;
+        SLOW_UNDER_VALGRIND
             .iter()
-            .filter(|program| program.package == *package && !left_out(program));
-        run::run(
-            run::command("bash")
-                .arg(run::root().join("ci/valgrind.sh"))
-                .args(programs.map(|Program { path, .. }| path))
-                .arg("--")
-                .args(&skips)
-                .current_dir(package)
-                .env("CARGO_MANIFEST_DIR", package)
-                // Random cases by the hundred are for a processor, not for a simulation of one.
-                .env("PROPTEST_CASES", "8"),
-        )?;
+            .position(named)
+            .unwrap_or(usize::MAX)
+    });
+    let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+    let (mut watched, mut failed) = (0, Vec::new());
+    jobs::run(programs.into_iter().map(job).collect(), at_once, |done| {
+        let code = done.status.code();
+        let word = match code {
+            Some(0) => "ok",
+            Some(NOTHING_TO_WATCH) => "left out, libploop is not in it",
+            _ => "FAILED",
+        };
+        println!("{:>12}  {}: {word}", steps::seconds(done.time), done.name);
+        watched += usize::from(code == Some(0));
+        if ![Some(0), Some(NOTHING_TO_WATCH)].contains(&code) {
+            done.print_output();
+            failed.push(done.name);
+        }
+        Ok(())
+    })?;
+    if !failed.is_empty() {
+        bail!("{}", failed.join("; "));
     }
+    if watched == 0 {
+        bail!("libploop is in none of the programs");
+    }
+    println!("{watched} programs, no error outside ci/valgrind.supp");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the examples, run.
 
-use crate::packages::{self, Wanted};
+use crate::packages::{self, Kind, Program};
 use crate::sandbox::{self, Sandbox};
 use crate::{Install, run, setup};
 use anyhow::{Context as _, Result, bail};
@@ -70,11 +70,13 @@ impl Driver {
 }
 
 pub(crate) fn examples() -> Result<()> {
+    // All of them, with the features that the tests are built with: what has been built for the tests is not built again.
+    let programs = packages::build(&mut run::cargo("build --workspace --lib --bins --examples"))?;
     let driver = if sandbox::driver_is_there() {
         println!("The kernel has the ploop driver.");
         Driver::Kernel
     } else {
-        let sandbox = Sandbox::build()?;
+        let sandbox = Sandbox::among(&programs)?;
         match sandbox.missing()? {
             None => {
                 println!("The kernel has no ploop driver: what needs it runs in the sandbox.");
@@ -86,22 +88,13 @@ pub(crate) fn examples() -> Result<()> {
             }
         }
     };
-    let programs = packages::build(
-        &mut run::cargo("build -p ploop --example lifecycle --example volume"),
-        Wanted::Examples,
-    )?;
-    let example = |name: &str| {
-        programs
-            .iter()
-            .find(|program| program.name == name)
-            .map(|program| program.path.clone())
-            .with_context(|| format!("{name} was not built"))
-    };
-    show(&mut driver.command(&example("lifecycle")?)?, "lifecycle")?;
+    let example =
+        |name| packages::find(&programs, Kind::Example, name).map(|it: &Program| it.path.as_path());
+    show(&mut driver.command(example("lifecycle")?)?, "lifecycle")?;
     if matches!(driver, Driver::None) {
         return Ok(());
     }
-    volume(&driver, &example("volume")?)
+    volume(&driver, example("volume")?)
 }
 
 fn volume(driver: &Driver, program: &Path) -> Result<()> {

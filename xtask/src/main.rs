@@ -8,6 +8,7 @@ mod bindgen;
 mod checks;
 mod ci;
 mod demo;
+mod jobs;
 mod packages;
 mod report;
 mod run;
@@ -48,7 +49,7 @@ enum Command {
 }
 
 /// What every command that may install something takes.
-#[derive(Args)]
+#[derive(Args, Default)]
 struct Install {
     /// Install nothing: fail if something is missing
     #[arg(long)]

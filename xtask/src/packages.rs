@@ -3,7 +3,7 @@
 use crate::run;
 use anyhow::{Context as _, Result, bail};
 use cargo_metadata::semver::Version;
-use cargo_metadata::{Message, Metadata, MetadataCommand, TargetKind};
+use cargo_metadata::{Artifact, Message, Metadata, MetadataCommand, TargetKind};
 use std::io::BufReader;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -54,24 +54,56 @@ pub(crate) fn check_rust_versions() -> Result<()> {
     Ok(())
 }
 
-/// A program that Cargo built.
+/// A program that Cargo built, or a library that is loaded by a program.
+#[derive(Debug)]
 pub(crate) struct Program {
+    pub(crate) kind: Kind,
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     /// The directory of its package, where Cargo would run it if it is a test.
     pub(crate) package: PathBuf,
 }
 
-/// Which of the programs that Cargo builds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    Examples,
-    Tests,
-    Binaries,
+impl Program {
+    /// The package and the program.
+    pub(crate) fn title(&self) -> String {
+        let package = self.package.file_name().unwrap_or_default();
+        let package = package.to_string_lossy();
+        match self.kind {
+            Kind::UnitTest => format!("{package}: inside {}", self.name),
+            _ => format!("{package}: {}", self.name),
+        }
+    }
 }
 
-/// Runs a building command and returns the programs that are wanted.
-pub(crate) fn build(command: &mut Command, wanted: Wanted) -> Result<Vec<Program>> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Example,
+    /// A test program, by the name of its file.
+    Test,
+    /// The tests inside a library or program, by its name.
+    UnitTest,
+    Binary,
+    /// A shared library for C.
+    Library,
+}
+
+impl Kind {
+    fn of(artifact: &Artifact) -> Option<Kind> {
+        let is = |kind: &TargetKind| artifact.target.kind.contains(kind);
+        match artifact.profile.test {
+            true if is(&TargetKind::Test) => Some(Kind::Test),
+            true => Some(Kind::UnitTest),
+            false if is(&TargetKind::Example) => Some(Kind::Example),
+            false if is(&TargetKind::Bin) => Some(Kind::Binary),
+            false if is(&TargetKind::CDyLib) => Some(Kind::Library),
+            false => None,
+        }
+    }
+}
+
+/// Runs a building command and returns what it built.
+pub(crate) fn build(command: &mut Command) -> Result<Vec<Program>> {
     let name = run::shown(command);
     println!("$ {name}");
     let mut child = command
@@ -86,25 +118,30 @@ pub(crate) fn build(command: &mut Command, wanted: Wanted) -> Result<Vec<Program
         let Message::CompilerArtifact(artifact) = message? else {
             continue;
         };
-        let Some(path) = artifact.executable else {
+        let Some(kind) = Kind::of(&artifact) else {
             continue;
         };
-        let kind = |kind| !artifact.profile.test && artifact.target.kind.contains(&kind);
-        if match wanted {
-            Wanted::Examples => kind(TargetKind::Example),
-            Wanted::Tests => artifact.profile.test,
-            Wanted::Binaries => kind(TargetKind::Bin),
-        } {
-            programs.push(Program {
-                name: artifact.target.name,
-                path: path.into(),
-                package: artifact
-                    .manifest_path
-                    .parent()
-                    .context("a package without a directory")?
-                    .into(),
-            });
-        }
+        let library = || {
+            let mut files = artifact.filenames.iter();
+            files.find(|file| file.extension() == Some("so")).cloned()
+        };
+        let path = match kind {
+            Kind::Library => library(),
+            _ => artifact.executable.clone(),
+        };
+        let Some(path) = path else {
+            continue;
+        };
+        programs.push(Program {
+            kind,
+            name: artifact.target.name,
+            path: path.into(),
+            package: artifact
+                .manifest_path
+                .parent()
+                .context("a package without a directory")?
+                .into(),
+        });
     }
     let status = child.wait()?;
     if !status.success() {
@@ -116,13 +153,17 @@ pub(crate) fn build(command: &mut Command, wanted: Wanted) -> Result<Vec<Program
     Ok(programs)
 }
 
-/// The one program called `name`.
-pub(crate) fn build_one(command: &mut Command, wanted: Wanted, name: &str) -> Result<PathBuf> {
-    build(command, wanted)?
-        .into_iter()
-        .find(|program| program.name == name)
-        .map(|program| program.path)
+/// The one program of this kind called `name`.
+pub(crate) fn find<'a>(programs: &'a [Program], kind: Kind, name: &str) -> Result<&'a Program> {
+    programs
+        .iter()
+        .find(|program| program.kind == kind && program.name == name)
         .with_context(|| format!("{name} was not built"))
+}
+
+/// Builds the one program of this kind called `name`.
+pub(crate) fn build_one(command: &mut Command, kind: Kind, name: &str) -> Result<PathBuf> {
+    Ok(find(&build(command)?, kind, name)?.path.clone())
 }
 
 /// A package must hold `files`, and nothing that begins with one of `foreign`.

@@ -1,9 +1,8 @@
-//! What the tests said: passed on as it comes, and counted on the way.
+//! What the tests said, counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
 
-/// The tests of one or more runs.
+/// The tests of one or more programs.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Report {
     pub(crate) passed: usize,
@@ -20,47 +19,18 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Copies everything from `input` to `output` at once, so that a slow test's name is seen while it runs.
-    pub(crate) fn follow(
-        &mut self,
-        mut input: impl Read,
-        output: &mut impl Write,
-    ) -> std::io::Result<()> {
-        let mut line = Vec::new();
-        let mut buffer = [0; 8192];
-        loop {
-            let read = match input.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => &buffer[..read],
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            };
-            output.write_all(read)?;
-            output.flush()?;
-            for &byte in read {
-                if byte == b'\n' {
-                    self.line(&String::from_utf8_lossy(&line));
-                    line.clear();
-                } else {
-                    line.push(byte);
-                }
-            }
-        }
-        self.line(&String::from_utf8_lossy(&line));
-        Ok(())
+    /// Of one program's output.
+    pub(crate) fn of<'a>(lines: impl IntoIterator<Item = &'a str>) -> Report {
+        let mut report = Report::default();
+        lines.into_iter().for_each(|line| report.line(line));
+        report
     }
 
-    /// Adds what another run of the same tests said: one that was ignored here and ran there counts as ignored no more.
-    pub(crate) fn add(&mut self, other: Report) {
+    /// Adds what another program said.
+    pub(crate) fn extend(&mut self, other: Report) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.filtered += other.filtered;
-        for names in self.reasons.values_mut() {
-            let before = names.len();
-            names.retain(|name| !other.ran.contains(name));
-            self.made_up += before - names.len();
-        }
-        self.reasons.retain(|_, names| !names.is_empty());
         self.ignored += other.ignored;
         for (reason, names) in other.reasons {
             for name in names {
@@ -68,6 +38,17 @@ impl Report {
             }
         }
         self.ran.extend(other.ran);
+    }
+
+    /// Adds what another run of the same tests said: one that was ignored here and ran there counts as ignored no more.
+    pub(crate) fn add(&mut self, other: Report) {
+        for names in self.reasons.values_mut() {
+            let before = names.len();
+            names.retain(|name| !other.ran.contains(name));
+            self.made_up += before - names.len();
+        }
+        self.reasons.retain(|_, names| !names.is_empty());
+        self.extend(other);
     }
 
     /// Names what could not even be counted.
@@ -115,12 +96,22 @@ impl Report {
             let reason = rest.strip_prefix(", ").or(kind);
             let reason = reason.unwrap_or("no reason given").to_owned();
             self.name(reason, name.trim());
-        } else if let Some((begin, "ok" | "FAILED")) = line.rsplit_once(" ... ") {
-            // A program that the test ran may have left its last line without an end.
-            if let Some((_, name)) = begin.rsplit_once("test ") {
-                self.ran.insert(name.trim().to_owned());
-            }
+        } else if let Some(name) = ended(line) {
+            self.ran.insert(name.to_owned());
         }
+    }
+
+    /// Whether any test ran or was ignored.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.passed + self.failed + self.ignored == 0
+    }
+
+    /// All in a few words, as those programs read them that read what `cargo test` prints.
+    pub(crate) fn counts(&self) -> String {
+        format!(
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.ignored
+        )
     }
 
     /// The end of the output: how many, and what could not run and why.
@@ -146,6 +137,16 @@ impl Report {
     }
 }
 
+/// The name of the test that ended, if this line says that one did.
+pub(crate) fn ended(line: &str) -> Option<&str> {
+    let (begin, "ok" | "FAILED") = line.trim_end().rsplit_once(" ... ")? else {
+        return None;
+    };
+    // A program that the test ran may have left its last line without an end.
+    let (_, name) = begin.rsplit_once("test ")?;
+    Some(name.trim())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,11 +161,7 @@ test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured; 4 filtered out; fini
 ";
 
     fn report(output: &str) -> Report {
-        let mut report = Report::default();
-        let mut copy = Vec::new();
-        report.follow(output.as_bytes(), &mut copy).unwrap();
-        assert_eq!(copy, output.as_bytes());
-        report
+        Report::of(output.lines())
     }
 
     #[test]
@@ -207,6 +204,19 @@ test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured; 4 filtered out; fini
         assert!(text.contains("ignored (1): no disk\n    new\n"), "{text}");
         first.not_run("needs root", "all of it");
         assert!(first.summary().contains("needs root\n    all of it\n"));
+    }
+
+    #[test]
+    fn programs_are_added_up() {
+        let mut all = report(OUTPUT);
+        // Ignored here, whether or not a test of that name ran elsewhere.
+        all.extend(report(
+            "test mount::quota ... ok\ntest result: ok. 1 passed; 1 failed",
+        ));
+        assert_eq!(all.counts(), "2 passed, 1 failed, 2 skipped");
+        assert!(all.summary().contains("mount::quota"));
+        assert!(!all.is_empty());
+        assert!(report("running 0 tests\n").is_empty());
     }
 
     #[test]

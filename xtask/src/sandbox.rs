@@ -1,6 +1,6 @@
 //! `cargo xtask sandbox`: a program in a world in which ploop works; and the same for tests and examples.
 
-use crate::packages::{self, Wanted};
+use crate::packages::{self, Kind, Program};
 use crate::{Install, run, setup};
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -27,11 +27,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::ensure(&["build", "sandbox"], options.install.no_install)?;
     let sandbox = Sandbox::build()?;
     let mut words = sandbox.root(true);
-    words.extend([sandbox.program.into(), "run".into()]);
-    if let Some(base) = &options.base {
-        words.extend(["--base".into(), base.into()]);
-    }
-    words.push("--".into());
+    words.extend(sandbox.run(options.base.as_deref()));
     words.extend(options.command.iter().cloned());
     let mut command = command(words)?;
     // Where the user is, not at the workspace's root; and Cargo's word about this package is not the program's concern.
@@ -61,15 +57,40 @@ pub(crate) fn driver_is_there() -> bool {
 /// The built sandbox.
 pub(crate) struct Sandbox {
     program: PathBuf,
+    /// The library it preloads.
+    library: PathBuf,
 }
 
 impl Sandbox {
     /// Optimized: its daemon moves every byte of the disks.
     pub(crate) fn build() -> Result<Sandbox> {
         let line = "build --quiet --release -p ploop-sandbox -p ploop-sandbox-preload";
-        let program =
-            packages::build_one(&mut run::cargo(line), Wanted::Binaries, "ploop-sandbox")?;
-        Ok(Sandbox { program })
+        Sandbox::among(&packages::build(&mut run::cargo(line))?)
+    }
+
+    /// The one that was built with the tests.
+    pub(crate) fn among(programs: &[Program]) -> Result<Sandbox> {
+        let path = |kind, name| packages::find(programs, kind, name).map(|it| it.path.clone());
+        Ok(Sandbox {
+            program: path(Kind::Binary, "ploop-sandbox")?,
+            library: path(Kind::Library, "ploop_sandbox_preload")?,
+        })
+    }
+
+    /// The words before the program that is to run inside; `base` is where the sandbox keeps its directory.
+    fn run(&self, base: Option<&Path>) -> Vec<OsString> {
+        let (program, library) = (self.program.clone(), self.library.clone());
+        let mut words = vec![
+            program.into(),
+            "run".into(),
+            "--preload".into(),
+            library.into(),
+        ];
+        if let Some(base) = base {
+            words.extend(["--base".into(), base.into()]);
+        }
+        words.push("--".into());
+        words
     }
 
     /// Why no sandbox can run here, if none can.
@@ -110,7 +131,7 @@ impl Sandbox {
                 .into_iter()
                 .chain([format!("{}", limit.as_secs()).into()]),
         );
-        words.extend([self.program.clone().into(), "run".into(), "--".into()]);
+        words.extend(self.run(None));
         if let Some(package) = package {
             // sudo would not let it through.
             let mut word = OsString::from("CARGO_MANIFEST_DIR=");

@@ -1,18 +1,30 @@
 //! `cargo xtask test`: every test, and a list of those that could not run.
+//!
+//! Everything is built by one command, and its programs run at the same time. Cargo itself runs what only it can: the
+//! documentation's tests, and those of the crate without the C library, whose features need a build of their own.
 
-use crate::packages::{self, Program, Wanted};
-use crate::report::Report;
+use crate::jobs::{self, Done, Job, Share};
+use crate::packages::{self, Kind, Program};
+use crate::report::{self, Report};
 use crate::sandbox::{self, Sandbox};
 use crate::{Install, run, setup, steps};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use std::process::{Command, Stdio};
+use std::cmp::Reverse;
+use std::num::NonZero;
+use std::thread;
 use std::time::{Duration, Instant};
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
+    /// Say of everything how long it took, not of the slowest alone
+    #[arg(long)]
+    timings: bool,
+    /// How many test programs run at the same time (default: the number of processors)
+    #[arg(short, long, value_name = "NUMBER")]
+    jobs: Option<NonZero<usize>>,
     /// Arguments for the test programs: a name to filter by, --nocapture, …
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -20,102 +32,252 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&["build", "test", "sandbox"], options.install.no_install)?;
-    all(&options.arguments)
+    all(options)
 }
 
-/// The workspace with its default features, documentation tests included; then the crate as those use it who want no C.
-const RUNS: [&str; 2] = [
-    "test --workspace --no-fail-fast",
-    "test -p ploop --no-fail-fast --no-default-features --features image,image-write",
+const BUILD: &str = "test --no-run --workspace";
+
+/// Without the C library, as those use the crate who want none, and with what no user has by default. The test programs
+/// that need neither are the same with all features, of which they use the same part: one of them is enough here.
+const CARGO: [&str; 3] = [
+    "test --doc --workspace --no-fail-fast",
+    "test -p ploop --no-default-features --features image,image-write --no-fail-fast --lib --test disk",
+    "test -p ploop --no-default-features --features image,image-write --no-fail-fast --doc",
 ];
 
-/// The test programs that need the driver, as Cargo names them. Each runs in a sandbox of its own.
-const SANDBOXED: [&str; 2] = ["-p ploop --test kernel", "-p ploop --test hazards"];
+/// The test programs that need the driver. Each runs in a sandbox of its own, too.
+const SANDBOXED: [&str; 2] = ["kernel", "hazards"];
 
-/// How long one of them may take: a program that hangs must not eat the run.
+/// Programs that are not like the others, in the order in which they begin: what takes longest comes first.
+const SHARES: [(&str, Share); 9] = [
+    // One of its tests waits for a minute.
+    ("hazards", Share::Waits),
+    ("conformance", Share::One),
+    ("kernel", Share::One),
+    ("faults", Share::One),
+    ("bad_input", Share::One),
+    ("other_tools", Share::One),
+    ("operations", Share::One),
+    // Looks for what others may have left on this host.
+    ("life", Share::Alone),
+    // Measures what others would disturb.
+    ("stress", Share::Alone),
+];
+
+/// The programs that run one test after another, so that the time of each is known.
+const SEQUENTIAL: [&str; 3] = ["conformance", "life", "stress"];
+
+/// How long a program in the sandbox may take: one that hangs must not eat the run.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
-pub(crate) fn all(arguments: &[String]) -> Result<()> {
+/// How many are named at the end.
+const SLOWEST: usize = 10;
+
+pub(crate) fn all(options: &Options) -> Result<()> {
     let started = Instant::now();
-    let mut report = Report::default();
-    let mut failed = Vec::new();
-    for (number, line) in RUNS.into_iter().enumerate() {
-        headline(number, &format!("cargo {line}"));
+    let mut run = Run::default();
+    let programs = packages::build(&mut run::cargo(BUILD))?;
+    run.took(started.elapsed(), None, "build");
+
+    let mut sandboxed = None;
+    if sandbox::driver_is_there() {
+        println!("No sandbox: the kernel has the driver.");
+    } else {
+        let sandbox = Sandbox::among(&programs)?;
+        match sandbox.missing()? {
+            Some(reason) => {
+                println!("No sandbox: {reason}");
+                for name in SANDBOXED {
+                    let name = format!("all of {name} that needs the driver");
+                    run.outside.not_run(&reason, &name);
+                }
+            }
+            None => sandboxed = Some(sandbox),
+        }
+    }
+    let jobs = jobs(&programs, sandboxed.as_ref(), &options.arguments)?;
+    // Who wants to see what the tests print wants to see it of one after another.
+    let shows = options.arguments.iter().any(|word| word == "--nocapture");
+    let at_once = match options.jobs {
+        Some(jobs) => jobs.get(),
+        None if shows => 1,
+        None => thread::available_parallelism().map_or(1, NonZero::get),
+    };
+    println!("{} test programs, {at_once} at a time:", jobs.len());
+    jobs::run(jobs, at_once, |done| {
+        run.ended(done, shows);
+        Ok(())
+    })?;
+    run.finish(options, started.elapsed())
+}
+
+/// Everything that is to run, the longest first.
+fn jobs(programs: &[Program], sandbox: Option<&Sandbox>, arguments: &[String]) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    for program in programs {
+        if !matches!(program.kind, Kind::Test | Kind::UnitTest) {
+            continue;
+        }
+        let (rank, share) = rank(program);
+        let mut add = |name: String, mut command: std::process::Command| {
+            command.args(arguments);
+            let job = Job {
+                name,
+                command,
+                share,
+            };
+            jobs.push((rank, job));
+        };
+        let name = program.title();
+        let sandboxed = program.kind == Kind::Test && SANDBOXED.contains(&program.name.as_str());
+        if let (true, Some(sandbox)) = (sandboxed, sandbox) {
+            add(
+                format!("{name}{IN_SANDBOX}"),
+                sandbox.command(&program.path, Some(&program.package), LIMIT)?,
+            );
+        }
+        let mut command = run::command(&program.path);
+        command
+            .current_dir(&program.package)
+            .env("CARGO_MANIFEST_DIR", &program.package);
+        add(name, command);
+    }
+    for line in CARGO {
         let mut command = run::cargo(line);
         if !arguments.is_empty() {
             command.arg("--").args(arguments);
         }
-        if !follow(&mut command, &mut report)? {
-            failed.push(format!("cargo {line}"));
+        let job = Job {
+            name: format!("cargo {line}"),
+            command,
+            share: Share::Cargo,
+        };
+        // Compilers are busy while others wait.
+        jobs.push((0, job));
+    }
+    jobs.sort_by_key(|(rank, _)| *rank);
+    Ok(jobs.into_iter().map(|(_, job)| job).collect())
+}
+
+const IN_SANDBOX: &str = ", in the sandbox";
+
+fn rank(program: &Program) -> (usize, Share) {
+    let named = |(name, _): &(&str, Share)| program.kind == Kind::Test && program.name == *name;
+    match SHARES.iter().position(named) {
+        Some(place) => (place, SHARES[place].1),
+        None => (SHARES.len(), Share::One),
+    }
+}
+
+/// What has run so far.
+#[derive(Default)]
+struct Run {
+    outside: Report,
+    /// In the sandbox.
+    inside: Report,
+    failed: Vec<String>,
+    timings: Vec<Timing>,
+}
+
+struct Timing {
+    time: Duration,
+    processor: Option<Duration>,
+    what: String,
+}
+
+impl Run {
+    fn took(&mut self, time: Duration, processor: Option<Duration>, what: &str) {
+        self.timings.push(Timing {
+            time,
+            processor,
+            what: what.to_owned(),
+        });
+    }
+
+    /// A line about a program, and what it printed if it failed or if that is wanted.
+    fn ended(&mut self, done: Done, shows: bool) {
+        let mut report = Report::of(done.lines.iter().map(|(_, line)| line.as_str()));
+        let succeeded = done.status.success();
+        if !succeeded && report.failed == 0 {
+            // It did not come to its last line.
+            report.failed = 1;
         }
-    }
-    headline(RUNS.len(), "what needs the ploop driver, in the sandbox");
-    sandboxed(arguments, &mut report, &mut failed)?;
-    print!("\n{}", report.summary());
-    println!("Elapsed: {}", steps::seconds(started.elapsed()));
-    if !failed.is_empty() {
-        bail!("failed: {}", failed.join("; "));
-    }
-    if report.passed == 0 && arguments.is_empty() {
-        bail!("no test ran");
-    }
-    Ok(())
-}
-
-fn headline(number: usize, what: &str) {
-    println!("\ntests, run {} of {}: {what}", number + 1, RUNS.len() + 1);
-}
-
-/// Runs a command, passes its output on and counts. Did it succeed?
-fn follow(command: &mut Command, report: &mut Report) -> Result<bool> {
-    let name = run::shown(command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    let output = child.stdout.take().context("no output to read")?;
-    report
-        .follow(output, &mut std::io::stdout())
-        .context("reading what the tests print")?;
-    Ok(child.wait()?.success())
-}
-
-/// The tests that need the driver. They were ignored so far; those that run now are that no more.
-fn sandboxed(arguments: &[String], report: &mut Report, failed: &mut Vec<String>) -> Result<()> {
-    if sandbox::driver_is_there() {
-        println!("not in the sandbox: the kernel has the driver, and they have run");
-        return Ok(());
-    }
-    let sandbox = Sandbox::build()?;
-    if let Some(reason) = sandbox.missing()? {
-        println!("not run: {reason}");
-        for line in SANDBOXED {
-            report.not_run(&reason, &format!("all of {line}"));
-        }
-        return Ok(());
-    }
-    let mut inside = Report::default();
-    for line in SANDBOXED {
-        // Built outside: Cargo needs no sandbox, and does not run as root.
-        let programs = packages::build(
-            &mut run::cargo(&format!("test --no-run {line}")),
-            Wanted::Tests,
-        )?;
-        for Program {
-            name,
-            path,
-            package,
-        } in &programs
+        self.took(done.time, Some(done.processor), &done.name);
+        if SEQUENTIAL
+            .iter()
+            .any(|name| done.name.ends_with(&format!(": {name}")))
         {
-            println!("\nin the sandbox: {name}");
-            let mut command = sandbox.command(path, Some(package), LIMIT)?;
-            command.args(arguments);
-            if !follow(&mut command, &mut inside)? {
-                failed.push(format!("{line}, in the sandbox"));
+            self.single_tests(&done);
+        }
+        // With a filter, most have nothing to do.
+        if !succeeded || !report.is_empty() {
+            println!(
+                "{} {:>9}  {}: {} passed, {} failed, {} ignored",
+                if succeeded { "ok    " } else { "FAILED" },
+                steps::seconds(done.time),
+                done.name,
+                report.passed,
+                report.failed,
+                report.ignored,
+            );
+        }
+        if !succeeded || shows && !report.is_empty() {
+            done.print_output();
+        }
+        if !succeeded {
+            self.failed.push(done.name.clone());
+        }
+        if done.name.ends_with(IN_SANDBOX) {
+            self.inside.extend(report);
+        } else {
+            self.outside.extend(report);
+        }
+    }
+
+    fn single_tests(&mut self, done: &Done) {
+        let mut before = Duration::ZERO;
+        for (at, line) in &done.lines {
+            if let Some(name) = report::ended(line) {
+                let what = format!("{}: {name}", done.name);
+                self.took(at.saturating_sub(before), None, &what);
+                before = *at;
             }
         }
     }
-    report.add(inside);
-    Ok(())
+
+    fn finish(mut self, options: &Options, elapsed: Duration) -> Result<()> {
+        self.timings.sort_by_key(|timing| Reverse(timing.time));
+        let most = match options.timings {
+            true => usize::MAX,
+            false => SLOWEST,
+        };
+        println!(
+            "\n{}, with the processor's time:",
+            if options.timings {
+                "Times"
+            } else {
+                "The slowest programs and tests"
+            }
+        );
+        for timing in self.timings.iter().take(most) {
+            let processor = timing.processor.map_or(String::new(), steps::seconds);
+            println!(
+                "{:>12} {processor:>12}  {}",
+                steps::seconds(timing.time),
+                timing.what
+            );
+        }
+        let mut report = self.outside;
+        report.add(self.inside);
+        print!("\n{}", report.summary());
+        println!("Elapsed: {}", steps::seconds(elapsed));
+        println!("{}", report.counts());
+        if !self.failed.is_empty() {
+            bail!("failed: {}", self.failed.join("; "));
+        }
+        if report.passed == 0 && options.arguments.is_empty() {
+            bail!("no test ran");
+        }
+        Ok(())
+    }
 }
