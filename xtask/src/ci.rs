@@ -322,8 +322,32 @@ const PROGRAMS_NOT_UNDER_VALGRIND: [(&str, &str); 3] = [
     ),
 ];
 
-/// The programs that take longest, in this order.
-const SLOW_UNDER_VALGRIND: [&str; 2] = ["ploop", "operations"];
+/// The program that takes longest: longer than all others together.
+const SLOW_UNDER_VALGRIND: &str = "operations";
+
+/// The tests of a program, all of them, as words that choose a part each.
+fn parts(program: &Program, number: usize) -> Result<Vec<Vec<String>>> {
+    let list = run::output(run::command(&program.path).arg("--list"))?;
+    let skipped = |name: &str| {
+        NOT_UNDER_VALGRIND
+            .iter()
+            .any(|(part, _)| name.contains(part))
+    };
+    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    // Beside `--exact` a name to skip would have to be exact, too.
+    let names = names.filter(|name| !skipped(name));
+    let mut parts = vec![vec!["--exact".to_owned()]; number];
+    // Neighbours in the list take similar times.
+    for (at, name) in names.enumerate() {
+        parts[at % number].push(name.to_owned());
+    }
+    // A part without a name would be all of them.
+    parts.retain(|part| part.len() > 1);
+    if parts.is_empty() {
+        bail!("{} has no tests", program.name);
+    }
+    Ok(parts)
+}
 
 /// What `ci/valgrind.sh` ends with where a program has nothing of libploop in it.
 const NOTHING_TO_WATCH: i32 = 4;
@@ -331,9 +355,12 @@ const NOTHING_TO_WATCH: i32 = 4;
 /// One program at a time on each processor: a program under valgrind uses one.
 fn valgrind() -> Result<()> {
     let programs = packages::build(
-        // Linked statically, because the shared library has no names for the suppressions to name.
+        // Linked statically, because the shared library has no names for the suppressions to name. Not optimized: optimized
+        // code compares what it does not use, and valgrind calls that uninitialised.
         &mut run::cargo(
-            "test -p ploop -p ploop-sys --lib --tests --no-run --features ploop-sys/static",
+            "test -p ploop -p ploop-sys --lib --tests --no-run --features ploop-sys/static \
+             --config profile.dev.package.ploop.opt-level=0 \
+             --config profile.dev.package.roxmltree.opt-level=0",
         ),
     )?;
     let mut skips = Vec::new();
@@ -348,35 +375,42 @@ fn valgrind() -> Result<()> {
         let named = |(name, _): &(&str, &str)| program.name == *name;
         program.kind == Kind::Test && PROGRAMS_NOT_UNDER_VALGRIND.iter().any(named)
     };
-    let job = |program: &Program| {
+    let job = |program: &Program, part: &str, tests: &[String]| {
         let mut command = run::command("bash");
         command
             .arg(run::root().join("ci/valgrind.sh"))
             .arg(&program.path)
             .arg("--")
             .args(&skips)
+            .args(tests)
             .current_dir(&program.package)
             .env("CARGO_MANIFEST_DIR", &program.package)
             // Random cases by the hundred are for a processor, not for a simulation of one.
             .env("PROPTEST_CASES", "8");
         Job {
-            name: format!("{} under valgrind", program.title()),
+            name: format!("{}{part} under valgrind", program.title()),
             command,
             share: Share::One,
         }
     };
     let mut programs: Vec<&Program> = programs.iter().filter(|it| !left_out(it)).collect();
-    // What takes longest comes first.
-    programs.sort_by_key(|program| {
-        let named = |name: &&str| program.name == *name;
-        SLOW_UNDER_VALGRIND
-            .iter()
-            .position(named)
-            .unwrap_or(usize::MAX)
-    });
     let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+    // What takes longest comes first, and in parts.
+    programs.sort_by_key(|program| program.name != SLOW_UNDER_VALGRIND);
+    let mut all = Vec::new();
+    for program in programs {
+        if program.name == SLOW_UNDER_VALGRIND {
+            let parts = parts(program, 2 * at_once)?;
+            for (number, tests) in parts.iter().enumerate() {
+                let part = format!(", part {} of {}", number + 1, parts.len());
+                all.push(job(program, &part, tests));
+            }
+        } else {
+            all.push(job(program, "", &[]));
+        }
+    }
     let (mut watched, mut failed) = (0, Vec::new());
-    jobs::run(programs.into_iter().map(job).collect(), at_once, |done| {
+    jobs::run(all, at_once, |done| {
         let code = done.status.code();
         let word = match code {
             Some(0) => "ok",
