@@ -83,6 +83,11 @@ fn work(_: &Settings) -> Result<()> {
     for (name, unpacked) in &members {
         manifest += &format!("{name} = {{ path = \"{unpacked}\" }}\n");
     }
+    // The profiles of this workspace: what they compile can be used again.
+    let own = fs::read_to_string(run::root().join("Cargo.toml"))?;
+    if let Some(at) = own.find("\n[profile.") {
+        manifest += &own[at..];
+    }
     fs::write(directory.join("Cargo.toml"), manifest)?;
     fs::copy(run::root().join("Cargo.lock"), directory.join("Cargo.lock"))?;
     for line in [
