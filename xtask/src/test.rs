@@ -45,8 +45,16 @@ const CARGO: [&str; 3] = [
     "test -p ploop --no-default-features --features image,image-write --no-fail-fast --doc",
 ];
 
-/// The test programs that need the driver. Each runs in a sandbox of its own, too.
-const SANDBOXED: [&str; 2] = ["kernel", "hazards"];
+/// The test programs that run in a sandbox of their own, too, each with arguments of its own: those that need the driver,
+/// and those that have to pass on a host with one.
+const SANDBOXED: [(&str, &[&str]); 5] = [
+    ("kernel", &[]),
+    ("hazards", &[]),
+    // Whatever the kernel's age, there is a driver or there is none.
+    ("operations", &["--skip", "on_an_old_kernel"]),
+    ("threads", &[]),
+    ("examples", &[]),
+];
 
 /// Programs that are not like the others, in the order in which they begin: what takes longest comes first.
 const SHARES: [(&str, Share); 9] = [
@@ -87,8 +95,8 @@ pub(crate) fn all(options: &Options) -> Result<()> {
         match sandbox.missing()? {
             Some(reason) => {
                 println!("No sandbox: {reason}");
-                for name in SANDBOXED {
-                    let name = format!("all of {name} that needs the driver");
+                for (name, _) in SANDBOXED {
+                    let name = format!("all of {name}, with the driver");
                     run.outside.not_run(&reason, &name);
                 }
             }
@@ -129,12 +137,13 @@ fn jobs(programs: &[Program], sandbox: Option<&Sandbox>, arguments: &[String]) -
             jobs.push((rank, job));
         };
         let name = program.title();
-        let sandboxed = program.kind == Kind::Test && SANDBOXED.contains(&program.name.as_str());
-        if let (true, Some(sandbox)) = (sandboxed, sandbox) {
-            add(
-                format!("{name}{IN_SANDBOX}"),
-                sandbox.command(&program.path, Some(&program.package), LIMIT)?,
-            );
+        let sandboxed = SANDBOXED
+            .iter()
+            .find(|(name, _)| program.kind == Kind::Test && program.name == *name);
+        if let (Some((_, own)), Some(sandbox)) = (sandboxed, sandbox) {
+            let mut command = sandbox.command(&program.path, Some(&program.package), LIMIT)?;
+            command.args(*own);
+            add(format!("{name}{IN_SANDBOX}"), command);
         }
         let mut command = run::command(&program.path);
         command
