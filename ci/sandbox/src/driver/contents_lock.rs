@@ -3,7 +3,7 @@
 //! A read looks up under the lock where its data lies, and then reads the files without it, so that reads wait neither for
 //! each other nor for a write to the host. In between, the place must not become another cluster's. So a read says that it
 //! is in flight (it holds `in_flight` for reading) before it looks anything up, and until it has the data. Who takes the
-//! lock the usual way ([`lock`](super::lock)) waits until no read is in flight, and none begins meanwhile: it may move
+//! lock the usual way ([`lock`]) waits until no read is in flight, and none begins meanwhile: it may move
 //! clusters, give them up and exchange the files, as discards, relocation, merges and all changes of levels do.
 //!
 //! [`beside_reads`](ContentsLock::beside_reads) does not wait. It is for what neither gives a cluster up nor moves one: a
