@@ -297,8 +297,16 @@ fn static_program() -> Result<()> {
 }
 
 /// Tests that make no sense under valgrind, by a part of their names.
-const NOT_UNDER_VALGRIND: [(&str, &str); 3] = [
+const NOT_UNDER_VALGRIND: [(&str, &str); 5] = [
     ("linear_time", "measures time"),
+    (
+        "image::",
+        "safe Rust alone: the module forbids unsafe code, and calls nothing of C",
+    ),
+    (
+        "on_an_old_kernel",
+        "starts its program anew, which valgrind does not follow",
+    ),
     (
         "a_silent_failure_has_no_words_of_an_earlier_one",
         "provokes a failure by a null path, which libploop hands to access()",
