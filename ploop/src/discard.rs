@@ -111,7 +111,10 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) on a system with neither system call filters nor PID
     /// namespaces, [`Locked`](ErrorKind::Locked) also where without filters other operations of this
     /// process are under way for longer than the lock timeout,
+    /// [`Busy`](ErrorKind::Busy) while another discard of the image goes on, and after one whose program was
+    /// killed until another operation ends it, such as a snapshot or an unmount,
     /// [`Other`](ErrorKind::Other) where the process in which it ran was killed: unmount the image then,
+    /// [`Unsupported`](ErrorKind::Unsupported) also for a file system that is mounted without its balloon,
     /// [`NoDriver`](ErrorKind::NoDriver). What was given back before an error stays so.
     pub fn discard(&mut self, param: &DiscardParam) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::DISCARD)?;

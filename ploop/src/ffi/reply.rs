@@ -123,7 +123,8 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     match (by_code, by_errno) {
         (_, Some(ErrorKind::NoSpace)) => ErrorKind::NoSpace,
         (ErrorKind::Io | ErrorKind::Other | ErrorKind::Corrupt, Some(kind)) => kind,
-        (ErrorKind::NoDriver, Some(ErrorKind::PermissionDenied)) => ErrorKind::PermissionDenied,
+        // Who says so is there.
+        (ErrorKind::NoDriver, Some(kind @ (ErrorKind::PermissionDenied | ErrorKind::Busy))) => kind,
         (
             ErrorKind::InvalidInput,
             Some(kind @ (ErrorKind::NotFound | ErrorKind::AlreadyExists)),
@@ -257,6 +258,11 @@ mod tests {
                 38,
                 "Unable to discard: image is not mounted",
                 ErrorKind::NotMounted,
+            ),
+            (
+                3,
+                "Can't initialize discard mode: Device or resource busy",
+                ErrorKind::Busy,
             ),
             (43, "Can't find snapshot by uuid x", ErrorKind::NoSnapshot),
             (1, UNKNOWN_VERSION, ErrorKind::Unsupported),
