@@ -159,8 +159,6 @@ pub mod image;
 #[cfg(feature = "libploop")]
 mod info;
 #[cfg(feature = "libploop")]
-mod interrupted;
-#[cfg(feature = "libploop")]
 pub mod kernel;
 #[cfg(feature = "libploop")]
 pub mod lock;
@@ -173,7 +171,7 @@ mod mount;
 #[cfg(feature = "libploop")]
 mod preflight;
 #[cfg(feature = "libploop")]
-mod removal;
+mod recovery;
 #[cfg(feature = "libploop")]
 mod replace;
 #[cfg(feature = "libploop")]

@@ -8,7 +8,7 @@ use bitflags::bitflags;
 
 use crate::ffi::{CPath, CText, MountArgs, Turn};
 use crate::preflight::{Change, Store, harmless_to_shell};
-use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device};
+use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device, recovery};
 
 /// libploop builds the options in 1024 bytes, together with those for quota and balloon, and cuts off
 /// what does not fit.
@@ -262,7 +262,7 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) while files in it are open, and the image stays mounted then.
     pub fn umount(&mut self) -> Result<()> {
         let mut turn = self.image.turn(&Turn::UMOUNT)?;
-        turn.finish_interrupted()?;
+        recovery::finish(&mut turn)?;
         match turn.device() {
             Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device)?,
             Ok(None) => {}

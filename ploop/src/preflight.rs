@@ -17,7 +17,7 @@ use rustix::fs::{Access, OFlags};
 use crate::device::{self, Attachment};
 use crate::ffi::{self, MAX_PATH_BYTES, Op, Turn};
 use crate::image::{Header, Image, ImageKind};
-use crate::{Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result};
+use crate::{Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, recovery};
 
 /// How a function writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(crate) struct Change<'a> {
 impl<'a> Change<'a> {
     pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Op) -> Result<Change<'a>> {
         let mut turn = image.turn(op)?;
-        turn.finish_interrupted()?;
+        recovery::finish(&mut turn)?;
         let (descriptor, text) = turn.descriptor_and_text()?;
         let refuse =
             |kind, message: String| Err(Error::new(kind, op.name, message).with_path(turn.path()));

@@ -10,7 +10,7 @@ use bitflags::bitflags;
 use crate::ffi::{CPath, CText, Turn};
 use crate::merge::UnusedDelta;
 use crate::preflight::{Change, Store, harmless_to_shell, no_snapshot, usable_name};
-use crate::removal::Removal;
+use crate::recovery::Removal;
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result};
 
 /// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.

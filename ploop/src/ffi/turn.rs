@@ -19,7 +19,7 @@ use super::call::{Op, guarded, guarded_keeping};
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::image::{Descriptor, descriptor};
-use crate::{Error, ErrorKind, Result, interrupted};
+use crate::{Error, ErrorKind, Result};
 
 /// libploop's lock around its search for devices.
 const DEVICE_LOCK: &str = "/var/lock/ploop/ploop.lck";
@@ -446,21 +446,14 @@ impl Turn<'_> {
             .map_err(|error| error.during(self.op.name).with_path(path))
     }
 
-    /// Puts the descriptor of an operation in its place that the driver has done and nobody finished.
-    pub(crate) fn finish_interrupted(&mut self) -> Result<()> {
-        if interrupted::finish(self.op.name, &self.image.path)? {
-            self.forget_handle();
-        }
-        Ok(())
-    }
-
     /// C's handle as it was left is not good enough for this call: see [`Image::handle`].
     pub(super) fn with_new_handle(mut self) -> Self {
         self.forget_handle();
         self
     }
 
-    pub(super) fn forget_handle(&mut self) {
+    /// The descriptor is another one now.
+    pub(crate) fn forget_handle(&mut self) {
         self.image.handle = None;
     }
 

@@ -1,0 +1,22 @@
+//! What must be true of an image after an operation, however that ended.
+//!
+//! * [`interrupted`]: an operation that was killed, or cut short by a power failure, is finished or
+//!   taken back by the next one.
+//! * [`removal`]: a delta that the kernel kept is named by the descriptor again.
+
+mod interrupted;
+mod removal;
+
+pub(crate) use removal::Removal;
+
+use crate::Result;
+use crate::ffi::Turn;
+
+/// Finishes or takes back what an earlier operation on the image left half done. The first thing of
+/// every change, a mount and an unmount included.
+pub(crate) fn finish(turn: &mut Turn<'_>) -> Result<()> {
+    if interrupted::finish(turn.operation(), turn.path())? {
+        turn.forget_handle();
+    }
+    Ok(())
+}
