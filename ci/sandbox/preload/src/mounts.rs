@@ -161,12 +161,26 @@ fn list(path: *const c_char, table: Table, close_on_exec: bool) -> Option<OwnedF
     // SAFETY: a C string; no file is made, so no mode is needed.
     let list = owned(unsafe { open(path, libc::O_RDONLY | libc::O_CLOEXEC) })?;
     let text = rewritten(table, &read(&list)?, &aliases);
-    let flags: c_uint = if close_on_exec { libc::MFD_CLOEXEC } else { 0 };
-    // SAFETY: a C string.
-    let copy = owned(unsafe { libc::memfd_create(c"mounts".as_ptr(), flags) })?;
+    let copy = memory_file(close_on_exec).or_else(|| nameless_file(close_on_exec))?;
     write(&copy, &text)?;
     // SAFETY: no pointers.
     (unsafe { libc::lseek(copy.as_raw_fd(), 0, libc::SEEK_SET) } == 0).then_some(copy)
+}
+
+fn memory_file(close_on_exec: bool) -> Option<OwnedFd> {
+    let flags: c_uint = if close_on_exec { libc::MFD_CLOEXEC } else { 0 };
+    // SAFETY: a C string.
+    owned(unsafe { libc::memfd_create(c"mounts".as_ptr(), flags) })
+}
+
+/// Where there are no memory files: the kernel is too old, or a filter keeps the program from making any.
+fn nameless_file(close_on_exec: bool) -> Option<OwnedFd> {
+    let mut name = *b"/tmp/ploop-sandbox-mounts-XXXXXX\0";
+    let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
+    // SAFETY: a C string that may be written to, with the six letters that are replaced.
+    let file = owned(unsafe { libc::mkostemp(name.as_mut_ptr().cast(), flags) })?;
+    // SAFETY: a C string.
+    (unsafe { libc::unlink(name.as_ptr().cast()) } == 0).then_some(file)
 }
 
 fn owned(descriptor: c_int) -> Option<OwnedFd> {
