@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::device::device_name;
 use crate::ffi::{self, CPath};
-use crate::{Error, Result};
+use crate::{Error, Result, trust};
 
 /// Sends the data of an attached device (`ploop_copy_send`).
 ///
@@ -63,6 +63,13 @@ pub fn receive(
             "this file exists and was left as it is",
         )
         .with_path(file));
+    }
+    if let Some(directory) = std::path::absolute(file)
+        .ok()
+        .as_deref()
+        .and_then(Path::parent)
+    {
+        trust::require_own_directory(OPERATION, directory)?;
     }
     ffi::copy_receive(file, &c_file, input.as_fd(), feedback)
 }

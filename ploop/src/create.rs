@@ -13,7 +13,7 @@ use crate::ffi::{self, CPath, CText, CreateArgs, Turn};
 use crate::preflight::{require_tools, usable_name};
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
-    Size, kernel,
+    Size, kernel, trust,
 };
 
 const OPERATION: &str = "create image";
@@ -339,6 +339,7 @@ impl Place {
         if !directory.is_dir() {
             return refuse("the parent of the image is not a directory");
         }
+        trust::require_own_directory(operation, &directory)?;
         let image = directory.join(name);
         usable_name(operation, &image, &directory)?;
         // What is made beside it and of it must fit as well.

@@ -39,7 +39,7 @@
 //! | exchange and convert files | [`Ploop::replace`], [`Ploop::convert`] |
 //! | look | [`Ploop::descriptor`], [`Ploop::image_info`], [`fs_info`], [`device`] |
 //! | live copy | [`copy`] |
-//! | the library and the driver | [`kernel`], [`lock`], [`log`] |
+//! | the library and the driver | [`kernel`], [`lock`], [`log`], [`trust`] |
 //! | without C, driver or root | [`image`]: read, check, export |
 //!
 //! # What needs the driver
@@ -54,6 +54,15 @@
 //!
 //! libploop looks for a running device in most operations, under a lock in `/var/lock/ploop` that
 //! belongs to root. So most operations need root, with the driver or without.
+//!
+//! # Trust
+//!
+//! What is inside an image belongs to a stranger: it can make an operation fail, and nothing else.
+//! Descriptors and headers may be hostile: reading them is safe, and an operation touches no file that
+//! is not a delta of that image. Whoever can write to the *directory* of an image while an operation
+//! runs has to be trusted. So a program of root's changes no image that others can write to, unless it
+//! says that it may: see [`trust`]. Other programs that use libploop are taken for what they are: they
+//! hold libploop's locks when they should.
 //!
 //! # Kernels
 //!
@@ -179,6 +188,8 @@ mod resize;
 mod size;
 #[cfg(feature = "libploop")]
 mod snapshot;
+#[cfg(feature = "libploop")]
+pub mod trust;
 
 pub use component::ComponentName;
 #[cfg(feature = "libploop")]

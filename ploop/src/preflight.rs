@@ -17,7 +17,9 @@ use rustix::fs::{Access, OFlags};
 use crate::device::{self, Attachment};
 use crate::ffi::{self, MAX_PATH_BYTES, Op, Turn};
 use crate::image::{Header, Image, ImageKind};
-use crate::{Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, recovery};
+use crate::{
+    Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, recovery, trust,
+};
 
 /// How a function writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,10 @@ pub(crate) struct Change<'a> {
 impl<'a> Change<'a> {
     pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Op) -> Result<Change<'a>> {
         let mut turn = image.turn(op)?;
+        // Before anything is written, mending included. What cannot be read is found to be so below.
+        let deltas = turn.descriptor().map_or(Vec::new(), |it| it.images);
+        let deltas = deltas.iter().map(|delta| delta.file.as_path());
+        trust::require_no_other_writers(op.name, turn.path(), deltas)?;
         recovery::finish(&mut turn)?;
         let (descriptor, text) = turn.descriptor_and_text()?;
         let refuse =

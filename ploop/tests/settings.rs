@@ -2,17 +2,24 @@
 //! and there take turns.
 #![cfg(feature = "libploop")]
 
+#[path = "fixture/directory.rs"]
+mod directory;
 mod known;
 
 use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use directory::Contents;
 use known::Known;
-use ploop::{ErrorKind, ImageMode, Ploop, Result, lock, log};
+use ploop::{
+    CreateParam, ErrorKind, FormatVersion, ImageMode, MergeParam, MountParam, Ploop, ReplaceParam,
+    ReplaceTarget, Result, Size, lock, log, trust,
+};
 use rustix::fs::{FlockOperation, flock};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -198,4 +205,151 @@ fn a_wait_ends_as_soon_as_the_lock_is_free() {
         drop(lock);
         waiting.join().unwrap().unwrap();
     });
+}
+
+/// What makes an image one that others can write to.
+fn given_to_others(known: &Known, what: &str) {
+    let directory = known.dir.path().to_owned();
+    let (descriptor, delta) = (
+        known.path("DiskDescriptor.xml"),
+        known.file_of(ploop::Guid::TOP),
+    );
+    let mode = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    match what {
+        "a directory of another user's" => chown(&directory, Some(4711), None).unwrap(),
+        "a directory for everybody" => mode(&directory, 0o1777),
+        "a directory for a group" => {
+            chown(&directory, None, Some(4711)).unwrap();
+            mode(&directory, 0o770);
+        }
+        "a descriptor of another user's" => chown(&descriptor, Some(4711), None).unwrap(),
+        "a descriptor for everybody" => mode(&descriptor, 0o666),
+        "a delta of another user's" => chown(&delta, Some(4711), None).unwrap(),
+        "a delta for a group" => {
+            chown(&delta, None, Some(4711)).unwrap();
+            mode(&delta, 0o660);
+        }
+        "a delta for somebody in an access control list" => {
+            // Version 2: the owner, user 4711, the group, the mask, others.
+            let mut list = 2u32.to_le_bytes().to_vec();
+            for (tag, permissions, id) in [
+                (0x01u16, 6u16, u32::MAX),
+                (0x02, 6, 4711),
+                (0x04, 4, u32::MAX),
+                (0x10, 6, u32::MAX),
+                (0x20, 0, u32::MAX),
+            ] {
+                list.extend(tag.to_le_bytes());
+                list.extend(permissions.to_le_bytes());
+                list.extend(id.to_le_bytes());
+            }
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(&delta, "system.posix_acl_access", &list, flags).unwrap();
+        }
+        "a delta in a directory of another user's, by a link" => {
+            let elsewhere = directory.join("elsewhere");
+            fs::create_dir(&elsewhere).unwrap();
+            fs::rename(&delta, elsewhere.join("delta")).unwrap();
+            symlink(elsewhere.join("delta"), &delta).unwrap();
+            chown(&elsewhere, Some(4711), None).unwrap();
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_others_can_write_to_is_not_changed() {
+    let _alone = alone();
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "libploop's search for devices needs root"
+    );
+    for what in [
+        "a directory of another user's",
+        "a directory for everybody",
+        "a directory for a group",
+        "a descriptor of another user's",
+        "a descriptor for everybody",
+        "a delta of another user's",
+        "a delta for a group",
+        "a delta for somebody in an access control list",
+        "a delta in a directory of another user's, by a link",
+    ] {
+        let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+        given_to_others(&known, what);
+        let before = Contents::of(known.dir.path());
+        let elsewhere = tempfile::tempdir().unwrap();
+        let replacement = elsewhere.path().join("replacement");
+        fs::copy(known.file_of(guids[0]), &replacement).unwrap();
+        let image = &mut known.ploop;
+        let results = [
+            ("snapshot", image.snapshot().map(|_| ())),
+            ("switch", image.switch_snapshot(guids[0])),
+            ("delete", image.delete_snapshot(guids[1])),
+            (
+                "merge",
+                image
+                    .merge(&MergeParam::new(ploop::MergeTarget::Snapshot(guids[1])))
+                    .map(|_| ()),
+            ),
+            ("convert", image.convert(ImageMode::Preallocated)),
+            (
+                "replace",
+                image.replace(&ReplaceParam::new(
+                    &replacement,
+                    ReplaceTarget::Guid(guids[0]),
+                )),
+            ),
+            ("max delta size", image.set_max_delta_size(1 << 30)),
+            ("mount", image.mount(&MountParam::new()).map(|_| ())),
+            (
+                "fs info",
+                ploop::fs_info(known.dir.path().join("DiskDescriptor.xml")).map(|_| ()),
+            ),
+        ];
+        for (operation, result) in results {
+            let error = result.expect_err(&format!("{operation} with {what}"));
+            assert_eq!(
+                error.kind(),
+                ErrorKind::PermissionDenied,
+                "{operation} with {what}: {error}"
+            );
+            assert!(error.message().contains("allow_other_writers"), "{error}");
+        }
+        before.assert_unchanged(what);
+        // Looking is no change.
+        known.ploop.image_info().unwrap();
+        assert_eq!(known.ploop.descriptor().unwrap().snapshots.len(), 3);
+
+        trust::allow_other_writers(true);
+        let made = known.ploop.snapshot();
+        trust::allow_other_writers(false);
+        known.took(made.unwrap());
+        known.verify();
+    }
+}
+
+#[test]
+fn nothing_is_made_where_others_can_write() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let param = CreateParam::new(directory.path().join("root.hds"), Size::from_mib(16)).fs(None);
+    let error = Ploop::create(&param).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert_eq!(
+        error.path(),
+        Some(fs::canonicalize(directory.path()).unwrap().as_path())
+    );
+    let (input, _output) = std::os::unix::net::UnixStream::pair().unwrap();
+    let error = ploop::copy::receive(directory.path().join("copy"), input, None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+
+    trust::allow_other_writers(true);
+    let made = Ploop::create(&param);
+    trust::allow_other_writers(false);
+    assert_eq!(made.unwrap().descriptor().unwrap().size, Size::from_mib(16));
 }

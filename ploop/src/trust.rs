@@ -1,0 +1,158 @@
+//! Who else can write to an image while it is changed.
+//!
+//! libploop opens the files of an image by their names, some of them several times, and some as a
+//! shell's arguments. Whoever can write to the directory of an image, to its descriptor or to a delta
+//! can exchange them between two such moments, and have a program of root's overwrite, remove or run
+//! what it should not. Nothing that looks before or after can keep that out. So where the program is
+//! root's, an image that somebody else could write to is not changed, created in, mounted or resized:
+//! [`PermissionDenied`](crate::ErrorKind::PermissionDenied), with the file and what to do.
+//!
+//! Somebody else is
+//!
+//! * the owner, where that is not root;
+//! * everybody, where the permissions let them write;
+//! * the group, where it is not root's and may write. With an access control list the permissions of
+//!   the group are those of everybody in the list, so root's group is not trusted then either.
+//!
+//! Looked at are the directory of the descriptor, the descriptor, each delta (where it is a symbolic
+//! link, what it leads to) and the directories of the deltas. The directories above are not: keep
+//! images below directories that are root's. What is inside an image belongs to a stranger anyway, and
+//! can do no more than make an operation fail.
+//!
+//! Where a program knows better, in a container of its own say, or on a file system that cannot store
+//! owners:
+//!
+//! ```
+//! ploop::trust::allow_other_writers(true);
+//! # assert!(ploop::trust::are_other_writers_allowed());
+//! # ploop::trust::allow_other_writers(false);
+//! ```
+
+use std::collections::HashSet;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+
+use crate::{Error, ErrorKind, Result};
+
+static ALLOWED: AtomicBool = AtomicBool::new(false);
+
+/// Whether images that others than root can write to are changed all the same, by all threads of this
+/// process. No, unless it is set.
+pub fn allow_other_writers(allowed: bool) {
+    ALLOWED.store(allowed, Ordering::Relaxed);
+}
+
+/// What [`allow_other_writers`] was told.
+#[must_use]
+pub fn are_other_writers_allowed() -> bool {
+    ALLOWED.load(Ordering::Relaxed)
+}
+
+/// That nobody else can write to the descriptor, to these deltas and to their directories. What is not
+/// there is left to the operation itself.
+pub(crate) fn require_no_other_writers<'a>(
+    operation: &'static str,
+    descriptor: &'a Path,
+    deltas: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
+    if !concerns_this_process() {
+        return Ok(());
+    }
+    let mut looked_at = HashSet::new();
+    let mut require = |path: PathBuf| {
+        if looked_at.contains(&path) {
+            return Ok(());
+        }
+        require_no_other_writer(operation, &path)?;
+        looked_at.insert(path);
+        Ok(())
+    };
+    let directory_of = |file: &Path| Some(file.parent()?.to_owned());
+    for file in [descriptor].into_iter().chain(deltas) {
+        if let Some(directory) = directory_of(file) {
+            require(directory)?;
+        }
+        let is_link = fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink());
+        if is_link {
+            // Its target's directory, too. One that leads nowhere is an error of the operation's.
+            let target = fs::canonicalize(file).ok();
+            if let Some(directory) = target.as_deref().and_then(directory_of) {
+                require(directory)?;
+            }
+        }
+        require(file.to_owned())?;
+    }
+    Ok(())
+}
+
+/// That nobody else can write to this directory, in which an image is to be made.
+pub(crate) fn require_own_directory(operation: &'static str, directory: &Path) -> Result<()> {
+    if !concerns_this_process() {
+        return Ok(());
+    }
+    require_no_other_writer(operation, directory)
+}
+
+/// Who is not root risks no more than is theirs.
+fn concerns_this_process() -> bool {
+    rustix::process::geteuid().is_root() && !are_other_writers_allowed()
+}
+
+fn require_no_other_writer(operation: &'static str, path: &Path) -> Result<()> {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            let what = "it cannot be found out who can write to this file";
+            return Err(Error::io(operation, what, error).with_path(path));
+        }
+    };
+    let Some(other) = other_writer(&metadata, || has_access_list(path)) else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::PermissionDenied,
+        operation,
+        format!(
+            "{other} can write to this {}, and could have a program of root's do harm while it changes the image; let only root write to it, or see ploop::trust::allow_other_writers",
+            if metadata.is_dir() { "directory" } else { "file" }
+        ),
+    )
+    .with_path(path))
+}
+
+fn other_writer(metadata: &Metadata, has_access_list: impl FnOnce() -> bool) -> Option<String> {
+    const GROUP: u32 = 0o020;
+    const OTHERS: u32 = 0o002;
+    let (mode, owner, group) = (metadata.mode(), metadata.uid(), metadata.gid());
+    if owner != 0 {
+        return Some(format!("user {owner}"));
+    }
+    if mode & OTHERS != 0 {
+        return Some("everybody".to_owned());
+    }
+    if mode & GROUP != 0 {
+        if group != 0 {
+            return Some(format!("group {group}"));
+        }
+        if has_access_list() {
+            return Some("whoever is named in an access control list".to_owned());
+        }
+    }
+    None
+}
+
+fn has_access_list(path: &Path) -> bool {
+    let mut nothing: [u8; 0] = [];
+    match rustix::fs::getxattr(path, "system.posix_acl_access", &mut nothing) {
+        Ok(_) => true,
+        // Neither here nor known: nobody is named in one.
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => false,
+        Err(_) => true,
+    }
+}
