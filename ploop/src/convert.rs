@@ -1,12 +1,11 @@
 //! Changing how an image stores its clusters.
 
-use std::ffi::OsString;
 use std::fs;
 
 use crate::create::c_mode;
 use crate::ffi::{self, Op, Turn};
 use crate::preflight::{Change, Store};
-use crate::{Error, ErrorKind, ImageMode, Ploop, Result};
+use crate::{Error, ErrorKind, ImageMode, Ploop, Result, paths};
 
 impl Ploop {
     /// Converts the base of an image (`ploop_convert_image`).
@@ -57,8 +56,7 @@ pub(crate) fn convert(image: &mut ffi::Image, op: &'static Op, mode: ImageMode) 
         );
     }
     change.require_sound([base])?;
-    let mut temporary = OsString::from(&base.file);
-    temporary.push(".tmp");
+    let temporary = paths::staged(&base.file);
     if mode == ImageMode::Raw && fs::symlink_metadata(&temporary).is_ok() {
         return Err(Error::new(
             ErrorKind::AlreadyExists,

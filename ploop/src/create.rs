@@ -10,16 +10,14 @@ use bitflags::bitflags;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::ffi::{self, CPath, CText, CreateArgs, Turn};
-use crate::preflight::{require_tools, usable_name};
+use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
+use crate::preflight::require_tools;
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
     Size, kernel, trust,
 };
 
 const OPERATION: &str = "create image";
-
-/// What libploop calls the descriptor of an image it makes.
-pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
 
 bitflags! {
     /// How [`Ploop::create`] makes the file system.
@@ -281,7 +279,8 @@ impl Ploop {
         const OPERATION: &str = "create descriptor";
         let place = Place::of(OPERATION, descriptor.as_ref())?;
         let image = Place::of(OPERATION, &param.file)?.image;
-        usable_name(OPERATION, &image, &place.directory)?;
+        paths::require_new_name(OPERATION, &image, &place.directory)?;
+        paths::require_apart_from_side_files(OPERATION, &place.image, [image.as_path()])?;
         let format = param.checked(OPERATION)?;
         ffi::alone_at(OPERATION, &place.image, || {
             if fs::symlink_metadata(&place.image).is_ok() {
@@ -318,38 +317,22 @@ struct Place {
 
 impl Place {
     fn of(operation: &'static str, file: &Path) -> Result<Place> {
-        CPath::new(operation, file)?;
-        let refuse =
-            |why: &str| Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(file));
-        let Some(name) = file.file_name() else {
-            return refuse("the path has no file name");
-        };
-        let parent = match file.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let directory = fs::canonicalize(parent).map_err(|error| {
-            Error::io(
-                operation,
-                "the directory for the image cannot be found",
-                error,
-            )
-            .with_path(parent)
-        })?;
-        if !directory.is_dir() {
-            return refuse("the parent of the image is not a directory");
-        }
+        let image = paths::of_new_file(operation, file)?;
+        let directory = paths::directory_of(&image).to_owned();
         trust::require_own_directory(operation, &directory)?;
-        let image = directory.join(name);
-        usable_name(operation, &image, &directory)?;
+        paths::require_new_name(operation, &image, &directory)?;
         // What is made beside it and of it must fit as well.
-        CPath::new(
-            operation,
-            &directory.join(Workshop::NAME_OF_MAX_LEN).join(name),
-        )?;
+        let name = image.file_name().unwrap_or_default();
+        let longest = directory.join(Workshop::NAME_OF_MAX_LEN).join(name);
+        paths::require_passable(operation, &longest)?;
         let descriptor = directory.join(DESCRIPTOR_NAME);
         if image == descriptor && operation == OPERATION {
-            return refuse("this is the name of the descriptor, which is made beside the image");
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                operation,
+                "this is the name of the descriptor, which is made beside the image",
+            )
+            .with_path(file));
         }
         Ok(Place {
             operation,
@@ -417,8 +400,8 @@ impl Workshop {
         }
         // What libploop noted of the file system when it unmounted it. Only a cache.
         let _ = fs::rename(
-            self.directory.join(".statfs"),
-            place.directory.join(".statfs"),
+            self.directory.join(STATFS_NAME),
+            place.directory.join(STATFS_NAME),
         );
         Ok(())
     }

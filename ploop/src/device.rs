@@ -10,8 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, Turn};
-use crate::preflight::harmless_to_shell;
-use crate::{ComponentName, Error, ErrorKind, Ploop, Result};
+use crate::{ComponentName, Error, ErrorKind, Ploop, Result, paths};
 
 impl Ploop {
     /// The running device of this image under the handle's [component](Ploop::component)
@@ -218,7 +217,7 @@ pub(crate) fn harmless_mount_of(operation: &'static str, device: &Path) -> Resul
     else {
         return Ok(());
     };
-    harmless_to_shell(operation, &target)
+    paths::require_harmless_to_shell(operation, &target)
         .map_err(|error| error.with_advice("unmount the file system with umount(8) first"))
 }
 

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::device::attachments;
-use crate::ffi::{self, CPath, Turn};
+use crate::ffi::{self, Turn};
 use crate::preflight::{Change, Store};
 use crate::resize::TemporaryMount;
-use crate::{Error, ErrorKind, Ploop, Result, Size};
+use crate::{Error, ErrorKind, Ploop, Result, Size, paths};
 
 /// The file system in an image, in the numbers of `statfs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -156,7 +156,7 @@ impl Ploop {
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let op = &Turn::FS_INFO;
     let descriptor = descriptor.as_ref();
-    CPath::check(op.name, descriptor)?;
+    paths::require_passable(op.name, descriptor)?;
     if let Some(noted) = noted(op.name, descriptor)? {
         return Ok(noted);
     }
@@ -184,7 +184,7 @@ fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
     let Some(directory) = descriptor.parent() else {
         return Ok(None);
     };
-    let path = directory.join(".statfs");
+    let path = directory.join(paths::STATFS_NAME);
     let failed = |error| {
         Error::io(
             operation,

@@ -178,6 +178,8 @@ mod merge;
 #[cfg(feature = "libploop")]
 mod mount;
 #[cfg(feature = "libploop")]
+mod paths;
+#[cfg(feature = "libploop")]
 mod preflight;
 #[cfg(feature = "libploop")]
 mod recovery;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, MergeWhich, Turn};
 use crate::image::{Header, Image};
-use crate::preflight::{Change, Store, no_snapshot, usable_name};
-use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result};
+use crate::preflight::{Change, Store, no_snapshot};
+use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
 /// Which deltas [`Ploop::merge`] merges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -200,35 +200,9 @@ impl UnusedDelta {
 /// Where the result of a merge may go.
 fn new_file(change: &Change<'_>, file: &Path) -> Result<(PathBuf, CPath)> {
     let operation = change.operation();
-    CPath::new(operation, file)?;
-    let (Some(name), Some(parent)) = (file.file_name(), file.parent()) else {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            operation,
-            "the path has no file name",
-        )
-        .with_path(file));
-    };
-    let parent = if parent == Path::new("") {
-        Path::new(".")
-    } else {
-        parent
-    };
     // C takes the name as relative to the working directory, and stores it as it resolves there.
-    let directory = fs::canonicalize(parent).map_err(|error| {
-        Error::io(
-            operation,
-            "the directory for the new delta cannot be found",
-            error,
-        )
-        .with_path(parent)
-    })?;
-    let path = directory.join(name);
-    usable_name(
-        operation,
-        &path,
-        change.path().parent().unwrap_or(Path::new("/")),
-    )?;
+    let path = paths::of_new_file(operation, file)?;
+    paths::require_new_name(operation, &path, paths::directory_of(change.path()))?;
     if fs::symlink_metadata(&path).is_ok() {
         return Err(Error::new(
             ErrorKind::AlreadyExists,

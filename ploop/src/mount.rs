@@ -1,14 +1,13 @@
 //! Attaching an image to a device, and mounting what is in it.
 
-use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
 use crate::ffi::{CPath, CText, MountArgs, Turn};
-use crate::preflight::{Change, Store, harmless_to_shell};
-use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device, recovery};
+use crate::preflight::{Change, Store};
+use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device, paths, recovery};
 
 /// libploop builds the options in 1024 bytes, together with those for quota and balloon, and cuts off
 /// what does not fit.
@@ -300,19 +299,8 @@ fn already_attached(error: Error) -> Error {
 
 /// A directory that libploop can mount on, and name in a shell command when it is busy.
 pub(crate) fn mount_point(operation: &'static str, target: &Path) -> Result<CPath> {
-    CPath::new(operation, target)?;
-    let resolved = fs::canonicalize(target).map_err(|error| {
-        Error::io(operation, "the mount point cannot be found", error).with_path(target)
-    })?;
-    if !resolved.is_dir() {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            operation,
-            "the mount point is not a directory",
-        )
-        .with_path(target));
-    }
-    harmless_to_shell(operation, &resolved)?;
+    let resolved = paths::existing_directory(operation, target, "the mount point")?;
+    paths::require_harmless_to_shell(operation, &resolved)?;
     CPath::new(operation, &resolved)
 }
 

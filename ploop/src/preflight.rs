@@ -5,20 +5,19 @@
 //! report as done though it was not. The numbers are those of the hazards in the crate's manual.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, OFlags};
 
 use crate::device::{self, Attachment};
-use crate::ffi::{self, MAX_PATH_BYTES, Op, Turn};
+use crate::ffi::{self, Op, Turn};
 use crate::image::{Header, Image, ImageKind};
 use crate::{
-    Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, recovery, trust,
+    Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, paths, recovery,
+    trust,
 };
 
 /// How a function writes the descriptor.
@@ -76,11 +75,13 @@ impl<'a> Change<'a> {
                 "the image is encrypted: this version of libploop would drop the key's name from the descriptor".into(),
             );
         }
-        let directory = turn.path().parent().unwrap_or(Path::new("/"));
+        let directory = paths::directory_of(turn.path());
         for image in &descriptor.images {
-            usable_name(op.name, &image.file, directory)?;
+            paths::require_usable(op.name, &image.file, directory)?;
         }
-        harmless_to_shell(op.name, turn.path())?;
+        paths::require_harmless_to_shell(op.name, turn.path())?;
+        let deltas = descriptor.images.iter().map(|image| image.file.as_path());
+        paths::require_apart_from_side_files(op.name, turn.path(), deltas)?;
         let change = Change { turn, descriptor };
         // What a mount attaches need not be the top.
         if op.finds_device && op.name != Turn::MOUNT.name {
@@ -316,62 +317,6 @@ fn misspelt(guids: impl Iterator<Item = Guid>, text: &[u8]) -> Option<Guid> {
     guids.into_iter().find(|guid| !canonical.contains(guid))
 }
 
-/// That a path can go where libploop takes it: into a shell command without quotes (23).
-pub(crate) fn harmless_to_shell(operation: &'static str, path: &Path) -> Result<()> {
-    let special = |b: &u8| {
-        b.is_ascii_whitespace() || b.is_ascii_control() || b";&|<>$`\\\"'()*?[]#~!".contains(b)
-    };
-    let bytes = path.as_os_str().as_bytes();
-    let bad = bytes.iter().copied().find(special).or_else(|| {
-        // Braces are part of every delta's name; only a list or a range in them is expanded.
-        let inside = bytes
-            .iter()
-            .position(|b| *b == b'{')
-            .map(|at| &bytes[at..])?;
-        inside
-            .windows(2)
-            .find(|pair| pair[0] == b',' || pair == b"..")
-            .map(|pair| pair[0])
-    });
-    match bad {
-        None => Ok(()),
-        Some(byte) => Err(Error::new(
-            ErrorKind::InvalidInput,
-            operation,
-            format!(
-                "the path contains {:?}, and libploop hands paths to a shell without quoting them; choose another name or directory",
-                char::from(byte)
-            ),
-        )
-        .with_path(path)),
-    }
-}
-
-/// That a path can be an image's: written to the descriptor whole (26), used by a shell unharmed (23).
-pub(crate) fn usable_name(operation: &'static str, file: &Path, directory: &Path) -> Result<()> {
-    // Inside the descriptor's directory only the rest is written.
-    let written = file.strip_prefix(directory).unwrap_or(file);
-    let problem = match written.to_str() {
-        None => Some("the name is not UTF-8, so libploop would cut the descriptor off there"),
-        Some(name) if name.chars().any(char::is_control) => {
-            Some("the name has a control character, so libploop would cut the descriptor off there")
-        }
-        Some(_) => None,
-    };
-    if let Some(problem) = problem {
-        return Err(Error::new(ErrorKind::InvalidInput, operation, problem).with_path(file));
-    }
-    if file.as_os_str().len() >= MAX_PATH_BYTES {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            operation,
-            format!("the path is longer than {MAX_PATH_BYTES} bytes"),
-        )
-        .with_path(file));
-    }
-    harmless_to_shell(operation, file)
-}
-
 /// That each mount point of the host, as the table spells it, fits the buffer into which libploop
 /// copies it without looking (16).
 fn require_short_mounts(operation: &'static str, table: &[u8]) -> Result<()> {
@@ -437,22 +382,17 @@ const GROWTH: u64 = 8192;
 
 impl Room {
     fn make(operation: &'static str, descriptor: &Path, store: Store) -> Result<Room> {
-        let with = |suffix: &str| {
-            let mut name = OsString::from(descriptor);
-            name.push(suffix);
-            PathBuf::from(name)
-        };
         let mut room = Room { made: Vec::new() };
         let needed = match store {
             Store::Maybe => return Ok(room),
-            Store::Direct => with(".tmp"),
+            Store::Direct => paths::staged(descriptor),
             Store::Staged => {
                 // Left behind by some failures.
-                let staged = with(".tmp");
+                let staged = paths::staged(descriptor);
                 if fs::symlink_metadata(&staged).is_err() {
                     room.made.push(staged);
                 }
-                with(".tmp.tmp")
+                paths::being_staged(descriptor)
             }
         };
         let create = |options: &mut OpenOptions| -> io::Result<File> {
@@ -507,62 +447,6 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsStr;
-
-    #[test]
-    fn shells_find_nothing_to_do_in_a_path() {
-        for good in [
-            "/vz/private/101/root.hdd/DiskDescriptor.xml",
-            "/a/root.hds.{5fbaabe3-6958-40ff-92a7-860e329aab41}",
-            "/ä/%41=x,y:z@1+2^3-4",
-            "/a..b/{x}",
-        ] {
-            harmless_to_shell("test", Path::new(good)).unwrap();
-        }
-        for bad in [
-            "/a b",
-            "/a\tb",
-            "/a\nb",
-            "/;touch X;",
-            "/$(x)",
-            "/`x`",
-            "/a&b",
-            "/a|b",
-            "/a>b",
-            "/a<b",
-            "/a*",
-            "/a?",
-            "/[a]",
-            "/~a",
-            "/!a",
-            "/#a",
-            "/a'b",
-            "/a\"b",
-            "/a\\b",
-            "/{a,b}",
-            "/{1..3}",
-        ] {
-            let error = harmless_to_shell("test", Path::new(bad)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
-            assert_eq!(error.path(), Some(Path::new(bad)));
-        }
-    }
-
-    #[test]
-    fn only_what_is_written_must_be_text() {
-        let directory = Path::new(OsStr::from_bytes(b"/\xff"));
-        usable_name("test", &directory.join("root.hds"), directory).unwrap();
-        assert!(usable_name("test", &directory.join("root.hds"), Path::new("/b")).is_err());
-        assert!(
-            usable_name(
-                "test",
-                Path::new(OsStr::from_bytes(b"/b/\xfe")),
-                Path::new("/b")
-            )
-            .is_err()
-        );
-        assert!(usable_name("test", Path::new("/b/\u{7f}"), Path::new("/b")).is_err());
-    }
 
     #[test]
     fn spelling_is_checked_in_the_text() {

@@ -8,8 +8,8 @@ use bitflags::bitflags;
 
 use crate::ffi::{CPath, CText, ReplaceWhich, Turn};
 use crate::image::Header;
-use crate::preflight::{Change, Store, usable_name};
-use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result};
+use crate::preflight::{Change, Store};
+use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
 bitflags! {
     /// How [`Ploop::replace`] treats the names.
@@ -88,11 +88,7 @@ impl Ploop {
         let new_file = fs::canonicalize(&param.new_file).map_err(|error| {
             Error::io(operation, "the new file cannot be found", error).with_path(&param.new_file)
         })?;
-        usable_name(
-            operation,
-            &new_file,
-            change.path().parent().unwrap_or(Path::new("/")),
-        )?;
+        paths::require_new_name(operation, &new_file, paths::directory_of(change.path()))?;
         let c_new_file = CPath::new(operation, &new_file)?;
         // 9: libploop's own check of the new file trusts its header.
         Header::read(&new_file).map_err(|error| error.during(operation))?;

@@ -1,12 +1,11 @@
 //! Changing the size of an image and its file system.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
 use crate::ffi::Turn;
 use crate::preflight::{Change, Store};
-use crate::{Descriptor, ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel};
+use crate::{Descriptor, ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel, paths};
 
 /// Whether [`Ploop::resize`] works on the mounted file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -161,9 +160,8 @@ impl TemporaryMount {
     /// Beside the image that is listed first, unless it was there before.
     pub(crate) fn beside(descriptor: &Descriptor) -> TemporaryMount {
         TemporaryMount(descriptor.images.first().and_then(|image| {
-            let mut path = OsString::from(&image.file);
-            path.push(".mnt");
-            fs::symlink_metadata(&path).is_err().then(|| path.into())
+            let path = paths::mount_point(&image.file);
+            fs::symlink_metadata(&path).is_err().then_some(path)
         }))
     }
 

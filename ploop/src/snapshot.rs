@@ -9,9 +9,9 @@ use bitflags::bitflags;
 
 use crate::ffi::{CPath, CText, Turn};
 use crate::merge::UnusedDelta;
-use crate::preflight::{Change, Store, harmless_to_shell, no_snapshot, usable_name};
+use crate::preflight::{Change, Store, no_snapshot};
 use crate::recovery::Removal;
-use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result};
+use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths};
 
 /// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.
 const MAX_SNAPSHOTS: usize = 126;
@@ -403,26 +403,10 @@ fn new_snapshot(
     let Some(directory) = directory else {
         return Ok(None);
     };
-    CPath::new(operation, directory)?;
-    let resolved = fs::canonicalize(directory).map_err(|error| {
-        Error::io(
-            operation,
-            "the directory for the new delta cannot be found",
-            error,
-        )
-        .with_path(directory)
-    })?;
-    if !resolved.is_dir() {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            operation,
-            "the new delta is to go there, and this is not a directory",
-        )
-        .with_path(directory));
-    }
-    harmless_to_shell(operation, &resolved)?;
-    let home = change.path().parent().unwrap_or(Path::new("/"));
-    usable_name(operation, &resolved.join("root"), home)?;
+    let resolved =
+        paths::existing_directory(operation, directory, "the directory for the new delta")?;
+    let home = paths::directory_of(change.path());
+    paths::require_usable(operation, &resolved.join("root"), home)?;
     CPath::new(operation, &resolved).map(Some)
 }
 

@@ -43,7 +43,7 @@ pub(crate) use discard_calls::{DiscardArgs, StopInt};
 pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
 pub(crate) use other_calls::*;
 pub(crate) use running_merge::finish_merge;
-pub(crate) use text::{CPath, CText, MAX_PATH_BYTES};
+pub(crate) use text::{CPath, CText};
 pub(crate) use turn::{
     Image, Turn, alone_at, default_lock_timeout, if_unlocked, set_default_lock_timeout,
 };

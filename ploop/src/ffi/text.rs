@@ -4,14 +4,10 @@ use std::ffi::{CString, c_char};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::{ComponentName, Error, ErrorKind, Guid, Result};
+use crate::{ComponentName, Error, ErrorKind, Guid, Result, paths};
 
 /// libploop's path buffers.
 const PATH_MAX: usize = 4096;
-
-/// The longest path that is passed on. libploop appends `.lck`, `.tmp.tmp` and `.{GUID}` to what it
-/// is given, in buffers of 4096 bytes and not always with a check (hazard 15).
-pub(crate) const MAX_PATH_BYTES: usize = 4000;
 
 /// A path for C, zero-padded to 4096 bytes: Debian's build copies that many from several of its
 /// path arguments, however short they are (hazard 0.8).
@@ -20,31 +16,11 @@ pub(crate) struct CPath(Box<[u8; PATH_MAX]>);
 
 impl CPath {
     pub(crate) fn new(operation: &'static str, path: &Path) -> Result<CPath> {
-        CPath::check(operation, path)?;
+        paths::require_passable(operation, path)?;
         let bytes = path.as_os_str().as_bytes();
         let mut buffer = Box::new([0; PATH_MAX]);
         buffer[..bytes.len()].copy_from_slice(bytes);
         Ok(CPath(buffer))
-    }
-
-    /// That a path can be passed on, without doing so.
-    pub(crate) fn check(operation: &'static str, path: &Path) -> Result<()> {
-        let refuse =
-            |why: String| Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(path));
-        let bytes = path.as_os_str().as_bytes();
-        if bytes.is_empty() {
-            return refuse("the path is empty".into());
-        }
-        if let Some(at) = bytes.iter().position(|b| *b == 0) {
-            return refuse(format!("the path has a NUL byte at position {at}"));
-        }
-        if bytes.len() >= MAX_PATH_BYTES {
-            return refuse(format!(
-                "the path is {} bytes long; libploop takes fewer than {MAX_PATH_BYTES}",
-                bytes.len()
-            ));
-        }
-        Ok(())
     }
 
     pub(super) fn as_ptr(&self) -> *const c_char {
@@ -155,7 +131,7 @@ mod tests {
 
     #[test]
     fn unusable_paths_are_named() {
-        let long = "x".repeat(MAX_PATH_BYTES);
+        let long = "x".repeat(paths::MAX_PATH_BYTES);
         for (bytes, why) in [
             (&b""[..], "empty"),
             (b"/a\0b", "NUL byte at position 2"),

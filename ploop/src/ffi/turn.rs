@@ -19,7 +19,7 @@ use super::call::{Op, guarded, guarded_keeping};
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::image::{Descriptor, descriptor};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, paths};
 
 /// libploop's lock around its search for devices.
 const DEVICE_LOCK: &str = "/var/lock/ploop/ploop.lck";
@@ -181,14 +181,14 @@ pub(crate) struct Image {
 impl Image {
     /// `path` is resolved as C does it, so that what is checked here is what C works on.
     pub(crate) fn open(operation: &'static str, path: &Path) -> Result<Image> {
-        CPath::check(operation, path)?;
+        paths::require_passable(operation, path)?;
         let resolved = match std::fs::canonicalize(path) {
             Ok(resolved) => resolved,
             Err(error) => return Err(refused_by_c(operation, path, error)),
         };
         descriptor::require_readable(&resolved)
             .map_err(|error| error.during(operation).with_path(path))?;
-        CPath::check(operation, &resolved)?;
+        paths::require_passable(operation, &resolved)?;
         Ok(Image {
             lock: lock_of(&resolved),
             path: resolved,
@@ -231,9 +231,7 @@ impl Image {
         let in_process = InProcess(Arc::clone(&self.lock));
         if op.locks {
             if self.lock_file.is_none() {
-                let mut path = self.path.clone().into_os_string();
-                path.push(".lck");
-                self.lock_file = open_lock(op.name, Path::new(&path))?;
+                self.lock_file = open_lock(op.name, &paths::lock_file(&self.path))?;
             }
             if let Some(file) = &self.lock_file {
                 wait_for_lock(op.name, &self.path, file, timeout, end)?;
@@ -502,9 +500,7 @@ impl Turn<'_> {
 
 /// Runs `f` if nobody holds the lock of the descriptor, and holds it meanwhile.
 pub(crate) fn if_unlocked(descriptor: &Path, f: impl FnOnce()) {
-    let mut path = descriptor.to_owned().into_os_string();
-    path.push(".lck");
-    let Ok(file) = open_lock("clean up", Path::new(&path)) else {
+    let Ok(file) = open_lock("clean up", &paths::lock_file(descriptor)) else {
         return;
     };
     if let Some(file) = &file {

@@ -15,7 +15,6 @@
 //! meanwhile. A process that dies in it leaves the mark, with which the image can neither be attached
 //! nor merged (A14). The old descriptor is true then: the upper delta still covers what was copied.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -24,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ffi::finish_merge;
 use crate::image::{Header, Image, OpenOptions};
-use crate::{Descriptor, Error, Guid, Result};
+use crate::{Descriptor, Error, Guid, Result, paths};
 
 const DEVICES: &str = "/sys/block";
 
@@ -78,9 +77,7 @@ fn finish_merges(
 
 /// Renames the descriptor for which a running device speaks, or takes back an offline merge.
 fn put_in_place(devices: &Path, operation: &'static str, descriptor: &Path) -> Result<bool> {
-    let mut staged = OsString::from(descriptor);
-    staged.push(".tmp");
-    let staged = PathBuf::from(staged);
+    let staged = paths::staged(descriptor);
     if !fs::symlink_metadata(&staged).is_ok_and(|metadata| metadata.is_file()) {
         return Ok(false);
     }

@@ -7,7 +7,6 @@
 //! writes to the delta, all that it writes is lost with the next unmount. So the descriptor is put
 //! back.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,7 +16,7 @@ use rustix::fs::OFlags;
 
 use crate::ffi::{self, Turn};
 use crate::image::Image;
-use crate::{Descriptor, Error, Result};
+use crate::{Descriptor, Error, Result, paths};
 
 /// A delta that is about to be removed, and the descriptor that names it.
 pub(crate) struct Removal {
@@ -110,9 +109,7 @@ impl Removal {
     /// By the name that libploop has for it: a program that dies before the renaming leaves what the
     /// next operation puts in place while the device runs.
     fn write(&self, path: &Path) -> io::Result<()> {
-        let mut staged = OsString::from(path);
-        staged.push(".tmp");
-        let staged = PathBuf::from(staged);
+        let staged = paths::staged(path);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)

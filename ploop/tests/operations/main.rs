@@ -7,10 +7,13 @@ mod convert;
 mod copy;
 mod create;
 mod delete;
+#[path = "../fixture/directory.rs"]
+mod directory;
 #[path = "../known/mod.rs"]
 mod known;
 mod look;
 mod merge;
+mod names;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
 mod replace;

@@ -1,0 +1,406 @@
+//! Paths: libploop's files beside an image, the names that no delta may have, and what libploop can
+//! be given at all.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, ErrorKind, Result};
+
+/// The longest path that is passed on. libploop appends `.lck`, `.tmp.tmp` and `.{GUID}` to what it
+/// is given, in buffers of 4096 bytes and not always with a check (hazard 15).
+pub(crate) const MAX_PATH_BYTES: usize = 4000;
+
+/// The size of the file system as it was when it was unmounted. libploop writes it beside the base.
+pub(crate) const STATFS_NAME: &str = ".statfs";
+
+/// What libploop calls the descriptor of an image it makes.
+pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
+
+/// What libploop appends to the name of a descriptor or of a delta for a file of its own.
+const SUFFIXES: [&str; 4] = [".lck", ".tmp", ".mnt", ".idx"];
+
+/// The lock file of a descriptor.
+pub(crate) fn lock_file(descriptor: &Path) -> PathBuf {
+    with_suffix(descriptor, ".lck")
+}
+
+/// The new descriptor, complete and not yet in place. A conversion to raw writes the new base under
+/// the same suffix.
+pub(crate) fn staged(file: &Path) -> PathBuf {
+    with_suffix(file, ".tmp")
+}
+
+/// Where libploop writes a descriptor that becomes the [`staged`] one.
+pub(crate) fn being_staged(descriptor: &Path) -> PathBuf {
+    with_suffix(descriptor, ".tmp.tmp")
+}
+
+/// The directory on which libploop mounts an image for itself, beside its base.
+pub(crate) fn mount_point(base: &Path) -> PathBuf {
+    with_suffix(base, ".mnt")
+}
+
+/// libploop's copy of a delta's block allocation table, while it changes the version of the format.
+fn table_copy(delta: &Path) -> PathBuf {
+    with_suffix(delta, ".idx")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// That a path can be passed to libploop at all: not empty, without NUL, of a length its buffers bear.
+pub(crate) fn require_passable(operation: &'static str, path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return refuse(operation, path, "the path is empty");
+    }
+    if let Some(at) = bytes.iter().position(|b| *b == 0) {
+        return refuse(
+            operation,
+            path,
+            format!("the path has a NUL byte at position {at}"),
+        );
+    }
+    if bytes.len() >= MAX_PATH_BYTES {
+        return refuse(
+            operation,
+            path,
+            format!(
+                "the path is {} bytes long; libploop takes fewer than {MAX_PATH_BYTES}",
+                bytes.len()
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// That a path can go where libploop takes it: into a shell command without quotes (23).
+pub(crate) fn require_harmless_to_shell(operation: &'static str, path: &Path) -> Result<()> {
+    let special = |b: &u8| {
+        b.is_ascii_whitespace() || b.is_ascii_control() || b";&|<>$`\\\"'()*?[]#~!".contains(b)
+    };
+    let bytes = path.as_os_str().as_bytes();
+    let bad = bytes.iter().copied().find(special).or_else(|| {
+        // Braces are part of every delta's name; only a list or a range in them is expanded.
+        let inside = bytes
+            .iter()
+            .position(|b| *b == b'{')
+            .map(|at| &bytes[at..])?;
+        inside
+            .windows(2)
+            .find(|pair| pair[0] == b',' || pair == b"..")
+            .map(|pair| pair[0])
+    });
+    match bad {
+        None => Ok(()),
+        Some(byte) => refuse(
+            operation,
+            path,
+            format!(
+                "the path contains {:?}, and libploop hands paths to a shell without quoting them; choose another name or directory",
+                char::from(byte)
+            ),
+        ),
+    }
+}
+
+/// That a path can be a delta's: written to a descriptor in `directory` whole (26), used by a shell
+/// unharmed (23).
+pub(crate) fn require_usable(
+    operation: &'static str,
+    delta: &Path,
+    directory: &Path,
+) -> Result<()> {
+    // Inside the descriptor's directory only the rest is written.
+    let written = delta.strip_prefix(directory).unwrap_or(delta);
+    let problem = match written.to_str() {
+        None => Some("the name is not UTF-8, so libploop would cut the descriptor off there"),
+        Some(name) if name.chars().any(char::is_control) => {
+            Some("the name has a control character, so libploop would cut the descriptor off there")
+        }
+        Some(_) => None,
+    };
+    if let Some(problem) = problem {
+        return refuse(operation, delta, problem);
+    }
+    require_passable(operation, delta)?;
+    require_harmless_to_shell(operation, delta)
+}
+
+/// As [`require_usable`], of a file that is to become part of an image, in a place of which nothing is
+/// known: libploop's own files, of any image there, would be written over it, and it over them.
+pub(crate) fn require_new_name(
+    operation: &'static str,
+    delta: &Path,
+    directory: &Path,
+) -> Result<()> {
+    require_usable(operation, delta, directory)?;
+    let name = delta.file_name().unwrap_or_default().as_bytes();
+    let taken = if name == STATFS_NAME.as_bytes() {
+        Some(STATFS_NAME)
+    } else {
+        SUFFIXES
+            .into_iter()
+            .find(|suffix| name.ends_with(suffix.as_bytes()))
+    };
+    match taken {
+        None => Ok(()),
+        Some(taken) => refuse(
+            operation,
+            delta,
+            format!("libploop has files of its own that end in {taken}; choose another name"),
+        ),
+    }
+}
+
+/// That none of an image's deltas is one of the files that libploop writes or removes beside them,
+/// neither by its name nor by another name of the same file.
+pub(crate) fn require_apart_from_side_files<'a>(
+    operation: &'static str,
+    descriptor: &Path,
+    deltas: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
+    let mut directories = HashMap::new();
+    let mut by_name = HashMap::new();
+    let mut by_file = HashMap::new();
+    for delta in deltas {
+        // libploop goes by the name, which may lead through a link.
+        by_name.insert(resolved(delta, &mut directories), delta);
+        if let Ok(metadata) = fs::metadata(delta) {
+            by_file.insert((metadata.dev(), metadata.ino()), delta);
+        }
+    }
+    let deltas: Vec<PathBuf> = by_name.keys().cloned().collect();
+    let beside_descriptor = [
+        descriptor.to_owned(),
+        lock_file(descriptor),
+        staged(descriptor),
+        being_staged(descriptor),
+    ];
+    let beside_deltas = deltas.iter().flat_map(|delta| {
+        [
+            staged(delta),
+            mount_point(delta),
+            table_copy(delta),
+            delta.with_file_name(STATFS_NAME),
+        ]
+    });
+    for side in beside_descriptor.into_iter().chain(beside_deltas) {
+        let same = by_name.get(&side).or_else(|| {
+            let metadata = fs::symlink_metadata(&side).ok()?;
+            by_file.get(&(metadata.dev(), metadata.ino()))
+        });
+        if let Some(delta) = same {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                operation,
+                format!(
+                    "libploop writes a file of its own to {}, which is this delta; rename the delta, here and in the descriptor",
+                    side.display()
+                ),
+            )
+            .with_path(*delta));
+        }
+    }
+    Ok(())
+}
+
+/// A path with its directory resolved, and its last part as it is.
+fn resolved(path: &Path, directories: &mut HashMap<PathBuf, PathBuf>) -> PathBuf {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return path.to_owned();
+    };
+    directories
+        .entry(directory.to_owned())
+        .or_insert_with_key(|directory| {
+            // One that is not there holds none of the files in question.
+            fs::canonicalize(directory).unwrap_or_else(|_| directory.clone())
+        })
+        .join(name)
+}
+
+/// The absolute path of a file that is to be made: its directory, which must be there, resolved.
+pub(crate) fn of_new_file(operation: &'static str, file: &Path) -> Result<PathBuf> {
+    require_passable(operation, file)?;
+    let Some(name) = file.file_name() else {
+        return refuse(operation, file, "the path has no file name");
+    };
+    let parent = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    Ok(existing_directory(operation, parent, "the directory for the new file")?.join(name))
+}
+
+/// The absolute path of a directory. `what` it is for begins the message of an error.
+pub(crate) fn existing_directory(
+    operation: &'static str,
+    directory: &Path,
+    what: &str,
+) -> Result<PathBuf> {
+    require_passable(operation, directory)?;
+    let resolved = fs::canonicalize(directory).map_err(|error| {
+        Error::io(operation, format!("{what} cannot be found"), error).with_path(directory)
+    })?;
+    if !resolved.is_dir() {
+        return refuse(operation, directory, format!("{what} is not a directory"));
+    }
+    Ok(resolved)
+}
+
+/// The directory in which an absolute path lies.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+fn refuse<T>(operation: &'static str, path: &Path, why: impl Into<String>) -> Result<T> {
+    Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn shells_find_nothing_to_do_in_a_path() {
+        for good in [
+            "/vz/private/101/root.hdd/DiskDescriptor.xml",
+            "/a/root.hds.{5fbaabe3-6958-40ff-92a7-860e329aab41}",
+            "/ä/%41=x,y:z@1+2^3-4",
+            "/a..b/{x}",
+        ] {
+            require_harmless_to_shell("test", Path::new(good)).unwrap();
+        }
+        for bad in [
+            "/a b",
+            "/a\tb",
+            "/a\nb",
+            "/;touch X;",
+            "/$(x)",
+            "/`x`",
+            "/a&b",
+            "/a|b",
+            "/a>b",
+            "/a<b",
+            "/a*",
+            "/a?",
+            "/[a]",
+            "/~a",
+            "/!a",
+            "/#a",
+            "/a'b",
+            "/a\"b",
+            "/a\\b",
+            "/{a,b}",
+            "/{1..3}",
+        ] {
+            let error = require_harmless_to_shell("test", Path::new(bad)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
+            assert_eq!(error.path(), Some(Path::new(bad)));
+        }
+    }
+
+    #[test]
+    fn only_what_is_written_must_be_text() {
+        let directory = Path::new(OsStr::from_bytes(b"/\xff"));
+        require_usable("test", &directory.join("root.hds"), directory).unwrap();
+        assert!(require_usable("test", &directory.join("root.hds"), Path::new("/b")).is_err());
+        let name = Path::new(OsStr::from_bytes(b"/b/\xfe"));
+        assert!(require_usable("test", name, Path::new("/b")).is_err());
+        assert!(require_usable("test", Path::new("/b/\u{7f}"), Path::new("/b")).is_err());
+    }
+
+    #[test]
+    fn a_new_file_has_no_name_that_libploop_uses() {
+        let check =
+            |name: &str| require_new_name("test", &Path::new("/a").join(name), "/a".as_ref());
+        for good in [
+            "root.hds",
+            "root.tmp.hds",
+            "statfs",
+            ".statfs.hds",
+            "lck",
+            "tmp",
+        ] {
+            check(good).unwrap();
+        }
+        for bad in [
+            ".statfs",
+            "DiskDescriptor.xml.tmp",
+            "DiskDescriptor.xml.tmp.tmp",
+            "other.xml.lck",
+            "root.hds.mnt",
+            "root.hds.idx",
+            ".tmp",
+        ] {
+            let error = check(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");
+            assert!(error.message().contains("choose another name"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_delta_is_no_side_file_under_any_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        fs::create_dir(directory.join("a")).unwrap();
+        symlink("a", directory.join("b")).unwrap();
+        let descriptor = fs::canonicalize(directory.join("a")).unwrap().join("d.xml");
+        let check = |names: &[&str]| {
+            let deltas: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
+            require_apart_from_side_files("test", &descriptor, deltas.iter().map(PathBuf::as_path))
+        };
+        check(&["a/root.hds", "a/root.hds.{1}", "b/x.tmp", "d.xml.tmp"]).unwrap();
+        for bad in [
+            &["a/d.xml"][..],
+            &["a/d.xml.tmp"],
+            &["a/d.xml.tmp.tmp"],
+            &["b/d.xml.lck"],
+            &["a/root.hds", "b/root.hds.tmp"],
+            &["a/root.hds", "a/root.hds.mnt"],
+            &["a/.statfs"],
+            &["a/root.hds", "b/.statfs"],
+        ] {
+            let error = check(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{bad:?}");
+        }
+        fs::write(directory.join("a/root.hds"), "").unwrap();
+        fs::hard_link(directory.join("a/root.hds"), directory.join("a/d.xml.tmp")).unwrap();
+        check(&["a/root.hds"]).unwrap_err();
+        fs::remove_file(directory.join("a/d.xml.tmp")).unwrap();
+        fs::write(directory.join("a/.statfs"), "").unwrap();
+        symlink(".statfs", directory.join("a/link.hds")).unwrap();
+        check(&["a/root.hds", "a/link.hds"]).unwrap_err();
+        check(&["a/root.hds"]).unwrap();
+    }
+
+    #[test]
+    fn the_directory_of_a_new_file_is_resolved() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(directory.path()).unwrap();
+        symlink(&real, real.join("link")).unwrap();
+        assert_eq!(
+            of_new_file("test", &real.join("link/x")).unwrap(),
+            real.join("x")
+        );
+        let relative = of_new_file("test", Path::new("x")).unwrap();
+        assert_eq!(relative, std::env::current_dir().unwrap().join("x"));
+        assert!(of_new_file("test", Path::new("/..")).is_err());
+        let error = of_new_file("test", &real.join("none/x")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        fs::write(real.join("file"), "").unwrap();
+        let error = of_new_file("test", &real.join("file/x")).unwrap_err();
+        assert!(
+            error.message().contains("is not a directory") || error.kind() != ErrorKind::NotFound
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Deltas with the names that libploop has for files of its own.
+
+use std::fs;
+
+use ploop::{
+    CreateParam, ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Ploop, ReplaceParam,
+    ReplaceTarget, Size,
+};
+
+use super::directory::Contents;
+use super::known::Known;
+
+const NAMES: [&str; 6] = [
+    "DiskDescriptor.xml.lck",
+    "DiskDescriptor.xml.tmp",
+    "DiskDescriptor.xml.tmp.tmp",
+    ".statfs",
+    "root.hds.mnt",
+    "root.hds.tmp",
+];
+
+#[test]
+fn no_delta_is_made_under_them() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in NAMES {
+        let file = dir.path().join(name);
+        let param = CreateParam::new(&file, Size::from_mib(10)).fs(None);
+        let error = Ploop::create(&param).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let error = Ploop::create_descriptor(dir.path().join("a.xml"), &param).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    let (mut known, _) = Known::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2);
+    let before = Contents::of(known.dir.path());
+    for name in NAMES {
+        let new = known.path(name);
+        if new.exists() {
+            // The lock file.
+            continue;
+        }
+        let param = MergeParam::new(MergeTarget::All).new_delta(&new);
+        let error = known.ploop.merge(&param).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        before.assert_unchanged(name);
+        fs::copy(known.file_of(Guid::TOP), &new).unwrap();
+        let param = ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP));
+        let error = known.ploop.replace(&param).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        fs::remove_file(&new).unwrap();
+        before.assert_unchanged(name);
+    }
+    known.verify();
+}
+
+/// The base is one of these files, by its name or by a link: nothing is changed, and it can be read.
+#[test]
+fn a_delta_that_is_under_them_stays_whole() {
+    for name in NAMES {
+        for link in [false, true] {
+            let mut known = Known::new(ImageMode::Expanded);
+            known.write([(0, 1), (3, 2)]);
+            let (base, other) = (known.path("root.hds"), known.path(name));
+            if link {
+                fs::hard_link(&base, &other).unwrap();
+            } else {
+                fs::rename(&base, &other).unwrap();
+                let text = fs::read_to_string(known.xml()).unwrap();
+                let text = text.replace("<File>root.hds<", &format!("<File>{name}<"));
+                fs::write(known.xml(), text).unwrap();
+                if name.starts_with("root.hds") {
+                    // No other delta is left whose file this would be.
+                    continue;
+                }
+            }
+            let before = Contents::of(known.dir.path());
+            for result in [
+                known.ploop.snapshot().map(drop),
+                known.ploop.set_max_delta_size(4096),
+                known.ploop.convert(ImageMode::Raw),
+                known.ploop.convert(ImageMode::Preallocated),
+            ] {
+                let error = result.unwrap_err();
+                assert_eq!(
+                    error.kind(),
+                    ErrorKind::Unsupported,
+                    "{name} {link}: {error}"
+                );
+                assert!(error.message().contains("rename the delta"), "{error}");
+            }
+            before.assert_unchanged(name);
+            assert_eq!(
+                known.ploop.image_info().unwrap().size(),
+                known.descriptor().size
+            );
+        }
+    }
+}
