@@ -11,6 +11,7 @@ use std::path::Path;
 
 use crate::device::device_name;
 use crate::ffi::{self, CPath};
+use crate::recovery::{sync_directories, sync_files};
 use crate::{Error, Result, trust};
 
 /// Sends the data of an attached device (`ploop_copy_send`).
@@ -64,12 +65,12 @@ pub fn receive(
         )
         .with_path(file));
     }
-    if let Some(directory) = std::path::absolute(file)
-        .ok()
-        .as_deref()
-        .and_then(Path::parent)
-    {
-        trust::require_own_directory(OPERATION, directory)?;
-    }
-    ffi::copy_receive(file, &c_file, input.as_fd(), feedback)
+    let absolute = std::path::absolute(file).map_err(|error| {
+        Error::io(OPERATION, "the path cannot be made absolute", error).with_path(file)
+    })?;
+    let directory = absolute.parent().unwrap_or(Path::new("/"));
+    trust::require_own_directory(OPERATION, directory)?;
+    ffi::copy_receive(file, &c_file, input.as_fd(), feedback)?;
+    sync_files(OPERATION, [file])?;
+    sync_directories(OPERATION, [directory])
 }

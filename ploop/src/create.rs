@@ -12,6 +12,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::ffi::{self, CPath, CText, CreateArgs, Turn};
 use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
 use crate::preflight::require_tools;
+use crate::recovery::{sync_directories, sync_files};
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
     Size, kernel, trust,
@@ -300,7 +301,9 @@ impl Ploop {
             ffi::create_descriptor(&place.image, &c_descriptor, &args)?;
             // libploop also reports success where it could not write it (25).
             Descriptor::open(made)?;
-            move_new(made, &place.image)
+            move_new(made, &place.image)?;
+            sync_files(OPERATION, [&*place.image])?;
+            sync_directories(OPERATION, [&*place.directory])
         })
         .map_err(|error| error.during(OPERATION))?;
         Ploop::open(&place.image)
@@ -392,6 +395,7 @@ impl Workshop {
 
     /// Moves what was made to its place, where nothing may be.
     fn deliver(&self, place: &Place) -> Result<()> {
+        sync_files(OPERATION, [&*self.image])?;
         move_new(&self.image, &place.image)?;
         if let Err(error) = move_new(&self.descriptor, &place.descriptor) {
             // The image is ours: it was moved there a moment ago.
@@ -403,7 +407,8 @@ impl Workshop {
             self.directory.join(STATFS_NAME),
             place.directory.join(STATFS_NAME),
         );
-        Ok(())
+        sync_files(OPERATION, [&*place.descriptor])?;
+        sync_directories(OPERATION, [&*place.directory])
     }
 }
 

@@ -40,6 +40,7 @@
 //! | look | [`Ploop::descriptor`], [`Ploop::image_info`], [`fs_info`], [`device`] |
 //! | live copy | [`copy`] |
 //! | the library and the driver | [`kernel`], [`lock`], [`log`], [`trust`] |
+//! | power cuts | [`durability`] |
 //! | without C, driver or root | [`image`]: read, check, export |
 //!
 //! # What needs the driver
@@ -156,6 +157,8 @@ mod create;
 pub mod device;
 #[cfg(feature = "libploop")]
 mod discard;
+#[cfg(feature = "libploop")]
+pub mod durability;
 mod error;
 #[cfg(feature = "libploop")]
 mod ffi;

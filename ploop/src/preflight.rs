@@ -15,6 +15,7 @@ use rustix::fs::{Access, OFlags};
 use crate::device::{self, Attachment};
 use crate::ffi::{self, Op, Turn};
 use crate::image::{Header, Image, ImageKind};
+use crate::recovery::Unsynced;
 use crate::{
     Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, paths, recovery,
     trust,
@@ -90,13 +91,17 @@ impl<'a> Change<'a> {
         Ok(change)
     }
 
-    /// Lets C do it, and removes what a failure left behind.
+    /// Lets C do it, brings what was done to the disk, and removes what a failure left behind.
     pub(crate) fn run<T>(self, store: Store, c: impl FnOnce(Turn<'a>) -> Result<T>) -> Result<T> {
         let path = self.turn.path().to_owned();
-        let room = Room::make(self.turn.operation(), &path, store)?;
+        let operation = self.turn.operation();
+        let room = Room::make(operation, &path, store)?;
+        let unsynced = Unsynced::before(&path, &self.descriptor);
         let result = c(self.turn);
-        if result.is_err() {
-            ffi::if_unlocked(&path, || room.clear());
+        match (&result, unsynced) {
+            (Err(_), _) => ffi::if_unlocked(&path, || room.clear()),
+            (Ok(_), Some(unsynced)) => unsynced.sync(operation)?,
+            (Ok(_), None) => {}
         }
         result
     }

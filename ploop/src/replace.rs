@@ -9,6 +9,7 @@ use bitflags::bitflags;
 use crate::ffi::{CPath, CText, ReplaceWhich, Turn};
 use crate::image::Header;
 use crate::preflight::{Change, Store};
+use crate::recovery::sync_files;
 use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
 bitflags! {
@@ -158,6 +159,8 @@ impl Ploop {
                 return change.refuse(ErrorKind::InvalidInput, "the target is not a delta");
             }
         };
+        // The caller has just copied it, perhaps; with the descriptor comes its data.
+        sync_files(operation, [&*new_file])?;
         let keep_name = param.flags.contains(ReplaceFlag::KEEP_NAME);
         let _second = match keep_name && !change.turn().devices()?.is_empty() {
             true => SecondName::of(&new_file),

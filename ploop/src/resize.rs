@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::ffi::Turn;
 use crate::preflight::{Change, Store};
+use crate::recovery::sync_files;
 use crate::{Descriptor, ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel, paths};
 
 /// Whether [`Ploop::resize`] works on the mounted file system.
@@ -143,11 +144,21 @@ impl Ploop {
         }
         let leftover = TemporaryMount::beside(&change.descriptor);
         let sectors = param.size.map_or(0, Size::sectors);
+        let operation = change.operation();
+        let written = change
+            .descriptor
+            .top_image()
+            .map(|image| image.file.clone());
         let result = change.run(Store::Maybe, |turn| {
             turn.resize(sectors, offline, mount_namespace)
         });
-        if result.is_err() {
-            leftover.remove();
+        match &result {
+            Ok(()) => {
+                // Shrinking changes what is in it alone, and not the descriptor.
+                let files = written.iter().map(PathBuf::as_path);
+                sync_files(operation, files)?;
+            }
+            Err(_) => leftover.remove(),
         }
         result
     }

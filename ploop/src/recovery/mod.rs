@@ -3,11 +3,14 @@
 //! * [`interrupted`]: an operation that was killed, or cut short by a power failure, is finished or
 //!   taken back by the next one.
 //! * [`removal`]: a delta that the kernel kept is named by the descriptor again.
+//! * [`sync`]: what succeeded survives a power cut.
 
 mod interrupted;
 mod removal;
+mod sync;
 
 pub(crate) use removal::Removal;
+pub(crate) use sync::{Unsynced, sync_directories, sync_files};
 
 use crate::Result;
 use crate::ffi::Turn;
