@@ -31,7 +31,7 @@ impl Ploop {
 }
 
 pub(crate) fn convert(image: &mut ffi::Image, op: &'static Op, mode: ImageMode) -> Result<()> {
-    let mut change = Change::begin(image, op)?;
+    let change = Change::begin(image, op)?;
     if change.descriptor.mode == mode {
         return Ok(());
     }
@@ -67,14 +67,8 @@ pub(crate) fn convert(image: &mut ffi::Image, op: &'static Op, mode: ImageMode) 
     }
     // libploop does not look.
     if op.finds_device {
-        if let Some(device) = change.turn().devices()?.first() {
-            return change.refuse(
-                ErrorKind::Busy,
-                format!(
-                    "the image is attached to {}; unmount it first",
-                    device.display()
-                ),
-            );
+        if let Some(device) = change.any_device() {
+            return change.refuse_attached(device, "it uses the deltas that are to be converted");
         }
     }
     change.run(Store::Staged, |turn| turn.convert(c_mode(mode)))

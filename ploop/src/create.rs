@@ -10,6 +10,7 @@ use bitflags::bitflags;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::ffi::{self, CPath, CText, CreateArgs, Turn};
+use crate::lock;
 use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
 use crate::preflight::require_tools;
 use crate::recovery::{sync_directories, sync_files};
@@ -258,7 +259,7 @@ impl Ploop {
                 require_tools(OPERATION, &["parted", "mkfs", "mkfs.ext4", "tune2fs"])
             })?;
         }
-        ffi::alone_at(OPERATION, &place.descriptor, || {
+        lock::alone_at(OPERATION, &place.descriptor, || {
             place.require_free()?;
             let workshop = Workshop::open(&place)?;
             make_in(&workshop, param, format)?;
@@ -283,7 +284,7 @@ impl Ploop {
         paths::require_new_name(OPERATION, &image, &place.directory)?;
         paths::require_apart_from_side_files(OPERATION, &place.image, [image.as_path()])?;
         let format = param.checked(OPERATION)?;
-        ffi::alone_at(OPERATION, &place.image, || {
+        lock::alone_at(OPERATION, &place.image, || {
             if fs::symlink_metadata(&place.image).is_ok() {
                 return Err(exists(OPERATION, &place.image));
             }

@@ -3,14 +3,10 @@
 //! All of these look into `/sys/block` and `/proc/mounts`. Without the driver there is nothing to
 //! find, which is an answer and no error.
 
-use std::ffi::OsString;
-use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, Turn};
-use crate::{ComponentName, Error, ErrorKind, Ploop, Result, paths};
+use crate::{ComponentName, Error, ErrorKind, Ploop, Result, lock, paths, sysfs};
 
 impl Ploop {
     /// The running device of this image under the handle's [component](Ploop::component)
@@ -48,7 +44,7 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     const OPERATION: &str = "unmount device";
     let device = device.as_ref();
     let name = device_name(OPERATION, device)?;
-    ffi::alone_at(OPERATION, device, || {
+    lock::alone_at(OPERATION, device, || {
         harmless_mount_of(OPERATION, device)?;
         ffi::umount_device(device, &name)
     })
@@ -113,85 +109,15 @@ pub fn top_delta(device: impl AsRef<Path>) -> Result<(PathBuf, String)> {
     ffi::top_delta_of_device(device, &name)
 }
 
-/// A device with a delta for its top.
-pub(crate) struct Attachment {
-    pub(crate) device: PathBuf,
-    /// Empty for none.
-    pub(crate) component: Vec<u8>,
-    pub(crate) read_only: bool,
-    /// What the driver calls the delta, where that is not the path that libploop looks for: a bind mount
-    /// or a link leads there.
-    pub(crate) other_path: Option<PathBuf>,
-}
-
-impl Attachment {
-    /// Whether libploop finds it where it looks for a device of this name.
-    pub(crate) fn is_found_as(&self, component: &[u8]) -> bool {
-        self.component == component && self.other_path.is_none()
-    }
-}
-
-/// Where this delta is the top, by whatever path. libploop's own search goes by base and name and by the
-/// paths' letters, and takes the lock over.
-pub(crate) fn attachments(top: &Path) -> Vec<Attachment> {
-    let Ok(top) = fs::canonicalize(top) else {
-        return Vec::new();
-    };
-    let identity = |path: &Path| {
-        let metadata = fs::metadata(path).ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    let wanted = identity(&top);
-    entries()
-        .filter_map(|entry| {
-            // A device that is stopped meanwhile has none of it.
-            let level = String::from_utf8(attribute(&entry, "pstate/top")?).ok()?;
-            let image = attribute(&entry, &format!("pdelta/{level}/image"))?;
-            let image = PathBuf::from(OsString::from_vec(image));
-            let same_path = image == top;
-            // One that is relative has lost its mount.
-            let same_file = image.is_absolute() && wanted.is_some() && identity(&image) == wanted;
-            (same_path || same_file).then_some(())?;
-            Some(Attachment {
-                device: Path::new("/dev").join(entry.file_name()?),
-                component: attribute(&entry, "pstate/cookie")?,
-                read_only: attribute(&entry, &format!("pdelta/{level}/ro"))? != b"0",
-                other_path: (!same_path).then_some(image),
-            })
-        })
-        .collect()
-}
-
 /// A device to which nothing could be attached keeps the name it was given, and so does the next image
 /// on it, which is then found by nobody (A19). Clears such devices.
 pub(crate) fn forget_name(component: &ComponentName) {
-    const NO_DELTA: &[u8] = b"4294967295";
-    for entry in entries() {
-        let kept = attribute(&entry, "pstate/cookie")
-            .is_some_and(|name| name == component.as_str().as_bytes());
-        if !kept || attribute(&entry, "pstate/top").as_deref() != Some(NO_DELTA) {
-            continue;
-        }
-        if let Some(name) = entry.file_name() {
+    for device in sysfs::devices() {
+        if device.deltas.is_empty() && device.component == component.as_str().as_bytes() {
             // Should it fail, the device is no worse than before.
-            let _ = umount(Path::new("/dev").join(name));
+            let _ = umount(device.path());
         }
     }
-}
-
-/// The driver's devices, in sysfs.
-fn entries() -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir("/sys/block").into_iter().flatten();
-    entries.filter_map(|entry| {
-        let entry = entry.ok()?;
-        let ours = entry.file_name().as_bytes().starts_with(b"ploop");
-        ours.then(|| entry.path())
-    })
-}
-
-fn attribute(entry: &Path, name: &str) -> Option<Vec<u8>> {
-    let text = fs::read(entry.join(name)).ok()?;
-    Some(text.strip_suffix(b"\n").unwrap_or(&text).to_vec())
 }
 
 /// `/dev/ploop` and a number: shorter names are over-read (13), longer ones cut (14), others are none

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::device::attachments;
 use crate::ffi::{self, Turn};
 use crate::preflight::{Change, Store};
 use crate::resize::TemporaryMount;
@@ -114,14 +113,11 @@ impl Ploop {
         let change = Change::begin(&mut self.image, &Turn::MAX_DELTA_SIZE)?;
         if size == 0 {
             // A18: the driver takes the number for what it is, and fails every write to a new cluster.
-            let top = change.descriptor.top_image();
-            if let Some(at) = top.and_then(|top| attachments(&top.file).into_iter().next()) {
-                return change.refuse(
-                    ErrorKind::Busy,
-                    format!(
-                        "the image is attached to {}, and libploop would leave the driver no room at all; unmount it first, or set a large number",
-                        at.device.display()
-                    ),
+            let top = change.descriptor.top;
+            if let Some(device) = change.devices_on(&[top]).next() {
+                return change.refuse_attached(
+                    device,
+                    "0 would be a limit of zero bytes there; use a large number for no limit",
                 );
             }
         }

@@ -167,6 +167,8 @@ mod guid;
 #[cfg(feature = "libploop")]
 mod handle;
 #[cfg(feature = "image")]
+mod identity;
+#[cfg(feature = "image")]
 pub mod image;
 #[cfg(feature = "libploop")]
 mod info;
@@ -193,6 +195,8 @@ mod resize;
 mod size;
 #[cfg(feature = "libploop")]
 mod snapshot;
+#[cfg(feature = "libploop")]
+mod sysfs;
 #[cfg(feature = "libploop")]
 pub mod trust;
 

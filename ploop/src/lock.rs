@@ -1,26 +1,526 @@
-//! How long operations wait for an image's lock.
+//! The lock of an image, and how long operations wait for it.
 //!
-//! libploop waits 60 seconds for the lock of a descriptor, but only in a program of one thread: in
-//! any other the wait may never end. This crate polls the lock itself first, in whichever thread, and
-//! ends with [`ErrorKind::Locked`](crate::ErrorKind::Locked) after the time set here. Waiting for
-//! another thread of the same process counts.
+//! An operation takes three locks, in this order, and waits for them for [the time set here](set_timeout)
+//! at most, in whichever thread; then it ends with [`ErrorKind::Locked`](crate::ErrorKind::Locked):
 //!
-//! Between the poll and libploop's own attempt the lock is free for some microseconds. Where another
-//! process takes it then, the wait is libploop's own, and ends after 60 seconds.
+//! 1. one among the threads of this process;
+//! 2. where it changes the image, `DiskDescriptor.xml.op.lck`, which this crate alone knows. It is held until
+//!    the operation is over, and removed then;
+//! 3. libploop's own, `DiskDescriptor.xml.lck`. It is made where it is missing, and held while the
+//!    descriptor is read and checked. libploop takes it anew for itself, so it is given back when
+//!    libploop is called.
+//!
+//! So between programs that use this crate nothing happens to an image in the middle of an operation. A
+//! program that uses libploop by itself knows the third lock only, and may get in between when it is handed
+//! over: for some microseconds. Where it does, the wait is libploop's, and ends after 60 seconds.
+//!
+//! Both files are locked with `flock`, have mode 0600, and are never followed as symbolic links. One that is
+//! replaced while somebody waits for it is opened again. On NFS they work between all hosts that have
+//! mounted the directory, if its server and kernels 2.6.12 and later do locks (not with the mount options `nolock`
+//! and `local_lock`: those keep the processes of one host apart, and no hosts).
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::ffi;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+use crate::identity::Identity;
+use crate::{Error, ErrorKind, Result, paths};
+
+/// libploop's lock around its search for devices.
+const DEVICES: &str = "/var/lock/ploop/ploop.lck";
+
+/// As libploop's own limit.
+static TIMEOUT_MILLIS: AtomicU64 = AtomicU64::new(60_000);
 
 /// How long operations wait where their handle was not told otherwise. 60 seconds unless set.
 #[must_use]
 pub fn timeout() -> Duration {
-    ffi::default_lock_timeout()
+    Duration::from_millis(TIMEOUT_MILLIS.load(Ordering::Relaxed))
 }
 
 /// Sets how long operations wait, for the whole process. Zero means one attempt.
 ///
 /// [`Ploop::set_lock_timeout`](crate::Ploop::set_lock_timeout) sets it for one handle.
 pub fn set_timeout(timeout: Duration) {
-    ffi::set_default_lock_timeout(timeout);
+    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    TIMEOUT_MILLIS.store(millis, Ordering::Relaxed);
+}
+
+/// A lock among threads whose wait ends.
+#[derive(Default)]
+pub(crate) struct TimedLock {
+    queue: Mutex<Queue>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// By a thread of this process. After a fork the child has no such thread.
+    taken_in: Option<u32>,
+    /// To spare the system call of a notification that nobody waits for.
+    waiting: usize,
+}
+
+impl TimedLock {
+    pub(crate) const fn new() -> TimedLock {
+        TimedLock {
+            queue: Mutex::new(Queue {
+                taken_in: None,
+                waiting: 0,
+            }),
+            freed: Condvar::new(),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn acquire(&self, end: Option<Instant>) -> bool {
+        let process = process::id();
+        let mut queue = self.queue();
+        queue.waiting += 1;
+        while queue.taken_in == Some(process) {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            queue = match left {
+                None => self
+                    .freed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(left) if left.is_zero() => {
+                    queue.waiting -= 1;
+                    return false;
+                }
+                Some(left) => {
+                    self.freed
+                        .wait_timeout(queue, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+        queue.waiting -= 1;
+        queue.taken_in = Some(process);
+        true
+    }
+
+    fn release(&self) {
+        let mut queue = self.queue();
+        queue.taken_in = None;
+        if queue.waiting > 0 {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Runs `f` alone, or fails after `timeout`.
+    pub(crate) fn alone<T>(
+        &self,
+        operation: &'static str,
+        timeout: Duration,
+        f: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if !self.acquire(end_of(timeout)) {
+            return Err(Error::new(
+                ErrorKind::Locked,
+                operation,
+                format!("another thread of this process held the lock for {timeout:?}"),
+            ));
+        }
+        let _release = Release(self);
+        f()
+    }
+}
+
+struct Release<'a>(&'a TimedLock);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// `None` where the end is beyond what the clock can tell: no end.
+fn end_of(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// The lock of a descriptor or a device among the threads of this process, one per path. Two names of one
+/// file have two of them; the lock files still keep these apart.
+fn among_threads(path: &Path) -> Arc<TimedLock> {
+    static LOCKS: Mutex<Option<HashMap<PathBuf, Weak<TimedLock>>>> = Mutex::new(None);
+    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let locks = locks.get_or_insert_default();
+    if let Some(lock) = locks.get(path).and_then(Weak::upgrade) {
+        return lock;
+    }
+    // Forget images nobody has open, so that a daemon's map does not grow for ever.
+    locks.retain(|_, lock| lock.strong_count() > 0);
+    let lock = Arc::new(TimedLock::new());
+    locks.insert(path.to_owned(), Arc::downgrade(&lock));
+    lock
+}
+
+/// Runs `f` while no other thread is at what is named by this path and has no handle: a descriptor that is
+/// being made, a device.
+pub(crate) fn alone_at<T>(
+    operation: &'static str,
+    path: &Path,
+    f: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    among_threads(path)
+        .alone(operation, timeout(), f)
+        .map_err(|error| match error.path() {
+            None => error.with_path(path),
+            Some(_) => error,
+        })
+}
+
+/// What an image is locked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Only against the threads of this process: libploop takes no lock here.
+    Devices,
+    Look,
+    Change,
+}
+
+/// The lock of one image.
+pub(crate) struct ImageLock {
+    descriptor: PathBuf,
+    among_threads: Arc<TimedLock>,
+    /// Kept open: opening it costs more than the lock itself.
+    libploop: Option<Arc<LockFile>>,
+}
+
+impl ImageLock {
+    pub(crate) fn of(descriptor: &Path) -> ImageLock {
+        ImageLock {
+            descriptor: descriptor.to_owned(),
+            among_threads: among_threads(descriptor),
+            libploop: None,
+        }
+    }
+
+    pub(crate) fn acquire(
+        &mut self,
+        operation: &'static str,
+        purpose: Purpose,
+        finds_device: bool,
+        timeout: Duration,
+    ) -> Result<Held> {
+        let wait = Wait::new(operation, &self.descriptor, timeout);
+        if !self.among_threads.acquire(wait.end) {
+            return Err(wait.over("another thread of this process"));
+        }
+        // From here on an error gives everything back.
+        let mut held = Held {
+            libploop: Mutex::new(None),
+            libploop_file: None,
+            operation: None,
+            _among_threads: AmongThreads(Arc::clone(&self.among_threads)),
+        };
+        if purpose == Purpose::Change {
+            held.operation = OperationLock::acquire(&self.descriptor, &wait)?;
+        }
+        if purpose != Purpose::Devices {
+            let path = paths::lock_file(&self.descriptor);
+            let file = LockFile::acquire(self.libploop.take(), &path, &wait)?;
+            self.libploop = Some(Arc::clone(&file));
+            held.libploop_file = Some(Arc::clone(&file));
+            held.libploop = Mutex::new(Some(file));
+        }
+        if finds_device {
+            poll_devices(&wait)?;
+        }
+        Ok(held)
+    }
+}
+
+/// The locks of an image, held until this is dropped.
+///
+/// Here it is said how a line of libploop locks. This one, and 7.x, take `flock` on a file beside the descriptor,
+/// in an open file of their own, so that ours must be given back before. (8.x and 9.x take record locks on the
+/// base image. Those of one process do not exclude each other; they would be held on, and no file of
+/// the base may be closed meanwhile.)
+pub(crate) struct Held {
+    /// While libploop does not have it.
+    libploop: Mutex<Option<Arc<LockFile>>>,
+    libploop_file: Option<Arc<LockFile>>,
+    operation: Option<OperationLock>,
+    _among_threads: AmongThreads,
+}
+
+impl Held {
+    /// Gives libploop's lock back, for libploop to take it.
+    pub(crate) fn hand_over(&self) {
+        if let Some(file) = self.libploop().take() {
+            file.unlock();
+        }
+    }
+
+    /// After a call of libploop: runs `f` if no program that uses libploop alone has its lock by now, and
+    /// holds it meanwhile.
+    pub(crate) fn if_unlocked(&self, f: impl FnOnce()) {
+        let mut libploop = self.libploop();
+        let Some(file) = self.libploop_file.as_ref().filter(|_| libploop.is_none()) else {
+            // Never given back, or not needed.
+            return f();
+        };
+        if file.try_lock().unwrap_or(false) {
+            *libploop = Some(Arc::clone(file));
+            f();
+            *libploop = None;
+            file.unlock();
+        }
+    }
+
+    fn libploop(&self) -> MutexGuard<'_, Option<Arc<LockFile>>> {
+        self.libploop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.hand_over();
+        // Before the next thread of this process comes.
+        self.operation = None;
+    }
+}
+
+struct AmongThreads(Arc<TimedLock>);
+
+impl Drop for AmongThreads {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// The lock that this crate holds through a whole operation. It is a file of its own: on NFS the system makes
+/// the same thing of `flock` and of record locks, so that a second lock on libploop's file would shut libploop out;
+/// and a lock on the directory could be held by everybody who may read it.
+struct OperationLock(Arc<LockFile>);
+
+impl OperationLock {
+    /// `None` where there is no room for a file: what needs none, or makes room, still works then.
+    fn acquire(descriptor: &Path, wait: &Wait<'_>) -> Result<Option<OperationLock>> {
+        match LockFile::acquire(None, &paths::operation_lock_file(descriptor), wait) {
+            Ok(file) => Ok(Some(OperationLock(file))),
+            Err(error) if error.kind() == ErrorKind::NoSpace => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for OperationLock {
+    fn drop(&mut self) {
+        // Who waits for it finds that it is gone, and makes another one.
+        let _ = fs::remove_file(&self.0.path);
+        self.0.unlock();
+    }
+}
+
+/// An open lock file.
+struct LockFile {
+    path: PathBuf,
+    file: File,
+    /// The process that opened it. One that was forked shares the lock with its parent, and so excludes nothing.
+    process: u32,
+    identity: Identity,
+}
+
+impl LockFile {
+    fn open(path: &Path, operation: &'static str) -> Result<LockFile> {
+        let failed = |what, error: io::Error| Error::io(operation, what, error).with_path(path);
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(flags.bits() as i32)
+            .open(path)
+            .map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => no_file(operation, path),
+                _ => failed("the lock file cannot be opened", error),
+            })?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| failed("the lock file cannot be examined", error))?;
+        if !metadata.is_file() {
+            return Err(no_file(operation, path));
+        }
+        Ok(LockFile {
+            path: path.to_owned(),
+            file,
+            process: process::id(),
+            identity: Identity::from(&metadata),
+        })
+    }
+
+    /// Waits for the lock of the file that has this name. `open` is one from before.
+    fn acquire(
+        mut open: Option<Arc<LockFile>>,
+        path: &Path,
+        wait: &Wait<'_>,
+    ) -> Result<Arc<LockFile>> {
+        let process = process::id();
+        let mut pause = Duration::from_millis(1);
+        // A bound for the case that the limit is zero and the file is replaced all the time.
+        let mut replaced = 0;
+        loop {
+            let file = match open.take().filter(|file| file.process == process) {
+                Some(file) => file,
+                None => Arc::new(LockFile::open(path, wait.operation)?),
+            };
+            let locked = file.try_lock().map_err(|error| {
+                Error::io(wait.operation, "the lock file cannot be locked", error).with_path(path)
+            })?;
+            let is_current = file.is_current();
+            if locked && is_current {
+                return Ok(file);
+            }
+            let left = wait.left();
+            if is_current {
+                if left.is_zero() {
+                    return Err(wait.over("another process"));
+                }
+                open = Some(file);
+                thread::sleep(pause.min(left));
+                pause = (pause * 2).min(Duration::from_millis(50));
+            } else {
+                if locked {
+                    file.unlock();
+                }
+                replaced += 1;
+                if left.is_zero() && replaced > 100 {
+                    return Err(wait.over("another process"));
+                }
+            }
+        }
+    }
+
+    /// Whether the lock could be had at once.
+    fn try_lock(&self) -> Result<bool, Errno> {
+        loop {
+            match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(true),
+                Err(Errno::WOULDBLOCK) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Also where copies of the file descriptor are open elsewhere.
+    fn unlock(&self) {
+        // Nothing can be done about a failure, and none is known for a lock that is held.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+
+    /// Whether the path still names this file.
+    fn is_current(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| Identity::from(&found) == self.identity)
+    }
+}
+
+fn no_file(operation: &'static str, path: &Path) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        operation,
+        "the lock file is a link, or something else that is no regular file; remove it",
+    )
+    .with_path(path)
+}
+
+/// A wait that ends.
+struct Wait<'a> {
+    operation: &'static str,
+    descriptor: &'a Path,
+    timeout: Duration,
+    end: Option<Instant>,
+}
+
+impl<'a> Wait<'a> {
+    fn new(operation: &'static str, descriptor: &'a Path, timeout: Duration) -> Wait<'a> {
+        Wait {
+            operation,
+            descriptor,
+            timeout,
+            end: end_of(timeout),
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.end.map_or(Duration::MAX, |end| {
+            end.saturating_duration_since(Instant::now())
+        })
+    }
+
+    fn over(&self, by: &str) -> Error {
+        let message = format!(
+            "{by} held the lock for {:?}; try again later or raise the lock timeout",
+            self.timeout
+        );
+        Error::new(ErrorKind::Locked, self.operation, message).with_path(self.descriptor)
+    }
+}
+
+/// For operations without a handle that look for a device.
+pub(crate) fn wait_for_devices(operation: &'static str, path: &Path) -> Result<()> {
+    poll_devices(&Wait::new(operation, path, timeout()))
+}
+
+/// Waits until nobody looks for a device, anywhere on the system. libploop's own wait has no end
+/// (hazard 0.2). The lock is given back at once: libploop takes it some time later.
+fn poll_devices(wait: &Wait<'_>) -> Result<()> {
+    let path = Path::new(DEVICES);
+    match fs::symlink_metadata(path) {
+        // One that libploop has not made yet is held by nobody.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => {
+            LockFile::acquire(None, path, wait)?.unlock();
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_path_has_one_lock_and_leaves_none_behind() {
+        let a = among_threads(Path::new("/lock-test/a"));
+        assert!(Arc::ptr_eq(&a, &among_threads(Path::new("/lock-test/a"))));
+        assert!(!Arc::ptr_eq(&a, &among_threads(Path::new("/lock-test/b"))));
+    }
+
+    #[test]
+    fn waiting_for_another_thread_ends() {
+        let lock = TimedLock::new();
+        assert!(lock.acquire(end_of(Duration::ZERO)));
+        let begin = Instant::now();
+        let refused = lock.alone("test", Duration::from_millis(50), || Ok(()));
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Locked);
+        assert!(begin.elapsed() >= Duration::from_millis(50));
+        lock.release();
+        assert!(lock.alone("test", Duration::ZERO, || Ok(())).is_ok());
+    }
+
+    #[test]
+    fn an_endless_timeout_is_no_overflow() {
+        assert!(end_of(Duration::MAX).is_none());
+        assert!(TimedLock::new().acquire(end_of(Duration::MAX)));
+    }
 }

@@ -187,9 +187,8 @@ impl UnusedDelta {
             return;
         };
         let detached = turn.devices().is_ok_and(|devices| devices.is_empty());
-        let path = turn.path().to_owned();
         if detached {
-            ffi::if_unlocked(&path, || {
+            turn.held().if_unlocked(|| {
                 // Should it not work, the next merge takes the mark off.
                 let _ = Header::clear_in_use(&file);
             });

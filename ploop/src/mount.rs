@@ -186,14 +186,9 @@ impl Ploop {
         change.require_attachable(guid)?;
         // libploop looks for one of the same name, and mends a delta that another one writes to before the
         // driver refuses it (A16).
-        if let Some(image) = descriptor.image(guid) {
-            for attachment in device::attachments(&image.file) {
-                if attachment.is_found_as(change.component()) {
-                    continue;
-                }
-                if !(attachment.read_only && param.read_only) {
-                    return change.refuse_attached(&attachment);
-                }
+        for device in change.devices_on(&[guid]) {
+            if device.writes() || !param.read_only {
+                change.require_found(device)?;
             }
         }
         if param.fsck {

@@ -28,6 +28,11 @@ pub(crate) fn lock_file(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".lck")
 }
 
+/// The lock of a change, of this crate's own.
+pub(crate) fn operation_lock_file(descriptor: &Path) -> PathBuf {
+    with_suffix(descriptor, ".op.lck")
+}
+
 /// The new descriptor, complete and not yet in place. A conversion to raw writes the new base under
 /// the same suffix.
 pub(crate) fn staged(file: &Path) -> PathBuf {
@@ -181,6 +186,7 @@ pub(crate) fn require_apart_from_side_files<'a>(
     let beside_descriptor = [
         descriptor.to_owned(),
         lock_file(descriptor),
+        operation_lock_file(descriptor),
         staged(descriptor),
         being_staged(descriptor),
     ];

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, OFlags};
 
-use crate::device::{self, Attachment};
 use crate::ffi::{self, Op, Turn};
+use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind};
 use crate::recovery::Unsynced;
+use crate::sysfs::{self, Device};
 use crate::{
     Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, paths, recovery,
     trust,
@@ -37,6 +38,8 @@ pub(crate) struct Change<'a> {
     turn: Turn<'a>,
     /// As it is before the change.
     pub(crate) descriptor: Descriptor,
+    /// All there are.
+    devices: Vec<Device>,
 }
 
 impl<'a> Change<'a> {
@@ -83,7 +86,11 @@ impl<'a> Change<'a> {
         paths::require_harmless_to_shell(op.name, turn.path())?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_apart_from_side_files(op.name, turn.path(), deltas)?;
-        let change = Change { turn, descriptor };
+        let change = Change {
+            turn,
+            descriptor,
+            devices: sysfs::devices(),
+        };
         // What a mount attaches need not be the top.
         if op.finds_device && op.name != Turn::MOUNT.name {
             change.require_visible()?;
@@ -97,9 +104,10 @@ impl<'a> Change<'a> {
         let operation = self.turn.operation();
         let room = Room::make(operation, &path, store)?;
         let unsynced = Unsynced::before(&path, &self.descriptor);
+        let held = self.turn.held();
         let result = c(self.turn);
         match (&result, unsynced) {
-            (Err(_), _) => ffi::if_unlocked(&path, || room.clear()),
+            (Err(_), _) => held.if_unlocked(|| room.clear()),
             (Ok(_), Some(unsynced)) => unsynced.sync(operation)?,
             (Ok(_), None) => {}
         }
@@ -125,45 +133,40 @@ impl<'a> Change<'a> {
     /// That no device libploop does not look for writes to the top delta: it would take the image for one
     /// that does not run, and change it underneath (A16).
     fn require_visible(&self) -> Result<()> {
-        if !crate::kernel::is_driver_present() {
-            return Ok(());
-        }
-        let Some(top) = self.descriptor.top_image() else {
-            return Ok(());
-        };
-        for attachment in device::attachments(&top.file) {
-            if !attachment.read_only && !attachment.is_found_as(self.turn.component()) {
-                return self.refuse_attached(&attachment);
+        for device in self.devices_on(&[self.descriptor.top]) {
+            if device.writes() {
+                self.require_found(device)?;
             }
         }
         Ok(())
     }
 
-    /// The name that libploop looks for.
-    pub(crate) fn component(&self) -> &[u8] {
-        self.turn.component()
+    /// That libploop finds this device of the image, by its name and the letters of its base's path.
+    pub(crate) fn require_found(&self, device: &Device) -> Result<()> {
+        let base = self.descriptor.base();
+        let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
+        let same_path = base.is_some() && device.base().map(|delta| &delta.path) == base.as_ref();
+        if same_path && device.component == self.turn.component() {
+            return Ok(());
+        }
+        self.refuse_attached(device, "libploop would not look for it there")
     }
 
-    pub(crate) fn refuse_attached<T>(&self, attachment: &Attachment) -> Result<T> {
-        let mut name = match attachment.component.as_slice() {
-            b"" => "without a component name".to_owned(),
-            name => format!("as component {:?}", String::from_utf8_lossy(name)),
+    /// The error of an operation that a device is in the way of.
+    pub(crate) fn refuse_attached<T>(&self, device: &Device, why: &str) -> Result<T> {
+        let name = match device.component.as_slice() {
+            b"" => String::new(),
+            name => format!(" as component {:?}", String::from_utf8_lossy(name)),
         };
-        if let Some(path) = &attachment.other_path {
-            name.push_str(&format!(" by the path {}", path.display()));
-        }
+        let path = device.top().map(|top| top.path.display().to_string());
         self.refuse(
             ErrorKind::Busy,
             format!(
-                "the image is attached to {} {name}, where libploop would not look for it; unmount it first",
-                attachment.device.display()
+                "the image is attached to {}{name} by the path {}: {why}; unmount it first",
+                device.path().display(),
+                path.unwrap_or_default(),
             ),
         )
-    }
-
-    /// The turn, for questions that come before the change.
-    pub(crate) fn turn(&mut self) -> &mut Turn<'a> {
-        &mut self.turn
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -206,26 +209,30 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// A device whose top delta is that of one of these GUIDs: one that may be writing to it. libploop
-    /// looks for a device without a name only, by the letters of a path, and not in all operations.
-    pub(crate) fn device_on(&mut self, guids: &[Guid]) -> Result<Option<PathBuf>> {
-        let files: Vec<&Path> = guids
+    /// Devices whose top is one of these deltas: those that may be writing to it. libploop looks for one
+    /// without a name only, by the letters of a path, and not in all operations.
+    pub(crate) fn devices_on(&self, guids: &[Guid]) -> impl Iterator<Item = &Device> {
+        let files = self.files(guids);
+        self.devices.iter().filter(move |device| {
+            let top = device.top().and_then(|top| top.identity);
+            top.is_some_and(|top| files.contains(&top))
+        })
+    }
+
+    /// A device that has any delta of the image.
+    pub(crate) fn any_device(&self) -> Option<&Device> {
+        let guids: Vec<Guid> = self.descriptor.images.iter().map(|i| i.guid).collect();
+        let files = self.files(&guids);
+        self.devices
             .iter()
-            .filter_map(|guid| self.descriptor.image(*guid))
-            .map(|image| image.file.as_path())
-            .collect();
-        for device in self.turn.devices()? {
-            let (top, _) =
-                device::top_delta(&device).map_err(|error| error.during(self.turn.operation()))?;
-            if files
-                .iter()
-                .any(|file| *file == top || fs::canonicalize(file).is_ok_and(|file| file == top))
-            {
-                return Ok(Some(device));
-            }
-        }
-        let attachment = files.into_iter().flat_map(device::attachments).next();
-        Ok(attachment.map(|attachment| attachment.device))
+            .find(|device| files.iter().any(|file| device.has(*file)))
+    }
+
+    fn files(&self, guids: &[Guid]) -> Vec<Identity> {
+        let images = guids.iter().filter_map(|guid| self.descriptor.image(*guid));
+        images
+            .filter_map(|image| Identity::of(&image.file).ok())
+            .collect()
     }
 
     /// What must hold where libploop attaches the chain of a delta: sound deltas, and a mount table it

@@ -82,7 +82,7 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
     /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success.
     pub fn replace(&mut self, param: &ReplaceParam) -> Result<()> {
-        let mut change = Change::begin(&mut self.image, &Turn::REPLACE)?;
+        let change = Change::begin(&mut self.image, &Turn::REPLACE)?;
         let operation = change.operation();
         let descriptor = &change.descriptor;
         CPath::new(operation, &param.new_file)?;
@@ -162,7 +162,7 @@ impl Ploop {
         // The caller has just copied it, perhaps; with the descriptor comes its data.
         sync_files(operation, [&*new_file])?;
         let keep_name = param.flags.contains(ReplaceFlag::KEEP_NAME);
-        let _second = match keep_name && !change.turn().devices()?.is_empty() {
+        let _second = match keep_name && change.any_device().is_some() {
             true => SecondName::of(&new_file),
             false => None,
         };

@@ -85,7 +85,7 @@ impl Ploop {
     /// After an error the data is whole; the size may have changed in part, and the same call goes on
     /// from there.
     pub fn resize_with(&mut self, param: &ResizeParam) -> Result<()> {
-        let mut change = Change::begin(&mut self.image, &Turn::RESIZE)?;
+        let change = Change::begin(&mut self.image, &Turn::RESIZE)?;
         let descriptor = &change.descriptor;
         let cluster = Size::from(descriptor.cluster);
         if let Some(size) = param.size {
@@ -132,14 +132,9 @@ impl Ploop {
         }
         // libploop would ignore the word and resize online.
         if offline {
-            if let Some(device) = change.turn().devices()?.first() {
-                return change.refuse(
-                    ErrorKind::Busy,
-                    format!(
-                        "the image is attached to {}; unmount it, or resize it online",
-                        device.display()
-                    ),
-                );
+            if let Some(device) = change.any_device() {
+                return change
+                    .refuse_attached(device, "use ResizeMode::Online for an image that runs");
             }
         }
         let leftover = TemporaryMount::beside(&change.descriptor);

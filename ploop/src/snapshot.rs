@@ -237,7 +237,7 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that
     /// supports large disks. After an error the image is as it was.
     pub fn switch_snapshot_with(&mut self, guid: Guid, flags: SwitchFlag) -> Result<Option<Guid>> {
-        let mut change = Change::begin(&mut self.image, &Turn::SWITCH)?;
+        let change = Change::begin(&mut self.image, &Turn::SWITCH)?;
         let skip_create = flags.contains(SwitchFlag::SKIP_CREATE);
         let skip_destroy = flags.contains(SwitchFlag::SKIP_DESTROY);
         if flags.bits() & !SwitchFlag::SKIP_CREATE.bits() & !SwitchFlag::SKIP_DESTROY.bits() != 0 {
@@ -291,14 +291,8 @@ impl Ploop {
         } else {
             vec![top]
         };
-        if let Some(device) = change.device_on(&written_to)? {
-            return change.refuse(
-                ErrorKind::Busy,
-                format!(
-                    "the image is attached to {}; unmount it first",
-                    device.display()
-                ),
-            );
+        if let Some(device) = change.devices_on(&written_to).next() {
+            return change.refuse_attached(device, "it writes to the top delta");
         }
         // 27: without a name for it, two deltas would be the top.
         let kept = skip_destroy.then(Guid::generate);
@@ -410,21 +404,15 @@ fn new_snapshot(
     CPath::new(operation, &resolved).map(Some)
 }
 
-fn delete(mut change: Change<'_>, guid: Guid) -> Result<()> {
+fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
     change.require(guid)?;
     let descriptor = change.descriptor.clone();
     let is_base = descriptor.base().is_some_and(|base| base.guid == guid);
     let children: Vec<Guid> = descriptor.children(guid).collect();
     let temporary = descriptor.snapshot(guid).is_some_and(|s| s.temporary);
     if guid == descriptor.top {
-        if let Some(device) = change.device_on(&[guid])? {
-            return change.refuse(
-                ErrorKind::Busy,
-                format!(
-                    "the image is attached to {}, which writes to the top delta; unmount it first",
-                    device.display()
-                ),
-            );
+        if let Some(device) = change.devices_on(&[guid]).next() {
+            return change.refuse_attached(device, "it writes to the top delta");
         }
     }
     let c_guid = CText::guid(guid);

@@ -8,6 +8,7 @@ use super::lock_watch::{self, Watch};
 use super::own_descriptors::with_own_descriptors;
 use super::process::{self, Running, Stdin};
 use super::reply::Reply;
+use crate::lock::Purpose;
 use crate::{Error, ErrorKind, Result};
 
 /// What must be known of a C function to call it safely. One constant for each, next to its call.
@@ -15,8 +16,8 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) struct Op {
     /// What the user was doing, for error messages: "create snapshot".
     pub(crate) name: &'static str,
-    /// Takes the lock of the descriptor and reads the descriptor again.
-    pub(crate) locks: bool,
+    /// What C takes the lock of the descriptor for, if it does, and reads the descriptor again.
+    pub(crate) purpose: Purpose,
     /// Takes libploop's system-wide lock to look for a device.
     pub(crate) finds_device: bool,
     /// Looks for the device of the handle's component; all others for one without a name.
@@ -31,7 +32,7 @@ impl Op {
     pub(crate) const fn new(name: &'static str) -> Op {
         Op {
             name,
-            locks: false,
+            purpose: Purpose::Devices,
             finds_device: false,
             by_component: false,
             forks: false,
@@ -39,8 +40,15 @@ impl Op {
         }
     }
 
-    pub(crate) const fn locks(mut self) -> Op {
-        self.locks = true;
+    /// Takes the lock of the descriptor.
+    pub(crate) const fn looks(mut self) -> Op {
+        self.purpose = Purpose::Look;
+        self
+    }
+
+    /// Takes the lock of the descriptor, and changes the image.
+    pub(crate) const fn changes(mut self) -> Op {
+        self.purpose = Purpose::Change;
         self
     }
 
@@ -98,7 +106,7 @@ fn here(op: &Op, c: impl FnOnce() -> i32) -> Result<Reply> {
     require_children(op)?;
     let _running = Running::enter();
     let _stdin = op.closes_stdin.then(Stdin::keep);
-    let _watch = op.locks.then(Watch::begin);
+    let _watch = (op.purpose != Purpose::Devices).then(Watch::begin);
     Ok(bare(op, c))
 }
 

@@ -10,7 +10,8 @@ use super::call::Op;
 use super::kill_filter::without_kill_all;
 use super::pid_namespace;
 use super::reply::Reply;
-use super::turn::{TimedLock, Turn};
+use super::turn::Turn;
+use crate::lock::TimedLock;
 use crate::{Error, ErrorKind, Result};
 
 /// The `int` that C looks at between rounds.
@@ -49,12 +50,12 @@ static FLAG_TEXT: TimedLock = TimedLock::new();
 
 impl Turn<'_> {
     pub(crate) const DISCARD: Op = Op::new("discard")
-        .locks()
+        .changes()
         .finds_device()
         .by_component()
         .forks()
         .closes_stdin();
-    pub(crate) const DISCARD_STAT: Op = Op::new("get discard statistics").locks().finds_device();
+    pub(crate) const DISCARD_STAT: Op = Op::new("get discard statistics").looks().finds_device();
 
     pub(crate) fn discard(self, args: &DiscardArgs<'_>) -> Result<()> {
         let mut turn = self.with_new_handle();

@@ -54,39 +54,40 @@ pub(crate) enum MergeWhich<'a> {
 
 impl Turn<'_> {
     pub(crate) const MOUNT: Op = Op::new("mount")
-        .locks()
+        .changes()
         .finds_device()
         .by_component()
         .closes_stdin();
     pub(crate) const MOUNT_CHECKED: Op = Self::MOUNT.forks();
-    pub(crate) const UMOUNT: Op = Op::new("unmount").locks().finds_device();
-    pub(crate) const RESIZE: Op = Op::new("resize").locks().finds_device().forks();
+    pub(crate) const UMOUNT: Op = Op::new("unmount").changes().finds_device();
+    pub(crate) const RESIZE: Op = Op::new("resize").changes().finds_device().forks();
     pub(crate) const SNAPSHOT: Op = Op::new("create snapshot")
-        .locks()
+        .changes()
         .finds_device()
         .closes_stdin();
     pub(crate) const TEMPORARY_SNAPSHOT: Op = Op::new("create temporary snapshot")
-        .locks()
+        .changes()
         .finds_device()
         .closes_stdin();
-    pub(crate) const SWITCH: Op = Op::new("switch to snapshot").locks().finds_device();
+    pub(crate) const SWITCH: Op = Op::new("switch to snapshot").changes().finds_device();
     pub(crate) const DELETE: Op = Op::new("delete snapshot")
-        .locks()
+        .changes()
         .finds_device()
         .closes_stdin();
-    pub(crate) const MERGE: Op = Op::new("merge").locks().finds_device().closes_stdin();
-    pub(crate) const REPLACE: Op = Op::new("replace").locks().finds_device();
+    pub(crate) const MERGE: Op = Op::new("merge").changes().finds_device().closes_stdin();
+    pub(crate) const REPLACE: Op = Op::new("replace").changes().finds_device();
     pub(crate) const CONVERT: Op = Self::CONVERT_NEW.finds_device();
     /// Of an image that cannot be attached yet, so nobody has to be root to look.
-    pub(crate) const CONVERT_NEW: Op = Op::new("convert").locks().closes_stdin();
+    pub(crate) const CONVERT_NEW: Op = Op::new("convert").changes().closes_stdin();
     pub(crate) const IS_MOUNTED: Op = Op::new("look whether the image is mounted").finds_device();
     pub(crate) const DEVICES: Op = Op::new("list devices").finds_device();
-    pub(crate) const DEVICE: Op = Op::new("find device").locks().finds_device();
-    pub(crate) const IMAGE_INFO: Op = Op::new("get image info").locks().finds_device();
-    pub(crate) const TOP_DELTA_FILE: Op = Op::new("get top delta file").locks();
-    pub(crate) const BASE_DELTA_FILE: Op = Op::new("get base delta file").locks();
-    pub(crate) const MAX_DELTA_SIZE: Op = Op::new("set maximum delta size").locks().finds_device();
-    pub(crate) const DESCRIPTOR: Op = Op::new("read descriptor").locks();
+    pub(crate) const DEVICE: Op = Op::new("find device").looks().finds_device();
+    pub(crate) const IMAGE_INFO: Op = Op::new("get image info").looks().finds_device();
+    pub(crate) const TOP_DELTA_FILE: Op = Op::new("get top delta file").looks();
+    pub(crate) const BASE_DELTA_FILE: Op = Op::new("get base delta file").looks();
+    pub(crate) const MAX_DELTA_SIZE: Op =
+        Op::new("set maximum delta size").changes().finds_device();
+    pub(crate) const DESCRIPTOR: Op = Op::new("read descriptor").looks();
 
     pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountReply> {
         let mut turn = self.with_new_handle();

@@ -44,9 +44,7 @@ pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
 pub(crate) use other_calls::*;
 pub(crate) use running_merge::finish_merge;
 pub(crate) use text::{CPath, CText};
-pub(crate) use turn::{
-    Image, Turn, alone_at, default_lock_timeout, if_unlocked, set_default_lock_timeout,
-};
+pub(crate) use turn::{Image, Turn};
 
 /// All tests of the library, but those of the filter that such a kernel does not have.
 #[cfg(test)]

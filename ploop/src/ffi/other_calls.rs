@@ -9,7 +9,8 @@ use ploop_sys as sys;
 use super::call::{Op, guarded};
 use super::process;
 use super::text::{CPath, CText, PathBuffer, or_null};
-use super::turn::{TimedLock, Turn, wait_for_device_lock};
+use super::turn::Turn;
+use crate::lock::{TimedLock, wait_for_devices};
 use crate::{ErrorKind, Result};
 
 /// What `ploop_create_image` is told; sizes in sectors, but bytes for the file system's blocks.
@@ -53,7 +54,7 @@ pub(crate) fn create_image(
         .finds_device_if(args.fs_type.is_some())
         .forks_if(args.fs_type.is_some());
     if op.finds_device {
-        wait_for_device_lock(operation, path)?;
+        wait_for_devices(operation, path)?;
     }
     let mut param = args.param();
     // SAFETY: the texts in `param` are terminated and outlive the call; the image's path has the 4096
@@ -87,7 +88,7 @@ pub(crate) struct FsNumbers {
 
 impl Turn<'_> {
     pub(crate) const FS_INFO: Op = Op::new("get file system info")
-        .locks()
+        .looks()
         .finds_device()
         .closes_stdin();
 
@@ -135,7 +136,7 @@ pub(crate) fn find_device(
     delta: &CPath,
 ) -> Result<Option<PathBuf>> {
     const OP: Op = Op::new("find device").finds_device();
-    wait_for_device_lock(OP.name, path)?;
+    wait_for_devices(OP.name, path)?;
     let mut out = PathBuffer::new();
     // SAFETY: the texts are terminated, the delta is not NULL, and the buffer has the length given.
     let reply = guarded(&OP, || unsafe {

@@ -1,153 +1,21 @@
 //! Whose turn it is: one operation at a time on one image, and none while another process works
 //! on it.
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use ploop_sys as sys;
-use rustix::fs::{FlockOperation, flock};
 
 use super::call::{Op, guarded, guarded_keeping};
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::image::{Descriptor, descriptor};
+use crate::lock::{self, Held, ImageLock};
 use crate::{Error, ErrorKind, Result, paths};
-
-/// libploop's lock around its search for devices.
-const DEVICE_LOCK: &str = "/var/lock/ploop/ploop.lck";
-
-/// As libploop's own limit.
-static TIMEOUT_MILLIS: AtomicU64 = AtomicU64::new(60_000);
-
-pub(crate) fn default_lock_timeout() -> Duration {
-    Duration::from_millis(TIMEOUT_MILLIS.load(Ordering::Relaxed))
-}
-
-pub(crate) fn set_default_lock_timeout(timeout: Duration) {
-    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    TIMEOUT_MILLIS.store(millis, Ordering::Relaxed);
-}
-
-/// A lock whose wait ends.
-#[derive(Default)]
-pub(super) struct TimedLock {
-    queue: Mutex<Queue>,
-    freed: Condvar,
-}
-
-#[derive(Default)]
-struct Queue {
-    taken: bool,
-    /// To spare the system call of a notification that nobody waits for.
-    waiting: usize,
-}
-
-impl TimedLock {
-    pub(super) const fn new() -> TimedLock {
-        TimedLock {
-            queue: Mutex::new(Queue {
-                taken: false,
-                waiting: 0,
-            }),
-            freed: Condvar::new(),
-        }
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn acquire(&self, end: Option<Instant>) -> bool {
-        let mut queue = self.queue();
-        queue.waiting += 1;
-        while queue.taken {
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            queue = match left {
-                None => self
-                    .freed
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(left) if left.is_zero() => {
-                    queue.waiting -= 1;
-                    return false;
-                }
-                Some(left) => {
-                    self.freed
-                        .wait_timeout(queue, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
-        }
-        queue.waiting -= 1;
-        queue.taken = true;
-        true
-    }
-
-    fn release(&self) {
-        let mut queue = self.queue();
-        queue.taken = false;
-        if queue.waiting > 0 {
-            self.freed.notify_one();
-        }
-    }
-
-    /// Runs `f` alone, or fails after `timeout`.
-    pub(super) fn alone<T>(
-        &self,
-        operation: &'static str,
-        timeout: Duration,
-        f: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        if !self.acquire(deadline(timeout)) {
-            return Err(Error::new(
-                ErrorKind::Locked,
-                operation,
-                format!("another thread of this process was at it for {timeout:?}"),
-            ));
-        }
-        let _release = Release(self);
-        f()
-    }
-}
-
-struct Release<'a>(&'a TimedLock);
-
-impl Drop for Release<'_> {
-    fn drop(&mut self) {
-        self.0.release();
-    }
-}
-
-/// `None` where the end is beyond what the clock can tell: no end.
-fn deadline(timeout: Duration) -> Option<Instant> {
-    Instant::now().checked_add(timeout)
-}
-
-/// The lock of the image whose descriptor this is, or of a device, one per path in this process.
-/// Two names of one file (a hard link, a bind mount) have two of them; libploop's own lock still
-/// keeps these apart.
-fn lock_of(path: &Path) -> Arc<TimedLock> {
-    static LOCKS: Mutex<Option<HashMap<PathBuf, Weak<TimedLock>>>> = Mutex::new(None);
-    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-    let locks = locks.get_or_insert_default();
-    if let Some(lock) = locks.get(path).and_then(Weak::upgrade) {
-        return lock;
-    }
-    // Forget images nobody has open, so that a daemon's map does not grow for ever.
-    locks.retain(|_, lock| lock.strong_count() > 0);
-    let lock = Arc::new(TimedLock::new());
-    locks.insert(path.to_owned(), Arc::downgrade(&lock));
-    lock
-}
 
 /// C's handle of an image. Exclusive: C has no lock for it (hazard 2).
 struct Handle(NonNull<sys::ploop_disk_images_data>);
@@ -170,9 +38,7 @@ pub(crate) struct Image {
     path: PathBuf,
     component: Option<CText>,
     timeout: Option<Duration>,
-    lock: Arc<TimedLock>,
-    /// libploop's lock file, kept open: opening it costs more than the lock itself.
-    lock_file: Option<File>,
+    lock: ImageLock,
     /// Kept between calls that only look. C does not reset every field when it reads the descriptor
     /// again, and a failed change stays in it, so whatever changes the image starts with a new one.
     handle: Option<Handle>,
@@ -190,11 +56,10 @@ impl Image {
             .map_err(|error| error.during(operation).with_path(path))?;
         paths::require_passable(operation, &resolved)?;
         Ok(Image {
-            lock: lock_of(&resolved),
+            lock: ImageLock::of(&resolved),
             path: resolved,
             component: None,
             timeout: None,
-            lock_file: None,
             handle: None,
         })
     }
@@ -214,7 +79,7 @@ impl Image {
     }
 
     pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or_else(default_lock_timeout)
+        self.timeout.unwrap_or_else(lock::timeout)
     }
 
     /// Waits for the image's turn, at most for the lock timeout. What is read through the [`Turn`]
@@ -222,32 +87,14 @@ impl Image {
     /// moment in which C takes it over.
     pub(crate) fn turn<'a>(&'a mut self, op: &'static Op) -> Result<Turn<'a>> {
         let timeout = self.timeout();
-        let end = deadline(timeout);
-        if !self.lock.acquire(end) {
-            let by = "another thread of this process";
-            return Err(locked(op.name, &self.path, by, timeout));
-        }
-        // From here on an error gives the turn back.
-        let in_process = InProcess(Arc::clone(&self.lock));
-        if op.locks {
-            if self.lock_file.is_none() {
-                self.lock_file = open_lock(op.name, &paths::lock_file(&self.path))?;
-            }
-            if let Some(file) = &self.lock_file {
-                wait_for_lock(op.name, &self.path, file, timeout, end)?;
-            }
-        }
-        // The descriptor's lock is given back even where the devices' cannot be had.
-        let turn = Turn {
-            holds_lock: op.locks,
+        let held = self
+            .lock
+            .acquire(op.name, op.purpose, op.finds_device, timeout)?;
+        Ok(Turn {
+            held: Arc::new(held),
             image: self,
             op,
-            _in_process: in_process,
-        };
-        if op.finds_device {
-            poll_device_lock(op.name, turn.path(), timeout, end)?;
-        }
-        Ok(turn)
+        })
     }
 
     fn handle(&mut self, operation: &'static str) -> Result<NonNull<sys::ploop_disk_images_data>> {
@@ -297,113 +144,12 @@ fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error
     }
 }
 
-struct InProcess(Arc<TimedLock>);
-
-impl Drop for InProcess {
-    fn drop(&mut self) {
-        self.0.release();
-    }
-}
-
-fn locked(operation: &'static str, path: &Path, by: &str, timeout: Duration) -> Error {
-    Error::new(
-        ErrorKind::Locked,
-        operation,
-        format!("{by} held the lock for {timeout:?}; try again later or raise the lock timeout"),
-    )
-    .with_path(path)
-}
-
-/// `None` where the file is not there yet: nobody holds it, and C makes it.
-fn open_lock(operation: &'static str, path: &Path) -> Result<Option<File>> {
-    match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            Err(Error::io(operation, "the lock file cannot be opened", error).with_path(path))
-        }
-    }
-}
-
-/// Takes the lock libploop is about to take, so that waiting for it has an end in every thread. C
-/// opens the file once more, so the lock must be given back before.
-fn wait_for_lock(
-    operation: &'static str,
-    path: &Path,
-    file: &File,
-    timeout: Duration,
-    end: Option<Instant>,
-) -> Result<()> {
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => {
-                return Err(
-                    Error::io(operation, "the lock file cannot be locked", error).with_path(path),
-                );
-            }
-        }
-        let left = end.map_or(pause, |end| end.saturating_duration_since(Instant::now()));
-        if left.is_zero() {
-            return Err(locked(operation, path, "another process", timeout));
-        }
-        thread::sleep(pause.min(left));
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
-}
-
-/// Waits until nobody looks for a device, anywhere on the system. libploop's own wait has no end
-/// (hazard 0.2). The lock is given back at once: C takes it some time later.
-fn poll_device_lock(
-    operation: &'static str,
-    path: &Path,
-    timeout: Duration,
-    end: Option<Instant>,
-) -> Result<()> {
-    static FILE: OnceLock<File> = OnceLock::new();
-    if FILE.get().is_none() {
-        match open_lock(operation, Path::new(DEVICE_LOCK))? {
-            // Of two threads that opened it, one keeps it.
-            Some(file) => drop(FILE.set(file)),
-            None => return Ok(()),
-        }
-    }
-    let Some(file) = FILE.get() else {
-        return Ok(());
-    };
-    wait_for_lock(operation, path, file, timeout, end)?;
-    unlock(file);
-    Ok(())
-}
-
-/// For operations without a handle that look for a device.
-pub(super) fn wait_for_device_lock(operation: &'static str, path: &Path) -> Result<()> {
-    let timeout = default_lock_timeout();
-    poll_device_lock(operation, path, timeout, deadline(timeout))
-}
-
-fn unlock(file: &File) {
-    // Nothing can be done about a failure, and none is known for a lock that is held.
-    let _ = flock(file, FlockOperation::Unlock);
-}
-
 /// The image's turn: the only way to C for operations on an image. The C functions are methods of
 /// it, in `image_calls` and their neighbours.
 pub(crate) struct Turn<'a> {
     pub(super) image: &'a mut Image,
     pub(super) op: &'static Op,
-    /// Until C takes it.
-    holds_lock: bool,
-    _in_process: InProcess,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.give_lock_back();
-    }
+    held: Arc<Held>,
 }
 
 impl Turn<'_> {
@@ -421,6 +167,11 @@ impl Turn<'_> {
             Some(component) if self.op.by_component => component.as_bytes(),
             _ => &[],
         }
+    }
+
+    /// The image's locks, for those who have something to do after the call.
+    pub(crate) fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held)
     }
 
     /// How long this operation waits for others.
@@ -455,14 +206,6 @@ impl Turn<'_> {
         self.image.handle = None;
     }
 
-    fn give_lock_back(&mut self) {
-        if std::mem::take(&mut self.holds_lock) {
-            if let Some(file) = &self.image.lock_file {
-                unlock(file);
-            }
-        }
-    }
-
     /// Calls C with the handle. The lock passes to C here. The turn stays, so that the result can be
     /// looked at before another thread changes it.
     pub(super) fn call(
@@ -487,7 +230,7 @@ impl Turn<'_> {
         guarded: impl FnOnce(&'static Op, *mut sys::ploop_disk_images_data) -> Result<Reply>,
     ) -> Result<Reply> {
         let handle = self.image.handle(self.op.name)?.as_ptr();
-        self.give_lock_back();
+        self.held.hand_over();
         let mut reply = guarded(self.op, handle)?;
         if !matches!(reply.code, 0 | 1) {
             self.forget_handle();
@@ -495,66 +238,5 @@ impl Turn<'_> {
             reply.descriptor_is_sound = reply.cause.is_none();
         }
         Ok(reply)
-    }
-}
-
-/// Runs `f` if nobody holds the lock of the descriptor, and holds it meanwhile.
-pub(crate) fn if_unlocked(descriptor: &Path, f: impl FnOnce()) {
-    let Ok(file) = open_lock("clean up", &paths::lock_file(descriptor)) else {
-        return;
-    };
-    if let Some(file) = &file {
-        // The end has come: one attempt.
-        let now = Some(Instant::now());
-        if wait_for_lock("clean up", descriptor, file, Duration::ZERO, now).is_err() {
-            return;
-        }
-    }
-    f();
-    // Closing the file gives the lock back.
-}
-
-/// A turn at something that is named by a path but has no handle: a descriptor that is being made,
-/// a device.
-pub(crate) fn alone_at<T>(
-    operation: &'static str,
-    path: &Path,
-    f: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    lock_of(path)
-        .alone(operation, default_lock_timeout(), f)
-        .map_err(|error| match error.path() {
-            None => error.with_path(path),
-            Some(_) => error,
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_path_has_one_lock_and_leaves_none_behind() {
-        let a = lock_of(Path::new("/turn-test/a"));
-        assert!(Arc::ptr_eq(&a, &lock_of(Path::new("/turn-test/a"))));
-        assert!(!Arc::ptr_eq(&a, &lock_of(Path::new("/turn-test/b"))));
-    }
-
-    #[test]
-    fn waiting_for_a_turn_ends() {
-        let lock = TimedLock::new();
-        assert!(lock.acquire(deadline(Duration::ZERO)));
-        let begin = Instant::now();
-        let refused = lock.alone("test", Duration::from_millis(50), || Ok(()));
-        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Locked);
-        assert!(begin.elapsed() >= Duration::from_millis(50));
-        lock.release();
-        assert!(lock.alone("test", Duration::ZERO, || Ok(())).is_ok());
-    }
-
-    #[test]
-    fn an_endless_timeout_is_no_overflow() {
-        assert!(deadline(Duration::MAX).is_none());
-        assert!(TimedLock::new().acquire(deadline(Duration::MAX)));
     }
 }

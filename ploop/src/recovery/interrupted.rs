@@ -18,54 +18,57 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::ffi::finish_merge;
+use crate::identity::Identity;
 use crate::image::{Header, Image, OpenOptions};
+use crate::sysfs::{self, Device};
 use crate::{Descriptor, Error, Guid, Result, paths};
-
-const DEVICES: &str = "/sys/block";
 
 /// Finishes or takes back what was interrupted. Whether there was something. The image's lock is held.
 pub(crate) fn finish(operation: &'static str, descriptor: &Path) -> Result<bool> {
-    finish_in(Path::new(DEVICES), operation, descriptor, &|device| {
-        finish_merge(&Path::new("/dev").join(device))
+    finish_in(&sysfs::devices, operation, descriptor, &|device| {
+        finish_merge(&device.path())
     })
 }
 
 fn finish_in(
-    devices: &Path,
+    devices: &dyn Fn() -> Vec<Device>,
     operation: &'static str,
     descriptor: &Path,
-    finish_merge: &dyn Fn(&str) -> io::Result<()>,
+    finish_merge: &dyn Fn(&Device) -> io::Result<()>,
 ) -> Result<bool> {
-    let merged = finish_merges(devices, operation, descriptor, finish_merge)?;
-    Ok(put_in_place(devices, operation, descriptor)? || merged)
+    let mut found = devices();
+    let merged = finish_merges(&found, operation, descriptor, finish_merge)?;
+    if merged {
+        found = devices();
+    }
+    Ok(put_in_place(&found, operation, descriptor)? || merged)
 }
 
 /// Finishes what the driver has begun. The chain that the descriptor names then reads as before, so
 /// it does not matter whether there is another descriptor. Whether there was a merge.
 fn finish_merges(
-    devices: &Path,
+    devices: &[Device],
     operation: &'static str,
     descriptor: &Path,
-    finish_merge: &dyn Fn(&str) -> io::Result<()>,
+    finish_merge: &dyn Fn(&Device) -> io::Result<()>,
 ) -> Result<bool> {
-    let merging: Vec<Running> = running(devices).filter(|device| device.merging).collect();
-    if merging.is_empty() {
+    let merging = || devices.iter().filter(|device| device.is_merging());
+    if merging().next().is_none() {
         return Ok(false);
     }
     let Some(chain) = Descriptor::open(descriptor).ok().as_ref().and_then(chain) else {
         return Ok(false);
     };
     let mut any = false;
-    for device in merging {
-        if device.levels.first() == chain.first() {
-            finish_merge(&device.name).map_err(|error| {
+    for device in merging() {
+        if has_base(device, &chain) {
+            finish_merge(device).map_err(|error| {
                 let what = format!(
                     "a merge on {} was interrupted, and cannot be finished",
-                    device.name
+                    device.path().display()
                 );
                 Error::io(operation, &what, error).with_path(descriptor)
             })?;
@@ -76,7 +79,7 @@ fn finish_merges(
 }
 
 /// Renames the descriptor for which a running device speaks, or takes back an offline merge.
-fn put_in_place(devices: &Path, operation: &'static str, descriptor: &Path) -> Result<bool> {
+fn put_in_place(devices: &[Device], operation: &'static str, descriptor: &Path) -> Result<bool> {
     let staged = paths::staged(descriptor);
     if !fs::symlink_metadata(&staged).is_ok_and(|metadata| metadata.is_file()) {
         return Ok(false);
@@ -88,14 +91,18 @@ fn put_in_place(devices: &Path, operation: &'static str, descriptor: &Path) -> R
     let (Some(old_chain), Some(new_chain)) = (chain(&old), chain(&new)) else {
         return Ok(false);
     };
-    let running: Vec<Running> = running(devices)
-        .filter(|device| device.levels.first() == old_chain.first())
+    let running: Vec<&Device> = devices
+        .iter()
+        .filter(|device| has_base(device, &old_chain))
         .collect();
     if running.is_empty() {
         return take_back(operation, descriptor, &old, &new, &staged);
     }
-    let is_new = |device: &Running| device.writable && device.levels == new_chain;
-    if old_chain == new_chain || !running.iter().any(is_new) {
+    let is_new = |device: &Device| {
+        let chain = device.deltas.iter().map(|delta| delta.identity);
+        device.writes() && chain.eq(new_chain.iter().copied().map(Some))
+    };
+    if old_chain == new_chain || !running.into_iter().any(is_new) {
         return Ok(false);
     }
     fs::rename(&staged, descriptor).map_err(|error| {
@@ -209,61 +216,25 @@ fn is_within(ranges: &[Range<u64>], mut start: u64, end: u64) -> bool {
     false
 }
 
-/// A file, whatever its name.
-type Identity = (u64, u64);
-
-fn identity(file: &Path) -> Option<Identity> {
-    let metadata = fs::metadata(file).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
 /// The deltas of the top, from the base up.
 fn chain(descriptor: &Descriptor) -> Option<Vec<Identity>> {
     let chain = descriptor.chain(descriptor.top);
-    chain.iter().map(|image| identity(&image.file)).collect()
+    chain
+        .iter()
+        .map(|image| Identity::of(&image.file).ok())
+        .collect()
 }
 
-/// A running device: its deltas from the base up.
-struct Running {
-    name: String,
-    levels: Vec<Identity>,
-    writable: bool,
-    /// The top is being merged into the delta below, which is writable then, too.
-    merging: bool,
-}
-
-fn running(devices: &Path) -> impl Iterator<Item = Running> {
-    let entries = fs::read_dir(devices).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"ploop"))
-        .filter_map(|entry| examine(&entry.path()))
-}
-
-fn examine(device: &Path) -> Option<Running> {
-    let text = |name: PathBuf| fs::read_to_string(device.join(name)).ok();
-    // Also where it has deltas and does not run yet, or any more.
-    let top: usize = text("pstate/top".into())?.trim().parse().ok()?;
-    let level = |number: usize| Path::new("pdelta").join(number.to_string());
-    let is_writable = |number| Some(text(level(number).join("ro"))?.trim() == "0");
-    let writable = is_writable(top)?;
-    let merging = writable && top > 0 && is_writable(top - 1)?;
-    let levels = (0..=top)
-        .map(|number| {
-            let name = text(level(number).join("image"))?;
-            identity(Path::new(name.strip_suffix('\n').unwrap_or(&name)))
-        })
-        .collect::<Option<_>>()?;
-    Some(Running {
-        name: device.file_name()?.to_str()?.to_owned(),
-        levels,
-        writable,
-        merging,
-    })
+/// Whether the device has this base.
+fn has_base(device: &Device, chain: &[Identity]) -> bool {
+    let base = device.base().and_then(|base| base.identity);
+    base.is_some() && base.as_ref() == chain.first()
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::{CreateParam, Ploop, Size};
@@ -316,11 +287,12 @@ mod tests {
         }
 
         fn finish(&self) -> bool {
-            self.finish_with(&|device| panic!("{device} does not merge"))
+            self.finish_with(&|device| panic!("{device:?} does not merge"))
         }
 
-        fn finish_with(&self, merge: &dyn Fn(&str) -> io::Result<()>) -> bool {
-            finish_in(&self.devices, "test", &self.path(), merge).unwrap()
+        fn finish_with(&self, merge: &dyn Fn(&Device) -> io::Result<()>) -> bool {
+            let devices = || sysfs::devices_in(&self.devices);
+            finish_in(&devices, "test", &self.path(), merge).unwrap()
         }
 
         fn files(&self, of: &Path) -> Vec<PathBuf> {
@@ -373,7 +345,7 @@ mod tests {
             let below = fixture.devices.join("ploop12345/pdelta/0/ro");
             fs::write(below, "0\n").unwrap();
             let finished = fixture.finish_with(&|device| {
-                assert_eq!(device, "ploop12345");
+                assert_eq!(device.name, "ploop12345");
                 fixture.device(false, std::slice::from_ref(&base));
                 Ok(())
             });
@@ -386,7 +358,8 @@ mod tests {
             fixture.device(false, &both);
             let below = fixture.devices.join("ploop12345/pdelta/0/ro");
             fs::write(below, "0\n").unwrap();
-            let error = finish_in(&fixture.devices, "test", &fixture.path(), &|_| {
+            let devices = || sysfs::devices_in(&fixture.devices);
+            let error = finish_in(&devices, "test", &fixture.path(), &|_| {
                 Err(io::ErrorKind::StorageFull.into())
             });
             let error = error.unwrap_err();

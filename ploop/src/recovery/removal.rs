@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::ffi::{self, Turn};
+use crate::ffi::Turn;
 use crate::image::Image;
 use crate::{Descriptor, Error, Result, paths};
 
@@ -57,7 +57,7 @@ impl Removal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => error,
         };
-        let put_back = self.put_back(turn.path(), &now, &text);
+        let put_back = self.put_back(turn, &now, &text);
         let what = match &put_back {
             Ok(()) => {
                 "the delta cannot be removed: a device has it, or it is immutable. The image is as it was; unmount it, or see lsattr(1)".to_owned()
@@ -75,7 +75,8 @@ impl Removal {
 
     /// Puts the descriptor back, if nobody but libploop has changed it. `now` and `text` are what
     /// libploop made of it.
-    fn put_back(&self, path: &Path, now: &Descriptor, text: &[u8]) -> io::Result<()> {
+    fn put_back(&self, turn: &Turn<'_>, now: &Descriptor, text: &[u8]) -> io::Result<()> {
+        let path = turn.path();
         let names = |descriptor: &Descriptor, file: &Path| {
             descriptor.images.iter().any(|image| image.file == file)
         };
@@ -90,7 +91,7 @@ impl Removal {
             .filter(|file| !names(&self.before, file))
             .collect();
         let mut done = Err(io::ErrorKind::WouldBlock.into());
-        ffi::if_unlocked(path, || {
+        turn.held().if_unlocked(|| {
             done = match fs::read(path) {
                 Ok(found) if found == text => self.write(path),
                 Ok(_) => Err(io::Error::other("another program has changed it")),

@@ -1,0 +1,184 @@
+//! The driver's devices, as sysfs shows them: `/sys/block/ploop12345/{pstate,pdelta}`.
+//!
+//! Everything is read in bytes: paths of deltas need not be UTF-8. Whether a delta is that of an image is
+//! asked by its [`Identity`]: the driver's name for it may be another one, by a bind mount or a link.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::identity::Identity;
+
+const BLOCK: &str = "/sys/block";
+
+/// What `pstate/top` says where there is no delta.
+const NO_DELTA: &[u8] = b"4294967295";
+
+/// A device of the driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Device {
+    /// `ploop12345`.
+    pub(crate) name: OsString,
+    /// Not yet or no more where it is being attached or detached, or the program that did so has died.
+    pub(crate) runs: bool,
+    /// Empty for none.
+    pub(crate) component: Vec<u8>,
+    /// From the base up; none where nothing is attached.
+    pub(crate) deltas: Vec<Delta>,
+}
+
+/// A delta that a device has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Delta {
+    /// As the driver has it.
+    pub(crate) path: PathBuf,
+    /// None where the path leads nowhere: it was unlinked, or was opened by a mount that is no more, or is of
+    /// another mount namespace.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) read_only: bool,
+}
+
+impl Device {
+    /// `/dev/ploop12345`.
+    pub(crate) fn path(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+
+    pub(crate) fn base(&self) -> Option<&Delta> {
+        self.deltas.first()
+    }
+
+    pub(crate) fn top(&self) -> Option<&Delta> {
+        self.deltas.last()
+    }
+
+    pub(crate) fn writes(&self) -> bool {
+        self.top().is_some_and(|top| !top.read_only)
+    }
+
+    /// Whether the top is being merged into the delta below, which is writable then, too.
+    pub(crate) fn is_merging(&self) -> bool {
+        match self.deltas.as_slice() {
+            [.., below, top] => !top.read_only && !below.read_only,
+            _ => false,
+        }
+    }
+
+    /// Whether it has this file, at any level.
+    pub(crate) fn has(&self, file: Identity) -> bool {
+        self.deltas.iter().any(|delta| delta.identity == Some(file))
+    }
+}
+
+/// All devices, as they are now. Without the driver there are none.
+pub(crate) fn devices() -> Vec<Device> {
+    devices_in(Path::new(BLOCK))
+}
+
+pub(crate) fn devices_in(block: &Path) -> Vec<Device> {
+    let entries = fs::read_dir(block).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().as_bytes().starts_with(b"ploop"))
+        .filter_map(|entry| {
+            // Where another program attaches or merges meanwhile, the numbers may not fit together.
+            (0..3).find_map(|_| device(&entry.file_name(), &entry.path()))
+        })
+        .collect()
+}
+
+fn device(name: &OsStr, entry: &Path) -> Option<Device> {
+    let top = attribute(entry, "pstate/top")?;
+    let levels = match top.as_slice() {
+        NO_DELTA => 0,
+        top => std::str::from_utf8(top).ok()?.parse::<u32>().ok()? + 1,
+    };
+    Some(Device {
+        name: name.to_owned(),
+        runs: attribute(entry, "pstate/running").is_some_and(|running| running == b"1"),
+        component: attribute(entry, "pstate/cookie").unwrap_or_default(),
+        deltas: (0..levels)
+            .map(|level| delta(entry, level))
+            .collect::<Option<_>>()?,
+    })
+}
+
+fn delta(entry: &Path, level: u32) -> Option<Delta> {
+    let path = attribute(entry, &format!("pdelta/{level}/image"))?;
+    let path = PathBuf::from(OsString::from_vec(path));
+    Some(Delta {
+        // One that is relative has lost its mount.
+        identity: match path.is_absolute() {
+            true => Identity::of(&path).ok(),
+            false => None,
+        },
+        path,
+        read_only: attribute(entry, &format!("pdelta/{level}/ro"))? != b"0",
+    })
+}
+
+fn attribute(entry: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut text = fs::read(entry.join(name)).ok()?;
+    if text.last() == Some(&b'\n') {
+        text.pop();
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(entry: &Path, name: &str, contents: &[u8]) {
+        let path = entry.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, [contents, b"\n"].concat()).unwrap();
+    }
+
+    #[test]
+    fn devices_are_read_in_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let block = directory.path().join("block");
+        let odd = directory.path().join(OsStr::from_bytes(b"\xff\n"));
+        fs::write(&odd, "").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&odd, &link).unwrap();
+
+        write(&block.join("sda"), "pstate/top", b"0");
+        write(&block.join("ploop1"), "pstate/top", NO_DELTA);
+        write(&block.join("ploop1"), "pstate/cookie", b"left");
+        let entry = block.join("ploop2");
+        write(&entry, "pstate/top", b"2");
+        write(&entry, "pstate/running", b"1");
+        write(&entry, "pstate/cookie", b"");
+        let paths = [odd.as_path(), Path::new("detached"), link.as_path()];
+        for (level, path) in paths.iter().enumerate() {
+            let image = format!("pdelta/{level}/image");
+            write(&entry, &image, path.as_os_str().as_bytes());
+            let read_only = if level == 2 { b"0" } else { b"1" };
+            write(&entry, &format!("pdelta/{level}/ro"), read_only);
+        }
+        // One whose levels do not come to an end.
+        write(&block.join("ploop3"), "pstate/top", b"1");
+
+        let mut devices = devices_in(&block);
+        devices.sort_by(|a, b| a.name.cmp(&b.name));
+        let [free, device] = devices.as_slice() else {
+            panic!("{devices:?}")
+        };
+        assert!(free.deltas.is_empty() && !free.runs);
+        assert_eq!(free.component, b"left");
+        assert_eq!(device.path(), Path::new("/dev/ploop2"));
+        assert!(device.runs && device.writes() && !device.is_merging());
+        assert_eq!(device.base().unwrap().path, odd);
+        let file = Identity::of(&odd).unwrap();
+        assert!(device.has(file));
+        assert_eq!(device.top().unwrap().identity, Some(file));
+        assert_eq!(device.deltas[1].path, Path::new("detached"));
+        assert_eq!(device.deltas[1].identity, None);
+
+        write(&entry, "pdelta/1/ro", b"0");
+        assert!(devices_in(&block).iter().any(Device::is_merging));
+        assert!(devices_in(&block.join("none")).is_empty());
+    }
+}
