@@ -166,7 +166,7 @@ mod format;
 mod guid;
 #[cfg(feature = "libploop")]
 mod handle;
-#[cfg(feature = "image")]
+#[cfg(feature = "libploop")]
 mod identity;
 #[cfg(feature = "image")]
 pub mod image;
