@@ -24,13 +24,14 @@ struct Watched {
 }
 
 struct State {
-    started: bool,
+    /// The process that the thread runs in: it does not outlive a fork.
+    started: Option<u32>,
     parked: bool,
     watched: Vec<Watched>,
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
-    started: false,
+    started: None,
     parked: false,
     watched: Vec::new(),
 });
@@ -43,12 +44,15 @@ fn state() -> MutexGuard<'static, State> {
 /// With the thread that watches.
 fn prepared() -> MutexGuard<'static, State> {
     let mut state = state();
-    if !state.started {
+    let process = std::process::id();
+    if state.started != Some(process) {
+        state.watched.clear();
         // Where no thread can be started, a lost race waits for the holder: no harm but time.
         state.started = thread::Builder::new()
             .name("ploop-lock-watch".into())
             .spawn(watch)
-            .is_ok();
+            .is_ok()
+            .then_some(process);
     }
     state
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ploop::{ErrorKind, Ploop, device, lock};
+use ploop::image::check;
+use ploop::{ErrorKind, Ploop, device, durability, lock};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::fixture::child::{child, child_for};
@@ -20,7 +21,13 @@ pub(crate) fn tests() -> Vec<Test> {
         &[] =>
             h0_01_the_signal_kills_the_process,
             h0_01_an_application_s_handler_survives,
-            h0_02_a_lock_of_another_process_ends_in_a_worker;
+            h0_02_a_lock_of_another_process_ends_in_a_worker,
+            h0_02_a_lock_file_is_replaced,
+            ha_23_processes_make_their_first_operation_at_once,
+            ha_23_handles_cross_a_fork,
+            ha_23_threads_make_their_first_operation_at_once,
+            ha_23_the_lock_file_is_removed_all_the_time,
+            ha_24_lock_files_are_not_followed;
         &[Need::Root] =>
             h0_02_the_lock_of_all_devices_ends_in_a_worker,
             h0_02_look_ups_without_handle_end_too;
@@ -306,6 +313,279 @@ fn h0_02_a_lock_that_is_lost_to_a_race_ends_too() {
         drop(held);
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Locked);
         assert!(waited < Duration::from_secs(70), "{waited:?}");
+    })
+    .succeeded();
+}
+
+/// The handle has the old file open, a process the new one. The limit is kept, whatever the old one was.
+fn h0_02_a_lock_file_is_replaced() {
+    child("safe", |dir| {
+        let mut image = disk::create(dir);
+        image.snapshot().unwrap();
+        let (path, lck) = (disk::descriptor(dir), disk::lock_of(dir));
+        fs::remove_file(&lck).unwrap();
+        let holder = Holder::of(&lck);
+        thread::spawn(move || {
+            image.set_lock_timeout(Some(MOMENT));
+            assert_locked(Instant::now(), image.snapshot(), &path);
+            let mut new = Ploop::open(&path).unwrap();
+            new.set_lock_timeout(Some(MOMENT));
+            assert_locked(Instant::now(), new.descriptor(), &path);
+            // While it is waited for.
+            image.set_lock_timeout(None);
+            thread::scope(|scope| {
+                let waiting = scope.spawn(|| image.snapshot());
+                thread::sleep(MOMENT);
+                assert!(!waiting.is_finished());
+                fs::remove_file(&lck).unwrap();
+                waiting.join().unwrap().unwrap();
+            });
+            drop(holder);
+        })
+        .join()
+        .unwrap();
+    })
+    .succeeded();
+}
+
+/// A moment that all processes can wait for.
+fn at_once(at: Instant) {
+    while Instant::now() < at {
+        std::hint::spin_loop();
+    }
+}
+
+/// Runs `body` in so many processes that are forked here, each with its number, at the same time. How many
+/// of them came to their end and had `true` for a result.
+fn in_processes(count: usize, body: impl Fn(usize) -> bool) -> usize {
+    let at = Instant::now() + Duration::from_millis(3);
+    let start = |number| {
+        // SAFETY: this process has no other threads that hold a lock which the child would need, and the child
+        // ends without running anybody's destructors.
+        match unsafe { libc::fork() } {
+            0 => {
+                at_once(at);
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(number)));
+                let code = if done.is_ok_and(|done| done) { 0 } else { 1 };
+                // SAFETY: ends this process at once.
+                unsafe { libc::_exit(code) }
+            }
+            pid => pid,
+        }
+    };
+    let children: Vec<libc::pid_t> = (0..count).map(start).collect();
+    children
+        .into_iter()
+        .filter(|pid| {
+            let mut status = 0;
+            // SAFETY: the child is this process's own, and waited for once; the status outlives the call.
+            assert_eq!(unsafe { libc::waitpid(*pid, &mut status, 0) }, *pid);
+            status == 0
+        })
+        .count()
+}
+
+/// The image is sound, has these snapshots, and nothing lies about.
+#[track_caller]
+fn assert_whole(dir: &Path, snapshots: usize) {
+    let report = check(disk::descriptor(dir));
+    assert!(report.is_sound(), "{report}");
+    let descriptor = ploop::Descriptor::open(disk::descriptor(dir)).unwrap();
+    assert_eq!(descriptor.images.len(), 1 + snapshots);
+    let names = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.retain(|name| !name.as_encoded_bytes().starts_with(b"root.hds"));
+    names.sort();
+    assert_eq!(names, ["DiskDescriptor.xml", "DiskDescriptor.xml.lck"]);
+}
+
+fn new_directory(dir: &Path, name: &str) -> PathBuf {
+    let dir = dir.join(name);
+    fs::create_dir(&dir).unwrap();
+    dir
+}
+
+/// A missing lock file is made by libploop, and until then nobody holds it. The crate makes it first, and
+/// holds a lock of its own from then on: two first operations are one after the other.
+fn ha_23_processes_make_their_first_operation_at_once() {
+    child_for(Duration::from_secs(300), "safe", |dir| {
+        durability::set_sync(false);
+        for round in 0..200 {
+            let dir = new_directory(dir, &round.to_string());
+            drop(disk::create(&dir));
+            if round % 3 > 0 {
+                let _ = fs::remove_file(disk::lock_of(&dir));
+            }
+            let count = if round % 2 == 0 { 2 } else { 4 };
+            let done = in_processes(count, |_| {
+                let mut image = Ploop::open(disk::descriptor(&dir)).unwrap();
+                let guid = image.snapshot().unwrap();
+                image.descriptor().unwrap().snapshot(guid).is_some()
+            });
+            assert_eq!(done, count, "round {round}");
+            assert_whole(&dir, count);
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    })
+    .succeeded();
+}
+
+/// Of a lock that is open in both, the child's would be the parent's.
+fn ha_23_handles_cross_a_fork() {
+    child_for(Duration::from_secs(300), "safe", |dir| {
+        durability::set_sync(false);
+        for round in 0..200 {
+            let dir = new_directory(dir, &round.to_string());
+            let mut image = disk::create(&dir);
+            image.descriptor().unwrap();
+            let image = std::cell::RefCell::new(image);
+            let done = in_processes(4, |number| {
+                let mut image = image.borrow_mut();
+                let guid = image.snapshot().unwrap();
+                if number % 2 == 0 {
+                    image.delete_snapshot(guid).unwrap();
+                }
+                true
+            });
+            assert_eq!(done, 4, "round {round}");
+            assert_whole(&dir, 2);
+            // It is the parent's as before.
+            image.borrow_mut().snapshot().unwrap();
+            fs::remove_dir_all(&dir).unwrap();
+        }
+        // Forked in the middle of an operation of another thread, which the child does not have.
+        let mut image = disk::create(dir);
+        image.snapshot().unwrap();
+        let path = disk::descriptor(dir);
+        let holder = Holder::of(&disk::lock_of(dir));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| image.snapshot());
+            thread::sleep(MOMENT);
+            let locked = in_processes(1, |_| {
+                let mut image = Ploop::open(&path).unwrap();
+                image.set_lock_timeout(Some(Duration::ZERO));
+                let error = image.descriptor().unwrap_err();
+                error.message().starts_with("another process")
+            });
+            assert_eq!(locked, 1);
+            drop(holder);
+            waiting.join().unwrap().unwrap();
+        });
+    })
+    .succeeded();
+}
+
+fn ha_23_threads_make_their_first_operation_at_once() {
+    child_for(Duration::from_secs(300), "safe", |dir| {
+        durability::set_sync(false);
+        for round in 0..100 {
+            let dir = new_directory(dir, &round.to_string());
+            drop(disk::create(&dir));
+            let _ = fs::remove_file(disk::lock_of(&dir));
+            let link = dir.with_extension("link");
+            std::os::unix::fs::symlink(&dir, &link).unwrap();
+            let at = Instant::now() + Duration::from_millis(2);
+            thread::scope(|scope| {
+                for number in 0..4 {
+                    let dir = if number % 2 == 0 { &dir } else { &link };
+                    scope.spawn(move || {
+                        at_once(at);
+                        Ploop::open(disk::descriptor(dir))
+                            .unwrap()
+                            .snapshot()
+                            .unwrap();
+                    });
+                }
+            });
+            assert_whole(&dir, 4);
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    })
+    .succeeded();
+}
+
+/// libploop says so where its lock file is removed between its making it and its opening it.
+fn until_done<T>(mut operation: impl FnMut() -> ploop::Result<T>) -> T {
+    loop {
+        match operation() {
+            Ok(done) => return done,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error}"),
+        }
+    }
+}
+
+/// Whatever becomes of libploop's lock, the crate's own keeps its users apart.
+fn ha_23_the_lock_file_is_removed_all_the_time() {
+    child_for(Duration::from_secs(300), "safe", |dir| {
+        durability::set_sync(false);
+        for round in 0..20 {
+            let dir = new_directory(dir, &round.to_string());
+            drop(disk::create(&dir));
+            let lck = disk::lock_of(&dir);
+            let done = in_processes(4, |number| {
+                if number == 0 {
+                    let end = Instant::now() + Duration::from_millis(300);
+                    while Instant::now() < end {
+                        let _ = fs::remove_file(&lck);
+                    }
+                    return true;
+                }
+                let mut image = Ploop::open(disk::descriptor(&dir)).unwrap();
+                for _ in 0..5 {
+                    let guid = until_done(|| image.snapshot());
+                    until_done(|| image.delete_snapshot(guid));
+                }
+                until_done(|| image.snapshot());
+                true
+            });
+            assert_eq!(done, 4, "round {round}");
+            Ploop::open(disk::descriptor(&dir))
+                .unwrap()
+                .descriptor()
+                .unwrap();
+            assert_whole(&dir, 3);
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    })
+    .succeeded();
+}
+
+/// libploop opens its lock file whatever it is, and makes what a link leads to.
+fn ha_24_lock_files_are_not_followed() {
+    child("safe", |dir| {
+        let mut image = disk::create(dir);
+        let victim = dir.join("victim");
+        for name in ["DiskDescriptor.xml.lck", "DiskDescriptor.xml.op.lck"] {
+            let lck = dir.join(name);
+            let mut refused = |what: &str| {
+                let error = image.snapshot().unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{what}: {error}");
+                assert_eq!(error.path(), Some(lck.as_path()), "{what}");
+            };
+            let _ = fs::remove_file(&lck);
+            std::os::unix::fs::symlink(&victim, &lck).unwrap();
+            refused("a link to nothing");
+            assert!(!victim.exists());
+            fs::write(&victim, "whole").unwrap();
+            refused("a link");
+            assert_eq!(fs::read(&victim).unwrap(), b"whole");
+            fs::remove_file(&lck).unwrap();
+            fs::create_dir(&lck).unwrap();
+            refused("a directory");
+            fs::remove_dir(&lck).unwrap();
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &lck,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::RWXU,
+                0,
+            )
+            .unwrap();
+            refused("a pipe");
+            fs::remove_file(&lck).unwrap();
+            fs::remove_file(&victim).unwrap();
+            image.snapshot().unwrap();
+        }
     })
     .succeeded();
 }
