@@ -48,13 +48,14 @@ impl Unsynced {
     /// After the change: syncs each delta that is new, was merged to, or has become a snapshot or the
     /// top, the descriptor if there is another one, and the directories of all of them.
     pub(crate) fn sync(self, operation: &'static str) -> Result<()> {
-        if version(&self.path) == self.descriptor {
-            return Ok(());
-        }
         let now = Descriptor::open(&self.path).map_err(|error| error.during(operation))?;
         let mut files: BTreeSet<&Path> = BTreeSet::new();
         let mut directories: BTreeSet<&Path> = self.path.parent().into_iter().collect();
         let images: Vec<_> = now.images.iter().map(state).collect();
+        // A delta may be another file under the old name, and the descriptor the same.
+        if version(&self.path) == self.descriptor && images == self.images {
+            return Ok(());
+        }
         for image in images.iter().filter(|image| !self.images.contains(image)) {
             files.insert(&image.1);
         }
