@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::create::c_mode;
 use crate::ffi::{self, Op, Turn};
+use crate::image::preallocate;
 use crate::preflight::{Change, Store};
 use crate::{Error, ErrorKind, ImageMode, Ploop, Result, paths};
 
@@ -70,6 +71,9 @@ pub(crate) fn convert(image: &mut ffi::Image, op: &'static Op, mode: ImageMode) 
         if let Some(device) = change.any_device() {
             return change.refuse_attached(device, "it uses the deltas that are to be converted");
         }
+    }
+    if mode == ImageMode::Preallocated {
+        preallocate(&base.file).map_err(|error| error.during(change.operation()))?;
     }
     change.run(Store::Staged, |turn| turn.convert(c_mode(mode)))
 }

@@ -38,6 +38,8 @@ mod file;
 mod header;
 mod holes;
 mod partition;
+#[cfg(feature = "libploop")]
+mod preallocate;
 mod report;
 mod staged;
 mod table;
@@ -54,6 +56,8 @@ pub use header::{Header, HeaderFlags};
 #[cfg(feature = "image-write")]
 pub use partition::partitions_of;
 pub use partition::{Partition, PartitionKind};
+#[cfg(feature = "libploop")]
+pub(crate) use preallocate::preallocate;
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
 #[cfg(feature = "image-write")]
 pub use write::{DeltaFile, DiskWriter, ReadPlan, create_delta, header_of};

@@ -1,0 +1,76 @@
+//! Allocating every cluster of a delta.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::file;
+use super::header::Header;
+use super::table::{PAGE, Page, Table, entry_offset};
+use crate::{Error, FormatVersion, Result};
+
+const OPERATION: &str = "preallocate";
+
+/// Allocates the clusters that a delta lacks, at its end; they read as zero.
+///
+/// The space is on the disk before an entry leads there. libploop writes the entries first: after a
+/// power cut they lead behind the end of the file, and the next cluster that is allocated belongs to
+/// two. Where the file system cannot allocate, or the format
+/// has no entries left, it is left to libploop.
+pub(crate) fn preallocate(path: &Path) -> Result<()> {
+    let failed =
+        |error| Error::io(OPERATION, "the space cannot be allocated", error).with_path(path);
+    let (_, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(failed)?;
+    let header = Header::read_from(&file, len).map_err(|error| error.with_path(path))?;
+    let table = Table::new(&header);
+    let cluster = header.cluster.bytes();
+    let mut slot = len.div_ceil(cluster);
+    let pages = header.entries().div_ceil(PAGE);
+    let missing = |number: u32| -> Result<Vec<u32>> {
+        let first = number * PAGE;
+        let count = (header.entries() - first).min(PAGE);
+        let page = table.pass(&file, number)?;
+        Ok((0..count)
+            .filter(|index| page.entry(*index) == 0)
+            .map(|index| first + index)
+            .collect())
+    };
+    let mut count = 0;
+    for number in 0..pages {
+        count += missing(number)?.len() as u64;
+    }
+    let unit = match header.version {
+        FormatVersion::V1 => u64::from(header.cluster.sectors()),
+        FormatVersion::V2 => 1,
+    };
+    if count == 0 || (slot + count) * unit > u64::from(u32::MAX) {
+        return Ok(());
+    }
+    match fallocate(
+        &file,
+        FallocateFlags::empty(),
+        slot * cluster,
+        count * cluster,
+    ) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+        result => result.map_err(|error| failed(error.into()))?,
+    }
+    file.sync_all().map_err(failed)?;
+    for number in 0..pages {
+        for entry in missing(number)? {
+            let value = (slot * unit) as u32;
+            file.write_all_at(&value.to_le_bytes(), entry_offset(entry))
+                .map_err(failed)?;
+            slot += 1;
+        }
+    }
+    file.sync_all().map_err(failed)
+}
