@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::file;
 use super::header::Header;
-use super::table::{PAGE, Page, Table, entry_offset};
+use super::table::{PAGE, Table, entry_offset};
 use crate::{Error, FormatVersion, Result};
 
 const OPERATION: &str = "preallocate";

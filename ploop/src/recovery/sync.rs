@@ -11,16 +11,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::identity::Identity;
 use crate::image::Image;
 use crate::{Descriptor, Error, Guid, ImageMode, Result, Size, durability};
-
-/// A file, whatever its name.
-type Identity = (u64, u64);
-
-fn identity(file: &Path) -> Option<Identity> {
-    let metadata = fs::metadata(file).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
 
 /// What the descriptor and its deltas are before a change, so that afterwards is known what must be
 /// brought to the disk.
@@ -75,12 +68,16 @@ impl Unsynced {
 
 fn version(file: &Path) -> Option<(Identity, (i64, i64))> {
     let metadata = fs::metadata(file).ok()?;
-    let identity = (metadata.dev(), metadata.ino());
-    Some((identity, (metadata.ctime(), metadata.ctime_nsec())))
+    let since = (metadata.ctime(), metadata.ctime_nsec());
+    Some((Identity::from(&metadata), since))
 }
 
 fn state(image: &Image) -> (Guid, PathBuf, Option<Identity>) {
-    (image.guid, image.file.clone(), identity(&image.file))
+    (
+        image.guid,
+        image.file.clone(),
+        Identity::of(&image.file).ok(),
+    )
 }
 
 /// Brings files to the disk.
