@@ -57,12 +57,13 @@ const SANDBOXED: [(&str, &[&str]); 5] = [
 ];
 
 /// Programs that are not like the others, in the order in which they begin: what takes longest comes first.
-const SHARES: [(&str, Share); 9] = [
+const SHARES: [(&str, Share); 10] = [
     // One of its tests waits for a minute.
     ("hazards", Share::Waits),
     ("conformance", Share::One),
     ("kernel", Share::One),
     ("faults", Share::One),
+    ("cuts", Share::One),
     ("bad_input", Share::One),
     ("other_tools", Share::One),
     ("operations", Share::One),

@@ -1,0 +1,52 @@
+//! The file system under the images: an ext4 on a loop device, bound to a file.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::sandbox::tool;
+
+/// A mounted one. Dropping it unmounts it.
+pub(crate) struct Host {
+    pub(crate) target: PathBuf,
+}
+
+impl Host {
+    /// Makes a file with an empty file system.
+    pub(crate) fn format(disk: &Path, size: u64) {
+        File::create(disk).unwrap().set_len(size).unwrap();
+        let options = [
+            "-q",
+            "-F",
+            "-J",
+            "size=4",
+            "-E",
+            "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
+        ];
+        tool(
+            "mkfs.ext4",
+            &[&options[..], &[disk.to_str().unwrap()]].concat(),
+        );
+    }
+
+    /// Mounts it, which replays its journal.
+    pub(crate) fn mount(disk: &Path, target: &Path) -> Host {
+        fs::create_dir_all(target).unwrap();
+        let device = tool("losetup", &["--show", "-f", disk.to_str().unwrap()]);
+        let device = device.trim();
+        tool("mount", &[device, target.to_str().unwrap()]);
+        // It goes when it is unmounted, also where this process dies.
+        tool("losetup", &["-d", device]);
+        Host {
+            target: target.to_owned(),
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let unmounted = rustix::mount::unmount(&self.target, rustix::mount::UnmountFlags::empty());
+        if !std::thread::panicking() {
+            unmounted.unwrap();
+        }
+    }
+}

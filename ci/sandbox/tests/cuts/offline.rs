@@ -1,0 +1,452 @@
+//! Images that are not attached: what libploop does to them by itself, cut at any moment.
+//!
+//! A disk is recorded while an image on it is made, written to, and goes through operations that chance
+//! chooses. Then the power is cut at many moments of the record. Each time, the image must be as it was
+//! after the last operation that had returned, or as after the next one, and the next operation must
+//! work.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ploop::image::{Disk, DiskWriter, OpenOptions, Severity, check};
+use ploop::{
+    ClusterSize, CreateParam, Descriptor, Guid, ImageMode, MergeParam, MergeTarget, Ploop,
+    ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam,
+};
+
+use super::host::Host;
+use super::random::Random;
+use super::recorder::Recorder;
+use super::sandbox::{self, Running, note};
+use super::{cuts, seed};
+
+const CLUSTER: usize = 32 << 10;
+const CLUSTERS: usize = 48;
+const HOST: u64 = 64 << 20;
+const STEPS: u64 = 14;
+/// Of one record.
+const CUTS: u64 = 25;
+
+/// A disk writes these whole.
+const SECTOR: usize = 512;
+
+/// The byte that fills each sector of an image's disk.
+type Contents = Vec<u8>;
+
+/// What an image is to be.
+#[derive(Clone, Debug, PartialEq)]
+struct State {
+    top: Contents,
+    snapshots: BTreeMap<Guid, Contents>,
+    mode: ImageMode,
+}
+
+/// An operation that returned, and when.
+struct Step {
+    name: String,
+    end: usize,
+    /// `None` while there is no image.
+    after: Option<State>,
+    writes: bool,
+}
+
+/// The image that is recorded.
+struct Subject<'a> {
+    recorder: &'a Recorder,
+    directory: PathBuf,
+    steps: Vec<Step>,
+}
+
+fn descriptor(directory: &Path) -> PathBuf {
+    directory.join("DiskDescriptor.xml")
+}
+
+fn create(directory: &Path) -> ploop::Result<Ploop> {
+    let size = Size::from_bytes((CLUSTER * CLUSTERS) as u64);
+    let cluster = ClusterSize::from_bytes(CLUSTER as u64).unwrap();
+    let param = CreateParam::new(directory.join("root.hds"), size);
+    Ploop::create(&param.cluster(cluster).fs(None))
+}
+
+impl Subject<'_> {
+    fn did(&mut self, name: impl Into<String>, after: Option<State>, writes: bool) {
+        self.steps.push(Step {
+            name: name.into(),
+            end: self.recorder.position(),
+            after,
+            writes,
+        });
+    }
+
+    fn state(&self) -> State {
+        self.steps.last().unwrap().after.clone().unwrap()
+    }
+
+    /// Writes to the top, and syncs.
+    fn write(&mut self, random: &mut Random) {
+        let mut state = self.state();
+        let mut disk = DiskWriter::open(descriptor(&self.directory)).unwrap();
+        for _ in 0..8 {
+            let cluster = random.below(CLUSTERS as u64) as usize;
+            let fill = 1 + random.below(255) as u8;
+            let data = [fill; CLUSTER];
+            let sectors = CLUSTER / SECTOR;
+            state.top[cluster * sectors..][..sectors].fill(fill);
+            disk.write_at(&data, (cluster * CLUSTER) as u64).unwrap();
+        }
+        disk.close().unwrap();
+        self.did("write", Some(state), true);
+    }
+
+    /// One operation.
+    fn operate(&mut self, random: &mut Random) {
+        let mut image = Ploop::open(descriptor(&self.directory)).unwrap();
+        let now = image.descriptor().unwrap();
+        let mut state = self.state();
+        let any = |guids: Vec<Guid>, random: &mut Random| {
+            let index = random.below(guids.len() as u64) as usize;
+            guids.get(index).copied()
+        };
+        let snapshots: Vec<Guid> = state.snapshots.keys().copied().collect();
+        let chain: Vec<Guid> = now.chain(now.top).iter().map(|image| image.guid).collect();
+        let name = match random.below(8) {
+            0 | 1 if snapshots.len() < 5 => {
+                let guid = image.snapshot().unwrap();
+                state.snapshots.insert(guid, state.top.clone());
+                "snapshot"
+            }
+            2 => {
+                let Some(guid) = any(snapshots, random) else {
+                    return;
+                };
+                image.switch_snapshot(guid).unwrap();
+                state.top = state.snapshots[&guid].clone();
+                "switch"
+            }
+            3 | 4 => {
+                let one_child = |guid: &Guid| now.children(*guid).count() < 2;
+                let Some(guid) = any(snapshots.into_iter().filter(one_child).collect(), random)
+                else {
+                    return;
+                };
+                image.delete_snapshot(guid).unwrap();
+                state.snapshots.remove(&guid);
+                if now.children(guid).count() == 0 {
+                    "delete of a leaf"
+                } else {
+                    "delete, merging"
+                }
+            }
+            5 if chain.len() > 1 => {
+                let lower = chain[chain.len() - 2];
+                if now.children(lower).count() > 1 {
+                    return;
+                }
+                image.delete_top_delta().unwrap();
+                state.top = state.snapshots.remove(&lower).unwrap();
+                "delete of the top"
+            }
+            6 if chain.len() > 1 => {
+                let lower = chain[chain.len() - 2];
+                if now.children(lower).count() > 1 {
+                    return;
+                }
+                let mut param = MergeParam::new(MergeTarget::Top);
+                if random.below(2) == 0 && state.mode != ImageMode::Raw {
+                    param = param.new_delta(
+                        self.directory
+                            .join(format!("merged.{}", random.below(1 << 30))),
+                    );
+                }
+                image.merge(&param).unwrap();
+                state.snapshots.remove(&lower);
+                "merge of the top"
+            }
+            7 if now.images.len() > 1 || state.mode != ImageMode::Raw => {
+                let Some(target) = any(
+                    now.images
+                        .iter()
+                        .map(|image| image.guid)
+                        .filter(|guid| {
+                            state.mode != ImageMode::Raw
+                                || now.base().is_some_and(|base| base.guid != *guid)
+                        })
+                        .collect(),
+                    random,
+                ) else {
+                    return;
+                };
+                let copy = self
+                    .directory
+                    .join(format!("copy.{}", random.below(1 << 30)));
+                fs::copy(&now.image(target).unwrap().file, &copy).unwrap();
+                let mut param = ReplaceParam::new(&copy, ReplaceTarget::Guid(target));
+                if random.below(2) == 0 {
+                    param = param.flags(ReplaceFlag::KEEP_NAME);
+                }
+                image.replace(&param).unwrap();
+                "replace"
+            }
+            _ => return,
+        };
+        self.did(name, Some(state), false);
+    }
+
+    fn convert(&mut self, mode: ImageMode) {
+        let mut state = self.state();
+        let mut image = Ploop::open(descriptor(&self.directory)).unwrap();
+        image.convert(mode).unwrap();
+        state.mode = mode;
+        self.did(format!("convert to {mode}"), Some(state), false);
+    }
+}
+
+/// Records an image's life.
+fn live(recorder: &Recorder, directory: &Path, random: &mut Random) -> Vec<Step> {
+    let mut subject = Subject {
+        recorder,
+        directory: directory.to_owned(),
+        steps: Vec::new(),
+    };
+    subject.did("nothing", None, false);
+    create(directory).unwrap();
+    let empty = State {
+        top: vec![0; CLUSTERS * CLUSTER / SECTOR],
+        snapshots: BTreeMap::new(),
+        mode: ImageMode::Expanded,
+    };
+    subject.did("create", Some(empty), false);
+    subject.write(random);
+    for number in 0..STEPS {
+        let before = subject.steps.len();
+        while subject.steps.len() == before {
+            subject.operate(random);
+        }
+        if random.below(2) == 0 {
+            subject.write(random);
+        }
+        if number == STEPS / 2 && random.below(2) == 0 {
+            subject.convert(ImageMode::Preallocated);
+        }
+        if number == STEPS - 3 && random.below(2) == 0 {
+            subject.convert(ImageMode::Raw);
+        }
+    }
+    subject.steps
+}
+
+/// What is there.
+fn read(directory: &Path) -> ploop::Result<State> {
+    let path = descriptor(directory);
+    let descriptor = Descriptor::open(&path)?;
+    let contents = |guid| -> ploop::Result<Contents> {
+        let disk: Disk = OpenOptions::new()
+            .allow_in_use(true)
+            .open_snapshot(&path, guid)?;
+        let mut bytes = vec![0; CLUSTERS * CLUSTER];
+        let read = disk.read_at(&mut bytes, 0)?;
+        assert_eq!(read, bytes.len());
+        let sectors = bytes.chunks(SECTOR);
+        Ok(sectors
+            .map(|sector| {
+                assert!(sector.iter().all(|byte| *byte == sector[0]));
+                sector[0]
+            })
+            .collect())
+    };
+    let mut snapshots = BTreeMap::new();
+    for image in &descriptor.images {
+        if image.guid != descriptor.top {
+            snapshots.insert(image.guid, contents(image.guid)?);
+        }
+    }
+    Ok(State {
+        top: contents(descriptor.top)?,
+        snapshots,
+        mode: descriptor.mode,
+    })
+}
+
+/// The image after a cut, and that the next operation works; or what is wrong.
+fn verify(directory: &Path, last: &Step, next: Option<&Step>) -> Result<(), String> {
+    let mut allowed: Vec<&State> = last.after.iter().collect();
+    allowed.extend(next.and_then(|next| next.after.as_ref()));
+    let failed =
+        |what: &str, error: ploop::Error| format!("{what}: {error}\n{}", listing(directory));
+    if last.after.is_none() && !descriptor(directory).exists() {
+        create(directory).map_err(|error| failed("creating again", error))?;
+        return Ok(());
+    }
+    let open = Ploop::open(descriptor(directory));
+    let mut image = open.map_err(|error| failed("opening", error))?;
+    let guid = Guid::generate();
+    image
+        .snapshot_with(&SnapshotParam::new().guid(guid))
+        .map_err(|error| failed("the next operation", error))?;
+    let mut found = read(directory).map_err(|error| failed("reading", error))?;
+    if found.snapshots.remove(&guid).as_ref() != Some(&found.top) {
+        return Err("the snapshot differs from the top".to_owned());
+    }
+    let writes = next.is_some_and(|next| next.writes);
+    if let (true, Some(old), Some(new)) = (writes, allowed.first(), allowed.last()) {
+        // Each sector is the old one or the new one.
+        for (number, fill) in found.top.iter_mut().enumerate() {
+            if *fill == new.top[number] {
+                *fill = old.top[number];
+            }
+        }
+    }
+    if let (Some(next), Some(old)) = (next, &last.after) {
+        if next.name.contains("merg") {
+            accept_half_merged(&mut found, old, next.after.as_ref());
+        }
+    }
+    if !allowed.contains(&&found) {
+        let differences = allowed.iter().map(|state| difference(&found, state));
+        let differences: Vec<String> = differences.collect();
+        return Err(format!("{UNDONE} {}", differences.join("; or ")));
+    }
+    image
+        .delete_snapshot(guid)
+        .map_err(|error| failed("deleting", error))?;
+    let report = check(descriptor(directory));
+    match report.worst() {
+        Some(Severity::Error) => Err(report.to_string()),
+        _ => Ok(()),
+    }
+}
+
+const UNDONE: &str = "another state:";
+
+/// A snapshot that was being merged away holds some of the data of the delta above it already, which
+/// reads the same through that one.
+fn accept_half_merged(found: &mut State, old: &State, new: Option<&State>) {
+    let kept = |guid: &Guid| new.is_some_and(|new| new.snapshots.contains_key(guid));
+    for (guid, contents) in &old.snapshots {
+        let Some(found) = found.snapshots.get_mut(guid).filter(|_| !kept(guid)) else {
+            continue;
+        };
+        let all = || old.snapshots.values().chain([&old.top]);
+        for (number, fill) in found.iter_mut().enumerate() {
+            if all().any(|other| other[number] == *fill) {
+                *fill = contents[number];
+            }
+        }
+    }
+}
+
+fn difference(found: &State, expected: &State) -> String {
+    let in_sectors = |found: &Contents, expected: &Contents| {
+        let all = found.iter().zip(expected).enumerate();
+        all.filter(|(_, (found, expected))| found != expected)
+            .map(|(number, (found, expected))| format!("{number}: {found} for {expected}"))
+            .take(4)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let guids = |state: &State| state.snapshots.keys().copied().collect::<Vec<_>>();
+    let mut text = format!("top {}", in_sectors(&found.top, &expected.top));
+    if (found.mode, guids(found)) != (expected.mode, guids(expected)) {
+        text += &format!(
+            ", {} {:?} for {} {:?}",
+            found.mode,
+            guids(found),
+            expected.mode,
+            guids(expected)
+        );
+    }
+    for (guid, contents) in &expected.snapshots {
+        if let Some(found) = found.snapshots.get(guid).filter(|found| *found != contents) {
+            text += &format!(", {guid} {}", in_sectors(found, contents));
+        }
+    }
+    text
+}
+
+fn listing(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let len = entry.metadata().unwrap().len();
+        text += &format!("{:?} {len}\n", entry.file_name());
+    }
+    text + &check(descriptor(directory)).to_string()
+}
+
+/// With mounts of its own. Nothing may be wrong.
+pub(crate) fn conduct(place: &Path) {
+    let wrong = try_cuts(place, cuts());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Without syncs, as libploop does it. The same cuts undo what succeeded: so they are cuts, and it takes
+/// the syncs.
+pub(crate) fn conduct_unsynced(place: &Path) {
+    ploop::durability::set_sync(false);
+    let wrong = try_cuts(place, cuts() / 4);
+    note!("{} undone", wrong.len());
+    assert!(wrong.iter().any(|what| what.contains(UNDONE)));
+}
+
+fn try_cuts(place: &Path, total: u64) -> Vec<String> {
+    let base = place.join("base");
+    Host::format(&base, HOST);
+    let mut wrong = Vec::new();
+    let mut done = 0;
+    for seed in seed().. {
+        if done >= total {
+            break;
+        }
+        let mut random = Random::new(seed);
+        let directory = place.join(seed.to_string());
+        fs::create_dir(&directory).unwrap();
+        let recorder = Recorder::new(&directory, &base);
+        let host = Host::mount(&recorder.disk(), &directory.join("host"));
+        let image = host.target.join("image");
+        fs::create_dir(&image).unwrap();
+        rustix::fs::syncfs(fs::File::open(&image).unwrap()).unwrap();
+        let steps = live(&recorder, &image, &mut random);
+        let end = recorder.position();
+        drop(host);
+        for number in 0..CUTS.min(total - done) {
+            let mut random = Random::new(random.next());
+            // Half of them soon after something has returned.
+            let position = match random.below(2) {
+                0 => {
+                    let step = &steps[random.below(steps.len() as u64) as usize];
+                    (step.end + random.below(4) as usize).min(end)
+                }
+                _ => {
+                    let start = steps[0].end;
+                    start + random.below((end - start) as u64) as usize
+                }
+            };
+            let (disk, lost) = recorder.cut(position, &mut random);
+            let last = steps.iter().rposition(|step| step.end <= position).unwrap();
+            let (last, next) = (&steps[last], steps.get(last + 1));
+            let what = format!(
+                "seed {seed}, cut {number} at {position} of {end}, after {}, in {}, {lost}",
+                last.name,
+                next.map_or("nothing", |next| &*next.name),
+            );
+            let host = Host::mount(&disk, &directory.join("after"));
+            if let Err(error) = verify(&host.target.join("image"), last, next) {
+                wrong.push(format!("{what}: {error}"));
+            }
+            drop(host);
+            done += 1;
+        }
+        drop(recorder);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+    note!("{done} cuts, the first seed {}", seed());
+    wrong
+}
+
+/// Starts one of the two.
+pub(crate) fn run(part: &str) {
+    let directory = sandbox::directory();
+    let command = sandbox::with_own_mounts(part, directory.path());
+    let output = Running::start(command, false).succeed(std::time::Duration::from_secs(600));
+    sandbox::show(&output);
+}
