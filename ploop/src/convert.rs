@@ -23,9 +23,7 @@ impl Ploop {
     ///
     /// [`Unsupported`](ErrorKind::Unsupported) from raw, [`Busy`](ErrorKind::Busy) while attached,
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where libploop's temporary file `<base>.tmp` is
-    /// there. After an error the image is as it was, possibly with more clusters allocated. A kill in
-    /// the moment between the renaming of the base and of the descriptor leaves a raw base that the
-    /// descriptor calls expanded.
+    /// there. After an error the image is as it was, possibly with more clusters allocated.
     pub fn convert(&mut self, mode: ImageMode) -> Result<()> {
         convert(&mut self.image, &Turn::CONVERT, mode)
     }

@@ -11,20 +11,17 @@
 //! refuses most else until another `PLOOP_IOC_MERGE` finishes. libploop tries to, and corrupts memory
 //! (hazard 17); so it is finished here.
 //!
-//! A merge of an image that is not attached copies into the lower delta, which is marked as in use
-//! meanwhile. A process that dies in it leaves the mark, with which the image can neither be attached
-//! nor merged (A14). The old descriptor is true then: the upper delta still covers what was copied.
+//! Where no device is left to ask, see [`detached`](super::detached).
 
 use std::fs;
 use std::io;
-use std::ops::Range;
 use std::path::Path;
 
+use super::detached::{put_in_place, settle};
 use crate::ffi::finish_merge;
 use crate::identity::Identity;
-use crate::image::{Header, Image, OpenOptions};
 use crate::sysfs::{self, Device};
-use crate::{Descriptor, Error, Guid, Result, paths};
+use crate::{Descriptor, Error, Result, paths};
 
 /// Finishes or takes back what was interrupted. Whether there was something. The image's lock is held.
 pub(crate) fn finish(operation: &'static str, descriptor: &Path) -> Result<bool> {
@@ -44,7 +41,9 @@ fn finish_in(
     if merged {
         found = devices();
     }
-    Ok(put_in_place(&found, operation, descriptor)? || merged)
+    Ok(follow_device(&found, operation, descriptor)?
+        || settle(&found, operation, descriptor)?
+        || merged)
 }
 
 /// Finishes what the driver has begun. The chain that the descriptor names then reads as before, so
@@ -78,8 +77,8 @@ fn finish_merges(
     Ok(any)
 }
 
-/// Renames the descriptor for which a running device speaks, or takes back an offline merge.
-fn put_in_place(devices: &[Device], operation: &'static str, descriptor: &Path) -> Result<bool> {
+/// Renames the descriptor for which a running device speaks.
+fn follow_device(devices: &[Device], operation: &'static str, descriptor: &Path) -> Result<bool> {
     let staged = paths::staged(descriptor);
     if !fs::symlink_metadata(&staged).is_ok_and(|metadata| metadata.is_file()) {
         return Ok(false);
@@ -95,9 +94,6 @@ fn put_in_place(devices: &[Device], operation: &'static str, descriptor: &Path) 
         .iter()
         .filter(|device| has_base(device, &old_chain))
         .collect();
-    if running.is_empty() {
-        return take_back(operation, descriptor, &old, &new, &staged);
-    }
     let is_new = |device: &Device| {
         let chain = device.deltas.iter().map(|delta| delta.identity);
         device.writes() && chain.eq(new_chain.iter().copied().map(Some))
@@ -105,115 +101,8 @@ fn put_in_place(devices: &[Device], operation: &'static str, descriptor: &Path) 
     if old_chain == new_chain || !running.into_iter().any(is_new) {
         return Ok(false);
     }
-    fs::rename(&staged, descriptor).map_err(|error| {
-        Error::io(
-            operation,
-            "an earlier operation was interrupted, and its descriptor cannot be put in its place",
-            error,
-        )
-        .with_path(staged)
-    })?;
+    put_in_place(operation, &staged, descriptor)?;
     Ok(true)
-}
-
-/// Takes the mark off the delta that a merge was copying to, where that is sure to be harmless.
-fn take_back(
-    operation: &'static str,
-    path: &Path,
-    old: &Descriptor,
-    new: &Descriptor,
-    staged: &Path,
-) -> Result<bool> {
-    let is_merged = |guid: Guid| {
-        let file = old.image(guid).map(|image| &image.file);
-        new.images.iter().all(|image| Some(&image.file) != file)
-    };
-    let is_old = |image: &Image| old.images.iter().any(|other| other.file == image.file);
-    let merged: Vec<Guid> = old
-        .images
-        .iter()
-        .map(|image| image.guid)
-        .filter(|guid| is_merged(*guid))
-        .collect();
-    let upper = merged.iter().max_by_key(|guid| old.depth(**guid)).copied();
-    let Some(upper) = upper.filter(|_| new.images.iter().all(is_old)) else {
-        return Ok(false);
-    };
-    let chain = old.chain(upper);
-    let Some(level) = chain.iter().rposition(|image| !is_merged(image.guid)) else {
-        return Ok(false);
-    };
-    if chain.len() - 1 - level != merged.len() {
-        return Ok(false);
-    }
-    let lower = chain[level];
-    if !Header::read(&lower.file).is_ok_and(|header| header.in_use)
-        || !is_covered(path, upper, lower.guid, level).unwrap_or(false)
-    {
-        return Ok(false);
-    }
-    Header::clear_in_use(&lower.file).map_err(|error| {
-        Error::io(
-            operation,
-            "an earlier merge into this delta was interrupted, and the mark it left cannot be taken off",
-            error,
-        )
-        .with_path(&lower.file)
-    })?;
-    // What it says is not so.
-    let _ = fs::remove_file(staged);
-    Ok(true)
-}
-
-/// Whether nothing is lost where the deltas above `level` go on covering the one there: because the
-/// merge did not come to its end, or did and nothing was written since. Otherwise, where it was merged
-/// while the image ran and its host went down then, the lower one may hold what is newer.
-fn is_covered(path: &Path, upper: Guid, lower: Guid, level: usize) -> Result<bool> {
-    let options = OpenOptions::new().allow_in_use(true);
-    let upper = options.open_snapshot(path, upper)?;
-    let lower = options.open_snapshot(path, lower)?;
-    let mut own = Vec::new();
-    for mapping in lower.mappings() {
-        let mapping = mapping?;
-        if mapping.layer == level {
-            own.push(mapping.offset..mapping.offset + mapping.len);
-        }
-    }
-    let mut same = true;
-    let (mut above, mut below) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    for mapping in upper.mappings() {
-        let mapping = mapping?;
-        if mapping.layer <= level {
-            continue;
-        }
-        let end = mapping.offset + mapping.len;
-        if !is_within(&own, mapping.offset, end) {
-            return Ok(true);
-        }
-        let mut at = mapping.offset;
-        while same && at < end {
-            let len = (end - at).min(above.len() as u64) as usize;
-            let read = upper.read_at(&mut above[..len], at)?;
-            same = read == lower.read_at(&mut below[..len], at)? && above[..read] == below[..read];
-            at += len as u64;
-        }
-    }
-    Ok(same)
-}
-
-/// Of ranges in their order.
-fn is_within(ranges: &[Range<u64>], mut start: u64, end: u64) -> bool {
-    let first = ranges.partition_point(|range| range.end <= start);
-    for range in &ranges[first..] {
-        if range.start > start {
-            return false;
-        }
-        start = range.end;
-        if start >= end {
-            return true;
-        }
-    }
-    false
 }
 
 /// The deltas of the top, from the base up.
@@ -237,6 +126,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::image::Header;
     use crate::{CreateParam, Ploop, Size};
 
     struct Fixture {
@@ -422,34 +312,29 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_of_a_merge_is_taken_off_where_nothing_can_be_lost() {
-        for (lower, upper, harmless) in [(None, 1, true), (Some(1), 1, true), (Some(2), 1, false)] {
-            let (fixture, base) = merge(lower, upper);
-            let is_marked = || Header::read(&base).unwrap().in_use;
-            assert!(is_marked());
-            fixture.device(true, std::slice::from_ref(&base));
-            assert!(!fixture.finish() && is_marked());
-            fs::remove_dir_all(fixture.devices.join("ploop12345")).unwrap();
-            assert_eq!(fixture.finish(), harmless, "{lower:?} {upper}");
-            assert_eq!(is_marked(), !harmless);
-            assert_eq!(fixture.staged().exists(), !harmless);
-            assert_eq!(fixture.files(&fixture.path()).len(), 2);
-        }
-    }
-
-    #[test]
-    fn ranges_are_within_others() {
-        let ranges = [0..10, 10..20, 30..40];
-        for (start, end, within) in [
-            (0, 20, true),
-            (5, 15, true),
-            (15, 21, false),
-            (20, 30, false),
-            (25, 35, false),
-            (30, 40, true),
-            (39, 41, false),
-        ] {
-            assert_eq!(is_within(&ranges, start, end), within, "{start}..{end}");
+    fn the_mark_of_a_merge_is_taken_off_where_no_device_has_the_delta() {
+        for lower in [None, Some(1), Some(2)] {
+            for staged in [None, Some(".tmp"), Some(".tmp.tmp")] {
+                let (fixture, base) = merge(lower, 1);
+                match staged {
+                    None => fs::remove_file(fixture.staged()).unwrap(),
+                    Some(suffix) => {
+                        let name = format!("DiskDescriptor.xml{suffix}");
+                        let to = fixture.directory.path().join(name);
+                        fs::rename(fixture.staged(), to).unwrap();
+                    }
+                }
+                let is_marked = || Header::read(&base).unwrap().in_use;
+                assert!(is_marked());
+                fixture.device(true, std::slice::from_ref(&base));
+                assert!(!fixture.finish() && is_marked());
+                fs::remove_dir_all(fixture.devices.join("ploop12345")).unwrap();
+                assert!(fixture.finish());
+                assert!(!is_marked());
+                assert!(!fixture.staged().exists());
+                assert_eq!(fixture.files(&fixture.path()).len(), 2);
+                assert!(!fixture.finish());
+            }
         }
     }
 }

@@ -1,0 +1,336 @@
+//! What was cut short while no device has the image any more: by a power cut, or by a kill and an
+//! unmount.
+//!
+//! The descriptor that is in place decides. Up to the moment in which libploop renames the new one, it
+//! reads right:
+//!
+//! * A merge copies to the lower delta what the upper one goes on covering. The driver, which merges the
+//!   top of a running image and lets it write meanwhile, takes each cluster off the upper delta once it
+//!   is copied, so what the upper one still has is the newest. The lower delta is marked as in use, with
+//!   which it can neither be attached nor merged (A14): the mark goes, if the table is sound.
+//! * A snapshot leaves its old top, which is no top in the new descriptor, marked or not.
+//!
+//! There are two exceptions, in which the new descriptor is complete and the deltas prove it right:
+//!
+//! * A snapshot of a running image that the driver has made. What was written, and synced, since then is
+//!   in the new top (A13). That is marked, for it was never detached, and has clusters; the old top is
+//!   not marked, and neither written to nor unmounted since.
+//! * A conversion to raw whose base has no header any more.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::sync::{sync_directories, sync_files};
+use crate::identity::Identity;
+use crate::image::{Header, Image, Severity, check_image};
+use crate::sysfs::Device;
+use crate::{Descriptor, Error, ErrorKind, ImageMode, Result, paths};
+
+/// Mends what is left. Whether there was something. Nothing is touched while a device has one of the
+/// image's deltas, or may have.
+pub(super) fn settle(devices: &[Device], operation: &'static str, path: &Path) -> Result<bool> {
+    let Ok(mut descriptor) = Descriptor::open(path) else {
+        // The operation says what is wrong with it.
+        return Ok(false);
+    };
+    let staged = paths::staged(path);
+    let new = read(&staged);
+    let all = descriptor.images.iter();
+    if may_have(devices, all.chain(new.iter().flat_map(|new| &new.images))) {
+        return Ok(false);
+    }
+    let mut done = false;
+    if let Some(new) = new {
+        if is_raw_by_now(&descriptor, &new) || has_new_top(&descriptor, &new, &staged) {
+            put_in_place(operation, &staged, path)?;
+            descriptor = new;
+            done = true;
+        }
+    }
+    let mut unmarked = false;
+    for image in &descriptor.images {
+        if image.guid != descriptor.top {
+            unmarked |= take_mark_off(operation, &descriptor, image)?;
+        }
+    }
+    if unmarked && !done {
+        // It is of the merge that was taken back, and what it says is not so.
+        let _ = fs::remove_file(&staged);
+    }
+    Ok(done || unmarked)
+}
+
+/// A descriptor that is complete.
+fn read(path: &Path) -> Option<Descriptor> {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    is_file.then(|| Descriptor::open(path).ok()).flatten()
+}
+
+/// Whether a device has one of these deltas, or one of the same name by a path that leads nowhere.
+fn may_have<'a>(devices: &[Device], images: impl Iterator<Item = &'a Image>) -> bool {
+    if devices.iter().all(|device| device.deltas.is_empty()) {
+        return false;
+    }
+    images.into_iter().any(|image| {
+        let identity = Identity::of(&image.file).ok();
+        let mut deltas = devices.iter().flat_map(|device| &device.deltas);
+        deltas.any(|delta| match delta.identity {
+            Some(found) => Some(found) == identity,
+            None => delta.path.file_name() == image.file.file_name(),
+        })
+    })
+}
+
+/// Whether the base has been exchanged for a plain one.
+fn is_raw_by_now(old: &Descriptor, new: &Descriptor) -> bool {
+    let files = |descriptor: &Descriptor| -> Vec<PathBuf> {
+        let images = descriptor.images.iter();
+        images.map(|image| image.file.clone()).collect()
+    };
+    if old.mode == ImageMode::Raw || new.mode != ImageMode::Raw || files(old) != files(new) {
+        return false;
+    }
+    let Some(base) = old.base() else {
+        return false;
+    };
+    let len = fs::metadata(&base.file).map(|metadata| metadata.len());
+    let whole = len.is_ok_and(|len| len == old.size.bytes());
+    let no_header = |error: Error| error.kind() == ErrorKind::Corrupt && error.offset() == Some(0);
+    whole && Header::read(&base.file).is_err_and(no_header)
+}
+
+/// Whether the new descriptor adds a top that a device has written to after it made a snapshot, and
+/// nothing has been written below since.
+fn has_new_top(old: &Descriptor, new: &Descriptor, staged: &Path) -> bool {
+    let (Some(old_top), Some(new_top)) = (old.top_image(), new.top_image()) else {
+        return false;
+    };
+    let below: Vec<&Path> = new
+        .chain(new.top)
+        .iter()
+        .map(|image| &*image.file)
+        .collect();
+    let chain: Vec<&Path> = old
+        .chain(old.top)
+        .iter()
+        .map(|image| &*image.file)
+        .collect();
+    let is_added = |file: &Path| old.images.iter().all(|image| image.file != file);
+    let added = new.images.iter().filter(|image| is_added(&image.file));
+    if new.images.len() != old.images.len() + 1
+        || added.count() != 1
+        || !is_added(&new_top.file)
+        || below.split_last().map(|(_, below)| below) != Some(&chain)
+    {
+        return false;
+    }
+    let is_marked = |file: &Path| Header::read(file).map(|header| header.in_use);
+    if !is_marked(&new_top.file).is_ok_and(|marked| marked)
+        || !is_marked(&old_top.file).is_ok_and(|marked| !marked)
+    {
+        return false;
+    }
+    let report = check_image(&new_top.file);
+    let has_data = report.deltas.iter().any(|delta| !delta.allocated.is_zero());
+    // An unmount leaves the file system's size beside the base, until the next mount.
+    let base = old.base().map(|base| paths::directory_of(&base.file));
+    let unmounted = base.map(|directory| directory.join(paths::STATFS_NAME));
+    let written = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified());
+    let newer = |file: &Path, than: &Path| match (written(file), written(than)) {
+        (Ok(file), Ok(than)) => file > than,
+        _ => false,
+    };
+    report.is_sound()
+        && has_data
+        && !newer(&old_top.file, &new_top.file)
+        && !unmounted.is_some_and(|unmounted| newer(&unmounted, staged))
+}
+
+/// Makes a staged descriptor the descriptor.
+pub(super) fn put_in_place(operation: &'static str, staged: &Path, path: &Path) -> Result<()> {
+    fs::rename(staged, path).map_err(|error| {
+        Error::io(
+            operation,
+            "an earlier operation was interrupted, and its descriptor cannot be put in its place",
+            error,
+        )
+        .with_path(staged)
+    })?;
+    sync_files(operation, [path])?;
+    sync_directories(operation, [paths::directory_of(path)])
+}
+
+/// Takes the mark off a delta that is no top and that nobody has.
+fn take_mark_off(operation: &'static str, descriptor: &Descriptor, image: &Image) -> Result<bool> {
+    // One that cannot be read is found by those operations that need it.
+    if !Header::read(&image.file).is_ok_and(|header| header.in_use) {
+        return Ok(false);
+    }
+    let report = check_image(&image.file);
+    let damage = report
+        .findings
+        .iter()
+        .find(|finding| finding.severity == Severity::Error);
+    if let Some(damage) = damage {
+        let chain = descriptor.chain(descriptor.top);
+        if !chain.iter().any(|other| other.guid == image.guid) {
+            return Ok(false);
+        }
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            operation,
+            format!(
+                "an operation on this delta was cut short and left it marked as in use, and its table is damaged: {}; the image can be read and exported, and image::check lists the damage",
+                damage.message
+            ),
+        )
+        .with_path(&image.file));
+    }
+    let failed = |error: io::Error| {
+        Error::io(
+            operation,
+            "an operation on this delta was cut short, and the mark it left cannot be taken off",
+            error,
+        )
+        .with_path(&image.file)
+    };
+    Header::clear_in_use(&image.file).map_err(failed)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::{CreateParam, Ploop, Size};
+
+    const CLUSTER: u64 = 1 << 20;
+
+    struct Fixture {
+        directory: tempfile::TempDir,
+        path: PathBuf,
+    }
+
+    /// An image of one delta after `change`, whose descriptor did not get into its place.
+    fn cut_after(change: impl Fn(&mut Ploop)) -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("root.hds");
+        let param = CreateParam::new(base, Size::from_mib(10)).fs(None);
+        let mut image = Ploop::create(&param).unwrap();
+        let path = image.path().to_owned();
+        let before = fs::read(&path).unwrap();
+        change(&mut image);
+        fs::rename(&path, paths::staged(&path)).unwrap();
+        fs::write(&path, before).unwrap();
+        Fixture { directory, path }
+    }
+
+    impl Fixture {
+        fn settle(&self) -> bool {
+            settle(&[], "test", &self.path).unwrap()
+        }
+
+        fn descriptor(&self) -> Descriptor {
+            Descriptor::open(&self.path).unwrap()
+        }
+
+        fn mark(&self, delta: &Path, marked: bool) {
+            let mark = if marked { 0x746F_6E59u32 } else { 0 };
+            let file = File::options().write(true).open(delta).unwrap();
+            file.write_all_at(&mark.to_le_bytes(), 44).unwrap();
+        }
+
+        /// As a device that has written the disk's first cluster.
+        fn write(&self, delta: &Path) {
+            let file = File::options().write(true).open(delta).unwrap();
+            file.write_all_at(&[1; CLUSTER as usize], CLUSTER).unwrap();
+            let entry: u32 = match Header::read(delta).unwrap().version {
+                crate::FormatVersion::V1 => 2048,
+                crate::FormatVersion::V2 => 1,
+            };
+            file.write_all_at(&entry.to_le_bytes(), 64).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_base_without_header_is_raw() {
+        let convert = |image: &mut Ploop| image.convert(ImageMode::Raw).unwrap();
+        let fixture = cut_after(convert);
+        assert!(fixture.settle());
+        assert_eq!(fixture.descriptor().mode, ImageMode::Raw);
+        assert!(!fixture.settle());
+
+        // The base was not exchanged yet.
+        let fixture = cut_after(convert);
+        let base = fixture.descriptor().base().unwrap().file.clone();
+        let param = CreateParam::new(fixture.directory.path().join("b"), Size::from_mib(10));
+        fs::remove_file(&base).unwrap();
+        fs::rename(&fixture.path, fixture.directory.path().join("kept")).unwrap();
+        drop(Ploop::create(&param.fs(None)).unwrap());
+        fs::rename(fixture.directory.path().join("b"), &base).unwrap();
+        fs::rename(fixture.directory.path().join("kept"), &fixture.path).unwrap();
+        assert!(!fixture.settle());
+        assert_eq!(fixture.descriptor().mode, ImageMode::Expanded);
+    }
+
+    #[test]
+    fn what_was_written_after_a_snapshot_is_found_again() {
+        let snapshot = |image: &mut Ploop| assert!(image.snapshot().is_ok());
+        // Each but the first is a reason not to.
+        for case in [
+            "written",
+            "empty",
+            "detached",
+            "old top marked",
+            "old top written",
+            "unmounted",
+            "torn",
+        ] {
+            let fixture = cut_after(snapshot);
+            let staged = paths::staged(&fixture.path);
+            let old_top = fixture.descriptor().top_image().unwrap().file.clone();
+            let new = Descriptor::open(&staged).unwrap();
+            let new_top = &new.top_image().unwrap().file;
+            if case != "empty" {
+                fixture.write(new_top);
+            }
+            fixture.mark(new_top, case != "detached");
+            fixture.mark(&old_top, case == "old top marked");
+            let later = |path: &Path| {
+                let file = File::options().create(true).append(true).open(path);
+                let later = SystemTime::now() + Duration::from_secs(10);
+                file.unwrap().set_modified(later).unwrap();
+            };
+            match case {
+                "old top written" => later(&old_top),
+                "unmounted" => later(&fixture.directory.path().join(paths::STATFS_NAME)),
+                "torn" => fs::write(&staged, "<?xml").unwrap(),
+                _ => {}
+            }
+            let found = fixture.settle();
+            let expected = if case == "written" { 2 } else { 1 };
+            assert_eq!(found, case == "written", "{case}");
+            assert_eq!(fixture.descriptor().images.len(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_delta_keeps_its_mark_and_is_named() {
+        let fixture = cut_after(|image| assert!(image.snapshot().is_ok()));
+        fs::rename(paths::staged(&fixture.path), &fixture.path).unwrap();
+        let base = fixture.descriptor().base().unwrap().file.clone();
+        fixture.mark(&base, true);
+        let file = File::options().write(true).open(&base).unwrap();
+        file.write_all_at(&u32::MAX.to_le_bytes(), 64).unwrap();
+        let error = settle(&[], "test", &fixture.path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.path(), Some(&*base));
+        file.write_all_at(&[0; 4], 64).unwrap();
+        assert!(fixture.settle());
+        assert!(!Header::read(&base).unwrap().in_use);
+    }
+}
