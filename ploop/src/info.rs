@@ -114,7 +114,7 @@ impl Ploop {
         if size == 0 {
             // A18: the driver takes the number for what it is, and fails every write to a new cluster.
             let top = change.descriptor.top;
-            if let Some(device) = change.devices_on(&[top]).next() {
+            if let Some(device) = change.devices_on(top).next() {
                 return change.refuse_attached(
                     device,
                     "0 would be a limit of zero bytes there; use a large number for no limit",

@@ -146,6 +146,8 @@
 #![deny(unsafe_code)]
 #![cfg_attr(not(feature = "libploop"), allow(rustdoc::broken_intra_doc_links))]
 
+#[cfg(feature = "libploop")]
+mod attached;
 mod component;
 #[cfg(feature = "libploop")]
 mod convert;

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, MergeWhich, Turn};
+use crate::identity::Identity;
 use crate::image::{Header, Image};
 use crate::preflight::{Change, Store, no_snapshot};
+use crate::sysfs::{self, Device};
 use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
 /// Which deltas [`Ploop::merge`] merges.
@@ -118,6 +120,8 @@ impl Ploop {
                 );
             }
         }
+        let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
+        change.require_unattached(&guids)?;
         change.require_sound(merged.iter().copied())?;
         let new_delta = param
             .new_delta
@@ -183,11 +187,11 @@ impl UnusedDelta {
     /// Takes the mark off, unless a device may have put it there.
     pub(crate) fn restore_mark(self, image: &mut ffi::Image) {
         let Some(file) = self.0 else { return };
-        let Ok(mut turn) = image.turn(&Turn::MERGE) else {
+        let (Ok(turn), Ok(identity)) = (image.turn(&Turn::MERGE), Identity::of(&file)) else {
             return;
         };
-        let detached = turn.devices().is_ok_and(|devices| devices.is_empty());
-        if detached {
+        let may_have = |device: &Device| device.has(identity) || device.is_unknown();
+        if !sysfs::devices().iter().any(may_have) {
             turn.held().if_unlocked(|| {
                 // Should it not work, the next merge takes the mark off.
                 let _ = Header::clear_in_use(&file);

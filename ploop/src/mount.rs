@@ -186,11 +186,12 @@ impl Ploop {
         change.require_attachable(guid)?;
         // libploop looks for one of the same name, and mends a delta that another one writes to before the
         // driver refuses it (A16).
-        for device in change.devices_on(&[guid]) {
+        for device in change.devices_on(guid) {
             if device.writes() || !param.read_only {
                 change.require_found(device)?;
             }
         }
+        change.require_known(guid)?;
         if param.fsck {
             crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
         }

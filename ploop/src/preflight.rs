@@ -39,7 +39,9 @@ pub(crate) struct Change<'a> {
     /// As it is before the change.
     pub(crate) descriptor: Descriptor,
     /// All there are.
-    devices: Vec<Device>,
+    pub(crate) devices: Vec<Device>,
+    /// The deltas, as far as they are there.
+    pub(crate) files: Vec<(Guid, Identity)>,
 }
 
 impl<'a> Change<'a> {
@@ -86,11 +88,14 @@ impl<'a> Change<'a> {
         paths::require_harmless_to_shell(op.name, turn.path())?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_apart_from_side_files(op.name, turn.path(), deltas)?;
+        let file = |image: &Image| Some((image.guid, Identity::of(&image.file).ok()?));
         let change = Change {
             turn,
+            files: descriptor.images.iter().filter_map(file).collect(),
             descriptor,
             devices: sysfs::devices(),
         };
+        change.require_distinct()?;
         // What a mount attaches need not be the top.
         if op.finds_device && op.name != Turn::MOUNT.name {
             change.require_visible()?;
@@ -130,43 +135,9 @@ impl<'a> Change<'a> {
         self.turn.operation()
     }
 
-    /// That no device libploop does not look for writes to the top delta: it would take the image for one
-    /// that does not run, and change it underneath (A16).
-    fn require_visible(&self) -> Result<()> {
-        for device in self.devices_on(&[self.descriptor.top]) {
-            if device.writes() {
-                self.require_found(device)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// That libploop finds this device of the image, by its name and the letters of its base's path.
-    pub(crate) fn require_found(&self, device: &Device) -> Result<()> {
-        let base = self.descriptor.base();
-        let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
-        let same_path = base.is_some() && device.base().map(|delta| &delta.path) == base.as_ref();
-        if same_path && device.component == self.turn.component() {
-            return Ok(());
-        }
-        self.refuse_attached(device, "libploop would not look for it there")
-    }
-
-    /// The error of an operation that a device is in the way of.
-    pub(crate) fn refuse_attached<T>(&self, device: &Device, why: &str) -> Result<T> {
-        let name = match device.component.as_slice() {
-            b"" => String::new(),
-            name => format!(" as component {:?}", String::from_utf8_lossy(name)),
-        };
-        let path = device.top().map(|top| top.path.display().to_string());
-        self.refuse(
-            ErrorKind::Busy,
-            format!(
-                "the image is attached to {}{name} by the path {}: {why}; unmount it first",
-                device.path().display(),
-                path.unwrap_or_default(),
-            ),
-        )
+    /// The name that libploop looks for.
+    pub(crate) fn component(&self) -> &[u8] {
+        self.turn.component()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -207,32 +178,6 @@ impl<'a> Change<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Devices whose top is one of these deltas: those that may be writing to it. libploop looks for one
-    /// without a name only, by the letters of a path, and not in all operations.
-    pub(crate) fn devices_on(&self, guids: &[Guid]) -> impl Iterator<Item = &Device> {
-        let files = self.files(guids);
-        self.devices.iter().filter(move |device| {
-            let top = device.top().and_then(|top| top.identity);
-            top.is_some_and(|top| files.contains(&top))
-        })
-    }
-
-    /// A device that has any delta of the image.
-    pub(crate) fn any_device(&self) -> Option<&Device> {
-        let guids: Vec<Guid> = self.descriptor.images.iter().map(|i| i.guid).collect();
-        let files = self.files(&guids);
-        self.devices
-            .iter()
-            .find(|device| files.iter().any(|file| device.has(*file)))
-    }
-
-    fn files(&self, guids: &[Guid]) -> Vec<Identity> {
-        let images = guids.iter().filter_map(|guid| self.descriptor.image(*guid));
-        images
-            .filter_map(|image| Identity::of(&image.file).ok())
-            .collect()
     }
 
     /// What must hold where libploop attaches the chain of a delta: sound deltas, and a mount table it

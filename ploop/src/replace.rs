@@ -1,12 +1,12 @@
 //! Exchanging a delta file for an identical one.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
 use crate::ffi::{CPath, CText, ReplaceWhich, Turn};
+use crate::identity::Identity;
 use crate::image::Header;
 use crate::preflight::{Change, Store};
 use crate::recovery::sync_files;
@@ -94,13 +94,22 @@ impl Ploop {
         // 9: libploop's own check of the new file trusts its header.
         Header::read(&new_file).map_err(|error| error.during(operation))?;
         let identity = identity_of(operation, &new_file)?;
-        if same_file(descriptor, identity).is_some() {
+        if change.delta_in(identity).is_some() {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 operation,
                 "the new file is a delta of this image already",
             )
             .with_path(new_file));
+        }
+        if let Some(device) = change.device_of(identity) {
+            return change.refuse(
+                ErrorKind::Busy,
+                format!(
+                    "the new file is attached to {}, as a delta of another image; unmount that first",
+                    device.path().display()
+                ),
+            );
         }
         if let Some(bits) =
             Some(param.flags - ReplaceFlag::KEEP_NAME).filter(|bits| !bits.is_empty())
@@ -119,7 +128,7 @@ impl Ploop {
             }
             ReplaceTarget::File(file) => {
                 let identity = identity_of(operation, file)?;
-                match same_file(descriptor, identity) {
+                match change.delta_in(identity) {
                     Some(guid) => Some(guid),
                     None => {
                         return Err(Error::new(
@@ -206,12 +215,9 @@ impl Drop for SecondName {
     }
 }
 
-type Identity = (u64, u64);
-
 fn identity_of(operation: &'static str, file: &Path) -> Result<Identity> {
     CPath::new(operation, file)?;
-    fs::metadata(file)
-        .map(|metadata| (metadata.dev(), metadata.ino()))
+    Identity::of(file)
         .map_err(|error| Error::io(operation, "the file cannot be examined", error).with_path(file))
 }
 
@@ -220,8 +226,6 @@ fn same_file(descriptor: &Descriptor, identity: Identity) -> Option<Guid> {
     descriptor
         .images
         .iter()
-        .find(|image| {
-            fs::metadata(&image.file).is_ok_and(|found| (found.dev(), found.ino()) == identity)
-        })
+        .find(|image| Identity::of(&image.file).is_ok_and(|found| found == identity))
         .map(|image| image.guid)
 }

@@ -291,7 +291,7 @@ impl Ploop {
         } else {
             vec![top]
         };
-        if let Some(device) = change.devices_on(&written_to).next() {
+        if let Some(device) = change.devices_with(&written_to).next() {
             return change.refuse_attached(device, "it writes to the top delta");
         }
         // 27: without a name for it, two deltas would be the top.
@@ -411,7 +411,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
     let children: Vec<Guid> = descriptor.children(guid).collect();
     let temporary = descriptor.snapshot(guid).is_some_and(|s| s.temporary);
     if guid == descriptor.top {
-        if let Some(device) = change.devices_on(&[guid]).next() {
+        if let Some(device) = change.devices_with(&[guid]).next() {
             return change.refuse_attached(device, "it writes to the top delta");
         }
     }
@@ -422,6 +422,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             format!("{guid} is the base, and without it there is no image"),
         ),
         [] => {
+            change.require_unattached(&[guid])?;
             change.require_sound(descriptor.image(guid))?;
             let Some(image) = descriptor.image(guid) else {
                 return change.refuse(ErrorKind::Corrupt, format!("{guid} has no delta"));
@@ -445,6 +446,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             })
         }
         [child] => {
+            change.require_unattached(&[guid, *child])?;
             change.require_sound(
                 [guid, *child]
                     .iter()

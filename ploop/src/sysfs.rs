@@ -69,6 +69,11 @@ impl Device {
     pub(crate) fn has(&self, file: Identity) -> bool {
         self.deltas.iter().any(|delta| delta.identity == Some(file))
     }
+
+    /// Whether nobody can tell of one of its deltas which file it is.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.deltas.iter().any(|delta| delta.identity.is_none())
+    }
 }
 
 /// All devices, as they are now. Without the driver there are none.
@@ -176,6 +181,7 @@ mod tests {
         assert_eq!(device.top().unwrap().identity, Some(file));
         assert_eq!(device.deltas[1].path, Path::new("detached"));
         assert_eq!(device.deltas[1].identity, None);
+        assert!(device.is_unknown() && !free.is_unknown());
 
         write(&entry, "pdelta/1/ro", b"0");
         assert!(devices_in(&block).iter().any(Device::is_merging));

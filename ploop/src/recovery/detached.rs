@@ -67,19 +67,14 @@ fn read(path: &Path) -> Option<Descriptor> {
     is_file.then(|| Descriptor::open(path).ok()).flatten()
 }
 
-/// Whether a device has one of these deltas, or one of the same name by a path that leads nowhere.
-fn may_have<'a>(devices: &[Device], images: impl Iterator<Item = &'a Image>) -> bool {
-    if devices.iter().all(|device| device.deltas.is_empty()) {
-        return false;
-    }
-    images.into_iter().any(|image| {
-        let identity = Identity::of(&image.file).ok();
-        let mut deltas = devices.iter().flat_map(|device| &device.deltas);
-        deltas.any(|delta| match delta.identity {
-            Some(found) => Some(found) == identity,
-            None => delta.path.file_name() == image.file.file_name(),
-        })
-    })
+/// Whether a device has one of these deltas, or may have: nobody can tell which file it is.
+fn may_have<'a>(devices: &[Device], mut images: impl Iterator<Item = &'a Image>) -> bool {
+    devices.iter().any(Device::is_unknown)
+        || devices.iter().any(|device| !device.deltas.is_empty())
+            && images.any(|image| {
+                let file = Identity::of(&image.file);
+                file.is_ok_and(|file| devices.iter().any(|device| device.has(file)))
+            })
 }
 
 /// Whether the base has been exchanged for a plain one.

@@ -20,7 +20,8 @@ pub(crate) fn tests() -> Vec<Test> {
             h0_14_h4_28_a_descriptor_in_upper_case,
             h0_15_h4_27_two_deltas_are_the_top,
             h0_10_a_failure_leaves_no_temporary_files,
-            ha_9_a_failed_merge_leaves_the_delta_in_use;
+            ha_9_a_failed_merge_leaves_the_delta_in_use,
+            ha_25_a_file_is_named_twice;
         &[Need::Root, Need::ImmutableFiles] =>
             ha_20_a_delta_that_cannot_be_removed;
     ]
@@ -284,6 +285,57 @@ fn ha_20_a_delta_that_cannot_be_removed() {
         image.delete_snapshot(guids[1]).unwrap();
         assert_eq!(image.descriptor().unwrap().snapshots.len(), snapshots - 1);
         assert!(new.exists() && !leaf.exists());
+    })
+    .succeeded();
+}
+
+/// A merge reads one and writes to the other, and removes the first; removing the top leaves the base. Both
+/// are the same file here, by one name or by two. The crate compares files.
+fn ha_25_a_file_is_named_twice() {
+    let twice = |dir: &Path, name: &str| {
+        let (mut image, guids) = disk::with_snapshots(dir, 1);
+        let top = image.top_delta_file().unwrap();
+        fs::remove_file(&top).unwrap();
+        match name {
+            "a hard link" => fs::hard_link(dir.join("root.hds"), &top).unwrap(),
+            "a symbolic link" => std::os::unix::fs::symlink("root.hds", &top).unwrap(),
+            _ => disk::edit(dir, |text| {
+                let top = top.file_name().unwrap().to_str().unwrap().to_owned();
+                text.replace(&top, "root.hds")
+            }),
+        }
+        (image, guids[0])
+    };
+    child("raw", |dir| {
+        twice(dir, "one name");
+        let handle = raw::Handle::open(&disk::descriptor(dir));
+        assert_eq!(handle.delete(disk::TOP), 0);
+        assert!(!dir.join("root.hds").exists());
+    })
+    .succeeded();
+    child("safe", |dir| {
+        for name in ["one name", "a hard link", "a symbolic link"] {
+            let dir = dir.join(name.replace(' ', "-"));
+            fs::create_dir(&dir).unwrap();
+            let (mut image, base) = twice(&dir, name);
+            let before = Contents::of(&dir);
+            let refused = [
+                image.delete_top_delta().err(),
+                image.delete_snapshot(base).err(),
+                image.merge(&MergeParam::new(MergeTarget::Top)).err(),
+                image.merge(&MergeParam::new(MergeTarget::All)).err(),
+                image.switch_snapshot(base).err(),
+                image.snapshot().err(),
+                image.convert(ploop::ImageMode::Raw).err(),
+                image.set_max_delta_size(1 << 30).err(),
+            ];
+            for error in refused {
+                let error = error.unwrap_or_else(|| panic!("{name}: a success"));
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {error}");
+                assert!(error.message().contains("one file"), "{name}: {error}");
+            }
+            before.assert_unchanged(name);
+        }
     })
     .succeeded();
 }

@@ -1,0 +1,168 @@
+//! Which devices have the deltas of an image that is to be changed.
+//!
+//! libploop looks for a device by the letters of its base's path, and mostly for one without a component
+//! name. What it does not find it takes for an image that does not run, and changes it underneath. Here files
+//! are compared, on every level of every device.
+
+use std::fs;
+
+use crate::identity::Identity;
+use crate::image::Header;
+use crate::preflight::Change;
+use crate::sysfs::Device;
+use crate::{Code, Error, ErrorKind, Guid, Result};
+
+impl Change<'_> {
+    /// That each delta is a file of its own: merging one into the other, or removing one, would remove both.
+    pub(crate) fn require_distinct(&self) -> Result<()> {
+        for (at, (guid, file)) in self.files.iter().enumerate() {
+            if let Some((other, _)) = self.files[..at].iter().find(|(_, other)| other == file) {
+                let path = self.descriptor.image(*guid).map(|image| &image.file);
+                let error = Error::new(
+                    ErrorKind::Corrupt,
+                    self.operation(),
+                    format!("{other} and {guid} are one file, by one name or by two"),
+                );
+                return Err(error.with_path(path.map_or(self.path(), |path| path)));
+            }
+        }
+        Ok(())
+    }
+
+    /// That no device libploop does not look for writes to the top delta (A16).
+    pub(crate) fn require_visible(&self) -> Result<()> {
+        let top = self.descriptor.top;
+        for device in self.devices_on(top) {
+            if device.writes() {
+                self.require_found(device)?;
+            }
+        }
+        self.require_known(top)
+    }
+
+    /// That a delta which is marked in use is in use by a device whose files can be told. The driver takes the
+    /// mark off when it stops; it stays where the host went down, and then no device runs.
+    pub(crate) fn require_known(&self, guid: Guid) -> Result<()> {
+        if self.devices_with(&[guid]).next().is_some() {
+            return Ok(());
+        }
+        let unknown = |device: &&Device| {
+            device.writes() && device.top().is_some_and(|top| top.identity.is_none())
+        };
+        let Some(device) = self.devices.iter().find(unknown) else {
+            return Ok(());
+        };
+        let Some(image) = self.descriptor.image(guid) else {
+            return Ok(());
+        };
+        let may_be_its = match Header::read(&image.file) {
+            Ok(header) => header.in_use,
+            // A raw base has no mark. What is damaged is found to be so elsewhere.
+            Err(_) => device.deltas.len() == self.descriptor.chain(guid).len(),
+        };
+        if !may_be_its {
+            return Ok(());
+        }
+        self.refuse_attached(
+            device,
+            "it leads nowhere, so that nobody can tell which file the device writes to, and the image's top delta is in use",
+        )
+    }
+
+    /// That no device has these deltas, on whatever level, but the one that libploop finds and works with:
+    /// the kernel removes no file that a device has, and a read-only device reads what is written to it.
+    pub(crate) fn require_unattached(&self, guids: &[Guid]) -> Result<()> {
+        for device in self.devices_with(guids) {
+            let is_its_own = device.writes() && self.is_found(device);
+            if !is_its_own && !self.is_temporary(device) {
+                return self
+                    .refuse_attached(device, "it has a delta that would be changed or removed")
+                    .map_err(|error: Error| error.with_code(Code::EBUSY.get()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is there for a temporary snapshot: libploop looks whether it is in use, and detaches it.
+    fn is_temporary(&self, device: &Device) -> bool {
+        let top = device.top().and_then(|top| top.identity);
+        let snapshot = top
+            .and_then(|file| self.delta_in(file))
+            .and_then(|guid| self.descriptor.snapshot(guid));
+        // One without a holder stays for as long as it is attached.
+        snapshot.is_some_and(|snapshot| snapshot.temporary) && !device.component.starts_with(b"~")
+    }
+
+    /// That libploop finds this device of the image, by its name and the letters of its base's path.
+    pub(crate) fn require_found(&self, device: &Device) -> Result<()> {
+        match self.is_found(device) {
+            true => Ok(()),
+            false => self.refuse_attached(device, "libploop would not look for it there"),
+        }
+    }
+
+    fn is_found(&self, device: &Device) -> bool {
+        let base = self.descriptor.base();
+        let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
+        base.is_some()
+            && device.base().map(|delta| &delta.path) == base.as_ref()
+            && device.component == self.component()
+    }
+
+    /// The error of an operation that a device is in the way of.
+    pub(crate) fn refuse_attached<T>(&self, device: &Device, why: &str) -> Result<T> {
+        let name = match device.component.as_slice() {
+            b"" => String::new(),
+            name => format!(" as component {:?}", String::from_utf8_lossy(name)),
+        };
+        let path = device.top().map(|top| top.path.display().to_string());
+        self.refuse(
+            ErrorKind::Busy,
+            format!(
+                "the image is attached to {}{name} by the path {}: {why}; unmount it first",
+                device.path().display(),
+                path.unwrap_or_default(),
+            ),
+        )
+    }
+
+    /// Devices that have one of these deltas, on whatever level.
+    pub(crate) fn devices_with(&self, guids: &[Guid]) -> impl Iterator<Item = &Device> {
+        let files = self.files.iter();
+        let files: Vec<Identity> = files
+            .filter(|(guid, _)| guids.contains(guid))
+            .map(|(_, file)| *file)
+            .collect();
+        let has = move |device: &&Device| files.iter().any(|file| device.has(*file));
+        self.devices.iter().filter(has)
+    }
+
+    /// Devices of which this delta is the top: those that may be writing to it.
+    pub(crate) fn devices_on(&self, guid: Guid) -> impl Iterator<Item = &Device> {
+        let file = self.files.iter().find(|(other, _)| *other == guid);
+        let file = file.map(|(_, file)| *file);
+        let is_top = move |device: &&Device| {
+            file.is_some() && device.top().is_some_and(|top| top.identity == file)
+        };
+        self.devices.iter().filter(is_top)
+    }
+
+    /// A device that has any delta of the image.
+    pub(crate) fn any_device(&self) -> Option<&Device> {
+        let has = |device: &&Device| self.files.iter().any(|(_, file)| device.has(*file));
+        self.devices.iter().find(has)
+    }
+
+    /// The image's delta that is this file.
+    pub(crate) fn delta_in(&self, file: Identity) -> Option<Guid> {
+        let mut files = self.files.iter();
+        files
+            .find(|(_, other)| *other == file)
+            .map(|(guid, _)| *guid)
+    }
+
+    /// A device that has this file, of this image or another.
+    pub(crate) fn device_of(&self, file: Identity) -> Option<&Device> {
+        self.devices.iter().find(|device| device.has(file))
+    }
+}
