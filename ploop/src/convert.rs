@@ -40,20 +40,9 @@ pub(crate) fn convert(image: &mut ffi::Image, op: &'static Op, mode: ImageMode) 
             format!("libploop cannot convert a raw image to {mode}"),
         );
     }
-    let (Some(base), Some(first)) = (change.descriptor.base(), change.descriptor.images.first())
-    else {
+    let Some(base) = change.descriptor.base() else {
         return change.refuse(ErrorKind::Corrupt, "the descriptor names no base");
     };
-    if base.guid != first.guid {
-        // libploop converts what is listed first.
-        return change.refuse(
-            ErrorKind::Unsupported,
-            format!(
-                "the descriptor does not list the base {} first, and libploop would convert {}",
-                base.guid, first.guid
-            ),
-        );
-    }
     change.require_sound([base])?;
     let temporary = paths::staged(&base.file);
     if mode == ImageMode::Raw && fs::symlink_metadata(&temporary).is_ok() {

@@ -148,6 +148,8 @@
 
 #[cfg(feature = "libploop")]
 mod attached;
+#[cfg(feature = "libploop")]
+mod canonical;
 mod component;
 #[cfg(feature = "libploop")]
 mod convert;

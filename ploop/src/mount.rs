@@ -265,6 +265,8 @@ impl Ploop {
             Err(error) if error.kind() == ErrorKind::Busy => {}
             Err(error) => return Err(error),
         }
+        let canonical = turn.canonical()?;
+        turn.put_in_place(&canonical)?;
         turn.umount()
     }
 

@@ -20,8 +20,8 @@ pub(crate) const STATFS_NAME: &str = ".statfs";
 /// What libploop calls the descriptor of an image it makes.
 pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
 
-/// What libploop appends to the name of a descriptor or of a delta for a file of its own.
-const SUFFIXES: [&str; 4] = [".lck", ".tmp", ".mnt", ".idx"];
+/// What libploop and this crate append to the name of a descriptor or of a delta for files of their own.
+const SUFFIXES: [&str; 6] = [".lck", ".tmp", ".mnt", ".idx", ".ploop-new", ".ploop-kept"];
 
 /// The lock file of a descriptor.
 pub(crate) fn lock_file(descriptor: &Path) -> PathBuf {
@@ -42,6 +42,16 @@ pub(crate) fn staged(file: &Path) -> PathBuf {
 /// Where libploop writes a descriptor that becomes the [`staged`] one.
 pub(crate) fn being_staged(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".tmp.tmp")
+}
+
+/// This crate's own: the descriptor in its canonical form, before it is put in place.
+pub(crate) fn rewritten(descriptor: &Path) -> PathBuf {
+    with_suffix(descriptor, ".ploop-new")
+}
+
+/// This crate's own: the descriptor before libploop drops what it does not know.
+pub(crate) fn kept_fields(descriptor: &Path) -> PathBuf {
+    with_suffix(descriptor, ".ploop-kept")
 }
 
 /// The directory on which libploop mounts an image for itself, beside its base.
@@ -160,7 +170,9 @@ pub(crate) fn require_new_name(
         Some(taken) => refuse(
             operation,
             delta,
-            format!("libploop has files of its own that end in {taken}; choose another name"),
+            format!(
+                "files that libploop or this crate make beside an image end in {taken}; choose another name"
+            ),
         ),
     }
 }
@@ -189,6 +201,8 @@ pub(crate) fn require_apart_from_side_files<'a>(
         operation_lock_file(descriptor),
         staged(descriptor),
         being_staged(descriptor),
+        rewritten(descriptor),
+        kept_fields(descriptor),
     ];
     let beside_deltas = deltas.iter().flat_map(|delta| {
         [
@@ -208,7 +222,7 @@ pub(crate) fn require_apart_from_side_files<'a>(
                 ErrorKind::Unsupported,
                 operation,
                 format!(
-                    "libploop writes a file of its own to {}, which is this delta; rename the delta, here and in the descriptor",
+                    "a file that is made beside an image goes to {}, which is this delta; rename the delta, here and in the descriptor",
                     side.display()
                 ),
             )

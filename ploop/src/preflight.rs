@@ -4,7 +4,6 @@
 //! them under the image's lock and refuses what libploop would crash on, loop on, hand to a shell, or
 //! report as done though it was not. The numbers are those of the hazards in the crate's manual.
 
-use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, OFlags};
 
+use crate::canonical::Canonical;
 use crate::ffi::{self, Op, Turn};
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind};
@@ -42,6 +42,7 @@ pub(crate) struct Change<'a> {
     pub(crate) devices: Vec<Device>,
     /// The deltas, as far as they are there.
     pub(crate) files: Vec<(Guid, Identity)>,
+    canonical: Canonical,
 }
 
 impl<'a> Change<'a> {
@@ -52,29 +53,9 @@ impl<'a> Change<'a> {
         let deltas = deltas.iter().map(|delta| delta.file.as_path());
         trust::require_no_other_writers(op.name, turn.path(), deltas)?;
         recovery::finish(&mut turn)?;
-        let (descriptor, text) = turn.descriptor_and_text()?;
+        let descriptor = turn.descriptor()?;
         let refuse =
             |kind, message: String| Err(Error::new(kind, op.name, message).with_path(turn.path()));
-        if let Some(guid) = misspelt(descriptor.images.iter().map(|image| image.guid), &text) {
-            // 14, 28: libploop compares the top's GUID with regard to case before it deletes.
-            return refuse(
-                ErrorKind::Unsupported,
-                format!(
-                    "{guid} is not spelt in lower case there, and libploop's safety checks go by the letter; rewrite the descriptor with lower-case GUIDs"
-                ),
-            );
-        }
-        let geometry = &descriptor.geometry;
-        if geometry.heads.wrapping_mul(geometry.cylinders) == 0 {
-            // 7: libploop divides by the product when it writes the descriptor.
-            return refuse(
-                ErrorKind::Corrupt,
-                format!(
-                    "Cylinders ({}) times Heads ({}) is zero or a multiple of 2^32, and libploop divides by it; put usable numbers there",
-                    geometry.cylinders, geometry.heads
-                ),
-            );
-        }
         if descriptor.encryption.is_some() {
             return refuse(
                 ErrorKind::Unsupported,
@@ -88,11 +69,14 @@ impl<'a> Change<'a> {
         paths::require_harmless_to_shell(op.name, turn.path())?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_apart_from_side_files(op.name, turn.path(), deltas)?;
+        let canonical = turn.canonical()?;
+        let descriptor = canonical.descriptor.clone();
         let file = |image: &Image| Some((image.guid, Identity::of(&image.file).ok()?));
         let change = Change {
             turn,
             files: descriptor.images.iter().filter_map(file).collect(),
             descriptor,
+            canonical,
             devices: sysfs::devices(),
         };
         change.require_distinct()?;
@@ -104,13 +88,22 @@ impl<'a> Change<'a> {
     }
 
     /// Lets C do it, brings what was done to the disk, and removes what a failure left behind.
-    pub(crate) fn run<T>(self, store: Store, c: impl FnOnce(Turn<'a>) -> Result<T>) -> Result<T> {
+    pub(crate) fn run<T>(
+        mut self,
+        store: Store,
+        c: impl FnOnce(Turn<'a>) -> Result<T>,
+    ) -> Result<T> {
         let path = self.turn.path().to_owned();
         let operation = self.turn.operation();
+        let held = self.turn.held();
+        self.turn.put_in_place(&self.canonical)?;
+        self.canonical.keep_fields(operation)?;
         let room = Room::make(operation, &path, store)?;
         let unsynced = Unsynced::before(&path, &self.descriptor);
-        let held = self.turn.held();
         let result = c(self.turn);
+        if self.canonical.has_fields() {
+            held.if_unlocked(|| self.canonical.put_fields_back());
+        }
         match (&result, unsynced) {
             (Err(_), _) => held.if_unlocked(|| room.clear()),
             (Ok(_), Some(unsynced)) => unsynced.sync(operation)?,
@@ -253,27 +246,6 @@ fn require_raw(operation: &'static str, file: &Path) -> Result<()> {
     .with_path(file))
 }
 
-/// The first of the GUIDs that the text has in another spelling than the canonical one.
-fn misspelt(guids: impl Iterator<Item = Guid>, text: &[u8]) -> Option<Guid> {
-    const LEN: usize = 38;
-    let mut canonical = HashSet::new();
-    for (at, _) in text.iter().enumerate().filter(|(_, byte)| **byte == b'{') {
-        let token = text
-            .get(at..at + LEN)
-            .and_then(|token| std::str::from_utf8(token).ok());
-        if let Some((token, guid)) =
-            token.and_then(|token| Some((token, token.parse::<Guid>().ok()?)))
-        {
-            if guid.to_string() != token {
-                return Some(guid);
-            }
-            canonical.insert(guid);
-        }
-    }
-    // One that is nowhere to be seen is written with character references.
-    guids.into_iter().find(|guid| !canonical.contains(guid))
-}
-
 /// That each mount point of the host, as the table spells it, fits the buffer into which libploop
 /// copies it without looking (16).
 fn require_short_mounts(operation: &'static str, table: &[u8]) -> Result<()> {
@@ -404,20 +376,6 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spelling_is_checked_in_the_text() {
-        let top = Guid::TOP.to_string();
-        let misspelt = |text: &str| misspelt([Guid::TOP].into_iter(), text.as_bytes());
-        assert_eq!(misspelt(&format!("<GUID>{top}</GUID>")), None);
-        assert_eq!(misspelt(&top.to_uppercase()), Some(Guid::TOP));
-        assert_eq!(
-            misspelt(&format!("{top}{}", top.to_uppercase())),
-            Some(Guid::TOP)
-        );
-        assert_eq!(misspelt(&top.replace("{5f", "&#123;5f")), Some(Guid::TOP));
-        assert_eq!(misspelt("{"), Some(Guid::TOP));
-    }
 
     #[test]
     fn long_mount_points_are_found() {

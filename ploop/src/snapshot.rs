@@ -365,12 +365,6 @@ fn new_snapshot(
 ) -> Result<Option<CPath>> {
     let operation = change.operation();
     let descriptor = &change.descriptor;
-    if descriptor.top != Guid::TOP {
-        return change.refuse(
-            ErrorKind::Unsupported,
-            "the descriptor has an old top GUID; libploop brings it up to date when it next writes it, as for set_max_delta_size",
-        );
-    }
     if guid == Guid::NONE {
         return change.refuse(
             ErrorKind::InvalidInput,

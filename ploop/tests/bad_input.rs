@@ -576,7 +576,7 @@ fn descriptors_that_contradict_themselves() {
     .succeeded();
 }
 
-/// libploop divides by it when it writes the descriptor.
+/// libploop divides by it when it writes the descriptor; it is given one that can be divided by.
 fn descriptors_without_geometry() {
     child("safe", |dir| {
         let (mut image, given) = prepare(dir);
@@ -594,12 +594,18 @@ fn descriptors_without_geometry() {
                     .collect();
                 fs::write(&path, text).unwrap();
                 let before = Contents::of(dir);
-                for (what, operation) in CHANGES {
-                    let error = operation(&mut image, &given).unwrap_err();
-                    assert_names(what, &error, &[ErrorKind::Corrupt], &path);
-                    assert!(error.message().contains(name), "{what}: {error}");
+                if value == Some("x") {
+                    for (what, operation) in CHANGES {
+                        let error = operation(&mut image, &given).unwrap_err();
+                        assert_names(what, &error, &[ErrorKind::Corrupt], &path);
+                        assert!(error.message().contains(name), "{what}: {error}");
+                    }
+                    before.assert_unchanged(name);
+                    continue;
                 }
-                before.assert_unchanged(name);
+                image.set_max_delta_size(4096).unwrap();
+                let now = image.descriptor().unwrap();
+                assert_ne!(now.geometry.cylinders.wrapping_mul(now.geometry.heads), 0);
             }
             fs::write(&path, good).unwrap();
         }

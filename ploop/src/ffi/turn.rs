@@ -13,6 +13,7 @@ use ploop_sys as sys;
 use super::call::{Op, guarded, guarded_keeping};
 use super::reply::Reply;
 use super::text::{CPath, CText};
+use crate::canonical::{Canonical, DescriptorCopy};
 use crate::image::{Descriptor, descriptor};
 use crate::lock::{self, Held, ImageLock};
 use crate::{Error, ErrorKind, Result, paths};
@@ -94,30 +95,31 @@ impl Image {
             held: Arc::new(held),
             image: self,
             op,
+            is_canonical: false,
         })
     }
 
     fn handle(&mut self, operation: &'static str) -> Result<NonNull<sys::ploop_disk_images_data>> {
-        if self.handle.is_none() {
-            let handle = open_dd(operation, &self.path)?;
-            if let Some(component) = &self.component {
-                const SET: Op = Op::new("set component name");
-                // SAFETY: the handle was just made; the name is terminated and copied by C.
-                guarded(&SET, || unsafe {
-                    sys::ploop_set_component_name(handle.0.as_ptr(), component.as_ptr())
-                })?
-                .done(&self.path)?;
-            }
-            self.handle = Some(handle);
-        }
         match &self.handle {
             Some(handle) => Ok(handle.0),
-            None => Err(Error::new(
-                ErrorKind::Other,
-                operation,
-                "libploop gave no handle",
-            )),
+            None => {
+                let handle = self.handle_of(operation, &self.path)?;
+                Ok(self.handle.insert(handle).0)
+            }
         }
+    }
+
+    fn handle_of(&self, operation: &'static str, path: &Path) -> Result<Handle> {
+        let handle = open_dd(operation, path)?;
+        if let Some(component) = &self.component {
+            const SET: Op = Op::new("set component name");
+            // SAFETY: the handle was just made; the name is terminated and copied by C.
+            guarded(&SET, || unsafe {
+                sys::ploop_set_component_name(handle.0.as_ptr(), component.as_ptr())
+            })?
+            .done(&self.path)?;
+        }
+        Ok(handle)
     }
 }
 
@@ -150,6 +152,8 @@ pub(crate) struct Turn<'a> {
     pub(super) image: &'a mut Image,
     pub(super) op: &'static Op,
     held: Arc<Held>,
+    /// Whether C may read the descriptor where it is.
+    is_canonical: bool,
 }
 
 impl Turn<'_> {
@@ -206,6 +210,18 @@ impl Turn<'_> {
         self.image.handle = None;
     }
 
+    /// The descriptor as it is to be given to C.
+    pub(crate) fn canonical(&self) -> Result<Canonical> {
+        Canonical::read(self.op.name, &self.image.path)
+    }
+
+    /// Has C read the descriptor where it is.
+    pub(crate) fn put_in_place(&mut self, canonical: &Canonical) -> Result<()> {
+        canonical.put_in_place(self.op.name)?;
+        self.is_canonical = true;
+        Ok(())
+    }
+
     /// Calls C with the handle. The lock passes to C here. The turn stays, so that the result can be
     /// looked at before another thread changes it.
     pub(super) fn call(
@@ -229,9 +245,21 @@ impl Turn<'_> {
         &mut self,
         guarded: impl FnOnce(&'static Op, *mut sys::ploop_disk_images_data) -> Result<Reply>,
     ) -> Result<Reply> {
+        let copy = if self.is_canonical {
+            None
+        } else {
+            DescriptorCopy::unless_canonical(self.op.name, &self.image.path)?
+        };
+        if let Some(copy) = &copy {
+            self.image.handle = Some(self.image.handle_of(self.op.name, copy.path())?);
+        }
         let handle = self.image.handle(self.op.name)?.as_ptr();
         self.held.hand_over();
-        let mut reply = guarded(self.op, handle)?;
+        let reply = guarded(self.op, handle);
+        if copy.is_some() {
+            self.forget_handle();
+        }
+        let mut reply = reply?;
         if !matches!(reply.code, 0 | 1) {
             self.forget_handle();
             reply.cause = self.descriptor().err();

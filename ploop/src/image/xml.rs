@@ -1,5 +1,7 @@
 //! The part of XML that descriptors use, with bounds on everything.
 
+use std::borrow::Cow;
+
 use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::{Error, ErrorKind, Guid, Result};
@@ -19,28 +21,70 @@ fn corrupt(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, OPERATION, message)
 }
 
-/// The text of a file, without a byte order mark.
-pub(super) fn decode(bytes: &[u8]) -> Result<&str> {
+/// The text of a file, without a byte order mark and the zeros that some programs leave behind it.
+///
+/// libxml2, with which libploop reads, knows many encodings, in which the same bytes say something
+/// else. These three are the ones that every reader reads alike.
+pub(super) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>> {
     if bytes.is_empty() {
         return Err(corrupt("the file is empty"));
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        corrupt("the file is not UTF-8").with_offset(error.valid_up_to() as u64)
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // Bytes that are valid UTF-8 mean something else in another encoding, except in ASCII.
-    if !text.is_ascii() {
-        if let Some(encoding) = declared_encoding(text) {
-            if !encoding.eq_ignore_ascii_case("utf-8") {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    OPERATION,
-                    format!("the file is encoded in {}, not UTF-8", excerpt(encoding)),
-                ));
-            }
+    let end = bytes.iter().rposition(|byte| *byte != 0);
+    let Some(end) = end else {
+        return Err(corrupt(
+            "the file holds nothing but zeros, as after a power cut",
+        ));
+    };
+    let (text, known): (Cow<'_, str>, &[&str]) = match utf_16(bytes) {
+        Some(unit) => (
+            from_utf_16(bytes, unit)?.into(),
+            &["utf-16", "utf-16le", "utf-16be"],
+        ),
+        None => {
+            let text = std::str::from_utf8(&bytes[..=end]).map_err(|error| {
+                corrupt("the file is not UTF-8").with_offset(error.valid_up_to() as u64)
+            })?;
+            let ascii: &[&str] = if text.is_ascii() { &ASCII } else { &["utf-8"] };
+            (text.strip_prefix('\u{feff}').unwrap_or(text).into(), ascii)
+        }
+    };
+    if let Some(encoding) = declared_encoding(&text) {
+        if !known.iter().any(|name| encoding.eq_ignore_ascii_case(name)) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                format!(
+                    "the file says that it is encoded in {}, and only UTF-8, UTF-16 and US-ASCII are read, each with bytes that are; convert it with iconv(1)",
+                    excerpt(encoding)
+                ),
+            ));
         }
     }
     Ok(text)
+}
+
+const ASCII: [&str; 3] = ["utf-8", "us-ascii", "ascii"];
+
+/// How two bytes make a unit of UTF-16, if this is UTF-16: by its byte order mark, or by its `<?`.
+fn utf_16(bytes: &[u8]) -> Option<fn([u8; 2]) -> u16> {
+    match bytes {
+        [0xff, 0xfe, ..] | [b'<', 0, b'?', 0, ..] => Some(u16::from_le_bytes),
+        [0xfe, 0xff, ..] | [0, b'<', 0, b'?', ..] => Some(u16::from_be_bytes),
+        _ => None,
+    }
+}
+
+fn from_utf_16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String> {
+    let not = || corrupt("the file is not UTF-16, though it begins like it");
+    if bytes.len() % 2 != 0 {
+        return Err(not());
+    }
+    let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+    let text = char::decode_utf16(units)
+        .collect::<std::result::Result<String, _>>()
+        .map_err(|_| not())?;
+    let text = text.trim_end_matches('\0');
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned())
 }
 
 fn declared_encoding(text: &str) -> Option<&str> {
@@ -66,16 +110,21 @@ pub(super) fn parse(text: &str) -> Result<Document<'_>> {
             "the file declares more than {MAX_NAME_SPACES} name spaces"
         )));
     }
+    if ["<!ENTITY", "<!ATTLIST"]
+        .iter()
+        .any(|what| text.contains(what))
+    {
+        return Err(corrupt(
+            "the file defines entities or attributes of its own, no descriptor does",
+        ));
+    }
     let options = ParsingOptions {
-        // Without a DTD there are no entities but the five of XML itself.
-        allow_dtd: false,
+        // What it could define is ruled out, so there are no entities but the five of XML itself.
+        allow_dtd: true,
         nodes_limit: MAX_NODES,
         ..ParsingOptions::default()
     };
     let document = Document::parse_with_options(text, options).map_err(|error| match error {
-        roxmltree::Error::DtdDetected => {
-            corrupt("the file has a document type declaration, no descriptor has")
-        }
         roxmltree::Error::NodesLimitReached => corrupt(format!(
             "the file has more than {MAX_NODES} elements and texts"
         )),
@@ -143,43 +192,56 @@ impl<'a, 'input> Element<'a, 'input> {
             .map(|node| Element { node })
     }
 
-    /// The only child of that name.
-    pub(super) fn optional(&self, name: &str) -> Result<Option<Element<'a, 'input>>> {
-        let mut children = self.children(name);
-        let first = children.next();
-        if children.next().is_some() {
-            return Err(corrupt(format!(
-                "{} has more than one {name}",
-                cut(self.name())
-            )));
-        }
-        Ok(first)
+    /// The first child of that name: libploop looks at no other.
+    pub(super) fn optional(&self, name: &str) -> Option<Element<'a, 'input>> {
+        self.children(name).next()
     }
 
     pub(super) fn required(&self, name: &str) -> Result<Element<'a, 'input>> {
-        self.optional(name)?
+        self.optional(name)
             .ok_or_else(|| corrupt(format!("{} has no {name}", cut(self.name()))))
     }
 
-    /// The text in the element, and nothing else: libploop reads the first piece of a text that a
-    /// comment interrupts, and no CDATA section at all.
+    /// The children of other names than these, as they stand in the file.
+    #[cfg(feature = "libploop")]
+    pub(super) fn others(&self, names: &[&str]) -> impl Iterator<Item = &'a str> {
+        self.node
+            .children()
+            .filter(|node| node.is_element() && !names.contains(&node.tag_name().name()))
+            .map(|node| &node.document().input_text()[node.range()])
+    }
+
+    /// The name and the attributes, as they stand in the file.
+    #[cfg(feature = "libploop")]
+    pub(super) fn tag(&self) -> String {
+        let text = self.node.document().input_text();
+        let mut tag = self.name().to_owned();
+        for attribute in self.node.attributes() {
+            tag.push(' ');
+            tag.push_str(&text[attribute.range()]);
+        }
+        tag
+    }
+
+    /// The first piece of text in the element, which is what libploop reads where a comment or an
+    /// element lies before or behind it.
     pub(super) fn text(&self) -> Result<&'a str> {
         let source = &self.node.document().input_text()[self.node.range()];
-        let inside = source
-            .split_once('>')
-            .map_or("", |(_, rest)| rest.rsplit_once("</").map_or("", |p| p.0));
-        if inside.contains('<') {
+        if source.contains("<![CDATA[") {
+            // libploop reads none, and the parser used here does not tell it from other text.
             return Err(corrupt(format!(
-                "{} holds more than a text",
+                "{} holds a CDATA section, which libploop does not read",
                 cut(self.name())
             )));
         }
-        Ok(self.node.text().unwrap_or(""))
+        let first = self.node.children().find(|node| node.is_text());
+        Ok(first.and_then(|node| node.text()).unwrap_or(""))
     }
 
-    /// Decimal, hexadecimal after `0x`, octal after `0`.
+    /// Decimal, hexadecimal after `0x`, octal after `0`; with white space around it.
     pub(super) fn number(&self) -> Result<u64> {
         let text = self.text()?;
+        let text = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b');
         let (digits, radix) = match text.as_bytes() {
             [b'0', b'x' | b'X', ..] => (&text[2..], 16),
             [b'0', _, ..] => (&text[1..], 8),
@@ -201,7 +263,7 @@ impl<'a, 'input> Element<'a, 'input> {
     }
 
     pub(super) fn optional_number(&self, name: &str) -> Result<Option<u64>> {
-        self.optional(name)?
+        self.optional(name)
             .map(|element| element.number())
             .transpose()
     }

@@ -284,6 +284,10 @@ impl Known {
     pub(crate) fn verify(&self) {
         let descriptor = self.descriptor();
         descriptor.validate().unwrap();
+        // libploop's text is the crate's own.
+        let home = fs::canonicalize(self.dir.path()).unwrap();
+        let text = fs::read_to_string(self.xml()).unwrap();
+        assert_eq!(descriptor.to_xml(home).unwrap(), text);
         let guids: BTreeSet<Guid> = descriptor.snapshots.iter().map(|s| s.guid).collect();
         let expected: BTreeSet<Guid> = self.states.keys().copied().collect();
         assert_eq!(guids, expected);

@@ -7,6 +7,7 @@ mod convert;
 mod copy;
 mod create;
 mod delete;
+mod descriptors;
 #[path = "../fixture/directory.rs"]
 mod directory;
 #[path = "../known/mod.rs"]

@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::file;
 use super::xml::{self, Element};
+
+mod write;
+
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
+#[cfg(feature = "libploop")]
+pub(crate) use write::Kept;
 
 const OPERATION: &str = "read descriptor";
 
@@ -134,10 +139,10 @@ impl Descriptor {
     /// [`ErrorKind::Corrupt`] where this is not the XML of a descriptor, or the descriptor
     /// contradicts itself, with a message that names the element or GUID;
     /// [`ErrorKind::Unsupported`] for a disk split into several storages, an image type other than
-    /// `Plain` and `Compressed`, and an encoding other than UTF-8.
+    /// `Plain` and `Compressed`, and an encoding other than UTF-8, UTF-16 and US-ASCII.
     pub fn parse(xml: impl AsRef<[u8]>, dir: impl AsRef<Path>) -> Result<Descriptor> {
         let text = xml::decode(xml.as_ref())?;
-        let document = xml::parse(text)?;
+        let document = xml::parse(&text)?;
         let descriptor = assemble(Element::root(&document), dir.as_ref())?;
         descriptor.validate()?;
         Ok(descriptor)
@@ -340,7 +345,7 @@ fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
             Ok(Snapshot {
                 guid: element.required("GUID")?.guid()?,
                 parent: element.required("ParentGUID")?.guid()?,
-                temporary: element.optional("Temporary")?.is_some(),
+                temporary: element.optional("Temporary").is_some(),
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -352,7 +357,7 @@ fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
             temporary: false,
         });
     }
-    let top = match tree.optional("TopGUID")? {
+    let top = match tree.optional("TopGUID") {
         Some(element) => element.guid()?,
         None if snapshots.iter().any(|shot| shot.guid == Guid::TOP) => Guid::TOP,
         None => {
@@ -388,11 +393,15 @@ fn geometry(parameters: Element<'_, '_>, name: &str) -> Result<u32> {
 
 fn image(element: Element<'_, '_>, dir: &Path) -> Result<Image> {
     let guid = element.required("GUID")?.guid()?;
-    let kind = match element.optional("Type")? {
+    let kind = match element.optional("Type") {
         None => ImageKind::Compressed,
         Some(kind) => match kind.text()? {
             "Plain" => ImageKind::Plain,
             "" | "Compressed" => ImageKind::Compressed,
+            // libploop takes all but `Plain` for a delta with a table.
+            other if ["plain", "compressed"].contains(&&*other.to_ascii_lowercase()) => {
+                ImageKind::Compressed
+            }
             other => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -422,10 +431,8 @@ fn encryption(root: Element<'_, '_>, parameters: Element<'_, '_>) -> Result<Opti
         (parameters, "Engine"),
     ] {
         let Some(value) = parent
-            .optional("Encryption")?
-            .map(|element| element.optional(name))
-            .transpose()?
-            .flatten()
+            .optional("Encryption")
+            .and_then(|element| element.optional(name))
         else {
             continue;
         };

@@ -1,0 +1,521 @@
+//! Writing a `DiskDescriptor.xml`, in the form that libploop 1.15 gives it.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::{Descriptor, Geometry, Image, ImageKind, OPERATION};
+#[cfg(feature = "libploop")]
+use crate::image::xml::{self, Element};
+use crate::{Error, ErrorKind, Guid, ImageMode, Result};
+
+const ROOT: &str = "Parallels_disk_image";
+
+/// What libploop reads, and writes itself, in each of the elements that may hold more.
+#[cfg(feature = "libploop")]
+mod known {
+    pub(super) const ROOT: &[&str] = &["Disk_Parameters", "StorageData", "Snapshots"];
+    pub(super) const PARAMETERS: &[&str] = &[
+        "Disk_size",
+        "Max_delta_size",
+        "Cylinders",
+        "Heads",
+        "Sectors",
+        "Padding",
+    ];
+    pub(super) const STORAGE_DATA: &[&str] = &["Storage"];
+    pub(super) const STORAGE: &[&str] = &["Start", "End", "Blocksize", "Preallocated", "Image"];
+    pub(super) const IMAGE: &[&str] = &["GUID", "Type", "File"];
+    pub(super) const SNAPSHOTS: &[&str] = &["TopGUID", "Shot"];
+    pub(super) const SHOT: &[&str] = &["GUID", "ParentGUID", "Temporary"];
+}
+
+/// What a descriptor says that libploop does not know, and would drop when it writes: `UID`, `Name`
+/// and `Miscellaneous` of Parallels Desktop, say, or the version of the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The name of the root element, and its attributes.
+    root: String,
+    /// 0 in all descriptors but some of Parallels Desktop.
+    padding: u64,
+    /// Elements, whole, and where they stand.
+    elements: HashMap<Place, Vec<String>>,
+}
+
+/// An element that holds some that libploop does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Place {
+    Root,
+    Parameters,
+    StorageData,
+    Storage,
+    Image(PathBuf),
+    Snapshots,
+    Shot(Guid),
+}
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept {
+            root: ROOT.to_owned(),
+            padding: 0,
+            elements: HashMap::new(),
+        }
+    }
+}
+
+#[cfg(feature = "libploop")]
+impl Kept {
+    /// Of the text that was parsed as `descriptor`, whose relative names begin at `dir`.
+    pub(crate) fn of(text: &[u8], dir: &Path) -> Result<Kept> {
+        let text = xml::decode(text)?;
+        let document = xml::parse(&text)?;
+        let root = Element::root(&document);
+        let mut elements = HashMap::new();
+        let mut keep = |place: Place, element: Element<'_, '_>, known: &[&str]| {
+            let others: Vec<String> = element.others(known).map(str::to_owned).collect();
+            if !others.is_empty() {
+                elements.insert(place, others);
+            }
+        };
+        keep(Place::Root, root, known::ROOT);
+        let parameters = root.required("Disk_Parameters")?;
+        keep(Place::Parameters, parameters, known::PARAMETERS);
+        let storage_data = root.required("StorageData")?;
+        keep(Place::StorageData, storage_data, known::STORAGE_DATA);
+        let storage = storage_data.required("Storage")?;
+        keep(Place::Storage, storage, known::STORAGE);
+        for image in storage.children("Image") {
+            let file = dir.join(image.required("File")?.text()?);
+            keep(Place::Image(file), image, known::IMAGE);
+        }
+        let snapshots = root.required("Snapshots")?;
+        keep(Place::Snapshots, snapshots, known::SNAPSHOTS);
+        for shot in snapshots.children("Shot") {
+            let guid = shot.required("GUID")?.guid()?;
+            keep(Place::Shot(guid), shot, known::SHOT);
+        }
+        let kept = Kept {
+            root: root.tag(),
+            padding: parameters
+                .optional("Padding")
+                .and_then(|padding| padding.number().ok())
+                .unwrap_or(0),
+            elements,
+        };
+        if text.contains("xmlns") && !kept.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                "the descriptor declares XML name spaces, with which the elements that libploop does not know could not be kept; remove the declarations",
+            ));
+        }
+        Ok(kept)
+    }
+
+    /// Whether libploop writes all there is.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Kept::default()
+    }
+}
+
+impl Descriptor {
+    /// The text of a `DiskDescriptor.xml` in `dir` that says this, in the form libploop 1.15 writes: with
+    /// GUIDs in lower case, the base first, and the names of files in `dir` relative.
+    ///
+    /// A top with an old GUID gets [`Guid::TOP`], and a geometry that libploop would divide by zero with is
+    /// replaced by a usable one.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Descriptor::validate); [`ErrorKind::InvalidInput`] for file names that XML cannot
+    /// hold, [`ErrorKind::Unsupported`] for an old top whose new GUID belongs to another delta, and for an
+    /// encrypted image.
+    pub fn to_xml(&self, dir: impl AsRef<Path>) -> Result<String> {
+        if self.encryption.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                "what says how the image is encrypted cannot be written",
+            ));
+        }
+        self.to_xml_with(&Kept::default(), dir.as_ref())
+    }
+
+    /// [`to_xml`](Descriptor::to_xml), with what libploop does not know. It ignores such elements where
+    /// none of them stands behind an image, a storage or a shot.
+    pub(crate) fn to_xml_with(&self, kept: &Kept, dir: &Path) -> Result<String> {
+        self.validate()?;
+        let normal = self.normalized()?;
+        let mut xml = Writer::new(&kept.root);
+        normal.write(&mut xml, kept, dir)?;
+        Ok(xml.finish())
+    }
+
+    /// As libploop would write it, as far as it is not a matter of text.
+    pub(crate) fn normalized(&self) -> Result<Descriptor> {
+        let mut normal = self.clone();
+        normal.max_delta_size = self.max_delta_size.filter(|size| *size != 0);
+        let Geometry {
+            cylinders, heads, ..
+        } = self.geometry;
+        if cylinders.wrapping_mul(heads) == 0 {
+            normal.geometry = self.usable_geometry();
+        }
+        if self.mode == ImageMode::Raw {
+            for image in &mut normal.images {
+                image.kind = ImageKind::Plain;
+            }
+        }
+        if self.top != Guid::TOP {
+            if self.snapshot(Guid::TOP).is_some() {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    OPERATION,
+                    format!(
+                        "the top is {}, as in descriptors of old versions, and {} belongs to another delta",
+                        self.top,
+                        Guid::TOP
+                    ),
+                ));
+            }
+            let new = |guid: &mut Guid| {
+                if *guid == self.top {
+                    *guid = Guid::TOP;
+                }
+            };
+            normal
+                .images
+                .iter_mut()
+                .for_each(|image| new(&mut image.guid));
+            for shot in &mut normal.snapshots {
+                new(&mut shot.guid);
+                new(&mut shot.parent);
+            }
+            normal.top = Guid::TOP;
+        }
+        // libploop takes the first one for the base. The others stay in their order.
+        let base = normal.base().map(|image| image.guid);
+        normal.images.sort_by_key(|image| Some(image.guid) != base);
+        Ok(normal)
+    }
+
+    /// As libploop makes it up for a new image.
+    fn usable_geometry(&self) -> Geometry {
+        const HEADS: u32 = 16;
+        const SECTORS: u32 = 32;
+        let cylinders = self.size.sectors() / u64::from(HEADS * SECTORS);
+        let cylinders = cylinders.clamp(1, u64::from(u32::MAX / HEADS)) as u32;
+        Geometry {
+            cylinders,
+            heads: HEADS,
+            sectors: u32::try_from(self.size.sectors() / u64::from(cylinders * HEADS))
+                .unwrap_or(u32::MAX),
+        }
+    }
+
+    fn write(&self, xml: &mut Writer, kept: &Kept, dir: &Path) -> Result<()> {
+        let sectors = self.size.sectors();
+        let others = |xml: &mut Writer, at: &Place| {
+            for text in kept.elements.get(at).into_iter().flatten() {
+                xml.verbatim(text);
+            }
+        };
+
+        others(xml, &Place::Root);
+        xml.open("Disk_Parameters");
+        xml.text("Disk_size", sectors);
+        if let Some(max) = self.max_delta_size {
+            xml.text("Max_delta_size", max);
+        }
+        xml.text("Cylinders", self.geometry.cylinders);
+        xml.text("Heads", self.geometry.heads);
+        xml.text("Sectors", self.geometry.sectors);
+        xml.text("Padding", kept.padding);
+        others(xml, &Place::Parameters);
+        xml.close("Disk_Parameters");
+
+        xml.open("StorageData");
+        others(xml, &Place::StorageData);
+        xml.open("Storage");
+        xml.text("Start", 0);
+        xml.text("End", sectors);
+        xml.text("Blocksize", self.cluster.sectors());
+        if self.mode == ImageMode::Preallocated {
+            xml.text("Preallocated", 1);
+        }
+        others(xml, &Place::Storage);
+        for image in &self.images {
+            xml.open("Image");
+            xml.text("GUID", image.guid);
+            xml.text(
+                "Type",
+                match image.kind {
+                    ImageKind::Plain => "Plain",
+                    ImageKind::Compressed => "Compressed",
+                },
+            );
+            xml.text("File", name(image, dir)?);
+            others(xml, &Place::Image(image.file.clone()));
+            xml.close("Image");
+        }
+        xml.close("Storage");
+        xml.close("StorageData");
+
+        xml.open("Snapshots");
+        xml.text("TopGUID", self.top);
+        others(xml, &Place::Snapshots);
+        for shot in &self.snapshots {
+            xml.open("Shot");
+            xml.text("GUID", shot.guid);
+            xml.text("ParentGUID", shot.parent);
+            if shot.temporary {
+                xml.text("Temporary", "");
+            }
+            others(xml, &Place::Shot(shot.guid));
+            xml.close("Shot");
+        }
+        xml.close("Snapshots");
+        Ok(())
+    }
+}
+
+/// The name of a file as it is written: without the directory of the descriptor.
+fn name<'a>(image: &'a Image, dir: &Path) -> Result<&'a str> {
+    let name = image.file.strip_prefix(dir).unwrap_or(&image.file);
+    match name.to_str() {
+        // These are all that XML cannot hold, and some that readers change.
+        Some(name)
+            if !name
+                .chars()
+                .any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) =>
+        {
+            Ok(name)
+        }
+        _ => Err(Error::new(
+            ErrorKind::InvalidInput,
+            OPERATION,
+            format!(
+                "the file name of image {} cannot be written to a descriptor",
+                image.guid
+            ),
+        )
+        .with_path(&image.file)),
+    }
+}
+
+/// Elements in lines of their own.
+struct Writer {
+    out: String,
+    depth: usize,
+    root: String,
+}
+
+impl Writer {
+    fn new(root: &str) -> Writer {
+        Writer {
+            out: format!("<?xml version=\"1.0\"?>\n<{root}>\n"),
+            depth: 1,
+            root: root.split(' ').next().unwrap_or(ROOT).to_owned(),
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.out, "{:1$}{line}", "", 2 * self.depth);
+    }
+
+    fn open(&mut self, name: &str) {
+        self.line(format_args!("<{name}>"));
+        self.depth += 1;
+    }
+
+    fn close(&mut self, name: &str) {
+        self.depth -= 1;
+        self.line(format_args!("</{name}>"));
+    }
+
+    fn text(&mut self, name: &str, value: impl std::fmt::Display) {
+        let value = escaped(&value.to_string());
+        self.line(format_args!("<{name}>{value}</{name}>"));
+    }
+
+    fn verbatim(&mut self, element: &str) {
+        self.line(format_args!("{element}"));
+    }
+
+    fn finish(mut self) -> String {
+        let _ = writeln!(self.out, "</{}>", self.root);
+        self.out
+    }
+}
+
+/// As libxml2 writes it without an encoding.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            c if c.is_ascii() => out.push(c),
+            c => {
+                let _ = write!(out, "&#x{:X};", u32::from(c));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::image::Snapshot;
+    use crate::{ClusterSize, Size};
+
+    /// Trees of up to twelve deltas, in any order, with names of all sorts.
+    fn descriptors() -> impl Strategy<Value = Descriptor> {
+        let deltas = prop::collection::vec(
+            (
+                any::<u128>(),
+                any::<prop::sample::Index>(),
+                "[^\\p{C}/]{1,9}",
+                any::<bool>(),
+            ),
+            1..12,
+        );
+        let numbers = (
+            1..1u64 << 40,
+            15..26u32,
+            any::<[u32; 3]>(),
+            any::<Option<u64>>(),
+            0..3usize,
+            any::<prop::sample::Index>(),
+        );
+        (deltas, numbers).prop_map(
+            |(
+                deltas,
+                (sectors, shift, [cylinders, heads, tracks], max_delta_size, mode, order),
+            )| {
+                let mut guids: Vec<Guid> = Vec::new();
+                let (mut images, mut snapshots) = (Vec::new(), Vec::new());
+                let last = deltas.len() - 1;
+                for (at, (number, parent, name, outside)) in deltas.into_iter().enumerate() {
+                    let guid: Guid = if at == last {
+                        Guid::TOP
+                    } else {
+                        uuid::Uuid::from_u128(number | 1).into()
+                    };
+                    let parent = if at == 0 {
+                        Guid::NONE
+                    } else {
+                        *parent.get(&guids)
+                    };
+                    guids.push(guid);
+                    let dir = if outside { "/elsewhere" } else { "/vz/101" };
+                    images.push(Image {
+                        guid,
+                        file: Path::new(dir).join(format!("{at}{name}")),
+                        kind: if mode == 1 {
+                            ImageKind::Plain
+                        } else {
+                            ImageKind::Compressed
+                        },
+                    });
+                    snapshots.push(Snapshot {
+                        guid,
+                        parent,
+                        temporary: outside && at != last,
+                    });
+                }
+                let at = order.index(images.len());
+                images.rotate_left(at);
+                snapshots.rotate_right(at);
+                Descriptor {
+                    size: Size::from_sectors(sectors),
+                    cluster: ClusterSize::from_bytes(1 << shift).unwrap(),
+                    mode: [ImageMode::Expanded, ImageMode::Raw, ImageMode::Preallocated][mode],
+                    max_delta_size,
+                    geometry: Geometry {
+                        cylinders,
+                        heads,
+                        sectors: tracks,
+                    },
+                    images,
+                    snapshots,
+                    top: Guid::TOP,
+                    encryption: None,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn what_is_written_reads_the_same(descriptor in descriptors()) {
+            prop_assume!(descriptor.validate().is_ok());
+            let xml = descriptor.to_xml("/vz/101").unwrap();
+            prop_assert!(xml.is_ascii());
+            let read = Descriptor::parse(&xml, "/vz/101").unwrap();
+            prop_assert_eq!(&read, &descriptor.normalized().unwrap());
+            prop_assert_eq!(read.base(), read.images.first());
+            prop_assert_eq!(read.to_xml("/vz/101").unwrap(), xml);
+        }
+    }
+
+    #[cfg(feature = "libploop")]
+    #[test]
+    fn what_libploop_does_not_know_is_kept() {
+        let text = r#"<?xml version='1.0'?>
+<Some_image Version="1.0" a='&lt;2>'><!-- not this -->
+  <Disk_Parameters>
+    <Disk_size>8192</Disk_size><Cylinders>16</Cylinders><Heads>16</Heads>
+    <Padding>1</Padding>
+    <Name>d&#xE4;t&amp;a</Name><Name>again</Name>
+    <Miscellaneous><Bootable on="1"/>
+      <!-- inside --></Miscellaneous>
+  </Disk_Parameters>
+  <StorageData><Other/>
+    <Storage>
+      <Blocksize>2048</Blocksize>
+      <Image><GUID>{5fbaabe3-6958-40ff-92a7-860e329aab41}</GUID><File>a.hds</File><Note>i</Note></Image>
+      <Behind>the images</Behind>
+    </Storage>
+  </StorageData>
+  <Snapshots><Shot><GUID>{5fbaabe3-6958-40ff-92a7-860e329aab41}</GUID>
+      <ParentGUID>{00000000-0000-0000-0000-000000000000}</ParentGUID><Name>s</Name></Shot><Last/></Snapshots>
+  <Behind/>
+</Some_image>"#;
+        let dir = Path::new("/vz");
+        let read = |text: &str| {
+            let kept = Kept::of(text.as_bytes(), dir).unwrap();
+            (Descriptor::parse(text, dir).unwrap(), kept)
+        };
+        let (descriptor, kept) = read(text);
+        let xml = descriptor.to_xml_with(&kept, dir).unwrap();
+        for expected in [
+            "<Some_image Version=\"1.0\" a='&lt;2>'>\n  <Behind/>\n  <Disk_Parameters>\n",
+            "    <Padding>1</Padding>\n    <Name>d&#xE4;t&amp;a</Name>\n    <Name>again</Name>\n",
+            "<Miscellaneous><Bootable on=\"1\"/>\n      <!-- inside --></Miscellaneous>",
+            "  <StorageData>\n    <Other/>\n    <Storage>\n",
+            "      <Behind>the images</Behind>\n      <Image>\n",
+            "        <File>a.hds</File>\n        <Note>i</Note>\n",
+            "</TopGUID>\n    <Last/>\n    <Shot>\n",
+            "      <Name>s</Name>\n    </Shot>\n",
+            "\n</Some_image>\n",
+        ] {
+            assert!(xml.contains(expected), "{expected}\n{xml}");
+        }
+        assert!(!xml.contains("not this"));
+        let (again, kept_again) = read(&xml);
+        assert_eq!((&kept_again, again.size), (&kept, descriptor.size));
+        assert_eq!(again.to_xml_with(&kept, dir).unwrap(), xml);
+        let spaces = text.replace("Version=", "xmlns:x='y' Version=");
+        let error = Kept::of(spaces.as_bytes(), dir).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+}

@@ -1,0 +1,311 @@
+//! Descriptors that say the same in other words than libploop's: read by look-ups as they are, and
+//! rewritten by changes, so that libploop reads what was checked.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, SwitchFlag};
+
+use super::directory::Contents;
+use super::known::Known;
+
+/// An image with two snapshots and known contents.
+fn known() -> (Known, Vec<Guid>) {
+    Known::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2)
+}
+
+fn edit(known: &Known, change: impl FnOnce(String) -> String) {
+    let text = fs::read_to_string(known.xml()).unwrap();
+    let changed = change(text.clone());
+    assert_ne!(changed, text);
+    fs::write(known.xml(), changed).unwrap();
+}
+
+type Edit = fn(String) -> Vec<u8>;
+
+fn reversed(text: String) -> Vec<u8> {
+    let start = text.find("      <Image>").unwrap();
+    let end = text.find("    </Storage>").unwrap();
+    let images = text[start..end].split_inclusive("</Image>\n");
+    let reversed: Vec<&str> = images.collect::<Vec<_>>().into_iter().rev().collect();
+    format!("{}{}{}", &text[..start], reversed.concat(), &text[end..]).into()
+}
+
+fn utf_16(text: String) -> Vec<u8> {
+    let units = "\u{feff}".encode_utf16().chain(text.encode_utf16());
+    units.flat_map(u16::to_le_bytes).collect::<Vec<_>>()
+}
+
+const FORMS: &[(&str, Edit)] = &[
+    ("the images in another order", reversed),
+    ("UTF-16", utf_16),
+    ("upper-case GUIDs", |text| {
+        let lines = text
+            .split_inclusive('\n')
+            .map(|line| match line.split_once("GUID>") {
+                Some((before, guid)) => {
+                    let (guid, end) = guid.split_once("</").unwrap();
+                    format!("{before}GUID>{}</{end}", guid.to_uppercase())
+                }
+                None => line.to_owned(),
+            });
+        lines.collect::<String>().into()
+    }),
+    ("an old top", |text| {
+        let old = "{11111111-2222-3333-4444-555555555555}";
+        text.replace(&Guid::TOP.to_string(), old).into()
+    }),
+    ("a comment in a name", |text| {
+        text.replace("<File>", "<File><!-- was root.hdd -->").into()
+    }),
+    ("a name that a comment ends", |text| {
+        text.replace("<File>root.hds<", "<File>root.hds<!-- --> and more<")
+            .into()
+    }),
+    ("white space in numbers", |text| {
+        text.replace("size>", "size> ")
+            .replace("</Disk", " </Disk")
+            .into()
+    }),
+    ("zeros behind the end", |text| (text + "\0\0\0").into()),
+    ("types in lower case", |text| {
+        text.replace("Compressed", "compressed").into()
+    }),
+    ("a document type", |text| {
+        text.replace("?>", "?>\n<!DOCTYPE Parallels_disk_image>")
+            .into()
+    }),
+    ("two sizes", |text| {
+        text.replace("<Cylinders>", "<Disk_size>7</Disk_size><Cylinders>")
+            .into()
+    }),
+    ("two trees", |text| {
+        text.replace("</Snapshots>", "</Snapshots><Snapshots></Snapshots>")
+            .into()
+    }),
+    ("no geometry", |text| {
+        text.replace("<Cylinders>3<", "<Cylinders>0<").into()
+    }),
+    ("character references", |text| {
+        text.replace("<GUID>{", "<GUID>&#123;").into()
+    }),
+    ("other indentation", |text| text.replace("  ", "\t").into()),
+];
+
+#[test]
+fn look_ups_leave_them_alone() {
+    for (form, change) in FORMS {
+        let (mut known, _) = known();
+        let text = fs::read_to_string(known.xml()).unwrap();
+        let files = known.names();
+        let (base, top) = (known.path("root.hds"), known.file_of(Guid::TOP));
+        let info = known.ploop.image_info().unwrap();
+        fs::write(known.xml(), change(text)).unwrap();
+        let before = Contents::of(known.dir.path());
+        assert_eq!(known.ploop.image_info().unwrap(), info, "{form}");
+        assert_eq!(known.ploop.top_delta_file().unwrap(), top, "{form}");
+        assert_eq!(known.ploop.base_delta_file().unwrap(), base, "{form}");
+        assert!(!known.ploop.is_mounted().unwrap());
+        assert!(known.ploop.devices().unwrap().is_empty());
+        assert_eq!(known.ploop.device().unwrap(), None);
+        assert!(known.ploop.discard_stat().is_err());
+        before.assert_unchanged(form);
+        assert_eq!(known.names(), files, "{form}");
+    }
+}
+
+#[test]
+fn changes_do_the_same_in_every_form() {
+    for (form, change) in FORMS {
+        println!("{form}");
+        let other_form = |known: &Known| {
+            let text = fs::read_to_string(known.xml()).unwrap();
+            fs::write(known.xml(), change(text)).unwrap();
+        };
+        let (mut known, guids) = known();
+        fs::set_permissions(known.xml(), fs::Permissions::from_mode(0o640)).unwrap();
+        other_form(&known);
+        let taken = known.ploop.snapshot().unwrap();
+        known.took(taken);
+        known.verify();
+        other_form(&known);
+        known
+            .ploop
+            .merge(&MergeParam::new(MergeTarget::Snapshot(guids[1])))
+            .unwrap();
+        known.states.remove(&guids[0]);
+        known.verify();
+        other_form(&known);
+        let kept = known
+            .ploop
+            .switch_snapshot_with(guids[1], SwitchFlag::SKIP_DESTROY)
+            .unwrap()
+            .unwrap();
+        let contents = known.states[&Guid::TOP].clone();
+        known.states.insert(kept, contents);
+        known.went_back_to(guids[1]);
+        known.verify();
+        other_form(&known);
+        known.ploop.delete_snapshot(kept).unwrap();
+        known.states.remove(&kept);
+        known.verify();
+        other_form(&known);
+        known.ploop.convert(ImageMode::Raw).unwrap();
+        known.verify();
+        let names = known.names();
+        assert_eq!(
+            names.len(),
+            known.descriptor().images.len() + 1,
+            "{names:?}"
+        );
+    }
+}
+
+/// A change that is refused rewrites nothing; one that is made keeps mode and owner, and follows no link.
+#[test]
+fn rewriting_is_part_of_the_change() {
+    let (mut known, guids) = known();
+    fs::set_permissions(known.xml(), fs::Permissions::from_mode(0o640)).unwrap();
+    edit(&known, |text| text.replace("  ", " "));
+    let before = Contents::of(known.dir.path());
+    known.ploop.switch_snapshot(Guid::generate()).unwrap_err();
+    known.ploop.delete_snapshot(Guid::NONE).unwrap_err();
+    before.assert_unchanged("refused changes");
+    let victim = known.path("victim");
+    fs::write(&victim, "precious").unwrap();
+    for suffix in ["ploop-new", "ploop-kept"] {
+        let trap = known.path(&format!("DiskDescriptor.xml.{suffix}"));
+        std::os::unix::fs::symlink(&victim, trap).unwrap();
+    }
+    edit(&known, |text| {
+        text.replace("<Cylinders>", "<Name>a</Name><Cylinders>")
+    });
+    known.ploop.switch_snapshot(guids[0]).unwrap();
+    known.went_back_to(guids[0]);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    let text = fs::read_to_string(known.xml()).unwrap();
+    assert!(text.contains("    <Name>a</Name>\n"), "{text}");
+    let mode = fs::metadata(known.xml()).unwrap().permissions().mode();
+    // libploop's own mode is another, and what was kept is put back into its file.
+    assert_eq!(mode & 0o600, 0o600);
+    let leftover = known.path("DiskDescriptor.xml.ploop-kept");
+    assert!(fs::symlink_metadata(leftover).is_err());
+}
+
+/// Text that says one thing in ASCII and another in UTF-7: neither another file nor a shell is reached.
+#[test]
+fn other_encodings_are_refused() {
+    for encoding in ["UTF-7", "ISO-8859-1", "IBM037"] {
+        for name in ["..+AC8-victim", "a+ADs-id+AD4-PWNED+ADs-.hds"] {
+            let (mut known, guids) = known();
+            let victim = known.dir.path().parent().unwrap().join("victim");
+            fs::write(&victim, "precious").unwrap();
+            let top = known.file_of(Guid::TOP);
+            let file = top.file_name().unwrap().to_str().unwrap().to_owned();
+            fs::copy(&top, known.path(name)).unwrap();
+            edit(&known, |text| {
+                text.replace(&file, name)
+                    .replace("?>", &format!(" encoding=\"{encoding}\"?>"))
+            });
+            let before = Contents::of(known.dir.path());
+            for result in [
+                known.ploop.delete_top_delta(),
+                known.ploop.snapshot().map(drop),
+                known.ploop.switch_snapshot(guids[0]),
+                known.ploop.image_info().map(drop),
+                known.ploop.is_mounted().map(drop),
+                known.ploop.top_delta_file().map(drop),
+                known.ploop.umount(),
+                ploop::fs_info(known.xml()).map(drop),
+            ] {
+                let error = result.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                assert_eq!(error.path(), Some(&*known.xml()), "{error}");
+                assert!(error.message().contains("iconv"), "{error}");
+            }
+            before.assert_unchanged(encoding);
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+            fs::remove_file(victim).unwrap();
+        }
+    }
+}
+
+const FIELDS: [&str; 4] = [
+    "<Parallels_disk_image Version=\"1.0\">\n",
+    "    <Padding>0</Padding>\n    <PhysicalSectorSize>4096</PhysicalSectorSize>\n",
+    "    <Miscellaneous><Bootable>1</Bootable></Miscellaneous>\n",
+    "        <Note>of the base</Note>\n",
+];
+
+fn with_fields(text: String) -> String {
+    text.replace("<Parallels_disk_image>", FIELDS[0].trim_end())
+        .replace(
+            "    <Padding>0</Padding>\n",
+            &format!("{}{}", FIELDS[1], FIELDS[2]),
+        )
+        .replace(
+            "<File>root.hds</File>\n",
+            &format!("<File>root.hds</File>\n{}", FIELDS[3]),
+        )
+}
+
+fn assert_fields(known: &Known, after: &str) {
+    let text = fs::read_to_string(known.xml()).unwrap();
+    for field in FIELDS {
+        assert!(text.contains(field), "after {after}: {field}{text}");
+    }
+    let names = known.names();
+    assert!(
+        names.iter().all(|name| !name.contains("ploop-")),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn what_libploop_does_not_know_survives_changes() {
+    let (mut known, guids) = known();
+    edit(&known, with_fields);
+    let taken = known.ploop.snapshot().unwrap();
+    assert_fields(&known, "a snapshot");
+    known.ploop.switch_snapshot(taken).unwrap();
+    assert_fields(&known, "a switch");
+    known
+        .ploop
+        .merge(&MergeParam::new(MergeTarget::Top))
+        .unwrap();
+    assert_fields(&known, "a merge");
+    known.ploop.delete_snapshot(guids[0]).unwrap();
+    assert_fields(&known, "a deletion");
+    known.ploop.set_max_delta_size(1 << 20).unwrap();
+    assert_fields(&known, "a limit");
+    known.ploop.convert(ImageMode::Preallocated).unwrap();
+    assert_fields(&known, "a conversion");
+    assert_eq!(known.descriptor().mode, ImageMode::Preallocated);
+    // After an error, too.
+    known.ploop.switch_snapshot(guids[0]).unwrap_err();
+    assert_fields(&known, "an error");
+}
+
+/// A program that dies between libploop's part and this crate's leaves them beside the descriptor.
+#[test]
+fn what_a_killed_change_has_dropped_comes_back() {
+    let (mut known, _) = known();
+    let read = |known: &Known| fs::read_to_string(known.xml()).unwrap();
+    let kept = known.path("DiskDescriptor.xml.ploop-kept");
+    fs::write(&kept, with_fields(read(&known))).unwrap();
+    known.ploop.snapshot().unwrap();
+    assert_fields(&known, "a snapshot");
+    // It is older than what the descriptor has.
+    fs::write(&kept, read(&known).replace("4096", "512")).unwrap();
+    known.ploop.set_max_delta_size(1 << 20).unwrap();
+    assert_fields(&known, "a limit");
+    // Something else of that name is not read.
+    fs::write(&kept, "hello").unwrap();
+    fs::write(
+        known.xml(),
+        known.descriptor().to_xml(known.path("")).unwrap(),
+    )
+    .unwrap();
+    known.ploop.snapshot().unwrap();
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "hello");
+}
