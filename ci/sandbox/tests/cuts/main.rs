@@ -5,7 +5,10 @@
 //! `PLOOP_CUTS` is how many there are of each kind, `PLOOP_CUT_SEED` the first of their seeds.
 
 mod host;
+#[path = "../faults/image.rs"]
+mod image;
 mod offline;
+mod online;
 #[path = "../faults/random.rs"]
 mod random;
 mod recorder;
@@ -41,9 +44,11 @@ fn seed() -> u64 {
 const PARTS: &[sandbox::Part] = &[
     ("offline", offline::conduct),
     ("offline-unsynced", offline::conduct_unsynced),
+    ("online", online::conduct),
 ];
 
 const TESTS: &[(&str, fn())] = &[
+    ("an_image_that_is_mounted", online::run_in_sandbox),
     ("images_that_are_not_attached", || offline::run("offline")),
     ("without_syncs_success_is_undone", || {
         offline::run("offline-unsynced")
