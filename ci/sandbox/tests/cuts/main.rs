@@ -2,7 +2,8 @@
 //! was not flushed. After each cut what had returned `Ok` is there, every synced byte is, and the next
 //! operation or mount works.
 //!
-//! `PLOOP_CUTS` is how many there are of each kind, `PLOOP_CUT_SEED` the first of their seeds.
+//! `PLOOP_CUTS` is how many there are of an image that is not attached; there is a quarter of that of one that is.
+//! `PLOOP_CUT_SEED` the first of their seeds.
 
 mod host;
 #[path = "../faults/image.rs"]
@@ -29,7 +30,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn cuts() -> u64 {
-    number("PLOOP_CUTS", 200)
+    number("PLOOP_CUTS", 240)
 }
 
 /// Another one each time, unless it is given.

@@ -383,7 +383,7 @@ pub(crate) fn conduct(place: &Path) {
 /// the syncs.
 pub(crate) fn conduct_unsynced(place: &Path) {
     ploop::durability::set_sync(false);
-    let wrong = try_cuts(place, cuts() / 4);
+    let wrong = try_cuts(place, cuts() / 8);
     note!("{} undone", wrong.len());
     assert!(wrong.iter().any(|what| what.contains(UNDONE)));
 }

@@ -259,7 +259,7 @@ fn verify(place: &Path, record: &Record, position: usize, thorough: bool) -> Res
 
 /// In a sandbox.
 pub(crate) fn conduct(place: &Path) {
-    let wrong = try_cuts(place, cuts() / 2);
+    let wrong = try_cuts(place, cuts() / 4);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
