@@ -37,11 +37,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 const BUILD: &str = "test --no-run --workspace";
 
-/// Without the C library, as those use the crate who want none, and with what no user has by default. The test programs
-/// that need neither are the same with all features, of which they use the same part: one of them is enough here.
+/// Without the C library, as those use the crate who want none, and with what no user has by default. The unit tests and
+/// test programs that need neither are the same with all features, of which they use the same part: one of the programs is
+/// enough here.
 const CARGO: [&str; 3] = [
     "test --doc --workspace --no-fail-fast",
-    "test -p ploop --no-default-features --features image,image-write --no-fail-fast --lib --test disk",
+    "test -p ploop --no-default-features --features image,image-write --no-fail-fast --test disk",
     "test -p ploop --no-default-features --features image,image-write --no-fail-fast --doc",
 ];
 
