@@ -397,8 +397,9 @@ fn valgrind() -> Result<()> {
             .args(tests)
             .current_dir(&program.package)
             .env("CARGO_MANIFEST_DIR", &program.package)
-            // Random cases by the hundred are for a processor, not for a simulation of one.
-            .env("PROPTEST_CASES", "8");
+            // Random cases by the hundred, and whole disks, are for a processor, not for a simulation of one.
+            .env("PROPTEST_CASES", "8")
+            .env("PLOOP_TESTS_UNDER_VALGRIND", "1");
         Job {
             name: format!("{}{part} under valgrind", program.title()),
             command,
