@@ -282,7 +282,7 @@ impl Ploop {
         let place = Place::of(OPERATION, descriptor.as_ref())?;
         let image = Place::of(OPERATION, &param.file)?.image;
         paths::require_new_name(OPERATION, &image, &place.directory)?;
-        paths::require_apart_from_side_files(OPERATION, &place.image, [image.as_path()])?;
+        paths::require_own_side_files(OPERATION, &place.image, [image.as_path()])?;
         let format = param.checked(OPERATION)?;
         lock::alone_at(OPERATION, &place.image, || {
             if fs::symlink_metadata(&place.image).is_ok() {

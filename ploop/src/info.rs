@@ -189,10 +189,10 @@ fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
         )
         .with_path(&path)
     };
-    // Without NONBLOCK, a pipe would be waited for.
+    paths::require_own_side_file(operation, &path)?;
     let mut file = match OpenOptions::new()
         .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
         .open(&path)
     {
         Ok(file) => file,
@@ -211,18 +211,7 @@ fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
     match file.read_exact(&mut bytes) {
         Ok(()) => {}
         // One that is cut off is written anew, by libploop itself.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-                return Ok(None);
-            }
-            // libploop would wait for somebody to write to it.
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                operation,
-                "the note of the last unmount goes by this name, and it is not a regular file",
-            )
-            .with_path(path));
-        }
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(error) => return Err(failed(error)),
     }
     let number = |at: usize| {

@@ -1,11 +1,13 @@
 //! Attaching an image to a device, and mounting what is in it.
 
+use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
 use crate::ffi::{CPath, CText, MountArgs, Turn};
+use crate::identity::Identity;
 use crate::preflight::{Change, Store};
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device, paths, recovery};
 
@@ -157,7 +159,7 @@ impl Ploop {
         let target = param
             .target
             .as_deref()
-            .map(|target| mount_point(operation, target))
+            .map(|target| mount_point(&change, target))
             .transpose()?;
         let data = param
             .data
@@ -254,10 +256,16 @@ impl Ploop {
     /// # Errors
     ///
     /// [`NotMounted`](ErrorKind::NotMounted) (see [`Error::is_not_mounted`]),
-    /// [`Busy`](ErrorKind::Busy) while files in it are open, and the image stays mounted then.
+    /// [`Busy`](ErrorKind::Busy) while files in it are open,
+    /// [`Unsupported`](ErrorKind::Unsupported) where a link or the like has the name of a file that
+    /// libploop writes beside the image. The image stays mounted then.
     pub fn umount(&mut self) -> Result<()> {
         let mut turn = self.image.turn(&Turn::UMOUNT)?;
         recovery::finish(&mut turn)?;
+        // The note of the file system is written, the mount point beside the base removed.
+        let descriptor = turn.descriptor()?;
+        let deltas = descriptor.images.iter().map(|image| image.file.as_path());
+        paths::require_own_side_files(turn.operation(), turn.path(), deltas)?;
         match turn.device() {
             Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device)?,
             Ok(None) => {}
@@ -295,10 +303,33 @@ fn already_attached(error: Error) -> Error {
     error
 }
 
-/// A directory that libploop can mount on, and name in a shell command when it is busy.
-pub(crate) fn mount_point(operation: &'static str, target: &Path) -> Result<CPath> {
+/// A directory that libploop can mount on, name in a shell command when it is busy, and find the image
+/// again from.
+pub(crate) fn mount_point(change: &Change<'_>, target: &Path) -> Result<CPath> {
+    let operation = change.operation();
     let resolved = paths::existing_directory(operation, target, "the mount point")?;
     paths::require_harmless_to_shell(operation, &resolved)?;
+    let mount_point = Identity::of(&resolved).ok();
+    let deltas = change.descriptor.images.iter().map(|image| &*image.file);
+    for file in [change.path()].into_iter().chain(deltas) {
+        let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        if mount_point.is_some()
+            && file
+                .ancestors()
+                .skip(1)
+                .any(|it| Identity::of(it).ok() == mount_point)
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                operation,
+                format!(
+                    "a mount here would hide {}, which belongs to the image, and the image could not be unmounted again; choose another directory",
+                    file.display()
+                ),
+            )
+            .with_path(target));
+        }
+    }
     CPath::new(operation, &resolved)
 }
 

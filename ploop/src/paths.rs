@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::identity::Identity;
 use crate::{Error, ErrorKind, Result};
 
 /// The longest path that is passed on. libploop appends `.lck`, `.tmp.tmp` and `.{GUID}` to what it
@@ -21,7 +21,16 @@ pub(crate) const STATFS_NAME: &str = ".statfs";
 pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
 
 /// What libploop and this crate append to the name of a descriptor or of a delta for files of their own.
-const SUFFIXES: [&str; 6] = [".lck", ".tmp", ".mnt", ".idx", ".ploop-new", ".ploop-kept"];
+const SUFFIXES: [&str; 6] = [
+    ".lck",
+    ".tmp",
+    MOUNT_POINT,
+    ".idx",
+    ".ploop-new",
+    ".ploop-kept",
+];
+
+const MOUNT_POINT: &str = ".mnt";
 
 /// The lock file of a descriptor.
 pub(crate) fn lock_file(descriptor: &Path) -> PathBuf {
@@ -56,7 +65,7 @@ pub(crate) fn kept_fields(descriptor: &Path) -> PathBuf {
 
 /// The directory on which libploop mounts an image for itself, beside its base.
 pub(crate) fn mount_point(base: &Path) -> PathBuf {
-    with_suffix(base, ".mnt")
+    with_suffix(base, MOUNT_POINT)
 }
 
 /// libploop's copy of a delta's block allocation table, while it changes the version of the format.
@@ -177,9 +186,10 @@ pub(crate) fn require_new_name(
     }
 }
 
-/// That none of an image's deltas is one of the files that libploop writes or removes beside them,
-/// neither by its name nor by another name of the same file.
-pub(crate) fn require_apart_from_side_files<'a>(
+/// That the files which libploop writes or removes beside an image are its own: none of them a delta, by
+/// its name or by another name of the same file; none a link, which libploop would follow; and none of
+/// another kind, a pipe that it would wait for, say.
+pub(crate) fn require_own_side_files<'a>(
     operation: &'static str,
     descriptor: &Path,
     deltas: impl IntoIterator<Item = &'a Path>,
@@ -190,8 +200,8 @@ pub(crate) fn require_apart_from_side_files<'a>(
     for delta in deltas {
         // libploop goes by the name, which may lead through a link.
         by_name.insert(resolved(delta, &mut directories), delta);
-        if let Ok(metadata) = fs::metadata(delta) {
-            by_file.insert((metadata.dev(), metadata.ino()), delta);
+        if let Ok(file) = Identity::of(delta) {
+            by_file.insert(file, delta);
         }
     }
     let deltas: Vec<PathBuf> = by_name.keys().cloned().collect();
@@ -213,9 +223,12 @@ pub(crate) fn require_apart_from_side_files<'a>(
         ]
     });
     for side in beside_descriptor.into_iter().chain(beside_deltas) {
+        if side != descriptor {
+            require_own_side_file(operation, &side)?;
+        }
         let same = by_name.get(&side).or_else(|| {
             let metadata = fs::symlink_metadata(&side).ok()?;
-            by_file.get(&(metadata.dev(), metadata.ino()))
+            by_file.get(&Identity::from(&metadata))
         });
         if let Some(delta) = same {
             return Err(Error::new(
@@ -230,6 +243,33 @@ pub(crate) fn require_apart_from_side_files<'a>(
         }
     }
     Ok(())
+}
+
+/// That a file that libploop writes or removes, if it is there, is no link and of the right kind.
+pub(crate) fn require_own_side_file(operation: &'static str, side: &Path) -> Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(side) else {
+        return Ok(());
+    };
+    // On another thing than a directory nothing can be mounted, which is an error soon enough.
+    let is_mount_point = side
+        .as_os_str()
+        .as_bytes()
+        .ends_with(MOUNT_POINT.as_bytes());
+    let wrong = if metadata.is_symlink() {
+        "is a symbolic link, which libploop would follow"
+    } else if !metadata.is_file() && !is_mount_point {
+        "is no regular file"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        operation,
+        format!(
+            "libploop makes a file of its own by this name, and what is there {wrong}; remove it"
+        ),
+    )
+    .with_path(side))
 }
 
 /// A path with its directory resolved, and its last part as it is.
@@ -377,7 +417,7 @@ mod tests {
         let descriptor = fs::canonicalize(directory.join("a")).unwrap().join("d.xml");
         let check = |names: &[&str]| {
             let deltas: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
-            require_apart_from_side_files("test", &descriptor, deltas.iter().map(PathBuf::as_path))
+            require_own_side_files("test", &descriptor, deltas.iter().map(PathBuf::as_path))
         };
         check(&["a/root.hds", "a/root.hds.{1}", "b/x.tmp", "d.xml.tmp"]).unwrap();
         for bad in [

@@ -68,7 +68,7 @@ impl<'a> Change<'a> {
         }
         paths::require_harmless_to_shell(op.name, turn.path())?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
-        paths::require_apart_from_side_files(op.name, turn.path(), deltas)?;
+        paths::require_own_side_files(op.name, turn.path(), deltas)?;
         let canonical = turn.canonical()?;
         let descriptor = canonical.descriptor.clone();
         let file = |image: &Image| Some((image.guid, Identity::of(&image.file).ok()?));
@@ -349,16 +349,8 @@ impl Room {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Of an operation that was killed.
-                let file = create(&mut OpenOptions::new()).map_err(refused)?;
-                if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-                    return Err(Error::new(
-                        ErrorKind::AlreadyExists,
-                        operation,
-                        "libploop writes the new descriptor to this name, and it is not a regular file",
-                    )
-                    .with_path(&needed));
-                }
+                // Of an operation that was killed, and a regular file.
+                create(&mut OpenOptions::new()).map_err(refused)?;
             }
             Err(error) => return Err(refused(error)),
         }

@@ -188,7 +188,7 @@ impl Ploop {
         let target = param
             .target
             .as_deref()
-            .map(|target| crate::mount::mount_point(operation, target))
+            .map(|target| crate::mount::mount_point(&change, target))
             .transpose()?;
         crate::kernel::require_driver(operation, change.path())?;
         let component = param.component.to_c();

@@ -1,17 +1,21 @@
 //! Attaching and mounting: parameters, names, guards, refusals.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, symlink};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ploop::image::Header;
 use ploop::{
-    Code, ComponentName, ErrorKind, Guid, ImageMode, MountFlags, MountParam, Ploop, ResizeMode,
-    Size, SwitchFlag, device,
+    Code, ComponentName, DiscardParam, ErrorKind, Guid, ImageMode, MountFlags, MountParam, Ploop,
+    ResizeMode, Size, SwitchFlag, device,
 };
 
+use tempfile::TempDir;
+
 use crate::NEEDS;
-use crate::container::{Container, SIZE, assert_detached, debugfs, partition, refused};
+use crate::container::{Container, SIZE, assert_detached, debugfs, partition, refused, tool};
+use crate::fixture::directory::Contents;
 use crate::fixture::harness::Test;
 use crate::tests;
 
@@ -34,7 +38,9 @@ pub(crate) fn tests() -> Vec<Test> {
             a_leaf_is_written_to,
             what_is_not_there_is_not_mounted,
             an_image_left_in_use_by_a_crash_is_mended,
-            a_device_is_unmounted_by_its_name;
+            a_device_is_unmounted_by_its_name,
+            no_link_beside_the_image_is_followed,
+            no_mount_hides_the_image;
     ]
 }
 
@@ -536,5 +542,63 @@ fn a_device_is_unmounted_by_its_name() {
         Code::DEVICE,
     );
     refused(device::umount("/dev/null"), ErrorKind::InvalidInput, None);
+    container.verify_image(&mut image, &["file"]);
+}
+
+/// libploop notes the size of the file system in `.statfs` when it unmounts, and mounts for itself on a
+/// directory beside the base.
+fn no_link_beside_the_image_is_followed() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let elsewhere = TempDir::new().unwrap();
+    let precious = elsewhere.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    let before = Contents::of(elsewhere.path());
+
+    image.mount(&container.param()).unwrap();
+    container.write("file", 1 << 20);
+    let note = container.path(".statfs");
+    symlink(&precious, &note).unwrap();
+    let error = image.umount().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(error.path(), Some(&*note), "{error}");
+    fs::remove_file(&note).unwrap();
+    image.umount().unwrap();
+
+    fs::remove_file(&note).unwrap();
+    let mount_point = container.path("root.hdd.mnt");
+    symlink(elsewhere.path(), &mount_point).unwrap();
+    let by_itself = [
+        image.resize(Size::from_mib(400), ResizeMode::Online),
+        image.discard(&DiscardParam::new().automount(true)),
+        ploop::fs_info(image.path()).map(drop),
+    ];
+    for result in by_itself {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert_eq!(error.path(), Some(&*mount_point), "{error}");
+    }
+    before.assert_unchanged("links beside the image");
+    fs::remove_file(&mount_point).unwrap();
+    container.verify_image(&mut image, &["file"]);
+}
+
+/// It could not be unmounted any more: its descriptor would lie below the mount.
+fn no_mount_hides_the_image() {
+    let (mut container, mut image) = Container::new(SIZE);
+    let own = container.path("");
+    let param = |target: &Path| MountParam::new().target(target);
+    let bound = TempDir::new().unwrap();
+    let names = [own.to_str().unwrap(), bound.path().to_str().unwrap()];
+    tool("mount", &["--bind", names[0], names[1]]);
+    let results = [&*own, own.parent().unwrap(), Path::new("/"), bound.path()]
+        .map(|target| image.mount(&param(target)));
+    tool("umount", &[names[1]]);
+    for result in results {
+        refused(result, ErrorKind::InvalidInput, None);
+    }
+    assert_detached(&mut image);
+    let guard = image.mount_guard(&container.param()).unwrap();
+    container.write("file", 1 << 20);
+    guard.umount().unwrap();
     container.verify_image(&mut image, &["file"]);
 }

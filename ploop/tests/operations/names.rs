@@ -1,6 +1,9 @@
 //! Deltas with the names that libploop has for files of its own.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 
 use ploop::{
     CreateParam, ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Ploop, ReplaceParam,
@@ -96,4 +99,51 @@ fn a_delta_that_is_under_them_stays_whole() {
             );
         }
     }
+}
+
+/// libploop would follow a link, wait for a pipe, and fail late at a directory.
+#[test]
+fn what_is_there_instead_of_them_is_left_alone() {
+    for name in NAMES {
+        for kind in ["link", "link to nothing", "pipe", "directory"] {
+            if name.ends_with(".mnt") && !kind.starts_with("link") {
+                // The image is mounted on it, or cannot be.
+                continue;
+            }
+            let mut known = Known::new(ImageMode::Expanded);
+            known.write([(0, 1), (3, 2)]);
+            let elsewhere = tempfile::tempdir().unwrap();
+            let target = elsewhere.path().join("precious");
+            if kind != "link to nothing" {
+                fs::write(&target, "precious").unwrap();
+            }
+            let other = known.path(name);
+            let _ = fs::remove_file(&other);
+            match kind {
+                "pipe" => make_pipe(&other),
+                "directory" => fs::create_dir(&other).unwrap(),
+                _ => symlink(&target, &other).unwrap(),
+            }
+            let before = (
+                Contents::of(known.dir.path()),
+                Contents::of(elsewhere.path()),
+            );
+            let mut ploop = Ploop::open(known.xml()).unwrap();
+            for result in [
+                ploop.snapshot().map(drop),
+                ploop.set_max_delta_size(4096),
+                ploop.convert(ImageMode::Raw),
+                ploop::fs_info(known.xml()).map(drop),
+            ] {
+                let error = result.unwrap_err();
+                assert_eq!(error.path(), Some(&*other), "{kind} {name}: {error}");
+            }
+            before.0.assert_unchanged(name);
+            before.1.assert_unchanged(name);
+        }
+    }
+}
+
+fn make_pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
