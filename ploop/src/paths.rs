@@ -21,13 +21,14 @@ pub(crate) const STATFS_NAME: &str = ".statfs";
 pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
 
 /// What libploop and this crate append to the name of a descriptor or of a delta for files of their own.
-const SUFFIXES: [&str; 6] = [
+const SUFFIXES: [&str; 7] = [
     ".lck",
     ".tmp",
     MOUNT_POINT,
     ".idx",
     ".ploop-new",
     ".ploop-kept",
+    ".ploop-before",
 ];
 
 const MOUNT_POINT: &str = ".mnt";
@@ -61,6 +62,11 @@ pub(crate) fn rewritten(descriptor: &Path) -> PathBuf {
 /// This crate's own: the descriptor before libploop drops what it does not know.
 pub(crate) fn kept_fields(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".ploop-kept")
+}
+
+/// This crate's own: the descriptor before libploop removes a delta.
+pub(crate) fn before_removal(descriptor: &Path) -> PathBuf {
+    with_suffix(descriptor, ".ploop-before")
 }
 
 /// The directory on which libploop mounts an image for itself, beside its base.
@@ -213,6 +219,7 @@ pub(crate) fn require_own_side_files<'a>(
         being_staged(descriptor),
         rewritten(descriptor),
         kept_fields(descriptor),
+        before_removal(descriptor),
     ];
     let beside_deltas = deltas.iter().flat_map(|delta| {
         [

@@ -68,10 +68,13 @@ fn read(path: &Path) -> Option<Descriptor> {
 }
 
 /// Whether a device has one of these deltas, or may have: nobody can tell which file it is.
-fn may_have<'a>(devices: &[Device], mut images: impl Iterator<Item = &'a Image>) -> bool {
+pub(super) fn may_have<'a>(
+    devices: &[Device],
+    images: impl IntoIterator<Item = &'a Image>,
+) -> bool {
     devices.iter().any(Device::is_unknown)
         || devices.iter().any(|device| !device.deltas.is_empty())
-            && images.any(|image| {
+            && images.into_iter().any(|image| {
                 let file = Identity::of(&image.file);
                 file.is_ok_and(|file| devices.iter().any(|device| device.has(file)))
             })

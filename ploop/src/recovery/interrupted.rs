@@ -18,6 +18,7 @@ use std::io;
 use std::path::Path;
 
 use super::detached::{put_in_place, settle};
+use super::removal;
 use crate::ffi::finish_merge;
 use crate::identity::Identity;
 use crate::sysfs::{self, Device};
@@ -41,7 +42,9 @@ fn finish_in(
     if merged {
         found = devices();
     }
-    Ok(follow_device(&found, operation, descriptor)?
+    let put_back = removal::finish(&found, operation, descriptor)?;
+    Ok(put_back
+        || follow_device(&found, operation, descriptor)?
         || settle(&found, operation, descriptor)?
         || merged)
 }

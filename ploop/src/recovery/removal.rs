@@ -4,40 +4,44 @@
 //! writes a descriptor without the delta first and calls `unlink` then. The kernel refuses that
 //! (`EPERM`) where a device has the file, and where it is immutable. The file stays, the descriptor
 //! has lost it, and libploop returns 35 after a delete and 0 after a switch (28). Where a device
-//! writes to the delta, all that it writes is lost with the next unmount. So the descriptor is put
-//! back.
+//! writes to the delta, all that it writes is lost with the next unmount. So the descriptor is kept
+//! under another name until the delta is gone, and put back otherwise: at once, or where the program
+//! was killed, by the next operation.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use super::detached::may_have;
 use crate::ffi::Turn;
 use crate::image::Image;
+use crate::sysfs::Device;
 use crate::{Descriptor, Error, Result, paths};
 
 /// A delta that is about to be removed, and the descriptor that names it.
 pub(crate) struct Removal {
     delta: PathBuf,
     before: Descriptor,
-    text: Vec<u8>,
-    permissions: Permissions,
+    /// Where the descriptor is kept.
+    kept: PathBuf,
 }
 
 impl Removal {
+    /// Before C.
     pub(crate) fn of(turn: &Turn<'_>, delta: &Image) -> Result<Removal> {
         let (before, text) = turn.descriptor_and_text()?;
-        let metadata = fs::metadata(turn.path()).map_err(|error| {
-            Error::io(turn.operation(), "the descriptor cannot be examined", error)
-                .with_path(turn.path())
+        let kept = paths::before_removal(turn.path());
+        keep(&text, turn.path(), &kept).map_err(|error| {
+            let what = "the descriptor cannot be kept until the delta is removed";
+            Error::io(turn.operation(), what, error).with_path(&kept)
         })?;
         Ok(Removal {
             delta: delta.file.clone(),
             before,
-            text,
-            permissions: metadata.permissions(),
+            kept,
         })
     }
 
@@ -77,60 +81,164 @@ impl Removal {
     /// libploop made of it.
     fn put_back(&self, turn: &Turn<'_>, now: &Descriptor, text: &[u8]) -> io::Result<()> {
         let path = turn.path();
-        let names = |descriptor: &Descriptor, file: &Path| {
-            descriptor.images.iter().any(|image| image.file == file)
-        };
-        let lost = self.before.images.iter();
-        if lost.filter(|image| !names(now, &image.file)).count() != 1 {
+        let Some((_, new)) = difference(&self.before, now) else {
             return Err(io::Error::other("another program has changed it"));
-        }
-        let new: Vec<&Path> = now
-            .images
-            .iter()
-            .map(|image| image.file.as_path())
-            .filter(|file| !names(&self.before, file))
-            .collect();
+        };
         let mut done = Err(io::ErrorKind::WouldBlock.into());
         turn.held().if_unlocked(|| {
             done = match fs::read(path) {
-                Ok(found) if found == text => self.write(path),
+                Ok(found) if found == text => restore(&self.kept, path),
                 Ok(_) => Err(io::Error::other("another program has changed it")),
                 Err(error) => Err(error),
             };
             if done.is_ok() {
-                for delta in new {
+                if let Some(delta) = new {
                     // The top that a switch has made, still empty. Should it stay, it only takes room.
-                    let _ = fs::remove_file(delta);
+                    let _ = fs::remove_file(&delta.file);
                 }
             }
         });
         done
     }
+}
 
-    /// By the name that libploop has for it: a program that dies before the renaming leaves what the
-    /// next operation puts in place while the device runs.
-    fn write(&self, path: &Path) -> io::Result<()> {
-        let staged = paths::staged(path);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-            .open(&staged)?;
-        let written = file
-            .write_all(&self.text)
-            .and_then(|()| file.set_permissions(self.permissions.clone()))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&staged, path));
-        if let Err(error) = written {
-            // It is this function's own.
-            let _ = fs::remove_file(&staged);
-            return Err(error);
+impl Drop for Removal {
+    fn drop(&mut self) {
+        // Put back, or not needed any more. What stays is looked at by the next operation.
+        let _ = fs::remove_file(&self.kept);
+    }
+}
+
+/// What libploop's descriptor lacks and what it has instead, if it is what libploop makes in a removal.
+fn difference<'d>(
+    before: &'d Descriptor,
+    now: &'d Descriptor,
+) -> Option<(&'d Image, Option<&'d Image>)> {
+    let lacks = |descriptor: &Descriptor, image: &Image| {
+        let mut files = descriptor.images.iter().map(|other| &other.file);
+        files.all(|file| *file != image.file)
+    };
+    let mut lost = before.images.iter().filter(|image| lacks(now, image));
+    let mut new = now.images.iter().filter(|image| lacks(before, image));
+    let found = (lost.next()?, new.next());
+    (lost.next().is_none() && new.next().is_none()).then_some(found)
+}
+
+/// Puts the descriptor back from which a program that was killed had a delta removed that a device has.
+/// Whether there was one.
+pub(super) fn finish(devices: &[Device], operation: &'static str, path: &Path) -> Result<bool> {
+    let kept = paths::before_removal(path);
+    if !fs::symlink_metadata(&kept).is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(false);
+    }
+    if let (Ok(before), Ok(now)) = (Descriptor::open(&kept), Descriptor::open(path)) {
+        let lost = difference(&before, &now).map(|(lost, _)| lost);
+        let is_there = |image: &&Image| fs::symlink_metadata(&image.file).is_ok();
+        if lost
+            .filter(is_there)
+            .is_some_and(|lost| may_have(devices, [lost]))
+        {
+            restore(&kept, path).map_err(|error| {
+                let what = "an earlier operation was interrupted, and its descriptor, which lacks a delta that a device has, cannot be put back";
+                Error::io(operation, what, error).with_path(path)
+            })?;
+            return Ok(true);
         }
-        // The new name, too. On the disk or not, the descriptor is the right one.
-        let _ = file.sync_all();
-        if let Some(directory) = path.parent() {
-            let _ = File::open(directory).and_then(|directory| directory.sync_all());
+    }
+    // The delta, if it is there still, is left over, and nobody writes to it.
+    let _ = fs::remove_file(&kept);
+    Ok(false)
+}
+
+/// It need not survive a power cut: then no device has the delta.
+fn keep(text: &[u8], path: &Path, kept: &Path) -> io::Result<()> {
+    // Of a program that was killed, and looked at by now.
+    match fs::remove_file(kept) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(kept)?;
+    file.set_permissions(fs::metadata(path)?.permissions())?;
+    file.write_all(text)
+}
+
+fn restore(kept: &Path, path: &Path) -> io::Result<()> {
+    let file = File::open(kept)?;
+    file.sync_all()?;
+    fs::rename(kept, path)?;
+    // The new name, too. On the disk or not, the descriptor is the right one.
+    let _ = file.sync_all();
+    let _ = File::open(paths::directory_of(path)).and_then(|directory| directory.sync_all());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::sysfs::Delta;
+    use crate::{CreateParam, Ploop, Size};
+
+    fn device(delta: &Path, identity: Option<Identity>) -> Device {
+        Device {
+            name: "ploop1".into(),
+            runs: true,
+            component: Vec::new(),
+            deltas: vec![Delta {
+                path: delta.to_owned(),
+                identity,
+                read_only: false,
+            }],
         }
-        Ok(())
+    }
+
+    #[test]
+    fn a_switch_that_was_killed_before_the_old_top_was_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("root.hds");
+        let param = CreateParam::new(base, Size::from_mib(10)).fs(None);
+        let mut image = Ploop::create(&param).unwrap();
+        let snapshot = image.snapshot().unwrap();
+        let path = image.path().to_owned();
+        let before = fs::read(&path).unwrap();
+        let top = image.top_delta_file().unwrap();
+        let other = directory.path().join("other");
+        fs::hard_link(&top, &other).unwrap();
+        image.switch_snapshot(snapshot).unwrap();
+        let after = fs::read(&path).unwrap();
+        let kept = paths::before_removal(&path);
+        assert!(!kept.exists());
+        fs::rename(&other, &top).unwrap();
+        let identity = Identity::of(&top).ok();
+        for (device, put_back) in [
+            // By its own name, by another, by one that leads nowhere; and others.
+            (device(&top, identity), true),
+            (device(Path::new("/elsewhere"), identity), true),
+            (device(Path::new(top.file_name().unwrap()), None), true),
+            (device(&top, Identity::of(&path).ok()), false),
+        ] {
+            fs::write(&path, &after).unwrap();
+            fs::write(&kept, &before).unwrap();
+            assert_eq!(finish(&[device], "test", &path).unwrap(), put_back);
+            let expected = if put_back { &before } else { &after };
+            assert_eq!(fs::read(&path).unwrap(), *expected);
+            assert!(!kept.exists());
+        }
+        // It was removed.
+        fs::rename(&top, &other).unwrap();
+        fs::write(&kept, &before).unwrap();
+        let unknown = device(Path::new(top.file_name().unwrap()), None);
+        assert!(!finish(&[unknown], "test", &path).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), after);
+        fs::rename(&other, &top).unwrap();
+        // What was kept is not complete.
+        fs::write(&kept, &before[..before.len() / 2]).unwrap();
+        assert!(!finish(&[device(&top, identity)], "test", &path).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), after);
+        assert!(!kept.exists());
     }
 }

@@ -2,8 +2,8 @@
 //! was not flushed. After each cut what had returned `Ok` is there, every synced byte is, and the next
 //! operation or mount works.
 //!
-//! `PLOOP_CUTS` is how many there are of an image that is not attached; there is a quarter of that of one that is.
-//! `PLOOP_CUT_SEED` the first of their seeds.
+//! `PLOOP_CUTS` is how many there are of images that are not attached, and four times those of one that
+//! is. `PLOOP_CUT_SEED` is the first of their seeds.
 
 mod host;
 #[path = "../faults/image.rs"]
