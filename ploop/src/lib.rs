@@ -170,7 +170,7 @@ mod format;
 mod guid;
 #[cfg(feature = "libploop")]
 mod handle;
-#[cfg(feature = "libploop")]
+#[cfg(feature = "image")]
 mod identity;
 #[cfg(feature = "image")]
 pub mod image;

@@ -34,7 +34,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::identity::Identity;
-use crate::{Error, ErrorKind, Result, paths};
+use crate::image::side_files;
+use crate::{Error, ErrorKind, Result};
 
 /// libploop's lock around its search for devices.
 const DEVICES: &str = "/var/lock/ploop/ploop.lck";
@@ -233,7 +234,7 @@ impl ImageLock {
             held.operation = OperationLock::acquire(&self.descriptor, &wait)?;
         }
         if purpose != Purpose::Devices {
-            let path = paths::lock_file(&self.descriptor);
+            let path = side_files::lock_file(&self.descriptor);
             let file = LockFile::acquire(self.libploop.take(), &path, &wait)?;
             self.libploop = Some(Arc::clone(&file));
             held.libploop_file = Some(Arc::clone(&file));
@@ -313,7 +314,7 @@ struct OperationLock(Arc<LockFile>);
 impl OperationLock {
     /// `None` where there is no room for a file: what needs none, or makes room, still works then.
     fn acquire(descriptor: &Path, wait: &Wait<'_>) -> Result<Option<OperationLock>> {
-        match LockFile::acquire(None, &paths::operation_lock_file(descriptor), wait) {
+        match LockFile::acquire(None, &side_files::operation_lock_file(descriptor), wait) {
             Ok(file) => Ok(Some(OperationLock(file))),
             Err(error) if error.kind() == ErrorKind::NoSpace => Ok(None),
             Err(error) => Err(error),

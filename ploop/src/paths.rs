@@ -2,20 +2,21 @@
 //! be given at all.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::identity::Identity;
+use crate::image::side_files;
+pub(crate) use crate::image::side_files::{
+    MOUNT_POINT, STATFS_NAME, before_removal, being_staged, kept_fields, mount_point, rewritten,
+    staged,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// The longest path that is passed on. libploop appends `.lck`, `.tmp.tmp` and `.{GUID}` to what it
 /// is given, in buffers of 4096 bytes and not always with a check (hazard 15).
 pub(crate) const MAX_PATH_BYTES: usize = 4000;
-
-/// The size of the file system as it was when it was unmounted. libploop writes it beside the base.
-pub(crate) const STATFS_NAME: &str = ".statfs";
 
 /// What libploop calls the descriptor of an image it makes.
 pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
@@ -30,60 +31,6 @@ const SUFFIXES: [&str; 7] = [
     ".ploop-kept",
     ".ploop-before",
 ];
-
-const MOUNT_POINT: &str = ".mnt";
-
-/// The lock file of a descriptor.
-pub(crate) fn lock_file(descriptor: &Path) -> PathBuf {
-    with_suffix(descriptor, ".lck")
-}
-
-/// The lock of a change, of this crate's own.
-pub(crate) fn operation_lock_file(descriptor: &Path) -> PathBuf {
-    with_suffix(descriptor, ".op.lck")
-}
-
-/// The new descriptor, complete and not yet in place. A conversion to raw writes the new base under
-/// the same suffix.
-pub(crate) fn staged(file: &Path) -> PathBuf {
-    with_suffix(file, ".tmp")
-}
-
-/// Where libploop writes a descriptor that becomes the [`staged`] one.
-pub(crate) fn being_staged(descriptor: &Path) -> PathBuf {
-    with_suffix(descriptor, ".tmp.tmp")
-}
-
-/// This crate's own: the descriptor in its canonical form, before it is put in place.
-pub(crate) fn rewritten(descriptor: &Path) -> PathBuf {
-    with_suffix(descriptor, ".ploop-new")
-}
-
-/// This crate's own: the descriptor before libploop drops what it does not know.
-pub(crate) fn kept_fields(descriptor: &Path) -> PathBuf {
-    with_suffix(descriptor, ".ploop-kept")
-}
-
-/// This crate's own: the descriptor before libploop removes a delta.
-pub(crate) fn before_removal(descriptor: &Path) -> PathBuf {
-    with_suffix(descriptor, ".ploop-before")
-}
-
-/// The directory on which libploop mounts an image for itself, beside its base.
-pub(crate) fn mount_point(base: &Path) -> PathBuf {
-    with_suffix(base, MOUNT_POINT)
-}
-
-/// libploop's copy of a delta's block allocation table, while it changes the version of the format.
-fn table_copy(delta: &Path) -> PathBuf {
-    with_suffix(delta, ".idx")
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
-}
 
 /// That a path can be passed to libploop at all: not empty, without NUL, of a length its buffers bear.
 pub(crate) fn require_passable(operation: &'static str, path: &Path) -> Result<()> {
@@ -211,24 +158,8 @@ pub(crate) fn require_own_side_files<'a>(
         }
     }
     let deltas: Vec<PathBuf> = by_name.keys().cloned().collect();
-    let beside_descriptor = [
-        descriptor.to_owned(),
-        lock_file(descriptor),
-        operation_lock_file(descriptor),
-        staged(descriptor),
-        being_staged(descriptor),
-        rewritten(descriptor),
-        kept_fields(descriptor),
-        before_removal(descriptor),
-    ];
-    let beside_deltas = deltas.iter().flat_map(|delta| {
-        [
-            staged(delta),
-            mount_point(delta),
-            table_copy(delta),
-            delta.with_file_name(STATFS_NAME),
-        ]
-    });
+    let beside_descriptor = side_files::of_descriptor(descriptor);
+    let beside_deltas = deltas.iter().flat_map(|delta| side_files::of_delta(delta));
     for side in beside_descriptor.into_iter().chain(beside_deltas) {
         if side != descriptor {
             require_own_side_file(operation, &side)?;

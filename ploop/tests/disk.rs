@@ -727,3 +727,119 @@ fn on_an_old_kernel() {
     ];
     old_kernel::run_again(&different.map(|name| ["--skip", name]).concat());
 }
+
+/// Whoever owns the directory exchanges what a name in it leads to, all the time.
+#[test]
+fn what_is_checked_is_what_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    let home = dir.path().join("home");
+    for place in [&outside, &home.join("a"), &home.join("b")] {
+        fs::create_dir_all(place).unwrap();
+        let byte = if *place == outside { b'o' } else { b'i' };
+        fs::write(place.join("base"), [byte; 4096]).unwrap();
+    }
+    fs::rename(home.join("a"), home.join("sub")).unwrap();
+    std::os::unix::fs::symlink("sub", home.join("a")).unwrap();
+    let exchange = |name: &str, to: &Path| {
+        let new = home.join("new");
+        std::os::unix::fs::symlink(to, &new).unwrap();
+        fs::rename(&new, home.join(name)).unwrap();
+    };
+    let path = describe(&home, &["link/base"], 4096, 32 * K, true);
+    let file = describe_in(&home, "file.xml", "file");
+    let stop = AtomicBool::new(false);
+    exchange("link", &home.join("b"));
+    exchange("file", &home.join("b/base"));
+    let (mut inside, mut refused) = (0, 0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for to in [&outside, &home.join("a"), &home.join("b")] {
+                    exchange("link", to);
+                    exchange("file", &to.join("base"));
+                }
+            }
+        });
+        for round in 0..10_000 {
+            let path = if round % 2 == 0 { &path } else { &file };
+            match OpenOptions::new().within(&home).open(path) {
+                Ok(disk) => {
+                    let mut byte = [0];
+                    disk.read_at(&mut byte, 0).unwrap();
+                    assert_eq!(byte, *b"i", "round {round}");
+                    inside += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(inside > 100 && refused > 100, "{inside} {refused}");
+}
+
+/// [`describe`]s a plain disk of one file under another name.
+fn describe_in(dir: &Path, name: &str, file: &str) -> PathBuf {
+    let kept = fs::read(dir.join("DiskDescriptor.xml")).unwrap();
+    let path = describe(dir, &[file], 4096, 32 * K, true);
+    fs::rename(&path, dir.join(name)).unwrap();
+    fs::write(&path, kept).unwrap();
+    dir.join(name)
+}
+
+/// Files of the image, of all its states, by whatever name, and names that libploop writes to beside them.
+#[test]
+fn exports_spare_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    for name in ["base", "middle", "top"] {
+        Delta::new(FormatVersion::V2, M, 512 * M).write(&home.join(name));
+    }
+    let path = describe(&home, &["base", "middle", "top"], 512 * M, M, false);
+    let elsewhere = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&home, &elsewhere).unwrap();
+    fs::hard_link(home.join("top"), dir.path().join("hard")).unwrap();
+    fs::hard_link(&path, dir.path().join("hard.xml")).unwrap();
+    fs::write(home.join("DiskDescriptor.xml.lck"), "").unwrap();
+    let state = || {
+        let mut files: Vec<_> = fs::read_dir(&home).unwrap().map(Result::unwrap).collect();
+        files.sort_by_key(fs::DirEntry::file_name);
+        files
+            .into_iter()
+            .map(|file| (file.file_name(), fs::read(file.path()).unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let before = state();
+    // The top is no part of this state.
+    let disk = Disk::open_snapshot(elsewhere.join("DiskDescriptor.xml"), snapshot(0)).unwrap();
+    let mut targets = vec![dir.path().join("hard"), dir.path().join("hard.xml")];
+    for name in [
+        "base",
+        "middle",
+        "top",
+        "DiskDescriptor.xml",
+        "DiskDescriptor.xml.lck",
+        "DiskDescriptor.xml.op.lck",
+        "DiskDescriptor.xml.tmp",
+        "DiskDescriptor.xml.tmp.tmp",
+        ".statfs",
+        "base.mnt",
+        "base.tmp",
+        "top.idx",
+    ] {
+        targets.extend([home.join(name), elsewhere.join(name)]);
+    }
+    for target in &targets {
+        let options = ExportOptions::new().overwrite(true);
+        let error = disk.export(target, &options, |_| {}).unwrap_err();
+        let target = target.display();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{target}: {error}");
+        assert!(state() == before, "{target}");
+    }
+    disk.export(home.join("new"), &ExportOptions::new(), |_| {})
+        .unwrap();
+}

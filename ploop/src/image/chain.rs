@@ -46,17 +46,7 @@ pub(super) struct Place {
 }
 
 impl Layer {
-    pub(super) fn raw(path: &Path) -> Result<Layer> {
-        let (file, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
-        Ok(Layer::Raw {
-            path: path.to_owned(),
-            file: Arc::new(file),
-            len,
-        })
-    }
-
     /// An open file as a layer; with `raw`, as a base without a table.
-    #[cfg(feature = "image-write")]
     pub(super) fn over(path: &Path, file: File, raw: bool, allow_in_use: bool) -> Result<Layer> {
         let len = file::length(OPERATION, &file).map_err(|error| error.with_path(path))?;
         if raw {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(feature = "image-write")]
 use super::file;
 use super::header::{Header, HeaderFlags};
 use super::table::{self, Page, Table};
@@ -27,13 +28,7 @@ pub(super) struct Delta {
 }
 
 impl Delta {
-    /// Opens a delta, which is refused where it cannot be read for certain.
-    pub(super) fn open(path: &Path, allow_in_use: bool) -> Result<Delta> {
-        let (file, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
-        Delta::over(path, file, len, allow_in_use)
-    }
-
-    /// As [`open`](Delta::open), of an open file of `len` bytes.
+    /// An open file of `len` bytes as a delta, which is refused where it cannot be read for certain.
     pub(super) fn over(path: &Path, file: File, len: u64, allow_in_use: bool) -> Result<Delta> {
         let open = || {
             let header = Header::read_from(&file, len)?;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::{Chain, Layer};
-use super::delta::Delta;
 use super::descriptor::Descriptor;
 use super::extents::{Extents, Mappings};
+use super::file;
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
 
 const OPERATION: &str = "open image";
@@ -34,7 +34,16 @@ const OPERATION: &str = "open image";
 #[derive(Debug, Clone)]
 pub struct Disk {
     chain: Arc<Chain>,
+    /// All files of the image, also those that are not read.
+    image: Arc<ImageFiles>,
     position: u64,
+}
+
+/// The names of an image's files.
+#[derive(Debug, Default)]
+pub(super) struct ImageFiles {
+    pub(super) descriptor: Option<PathBuf>,
+    pub(super) deltas: Vec<PathBuf>,
 }
 
 /// How to open a [`Disk`].
@@ -90,7 +99,7 @@ impl OpenOptions {
     pub fn open(&self, descriptor: impl AsRef<Path>) -> Result<Disk> {
         let path = descriptor.as_ref();
         let descriptor = Descriptor::open(path)?;
-        self.open_descriptor(&descriptor, descriptor.top)
+        self.open_state(&descriptor, Some(path), descriptor.top)
             .map_err(|error| at(error, path))
     }
 
@@ -102,7 +111,7 @@ impl OpenOptions {
     pub fn open_snapshot(&self, descriptor: impl AsRef<Path>, guid: Guid) -> Result<Disk> {
         let path = descriptor.as_ref();
         let descriptor = Descriptor::open(path)?;
-        self.open_descriptor(&descriptor, guid)
+        self.open_state(&descriptor, Some(path), guid)
             .map_err(|error| at(error, path))
     }
 
@@ -112,6 +121,10 @@ impl OpenOptions {
     ///
     /// As [`Disk::open_snapshot`].
     pub fn open_descriptor(&self, descriptor: &Descriptor, guid: Guid) -> Result<Disk> {
+        self.open_state(descriptor, None, guid)
+    }
+
+    fn open_state(&self, descriptor: &Descriptor, path: Option<&Path>, guid: Guid) -> Result<Disk> {
         if descriptor.encryption.is_some() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -131,16 +144,14 @@ impl OpenOptions {
         let layers = images
             .iter()
             .enumerate()
-            .map(|(level, image)| {
-                self.check_place(&image.file)?;
-                if raw && level == 0 {
-                    Layer::raw(&image.file)
-                } else {
-                    Delta::open(&image.file, self.allow_in_use).map(Layer::Delta)
-                }
-            })
+            .map(|(level, image)| self.open_layer(&image.file, raw && level == 0))
             .collect::<Result<Vec<_>>>()?;
-        Disk::over(layers, descriptor.cluster)
+        let mut disk = Disk::over(layers, descriptor.cluster)?;
+        disk.image = Arc::new(ImageFiles {
+            descriptor: path.map(Path::to_owned),
+            deltas: descriptor.images.iter().map(|it| it.file.clone()).collect(),
+        });
+        Ok(disk)
     }
 
     /// Opens one delta by itself.
@@ -149,28 +160,21 @@ impl OpenOptions {
     ///
     /// As [`Disk::open_image`].
     pub fn open_image(&self, file: impl AsRef<Path>) -> Result<Disk> {
-        self.check_place(file.as_ref())?;
-        let delta = Delta::open(file.as_ref(), self.allow_in_use)?;
-        let cluster = delta.header().cluster;
-        Disk::over(vec![Layer::Delta(delta)], cluster)
+        let layer = self.open_layer(file.as_ref(), false)?;
+        let cluster = match &layer {
+            Layer::Delta(delta) => delta.header().cluster,
+            Layer::Raw { .. } => ClusterSize::DEFAULT,
+        };
+        Disk::over(vec![layer], cluster)
     }
-}
 
-impl OpenOptions {
-    fn check_place(&self, file: &Path) -> Result<()> {
-        let Some(dir) = &self.within else {
-            return Ok(());
-        };
-        let found = |path: &Path| {
-            path.canonicalize().map_err(|error| {
-                Error::io(OPERATION, "the file cannot be found", error).with_path(path)
-            })
-        };
-        if found(file)?.starts_with(found(dir)?) {
-            return Ok(());
+    fn open_layer(&self, path: &Path, raw: bool) -> Result<Layer> {
+        let (file, _) = match &self.within {
+            Some(directory) => file::open_beneath(OPERATION, directory, path),
+            None => file::open(OPERATION, path),
         }
-        let message = format!("the file lies outside of {}", dir.display());
-        Err(Error::new(ErrorKind::PermissionDenied, OPERATION, message).with_path(file))
+        .map_err(|error| at(error, path))?;
+        Layer::over(path, file, raw, self.allow_in_use)
     }
 }
 
@@ -186,6 +190,10 @@ fn at(error: Error, path: &Path) -> Error {
 impl Disk {
     pub(super) fn over(layers: Vec<Layer>, cluster: ClusterSize) -> Result<Disk> {
         Ok(Disk {
+            image: Arc::new(ImageFiles {
+                descriptor: None,
+                deltas: layers.iter().map(|it| it.path().to_owned()).collect(),
+            }),
             chain: Arc::new(Chain::new(layers, cluster)?),
             position: 0,
         })
@@ -273,6 +281,10 @@ impl Disk {
 
     pub(super) fn chain(&self) -> &Chain {
         &self.chain
+    }
+
+    pub(super) fn image_files(&self) -> &ImageFiles {
+        &self.image
     }
 
     /// For changes; `None` where a clone of the disk shares the chain.

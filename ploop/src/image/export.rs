@@ -1,18 +1,21 @@
 //! Writing the virtual disk into a plain file.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use super::chain::{Chain, Place};
+use super::chain::{self, Chain, Layer};
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
 use super::holes::Known;
+use super::side_files;
 use super::staged::Staged;
+use crate::identity::Identity;
 use crate::{Error, ErrorKind, Result, Size};
 
 const OPERATION: &str = "export image";
@@ -136,7 +139,8 @@ impl Disk {
     /// # Errors
     ///
     /// [`ErrorKind::AlreadyExists`] where the file exists (see [`ExportOptions::overwrite`]),
-    /// [`ErrorKind::InvalidInput`] where it is a file of the image itself or not a regular file,
+    /// [`ErrorKind::InvalidInput`] where it is a file of the image itself, by whatever name, or has the name of one
+    /// that libploop makes beside it, or is not a regular file,
     /// [`ErrorKind::Other`] after [`ExportOptions::cancel`], [`ErrorKind::NoSpace`] where it does
     /// not fit, and those of [`Disk::read_at`].
     pub fn export(
@@ -146,7 +150,7 @@ impl Disk {
         mut progress: impl FnMut(Progress),
     ) -> Result<()> {
         let path = path.as_ref();
-        check_target(self.chain(), path, options.overwrite)?;
+        check_target(self, path, options.overwrite)?;
         let mut total = 0;
         for extent in self.extents() {
             total += extent?.len;
@@ -206,12 +210,34 @@ fn write_failed(error: impl Into<std::io::Error>) -> Error {
     Error::io(OPERATION, "the file cannot be written", error)
 }
 
-/// Refuses targets that must not be replaced.
-fn check_target(chain: &Chain, path: &Path, overwrite: bool) -> Result<()> {
+/// Refuses targets that must not be replaced, and names under which libploop would write over the new file.
+fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
+    let refused = |kind, message: &str| Err(Error::new(kind, OPERATION, message).with_path(path));
+    let image = disk.image_files();
+    let beside_descriptor = image.descriptor.iter().flat_map(|descriptor| {
+        // It is beside the file that a link leads to that libploop has its own.
+        let file = descriptor.canonicalize();
+        let file = file.unwrap_or_else(|_| descriptor.clone());
+        [descriptor.clone()]
+            .into_iter()
+            .chain(side_files::of_descriptor(&file))
+    });
+    let beside_deltas = image.deltas.iter().flat_map(|delta| {
+        [delta.clone()]
+            .into_iter()
+            .chain(side_files::of_delta(delta))
+    });
+    let files: Vec<PathBuf> = beside_descriptor.chain(beside_deltas).collect();
+    let target = Place::of(path);
+    if target.is_some() && files.iter().any(|file| Place::of(file) == target) {
+        return refused(
+            ErrorKind::InvalidInput,
+            "this is the name of a file of the image that is to be exported, or of one that libploop has beside it",
+        );
+    }
     let Ok(found) = path.symlink_metadata() else {
         return Ok(());
     };
-    let refused = |kind, message| Err(Error::new(kind, OPERATION, message).with_path(path));
     if !overwrite {
         return refused(
             ErrorKind::AlreadyExists,
@@ -224,18 +250,39 @@ fn check_target(chain: &Chain, path: &Path, overwrite: bool) -> Result<()> {
             "what has that name is not a regular file",
         );
     }
-    for layer in chain.layers() {
-        let source = layer.file().metadata().map_err(|error| {
-            Error::io(OPERATION, "the file cannot be examined", error).with_path(layer.path())
-        })?;
-        if (source.dev(), source.ino()) == (found.dev(), found.ino()) {
-            return refused(
-                ErrorKind::InvalidInput,
-                "this is a file of the image that is to be exported",
-            );
-        }
+    let found = Identity::from(&found);
+    let is_open = |layer: &Layer| {
+        let metadata = layer.file().metadata();
+        metadata.is_ok_and(|metadata| Identity::from(&metadata) == found)
+    };
+    if disk.chain().layers().iter().any(is_open)
+        || files
+            .iter()
+            .any(|file| Identity::of(file).is_ok_and(|file| file == found))
+    {
+        return refused(
+            ErrorKind::InvalidInput,
+            "this is a file of the image that is to be exported, by another name",
+        );
     }
     Ok(())
+}
+
+/// A name in a directory, whatever the path to it.
+#[derive(PartialEq, Eq)]
+struct Place(Identity, OsString);
+
+impl Place {
+    fn of(path: &Path) -> Option<Place> {
+        let directory = match path.parent() {
+            Some(directory) if directory != Path::new("") => directory,
+            _ => Path::new("."),
+        };
+        Some(Place(
+            Identity::of(directory).ok()?,
+            path.file_name()?.to_owned(),
+        ))
+    }
 }
 
 /// An export at work.
@@ -332,7 +379,7 @@ impl Copy<'_> {
     }
 
     fn copy(&self, mapping: &Mapping, known: &mut [Known], buffer: &mut [u8]) -> Result<()> {
-        let Place { layer, offset } = mapping.place();
+        let chain::Place { layer, offset } = mapping.place();
         let file = self.chain.layers()[layer].file();
         let end = offset + mapping.len;
         let mut at = offset;
@@ -358,7 +405,8 @@ impl Copy<'_> {
             let part = (len - done).min(buffer.len() as u64) as usize;
             let part = &mut buffer[..part];
             let offset = from + done;
-            self.chain.read_place(Place { layer, offset }, part)?;
+            self.chain
+                .read_place(chain::Place { layer, offset }, part)?;
             if self.options.find_zeros {
                 for (start, end) in data_in(part) {
                     self.write(&part[start..end], to + done + start as u64)?;

@@ -5,7 +5,8 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -17,6 +18,49 @@ pub(super) fn open(operation: &'static str, path: &Path) -> Result<(File, u64)> 
         .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
         .open(path)
         .map_err(|error| Error::io(operation, "the file cannot be opened", error))?;
+    let len = length(operation, &file)?;
+    Ok((file, len))
+}
+
+/// As [`open`], of a file in `directory` or below. `path` may lead there through links; whoever can change these
+/// meanwhile leads to no file outside.
+pub(super) fn open_beneath(
+    operation: &'static str,
+    directory: &Path,
+    path: &Path,
+) -> Result<(File, u64)> {
+    let failed = |what, error: Errno| Error::io(operation, what, error).with_path(path);
+    let found = |path: &Path| {
+        path.canonicalize().map_err(|error| {
+            Error::io(operation, "the file cannot be found", error).with_path(path)
+        })
+    };
+    let outside = || {
+        let message = format!("the file lies outside of {}", directory.display());
+        Error::new(ErrorKind::PermissionDenied, operation, message).with_path(path)
+    };
+    let found = (found(directory)?, found(path)?);
+    let beneath = found.1.strip_prefix(&found.0).map_err(|_| outside())?;
+    // Without links there is one way, and each step of it is checked by taking it: a link is followed nowhere. The
+    // kernel does the same in one call since 5.6 (`openat2`).
+    let directory = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(&found.0, directory, Mode::empty())
+        .map_err(|error| failed("the directory cannot be opened", error))?;
+    let mut steps = beneath.components().peekable();
+    while let Some(step) = steps.next() {
+        let flags = match steps.peek() {
+            Some(_) => directory,
+            None => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+        };
+        let flags = flags | OFlags::NOFOLLOW;
+        at = match rustix::fs::openat(&at, step.as_os_str(), flags, Mode::empty()) {
+            Ok(next) => next,
+            // It has become a link by now.
+            Err(Errno::LOOP | Errno::NOTDIR) => return Err(outside()),
+            Err(error) => return Err(failed("the file cannot be opened", error)),
+        };
+    }
+    let file = File::from(at);
     let len = length(operation, &file)?;
     Ok((file, len))
 }

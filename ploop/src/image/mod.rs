@@ -41,6 +41,7 @@ mod partition;
 #[cfg(feature = "libploop")]
 mod preallocate;
 mod report;
+pub(crate) mod side_files;
 mod staged;
 mod table;
 #[cfg(feature = "image-write")]

@@ -23,7 +23,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::{Chain, Layer};
-use super::delta::Delta;
 use super::descriptor::Descriptor;
 use super::file;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
@@ -569,11 +568,8 @@ impl DiskWriter {
 }
 
 fn lower_layer(path: &Path, raw: bool) -> Result<Layer> {
-    if raw {
-        Layer::raw(path)
-    } else {
-        Delta::open(path, false).map(Layer::Delta)
-    }
+    let (file, _) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
+    Layer::over(path, file, raw, false)
 }
 
 fn raw_error(path: &Path, what: &str, error: io::Error) -> Error {
