@@ -2,8 +2,7 @@
 
 use std::fs;
 
-use crate::create::c_mode;
-use crate::ffi::{self, Op, Turn};
+use crate::ffi::{self, Call, Turn};
 use crate::image::preallocate;
 use crate::preflight::{Change, Store};
 use crate::{Error, ErrorKind, ImageMode, Ploop, Result, paths};
@@ -29,7 +28,7 @@ impl Ploop {
     }
 }
 
-pub(crate) fn convert(image: &mut ffi::Image, op: &'static Op, mode: ImageMode) -> Result<()> {
+pub(crate) fn convert(image: &mut ffi::Image, op: &'static Call, mode: ImageMode) -> Result<()> {
     let change = Change::begin(image, op)?;
     if change.descriptor.mode == mode {
         return Ok(());
@@ -62,5 +61,5 @@ pub(crate) fn convert(image: &mut ffi::Image, op: &'static Op, mode: ImageMode) 
     if mode == ImageMode::Preallocated {
         preallocate(&base.file).map_err(|error| error.during(change.operation()))?;
     }
-    change.run(Store::Staged, |turn| turn.convert(c_mode(mode)))
+    change.run(Store::Staged, |turn| turn.convert(mode))
 }

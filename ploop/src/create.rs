@@ -27,7 +27,7 @@ bitflags! {
     #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
     pub struct CreateFlags: u32 {
         /// Initialise the inode tables at once, not later in the background.
-        const NO_LAZY = ploop_sys::PLOOP_CREATE_NOLAZY as u32;
+        const NO_LAZY = ffi::CREATE_NO_LAZY;
 
         // What a later libploop knows.
         const _ = !0;
@@ -206,7 +206,7 @@ impl CreateParam {
         CreateArgs {
             image,
             size: self.size.sectors(),
-            mode: c_mode(mode),
+            mode,
             fs_type: fs,
             without_partition: self.without_partition,
             block_size: self.cluster.sectors(),
@@ -220,14 +220,6 @@ impl CreateParam {
         self.fs
             .map(|fs| CText::new(OPERATION, "file system type", fs.as_str()))
             .transpose()
-    }
-}
-
-pub(crate) fn c_mode(mode: ImageMode) -> i32 {
-    match mode {
-        ImageMode::Expanded => ploop_sys::PLOOP_EXPANDED_MODE,
-        ImageMode::Preallocated => ploop_sys::PLOOP_EXPANDED_PREALLOCATED_MODE,
-        ImageMode::Raw => ploop_sys::PLOOP_RAW_MODE,
     }
 }
 

@@ -31,6 +31,7 @@ struct Inner {
     path: Option<PathBuf>,
     offset: Option<u64>,
     message: String,
+    output: Option<String>,
     source: Option<io::Error>,
 }
 
@@ -65,6 +66,7 @@ impl fmt::Debug for Error {
             .field("path", &inner.path)
             .field("offset", &inner.offset)
             .field("message", &inner.message)
+            .field("output", &inner.output)
             .field("source", &inner.source)
             .finish()
     }
@@ -83,6 +85,7 @@ impl Error {
             path: None,
             offset: None,
             message: message.into(),
+            output: None,
             source: None,
         }))
     }
@@ -136,6 +139,13 @@ impl Error {
         self
     }
 
+    /// What the tools said that libploop ran.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn with_output(mut self, output: Option<String>) -> Error {
+        self.0.output = output;
+        self
+    }
+
     #[cfg(feature = "libploop")]
     pub(crate) fn with_code(mut self, code: i32) -> Error {
         self.0.code = Some(code);
@@ -179,6 +189,15 @@ impl Error {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// What the tools said that libploop ran for this operation (`mke2fs`, `resize2fs`, `e2fsck`,
+    /// `parted`, …), the last 64 KiB of it. `None` where none said anything.
+    ///
+    /// With the feature `log` each line goes to the log facade, too.
+    #[must_use]
+    pub fn output(&self) -> Option<&str> {
+        self.0.output.as_deref()
     }
 
     /// Whether the image was not mounted in the first place. Callers that unmount "if mounted"

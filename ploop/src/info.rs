@@ -72,12 +72,7 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
     /// that), and as [`Ploop::descriptor`].
     pub fn image_info(&mut self) -> Result<ImageInfo> {
-        let spec = self.image.turn(&Turn::IMAGE_INFO)?.image_info()?;
-        Ok(ImageInfo {
-            blocks: spec.size,
-            block_size: spec.block_size,
-            version: spec.version.unsigned_abs(),
-        })
+        self.image.turn(&Turn::IMAGE_INFO)?.image_info()
     }
 
     /// The file of the top delta, the one that is written to (`ploop_get_top_delta_fname`): an
@@ -164,14 +159,7 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     if result.is_err() {
         leftover.remove();
     }
-    let numbers = result?;
-    Ok(FsInfo {
-        block_size: numbers.block_size,
-        blocks: numbers.blocks,
-        blocks_free: numbers.blocks_free,
-        inodes: numbers.inodes,
-        inodes_free: numbers.inodes_free,
-    })
+    result
 }
 
 /// libploop's note of the file system beside an image that is not mounted: five numbers in the

@@ -90,7 +90,7 @@ pub fn max_size(cluster: ClusterSize) -> Result<Size> {
 /// The version of the libploop that this crate was built against, as `1.15`.
 #[must_use]
 pub fn library_version() -> &'static str {
-    ploop_sys::VERSION
+    ffi::VERSION
 }
 
 /// The largest size that comes out as it was asked for.

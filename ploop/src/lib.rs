@@ -89,14 +89,12 @@
 //! Operations block, some of them for as long as copying a disk takes; none can be cancelled but
 //! [`Ploop::discard`]. In async programs they belong on threads for blocking work.
 //!
-//! What libploop leaves to the process it runs in: files it opens are inherited by children that
-//! other threads start meanwhile, and a device inherited that way is busy for as long; a fork of its
-//! own runs the exit handlers of the program ([`Ploop::discard`]); libxml2 writes complaints to
-//! standard error. Threads stand for it: one is started when an operation first takes a lock, and
-//! sleeps; one runs during a discard, and one, with file descriptors of its own, during what may merge
-//! a running image. SIGRTMIN gets a handler that does nothing if it had none:
-//! an application that has use for that signal installs its own before the first call. A program that
-//! ignores SIGCHLD cannot use what starts tools.
+//! libploop runs in a process of its own: one for each call, which shares the memory of the program,
+//! and is not a child that the program can wait for. The program's file descriptors, children, signal
+//! handlers and timers are out of its reach, and it out of theirs; it and its tools read nothing from
+//! standard input, and what they print goes [where it was asked for](log). Where the program is killed,
+//! that process is, and the other way round. A fork of libploop's own runs the exit handlers of the
+//! program ([`Ploop::discard`]).
 //!
 //! # Paths
 //!
@@ -140,6 +138,7 @@
 //! * `image` (default): [`image`], in pure Rust. `--no-default-features --features image` links no C
 //!   library.
 //! * `image-write`: [`image`] can also write, as the driver would.
+//! * `log` (default): what libploop and its tools say goes to the log facade; see [`log`](mod@log).
 //! * `serde` (default): `Serialize` and `Deserialize` for plain data and parameters.
 //!
 #![doc = include_str!("hazards.md")]
@@ -210,6 +209,8 @@ pub use create::{CreateFlags, CreateParam, FsType};
 #[cfg(feature = "libploop")]
 pub use discard::{DiscardParam, DiscardStat, StopFlag};
 pub use error::{Code, Error, ErrorKind, Result};
+#[cfg(feature = "libploop")]
+pub use ffi::sys;
 pub use format::{FormatVersion, ImageMode};
 pub use guid::Guid;
 #[cfg(feature = "libploop")]
@@ -224,8 +225,6 @@ pub use kernel::load_kernel_modules;
 pub use merge::{MergeParam, MergeTarget};
 #[cfg(feature = "libploop")]
 pub use mount::{MountFlags, MountGuard, MountParam, Mounted};
-#[cfg(feature = "libploop")]
-pub use ploop_sys as sys;
 #[cfg(feature = "libploop")]
 pub use replace::{ReplaceFlag, ReplaceParam, ReplaceTarget};
 #[cfg(feature = "libploop")]

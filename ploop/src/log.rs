@@ -1,14 +1,20 @@
-//! Where libploop writes what it does. Nothing is written anywhere unless it is asked for.
+//! What libploop and its tools say. Nothing is written anywhere unless it is asked for.
 //!
-//! These are settings of the process. Errors reach the caller in any case, as [`Error`](crate::Error)s.
+//! With the feature `log` (on by default) each line goes to the [log facade](https://docs.rs/log), from
+//! the thread that waits for the operation: libploop's with the target `ploop::libploop`, errors as
+//! errors, its level 0 as `Info`, 1 as `Debug`, the finer ones as `Trace`; those of the tools that it
+//! starts (`mke2fs`, `resize2fs`, …) as `Info` with the target `ploop::tools`. libploop does not print
+//! its levels; they are known by the words.
 //!
-//! libxml2 writes its complaints about malformed descriptors to standard error whatever is set here;
-//! the operations that change an image read the descriptor in Rust first and refuse it before.
+//! What is set here goes beside, and is set for the process. Errors reach the caller in any case, as
+//! [`Error`](crate::Error)s.
 
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::Result;
-use crate::ffi::{self, CPath};
+use crate::{Error, Result, ffi};
 
 /// For [`set_verbose_level`]: nothing on the console. The default.
 pub const NO_CONSOLE: i32 = -2;
@@ -20,8 +26,8 @@ pub const NO_STDOUT: i32 = -1;
 /// another line's time.
 pub const TIMESTAMPS: i32 = 4;
 
-/// How much libploop prints: messages up to this level, errors to standard error, others to standard
-/// output (`ploop_set_verbose_level`).
+/// How much of what libploop says is printed: messages up to this level, errors to standard error, others
+/// to standard output (`ploop_set_verbose_level`). From level 0 on, what its tools say, too.
 ///
 /// [`NO_CONSOLE`], [`NO_STDOUT`], 0 for the essential, 3 for everything, or [`TIMESTAMPS`].
 pub fn set_verbose_level(level: i32) {
@@ -34,17 +40,16 @@ pub fn set_log_level(level: i32) {
     ffi::set_log_level(level);
 }
 
-/// Has libploop append its messages to a file, made if it is not there; `None` ends that
+/// Has libploop's messages appended to a file, made if it is not there; `None` ends that
 /// (`ploop_set_log_file`).
 ///
-/// Waits until no operation is under way in this process, since libploop closes the previous file
-/// at once; at most for [the lock timeout](crate::lock::timeout). With operations in several threads
-/// a line may carry another line's time stamp.
+/// The file may be of any kind. It is this crate that has it open and writes to it. A message that
+/// cannot be written is lost, as with libploop.
 ///
 /// # Errors
 ///
-/// [`Locked`](crate::ErrorKind::Locked) where operations were under way all the time; otherwise why
-/// the file could not be opened. The previous file, if any, stays in use.
+/// Why the file could not be opened, also for a FIFO without a reader. The previous file, if any, stays
+/// in use.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -54,12 +59,20 @@ pub fn set_log_level(level: i32) {
 /// # Ok::<(), ploop::Error>(())
 /// ```
 pub fn set_log_file(file: Option<&Path>) -> Result<()> {
-    let c_path = file
-        .map(|file| CPath::new("set log file", file))
-        .transpose()?;
-    ffi::set_log_file(
-        file.unwrap_or(Path::new("")),
-        c_path.as_ref(),
-        crate::lock::timeout(),
-    )
+    let opened = file.map(open).transpose()?;
+    ffi::set_log_file(opened);
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<std::fs::File> {
+    let open = || -> io::Result<std::fs::File> {
+        // A FIFO that nobody reads would be waited for, and a terminal might become this program's.
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o666);
+        let file = options.custom_flags(flags.bits() as i32).open(path)?;
+        rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND)?;
+        Ok(file)
+    };
+    open().map_err(|error| Error::io("set log file", "it cannot be opened", error).with_path(path))
 }

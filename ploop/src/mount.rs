@@ -149,12 +149,7 @@ impl Ploop {
     }
 
     fn mount_with_component(&mut self, param: &MountParam) -> Result<Mounted> {
-        let op = if param.fsck {
-            &Turn::MOUNT_CHECKED
-        } else {
-            &Turn::MOUNT
-        };
-        let change = Change::begin(&mut self.image, op)?;
+        let change = Change::begin(&mut self.image, &Turn::MOUNT)?;
         let operation = change.operation();
         let target = param
             .target

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, OFlags};
 
 use crate::canonical::Canonical;
-use crate::ffi::{self, Op, Turn};
+use crate::ffi::{self, Call, Turn};
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind};
 use crate::recovery::Unsynced;
@@ -46,7 +46,7 @@ pub(crate) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Op) -> Result<Change<'a>> {
+    pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Call) -> Result<Change<'a>> {
         let mut turn = image.turn(op)?;
         // Before anything is written, mending included. What cannot be read is found to be so below.
         let deltas = turn.descriptor().map_or(Vec::new(), |it| it.images);
@@ -81,7 +81,7 @@ impl<'a> Change<'a> {
         };
         change.require_distinct()?;
         // What a mount attaches need not be the top.
-        if op.finds_device && op.name != Turn::MOUNT.name {
+        if op.finds_device && !op.any_delta {
             change.require_visible()?;
         }
         Ok(change)

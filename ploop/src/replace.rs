@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::ffi::{CPath, CText, ReplaceWhich, Turn};
+use crate::ffi::{self, CPath, CText, ReplaceWhich, Turn};
 use crate::identity::Identity;
 use crate::image::Header;
 use crate::preflight::{Change, Store};
@@ -19,7 +19,7 @@ bitflags! {
     pub struct ReplaceFlag: u32 {
         /// Rename the new file over the old one, which is removed by that. Both must be on one file
         /// system.
-        const KEEP_NAME = ploop_sys::PLOOP_REPLACE_KEEP_NAME as u32;
+        const KEEP_NAME = ffi::REPLACE_KEEP_NAME;
 
         // What a later libploop knows.
         const _ = !0;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::ffi::{CPath, CText, Turn};
+use crate::ffi::{self, CPath, CText, Turn};
 use crate::merge::UnusedDelta;
 use crate::preflight::{Change, Store, no_snapshot};
 use crate::recovery::Removal;
@@ -23,10 +23,10 @@ bitflags! {
     pub struct SwitchFlag: u32 {
         /// Keep the old top delta, as a snapshot under a new GUID. It is deleted otherwise, with all
         /// that was written since the last snapshot.
-        const SKIP_DESTROY = ploop_sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY as u32;
+        const SKIP_DESTROY = ffi::SWITCH_SKIP_DESTROY;
         /// Make no new top delta: the snapshot itself becomes the top, is written to from now on,
         /// and loses its GUID. The old top delta is deleted.
-        const SKIP_CREATE = ploop_sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE as u32;
+        const SKIP_CREATE = ffi::SWITCH_SKIP_CREATE;
 
         // What a later libploop knows.
         const _ = !0;

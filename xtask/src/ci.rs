@@ -297,7 +297,7 @@ fn static_program() -> Result<()> {
 }
 
 /// Tests that make no sense under valgrind, by a part of their names.
-const NOT_UNDER_VALGRIND: [(&str, &str); 6] = [
+const NOT_UNDER_VALGRIND: [(&str, &str); 5] = [
     ("linear_time", "measures time"),
     (
         "image::",
@@ -306,10 +306,6 @@ const NOT_UNDER_VALGRIND: [(&str, &str); 6] = [
     (
         "on_an_old_kernel",
         "starts its program anew, which valgrind does not follow",
-    ),
-    (
-        "pid_namespace::",
-        "valgrind ends a program by a signal, of which the first process of a namespace does not die",
     ),
     (
         "a_silent_failure_has_no_words_of_an_earlier_one",

@@ -7,17 +7,15 @@ use std::path::Path;
 
 use ploop_sys as sys;
 
-use super::call::{Op, guarded};
+use super::call::{Call, execute_keeping};
+use super::descriptors::above_streams;
 use super::last_error;
-use super::process::BrokenPipes;
-use super::reply::Reply;
-use super::text::{CPath, CText};
-use crate::{Error, ErrorKind, Result};
+use super::text::{CPath, CText, Param};
+use crate::{Error, Result};
 
-/// A number above standard error: C writes differently, and lowers the verbosity of the whole
-/// process, when feedback goes to 1 or 2.
-fn above_stderr(operation: &'static str, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    rustix::io::fcntl_dupfd_cloexec(fd, 3)
+/// C writes differently, and lowers the verbosity of the whole process, when feedback goes to 1 or 2.
+fn above(operation: &'static str, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    above_streams(fd)
         .map_err(|error| Error::io(operation, "a file descriptor cannot be duplicated", error))
 }
 
@@ -34,57 +32,70 @@ pub(crate) fn copy_receive(
     input: BorrowedFd<'_>,
     feedback: Option<BorrowedFd<'_>>,
 ) -> Result<()> {
-    const OP: Op = Op::new("receive copy");
-    let input = above_stderr(OP.name, input)?;
-    let feedback = feedback.map(|fd| above_stderr(OP.name, fd)).transpose()?;
-    let mut param = sys::ploop_copy_receive_param {
+    const CALL: Call = Call::new("receive copy");
+    let input = above(CALL.name, input)?;
+    let feedback = feedback.map(|fd| above(CALL.name, fd)).transpose()?;
+    let keep = [input.as_raw_fd(), raw_or_none(feedback.as_ref())];
+    let mut param = Param(sys::ploop_copy_receive_param {
         file: file.as_ptr(),
         ifd: input.as_raw_fd(),
         feedback_fd: raw_or_none(feedback.as_ref()),
         ..Default::default()
-    };
-    let _broken_pipes = BrokenPipes::hold_back();
+    });
     // SAFETY: the path is terminated; the descriptors are open for the length of the call.
-    guarded(&OP, || unsafe { sys::ploop_copy_receive(&mut param) })?.done(path)
+    execute_keeping(&CALL, &keep, || unsafe {
+        sys::ploop_copy_receive(param.as_mut_ptr())
+    })?
+    .done(path)
 }
 
-/// Runs in a child process: when C fails here it leaves a thread behind that works on memory of a
-/// function that returned (hazard 18). The child ends with it.
+/// C runs in a child with memory of its own: when it fails it leaves a thread behind that works on memory
+/// of a function that returned (hazard 18). The child ends with it.
 pub(crate) fn copy_send(
     device: &Path,
     name: &CText,
     output: BorrowedFd<'_>,
     feedback: Option<BorrowedFd<'_>>,
 ) -> Result<()> {
-    const NAME: &str = "send copy";
-    let failed = |what: &str, error: io::Error| Error::io(NAME, what, error).with_path(device);
-    let output = above_stderr(NAME, output)?;
-    let feedback = feedback.map(|fd| above_stderr(NAME, fd)).transpose()?;
-    let (answer, answer_in) = pipe().map_err(|error| failed("no pipe could be made", error))?;
-    let mut param = sys::ploop_copy_send_param {
+    const CALL: Call = Call::new("send copy");
+    let output = above(CALL.name, output)?;
+    let feedback = feedback.map(|fd| above(CALL.name, fd)).transpose()?;
+    let keep = [output.as_raw_fd(), raw_or_none(feedback.as_ref())];
+    let mut param = Param(sys::ploop_copy_send_param {
         device: name.as_ptr(),
         ofd: output.as_raw_fd(),
         flush_cmd: std::ptr::null(),
         feedback_fd: raw_or_none(feedback.as_ref()),
         ..Default::default()
-    };
-    let keep = [
-        output.as_raw_fd(),
-        raw_or_none(feedback.as_ref()),
-        answer_in.as_raw_fd(),
-    ];
-    // SAFETY: the child uses memory it inherited (`param` and what it points to), libploop, and the
-    // allocator, which glibc keeps usable across `fork`; it takes no lock of this crate or of the
-    // standard library, runs no destructor, and ends in `_exit`.
+    });
+    let mut words = None;
+    let mut reply = execute_keeping(&CALL, &keep, || {
+        // SAFETY: the name is terminated, there is no command, and the descriptors are open.
+        in_own_memory(|| unsafe { sys::ploop_copy_send(param.as_mut_ptr()) }).unwrap_or_else(
+            |error| {
+                words = Some(format!(
+                    "the process that copied died ({error}); the copy is not complete"
+                ));
+                -1
+            },
+        )
+    })?;
+    if words.is_some() {
+        reply.message = words;
+    }
+    reply.done(device)
+}
+
+/// In the process of C: runs `c` in a child of its own, and leaves its words as if it had run here.
+fn in_own_memory(c: impl FnOnce() -> i32) -> io::Result<i32> {
+    let (answer, answer_in) = pipe()?;
+    // SAFETY: the child uses memory it inherited, libploop, and the allocator, which libc keeps usable
+    // across `fork`; it takes no lock of this crate or of the standard library, runs no destructor, and
+    // ends in `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        close_all_but(&keep);
         last_error::clear();
-        // So that a receiver that is gone is an error with words.
-        // SAFETY: it concerns the child alone.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-        // SAFETY: the name is terminated, there is no command, and the descriptors are open.
-        let code = unsafe { sys::ploop_copy_send(&mut param) };
+        let code = c();
         let message = last_error::take().unwrap_or_default();
         let mut answer = File::from(answer_in);
         let written = answer
@@ -94,10 +105,7 @@ pub(crate) fn copy_send(
         unsafe { libc::_exit(if written.is_ok() { 0 } else { 1 }) }
     }
     if child < 0 {
-        return Err(failed(
-            "no process could be started",
-            io::Error::last_os_error(),
-        ));
+        return Err(io::Error::last_os_error());
     }
     drop(answer_in);
     let mut bytes = Vec::new();
@@ -107,26 +115,12 @@ pub(crate) fn copy_send(
     while unsafe { libc::waitpid(child, &mut status, 0) } == -1
         && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
     {}
-    read.map_err(|error| failed("the result could not be read", error))?;
+    read?;
     let Some((code, message)) = bytes.split_first_chunk() else {
-        return Err(Error::new(
-            ErrorKind::Other,
-            NAME,
-            format!(
-                "the process that copied died (wait status {status:#x}); the copy is not complete"
-            ),
-        )
-        .with_path(device));
+        return Err(io::Error::other(format!("wait status {status:#x}")));
     };
-    Reply {
-        operation: NAME,
-        code: i32::from_ne_bytes(*code),
-        message: Some(String::from_utf8_lossy(message).into_owned())
-            .filter(|text| !text.is_empty()),
-        cause: None,
-        descriptor_is_sound: false,
-    }
-    .done(device)
+    last_error::put(message);
+    Ok(i32::from_ne_bytes(*code))
 }
 
 /// Both ends are closed by `exec`.
@@ -138,17 +132,5 @@ pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
             return Err(io::Error::last_os_error());
         }
         Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
-    }
-}
-
-/// In the child: a device of another image, inherited here, could not be stopped while the copy runs.
-fn close_all_but(keep: &[RawFd]) {
-    // SAFETY: `sysconf` and `close` have no precondition; only the child's table is touched, and what
-    // the child still uses is kept. No owner of a closed descriptor runs in the child.
-    unsafe {
-        let end = libc::sysconf(libc::_SC_OPEN_MAX).clamp(64, 1 << 16) as RawFd;
-        for fd in (3..end).filter(|fd| !keep.contains(fd)) {
-            libc::close(fd);
-        }
     }
 }

@@ -1,18 +1,17 @@
-//! Discard: the call that may not fail to fork.
+//! Discard: the call that may not fail to fork, and whose child may not be killed.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use ploop_sys as sys;
 
-use super::call::Op;
-use super::kill_filter::without_kill_all;
-use super::pid_namespace;
-use super::reply::Reply;
+use super::call::Call;
+use super::text::Param;
 use super::turn::Turn;
+use crate::Result;
 use crate::lock::TimedLock;
-use crate::{Error, ErrorKind, Result};
 
 /// The `int` that C looks at between rounds.
 #[derive(Debug, Clone, Default)]
@@ -49,61 +48,32 @@ pub(crate) struct DiscardNumbers {
 static FLAG_TEXT: TimedLock = TimedLock::new();
 
 impl Turn<'_> {
-    pub(crate) const DISCARD: Op = Op::new("discard")
+    pub(crate) const DISCARD: Call = Call::new("discard")
         .changes()
         .finds_device()
         .by_component()
-        .forks()
-        .closes_stdin();
-    pub(crate) const DISCARD_STAT: Op = Op::new("get discard statistics").looks().finds_device();
+        .discards();
+    pub(crate) const DISCARD_STAT: Call =
+        Call::new("get discard statistics").looks().finds_device();
 
     pub(crate) fn discard(self, args: &DiscardArgs<'_>) -> Result<()> {
         let mut turn = self.with_new_handle();
         let operation = turn.operation();
-        let reply: Reply = FLAG_TEXT.alone(operation, Duration::MAX, || {
-            let mut param = Param(sys::ploop_discard_param {
-                minlen_b: args.min_length,
-                to_free: args.to_free,
-                automount: args.automount.into(),
-                stop: args.stop.map_or(std::ptr::null(), |stop| stop.0.as_ptr().cast_const()),
-                defrag: args.defrag.into(),
-                ..Default::default()
-            });
-            let filtered = {
-                let (turn, param) = (&mut turn, &mut param);
-                without_kill_all(move || {
-                    let param = &mut *param;
-                    // SAFETY: the handle is live, and only this thread uses it while its owner waits;
-                    // `stop` is NULL or an `int` that outlives the call, and C reads it with plain loads
-                    // of an aligned `int`.
-                    turn.call(|di| unsafe { sys::ploop_discard(di, &mut param.0) })
-                })
-            };
-            let no_filter = match filtered {
-                Ok(reply) => return reply,
-                Err(error) => error,
-            };
-            let timeout = turn.timeout();
-            turn.call_by(|op, di| {
-                let stop = || args.stop.is_some_and(StopInt::is_set);
-                pid_namespace::call(op, timeout, stop, |stop| {
-                    param.0.stop = stop;
-                    // SAFETY: as above; the handle is this process's copy, and `stop` an `int` that it
-                    // shares with its parent.
-                    unsafe { sys::ploop_discard(di, &mut param.0) }
-                })
-            })
-            .map_err(|error| match error.kind() {
-                ErrorKind::Unsupported => Error::new(
-                    ErrorKind::Unsupported,
-                    operation,
-                    format!(
-                        "libploop kills every process when it cannot fork here, and this system has no means to keep it from that: no system call filter could be installed ({no_filter}), and {}",
-                        error.message()
-                    ),
-                ),
-                _ => error,
-            })
+        let stop = args
+            .stop
+            .map_or(std::ptr::null(), |stop| stop.0.as_ptr().cast_const());
+        let mut param = Param(sys::ploop_discard_param {
+            minlen_b: args.min_length,
+            to_free: args.to_free,
+            automount: args.automount.into(),
+            stop,
+            defrag: args.defrag.into(),
+            ..Default::default()
+        });
+        let reply = FLAG_TEXT.alone(operation, Duration::MAX, || {
+            // SAFETY: the handle is live, and only this call uses it; `stop` is NULL or an `int` that
+            // outlives the call, and C reads it with plain loads of an aligned `int`.
+            turn.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) })
         })?;
         reply.done(turn.path())
     }
@@ -125,7 +95,40 @@ impl Turn<'_> {
     }
 }
 
-struct Param(sys::ploop_discard_param);
+/// Whether a process of C waits for the driver's next request though the trim process, which would cause
+/// one, was killed: then the wait is ended, and C ends the discard.
+pub(super) fn release_waiting(process: libc::pid_t) {
+    if process != 0 && waits_for_discard(process) && has_dead_child(process) {
+        // SAFETY: the process has a handler for this signal, which does nothing.
+        unsafe { libc::kill(process, libc::SIGRTMIN()) };
+    }
+}
 
-// SAFETY: the one pointer in it is NULL or leads to an atomic integer, which every thread may read.
-unsafe impl Send for Param {}
+/// The first two arguments of the system call it is in are the descriptor and the request.
+fn waits_for_discard(process: libc::pid_t) -> bool {
+    /// `_IO('P', 25)`.
+    const PLOOP_IOC_DISCARD_WAIT: &str = "0x5019";
+    fs::read_to_string(format!("/proc/{process}/syscall")).is_ok_and(|line| {
+        let mut words = line.split_ascii_whitespace();
+        words.next().and_then(|number| number.parse().ok()) == Some(libc::SYS_ioctl)
+            && words.nth(1) == Some(PLOOP_IOC_DISCARD_WAIT)
+    })
+}
+
+/// One that has ended, and was not waited for.
+fn has_dead_child(process: libc::pid_t) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return false;
+    };
+    let parent = process.to_string();
+    processes.flatten().any(|entry| {
+        // `pid (name) state parent …`, where the name may hold anything.
+        fs::read_to_string(entry.path().join("stat")).is_ok_and(|line| {
+            let Some((_, rest)) = line.rsplit_once(')') else {
+                return false;
+            };
+            let mut words = rest.split_ascii_whitespace();
+            words.next() == Some("Z") && words.next() == Some(&*parent)
+        })
+    })
+}

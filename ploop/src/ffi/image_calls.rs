@@ -5,11 +5,12 @@ use std::ptr;
 
 use ploop_sys as sys;
 
-use super::call::Op;
-use super::own_descriptors::Passage;
-use super::text::{CPath, CText, PathBuffer, device_name, or_null, path_or_null, until_nul};
+use super::call::Call;
+use super::descriptors::Passage;
+use super::other_calls::c_mode;
+use super::text::{CPath, CText, Param, PathBuffer, device_name, or_null, path_or_null, until_nul};
 use super::turn::Turn;
-use crate::{Error, Result};
+use crate::{Error, ImageInfo, ImageMode, Result};
 
 /// What `ploop_mount_image` is told.
 #[derive(Default)]
@@ -29,13 +30,6 @@ pub(crate) struct MountReply {
     pub(crate) fsck: i32,
 }
 
-/// What `ploop_get_spec` answers: sectors, sectors, 0 for a raw base.
-pub(crate) struct Spec {
-    pub(crate) size: u64,
-    pub(crate) block_size: u32,
-    pub(crate) version: i32,
-}
-
 /// What `ploop_replace_image` is told to replace.
 pub(crate) enum ReplaceWhich<'a> {
     Guid(&'a CText),
@@ -53,45 +47,38 @@ pub(crate) enum MergeWhich<'a> {
 }
 
 impl Turn<'_> {
-    pub(crate) const MOUNT: Op = Op::new("mount")
+    pub(crate) const MOUNT: Call = Call::new("mount")
         .changes()
         .finds_device()
         .by_component()
-        .closes_stdin();
-    pub(crate) const MOUNT_CHECKED: Op = Self::MOUNT.forks();
-    pub(crate) const UMOUNT: Op = Op::new("unmount").changes().finds_device();
-    pub(crate) const RESIZE: Op = Op::new("resize").changes().finds_device().forks();
-    pub(crate) const SNAPSHOT: Op = Op::new("create snapshot")
+        .any_delta();
+    pub(crate) const UMOUNT: Call = Call::new("unmount").changes().finds_device();
+    pub(crate) const RESIZE: Call = Call::new("resize").changes().finds_device();
+    pub(crate) const SNAPSHOT: Call = Call::new("create snapshot").changes().finds_device();
+    pub(crate) const TEMPORARY_SNAPSHOT: Call = Call::new("create temporary snapshot")
         .changes()
-        .finds_device()
-        .closes_stdin();
-    pub(crate) const TEMPORARY_SNAPSHOT: Op = Op::new("create temporary snapshot")
-        .changes()
-        .finds_device()
-        .closes_stdin();
-    pub(crate) const SWITCH: Op = Op::new("switch to snapshot").changes().finds_device();
-    pub(crate) const DELETE: Op = Op::new("delete snapshot")
-        .changes()
-        .finds_device()
-        .closes_stdin();
-    pub(crate) const MERGE: Op = Op::new("merge").changes().finds_device().closes_stdin();
-    pub(crate) const REPLACE: Op = Op::new("replace").changes().finds_device();
-    pub(crate) const CONVERT: Op = Self::CONVERT_NEW.finds_device();
+        .finds_device();
+    pub(crate) const SWITCH: Call = Call::new("switch to snapshot").changes().finds_device();
+    pub(crate) const DELETE: Call = Call::new("delete snapshot").changes().finds_device();
+    pub(crate) const MERGE: Call = Call::new("merge").changes().finds_device();
+    pub(crate) const REPLACE: Call = Call::new("replace").changes().finds_device();
+    pub(crate) const CONVERT: Call = Self::CONVERT_NEW.finds_device();
     /// Of an image that cannot be attached yet, so nobody has to be root to look.
-    pub(crate) const CONVERT_NEW: Op = Op::new("convert").changes().closes_stdin();
-    pub(crate) const IS_MOUNTED: Op = Op::new("look whether the image is mounted").finds_device();
-    pub(crate) const DEVICES: Op = Op::new("list devices").finds_device();
-    pub(crate) const DEVICE: Op = Op::new("find device").looks().finds_device();
-    pub(crate) const IMAGE_INFO: Op = Op::new("get image info").looks().finds_device();
-    pub(crate) const TOP_DELTA_FILE: Op = Op::new("get top delta file").looks();
-    pub(crate) const BASE_DELTA_FILE: Op = Op::new("get base delta file").looks();
-    pub(crate) const MAX_DELTA_SIZE: Op =
-        Op::new("set maximum delta size").changes().finds_device();
-    pub(crate) const DESCRIPTOR: Op = Op::new("read descriptor").looks();
+    pub(crate) const CONVERT_NEW: Call = Call::new("convert").changes();
+    pub(crate) const IS_MOUNTED: Call =
+        Call::new("look whether the image is mounted").finds_device();
+    pub(crate) const DEVICES: Call = Call::new("list devices").finds_device();
+    pub(crate) const DEVICE: Call = Call::new("find device").looks().finds_device();
+    pub(crate) const IMAGE_INFO: Call = Call::new("get image info").looks().finds_device();
+    pub(crate) const TOP_DELTA_FILE: Call = Call::new("get top delta file").looks();
+    pub(crate) const BASE_DELTA_FILE: Call = Call::new("get base delta file").looks();
+    pub(crate) const MAX_DELTA_SIZE: Call =
+        Call::new("set maximum delta size").changes().finds_device();
+    pub(crate) const DESCRIPTOR: Call = Call::new("read descriptor").looks();
 
     pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountReply> {
         let mut turn = self.with_new_handle();
-        let mut param = sys::ploop_mount_param {
+        let mut param = Param(sys::ploop_mount_param {
             ro: args.read_only.into(),
             flags: args.flags,
             target: path_or_null(args.target),
@@ -100,14 +87,14 @@ impl Turn<'_> {
             mount_data: or_null(args.data),
             fsck: args.fsck.into(),
             ..Default::default()
-        };
+        });
         // SAFETY: the handle is live and used by this thread only; every pointer in `param` is NULL or
         // a terminated text that outlives the call, and C only reads what they point to.
-        let reply = turn.call(|di| unsafe { sys::ploop_mount_image(di, &mut param) })?;
+        let reply = turn.call(|di| unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) })?;
         reply.done(turn.path())?;
         Ok(MountReply {
-            device: device_name(&param.device),
-            fsck: param.fsck_rc,
+            device: device_name(&param.0.device),
+            fsck: param.0.fsck_rc,
         })
     }
 
@@ -121,27 +108,28 @@ impl Turn<'_> {
     /// `size` in sectors, 0 for as small as possible.
     pub(crate) fn resize(self, size: u64, offline: bool, mount_namespace: i32) -> Result<()> {
         let mut turn = self.with_new_handle();
-        let mut param = sys::ploop_resize_param {
+        let mut param = Param(sys::ploop_resize_param {
             size,
             offline_resize: offline.into(),
             mntns_pid: mount_namespace,
             ..Default::default()
-        };
+        });
         // SAFETY: the handle is live and used by this thread only; `param` holds numbers.
-        let reply = turn.call(|di| unsafe { sys::ploop_resize_image(di, &mut param) })?;
+        let reply = turn.call(|di| unsafe { sys::ploop_resize_image(di, param.as_mut_ptr()) })?;
         reply.done(turn.path())
     }
 
     pub(crate) fn create_snapshot(self, guid: &CText, directory: Option<&CPath>) -> Result<()> {
         let mut turn = self.with_new_handle();
-        let mut param = sys::ploop_snapshot_param {
+        let mut param = Param(sys::ploop_snapshot_param {
             guid: guid.as_mut_ptr(),
             snap_dir: path_or_null(directory),
             ..Default::default()
-        };
+        });
         // SAFETY: the handle is live and used by this thread only; both texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_create_snapshot(di, &mut param) })?;
+        let reply =
+            turn.call(|di| unsafe { sys::ploop_create_snapshot(di, param.as_mut_ptr()) })?;
         reply.done(turn.path())
     }
 
@@ -167,24 +155,24 @@ impl Turn<'_> {
         };
         let passage = Passage::new().map_err(no_holder)?;
         let mut holder = -1;
-        let holder_out = if hold {
-            &raw mut holder
-        } else {
-            ptr::null_mut()
-        };
-        let mut param = sys::ploop_tsnapshot_param {
+        let mut param = Param(sys::ploop_tsnapshot_param {
             guid: guid.as_mut_ptr(),
             component_name: component.as_mut_ptr(),
             target: path_or_null(target),
             snap_dir: path_or_null(directory),
             ..Default::default()
-        };
+        });
         // SAFETY: the handle is live and used by one thread only; the texts are terminated, outlive the
         // call and are only read; `holder_out` is NULL or points to an `int` that outlives it. On
         // success C opened the holder for the caller alone, so it is ours to own; its copy goes to the
         // caller's descriptors.
         let reply = turn.call_keeping(&[passage.number()], |di| unsafe {
-            let code = sys::ploop_create_temporary_snapshot(di, &mut param, holder_out);
+            let holder_out = if hold {
+                &raw mut holder
+            } else {
+                ptr::null_mut()
+            };
+            let code = sys::ploop_create_temporary_snapshot(di, param.as_mut_ptr(), holder_out);
             if code == 0 && !holder_out.is_null() && *holder_out >= 0 {
                 // Where it does not arrive, the caller sees that.
                 let _ = passage.send(OwnedFd::from_raw_fd(*holder_out).as_fd());
@@ -197,7 +185,7 @@ impl Turn<'_> {
         } else {
             None
         };
-        Ok((device_name(&param.device), holder))
+        Ok((device_name(&param.0.device), holder))
     }
 
     /// `keep_as` names the old top delta, which is then kept. The turn comes back, also after a failure,
@@ -216,15 +204,16 @@ impl Turn<'_> {
         if skip_create {
             flags |= sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE;
         }
-        let mut param = sys::ploop_snapshot_switch_param {
+        let mut param = Param(sys::ploop_snapshot_switch_param {
             guid: guid.as_ptr(),
             guid_old: or_null(keep_as),
             flags,
             ..Default::default()
-        };
+        });
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, &mut param) });
+        let reply =
+            turn.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, param.as_mut_ptr()) });
         let result = reply.and_then(|reply| reply.done(turn.path()));
         (turn, result)
     }
@@ -241,20 +230,20 @@ impl Turn<'_> {
 
     pub(crate) fn merge(self, which: &MergeWhich<'_>, new_delta: Option<&CPath>) -> Result<()> {
         let mut turn = self.with_new_handle();
-        let mut param = sys::ploop_merge_param {
+        let mut param = Param(sys::ploop_merge_param {
             new_delta: path_or_null(new_delta),
             ..Default::default()
-        };
+        });
         match which {
-            MergeWhich::One(guid) => param.guid = guid.as_ptr(),
+            MergeWhich::One(guid) => param.0.guid = guid.as_ptr(),
             MergeWhich::Range { from, to } => {
-                param.guid = from.as_ptr();
-                param.guid2 = to.as_ptr();
+                param.0.guid = from.as_ptr();
+                param.0.guid2 = to.as_ptr();
             }
         }
         // SAFETY: the handle is live and used by this thread only; the texts are NULL or terminated,
         // outlive the call, do not come from the handle (hazard 1), and are only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_merge_snapshot(di, &mut param) })?;
+        let reply = turn.call(|di| unsafe { sys::ploop_merge_snapshot(di, param.as_mut_ptr()) })?;
         reply.done(turn.path())
     }
 
@@ -266,26 +255,26 @@ impl Turn<'_> {
         flags: i32,
     ) -> Result<Self> {
         let mut turn = self.with_new_handle();
-        let mut param = sys::ploop_replace_param {
+        let mut param = Param(sys::ploop_replace_param {
             file: file.as_mut_ptr(),
             flags,
             ..Default::default()
-        };
+        });
         match which {
-            ReplaceWhich::Guid(guid) => param.guid = guid.as_mut_ptr(),
-            ReplaceWhich::Level(level) => param.level = *level,
+            ReplaceWhich::Guid(guid) => param.0.guid = guid.as_mut_ptr(),
+            ReplaceWhich::Level(level) => param.0.level = *level,
         }
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_replace_image(di, &mut param) })?;
+        let reply = turn.call(|di| unsafe { sys::ploop_replace_image(di, param.as_mut_ptr()) })?;
         reply.done(turn.path())?;
         Ok(turn)
     }
 
-    pub(crate) fn convert(self, mode: i32) -> Result<()> {
+    pub(crate) fn convert(self, mode: ImageMode) -> Result<()> {
         let mut turn = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let reply = turn.call(|di| unsafe { sys::ploop_convert_image(di, mode, 0) })?;
+        let reply = turn.call(|di| unsafe { sys::ploop_convert_image(di, c_mode(mode), 0) })?;
         reply.done(turn.path())
     }
 
@@ -305,11 +294,12 @@ impl Turn<'_> {
     /// All devices of the image, of every component name.
     pub(crate) fn devices(&mut self) -> Result<Vec<PathBuf>> {
         self.forget_handle();
-        let mut array: *mut *mut std::ffi::c_char = ptr::null_mut();
+        let mut array: Param<*mut *mut std::ffi::c_char> = Param(ptr::null_mut());
         // SAFETY: the handle is live, not NULL, and used by this thread only; `array` outlives the
         // call, and is NULL beforehand since some failures leave it alone.
-        let reply = self.call(|di| unsafe { sys::ploop_get_devs(di, &mut array) })?;
+        let reply = self.call(|di| unsafe { sys::ploop_get_devs(di, array.as_mut_ptr()) })?;
         let mut devices = Vec::new();
+        let array = array.0;
         if reply.code == 0 && !array.is_null() {
             // SAFETY: on success C made a NULL-terminated array of terminated strings. It is walked up
             // to that NULL, the strings are copied, and the array is freed once.
@@ -337,15 +327,15 @@ impl Turn<'_> {
         Ok(reply.found(self.path())?.then(|| out.into_path()))
     }
 
-    pub(crate) fn image_info(mut self) -> Result<Spec> {
+    pub(crate) fn image_info(mut self) -> Result<ImageInfo> {
         let mut spec = sys::ploop_spec::default();
         // SAFETY: the handle is live and used by this thread only; C fills in `spec`.
         let reply = self.call(|di| unsafe { sys::ploop_get_spec(di, &mut spec) })?;
         reply.done(self.path())?;
-        Ok(Spec {
-            size: spec.size as u64,
+        Ok(ImageInfo {
+            blocks: spec.size as u64,
             block_size: spec.blocksize,
-            version: spec.fmt_version,
+            version: spec.fmt_version.unsigned_abs(),
         })
     }
 

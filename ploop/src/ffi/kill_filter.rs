@@ -1,13 +1,12 @@
-//! A thread that cannot signal everybody.
+//! A process that cannot signal everybody.
 //!
 //! When `fork` fails inside `ploop_discard`, libploop passes its result, -1, to `kill` with SIGKILL:
 //! every process the caller may signal dies; and to `waitpid`: the end of any child the program has is
-//! taken for that of the one that was not forked (hazard 22). So a discard runs in a thread of its own,
-//! with a system call filter that answers `kill(-1, …)` with EPERM and `wait4(-1, …)` with ECHILD.
+//! taken for that of the one that was not forked (hazard 22). So the process of a discard has a system
+//! call filter that answers `kill(-1, …)` with EPERM and `wait4(-1, …)` with ECHILD.
 
 use std::io;
 use std::mem::offset_of;
-use std::thread;
 
 /// The two values a BPF jump needs to skip ahead.
 const NEXT: u8 = 0;
@@ -27,7 +26,7 @@ fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 }
 
 /// Installs the filter for the calling thread and the children it forks. It cannot be taken off.
-fn install() -> io::Result<()> {
+pub(super) fn install() -> io::Result<()> {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
@@ -74,23 +73,14 @@ fn install() -> io::Result<()> {
     }
 }
 
-/// Runs `f` in a filtered thread. The error is that of a kernel without such filters, or of a thread
-/// that could not be started; `f` did not run then.
-pub(super) fn without_kill_all<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let worker = thread::Builder::new()
-            .name("ploop-discard".into())
-            .spawn_scoped(scope, || install().map(|()| f()))?;
-        match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
+
+    fn without_kill_all<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
+        thread::scope(|scope| scope.spawn(|| install().map(|()| f())).join().unwrap())
+    }
 
     #[test]
     fn everybody_cannot_be_signalled_but_somebody_can() {

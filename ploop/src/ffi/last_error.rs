@@ -19,6 +19,18 @@ pub(super) fn clear() {
     unsafe { *libc::__errno_location() = 0 }
 }
 
+/// Leaves a text, as a call would.
+pub(super) fn put(text: &[u8]) {
+    const SIZE: usize = 8192;
+    let text = &text[..text.len().min(SIZE - 1)];
+    // SAFETY: as in `clear`; the text and its terminator fit.
+    unsafe {
+        let buffer = sys::ploop_get_last_error().cast_mut().cast::<u8>();
+        buffer.copy_from_nonoverlapping(text.as_ptr(), text.len());
+        *buffer.add(text.len()) = 0;
+    }
+}
+
 /// The text the calls since [`clear`] left on this thread.
 pub(super) fn take() -> Option<String> {
     // SAFETY: as in `clear`; the text is always terminated, and it is copied before anything could

@@ -1,47 +1,46 @@
 //! The only place that knows C, and the only one with `unsafe`.
 //!
-//! Every call of libploop takes the same road:
+//! Every call of libploop is described by one value, a [`Call`], and takes the same road:
 //!
-//! 1. [`process`] makes the process fit for it (signal handler, no log change under way);
-//! 2. [`turn`] takes the image's turn in this process, and polls libploop's own locks, so that
+//! 1. [`turn`] takes the image's turn in this process, and polls libploop's own locks, so that
 //!    waiting for another process ends after the lock timeout;
-//! 3. the caller checks the descriptor while the lock is held;
-//! 4. [`call`] clears the thread's last error, calls C, ends a stray child, gives file descriptor 0
-//!    back, and reads the error on the same thread; calls that may merge a running image are made in
-//!    a thread with [file descriptors of its own](own_descriptors);
-//! 5. [`reply`] turns what C returned into a typed result.
+//! 2. the caller checks the descriptor while the lock is held;
+//! 3. [`call`] has C run in a [process] of its own that shares the program's memory, with empty input,
+//!    [captured output](output), no signal handlers of the program's, and room where libploop
+//!    [reads too far](over_read);
+//! 4. [`reply`] turns what C returned into a typed result.
 //!
-//! A discard goes through [`kill_filter`], or where the kernel has no such filters through
-//! [`pid_namespace`].
-//!
-//! The files `image_calls` and `other_calls` hold the C functions themselves, a few lines each.
+//! The files `image_calls` and its neighbours hold the C functions themselves, a few lines each.
 #![allow(unsafe_code)]
 
 mod call;
 mod copy_calls;
+mod descriptors;
 mod discard_calls;
-mod heap_room;
 mod image_calls;
 mod kill_filter;
 mod last_error;
-mod lock_watch;
 #[cfg(test)]
 #[path = "../../tests/old_kernel/mod.rs"]
 mod old_kernel;
 mod other_calls;
-mod own_descriptors;
-mod pid_namespace;
+mod output;
+mod over_read;
 mod process;
 mod reply;
 mod running_merge;
+mod signals;
 mod text;
 mod turn;
 
-pub(crate) use call::Op;
+pub use ploop_sys as sys;
+
+pub(crate) use call::Call;
 pub(crate) use copy_calls::{copy_receive, copy_send};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};
 pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
 pub(crate) use other_calls::*;
+pub(crate) use output::{set_log_file, set_log_level, set_verbose_level};
 pub(crate) use running_merge::finish_merge;
 pub(crate) use text::{CPath, CText};
 pub(crate) use turn::{Image, Turn};

@@ -6,18 +6,32 @@ use std::time::Duration;
 
 use ploop_sys as sys;
 
-use super::call::{Op, guarded};
-use super::process;
-use super::text::{CPath, CText, PathBuffer, or_null};
+use super::call::{Call, execute};
+use super::text::{CPath, CText, Param, PathBuffer, or_null};
 use super::turn::Turn;
 use crate::lock::{TimedLock, wait_for_devices};
-use crate::{ErrorKind, Result};
+use crate::{ErrorKind, FsInfo, ImageMode, Result};
+
+pub(crate) use ploop_sys::VERSION;
+
+pub(crate) const CREATE_NO_LAZY: u32 = sys::PLOOP_CREATE_NOLAZY as u32;
+pub(crate) const REPLACE_KEEP_NAME: u32 = sys::PLOOP_REPLACE_KEEP_NAME as u32;
+pub(crate) const SWITCH_SKIP_DESTROY: u32 = sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY as u32;
+pub(crate) const SWITCH_SKIP_CREATE: u32 = sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE as u32;
+
+pub(super) fn c_mode(mode: ImageMode) -> i32 {
+    match mode {
+        ImageMode::Expanded => sys::PLOOP_EXPANDED_MODE,
+        ImageMode::Preallocated => sys::PLOOP_EXPANDED_PREALLOCATED_MODE,
+        ImageMode::Raw => sys::PLOOP_RAW_MODE,
+    }
+}
 
 /// What `ploop_create_image` is told; sizes in sectors, but bytes for the file system's blocks.
 pub(crate) struct CreateArgs<'a> {
     pub(crate) image: &'a CPath,
     pub(crate) size: u64,
-    pub(crate) mode: i32,
+    pub(crate) mode: ImageMode,
     pub(crate) fs_type: Option<&'a CText>,
     pub(crate) without_partition: bool,
     pub(crate) block_size: u32,
@@ -28,10 +42,10 @@ pub(crate) struct CreateArgs<'a> {
 }
 
 impl CreateArgs<'_> {
-    fn param(&self) -> sys::ploop_create_param {
-        sys::ploop_create_param {
+    fn param(&self) -> Param<sys::ploop_create_param> {
+        Param(sys::ploop_create_param {
             size: self.size,
-            mode: self.mode,
+            mode: c_mode(self.mode),
             image: self.image.as_mut_ptr(),
             fstype: or_null(self.fs_type),
             without_partition: self.without_partition.into(),
@@ -40,7 +54,7 @@ impl CreateArgs<'_> {
             fmt_version: self.version.min(2) as i32,
             flags: self.flags,
             ..Default::default()
-        }
+        })
     }
 }
 
@@ -50,16 +64,17 @@ pub(crate) fn create_image(
     path: &Path,
     args: &CreateArgs<'_>,
 ) -> Result<()> {
-    let op = Op::new(operation)
-        .finds_device_if(args.fs_type.is_some())
-        .forks_if(args.fs_type.is_some());
+    let op = Call::new(operation).finds_device_if(args.fs_type.is_some());
     if op.finds_device {
         wait_for_devices(operation, path)?;
     }
     let mut param = args.param();
     // SAFETY: the texts in `param` are terminated and outlive the call; the image's path has the 4096
     // readable bytes that Debian's build copies (hazard 0.8); the version is 0, 1 or 2.
-    guarded(&op, || unsafe { sys::ploop_create_image(&mut param) })?.done(path)
+    execute(&op, || unsafe {
+        sys::ploop_create_image(param.as_mut_ptr())
+    })?
+    .done(path)
 }
 
 /// Only the descriptor. `args.image` is stored as it is given.
@@ -68,32 +83,20 @@ pub(crate) fn create_descriptor(
     descriptor: &CPath,
     args: &CreateArgs<'_>,
 ) -> Result<()> {
-    const OP: Op = Op::new("create descriptor");
+    const OP: Call = Call::new("create descriptor");
     let mut param = args.param();
     // SAFETY: as in `create_image`; the descriptor's path has 4096 readable bytes as well.
-    guarded(&OP, || unsafe {
-        sys::ploop_create_dd(descriptor.as_ptr(), &mut param)
+    execute(&OP, || unsafe {
+        sys::ploop_create_dd(descriptor.as_ptr(), param.as_mut_ptr())
     })?
     .done(path)
 }
 
-/// C's view of the file system in an image.
-pub(crate) struct FsNumbers {
-    pub(crate) block_size: u64,
-    pub(crate) blocks: u64,
-    pub(crate) blocks_free: u64,
-    pub(crate) inodes: u64,
-    pub(crate) inodes_free: u64,
-}
-
 impl Turn<'_> {
-    pub(crate) const FS_INFO: Op = Op::new("get file system info")
-        .looks()
-        .finds_device()
-        .closes_stdin();
+    pub(crate) const FS_INFO: Call = Call::new("get file system info").looks().finds_device();
 
     /// C opens the descriptor itself here, and so takes the lock.
-    pub(crate) fn fs_info(mut self) -> Result<FsNumbers> {
+    pub(crate) fn fs_info(mut self) -> Result<FsInfo> {
         let descriptor = self.c_path()?;
         let mut info = sys::ploop_info::default();
         // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C
@@ -108,7 +111,7 @@ impl Turn<'_> {
             ));
         }
         reply.done(self.path())?;
-        Ok(FsNumbers {
+        Ok(FsInfo {
             block_size: info.fs_bsize,
             blocks: info.fs_blocks,
             blocks_free: info.fs_bfree,
@@ -120,10 +123,10 @@ impl Turn<'_> {
 
 /// Detaches a device, whatever image it has.
 pub(crate) fn umount_device(device: &Path, name: &CText) -> Result<()> {
-    const OP: Op = Op::new("unmount device");
+    const OP: Call = Call::new("unmount device");
     // SAFETY: the name is terminated and longer than the 5 bytes C compares (hazard 13); a NULL handle
     // is allowed, and one that was not read would crash (hazard 5).
-    guarded(&OP, || unsafe {
+    execute(&OP, || unsafe {
         sys::ploop_umount(name.as_ptr(), std::ptr::null_mut())
     })?
     .done(device)
@@ -135,11 +138,11 @@ pub(crate) fn find_device(
     path: &Path,
     delta: &CPath,
 ) -> Result<Option<PathBuf>> {
-    const OP: Op = Op::new("find device").finds_device();
+    const OP: Call = Call::new("find device").finds_device();
     wait_for_devices(OP.name, path)?;
     let mut out = PathBuffer::new();
     // SAFETY: the texts are terminated, the delta is not NULL, and the buffer has the length given.
-    let reply = guarded(&OP, || unsafe {
+    let reply = execute(&OP, || unsafe {
         sys::ploop_find_dev(
             or_null(component),
             delta.as_ptr(),
@@ -156,12 +159,12 @@ type LookUp = unsafe extern "C" fn(*const c_char, *mut c_char, i32) -> i32;
 /// static buffer.
 static MOUNT_TABLE: TimedLock = TimedLock::new();
 
-fn by_mount(op: &'static Op, path: &Path, mount: &CPath, c: LookUp) -> Result<Option<PathBuf>> {
+fn by_mount(op: &'static Call, path: &Path, mount: &CPath, c: LookUp) -> Result<Option<PathBuf>> {
     MOUNT_TABLE.alone(op.name, Duration::MAX, || {
         let mut out = PathBuffer::new();
         // SAFETY: `c` is one of the two functions below, which read a terminated path and write at
         // most the given number of bytes; no other thread is in `getmntent` by way of this crate.
-        let reply = guarded(op, || unsafe {
+        let reply = execute(op, || unsafe {
             c(mount.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
         })?;
         Ok(reply.found(path)?.then(|| out.into_path()))
@@ -169,21 +172,21 @@ fn by_mount(op: &'static Op, path: &Path, mount: &CPath, c: LookUp) -> Result<Op
 }
 
 pub(crate) fn device_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
-    const OP: Op = Op::new("find device of mount point");
+    const OP: Call = Call::new("find device of mount point");
     by_mount(&OP, path, mount, sys::ploop_get_dev_by_mnt)
 }
 
 pub(crate) fn partition_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
-    const OP: Op = Op::new("find partition of mount point");
+    const OP: Call = Call::new("find partition of mount point");
     by_mount(&OP, path, mount, sys::ploop_get_partition_by_mnt)
 }
 
 pub(crate) fn mount_of_device(device: &Path, name: &CText) -> Result<Option<PathBuf>> {
-    const OP: Op = Op::new("find mount point of device");
+    const OP: Call = Call::new("find mount point of device");
     let mut out = PathBuffer::new();
     // SAFETY: the name is terminated and longer than 5 bytes; the length is the buffer's and positive
     // (C takes 0 for no bound, hazard 11).
-    let reply = guarded(&OP, || unsafe {
+    let reply = execute(&OP, || unsafe {
         sys::ploop_get_mnt_by_dev(name.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
     })?;
     Ok(reply.found(device)?.then(|| out.into_path()))
@@ -191,12 +194,12 @@ pub(crate) fn mount_of_device(device: &Path, name: &CText) -> Result<Option<Path
 
 /// The top delta of a device, and the name of its format.
 pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBuf, String)> {
-    const OP: Op = Op::new("find top delta of device");
+    const OP: Call = Call::new("find top delta of device");
     let mut image = PathBuffer::new();
     let mut format = PathBuffer::new();
     // SAFETY: the name is terminated and longer than 5 bytes (hazard 13); both buffers have the lengths
     // given, and a terminator behind them that C does not know of (hazard 12).
-    guarded(&OP, || unsafe {
+    execute(&OP, || unsafe {
         sys::ploop_find_top_delta_name_and_format(
             name.as_ptr(),
             image.as_mut_ptr(),
@@ -213,54 +216,22 @@ pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBu
 }
 
 pub(crate) fn is_large_disk_supported() -> bool {
-    const OP: Op = Op::new("ask for large disk support");
+    const OP: Call = Call::new("ask for large disk support");
     // SAFETY: the function takes nothing and looks for a file.
-    guarded(&OP, || unsafe { sys::ploop_is_large_disk_supported() })
+    execute(&OP, || unsafe { sys::ploop_is_large_disk_supported() })
         .is_ok_and(|reply| reply.code == 1)
 }
 
 /// In sectors, for the driver's default format.
 pub(crate) fn max_size(block_size: u32) -> Result<u64> {
-    const OP: Op = Op::new("get maximum size");
+    const OP: Call = Call::new("get maximum size");
     let mut max = 0;
     // SAFETY: C writes one number to `max`.
-    guarded(&OP, || unsafe {
+    execute(&OP, || unsafe {
         sys::ploop_get_max_size(block_size, &mut max)
     })?
     .done(Path::new(""))?;
     Ok(max)
-}
-
-pub(crate) fn set_log_file(path: &Path, c_path: Option<&CPath>, timeout: Duration) -> Result<()> {
-    const NAME: &str = "set log file";
-    // Inside, no call is under way and none can begin: the old file is closed under nobody.
-    process::while_quiet(NAME, timeout, || {
-        super::last_error::clear();
-        // SAFETY: the path is NULL or terminated; no other thread is in libploop, so none writes to the
-        // log file that C closes here.
-        let code =
-            unsafe { sys::ploop_set_log_file(c_path.map_or(std::ptr::null(), CPath::as_ptr)) };
-        let message = super::last_error::take().filter(|_| code != 0);
-        super::reply::Reply {
-            operation: NAME,
-            code,
-            message,
-            cause: None,
-            descriptor_is_sound: false,
-        }
-    })?
-    .done(path)
-}
-
-pub(crate) fn set_log_level(level: i32) {
-    // SAFETY: C stores the number in an aligned `int` that other threads only read; whichever value
-    // they see is a level.
-    unsafe { sys::ploop_set_log_level(level) }
-}
-
-pub(crate) fn set_verbose_level(level: i32) {
-    // SAFETY: as in `set_log_level`.
-    unsafe { sys::ploop_set_verbose_level(level) }
 }
 
 /// Asked through the C library, so that what stands in for the driver there is seen.

@@ -1,264 +1,344 @@
-//! What of the process libploop shares with everybody else in it.
+//! The process in which libploop runs: one for each call, with the memory of the program.
+//!
+//! ```text
+//! caller ── thread ──▶ worker ── clone(CLONE_VM) ──▶ C ── fork ──▶ tools
+//! ```
+//!
+//! The worker waits while C runs, with all signals blocked; C uses the worker's thread-local memory, as
+//! a child of `vfork` does, and the program's heap, so that handles and results need no copying. What
+//! the process does not share with the program is what libploop disturbs, or is disturbed by:
+//!
+//! * file descriptors: standard input is empty, output and errors are [captured](super::output),
+//!   nothing else is open, and whatever is closed is no other thread's file;
+//! * children: the program cannot wait for libploop's, nor libploop for the program's;
+//! * signals: the program's handlers are not called, its timers do not interrupt C, the timer of
+//!   libploop's lock reaches the thread that waits, SIGPIPE and SIGXFSZ become errors of `write`;
+//! * the working directory, the umask, a [system call filter](super::kill_filter).
+//!
+//! Where the program is killed, C is killed with it. Where C is killed, or crashes, its memory is no
+//! longer to be trusted, which is the program's: that ends in the same way.
+//!
+//! Emulators (valgrind, qemu-user) give such a process a copy of the memory. There C runs in the
+//! worker, with file descriptors of its own.
 
-use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
-use std::time::{Duration, Instant};
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::resume_unwind;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
 
+use super::call::Call;
+use super::output::{self, Capture};
+use super::signals::{self, SignalsBlocked};
+use super::{descriptors, kill_filter, last_error, over_read};
 use crate::{Error, ErrorKind, Result};
 
-/// Calls under way, and what they leave to be mended.
-struct Shared {
-    calls: usize,
-    /// Changes of the log file that wait for the calls to end.
-    waiting: usize,
-    /// Two calls were under way at once, so the handler that stands may be libploop's.
-    overlapped: bool,
-    /// What handled SIGRTMIN before the first call.
-    standing: Option<libc::sigaction>,
+/// What comes back from a call.
+pub(super) struct Returned {
+    pub(super) code: i32,
+    pub(super) message: Option<String>,
+    /// What the tools said that libploop started.
+    pub(super) output: Option<String>,
 }
 
-static SHARED: Mutex<Shared> = Mutex::new(Shared {
-    calls: 0,
-    waiting: 0,
-    overlapped: false,
-    standing: None,
-});
-static QUIET: Condvar = Condvar::new();
-
-/// A panic cannot happen while these are held; should one, the numbers are right all the same.
-fn shared() -> MutexGuard<'static, Shared> {
-    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the process of C is told, and what it answers.
+struct Job<'a, C> {
+    c: Option<C>,
+    keep: &'a [RawFd],
+    output: RawFd,
+    filtered: bool,
+    parent: libc::pid_t,
+    answer: Option<io::Result<(i32, Option<String>)>>,
 }
 
-/// A call of C under way. Dropping it says the call is over.
-pub(super) struct Running(());
-
-impl Running {
-    /// Waits only for a change of the log file, which is short.
-    pub(super) fn enter() -> Running {
-        prepare();
-        let mut shared = shared();
-        shared.calls += 1;
-        shared.overlapped |= shared.calls > 1;
-        Running(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let mut shared = shared();
-        shared.calls -= 1;
-        if shared.calls == 0 {
-            if std::mem::take(&mut shared.overlapped) {
-                // Each descriptor lock saves and restores the handler without regard to other
-                // threads (hazard 0.1): of two that overlap, the later one restores the other's.
-                if let Some(action) = &shared.standing {
-                    set_action(libc::SIGRTMIN(), action);
-                }
-            }
-            if shared.waiting > 0 {
-                QUIET.notify_all();
-            }
-        }
-    }
-}
-
-/// Runs `change` while no call of C is under way: the log file may not be exchanged under a thread
-/// that is writing to it. Gives up after `timeout`.
-pub(super) fn while_quiet<T>(
-    operation: &'static str,
-    timeout: Duration,
-    change: impl FnOnce() -> T,
-) -> Result<T> {
-    prepare();
-    let end = Instant::now() + timeout;
-    let mut shared = shared();
-    while shared.calls > 0 {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Error::new(
-                ErrorKind::Locked,
-                operation,
-                format!(
-                    "{} operations were under way in this process for {timeout:?}; libploop cannot do this beside them, so try again when they are over",
-                    shared.calls
-                ),
-            ));
-        }
-        shared.waiting += 1;
-        shared = QUIET
-            .wait_timeout(shared, left)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
-        shared.waiting -= 1;
-    }
-    Ok(change())
-}
-
-/// Once per process: a handler for SIGRTMIN that does nothing.
-///
-/// libploop's descriptor lock arms a process-wide timer that sends SIGRTMIN, and puts the previous
-/// handler back when it is done. Where that is the default action, a timer of another thread that
-/// fires afterwards kills the process (hazard 0.1). A handler of the application stays in place.
-fn prepare() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        extern "C" fn nothing(_signal: libc::c_int) {}
-
-        let signal = libc::SIGRTMIN();
-        let mut current = action_of(signal);
-        if current.sa_sigaction == libc::SIG_DFL {
-            current.sa_sigaction = nothing as *const () as libc::sighandler_t;
-            current.sa_flags = libc::SA_RESTART;
-            set_action(signal, &current);
-        }
-        shared().standing = Some(current);
-    });
-}
-
-/// Whether this process has said that it does not want to hear of its children. libploop cannot
-/// wait for its tools then, and takes each of them for failed.
-pub(super) fn ignores_children() -> bool {
-    let action = action_of(libc::SIGCHLD);
-    action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
-}
-
-fn action_of(signal: libc::c_int) -> libc::sigaction {
-    // SAFETY: `sigaction` is plain data, for which all zeroes is a value; with a NULL new action the
-    // call only fills it in. It cannot fail for these signals, and zeroes mean SIG_DFL if it did.
-    unsafe {
-        let mut action = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &mut action);
-        action
-    }
-}
-
-fn set_action(signal: libc::c_int, action: &libc::sigaction) {
-    // SAFETY: the action is one the kernel handed out, with at most its handler replaced by the default
-    // or by a function that does nothing and is therefore safe in any signal context.
-    unsafe {
-        libc::sigaction(signal, action, std::ptr::null_mut());
-    }
-}
-
-/// Of a process that was just forked: the handlers are the parent's, and have no business here.
-pub(super) fn forget_handlers() {
-    for signal in 1..=libc::SIGRTMAX() {
-        let mut action = action_of(signal);
-        if ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction) {
-            action.sa_sigaction = libc::SIG_DFL;
-            set_action(signal, &action);
-        }
-    }
-}
-
-/// All signals, held back from this thread and from what it forks, until this is dropped.
-pub(super) struct SignalsBlocked(libc::sigset_t);
-
-impl SignalsBlocked {
-    pub(super) fn begin() -> SignalsBlocked {
-        // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in
-        // or read them, and concern this thread alone.
-        unsafe {
-            let (mut all, mut mask) = (std::mem::zeroed(), std::mem::zeroed());
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut mask);
-            SignalsBlocked(mask)
-        }
-    }
-
-    /// Waits until the blocked SIGCHLD comes, at most for so long.
-    pub(super) fn wait_for_child(&self, at_most: Duration) {
-        let time = libc::timespec {
-            tv_sec: at_most.as_secs() as libc::time_t,
-            tv_nsec: at_most.subsec_nanos().into(),
+/// Runs `c`. The outer error is that of a process that could not be had; `c` did not run then.
+pub(super) fn run<C: FnOnce() -> i32 + Send>(
+    call: &Call,
+    keep: &[RawFd],
+    c: C,
+) -> io::Result<Result<Returned>> {
+    let _listening = output::listen();
+    let (mut capture, output) = Capture::new()?;
+    let process = AtomicI32::new(0);
+    thread::scope(|scope| {
+        let done = capture.done()?;
+        // The worker begins with the signals blocked that are blocked here.
+        let blocked = SignalsBlocked::begin();
+        let worker = thread::Builder::new()
+            .name("ploop-call".into())
+            .spawn_scoped(scope, || {
+                let _done = done;
+                let job = Job {
+                    c: Some(c),
+                    keep,
+                    output: output.as_raw_fd(),
+                    filtered: call.discards,
+                    parent: std::process::id() as libc::pid_t,
+                    answer: None,
+                };
+                let answer = in_process(call, job, &process);
+                drop(output);
+                answer
+            })?;
+        drop(blocked);
+        let release = || super::discard_calls::release_waiting(process.load(Ordering::Relaxed));
+        capture.follow(if call.discards { Some(&release) } else { None });
+        let answer = match worker.join() {
+            Ok(answer) => answer?,
+            Err(panic) => resume_unwind(panic),
         };
-        // SAFETY: the set and the time outlive the call; where it came is not asked.
-        unsafe { libc::sigtimedwait(&only(libc::SIGCHLD), std::ptr::null_mut(), &time) };
-    }
+        Ok(answer.map(|(code, message)| Returned {
+            code,
+            message,
+            output: capture.into_words(),
+        }))
+    })
 }
 
-impl Drop for SignalsBlocked {
-    fn drop(&mut self) {
-        // SAFETY: the mask is the one found in `begin`.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
-    }
-}
-
-/// SIGPIPE, held back from this thread while C writes to a pipe: where the reader is gone, the signal
-/// kills a program that has not said otherwise, and C looks at the result of the write anyway.
-pub(super) struct BrokenPipes {
-    mask: libc::sigset_t,
-    /// One that was waiting before is not ours to take.
-    pending: bool,
-}
-
-impl BrokenPipes {
-    pub(super) fn hold_back() -> BrokenPipes {
-        // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in
-        // or read them, and concern this thread alone.
-        unsafe {
-            let mut mask = std::mem::zeroed();
-            let pending = is_pending(libc::SIGPIPE);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &only(libc::SIGPIPE), &mut mask);
-            BrokenPipes { mask, pending }
-        }
-    }
-}
-
-impl Drop for BrokenPipes {
-    fn drop(&mut self) {
-        // SAFETY: as in `hold_back`; the mask is the one found there. The wait ends at once.
-        unsafe {
-            if !self.pending && is_pending(libc::SIGPIPE) {
-                let at_once = std::mem::zeroed();
-                libc::sigtimedwait(&only(libc::SIGPIPE), std::ptr::null_mut(), &at_once);
+/// The worker.
+fn in_process<C: FnOnce() -> i32 + Send>(
+    call: &Call,
+    mut job: Job<'_, C>,
+    process: &AtomicI32,
+) -> io::Result<Result<(i32, Option<String>)>> {
+    if !is_memory_shared() {
+        descriptors::unshare()?;
+        job.enter(false);
+    } else {
+        let stack = Stack::new()?;
+        job.start(&stack, 0, process)?;
+        if job.filtered && matches!(job.answer, Some(Err(_))) && job.c.is_some() {
+            // Without a filter: as process 1 of a namespace, which signals and waits for none but its
+            // own. The worker goes on when C has ended, though a child of it may be there that
+            // cannot be killed, because it waits for the driver. The thread is uninterruptible
+            // meanwhile, hence not always.
+            let no_filter = job.answer.take();
+            job.filtered = false;
+            if let Err(error) = job.start(&stack, libc::CLONE_NEWPID | libc::CLONE_VFORK, process) {
+                return Ok(Err(cannot_contain(call, no_filter, &error)));
             }
-            libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, std::ptr::null_mut());
+        }
+    }
+    match job.answer {
+        Some(answer) => answer.map(Ok),
+        None => Err(io::ErrorKind::Interrupted.into()),
+    }
+}
+
+fn cannot_contain<T>(call: &Call, no_filter: Option<io::Result<T>>, error: &io::Error) -> Error {
+    let no_filter = no_filter
+        .and_then(io::Result::err)
+        .map_or_else(String::new, |error| format!(" ({error})"));
+    Error::new(
+        ErrorKind::Unsupported,
+        call.name,
+        format!(
+            "libploop kills every process when it cannot fork here, and this system has no means to keep it from that: no system call filter could be installed{no_filter}, and no process in a PID namespace of its own could be started: {error}"
+        ),
+    )
+}
+
+impl<C: FnOnce() -> i32 + Send> Job<'_, C> {
+    /// Starts the process, and waits for its end.
+    fn start(&mut self, stack: &Stack, flags: c_int, process: &AtomicI32) -> io::Result<()> {
+        extern "C" fn main<C: FnOnce() -> i32 + Send>(job: *mut c_void) -> c_int {
+            // SAFETY: `start` passes its own job, which nobody else uses until this process has ended.
+            let job = unsafe { &mut *job.cast::<Job<'_, C>>() };
+            job.enter(true);
+            // SAFETY: `_exit` has no precondition: nothing of the program's is flushed or run. Threads
+            // that C has left end with it.
+            unsafe { libc::_exit(0) }
+        }
+        let job: *mut Self = self;
+        // SAFETY: the child runs on a stack of its own and shares this thread's local memory, which
+        // this thread leaves alone until the child has ended: it has all signals blocked, and is inside
+        // one system call. The job outlives the child.
+        let child = unsafe {
+            libc::clone(
+                main::<C>,
+                stack.top(),
+                libc::CLONE_VM | flags,
+                job.cast::<c_void>(),
+            )
+        };
+        if child == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        process.store(child, Ordering::Relaxed);
+        let status = if flags & libc::CLONE_VFORK == 0 {
+            wait_for(child)
+        } else {
+            // It has ended as far as memory is concerned.
+            thread::spawn(move || wait_for(child));
+            0
+        };
+        process.store(0, Ordering::Relaxed);
+        if self.answer.is_none() {
+            die_like(status);
+        }
+        Ok(())
+    }
+
+    /// In the process: makes the call.
+    fn enter(&mut self, own_process: bool) {
+        self.answer = Some(match self.prepare(own_process) {
+            Ok(()) => self.call(),
+            Err(error) => Err(error),
+        });
+    }
+
+    fn prepare(&mut self, own_process: bool) -> io::Result<()> {
+        if own_process {
+            end_with_parent(self.parent);
+            signals::reset();
+        }
+        descriptors::replace(self.output, self.keep)?;
+        if self.filtered {
+            kill_filter::install()?;
+        }
+        if own_process {
+            over_read::begin();
+            signals::unblock();
+        }
+        Ok(())
+    }
+
+    fn call(&mut self) -> io::Result<(i32, Option<String>)> {
+        let Some(c) = self.c.take() else {
+            return Err(io::ErrorKind::Other.into());
+        };
+        last_error::clear();
+        let process = std::process::id();
+        let code = c();
+        if process != std::process::id() {
+            // libploop forked, could not start the tool, and came back in the child: a second copy of
+            // the program (hazard 21). It must not run any of the caller's code, destructors included.
+            // SAFETY: `_exit` has no precondition. It runs no handlers of the parent.
+            unsafe { libc::_exit(127) }
+        }
+        over_read::end();
+        let message = if code == 0 { None } else { last_error::take() };
+        Ok((code, message))
+    }
+}
+
+/// So that a program that is killed does not go on here.
+fn end_with_parent(parent: libc::pid_t) {
+    // SAFETY: plain system calls. In a PID namespace of its own the parent is 0.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        let now = libc::getppid();
+        if now != parent && now != 0 {
+            libc::_exit(1);
         }
     }
 }
 
-fn only(signal: libc::c_int) -> libc::sigset_t {
-    // SAFETY: the set is plain data that the calls fill in; the signal exists.
+/// The wait status. 0 where somebody else in this process has waited for it.
+fn wait_for(child: libc::pid_t) -> c_int {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` outlives the call.
+        let waited = unsafe { libc::waitpid(child, &mut status, libc::__WALL) };
+        if waited != -1 {
+            return status;
+        }
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return 0;
+        }
+    }
+}
+
+/// C died in the middle of something, perhaps with the heap locked: so does the program.
+fn die_like(status: c_int) -> ! {
+    let signal = if libc::WIFSIGNALED(status) {
+        libc::WTERMSIG(status)
+    } else {
+        libc::SIGABRT
+    };
+    // SAFETY: plain system calls, on signal sets that are theirs to fill in.
     unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, signal);
-        set
+        libc::signal(signal, libc::SIG_DFL);
+        libc::kill(libc::getpid(), signal);
     }
+    signals::unblock();
+    std::process::abort()
 }
 
-fn is_pending(signal: libc::c_int) -> bool {
-    // SAFETY: the set is plain data that the call fills in.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigpending(&mut set) == 0 && libc::sigismember(&set, signal) == 1
-    }
+/// Whether a process with the program's memory can be had. Asked once.
+fn is_memory_shared() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        extern "C" fn mark(word: *mut c_void) -> c_int {
+            // SAFETY: the word is the atomic number below.
+            unsafe { &*word.cast::<AtomicI32>() }.store(1, Ordering::Relaxed);
+            0
+        }
+        let Ok(stack) = Stack::new() else {
+            return false;
+        };
+        let word = AtomicI32::new(0);
+        // SAFETY: the child has a stack of its own, writes one number, and has ended when this returns.
+        // Emulators know these flags together as `vfork`.
+        let child = unsafe {
+            libc::clone(
+                mark,
+                stack.top(),
+                libc::CLONE_VM | libc::CLONE_VFORK,
+                (&raw const word).cast_mut().cast(),
+            )
+        };
+        if child != -1 {
+            wait_for(child);
+        }
+        word.load(Ordering::Relaxed) == 1
+    })
 }
 
-/// Standard input, kept aside while a call runs that may close file descriptor 0: an online merge
-/// does, and a conversion to raw that runs out of memory (hazard 20).
-pub(super) struct Stdin(Option<libc::c_int>);
+/// The stack of C, with a page below that cannot be accessed.
+struct Stack(*mut c_void);
 
-impl Stdin {
-    pub(super) fn keep() -> Stdin {
-        // SAFETY: duplicating a descriptor number has no precondition; where 0 is closed the call
-        // fails, and there is nothing to keep.
-        let copy = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3) };
-        Stdin((copy >= 0).then_some(copy))
-    }
-}
+impl Stack {
+    /// As much as the main thread of a program usually has; what is not used costs nothing.
+    const SIZE: usize = 8 << 20;
 
-impl Drop for Stdin {
-    fn drop(&mut self) {
-        let Some(copy) = self.0 else { return };
-        // SAFETY: `copy` is ours, made in `keep` and closed only here. 0 is written only where it is
-        // closed, so no descriptor anybody opened meanwhile is lost.
+    fn new() -> io::Result<Stack> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping concerns no other memory; its lowest page is taken back.
         unsafe {
-            if libc::fcntl(0, libc::F_GETFD) == -1 {
-                libc::dup2(copy, 0);
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let at = libc::mmap(std::ptr::null_mut(), Stack::SIZE, access, flags, -1, 0);
+            if at == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
             }
-            libc::close(copy);
+            let stack = Stack(at);
+            if libc::mprotect(at, over_read::page_size(), libc::PROT_NONE) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(stack)
         }
+    }
+
+    fn top(&self) -> *mut c_void {
+        self.0.wrapping_byte_add(Stack::SIZE)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `new`, and what ran on it has ended.
+        unsafe { libc::munmap(self.0, Stack::SIZE) };
+    }
+}
+
+/// Tells the caller that C has ended, when this is dropped.
+pub(super) struct Done(pub(super) OwnedFd);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        // It is an eventfd, which takes this at once.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }

@@ -11,6 +11,8 @@ pub(super) struct Reply {
     pub(super) operation: &'static str,
     pub(super) code: i32,
     pub(super) message: Option<String>,
+    /// What the tools said that libploop started.
+    pub(super) output: Option<String>,
     /// What this crate finds wrong with the descriptor after a failure. It tells more than libploop.
     pub(super) cause: Option<Error>,
     /// This crate looked at the descriptor after the failure and found nothing wrong with it.
@@ -35,7 +37,12 @@ impl Reply {
         }
     }
 
-    pub(super) fn into_error(self, path: &Path) -> Error {
+    pub(super) fn into_error(mut self, path: &Path) -> Error {
+        let output = self.output.take();
+        self.without_output(path).with_output(output)
+    }
+
+    fn without_output(self, path: &Path) -> Error {
         if let Some(cause) = self.cause {
             return cause.with_code(self.code);
         }
@@ -172,6 +179,7 @@ mod tests {
             operation: "test",
             code,
             message: message.map(str::to_owned),
+            output: None,
             cause: None,
             descriptor_is_sound: false,
         }
@@ -293,6 +301,7 @@ mod tests {
             operation: "test",
             code: 23,
             message: Some("Can't parse /a".to_owned()),
+            output: None,
             cause: None,
             descriptor_is_sound,
         };
@@ -307,6 +316,7 @@ mod tests {
             operation: "test",
             code,
             message: None,
+            output: None,
             cause: None,
             descriptor_is_sound: false,
         };

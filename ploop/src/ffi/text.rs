@@ -83,6 +83,19 @@ pub(super) fn path_or_null(path: Option<&CPath>) -> *mut c_char {
     path.map_or(std::ptr::null_mut(), CPath::as_mut_ptr)
 }
 
+/// A parameter struct of C, on its way to the process in which C runs.
+pub(super) struct Param<T>(pub(super) T);
+
+// SAFETY: what C takes are numbers and pointers to texts, handles and atomic numbers, none of which is tied
+// to a thread; whoever makes one keeps what it points to until the call is over.
+unsafe impl<T> Send for Param<T> {}
+
+impl<T> Param<T> {
+    pub(super) fn as_mut_ptr(&mut self) -> *mut T {
+        &raw mut self.0
+    }
+}
+
 /// A buffer for a path C writes. It stays terminated whatever C does at its end: some functions
 /// leave the terminator out when the text just fits (hazard 12).
 pub(super) struct PathBuffer(Box<[u8; PATH_MAX + 1]>);

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use ploop_sys as sys;
 
-use super::call::{Op, guarded, guarded_keeping};
+use super::call::{Call, execute, execute_keeping};
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::canonical::{Canonical, DescriptorCopy};
 use crate::image::{Descriptor, descriptor};
 use crate::lock::{self, Held, ImageLock};
-use crate::{Error, ErrorKind, Result, paths};
+use crate::{Error, Result, paths};
 
 /// C's handle of an image. Exclusive: C has no lock for it (hazard 2).
 struct Handle(NonNull<sys::ploop_disk_images_data>);
@@ -24,6 +24,28 @@ struct Handle(NonNull<sys::ploop_disk_images_data>);
 // SAFETY: the handle is heap memory without ties to the thread that made it; what libploop keeps per
 // thread (error text, cancel flag) is not part of it. It is not `Sync`, and used through `&mut` only.
 unsafe impl Send for Handle {}
+
+impl Handle {
+    /// In the process of C. The error is C's code.
+    fn open(path: &CPath, component: Option<&CText>) -> Result<Handle, i32> {
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the path is terminated; C writes one pointer to `handle`, and only on success.
+        let code = unsafe { sys::ploop_open_dd(&mut handle, path.as_ptr()) };
+        let handle = match NonNull::new(handle) {
+            Some(handle) if code == 0 => Handle(handle),
+            _ => return Err(if code == 0 { -1 } else { code }),
+        };
+        if let Some(component) = component {
+            // SAFETY: the handle was just made; the name is terminated and copied by C.
+            let code =
+                unsafe { sys::ploop_set_component_name(handle.0.as_ptr(), component.as_ptr()) };
+            if code != 0 {
+                return Err(code);
+            }
+        }
+        Ok(handle)
+    }
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -86,7 +108,7 @@ impl Image {
     /// Waits for the image's turn, at most for the lock timeout. What is read through the [`Turn`]
     /// before its call is what the call will find, save for a process that takes the lock in the
     /// moment in which C takes it over.
-    pub(crate) fn turn<'a>(&'a mut self, op: &'static Op) -> Result<Turn<'a>> {
+    pub(crate) fn turn<'a>(&'a mut self, op: &'static Call) -> Result<Turn<'a>> {
         let timeout = self.timeout();
         let held = self
             .lock
@@ -98,51 +120,20 @@ impl Image {
             is_canonical: false,
         })
     }
-
-    fn handle(&mut self, operation: &'static str) -> Result<NonNull<sys::ploop_disk_images_data>> {
-        match &self.handle {
-            Some(handle) => Ok(handle.0),
-            None => {
-                let handle = self.handle_of(operation, &self.path)?;
-                Ok(self.handle.insert(handle).0)
-            }
-        }
-    }
-
-    fn handle_of(&self, operation: &'static str, path: &Path) -> Result<Handle> {
-        let handle = open_dd(operation, path)?;
-        if let Some(component) = &self.component {
-            const SET: Op = Op::new("set component name");
-            // SAFETY: the handle was just made; the name is terminated and copied by C.
-            guarded(&SET, || unsafe {
-                sys::ploop_set_component_name(handle.0.as_ptr(), component.as_ptr())
-            })?
-            .done(&self.path)?;
-        }
-        Ok(handle)
-    }
-}
-
-fn open_dd(operation: &'static str, path: &Path) -> Result<Handle> {
-    const OPEN: Op = Op::new("open");
-    let c_path = CPath::new(operation, path)?;
-    let mut handle = std::ptr::null_mut();
-    let mut reply = guarded(&OPEN, || {
-        // SAFETY: the path is terminated; C writes one pointer to `handle`, and only on success.
-        unsafe { sys::ploop_open_dd(&mut handle, c_path.as_ptr()) }
-    })?;
-    reply.operation = operation;
-    reply.done(path)?;
-    NonNull::new(handle)
-        .map(Handle)
-        .ok_or_else(|| Error::new(ErrorKind::Other, operation, "libploop gave no handle"))
 }
 
 /// A path that does not resolve gets the code and the words libploop has for it.
 fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    match open_dd(operation, path) {
+    let open = || -> Result<()> {
+        const OPEN: Call = Call::new("open");
+        let c_path = CPath::new(operation, path)?;
+        let mut reply = execute(&OPEN, || Handle::open(&c_path, None).err().unwrap_or(0))?;
+        reply.operation = operation;
+        reply.done(path)
+    };
+    match open() {
         Err(refused) => refused,
-        Ok(_) => Error::io(operation, "the path does not resolve", error).with_path(path),
+        Ok(()) => Error::io(operation, "the path does not resolve", error).with_path(path),
     }
 }
 
@@ -150,7 +141,7 @@ fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error
 /// it, in `image_calls` and their neighbours.
 pub(crate) struct Turn<'a> {
     pub(super) image: &'a mut Image,
-    pub(super) op: &'static Op,
+    pub(super) op: &'static Call,
     held: Arc<Held>,
     /// Whether C may read the descriptor where it is.
     is_canonical: bool,
@@ -176,11 +167,6 @@ impl Turn<'_> {
     /// The image's locks, for those who have something to do after the call.
     pub(crate) fn held(&self) -> Arc<Held> {
         Arc::clone(&self.held)
-    }
-
-    /// How long this operation waits for others.
-    pub(super) fn timeout(&self) -> Duration {
-        self.image.timeout()
     }
 
     pub(super) fn c_path(&self) -> Result<CPath> {
@@ -226,7 +212,7 @@ impl Turn<'_> {
     /// looked at before another thread changes it.
     pub(super) fn call(
         &mut self,
-        c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
+        c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
     ) -> Result<Reply> {
         self.call_keeping(&[], c)
     }
@@ -235,27 +221,31 @@ impl Turn<'_> {
     pub(super) fn call_keeping(
         &mut self,
         keep: &[RawFd],
-        c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32,
-    ) -> Result<Reply> {
-        self.call_by(|op, handle| guarded_keeping(op, keep, || c(handle)))
-    }
-
-    /// [`call`](Turn::call), where `guarded` takes the place of [`guarded_keeping`].
-    pub(super) fn call_by(
-        &mut self,
-        guarded: impl FnOnce(&'static Op, *mut sys::ploop_disk_images_data) -> Result<Reply>,
+        c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
     ) -> Result<Reply> {
         let copy = if self.is_canonical {
             None
         } else {
             DescriptorCopy::unless_canonical(self.op.name, &self.image.path)?
         };
-        if let Some(copy) = &copy {
-            self.image.handle = Some(self.image.handle_of(self.op.name, copy.path())?);
+        let path = match &copy {
+            Some(copy) => CPath::new(self.op.name, copy.path())?,
+            None => self.c_path()?,
+        };
+        if copy.is_some() {
+            self.forget_handle();
         }
-        let handle = self.image.handle(self.op.name)?.as_ptr();
         self.held.hand_over();
-        let reply = guarded(self.op, handle);
+        let (handle, component) = (&mut self.image.handle, self.image.component.as_ref());
+        let reply = execute_keeping(self.op, keep, || {
+            if handle.is_none() {
+                match Handle::open(&path, component) {
+                    Ok(opened) => *handle = Some(opened),
+                    Err(code) => return code,
+                }
+            }
+            handle.as_ref().map_or(-1, |handle| c(handle.0.as_ptr()))
+        });
         if copy.is_some() {
             self.forget_handle();
         }

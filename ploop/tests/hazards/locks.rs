@@ -43,6 +43,18 @@ fn waits_in_flock(tid: i32) -> bool {
             .is_ok_and(|text| text.starts_with(&format!("{} ", libc::SYS_flock)))
 }
 
+/// Whether the process does in which C runs.
+fn a_child_waits_in_flock() -> bool {
+    let parent = std::process::id().to_string();
+    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let read = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        let stat = read("stat");
+        let words = stat.rsplit_once(')').map_or("", |(_, words)| words);
+        words.split_ascii_whitespace().nth(1) == Some(&*parent)
+            && read("syscall").starts_with(&format!("{} ", libc::SYS_flock))
+    })
+}
+
 fn signal_action() -> libc::sigaction {
     // SAFETY: `sigaction` is plain data, which the call fills in.
     unsafe {
@@ -90,20 +102,27 @@ fn raw_image(dir: &Path) -> PathBuf {
 }
 
 /// Each wait for a descriptor's lock saves and restores the handler of SIGRTMIN; of two that overlap,
-/// the first to end restores the default action, and the other's timer kills the process. The crate
-/// installs a handler that does nothing before the first call.
+/// the first to end restores the default action, and the other's timer kills the process. Under the
+/// crate the handler and the timer are those of a process in which nothing else runs.
 fn h0_01_the_signal_kills_the_process() {
     child("raw", overlap_and_signal).died_of(libc::SIGRTMIN());
     child("safe", |dir| {
-        fs::create_dir(dir.join("own")).unwrap();
-        disk::create(&dir.join("own"));
-        overlap_and_signal(dir);
-    })
-    .succeeded();
-    child("safe in threads", |dir| {
         work_in_threads(dir);
-        // SAFETY: raising a signal has no precondition.
-        unsafe { libc::raise(libc::SIGRTMIN()) };
+        // What was there before, which is the default.
+        assert_eq!(signal_action().sa_sigaction, libc::SIG_DFL);
+        // A wait for a lock in each of two images.
+        let images = ["0", "1"].map(|name| dir.join(name));
+        let locks = images.each_ref().map(|dir| disk::lock(&disk::lock_of(dir)));
+        let waits = images.each_ref().map(|dir| {
+            let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+            thread::spawn(move || image.top_delta_file().unwrap())
+        });
+        thread::sleep(MOMENT);
+        drop(locks);
+        for wait in waits {
+            wait.join().unwrap();
+        }
+        assert_eq!(signal_action().sa_sigaction, libc::SIG_DFL);
     })
     .succeeded();
 }
@@ -281,10 +300,7 @@ fn h0_02_a_lock_that_is_lost_to_a_race_ends_too() {
         image.set_lock_timeout(Some(Duration::from_secs(2)));
         let path = disk::lock_of(dir);
         // Takes and leaves the lock all the time, until a look shows that C waits for it.
-        let tid: &'static AtomicI32 = Box::leak(Box::default());
         let worker = thread::spawn(move || {
-            // SAFETY: `gettid` has no precondition and cannot fail.
-            tid.store(unsafe { libc::gettid() }, Ordering::Relaxed);
             loop {
                 let begin = Instant::now();
                 let result = image.top_delta_file();
@@ -293,7 +309,7 @@ fn h0_02_a_lock_that_is_lost_to_a_race_ends_too() {
                 }
             }
         });
-        let waits = || waits_in_flock(tid.load(Ordering::Relaxed));
+        let waits = a_child_waits_in_flock;
         let held = loop {
             let held = disk::lock(&path);
             thread::sleep(Duration::from_micros(300));

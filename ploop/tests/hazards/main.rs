@@ -11,7 +11,7 @@
 //!
 //! * 0.19, 4.22, `kill(-1, SIGKILL)` when a discard cannot fork: the driver would have to fail at that very
 //!   moment. What it does otherwise is provoked; what keeps the signal from others is tested in
-//!   `src/ffi/kill_filter.rs` and `src/ffi/pid_namespace.rs`.
+//!   `src/ffi/kill_filter.rs`.
 //! * A13 to A15: tested where programs are killed, in the sandbox's tests of faults.
 //!
 //! Nothing to provoke:
@@ -30,6 +30,7 @@ mod memory;
 mod process;
 mod running;
 mod snapshots;
+mod surroundings;
 
 use std::process::ExitCode;
 
@@ -40,5 +41,6 @@ fn main() -> ExitCode {
     tests.extend(locks::tests());
     tests.extend(process::tests());
     tests.extend(running::tests());
+    tests.extend(surroundings::tests());
     fixture::harness::run(tests)
 }

@@ -25,8 +25,7 @@ pub(crate) fn tests() -> Vec<Test> {
             h0_17_cancelling_sticks_to_the_wrong_thread,
             h0_18_h4_19_raw_creation_closes_twice,
             ha_4_the_log_file_is_exchanged_under_other_threads,
-            ha_5_feedback_to_nobody_kills,
-            ha_8_children_that_are_ignored;
+            ha_5_feedback_to_nobody_kills;
         &[Need::Root] =>
             h0_18_h4_20_a_conversion_closes_standard_input;
         &[Need::Root, Need::NoDriver] =>
@@ -36,7 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-/// The text of a failure stays, and some later failures write none. The crate clears it first.
+/// The text of a failure stays, and some later failures write none. The crate has a text for each call.
 fn h0_04_an_error_text_outlives_its_call() {
     let fail = |dir: &Path| {
         let mut handle = std::ptr::null_mut();
@@ -72,7 +71,8 @@ fn h0_04_an_error_text_outlives_its_call() {
         assert!(!error.to_string().contains("needle"), "{error}");
         fail(dir);
         image.top_delta_file().unwrap();
-        assert_eq!(raw::last_error(), "");
+        // What others do with libploop is none of the crate's business.
+        assert!(raw::last_error().contains("needle"));
     })
     .succeeded();
 }
@@ -297,8 +297,8 @@ fn h0_03_h4_21_a_missing_tool_makes_a_second_program() {
     .said("came back", 1);
 }
 
-/// Exchanging the log file closes the old one under a thread that writes to it. The crate waits until
-/// nobody does.
+/// Exchanging the log file closes the old one under a thread that writes to it. The crate has the file
+/// itself.
 fn ha_4_the_log_file_is_exchanged_under_other_threads() {
     child("safe", |dir| {
         let stop = AtomicBool::new(false);
@@ -323,10 +323,7 @@ fn ha_4_the_log_file_is_exchanged_under_other_threads() {
             log::set_log_level(3);
             for n in 0..200 {
                 let file = dir.join(format!("{}.log", n % 2));
-                match log::set_log_file((n % 3 != 0).then_some(&*file)) {
-                    Ok(()) => {}
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::Locked, "{error}"),
-                }
+                log::set_log_file((n % 3 != 0).then_some(&*file)).unwrap();
                 thread::sleep(Duration::from_millis(1));
             }
             stop.store(true, Ordering::Relaxed);
@@ -416,29 +413,6 @@ fn pending_and_blocked(signal: i32) -> (bool, bool) {
             libc::sigismember(&blocked, signal) == 1,
         )
     }
-}
-
-/// Where SIGCHLD is ignored, libploop cannot learn how a tool ended, and takes each for failed. The
-/// crate says so, where tools are started.
-fn ha_8_children_that_are_ignored() {
-    child("safe", |dir| {
-        // SAFETY: no child is waited for in this process.
-        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-        let mut image = disk::create(dir);
-        image.top_delta_file().unwrap();
-        let dir = dir.join("other");
-        fs::create_dir(&dir).unwrap();
-        let param = CreateParam::new(dir.join("root.hds"), Size::from_mib(64));
-        let error = Ploop::create(&param).unwrap_err();
-        let kinds = [
-            ErrorKind::Unsupported,
-            ErrorKind::NoDriver,
-            ErrorKind::PermissionDenied,
-        ];
-        assert!(kinds.contains(&error.kind()), "{error}");
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
-    })
-    .succeeded();
 }
 
 /// Descriptors that a failure leaves open would add up in a daemon, with their locks.

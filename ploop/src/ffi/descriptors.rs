@@ -1,0 +1,157 @@
+//! File descriptors of a process or thread that has a table of its own.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+/// A number above those of the standard streams.
+const FIRST: RawFd = libc::STDERR_FILENO + 1;
+
+/// The table of the calling thread becomes a copy.
+pub(super) fn unshare() -> io::Result<()> {
+    // SAFETY: no memory is concerned.
+    match unsafe { libc::unshare(libc::CLONE_FILES) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// In a table of one's own: standard input is empty, output and errors go to `output`, and nothing else
+/// is open but `keep`. The copies of what others have open would keep devices busy, locks held and pipes
+/// open for as long as C runs.
+pub(super) fn replace(output: RawFd, keep: &[RawFd]) -> io::Result<()> {
+    // SAFETY: the table is this process's alone, and nothing in it has an owner that runs here; the path
+    // is terminated.
+    unsafe {
+        let empty = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if empty == -1
+            || (empty != 0 && libc::dup2(empty, 0) == -1)
+            || (empty == 0 && libc::fcntl(0, libc::F_SETFD, 0) == -1)
+            || libc::dup2(output, 1) == -1
+            || libc::dup2(output, 2) == -1
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    close_all_but(keep)
+}
+
+fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= FIRST).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut from = FIRST;
+    for kept in keep.iter().copied().chain([RawFd::MAX]) {
+        if kept > from && !close_range(from, kept - 1) {
+            return close_listed(&keep);
+        }
+        from = kept.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Since Linux 5.9.
+fn close_range(first: RawFd, last: RawFd) -> bool {
+    // SAFETY: as in `replace`. A bare system call: older versions of libc have no function for it.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+}
+
+fn close_listed(keep: &[RawFd]) -> io::Result<()> {
+    for number in own_numbers()? {
+        if number >= FIRST && !keep.contains(&number) {
+            // SAFETY: as in `replace`; one that is gone, as the list itself, gives an error.
+            unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
+}
+
+fn own_numbers() -> io::Result<Vec<RawFd>> {
+    match numbers_in(Path::new("/proc/thread-self/fd")) {
+        // Before Linux 3.17. The other way needs the number that `/proc` has for this thread, which is
+        // another one where `/proc` belongs to an outer process namespace.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            numbers_in(&by_number()).or_else(|_| numbers_in(Path::new("/proc/self/fd")))
+        }
+        numbers => numbers,
+    }
+}
+
+fn by_number() -> PathBuf {
+    // SAFETY: `gettid` has no precondition and cannot fail.
+    let number = unsafe { libc::gettid() };
+    PathBuf::from(format!("/proc/self/task/{number}/fd"))
+}
+
+fn numbers_in(directory: &Path) -> io::Result<Vec<RawFd>> {
+    std::fs::read_dir(directory)?
+        .map(|entry| {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok());
+            number.ok_or_else(|| io::ErrorKind::InvalidData.into())
+        })
+        .collect()
+}
+
+/// The same file under a number above those of the standard streams.
+pub(super) fn above_streams(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, FIRST)?)
+}
+
+/// The way of a descriptor out of such a table.
+pub(super) struct Passage {
+    inner: OwnedFd,
+    outer: UnixStream,
+}
+
+impl Passage {
+    pub(super) fn new() -> io::Result<Passage> {
+        let (inner, outer) = UnixStream::pair()?;
+        let inner = above_streams(std::os::fd::AsFd::as_fd(&inner))?;
+        Ok(Passage { inner, outer })
+    }
+
+    /// What has to be kept.
+    pub(super) fn number(&self) -> RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.inner)
+    }
+
+    pub(super) fn send(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let descriptors = [descriptor];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        message.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let byte = [io::IoSlice::new(&[0])];
+        sendmsg(&self.inner, &byte, &mut message, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Does not wait: what was sent is there.
+    pub(super) fn receive(&self) -> io::Result<OwnedFd> {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut message = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        recvmsg(
+            &self.outer,
+            &mut [io::IoSliceMut::new(&mut byte)],
+            &mut message,
+            flags,
+        )?;
+        for received in message.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut descriptors) = received {
+                if let Some(descriptor) = descriptors.next() {
+                    return Ok(descriptor);
+                }
+            }
+        }
+        Err(Errno::NODATA.into())
+    }
+}
