@@ -104,14 +104,21 @@ pub(super) fn release_waiting(process: libc::pid_t) {
     }
 }
 
-/// The first two arguments of the system call it is in are the descriptor and the request.
+/// Nothing else that libploop does is interrupted by this crate. What stands in for the driver may wait in
+/// `poll`, which libploop does not use.
 fn waits_for_discard(process: libc::pid_t) -> bool {
     /// `_IO('P', 25)`.
     const PLOOP_IOC_DISCARD_WAIT: &str = "0x5019";
+    #[cfg(target_arch = "x86_64")]
+    const POLL: libc::c_long = libc::SYS_poll;
+    #[cfg(not(target_arch = "x86_64"))]
+    const POLL: libc::c_long = libc::SYS_ppoll;
     fs::read_to_string(format!("/proc/{process}/syscall")).is_ok_and(|line| {
-        let mut words = line.split_ascii_whitespace();
-        words.next().and_then(|number| number.parse().ok()) == Some(libc::SYS_ioctl)
-            && words.nth(1) == Some(PLOOP_IOC_DISCARD_WAIT)
+        // The number, and the arguments.
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let number = words.first().and_then(|number| number.parse().ok());
+        number == Some(libc::SYS_ioctl) && words.get(2) == Some(&PLOOP_IOC_DISCARD_WAIT)
+            || number == Some(POLL)
     })
 }
 

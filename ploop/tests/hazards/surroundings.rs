@@ -410,7 +410,7 @@ fn ha_45_what_a_tool_said_is_in_the_error() {
         image.umount().unwrap();
         let error: Error = image.mount(&MountParam::new().fsck(true)).unwrap_err();
         let words = error.output().unwrap_or_default();
-        assert!(words.contains("superblock"), "{error:?}");
+        assert!(words.contains("super-block"), "{error:?}");
     })
     .succeeded();
 }

@@ -181,20 +181,16 @@ impl Connection {
 
     /// Until there is something to read, or a signal came whose handler does not want calls restarted.
     fn wait(&self) -> Result<(), c_int> {
-        let mut byte = 0u8;
-        // SAFETY: the place is valid for one byte.
-        let result = unsafe {
-            libc::recv(
-                self.0.as_raw_fd(),
-                (&raw mut byte).cast(),
-                1,
-                libc::MSG_PEEK,
-            )
+        let mut poll = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
         };
-        if result < 0 {
-            return Err(crate::errno::get());
+        // SAFETY: the structure is valid, and one as said.
+        match unsafe { libc::poll(&mut poll, 1, -1) } {
+            -1 => Err(crate::errno::get()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
