@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::device::device_name;
 use crate::ffi::{self, CPath};
 use crate::recovery::{sync_directories, sync_files};
-use crate::{Error, Result, trust};
+use crate::{Error, Result, paths};
 
 /// Sends the data of an attached device (`ploop_copy_send`).
 ///
@@ -65,12 +65,8 @@ pub fn receive(
         )
         .with_path(file));
     }
-    let absolute = std::path::absolute(file).map_err(|error| {
-        Error::io(OPERATION, "the path cannot be made absolute", error).with_path(file)
-    })?;
-    let directory = absolute.parent().unwrap_or(Path::new("/"));
-    trust::require_own_directory(OPERATION, directory)?;
+    let resolved = paths::of_new_file(OPERATION, file)?;
     ffi::copy_receive(file, &c_file, input.as_fd(), feedback)?;
     sync_files(OPERATION, [file])?;
-    sync_directories(OPERATION, [directory])
+    sync_directories(OPERATION, [paths::directory_of(&resolved)])
 }

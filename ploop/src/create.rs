@@ -16,7 +16,7 @@ use crate::preflight::require_tools;
 use crate::recovery::{sync_directories, sync_files};
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
-    Size, kernel, trust,
+    Size, kernel,
 };
 
 const OPERATION: &str = "create image";
@@ -315,7 +315,6 @@ impl Place {
     fn of(operation: &'static str, file: &Path) -> Result<Place> {
         let image = paths::of_new_file(operation, file)?;
         let directory = paths::directory_of(&image).to_owned();
-        trust::require_own_directory(operation, &directory)?;
         paths::require_new_name(operation, &image, &directory)?;
         // What is made beside it and of it must fit as well.
         let name = image.file_name().unwrap_or_default();

@@ -12,7 +12,7 @@ pub(crate) use crate::image::side_files::{
     MOUNT_POINT, STATFS_NAME, before_removal, being_staged, kept_fields, mount_point, rewritten,
     staged,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, trust};
 
 /// The longest path that is passed on. libploop appends `.lck`, `.tmp.tmp` and `.{GUID}` to what it
 /// is given, in buffers of 4096 bytes and not always with a check (hazard 15).
@@ -224,7 +224,8 @@ fn resolved(path: &Path, directories: &mut HashMap<PathBuf, PathBuf>) -> PathBuf
         .join(name)
 }
 
-/// The absolute path of a file that is to be made: its directory, which must be there, resolved.
+/// The absolute path of a file that is to be made: its directory, which must be there and not be others'
+/// to write to, resolved.
 pub(crate) fn of_new_file(operation: &'static str, file: &Path) -> Result<PathBuf> {
     require_passable(operation, file)?;
     let Some(name) = file.file_name() else {
@@ -234,7 +235,9 @@ pub(crate) fn of_new_file(operation: &'static str, file: &Path) -> Result<PathBu
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    Ok(existing_directory(operation, parent, "the directory for the new file")?.join(name))
+    let directory = existing_directory(operation, parent, "the directory for the new file")?;
+    trust::require_own_directory(operation, &directory)?;
+    Ok(directory.join(name))
 }
 
 /// The absolute path of a directory. `what` it is for begins the message of an error.

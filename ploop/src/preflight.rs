@@ -51,7 +51,8 @@ impl<'a> Change<'a> {
         // Before anything is written, mending included. What cannot be read is found to be so below.
         let deltas = turn.descriptor().map_or(Vec::new(), |it| it.images);
         let deltas = deltas.iter().map(|delta| delta.file.as_path());
-        trust::require_no_other_writers(op.name, turn.path(), deltas)?;
+        let files = [turn.path()].into_iter().chain(deltas);
+        trust::require_no_other_writers(op.name, files)?;
         recovery::finish(&mut turn)?;
         let descriptor = turn.descriptor()?;
         let refuse =

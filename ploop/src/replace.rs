@@ -10,7 +10,7 @@ use crate::identity::Identity;
 use crate::image::Header;
 use crate::preflight::{Change, Store};
 use crate::recovery::sync_files;
-use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
+use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths, trust};
 
 bitflags! {
     /// How [`Ploop::replace`] treats the names.
@@ -90,6 +90,7 @@ impl Ploop {
             Error::io(operation, "the new file cannot be found", error).with_path(&param.new_file)
         })?;
         paths::require_new_name(operation, &new_file, paths::directory_of(change.path()))?;
+        trust::require_no_other_writers(operation, [&*new_file])?;
         let c_new_file = CPath::new(operation, &new_file)?;
         // 9: libploop's own check of the new file trusts its header.
         Header::read(&new_file).map_err(|error| error.during(operation))?;

@@ -11,7 +11,7 @@ use crate::ffi::{self, CPath, CText, Turn};
 use crate::merge::UnusedDelta;
 use crate::preflight::{Change, Store, no_snapshot};
 use crate::recovery::Removal;
-use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths};
+use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
 
 /// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.
 const MAX_SNAPSHOTS: usize = 126;
@@ -393,6 +393,7 @@ fn new_snapshot(
     };
     let resolved =
         paths::existing_directory(operation, directory, "the directory for the new delta")?;
+    trust::require_own_directory(operation, &resolved)?;
     let home = paths::directory_of(change.path());
     paths::require_usable(operation, &resolved.join("root"), home)?;
     CPath::new(operation, &resolved).map(Some)

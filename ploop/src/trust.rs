@@ -53,12 +53,11 @@ pub fn are_other_writers_allowed() -> bool {
     ALLOWED.load(Ordering::Relaxed)
 }
 
-/// That nobody else can write to the descriptor, to these deltas and to their directories. What is not
-/// there is left to the operation itself.
+/// That nobody else can write to these files and to their directories. What is not there is left to the
+/// operation itself.
 pub(crate) fn require_no_other_writers<'a>(
     operation: &'static str,
-    descriptor: &'a Path,
-    deltas: impl IntoIterator<Item = &'a Path>,
+    files: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
     if !concerns_this_process() {
         return Ok(());
@@ -73,7 +72,7 @@ pub(crate) fn require_no_other_writers<'a>(
         Ok(())
     };
     let directory_of = |file: &Path| Some(file.parent()?.to_owned());
-    for file in [descriptor].into_iter().chain(deltas) {
+    for file in files {
         if let Some(directory) = directory_of(file) {
             require(directory)?;
         }

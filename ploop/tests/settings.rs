@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use directory::Contents;
 use known::Known;
 use ploop::{
-    CreateParam, ErrorKind, FormatVersion, ImageMode, MergeParam, MountParam, Ploop, ReplaceParam,
-    ReplaceTarget, Result, Size, lock, log, trust,
+    CreateParam, ErrorKind, FormatVersion, ImageMode, MergeParam, MergeTarget, MountParam, Ploop,
+    ReplaceParam, ReplaceTarget, Result, Size, SnapshotParam, lock, log, trust,
 };
 use rustix::fs::{FlockOperation, flock};
 
@@ -291,7 +291,7 @@ fn what_others_can_write_to_is_not_changed() {
             (
                 "merge",
                 image
-                    .merge(&MergeParam::new(ploop::MergeTarget::Snapshot(guids[1])))
+                    .merge(&MergeParam::new(MergeTarget::Snapshot(guids[1])))
                     .map(|_| ()),
             ),
             ("convert", image.convert(ImageMode::Preallocated)),
@@ -343,6 +343,32 @@ fn nothing_is_made_where_others_can_write() {
         error.path(),
         Some(fs::canonicalize(directory.path()).unwrap().as_path())
     );
+    let mut known = Known::new(ImageMode::Expanded);
+    known.ploop.snapshot().unwrap();
+    let replacement = directory.path().join("replacement");
+    fs::copy(known.file_of(ploop::Guid::TOP), &replacement).unwrap();
+    let before = Contents::of(known.dir.path());
+    let elsewhere = directory.path();
+    for result in [
+        known
+            .ploop
+            .snapshot_with(&SnapshotParam::new().directory(elsewhere))
+            .map(drop),
+        known
+            .ploop
+            .merge(&MergeParam::new(MergeTarget::All).new_delta(elsewhere.join("merged")))
+            .map(drop),
+        known.ploop.replace(&ReplaceParam::new(
+            &replacement,
+            ReplaceTarget::Guid(ploop::Guid::TOP),
+        )),
+    ] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    }
+    before.assert_unchanged("new files among others'");
+    fs::remove_file(&replacement).unwrap();
+
     let (input, _output) = std::os::unix::net::UnixStream::pair().unwrap();
     let error = ploop::copy::receive(directory.path().join("copy"), input, None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
