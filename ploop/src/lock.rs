@@ -269,19 +269,21 @@ impl Held {
         }
     }
 
-    /// After a call of libploop: runs `f` if no program that uses libploop alone has its lock by now, and
-    /// holds it meanwhile.
+    /// After a call of libploop: runs `f` under its lock, if it can be had within a moment: a program that uses
+    /// libploop alone may have it by now.
     pub(crate) fn if_unlocked(&self, f: impl FnOnce()) {
+        const MOMENT: Duration = Duration::from_secs(1);
         let mut libploop = self.libploop();
         let Some(file) = self.libploop_file.as_ref().filter(|_| libploop.is_none()) else {
             // Never given back, or not needed.
             return f();
         };
-        if file.try_lock().unwrap_or(false) {
-            *libploop = Some(Arc::clone(file));
+        let wait = Wait::new("clean up", &file.path, MOMENT);
+        if let Ok(file) = LockFile::acquire(Some(Arc::clone(file)), &file.path, &wait) {
+            *libploop = Some(file);
             f();
-            *libploop = None;
-            file.unlock();
+            drop(libploop);
+            self.hand_over();
         }
     }
 
@@ -398,7 +400,7 @@ impl LockFile {
                 }
                 open = Some(file);
                 thread::sleep(pause.min(left));
-                pause = (pause * 2).min(Duration::from_millis(50));
+                pause = (pause * 2).min(Duration::from_millis(10));
             } else {
                 if locked {
                     file.unlock();

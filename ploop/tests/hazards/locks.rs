@@ -27,6 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_23_handles_cross_a_fork,
             ha_23_threads_make_their_first_operation_at_once,
             ha_23_the_lock_file_is_removed_all_the_time,
+            ha_23_programs_that_use_libploop_alone,
             ha_24_lock_files_are_not_followed;
         &[Need::Root] =>
             h0_02_the_lock_of_all_devices_ends_in_a_worker,
@@ -562,6 +563,50 @@ fn ha_23_the_lock_file_is_removed_all_the_time() {
             assert_whole(&dir, 3);
             fs::remove_dir_all(&dir).unwrap();
         }
+    })
+    .succeeded();
+}
+
+/// They have libploop's lock alone, and come in between when it is handed over. What is reported as done is done.
+fn ha_23_programs_that_use_libploop_alone() {
+    child_for(Duration::from_secs(300), "safe", |dir| {
+        durability::set_sync(false);
+        drop(disk::create(dir));
+        let path = disk::descriptor(dir);
+        let end = Instant::now() + Duration::from_secs(5);
+        let done = in_processes(4, |number| {
+            let made = |guid| {
+                let descriptor = ploop::Descriptor::open(&path).unwrap();
+                descriptor.snapshot(guid).is_some()
+            };
+            let mut rounds = 0;
+            while Instant::now() < end {
+                rounds += 1;
+                if number < 2 {
+                    let handle = raw::Handle::open(&path);
+                    assert_eq!(handle.set_max_delta_size(rounds), 0);
+                    thread::sleep(Duration::from_millis(number as u64 + 1));
+                    if rounds % 10 == 0 && rounds < 200 {
+                        assert_eq!(handle.snapshot(), 0, "{}", raw::last_error());
+                    }
+                    continue;
+                }
+                // Nobody else deletes this process's snapshots.
+                let mut image = Ploop::open(&path).unwrap();
+                let guid = image.snapshot().unwrap();
+                assert!(made(guid));
+                match rounds % 3 {
+                    0 => image.delete_snapshot(guid).unwrap(),
+                    1 => image.switch_snapshot(guid).unwrap(),
+                    _ => {}
+                }
+                assert_eq!(made(guid), rounds % 3 != 0);
+            }
+            rounds > 2
+        });
+        assert_eq!(done, 4);
+        let report = check(&path);
+        assert!(report.is_sound(), "{report}");
     })
     .succeeded();
 }
