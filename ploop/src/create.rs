@@ -1,7 +1,7 @@
 //! Making an image.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::ffi::{self, CPath, CText, CreateArgs, Turn};
 use crate::lock;
 use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
 use crate::preflight::require_tools;
-use crate::recovery::{sync_directories, sync_files};
+use crate::recovery::{creation, sync_directories, sync_files};
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
     Size, kernel,
@@ -242,7 +242,8 @@ impl Ploop {
     /// libploop could not use (see [the manual](crate#paths)), [`NotFound`](ErrorKind::NotFound) for
     /// a missing directory, [`NoDriver`](ErrorKind::NoDriver) and [`Tool`](ErrorKind::Tool) with a
     /// file system, [`NoSpace`](ErrorKind::NoSpace). After an error nothing is left; after `kill -9`
-    /// or a power cut a directory `.ploop-create-…` may be.
+    /// or a power cut a directory `.ploop-create-…` may be, which is not in the way of another try, and
+    /// which [`Ploop::remove_leftovers`] removes.
     pub fn create(param: &CreateParam) -> Result<Ploop> {
         let place = Place::of(OPERATION, &param.file)?;
         let format = param.checked(OPERATION)?;
@@ -252,6 +253,7 @@ impl Ploop {
             })?;
         }
         lock::alone_at(OPERATION, &place.descriptor, || {
+            creation::take_back(&place.image, &place.descriptor);
             place.require_free()?;
             let workshop = Workshop::open(&place)?;
             make_in(&workshop, param, format)?;
@@ -362,13 +364,16 @@ struct Workshop {
     directory: PathBuf,
     image: PathBuf,
     descriptor: PathBuf,
+    /// Tells that somebody works in it.
+    _lock: Option<File>,
 }
 
 impl Workshop {
     const NAME_OF_MAX_LEN: &str = ".ploop-create-0123456789abcdef0123456789abcdef";
 
     fn open(place: &Place) -> Result<Workshop> {
-        let name = format!(".ploop-create-{}", Guid::generate().as_uuid().simple());
+        let id = Guid::generate();
+        let name = format!("{}{}", creation::DIRECTORY, id.as_uuid().simple());
         let directory = place.directory.join(name);
         DirBuilder::new()
             .mode(0o700)
@@ -381,6 +386,7 @@ impl Workshop {
         Ok(Workshop {
             image: directory.join(name),
             descriptor: directory.join(DESCRIPTOR_NAME),
+            _lock: creation::lock(&directory),
             directory,
         })
     }
@@ -388,7 +394,15 @@ impl Workshop {
     /// Moves what was made to its place, where nothing may be.
     fn deliver(&self, place: &Place) -> Result<()> {
         sync_files(OPERATION, [&*self.image])?;
-        move_new(&self.image, &place.image)?;
+        // A second link, which tells whose the image is until the descriptor is there.
+        match fs::hard_link(&self.image, &place.image) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(exists(OPERATION, &place.image));
+            }
+            // Where there are no links, it is moved.
+            Err(_) => move_new(&self.image, &place.image)?,
+            Ok(()) => {}
+        }
         if let Err(error) = move_new(&self.descriptor, &place.descriptor) {
             // The image is ours: it was moved there a moment ago.
             let _ = fs::remove_file(&place.image);

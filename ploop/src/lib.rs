@@ -40,7 +40,7 @@
 //! | look | [`Ploop::descriptor`], [`Ploop::image_info`], [`fs_info`], [`device`] |
 //! | live copy | [`copy`] |
 //! | the library and the driver | [`kernel`], [`lock`], [`log`], [`trust`] |
-//! | power cuts | [`durability`] |
+//! | power cuts, and what they leave | [`durability`], [`Ploop::leftovers`], [`Ploop::remove_leftovers`] |
 //! | without C, driver or root | [`image`]: read, check, export |
 //!
 //! # What needs the driver
@@ -177,6 +177,8 @@ pub mod image;
 mod info;
 #[cfg(feature = "libploop")]
 pub mod kernel;
+#[cfg(feature = "libploop")]
+mod leftovers;
 #[cfg(feature = "libploop")]
 pub mod lock;
 #[cfg(feature = "libploop")]

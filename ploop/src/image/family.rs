@@ -17,7 +17,7 @@ const MAX_DESCRIPTORS: usize = 1000;
 /// The files in the directories of an image that are named like its deltas, or like what libploop
 /// makes while it converts one, and which none of the descriptors there names. `path` is that of
 /// the descriptor.
-pub(super) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBuf>> {
     let mut dirs = BTreeSet::new();
     let mut stems = BTreeSet::new();
     for image in &descriptor.images {

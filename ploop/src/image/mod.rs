@@ -53,6 +53,8 @@ pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
 pub use disk::{Disk, OpenOptions};
 pub use export::{ExportOptions, Progress};
 pub use extents::{Extent, Extents, Mapping, Mappings};
+#[cfg(feature = "libploop")]
+pub(crate) use family::orphans;
 pub use header::{Header, HeaderFlags};
 #[cfg(feature = "image-write")]
 pub use partition::partitions_of;

@@ -3,9 +3,11 @@
 //! * [`interrupted`]: an operation that was killed, or cut short by a power failure, is finished or
 //!   taken back by the next one.
 //! * [`detached`]: the same, where no device is left to say what it has done.
+//! * [`creation`]: a creation that was cut short is not in the way of the next.
 //! * [`removal`]: a delta that the kernel kept is named by the descriptor again.
 //! * [`sync`]: what succeeded survives a power cut.
 
+pub(crate) mod creation;
 mod detached;
 mod interrupted;
 mod removal;

@@ -30,7 +30,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn cuts() -> u64 {
-    number("PLOOP_CUTS", 240)
+    number("PLOOP_CUTS", 160)
 }
 
 /// Another one each time, unless it is given.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ploop::image::{Disk, DiskWriter, OpenOptions, Severity, check};
+use ploop::image::{Disk, DiskWriter, Issue, OpenOptions, Severity, check};
 use ploop::{
     ClusterSize, CreateParam, Descriptor, Guid, ImageMode, MergeParam, MergeTarget, Ploop,
     ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam,
@@ -310,7 +310,12 @@ fn verify(directory: &Path, last: &Step, next: Option<&Step>) -> Result<(), Stri
     image
         .delete_snapshot(guid)
         .map_err(|error| failed("deleting", error))?;
+    let removed = image.remove_leftovers();
+    removed.map_err(|error| failed("removing what is left", error))?;
     let report = check(descriptor(directory));
+    if report.has(Issue::Orphan) || descriptor(directory).with_extension("xml.tmp").exists() {
+        return Err(format!("something is left:\n{}", listing(directory)));
+    }
     match report.worst() {
         Some(Severity::Error) => Err(report.to_string()),
         _ => Ok(()),

@@ -250,8 +250,10 @@ fn verify(place: &Path, record: &Record, position: usize, thorough: bool) -> Res
             deleted.map_err(|error| failed("merging what is left", error))?;
         }
     }
+    let removed = handle.remove_leftovers();
+    removed.map_err(|error| failed("removing what is left", error))?;
     let report = check(image.descriptor());
-    if !report.is_sound() || report.has(Issue::InUse) {
+    if !report.is_sound() || report.has(Issue::InUse) || report.has(Issue::Orphan) {
         return Err(report.to_string());
     }
     Ok(())

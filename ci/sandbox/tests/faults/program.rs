@@ -434,8 +434,12 @@ pub(crate) fn conduct_creation(directory: &Path) {
             complete += 1;
         } else {
             assert!(!whole, "{what}: it said that it was done");
-            clear_away(&place);
             create(&place).unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        image.open().remove_leftovers().unwrap();
+        for entry in fs::read_dir(&place).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            assert!(!name.starts_with(".ploop-create-"), "{what}: {name}");
         }
         image.recover(&what);
         image.mount();
@@ -456,21 +460,6 @@ fn detach_all_below(directory: &Path, what: &str) {
         if name.starts_with("ploop") && Path::new(&base).starts_with(directory) {
             let device = PathBuf::from("/dev").join(name);
             device::umount(&device).unwrap_or_else(|error| panic!("{what}: {error}"));
-        }
-    }
-}
-
-/// What `create` says may be left.
-fn clear_away(directory: &Path) {
-    for entry in fs::read_dir(directory).unwrap().flatten() {
-        let name = entry.file_name().into_string().unwrap();
-        if name.starts_with(".ploop-create-") {
-            fs::remove_dir_all(entry.path()).unwrap();
-        } else if name == "root.hdd" {
-            // Moved before its descriptor.
-            fs::remove_file(entry.path()).unwrap();
-        } else {
-            assert!(name == "mnt" || name == ".statfs", "{name} was left");
         }
     }
 }
