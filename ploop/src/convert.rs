@@ -43,6 +43,7 @@ pub(crate) fn convert(image: &mut ffi::Image, op: &'static Call, mode: ImageMode
         return change.refuse(ErrorKind::Corrupt, "the descriptor names no base");
     };
     change.require_sound([base])?;
+    change.require_whole_clusters([base])?;
     let temporary = paths::staged(&base.file);
     if mode == ImageMode::Raw && fs::symlink_metadata(&temporary).is_ok() {
         return Err(Error::new(

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::ffi::{self, Turn};
+use crate::image::Header;
 use crate::preflight::{Change, Store};
 use crate::resize::TemporaryMount;
 use crate::{Error, ErrorKind, Ploop, Result, Size, paths};
@@ -72,7 +73,24 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
     /// that), and as [`Ploop::descriptor`].
     pub fn image_info(&mut self) -> Result<ImageInfo> {
-        self.image.turn(&Turn::IMAGE_INFO)?.image_info()
+        match self.image.turn(&Turn::IMAGE_INFO)?.image_info() {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                self.info_of_closed_image()?.ok_or(error)
+            }
+            info => info,
+        }
+    }
+
+    /// libploop takes the mark that Parallels Desktop leaves on a closed image for that of one in use.
+    fn info_of_closed_image(&mut self) -> Result<Option<ImageInfo>> {
+        let descriptor = self.descriptor()?;
+        let top = descriptor.top_image().map(|top| Header::read(&top.file));
+        let header = top.and_then(Result::ok).filter(|header| !header.in_use);
+        Ok(header.map(|header| ImageInfo {
+            blocks: header.size.sectors(),
+            block_size: header.cluster.sectors(),
+            version: header.version.number(),
+        }))
     }
 
     /// The file of the top delta, the one that is written to (`ploop_get_top_delta_fname`): an

@@ -123,6 +123,7 @@ impl Ploop {
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
         change.require_unattached(&guids)?;
         change.require_sound(merged.iter().copied())?;
+        change.require_whole_clusters(merged.iter().copied())?;
         let new_delta = param
             .new_delta
             .as_deref()

@@ -4,6 +4,7 @@
 //! them under the image's lock and refuses what libploop would crash on, loop on, hand to a shell, or
 //! report as done though it was not. The numbers are those of the hazards in the crate's manual.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,7 +15,7 @@ use rustix::fs::{Access, OFlags};
 use crate::canonical::Canonical;
 use crate::ffi::{self, Call, Turn};
 use crate::identity::Identity;
-use crate::image::{Header, Image, ImageKind};
+use crate::image::{Header, Image, ImageKind, require_sound_table};
 use crate::recovery::Unsynced;
 use crate::sysfs::{self, Device};
 use crate::{
@@ -43,6 +44,8 @@ pub(crate) struct Change<'a> {
     /// The deltas, as far as they are there.
     pub(crate) files: Vec<(Guid, Identity)>,
     canonical: Canonical,
+    /// Deltas with a mark that libploop takes for that of one in use.
+    closed: RefCell<Vec<Image>>,
 }
 
 impl<'a> Change<'a> {
@@ -78,6 +81,7 @@ impl<'a> Change<'a> {
             files: descriptor.images.iter().filter_map(file).collect(),
             descriptor,
             canonical,
+            closed: RefCell::default(),
             devices: sysfs::devices(),
         };
         change.require_distinct()?;
@@ -97,6 +101,7 @@ impl<'a> Change<'a> {
         let path = self.turn.path().to_owned();
         let operation = self.turn.operation();
         let held = self.turn.held();
+        self.clear_closed_marks()?;
         self.turn.put_in_place(&self.canonical)?;
         self.canonical.keep_fields(operation)?;
         let room = Room::make(operation, &path, store)?;
@@ -111,6 +116,19 @@ impl<'a> Change<'a> {
             (Ok(_), None) => {}
         }
         result
+    }
+
+    /// Where no device has the delta, it is as if the mark had never been set.
+    fn clear_closed_marks(&self) -> Result<()> {
+        for image in self.closed.borrow().iter() {
+            if self.devices_with(&[image.guid]).next().is_none() {
+                Header::clear_closed_mark(&image.file).map_err(|error| {
+                    let why = "the mark of a closed image cannot be taken off, and libploop takes it for one in use";
+                    Error::io(self.operation(), why, error).with_path(&image.file)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// An error of this operation on this image, with the code libploop has for unusable parameters
@@ -159,6 +177,9 @@ impl<'a> Change<'a> {
             let Some(version) = require_sound(self.operation(), image, &self.descriptor)? else {
                 continue;
             };
+            if Header::is_marked_closed(&image.file).unwrap_or(false) {
+                self.closed.borrow_mut().push(image.clone());
+            }
             let expected = *first.get_or_insert(version);
             if version != expected {
                 return Err(Error::new(
@@ -166,6 +187,41 @@ impl<'a> Change<'a> {
                     self.operation(),
                     format!(
                         "this delta is of version {version}, others of the chain of {expected}"
+                    ),
+                )
+                .with_path(&image.file));
+            }
+        }
+        Ok(())
+    }
+
+    /// That no disk of these deltas ends within a cluster: libploop makes new deltas, and merges and converts
+    /// old ones, in whole clusters, and the rest is lost.
+    pub(crate) fn require_whole_clusters<'i>(
+        &self,
+        images: impl IntoIterator<Item = &'i Image>,
+    ) -> Result<()> {
+        for image in images {
+            let is_base = self
+                .descriptor
+                .base()
+                .is_some_and(|base| base.guid == image.guid);
+            let raw = is_base && self.descriptor.mode == ImageMode::Raw;
+            let size = match raw {
+                true => fs::metadata(&image.file)
+                    .map(|metadata| metadata.len())
+                    .ok(),
+                false => Header::read(&image.file)
+                    .map(|header| header.size.bytes())
+                    .ok(),
+            };
+            let cluster = self.descriptor.cluster;
+            if let Some(size) = size.filter(|size| size % cluster.bytes() != 0) {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    self.operation(),
+                    format!(
+                        "the disk has {size} bytes, not a whole number of clusters of {cluster}, and libploop would cut off its end; export it to a new image"
                     ),
                 )
                 .with_path(&image.file));
@@ -214,7 +270,7 @@ fn require_sound(
             .base()
             .is_some_and(|base| base.guid == image.guid)
     {
-        return require_raw(operation, &image.file).map(|()| None);
+        return require_raw(operation, &image.file, descriptor).map(|()| None);
     }
     let header = Header::read(&image.file).map_err(|error| error.during(operation))?;
     if header.cluster != descriptor.cluster {
@@ -228,21 +284,41 @@ fn require_sound(
         )
         .with_path(&image.file));
     }
+    if header.extension_offset != 0 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            operation,
+            "this delta has a format extension with the dirty bitmaps of a backup program, which libploop would cut off; remove it with the program that made it, or export the disk to a new image",
+        )
+        .with_path(&image.file)
+        .with_offset(56));
+    }
+    require_sound_table(operation, &image.file)?;
     Ok(Some(header.version))
 }
 
-/// Little can be said of a raw base, but a text file is none.
-fn require_raw(operation: &'static str, file: &Path) -> Result<()> {
+/// A raw base has no header to tell it from somebody's file: that its size is the disk's must do. Deltas upon it
+/// may make the disk larger.
+fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) -> Result<()> {
     let metadata = fs::metadata(file).map_err(|error| {
         Error::io(operation, "the raw base cannot be examined", error).with_path(file)
     })?;
-    if metadata.is_file() && metadata.len() > 0 && metadata.len() % 512 == 0 {
+    let (len, size) = (metadata.len(), descriptor.size.bytes());
+    let why = if !metadata.is_file() {
+        "it is not a regular file".to_owned()
+    } else if len == 0 || len % 512 != 0 {
+        format!("its {len} bytes are not one or more whole sectors")
+    } else if len > size || len < size && descriptor.images.len() == 1 {
+        format!(
+            "it has {len} bytes, and the disk {size}; put the right size into the descriptor if it is the base all the same"
+        )
+    } else {
         return Ok(());
-    }
+    };
     Err(Error::new(
         ErrorKind::Corrupt,
         operation,
-        "this is no raw base: not a regular file of one or more whole sectors",
+        format!("this is not the raw base of the image: {why}"),
     )
     .with_path(file))
 }

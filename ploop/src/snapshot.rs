@@ -280,6 +280,9 @@ impl Ploop {
             );
         }
         change.require_sound(descriptor.image(guid))?;
+        if !skip_create {
+            change.require_whole_clusters(descriptor.image(guid))?;
+        }
         if !skip_destroy {
             // The old top is about to be unlinked.
             change.require_sound(descriptor.top_image())?;
@@ -388,6 +391,7 @@ fn new_snapshot(
         );
     }
     change.require_sound(descriptor.top_image())?;
+    change.require_whole_clusters(descriptor.top_image())?;
     let Some(directory) = directory else {
         return Ok(None);
     };
@@ -442,11 +446,10 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
         }
         [child] => {
             change.require_unattached(&[guid, *child])?;
-            change.require_sound(
-                [guid, *child]
-                    .iter()
-                    .filter_map(|guid| descriptor.image(*guid)),
-            )?;
+            let both = [guid, *child];
+            let both = || both.iter().filter_map(|guid| descriptor.image(*guid));
+            change.require_sound(both())?;
+            change.require_whole_clusters(both())?;
             change.run(Store::Staged, |turn| turn.delete_snapshot(&c_guid).1)
         }
         _ if temporary => change.refuse(

@@ -558,7 +558,7 @@ fn written_as_libploop_writes() {
     assert_eq!(parse(&xml), descriptor);
     for expected in [
         "    <Max_delta_size>4096</Max_delta_size>\n",
-        "      <Temporary></Temporary>\n",
+        "      <Temporary/>\n",
         "        <File>../t&#xF6;p &amp; &lt;co&gt;/&#x1F4BF;.hds</File>\n",
         "        <File>/vz/1010/root.hds</File>\n",
     ] {

@@ -386,9 +386,11 @@ fn what_cannot_be_read_for_certain_is_refused() {
     let in_use = 0x746f_6e59u32.to_le_bytes();
     assert_eq!(image(44, &in_use), (ErrorKind::Busy, Some(44)));
     assert_eq!(image(52, &[2]), (ErrorKind::Unsupported, None));
-    assert_eq!(image(56, &[1]), (ErrorKind::Unsupported, Some(56)));
-    assert_eq!(image(63, &[1]), (ErrorKind::Unsupported, Some(56)));
     assert_eq!(image(0, b"raw!"), (ErrorKind::Corrupt, Some(0)));
+    // A format extension is no part of the disk, wherever it is said to be.
+    for at in [56, 63] {
+        Disk::open_image(changed(dir.path(), at, &[1])).unwrap();
+    }
 
     changed(dir.path(), 44, &in_use);
     let size = 10_000 * 32 * K;

@@ -6,8 +6,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::clusters::Clusters;
-use super::delta::cluster_offset;
+use super::delta::{cluster_offset, misplaced};
 use super::descriptor::{Descriptor, Image};
+use super::extension;
 use super::family;
 use super::file;
 use super::header::{Header, HeaderFlags};
@@ -97,6 +98,30 @@ pub fn check_image(file: impl AsRef<Path>) -> Report {
         deltas,
         ..Report::default()
     }
+}
+
+/// That the table of a delta leads to clusters of its own alone: inside the file, outside of header and
+/// table, each once. Takes reading the table, four bytes for each cluster of the disk, but for its holes.
+#[cfg(feature = "libploop")]
+pub(crate) fn require_sound_table(operation: &'static str, file: &Path) -> Result<()> {
+    let mut findings = Findings::default();
+    scan(file, false, &mut findings).map_err(|error| error.during(operation))?;
+    let damage = findings
+        .list
+        .into_iter()
+        .find(|finding| finding.severity == Severity::Error);
+    let Some(damage) = damage else {
+        return Ok(());
+    };
+    let kind = match damage.issue {
+        Issue::Unsupported => ErrorKind::Unsupported,
+        _ => ErrorKind::Corrupt,
+    };
+    let error = Error::new(kind, operation, damage.message).with_path(file);
+    Err(match damage.offset {
+        Some(offset) => error.with_offset(offset),
+        None => error,
+    })
 }
 
 /// Findings, of which there may be as many as there are entries in a table.
@@ -395,7 +420,8 @@ fn scan(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> 
     }
     let cluster = header.cluster.bytes();
     delta.allocated = Size::from_bytes(used * cluster);
-    delta.lost = Size::from_bytes(scan.lost(used, findings) * cluster);
+    let others = scan.extension(findings);
+    delta.lost = Size::from_bytes(scan.lost(used + others, findings) * cluster);
     delta.header = Some(header);
     Ok(delta)
 }
@@ -418,14 +444,6 @@ fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
             Issue::Unsupported,
             52,
             "a change of the format version was interrupted; libploop can finish it".into(),
-        );
-    }
-    if header.extension_offset != 0 {
-        add(
-            Severity::Error,
-            Issue::Unsupported,
-            56,
-            "the image has a format extension".into(),
         );
     }
     if header.stored_entries != header.entries() {
@@ -471,7 +489,6 @@ impl Scan<'_> {
     }
 
     fn entry(&self, number: u32, entry: u32, clusters: &mut Clusters, findings: &mut Findings) {
-        let cluster = self.header.cluster.bytes();
         let offset = cluster_offset(self.header, entry);
         let mut bad = |issue, what: &str| {
             findings.add(
@@ -482,14 +499,46 @@ impl Scan<'_> {
                 format!("the table puts cluster {number} at {entry}, which {what}"),
             );
         };
-        if offset % cluster != 0 {
-            bad(Issue::BadEntry, "is not the beginning of a cluster");
-        } else if offset < self.header.data_start() {
-            bad(Issue::BadEntry, "lies in the block table");
-        } else if offset + cluster > self.len {
-            bad(Issue::BadEntry, "lies beyond the end of the file");
-        } else if !clusters.insert((offset / cluster) as u32) {
+        if let Some(what) = misplaced(self.header, offset, |end| self.is_beyond(end)) {
+            bad(Issue::BadEntry, what);
+        } else if !clusters.insert((offset / self.header.cluster.bytes()) as u32) {
             bad(Issue::SharedCluster, "another cluster uses, too");
+        }
+    }
+
+    /// One that is in use grows meanwhile.
+    fn is_beyond(&self, end: u64) -> bool {
+        end > self.len && self.file.metadata().map_or(true, |now| end > now.len())
+    }
+
+    /// How many clusters the format extension has.
+    fn extension(&self, findings: &mut Findings) -> u64 {
+        if self.header.extension_offset == 0 {
+            return 0;
+        }
+        match extension::clusters(self.file, self.header, self.len) {
+            Ok(clusters) => {
+                findings.add(
+                    Severity::Note,
+                    Issue::Extension,
+                    Some(self.path),
+                    Some(56),
+                    "the image has a format extension; changes and mounts would cut it off, and are refused",
+                );
+                clusters.len() as u64
+            }
+            Err(error) => {
+                let at = error.offset();
+                let file = Some(self.path);
+                findings.add(
+                    Severity::Warning,
+                    Issue::Extension,
+                    file,
+                    at,
+                    error.message(),
+                );
+                0
+            }
         }
     }
 

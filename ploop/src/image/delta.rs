@@ -105,15 +105,9 @@ impl Delta {
         }
         let size = self.header.cluster.bytes();
         let offset = cluster_offset(&self.header, entry);
-        if offset % size != 0 {
-            return Err(self.bad_entry(cluster, entry, "is not the beginning of a cluster"));
-        }
-        if offset < self.header.data_start() {
-            return Err(self.bad_entry(cluster, entry, "lies in the block table"));
-        }
-        let end = offset + size;
-        if end > self.len.load(Ordering::Relaxed) && end > self.current_len() {
-            return Err(self.bad_entry(cluster, entry, "lies beyond the end of the file"));
+        let is_beyond = |end| end > self.len.load(Ordering::Relaxed) && end > self.current_len();
+        if let Some(what) = misplaced(&self.header, offset, is_beyond) {
+            return Err(self.bad_entry(cluster, entry, what));
         }
         if is_in_hole(&self.holes, offset, size) {
             return Err(self.bad_entry(cluster, entry, "is a hole in the file"));
@@ -164,6 +158,24 @@ pub(super) fn is_in_hole(holes: &[Range<u64>], offset: u64, cluster: u64) -> boo
         .any(|hole| hole.start < offset + cluster && offset < hole.end)
 }
 
+/// What is wrong with a cluster of the file that begins at `offset`. `is_beyond` tells whether one that
+/// ends there ends behind the file.
+pub(super) fn misplaced(
+    header: &Header,
+    offset: u64,
+    is_beyond: impl FnOnce(u64) -> bool,
+) -> Option<&'static str> {
+    if offset % header.cluster.bytes() != 0 {
+        Some("is not the beginning of a cluster")
+    } else if offset < header.data_start() {
+        Some("lies in the block table")
+    } else if is_beyond(offset + header.cluster.bytes()) {
+        Some("lies beyond the end of the file")
+    } else {
+        None
+    }
+}
+
 /// Where the cluster that an entry names begins. Below 2^58, so sums do not overflow.
 pub(super) fn cluster_offset(header: &Header, entry: u32) -> u64 {
     let unit = match header.version {
@@ -189,9 +201,6 @@ pub(super) fn check_readable(header: &Header, allow_in_use: bool) -> Result<()> 
         return Err(unsupported(
             "a change of the format version was interrupted; libploop can finish it",
         ));
-    }
-    if header.extension_offset != 0 {
-        return Err(unsupported("the image has a format extension").with_offset(56));
     }
     if header.in_use && !allow_in_use {
         return Err(Error::new(

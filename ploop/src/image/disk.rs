@@ -206,7 +206,7 @@ impl Disk {
     /// Those of [`Descriptor::open`], and with the path of the delta:
     /// [`ErrorKind::NotFound`] where it is missing, [`ErrorKind::Busy`] where it is marked as in use
     /// (see [`OpenOptions::allow_in_use`]), [`ErrorKind::Corrupt`] where its header cannot be true,
-    /// and [`ErrorKind::Unsupported`] where it is encrypted, has a format extension or is half
+    /// and [`ErrorKind::Unsupported`] where it is encrypted or half
     /// converted.
     pub fn open(descriptor: impl AsRef<Path>) -> Result<Disk> {
         OpenOptions::new().open(descriptor)

@@ -109,6 +109,26 @@ impl Header {
         file.sync_data()
     }
 
+    /// Whether this is a delta with the mark that Parallels Desktop leaves when it closes one. libploop takes
+    /// every mark for one of a delta in use.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn is_marked_closed(path: &Path) -> std::io::Result<bool> {
+        let mut mark = [0; 4];
+        File::open(path)?.read_exact_at(&mut mark, at::IN_USE as u64)?;
+        Ok(u32::from_le_bytes(mark) == CLOSED)
+    }
+
+    /// Takes that mark off a delta that nobody uses, and nothing else.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn clear_closed_mark(path: &Path) -> std::io::Result<()> {
+        if !Header::is_marked_closed(path)? {
+            return Ok(());
+        }
+        let file = File::options().write(true).open(path)?;
+        file.write_all_at(&[0; 4], at::IN_USE as u64)?;
+        file.sync_data()
+    }
+
     /// [`Header::read`] of a file of `len` bytes.
     pub(crate) fn read_from(file: &File, len: u64) -> Result<Header> {
         let mut bytes = [0; Header::LEN];

@@ -32,6 +32,7 @@ mod delta;
 pub(crate) mod descriptor;
 mod disk;
 mod export;
+mod extension;
 mod extents;
 mod family;
 mod file;
@@ -48,6 +49,8 @@ mod table;
 mod write;
 mod xml;
 
+#[cfg(feature = "libploop")]
+pub(crate) use check::require_sound_table;
 pub use check::{check, check_image};
 pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
 pub use disk::{Disk, OpenOptions};

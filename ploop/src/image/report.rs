@@ -100,6 +100,9 @@ pub enum Issue {
     InUse,
     /// A delta has something this library does not read.
     Unsupported,
+    /// A delta has a format extension, with the dirty bitmaps of a backup program. It is only in the way of
+    /// changes, unless it is damaged.
+    Extension,
     /// A delta has other clusters than the descriptor says.
     ClusterSize,
     /// The deltas are of different format versions.

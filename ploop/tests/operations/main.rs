@@ -12,6 +12,8 @@ mod descriptors;
 mod directory;
 #[path = "../known/mod.rs"]
 mod known;
+#[path = "../laid_out/mod.rs"]
+mod laid_out;
 mod look;
 mod merge;
 mod names;
@@ -19,6 +21,7 @@ mod names;
 mod old_kernel;
 mod replace;
 mod snapshot;
+mod tables;
 
 /// All of it.
 #[test]

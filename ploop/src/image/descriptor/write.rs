@@ -270,7 +270,7 @@ impl Descriptor {
             xml.text("GUID", shot.guid);
             xml.text("ParentGUID", shot.parent);
             if shot.temporary {
-                xml.text("Temporary", "");
+                xml.verbatim("<Temporary/>");
             }
             others(xml, &Place::Shot(shot.guid));
             xml.close("Shot");

@@ -148,6 +148,14 @@ impl WritableDelta {
             let header = Header::parse(&bytes)?;
             header.check_len(len)?;
             check_readable(&header, allow_in_use)?;
+            if header.extension_offset != 0 {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    OPERATION,
+                    "the image has a format extension, which writing would damage",
+                )
+                .with_offset(56));
+            }
             Ok((header, len))
         };
         let (header, len) = open().map_err(|error: Error| error.with_path(path))?;
