@@ -5,7 +5,10 @@
 //! cargo bench --bench overhead -- merge        those with this in their name
 //! cargo bench --bench overhead -- --bars       both in turn, pair by pair; fails where a bar is missed
 //! cargo bench --bench overhead -- --syscalls   system calls per call, by strace
+//! PLOOP_BENCH_SYNCED=1 cargo bench …           with what the safe calls bring to the disk in the end
 //! ```
+//!
+//! The raw calls leave that to the file system, so it is left out of the safe ones unless asked for.
 //!
 //! Both do the same from the path to the result: open the image, do one thing, close it, as real
 //! callers do. Calls that only look are made on an image that is open, on both sides, since opening
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         .iter()
         .rfind(|argument| !argument.starts_with("--"));
     let filter = filter.map_or("", String::as_str);
+    ploop::durability::set_sync(std::env::var_os("PLOOP_BENCH_SYNCED").is_some());
     if let Some(at) = arguments.iter().position(|argument| argument == "--run") {
         return run(&arguments[at + 1..]);
     }

@@ -72,7 +72,7 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
             Issue::Orphan,
             Some(orphan),
             None,
-            "no descriptor names this file of the image's family",
+            "no descriptor names this file of the image's family; Ploop::remove_leftovers removes it",
         );
     }
     let snapshots = snapshots(&descriptor, &deltas);
@@ -435,7 +435,8 @@ fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
             Severity::Warning,
             Issue::InUse,
             44,
-            "the delta is marked as in use: it is mounted, or was when its host went down".into(),
+            "the delta is marked as in use: it is mounted, or it or an operation on it was cut short; the next mount or change takes the mark off"
+                .into(),
         );
     }
     if header.flags.contains(HeaderFlags::CONVERTING) {
