@@ -101,6 +101,11 @@ impl Change<'_> {
         }
     }
 
+    /// The device that libploop would find.
+    pub(crate) fn found_device(&self) -> Option<&Device> {
+        self.devices.iter().find(|device| self.is_found(device))
+    }
+
     fn is_found(&self, device: &Device) -> bool {
         let base = self.descriptor.base();
         let base = base.and_then(|base| fs::canonicalize(&base.file).ok());

@@ -3,6 +3,7 @@
 use crate::ffi::{DiscardArgs, StopInt, Turn};
 use crate::preflight::{Change, Store};
 use crate::resize::TemporaryMount;
+use crate::sysfs::Device;
 use crate::{ErrorKind, Ploop, Result, Size};
 
 /// Ends a discard early, from any thread. Clones are one and the same flag.
@@ -95,25 +96,21 @@ impl Ploop {
     /// Gives back to the host what the file system no longer uses (`ploop_discard`): trims the file
     /// system, and moves the clusters at the image's end into the gaps.
     ///
-    /// Needs the driver and root. Takes long; [`DiscardParam::stop`] ends it. It runs in a thread of
-    /// its own, which is kept from sending a signal to every process: that is what libploop does when
-    /// it cannot fork here. The forked trim process runs the exit handlers of the program.
-    /// Only one discard runs at a time in a process.
+    /// Needs the driver and root. Takes long; [`DiscardParam::stop`] ends it. The process in which it runs
+    /// is kept from sending a signal to every process, which is what libploop does when it cannot fork
+    /// here: by a system call filter, or where the kernel has none (OpenVZ 6) by a PID namespace, in which case
+    /// what unmounts the image cannot interrupt `e4defrag2`. The forked trim process runs the exit handlers
+    /// of the program. Only one discard runs at a time in a process.
     ///
-    /// Where the kernel has no system call filters (OpenVZ 6), it runs in a process with a PID namespace
-    /// of its own. That process starts when no other operation of this crate is in libploop, and goes on
-    /// where this one is killed. What unmounts the image cannot interrupt `e4defrag2` then.
+    /// A discard whose program was killed is ended first.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for less than a cluster to free and for an image that
     /// is not mounted without [`automount`](DiscardParam::automount),
     /// [`Unsupported`](ErrorKind::Unsupported) on a system with neither system call filters nor PID
-    /// namespaces, [`Locked`](ErrorKind::Locked) also where without filters other operations of this
-    /// process are under way for longer than the lock timeout,
-    /// [`Busy`](ErrorKind::Busy) while another discard of the image goes on, and after one whose program was
-    /// killed until another operation ends it, such as a snapshot or an unmount,
-    /// [`Other`](ErrorKind::Other) where the process in which it ran was killed: unmount the image then,
+    /// namespaces, [`Other`](ErrorKind::Other) where its trim process was killed,
+    /// [`Busy`](ErrorKind::Busy) while another operation of the driver goes on,
     /// [`Unsupported`](ErrorKind::Unsupported) also for a file system that is mounted without its balloon,
     /// [`NoDriver`](ErrorKind::NoDriver). What was given back before an error stays so.
     pub fn discard(&mut self, param: &DiscardParam) -> Result<()> {
@@ -134,7 +131,8 @@ impl Ploop {
             defrag: param.defrag,
             stop: param.stop.as_ref().map(|flag| &flag.0),
         };
-        let result = change.run(Store::Maybe, |turn| turn.discard(&args));
+        let device = change.found_device().map(Device::path);
+        let result = change.run(Store::Maybe, |turn| turn.discard(&args, device.as_deref()));
         if result.is_err() {
             leftover.remove();
         }

@@ -9,6 +9,7 @@ use bitflags::bitflags;
 use crate::ffi::{CPath, CText, MountArgs, Turn};
 use crate::identity::Identity;
 use crate::preflight::{Change, Store};
+use crate::sysfs::{self, Device};
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device, paths, recovery};
 
 /// libploop builds the options in 1024 bytes, together with those for quota and balloon, and cuts off
@@ -203,8 +204,20 @@ impl Ploop {
             quota: param.quota,
             fsck: param.fsck,
         };
+        let base = descriptor
+            .base()
+            .and_then(|base| Identity::of(&base.file).ok());
         let reply = change
-            .run(Store::Maybe, |turn| turn.mount(&args))
+            .run(Store::Maybe, |turn| {
+                let before = sysfs::devices();
+                let (held, component) = (turn.held(), turn.component().to_vec());
+                let result = turn.mount(&args);
+                if result.is_err() {
+                    detach_what_was_left(&before, base, &component);
+                }
+                drop(held);
+                result
+            })
             .map_err(already_attached)?;
         Ok(Mounted {
             device: reply.device,
@@ -296,6 +309,21 @@ fn already_attached(error: Error) -> Error {
         return error.meaning(ErrorKind::Busy, message);
     }
     error
+}
+
+/// A mount that fails late leaves its device as it is by then: with fewer deltas than it had, of which the base
+/// is always one, and running.
+fn detach_what_was_left(before: &[Device], base: Option<Identity>, component: &[u8]) {
+    for device in sysfs::devices() {
+        let was_there = before
+            .iter()
+            .any(|other| other.name == device.name && !other.deltas.is_empty());
+        let is_ours = base.is_some_and(|base| device.has(base)) && device.component == component;
+        if !was_there && is_ours {
+            // Should it fail, the error of the mount says more.
+            let _ = device::umount(device.path());
+        }
+    }
 }
 
 /// A directory that libploop can mount on, name in a shell command when it is busy, and find the image

@@ -1,6 +1,9 @@
 //! Discard: the call that may not fail to fork, and whose child may not be killed.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -8,6 +11,7 @@ use std::time::Duration;
 use ploop_sys as sys;
 
 use super::call::Call;
+use super::reply::Reply;
 use super::text::Param;
 use super::turn::Turn;
 use crate::Result;
@@ -56,7 +60,8 @@ impl Turn<'_> {
     pub(crate) const DISCARD_STAT: Call =
         Call::new("get discard statistics").looks().finds_device();
 
-    pub(crate) fn discard(self, args: &DiscardArgs<'_>) -> Result<()> {
+    /// `device` is the one that libploop will find.
+    pub(crate) fn discard(self, args: &DiscardArgs<'_>, device: Option<&Path>) -> Result<()> {
         let mut turn = self.with_new_handle();
         let operation = turn.operation();
         let stop = args
@@ -73,7 +78,12 @@ impl Turn<'_> {
         let reply = FLAG_TEXT.alone(operation, Duration::MAX, || {
             // SAFETY: the handle is live, and only this call uses it; `stop` is NULL or an `int` that
             // outlives the call, and C reads it with plain loads of an aligned `int`.
-            turn.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) })
+            let mut call = || turn.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) });
+            let reply = call()?;
+            match device {
+                Some(device) if is_abandoned(&reply) && end_abandoned(device).is_ok() => call(),
+                _ => Ok(reply),
+            }
         })?;
         reply.done(turn.path())
     }
@@ -92,6 +102,33 @@ impl Turn<'_> {
             image: stat[0].image_size as u64,
             balloon: stat[0].balloon_size as u64,
         })
+    }
+}
+
+/// Whether the driver is in the middle of a discard. It is one whose program was killed: no other program
+/// of this crate's is at this image, and to libploop by itself, any operation may end a discard.
+fn is_abandoned(reply: &Reply) -> bool {
+    reply.code == sys::SYSEXIT_DEVIOC
+        && reply
+            .message
+            .as_ref()
+            .is_some_and(|message| message.contains("initialize discard mode"))
+}
+
+/// Drops the requests that wait, in which a trim process may be left, and ends the discard.
+fn end_abandoned(device: &Path) -> io::Result<()> {
+    /// `_IO('P', 26)`.
+    const PLOOP_IOC_FBDROP: libc::c_ulong = 0x501a;
+    /// `_IO('P', 24)`.
+    const PLOOP_IOC_DISCARD_FINI: libc::c_ulong = 0x5018;
+    let device = File::open(device)?;
+    // SAFETY: the requests have no argument. Where nothing waits, the first one fails, which is as well.
+    unsafe {
+        libc::ioctl(device.as_raw_fd(), PLOOP_IOC_FBDROP as _, 0);
+        match libc::ioctl(device.as_raw_fd(), PLOOP_IOC_DISCARD_FINI as _, 0) {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_42_children_that_others_wait_for,
             ha_43_a_timer_interrupts,
             ha_44_the_trim_process_is_killed,
+            ha_46_a_discard_after_a_killed_one,
+            ha_47_a_mount_that_fails_late,
             ha_45_nothing_is_printed,
             ha_45_what_a_tool_said_is_in_the_error;
     ]
@@ -385,6 +387,87 @@ fn ha_44_the_trim_process_is_killed() {
         image.umount().unwrap();
         let report = ploop::image::check(disk::descriptor(dir));
         assert!(report.is_sound(), "{report}");
+    })
+    .succeeded();
+}
+
+/// A program that is killed in a discard leaves the driver in the middle of it, and the next discard fails.
+fn ha_46_a_discard_after_a_killed_one() {
+    child_for(LIMIT, "safe", |dir| {
+        let target = dir.join("mnt");
+        fs::create_dir(&target).unwrap();
+        let mut image = Ploop::create(&CreateParam::new(dir.join("root.hds"), SIZE)).unwrap();
+        image.mount(&MountParam::new().target(&target)).unwrap();
+        let kept = vec![7; 4 << 20];
+        fs::write(target.join("kept"), &kept).unwrap();
+        for round in 0..12 {
+            for n in 0..6 {
+                let file = target.join(format!("f{n}"));
+                fs::write(&file, vec![n; 8 << 20]).unwrap();
+                fs::File::open(&file).unwrap().sync_all().unwrap();
+            }
+            (0..6).for_each(|n| fs::remove_file(target.join(format!("f{n}"))).unwrap());
+            // SAFETY: the child uses memory it inherited from a process in which no other thread works.
+            let other = unsafe { libc::fork() };
+            if other == 0 {
+                let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+                let result = image.discard(&DiscardParam::new());
+                std::process::exit(i32::from(result.is_err()));
+            }
+            thread::sleep(Duration::from_millis(20 + 10 * round));
+            // SAFETY: plain system calls on a child of this process.
+            unsafe {
+                libc::kill(other, libc::SIGKILL);
+                libc::waitpid(other, std::ptr::null_mut(), 0);
+            }
+            image.discard(&DiscardParam::new()).unwrap();
+            assert!(fs::read(target.join("kept")).unwrap() == kept);
+        }
+        image.umount().unwrap();
+        let report = ploop::image::check(disk::descriptor(dir));
+        assert!(report.is_sound(), "{report}");
+    })
+    .succeeded();
+}
+
+/// A mount that fails after the device was started, here by a partition table that somebody inside has
+/// damaged, leaves the device running, with the base alone.
+fn ha_47_a_mount_that_fails_late() {
+    child_for(LIMIT, "safe", |dir| {
+        use std::os::unix::fs::FileExt;
+        let target = dir.join("mnt");
+        fs::create_dir(&target).unwrap();
+        let mut image = Ploop::create(&CreateParam::new(dir.join("root.hds"), SIZE)).unwrap();
+        image.snapshot().unwrap();
+        let device = image.mount(&MountParam::new()).unwrap().device;
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(device)
+            .unwrap();
+        let mut table = vec![0; 8192];
+        file.read_exact_at(&mut table, 0).unwrap();
+        let mut damaged = table.clone();
+        damaged[512..1024].fill(0);
+        for at in [1024, 4096] {
+            damaged[at..at + 8].copy_from_slice(b"EFI PART");
+        }
+        file.write_all_at(&damaged, 0).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        image.umount().unwrap();
+        for _ in 0..2 {
+            let error = image.mount(&MountParam::new().target(&target)).unwrap_err();
+            println!("{error}");
+            assert_eq!(image.devices().unwrap(), Vec::<std::path::PathBuf>::new());
+            let report = ploop::image::check(disk::descriptor(dir));
+            assert!(report.is_sound(), "{report}");
+        }
+        // Nothing but the table was in the way.
+        let mut disk = ploop::image::Disk::open(disk::descriptor(dir)).unwrap();
+        let mut found = vec![0; 8192];
+        disk.read_exact(&mut found).unwrap();
+        assert!(found == damaged);
     })
     .succeeded();
 }
