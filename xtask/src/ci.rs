@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: everything that has to hold.
 
 use crate::jobs::{self, Job, Share};
+use crate::layers::Level;
 use crate::packages::{self, Kind, Program};
 use crate::steps::{self, Step};
 use crate::{Install, bindgen, checks, demo, run, setup, test};
@@ -155,6 +156,30 @@ fn tidy() -> Result<()> {
     })?;
     if !outside.is_empty() {
         bail!("unsafe outside ploop/src/ffi: {}", outside.join(", "));
+    }
+    one_way()
+}
+
+/// Where modules may not know each other in a circle: a directory, and the path of its module.
+const LEVELS: [(&str, &[&str]); 4] = [
+    ("ploop/src", &[]),
+    ("ci/sandbox/src", &[]),
+    ("ci/sandbox/src/driver", &["driver"]),
+    ("ci/sandbox/preload/src", &[]),
+];
+
+fn one_way() -> Result<()> {
+    let mut circles = Vec::new();
+    for (directory, path) in LEVELS {
+        let level = Level {
+            directory: run::root().join(directory),
+            path: path.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let found = level.circles()?;
+        circles.extend(found.iter().map(|circle| format!("{directory}: {circle}")));
+    }
+    if !circles.is_empty() {
+        bail!("modules that know each other:\n{}", circles.join("\n"));
     }
     Ok(())
 }

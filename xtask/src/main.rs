@@ -9,6 +9,7 @@ mod checks;
 mod ci;
 mod demo;
 mod jobs;
+mod layers;
 mod packages;
 mod report;
 mod run;
