@@ -14,7 +14,6 @@ use ploop_sandbox_wire as wire;
 use rustix::io::Errno;
 
 use crate::data::{self, Data, DataFileSystem};
-use crate::driver::MINORS;
 use crate::ioctl::{self, PartitionChange};
 use crate::loop_device::{self, LoopDevice};
 use crate::mounts::{self, Mount};
@@ -22,6 +21,9 @@ use crate::state::State;
 use crate::{fuse, partition};
 
 pub(crate) use crate::partition::Partition;
+
+/// Minor numbers a device has: one of its own and one for each partition.
+pub(crate) const MINORS: u32 = 16;
 
 /// The number of the one partition that a ploop device has.
 const FIRST: u32 = 1;

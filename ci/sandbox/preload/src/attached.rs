@@ -6,7 +6,7 @@
 //! costs a `stat` at most, and where nothing is attached not even that.
 
 use crate::errno::{fail, kept};
-use crate::{balloon, paths, real, settings, stat};
+use crate::{balloon, kernel, paths, real, settings};
 use libc::{c_char, c_int, c_uint, mode_t, off_t};
 use ploop_sandbox_wire::ATTACHED;
 use ploop_sandbox_wire::attached::{LEN, SLOTS};
@@ -107,7 +107,7 @@ fn removal(directory: c_int, path: *const c_char) -> Option<c_int> {
     if slots().is_empty() {
         return None;
     }
-    kept(|| stat::of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW))
+    kept(|| kernel::status_of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW))
         .is_some_and(|status| is_held(&status))
         .then_some(libc::EPERM)
 }
@@ -121,7 +121,8 @@ fn renaming(from: (c_int, *const c_char), to: (c_int, *const c_char)) -> Option<
         return None;
     }
     kept(|| {
-        let status = |(directory, path)| stat::of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW);
+        let status =
+            |(directory, path)| kernel::status_of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW);
         let (from, to) = (status(from)?, status(to));
         // Two names of one file: nothing is done.
         let same = to.is_some_and(|to| (to.st_dev, to.st_ino) == (from.st_dev, from.st_ino));
@@ -144,7 +145,7 @@ pub(crate) fn opening(directory: c_int, path: *const c_char, flags: c_int) -> Op
     } else {
         libc::AT_SYMLINK_NOFOLLOW
     };
-    kept(|| stat::of_path(directory, path, follow))
+    kept(|| kernel::status_of_path(directory, path, follow))
         .is_some_and(|status| is_attached(&status))
         .then_some(libc::ETXTBSY)
 }
@@ -168,7 +169,8 @@ fn cutting(path: *const c_char, len: off_t) -> Option<c_int> {
     if slots().is_empty() {
         return None;
     }
-    kept(|| stat::of_path(libc::AT_FDCWD, path, 0)).and_then(|status| too_short(&status, len))
+    kept(|| kernel::status_of_path(libc::AT_FDCWD, path, 0))
+        .and_then(|status| too_short(&status, len))
 }
 
 fn too_short(status: &libc::stat, len: off_t) -> Option<c_int> {
@@ -186,7 +188,7 @@ fn writable(descriptor: c_int) -> Option<libc::stat> {
         if flags < 0 || flags & libc::O_ACCMODE == libc::O_RDONLY {
             return None;
         }
-        stat::of_descriptor(descriptor).filter(is_attached)
+        kernel::status_of_descriptor(descriptor).filter(is_attached)
     })
 }
 

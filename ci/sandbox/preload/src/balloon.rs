@@ -2,7 +2,7 @@
 //! names it gets EPERM. It has the name that libploop gives it.
 
 use crate::errno::kept;
-use crate::{daemon, paths, real, settings, stat};
+use crate::{daemon, kernel, paths, real, settings};
 use libc::{DIR, c_char, c_int, dev_t, dirent};
 use std::ffi::CStr;
 
@@ -29,7 +29,7 @@ pub(crate) fn hides(directory: c_int, path: *const c_char) -> bool {
         path_bytes.ends_with(name)
             && matches!(path_bytes.iter().rev().nth(name.len()), None | Some(b'/'))
             && kept(|| {
-                stat::of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW)
+                kernel::status_of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW)
                     .is_some_and(|status| inode(status.st_dev) == Some(status.st_ino))
             })
     }
@@ -66,7 +66,8 @@ macro_rules! readdir {
 readdir! { readdir readdir64 }
 
 fn is_balloon(directory: c_int, inode: u64) -> bool {
-    stat::of_descriptor(directory).is_some_and(|status| self::inode(status.st_dev) == Some(inode))
+    kernel::status_of_descriptor(directory)
+        .is_some_and(|status| self::inode(status.st_dev) == Some(inode))
 }
 
 #[cfg(test)]

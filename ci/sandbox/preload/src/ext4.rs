@@ -3,7 +3,7 @@
 use crate::aside::{self, Aside};
 use crate::daemon::{self, Beside, NotCancelled, Wait};
 use crate::errno::{self, fail};
-use crate::{balloon, ioctl, libploop, memory, real, settings, stat};
+use crate::{balloon, kernel, libploop, memory, real, settings, stat};
 use libc::{c_int, c_ulong, c_void, pid_t};
 use ploop_sandbox_wire::{Request, call};
 use std::cell::Cell;
@@ -25,7 +25,7 @@ pub(crate) fn open_balloon(descriptor: c_int) -> Option<Result<c_int, c_int>> {
     if !libploop::is_used() {
         return None;
     }
-    let status = stat::of_descriptor(descriptor)?;
+    let status = kernel::status_of_descriptor(descriptor)?;
     if status.st_mode & libc::S_IFMT != libc::S_IFDIR {
         return None;
     }
@@ -58,7 +58,7 @@ pub(crate) fn set_reserved_blocks() -> Option<Result<c_int, c_int>> {
 /// The kernel grows the file system if it lets this process; if not, and it is one of the sandbox's, the daemon does.
 pub(crate) fn resize(descriptor: c_int, argument: *mut c_void) -> c_int {
     let before = errno::get();
-    let result = ioctl::passed_on(descriptor, c_ulong::from(RESIZE_FS), argument);
+    let result = kernel::ioctl(descriptor, c_ulong::from(RESIZE_FS), argument);
     if result == 0 || errno::get() != libc::EPERM {
         return result;
     }
@@ -79,7 +79,7 @@ pub(crate) fn resize(descriptor: c_int, argument: *mut c_void) -> c_int {
 
 /// None: the file system is not the sandbox's.
 fn grow(descriptor: c_int, argument: *mut c_void) -> Option<Result<c_int, c_int>> {
-    let device = stat::of_descriptor(descriptor)?.st_dev;
+    let device = kernel::status_of_descriptor(descriptor)?.st_dev;
     if !stat::may_be_ours(device) {
         return None;
     }

@@ -3,7 +3,7 @@
 use crate::aside::Aside;
 use crate::daemon::{self, Beside, Wait};
 use crate::stat::{self, Device};
-use crate::{errno, ext4, libploop, memory, real, settings};
+use crate::{errno, ext4, kernel, libploop, memory, settings};
 use libc::{c_int, c_ulong, c_void};
 use ploop_sandbox_wire::{Node, Request};
 
@@ -73,16 +73,7 @@ unsafe extern "C-unwind" fn ioctl(
             return result;
         }
     }
-    passed_on(descriptor, request, argument)
-}
-
-/// The kernel's answer.
-pub(crate) fn passed_on(descriptor: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
-    match real::ioctl() {
-        // SAFETY: called as the program calls it.
-        Some(real) => unsafe { real(descriptor, request, argument) },
-        None => real::missing(),
-    }
+    kernel::ioctl(descriptor, request, argument)
 }
 
 /// None: the call is the kernel's.

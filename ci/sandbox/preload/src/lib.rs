@@ -40,6 +40,7 @@ mod errno;
 mod ext4;
 mod files;
 mod ioctl;
+mod kernel;
 mod libploop;
 mod memory;
 mod mounts;

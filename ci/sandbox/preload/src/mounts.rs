@@ -3,7 +3,7 @@
 use crate::daemon::{self, Beside, NotCancelled, Wait};
 use crate::errno::{self, kept};
 use crate::paths::{self, Table};
-use crate::{libploop, real, settings, stat};
+use crate::{kernel, libploop, real, settings, stat};
 use libc::{FILE, c_char, c_int, c_uint, c_ulong, c_void};
 use ploop_sandbox_wire::{Alias, Node, Request, call};
 
@@ -81,7 +81,7 @@ fn of_balloon(target: *const c_char) -> Option<u64> {
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
         real::open()?(target, flags)
     })?;
-    let status = stat::of_path(
+    let status = kernel::status_of_path(
         root.as_raw_fd(),
         crate::balloon::NAME.as_ptr(),
         libc::AT_SYMLINK_NOFOLLOW,

@@ -6,7 +6,7 @@
 
 use crate::errno::{fail, kept};
 use crate::paths::redirected;
-use crate::{balloon, daemon, libploop, real, settings};
+use crate::{balloon, daemon, kernel, libploop, real, settings};
 use libc::{c_char, c_int, c_uint, dev_t};
 use ploop_sandbox_wire::{Alias, MAJOR, Node};
 
@@ -77,36 +77,6 @@ fn translated(result: c_int, status: *mut libc::stat) -> c_int {
     result
 }
 
-/// `fstatat` as the kernel has it, for a libc that has the function under another name.
-fn by_the_kernel(
-    directory: c_int,
-    path: *const c_char,
-    status: *mut libc::stat,
-    flags: c_int,
-) -> c_int {
-    // SAFETY: the kernel checks the pointers; where this is built, its structure is libc's.
-    unsafe { libc::syscall(libc::SYS_newfstatat, directory, path, status, flags) as c_int }
-}
-
-/// The real numbers of an open file; None if it is none, with `errno` set.
-pub(crate) fn of_descriptor(descriptor: c_int) -> Option<libc::stat> {
-    // SAFETY: a structure of numbers, for which zeros are valid.
-    let mut status: libc::stat = unsafe { std::mem::zeroed() };
-    let result = match real::fstat() {
-        // SAFETY: the place is valid.
-        Some(real) => unsafe { real(descriptor, &mut status) },
-        None => by_the_kernel(descriptor, c"".as_ptr(), &mut status, libc::AT_EMPTY_PATH),
-    };
-    (result == 0).then_some(status)
-}
-
-/// The real numbers of what a path names; None if it names nothing, with `errno` set.
-pub(crate) fn of_path(directory: c_int, path: *const c_char, flags: c_int) -> Option<libc::stat> {
-    // SAFETY: a structure of numbers, for which zeros are valid.
-    let mut status: libc::stat = unsafe { std::mem::zeroed() };
-    (by_the_kernel(directory, path, &mut status, flags) == 0).then_some(status)
-}
-
 /// The functions that take a path; the second is what programs built with an older libc call.
 macro_rules! stat {
     ($($name:ident $old:ident $flags:expr;)+) => {
@@ -119,7 +89,7 @@ macro_rules! stat {
                 let result = redirected(path, |path| match real::$name() {
                     // SAFETY: called as the program calls it, the path aside, which is a C string too.
                     Some(real) => unsafe { real(path, status) },
-                    None => by_the_kernel(libc::AT_FDCWD, path, status, $flags),
+                    None => kernel::fstatat(libc::AT_FDCWD, path, status, $flags),
                 });
                 translated(result, status)
             }
@@ -152,7 +122,7 @@ macro_rules! fstat {
                 let result = match real::$name() {
                     // SAFETY: called as the program calls it.
                     Some(real) => unsafe { real(descriptor, status) },
-                    None => by_the_kernel(descriptor, c"".as_ptr(), status, libc::AT_EMPTY_PATH),
+                    None => kernel::fstatat(descriptor, c"".as_ptr(), status, libc::AT_EMPTY_PATH),
                 };
                 translated(result, status)
             }
@@ -191,7 +161,7 @@ macro_rules! fstatat {
                 let result = redirected(path, |path| match real::$name() {
                     // SAFETY: called as the program calls it, the path aside, which is a C string too.
                     Some(real) => unsafe { real(directory, path, status, flags) },
-                    None => by_the_kernel(directory, path, status, flags),
+                    None => kernel::fstatat(directory, path, status, flags),
                 });
                 translated(result, status)
             }
@@ -265,7 +235,7 @@ pub(crate) enum Device {
 
 /// Which device a descriptor is; changes `errno`.
 pub(crate) fn device(descriptor: c_int) -> Device {
-    let Some(status) = of_descriptor(descriptor) else {
+    let Some(status) = kernel::status_of_descriptor(descriptor) else {
         return Device::Other;
     };
     if status.st_mode & libc::S_IFMT != libc::S_IFBLK || !may_be_ours(status.st_rdev) {
@@ -308,9 +278,9 @@ mod tests {
 
     #[test]
     fn an_open_file_has_its_real_numbers() {
-        assert!(of_descriptor(-1).is_none());
+        assert!(kernel::status_of_descriptor(-1).is_none());
         assert_eq!(crate::errno::get(), libc::EBADF);
-        let status = of_descriptor(0).unwrap();
+        let status = kernel::status_of_descriptor(0).unwrap();
         assert!(!may_be_ours(status.st_rdev));
         assert!(matches!(device(0), Device::Other));
     }

@@ -12,10 +12,10 @@ use std::sync::Mutex;
 
 use ploop_sandbox_wire::attached::{LEN, SLOT_LEN, SLOTS};
 
-use super::lock;
+use super::lock::lock;
 
 /// Device and inode.
-type Identity = (u64, u64);
+pub(super) type Identity = (u64, u64);
 
 #[derive(Default)]
 struct Attached {
@@ -66,7 +66,7 @@ pub(super) fn is_attached(file: &File) -> bool {
     identity(file).is_some_and(|identity| with(|attached| attached.files.contains_key(&identity)))
 }
 
-fn identity(file: &File) -> Option<Identity> {
+pub(super) fn identity(file: &File) -> Option<Identity> {
     let metadata = file.metadata().ok()?;
     Some((metadata.dev(), metadata.ino()))
 }

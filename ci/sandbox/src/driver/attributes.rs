@@ -1,7 +1,8 @@
 //! A device's files in sysfs.
 
 use super::device::{Device, Level, Shown};
-use super::{MINORS, lock};
+use super::lock::lock;
+use crate::block::MINORS;
 use crate::data::Data as _;
 
 /// What a path below `/sys/devices/virtual/block` leads to.

@@ -16,7 +16,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Lock, lock};
+use super::lock::{Lock, lock};
 
 /// See the module. `in_flight` is taken first.
 #[derive(Default)]

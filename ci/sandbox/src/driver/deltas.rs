@@ -1,10 +1,7 @@
 //! The stack of deltas: added, started, stopped, snapshotted, merged, replaced and deleted.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use ploop::ClusterSize;
@@ -12,12 +9,15 @@ use ploop::image::{DeltaFile, Disk, DiskWriter, header_of};
 use rustix::fs::{OFlags, fcntl_getfl, fstatfs};
 use rustix::io::Errno;
 
-use super::attached::{self, Attachment};
-use super::device::{Contents, Device, Level, Stack, errno, errno_of, path_of};
-use super::lock;
-use super::maintenance::Kind;
-use super::merge::Moved;
+use super::attached::{self, Attachment, identity};
+use super::contents::Contents;
+use super::device::{Device, Level, path_of};
+use super::errors::{errno, errno_of};
+use super::lock::lock;
+use super::maintenance::{Kind, Moved};
 use super::request::{Control, Ioctl};
+use super::stack::Stack;
+use super::written::{set_written, written_by};
 use crate::ioctl::holes;
 
 const FORMAT_RAW: u32 = 1;
@@ -33,31 +33,6 @@ const MAX_LEVELS: usize = 128;
 const PREALLOCATION: u64 = 128 << 20;
 
 const TMPFS_MAGIC: u32 = 0x0102_1994;
-
-/// Files that a device writes to, by device and inode, with the number of that device.
-static WRITTEN: Mutex<Option<HashMap<(u64, u64), u32>>> = Mutex::new(None);
-
-fn written_by(file: &File) -> Option<u32> {
-    let id = identity(file)?;
-    lock(&WRITTEN).as_ref()?.get(&id).copied()
-}
-
-pub(super) fn set_written(file: &File, by: Option<u32>) {
-    let Some(id) = identity(file) else {
-        return;
-    };
-    let mut written = lock(&WRITTEN);
-    let written = written.get_or_insert_default();
-    match by {
-        Some(index) => written.insert(id, index),
-        None => written.remove(&id),
-    };
-}
-
-fn identity(file: &File) -> Option<(u64, u64)> {
-    let metadata = file.metadata().ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
 
 impl Level {
     /// The file for a disk to be made of. The driver reads and writes by the file's extents, so it

@@ -10,16 +10,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use ploop::ErrorKind;
-use ploop::image::{Disk, DiskWriter, ReadPlan};
+use ploop::image::{Disk, ReadPlan};
 use ploop_sandbox_wire::{Alias, Reply};
 use rustix::io::Errno;
 
 use super::attached::Attachment;
+use super::contents::Contents;
 use super::contents_lock::ContentsLock;
-use super::discard::Discards;
-use super::lock;
+use super::discards::Discards;
+use super::errors::{errno, into_io};
+use super::lock::lock;
 use super::maintenance::Maintenance;
 use super::request::{BLKRRPART, Ioctl, number};
+use super::stack::Stack;
 use crate::block::Block;
 use crate::data::{Data, Done};
 
@@ -51,43 +54,11 @@ pub(super) struct Device {
 /// Who is told the text of `pstate/event` when the device stops.
 type Waiting = Box<dyn FnOnce(&str) + Send>;
 
-/// What the disk holds, and what is to become of parts of it.
-pub(super) struct Contents {
-    pub(super) disk: Stack,
-    pub(super) discards: Discards,
-}
-
-impl Contents {
-    /// None where there is nothing to write to.
-    fn write(&mut self, data: &[u8], offset: u64) -> Option<ploop::Result<()>> {
-        let Contents { disk, discards } = self;
-        let Stack::Writable(disk) = disk else {
-            return None;
-        };
-        let len = data.len() as u64;
-        let written = discards
-            .take_free(disk, offset, len)
-            .and_then(|()| disk.write_at(data, offset));
-        if written.is_ok() {
-            discards.written(offset, len);
-        }
-        Some(written)
-    }
-}
-
 /// What a read looks up.
 enum Found {
     Planned(ReadPlan),
     /// Its deltas are not written to.
     Disk(Box<Disk>),
-}
-
-/// The deltas as one disk.
-pub(super) enum Stack {
-    /// There are none, or none was started yet.
-    None,
-    Writable(Box<DiskWriter>),
-    ReadOnly(Box<Disk>),
 }
 
 /// One delta.
@@ -373,31 +344,4 @@ impl Data for Device {
     fn punch(&self, offset: u64, len: u64, done: Done) {
         self.zero(offset, len, done);
     }
-}
-
-/// The number that stands for an error of an image.
-pub(super) fn errno_of(error: &ploop::Error) -> Errno {
-    match error.kind() {
-        ErrorKind::NoSpace => Errno::NOSPC,
-        ErrorKind::Busy => Errno::BUSY,
-        ErrorKind::InvalidInput | ErrorKind::Corrupt | ErrorKind::Unsupported => Errno::INVAL,
-        ErrorKind::PermissionDenied => Errno::ACCESS,
-        _ => Errno::IO,
-    }
-}
-
-/// For a read or a write: whatever is wrong with the image, it failed.
-pub(super) fn into_io(error: ploop::Error) -> io::Error {
-    let errno = match error.kind() {
-        ErrorKind::NoSpace => Errno::NOSPC,
-        _ => {
-            eprintln!("ploop-sandbox: {error}");
-            Errno::IO
-        }
-    };
-    io::Error::from_raw_os_error(errno.raw_os_error())
-}
-
-pub(super) fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

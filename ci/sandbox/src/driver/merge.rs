@@ -10,27 +10,16 @@ use std::time::Duration;
 use ploop::ErrorKind;
 use rustix::io::Errno;
 
-use super::deltas::set_written;
-use super::device::{Device, Stack, errno, errno_of};
-use super::lock;
-use super::maintenance::Kind;
+use super::device::Device;
+use super::errors::{errno, errno_of};
+use super::lock::lock;
+use super::maintenance::{Kind, Moved};
 use super::request::Ioctl;
+use super::stack::Stack;
+use super::written::set_written;
 
 /// Between two clusters. The lock of the device is not fair: who waits for it gets it then.
 const PAUSE: Duration = Duration::from_micros(200);
-
-/// How far the clusters of a merge are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Moved {
-    /// There is no merge, or what moved them has stopped before the end.
-    #[default]
-    Not,
-    /// They are being moved.
-    Moving,
-    /// They could not be moved; the next MERGE tries again.
-    Failed(Errno),
-    All,
-}
 
 impl Device {
     pub(super) fn merge(self: &Arc<Self>, ioctl: &Ioctl<'_>) -> Result<(), Errno> {

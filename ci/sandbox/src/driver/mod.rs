@@ -2,62 +2,42 @@
 
 mod attached;
 mod attributes;
+mod balloon;
+mod contents;
 mod contents_lock;
 mod deltas;
 mod device;
 mod discard;
+mod discards;
+mod errors;
+mod lock;
 mod maintenance;
 mod merge;
 mod request;
+mod stack;
 mod track;
+mod tracked;
+mod written;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
 use ploop_sandbox_wire::{Alias, Node, Reply, Request, call};
 use rustix::io::Errno;
 
-use crate::block::Block;
+use crate::block::{Block, MINORS};
 use crate::state::State;
 pub(crate) use attached::list_in as list_attached_in;
 pub(crate) use attributes::Entry;
 use device::Device;
+use lock::lock;
 use request::Ioctl;
-
-/// Minor numbers a device has: one of its own and one for each partition.
-pub(crate) const MINORS: u32 = 16;
 
 /// Where new devices are numbered.
 const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
-
-/// What [`lock`] takes.
-trait Lock {
-    type Guard<'a>
-    where
-        Self: 'a;
-
-    fn take(&self) -> Self::Guard<'_>;
-}
-
-impl<T> Lock for Mutex<T> {
-    type Guard<'a>
-        = MutexGuard<'a, T>
-    where
-        T: 'a;
-
-    fn take(&self) -> MutexGuard<'_, T> {
-        self.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A lock whose holder panicked is taken all the same: every value behind one is whole between two
-/// statements.
-fn lock<L: Lock>(lock: &L) -> L::Guard<'_> {
-    lock.take()
-}
 
 /// All devices.
 pub(crate) struct Driver {

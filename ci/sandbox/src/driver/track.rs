@@ -1,62 +1,14 @@
 //! Which clusters of the top delta's file changed, for a copy of the running image.
 
-use std::collections::BTreeMap;
-
 use ploop_sandbox_wire::Reply;
 use rustix::io::Errno;
 
-use super::device::{Device, Stack};
-use super::lock;
+use super::device::Device;
+use super::lock::lock;
 use super::maintenance::Kind;
 use super::request::Ioctl;
-
-/// Everything in bytes of the file.
-#[derive(Default)]
-pub(super) struct Track {
-    /// Ranges that changed: their ends by their starts.
-    changed: BTreeMap<u64, u64>,
-    /// How far the copy is; what lies behind is copied anyway.
-    end: u64,
-    /// Where the last range that was handed out ends.
-    next: u64,
-}
-
-impl Track {
-    fn insert(&mut self, start: u64, end: u64) {
-        let (mut start, mut end) = (start, end);
-        // Those it touches become one with it.
-        while let Some((&other, &other_end)) = self.changed.range(..=end).next_back() {
-            if other_end < start {
-                break;
-            }
-            self.changed.remove(&other);
-            start = start.min(other);
-            end = end.max(other_end);
-        }
-        self.changed.insert(start, end);
-    }
-
-    /// The next range, from where the last one ended; at the end of a whole pass, from the beginning.
-    fn take(&mut self, len: u64) -> Option<(u64, u64)> {
-        let at = self.next;
-        let from = |start| {
-            let (&start, &end) = self.changed.range(start..).next()?;
-            Some((start, end))
-        };
-        let mut found = from(at);
-        if found.is_none() && self.end >= len && at != 0 {
-            found = from(0);
-        }
-        match found {
-            Some((start, end)) => {
-                self.changed.remove(&start);
-                self.next = end;
-            }
-            None => self.next = 0,
-        }
-        found
-    }
-}
+use super::stack::Stack;
+use super::tracked::Track;
 
 fn extent(start: u64, end: u64) -> Reply {
     let mut payload = start.to_le_bytes().to_vec();
@@ -148,25 +100,5 @@ impl Device {
         maintenance.track = None;
         maintenance.kind = Kind::Off;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_that_touch_become_one_and_come_in_order() {
-        let mut track = Track::default();
-        for (start, end) in [(40, 50), (0, 10), (20, 30), (10, 20), (45, 60), (25, 26)] {
-            track.insert(start, end);
-        }
-        assert_eq!(track.changed, BTreeMap::from([(0, 30), (40, 60)]));
-        track.end = 100;
-        assert_eq!(track.take(100), Some((0, 30)));
-        track.insert(5, 6);
-        assert_eq!(track.take(100), Some((40, 60)));
-        assert_eq!(track.take(100), Some((5, 6)));
-        assert_eq!(track.take(100), None);
     }
 }

@@ -1,0 +1,33 @@
+//! Errors of images and of the host as the driver's numbers.
+
+use std::io;
+
+use ploop::ErrorKind;
+use rustix::io::Errno;
+
+/// The number that stands for an error of an image.
+pub(super) fn errno_of(error: &ploop::Error) -> Errno {
+    match error.kind() {
+        ErrorKind::NoSpace => Errno::NOSPC,
+        ErrorKind::Busy => Errno::BUSY,
+        ErrorKind::InvalidInput | ErrorKind::Corrupt | ErrorKind::Unsupported => Errno::INVAL,
+        ErrorKind::PermissionDenied => Errno::ACCESS,
+        _ => Errno::IO,
+    }
+}
+
+/// For a read or a write: whatever is wrong with the image, it failed.
+pub(super) fn into_io(error: ploop::Error) -> io::Error {
+    let errno = match error.kind() {
+        ErrorKind::NoSpace => Errno::NOSPC,
+        _ => {
+            eprintln!("ploop-sandbox: {error}");
+            Errno::IO
+        }
+    };
+    io::Error::from_raw_os_error(errno.raw_os_error())
+}
+
+pub(super) fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
