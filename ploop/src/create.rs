@@ -15,8 +15,8 @@ use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
 use crate::preflight::require_tools;
 use crate::recovery::{creation, sync_directories, sync_files};
 use crate::{
-    ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Result,
-    Size, kernel,
+    ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, FsType, Guid, ImageMode, Ploop,
+    Result, Size, kernel,
 };
 
 const OPERATION: &str = "create image";
@@ -31,33 +31,6 @@ bitflags! {
 
         // What a later libploop knows.
         const _ = !0;
-    }
-}
-
-/// A file system that libploop can make in a new image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
-#[non_exhaustive]
-pub enum FsType {
-    /// The only one libploop 1.15 has options for.
-    #[default]
-    Ext4,
-}
-
-impl FsType {
-    /// The name as `mount` takes it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            FsType::Ext4 => "ext4",
-        }
-    }
-}
-
-impl std::fmt::Display for FsType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

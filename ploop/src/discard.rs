@@ -2,8 +2,8 @@
 
 use crate::ffi::{DiscardArgs, StopInt, Turn};
 use crate::preflight::{Change, Store};
-use crate::resize::TemporaryMount;
 use crate::sysfs::Device;
+use crate::temporary_mount::TemporaryMount;
 use crate::{ErrorKind, Ploop, Result, Size};
 
 /// Ends a discard early, from any thread. Clones are one and the same flag.

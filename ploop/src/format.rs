@@ -100,6 +100,33 @@ impl TryFrom<u32> for FormatVersion {
     }
 }
 
+/// A file system that libploop can make in a new image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum FsType {
+    /// The only one libploop 1.15 has options for.
+    #[default]
+    Ext4,
+}
+
+impl FsType {
+    /// The name as `mount` takes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FsType::Ext4 => "ext4",
+        }
+    }
+}
+
+impl fmt::Display for FsType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -184,6 +184,8 @@ pub mod lock;
 #[cfg(feature = "libploop")]
 pub mod log;
 #[cfg(feature = "libploop")]
+mod look_ups;
+#[cfg(feature = "libploop")]
 mod merge;
 #[cfg(feature = "libploop")]
 mod mount;
@@ -203,26 +205,30 @@ mod snapshot;
 #[cfg(feature = "libploop")]
 mod sysfs;
 #[cfg(feature = "libploop")]
+mod temporary_mount;
+#[cfg(feature = "libploop")]
 pub mod trust;
 
 pub use component::ComponentName;
 #[cfg(feature = "libploop")]
-pub use create::{CreateFlags, CreateParam, FsType};
+pub use create::{CreateFlags, CreateParam};
 #[cfg(feature = "libploop")]
 pub use discard::{DiscardParam, DiscardStat, StopFlag};
 pub use error::{Code, Error, ErrorKind, Result};
 #[cfg(feature = "libploop")]
 pub use ffi::sys;
-pub use format::{FormatVersion, ImageMode};
+pub use format::{FormatVersion, FsType, ImageMode};
 pub use guid::Guid;
 #[cfg(feature = "libploop")]
 pub use handle::Ploop;
 #[cfg(feature = "image")]
 pub use image::Descriptor;
 #[cfg(feature = "libploop")]
-pub use info::{FsInfo, ImageInfo, fs_info};
+pub use info::{FsInfo, ImageInfo};
 #[cfg(feature = "libploop")]
 pub use kernel::load_kernel_modules;
+#[cfg(feature = "libploop")]
+pub use look_ups::fs_info;
 #[cfg(feature = "libploop")]
 pub use merge::{MergeParam, MergeTarget};
 #[cfg(feature = "libploop")]

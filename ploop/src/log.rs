@@ -17,14 +17,14 @@ use std::path::Path;
 use crate::{Error, Result, ffi};
 
 /// For [`set_verbose_level`]: nothing on the console. The default.
-pub const NO_CONSOLE: i32 = -2;
+pub const NO_CONSOLE: i32 = ffi::NO_CONSOLE;
 /// For [`set_verbose_level`]: errors alone, on standard error.
 pub const NO_STDOUT: i32 = -1;
 /// For [`set_verbose_level`]: everything, with the time since the first setting before each line.
 ///
 /// libploop keeps that time in one buffer: with operations in several threads a line may show
 /// another line's time.
-pub const TIMESTAMPS: i32 = 4;
+pub const TIMESTAMPS: i32 = ffi::TIMESTAMPS;
 
 /// How much of what libploop says is printed: messages up to this level, errors to standard error, others
 /// to standard output (`ploop_set_verbose_level`). From level 0 on, what its tools say, too.

@@ -1,12 +1,12 @@
 //! Changing the size of an image and its file system.
 
-use std::fs;
 use std::path::PathBuf;
 
 use crate::ffi::Turn;
 use crate::preflight::{Change, Store};
 use crate::recovery::sync_files;
-use crate::{Descriptor, ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel, paths};
+use crate::temporary_mount::TemporaryMount;
+use crate::{ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel};
 
 /// Whether [`Ploop::resize`] works on the mounted file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,25 +156,5 @@ impl Ploop {
             Err(_) => leftover.remove(),
         }
         result
-    }
-}
-
-/// The directory on which libploop mounts an image for itself, and which some failures leave behind.
-pub(crate) struct TemporaryMount(Option<PathBuf>);
-
-impl TemporaryMount {
-    /// Beside the image that is listed first, unless it was there before.
-    pub(crate) fn beside(descriptor: &Descriptor) -> TemporaryMount {
-        TemporaryMount(descriptor.images.first().and_then(|image| {
-            let path = paths::mount_point(&image.file);
-            fs::symlink_metadata(&path).is_err().then_some(path)
-        }))
-    }
-
-    pub(crate) fn remove(self) {
-        if let Some(path) = self.0 {
-            // Only if it is empty and nothing is mounted there.
-            let _ = fs::remove_dir(path);
-        }
     }
 }

@@ -18,7 +18,6 @@ use super::copy_calls::pipe;
 use super::descriptors::above_streams;
 use super::process::Done;
 use super::signals;
-use crate::log::{NO_CONSOLE, TIMESTAMPS};
 
 /// So much of a tool's words is kept, the last ones.
 const KEPT: usize = 64 << 10;
@@ -26,6 +25,11 @@ const KEPT: usize = 64 << 10;
 const LONGEST_LINE: usize = 8 << 10;
 /// So much is read when C has ended: what it left running may go on printing.
 const REST: usize = 1 << 20;
+
+/// libploop's level at which nothing goes to the console.
+pub(crate) const NO_CONSOLE: i32 = -2;
+/// The one at which the time stands before each line.
+pub(crate) const TIMESTAMPS: i32 = 4;
 
 static VERBOSE: AtomicI32 = AtomicI32::new(NO_CONSOLE);
 static LOG_LEVEL: AtomicI32 = AtomicI32::new(3);

@@ -1,0 +1,185 @@
+//! What can be asked of an image: its size and format, its files, its file system.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::ffi::{self, Turn};
+use crate::image::Header;
+use crate::preflight::{Change, Store};
+use crate::temporary_mount::TemporaryMount;
+use crate::{Error, ErrorKind, FsInfo, ImageInfo, Ploop, Result, paths};
+
+impl Ploop {
+    /// The size, cluster size and format of the image (`ploop_get_spec`): of the running device, or of
+    /// the top delta. Works without the driver; needs root to look for a device. A descriptor that names a
+    /// pipe as the top delta makes it wait for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
+    /// that), and as [`Ploop::descriptor`].
+    pub fn image_info(&mut self) -> Result<ImageInfo> {
+        match self.image.turn(&Turn::IMAGE_INFO)?.image_info() {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                self.info_of_closed_image()?.ok_or(error)
+            }
+            info => info,
+        }
+    }
+
+    /// libploop takes the mark that Parallels Desktop leaves on a closed image for that of one in use.
+    fn info_of_closed_image(&mut self) -> Result<Option<ImageInfo>> {
+        let descriptor = self.descriptor()?;
+        let top = descriptor.top_image().map(|top| Header::read(&top.file));
+        let header = top.and_then(Result::ok).filter(|header| !header.in_use);
+        Ok(header.map(|header| ImageInfo {
+            blocks: header.size.sectors(),
+            block_size: header.cluster.sectors(),
+            version: header.version.number(),
+        }))
+    }
+
+    /// The file of the top delta, the one that is written to (`ploop_get_top_delta_fname`): an
+    /// absolute path. Needs no driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::descriptor`].
+    pub fn top_delta_file(&mut self) -> Result<PathBuf> {
+        self.image.turn(&Turn::TOP_DELTA_FILE)?.top_delta_file()
+    }
+
+    /// The file of the base delta (`ploop_get_base_delta_fname`): an absolute path. Needs no driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::descriptor`].
+    pub fn base_delta_file(&mut self) -> Result<PathBuf> {
+        self.image.turn(&Turn::BASE_DELTA_FILE)?.base_delta_file()
+    }
+
+    /// Limits the size of deltas, in sectors, 0 for no limit (`ploop_set_max_delta_size`). libploop stores
+    /// the number in the descriptor and passes it to a running driver, unchanged both times.
+    ///
+    /// The driver fails what would make the top delta longer, and the file system goes read-only then.
+    /// It forgets the limit with the next snapshot, and is told again by the next mount.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) for no limit on a running image, and as [`Ploop::snapshot_with`];
+    /// after an error the descriptor is as it was.
+    pub fn set_max_delta_size(&mut self, size: u64) -> Result<()> {
+        let change = Change::begin(&mut self.image, &Turn::MAX_DELTA_SIZE)?;
+        if size == 0 {
+            // A18: the driver takes the number for what it is, and fails every write to a new cluster.
+            let top = change.descriptor.top;
+            if let Some(device) = change.devices_on(top).next() {
+                return change.refuse_attached(
+                    device,
+                    "0 would be a limit of zero bytes there; use a large number for no limit",
+                );
+            }
+        }
+        change.run(Store::Direct, |turn| {
+            let turn = turn.set_max_delta_size(size)?;
+            // 25: success is also reported where the descriptor could not be written.
+            if turn.descriptor()?.max_delta_size.unwrap_or(0) == size {
+                return Ok(());
+            }
+            Err(Error::new(
+                ErrorKind::Io,
+                turn.operation(),
+                "libploop could not write the descriptor and did not say so; nothing was changed",
+            )
+            .with_path(turn.path()))
+        })
+    }
+}
+
+/// The file system in an image (`ploop_get_info_by_descr`).
+///
+/// * Of a mounted image: as it is now.
+/// * Of one that is not, but was mounted since its last change of snapshot: as it was when it was
+///   unmounted, from the note `.statfs` that libploop left beside it. This needs no driver.
+/// * Of any other: it is **mounted and unmounted once**, beside its base, which needs the driver and
+///   root, and leaves the note.
+///
+/// # Errors
+///
+/// [`NotMounted`](ErrorKind::NotMounted) where the image is attached without its file system being
+/// mounted, and as [`Ploop::mount`].
+pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
+    let op = &Turn::FS_INFO;
+    let descriptor = descriptor.as_ref();
+    paths::require_passable(op.name, descriptor)?;
+    if let Some(noted) = noted(op.name, descriptor)? {
+        return Ok(noted);
+    }
+    let mut image = ffi::Image::open(op.name, descriptor)?;
+    let change = Change::begin(&mut image, op)?;
+    change.require_attachable(change.descriptor.top)?;
+    let leftover = TemporaryMount::beside(&change.descriptor);
+    let result = change.run(Store::Maybe, Turn::fs_info);
+    if result.is_err() {
+        leftover.remove();
+    }
+    result
+}
+
+/// libploop's note of the file system beside an image that is not mounted: five numbers in the
+/// machine's order. It goes by the note before it looks at anything else, and so does this.
+fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
+    let Some(directory) = descriptor.parent() else {
+        return Ok(None);
+    };
+    let path = directory.join(paths::STATFS_NAME);
+    let failed = |error| {
+        Error::io(
+            operation,
+            "the note of the last unmount cannot be read",
+            error,
+        )
+        .with_path(&path)
+    };
+    paths::require_own_side_file(operation, &path)?;
+    let mut file = match OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+        .open(&path)
+    {
+        Ok(file) => file,
+        // The directory may be missing as well, which opening the descriptor will tell.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = [0; 40];
+    match file.read_exact(&mut bytes) {
+        Ok(()) => {}
+        // One that is cut off is written anew, by libploop itself.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    }
+    let number = |at: usize| {
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[at * 8..][..8]);
+        u64::from_ne_bytes(number)
+    };
+    Ok(Some(FsInfo {
+        block_size: number(0),
+        blocks: number(1),
+        blocks_free: number(2),
+        inodes: number(3),
+        inodes_free: number(4),
+    }))
+}
