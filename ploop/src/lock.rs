@@ -324,6 +324,23 @@ impl OperationLock {
     }
 }
 
+/// Held by who makes a file under a name, until it is part of an image or gone again: who comes second finds
+/// it there, and removes nothing that is not its own.
+pub(crate) struct NewFileLock(
+    #[expect(dead_code, reason = "given back when dropped")] Option<OperationLock>,
+);
+
+impl NewFileLock {
+    pub(crate) fn acquire(
+        operation: &'static str,
+        file: &Path,
+        timeout: Duration,
+    ) -> Result<NewFileLock> {
+        let wait = Wait::new(operation, file, timeout);
+        OperationLock::acquire(file, &wait).map(NewFileLock)
+    }
+}
+
 impl Drop for OperationLock {
     fn drop(&mut self) {
         // Who waits for it finds that it is gone, and makes another one.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::ffi::{self, CPath, CText, MergeWhich, Turn};
 use crate::identity::Identity;
 use crate::image::{Header, Image};
+use crate::lock::NewFileLock;
 use crate::preflight::{Change, Store, no_snapshot};
 use crate::sysfs::{self, Device};
 use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
@@ -127,7 +128,7 @@ impl Ploop {
         let new_delta = param
             .new_delta
             .as_deref()
-            .map(|file| new_file(&change, file))
+            .map(|file| new_delta(&change, file))
             .transpose()?;
         let raw_base = descriptor.mode == ImageMode::Raw && descriptor.parent(to).is_none();
         if new_delta.is_some() && raw_base {
@@ -147,10 +148,13 @@ impl Ploop {
         };
         let lower = UnusedDelta::of(merged.first().copied());
         let result = change.run(Store::Staged, |turn| {
-            turn.merge(&which, new_delta.as_ref().map(|(_, c_path)| c_path))
+            turn.merge(&which, new_delta.as_ref().map(|new| &new.c_path))
         });
-        if let (Err(_), Some((file, _))) = (&result, &new_delta) {
-            self.remove_unless_used(file);
+        match (&result, &new_delta) {
+            // Of a program that uses libploop by itself.
+            (Err(error), Some(_)) if error.kind() == ErrorKind::AlreadyExists => {}
+            (Err(_), Some(new)) => self.remove_unless_used(&new.path),
+            _ => {}
         }
         if result.is_err() {
             lower.restore_mark(&mut self.image);
@@ -201,12 +205,19 @@ impl UnusedDelta {
     }
 }
 
-/// Where the result of a merge may go.
-fn new_file(change: &Change<'_>, file: &Path) -> Result<(PathBuf, CPath)> {
+/// Where the result of a merge goes. Nobody else who uses this crate makes a file there meanwhile.
+struct NewDelta {
+    path: PathBuf,
+    c_path: CPath,
+    _lock: NewFileLock,
+}
+
+fn new_delta(change: &Change<'_>, file: &Path) -> Result<NewDelta> {
     let operation = change.operation();
     // C takes the name as relative to the working directory, and stores it as it resolves there.
     let path = paths::of_new_file(operation, file)?;
     paths::require_new_name(operation, &path, paths::directory_of(change.path()))?;
+    let lock = NewFileLock::acquire(operation, &path, change.timeout())?;
     if fs::symlink_metadata(&path).is_ok() {
         return Err(Error::new(
             ErrorKind::AlreadyExists,
@@ -215,6 +226,9 @@ fn new_file(change: &Change<'_>, file: &Path) -> Result<(PathBuf, CPath)> {
         )
         .with_path(path));
     }
-    let c_path = CPath::new(operation, &path)?;
-    Ok((path, c_path))
+    Ok(NewDelta {
+        c_path: CPath::new(operation, &path)?,
+        path,
+        _lock: lock,
+    })
 }

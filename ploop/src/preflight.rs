@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Access, OFlags};
 
@@ -145,6 +146,11 @@ impl<'a> Change<'a> {
 
     pub(crate) fn operation(&self) -> &'static str {
         self.turn.operation()
+    }
+
+    /// How long it waits for others.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.turn.timeout()
     }
 
     /// The name that libploop looks for.

@@ -164,6 +164,11 @@ impl Turn<'_> {
         }
     }
 
+    /// How long this operation waits for others.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.image.timeout()
+    }
+
     /// The image's locks, for those who have something to do after the call.
     pub(crate) fn held(&self) -> Arc<Held> {
         Arc::clone(&self.held)

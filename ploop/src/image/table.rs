@@ -16,8 +16,15 @@ pub(super) const PAGE: u32 = 1 << 14;
 /// read, and more memory, than all the rest.
 pub(super) struct Table {
     entries: u32,
-    pages: Box<[OnceLock<Page>]>,
+    /// In groups, which are made when first needed, too: room for the pages of a large disk in each of a
+    /// thousand deltas would be gigabytes.
+    groups: Box<[OnceLock<Group>]>,
 }
+
+type Group = Box<[OnceLock<Page>]>;
+
+/// Pages in a group.
+const GROUP: u32 = 1 << 9;
 
 impl fmt::Debug for Table {
     /// Without the entries, of which there may be millions.
@@ -49,16 +56,26 @@ impl Page {
 impl Table {
     pub(super) fn new(header: &Header) -> Table {
         let entries = header.entries();
-        let pages = (0..entries.div_ceil(PAGE))
-            .map(|_| OnceLock::new())
-            .collect();
-        Table { entries, pages }
+        let groups = entries.div_ceil(PAGE).div_ceil(GROUP);
+        Table {
+            entries,
+            groups: (0..groups).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// The place of a page, where the disk has so many.
+    fn place(&self, number: u32) -> Option<&OnceLock<Page>> {
+        let group = self.groups.get((number / GROUP) as usize)?;
+        let pages = group.get_or_init(|| (0..GROUP).map(|_| OnceLock::new()).collect());
+        pages
+            .get((number % GROUP) as usize)
+            .filter(|_| number < self.entries.div_ceil(PAGE))
     }
 
     /// The entry of a cluster of the disk, 0 for those beyond the end.
     pub(super) fn entry(&self, file: &File, cluster: u32) -> Result<u32> {
         let number = cluster / PAGE;
-        let Some(page) = self.pages.get(number as usize) else {
+        let Some(page) = self.place(number) else {
             return Ok(0);
         };
         let page = match page.get() {
@@ -76,7 +93,11 @@ impl Table {
     pub(super) fn set(&mut self, file: &File, cluster: u32, entry: u32) -> Result<()> {
         // Loads the page.
         self.entry(file, cluster)?;
-        let page = self.pages.get_mut((cluster / PAGE) as usize);
+        let number = cluster / PAGE;
+        let group = self.groups.get_mut((number / GROUP) as usize);
+        let page = group
+            .and_then(OnceLock::get_mut)
+            .and_then(|pages| pages.get_mut((number % GROUP) as usize));
         if let Some(Page::Entries(entries)) = page.and_then(OnceLock::get_mut) {
             if let Some(place) = entries.get_mut((cluster % PAGE) as usize) {
                 *place = entry;
@@ -88,10 +109,14 @@ impl Table {
     /// A page for a reader that passes through the table once: what is not in memory does not stay
     /// there.
     pub(super) fn pass(&self, file: &File, number: u32) -> Result<Page> {
-        match self.pages.get(number as usize).map(OnceLock::get) {
-            None => Ok(Page::Empty),
-            Some(Some(page)) => Ok(page.clone()),
-            Some(None) => self.load(file, number),
+        if number >= self.entries.div_ceil(PAGE) {
+            return Ok(Page::Empty);
+        }
+        let group = self.groups.get((number / GROUP) as usize);
+        let pages = group.and_then(OnceLock::get);
+        match pages.and_then(|pages| pages.get((number % GROUP) as usize)?.get()) {
+            Some(page) => Ok(page.clone()),
+            None => self.load(file, number),
         }
     }
 

@@ -180,3 +180,40 @@ fn a_branch_beside_is_left_alone() {
     known.states.remove(&side);
     known.verify();
 }
+
+/// Two images are merged to one new file: the one that comes second fails, and leaves the file of the first.
+#[test]
+fn two_merges_to_one_new_file() {
+    for round in 0..60 {
+        let dir = tempfile::tempdir().unwrap();
+        let new = fs::canonicalize(dir.path()).unwrap().join("merged.hds");
+        let barrier = std::sync::Barrier::new(2);
+        let images = [(); 2].map(|()| Known::chain(ImageMode::Expanded, FormatVersion::V1, 1).0);
+        let merged = std::thread::scope(|scope| {
+            let threads = images.map(|mut known| {
+                let (new, barrier) = (&new, &barrier);
+                scope.spawn(move || {
+                    let param = MergeParam::new(MergeTarget::All).new_delta(new);
+                    barrier.wait();
+                    let result = known.ploop.merge(&param);
+                    (known, result)
+                })
+            });
+            threads.map(|thread| thread.join().unwrap())
+        });
+        let mut done = 0;
+        for (mut known, result) in merged {
+            match result {
+                Ok(()) => {
+                    done += 1;
+                    assert_eq!(known.file_of(Guid::TOP), new, "{round}");
+                    known.states.retain(|guid, _| *guid == Guid::TOP);
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}"),
+            }
+            known.verify();
+        }
+        assert_eq!(done, 1, "{round}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{round}");
+    }
+}
