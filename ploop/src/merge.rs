@@ -3,12 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::ffi::{self, CPath, CText, MergeWhich, Turn};
-use crate::identity::Identity;
-use crate::image::{Header, Image};
+use crate::ffi::{CPath, CText, MergeWhich, Turn};
 use crate::lock::NewFileLock;
 use crate::preflight::{Change, Store, no_snapshot};
-use crate::sysfs::{self, Device};
 use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
 /// Which deltas [`Ploop::merge`] merges.
@@ -146,7 +143,6 @@ impl Ploop {
                 to: &c_to,
             },
         };
-        let lower = UnusedDelta::of(merged.first().copied());
         let result = change.run(Store::Staged, |turn| {
             turn.merge(&which, new_delta.as_ref().map(|new| &new.c_path))
         });
@@ -155,9 +151,6 @@ impl Ploop {
             (Err(error), Some(_)) if error.kind() == ErrorKind::AlreadyExists => {}
             (Err(_), Some(new)) => self.remove_unless_used(&new.path),
             _ => {}
-        }
-        if result.is_err() {
-            lower.restore_mark(&mut self.image);
         }
         result
     }
@@ -169,38 +162,6 @@ impl Ploop {
             if !descriptor.images.iter().any(|image| image.file == file) {
                 let _ = fs::remove_file(file);
             }
-        }
-    }
-}
-
-/// A delta that was not in use before something is merged into it.
-///
-/// libploop marks it for the time of the merge, and leaves the mark when the merge fails. With it the
-/// image can neither be mounted nor switched to that delta. The table is written after the data it
-/// names, so the delta is sound.
-pub(crate) struct UnusedDelta(Option<PathBuf>);
-
-impl UnusedDelta {
-    pub(crate) fn of(image: Option<&Image>) -> UnusedDelta {
-        UnusedDelta(
-            image
-                .filter(|image| Header::read(&image.file).is_ok_and(|header| !header.in_use))
-                .map(|image| image.file.clone()),
-        )
-    }
-
-    /// Takes the mark off, unless a device may have put it there.
-    pub(crate) fn restore_mark(self, image: &mut ffi::Image) {
-        let Some(file) = self.0 else { return };
-        let (Ok(turn), Ok(identity)) = (image.turn(&Turn::MERGE), Identity::of(&file)) else {
-            return;
-        };
-        let may_have = |device: &Device| device.has(identity) || device.is_unknown();
-        if !sysfs::devices().iter().any(may_have) {
-            turn.held().if_unlocked(|| {
-                // Should it not work, the next merge takes the mark off.
-                let _ = Header::clear_in_use(&file);
-            });
         }
     }
 }

@@ -112,7 +112,10 @@ impl<'a> Change<'a> {
             held.if_unlocked(|| self.canonical.put_fields_back());
         }
         match (&result, unsynced) {
-            (Err(_), _) => held.if_unlocked(|| room.clear()),
+            (Err(_), _) => held.if_unlocked(|| {
+                recovery::after_failure(operation, &path);
+                room.clear();
+            }),
             (Ok(_), Some(unsynced)) => unsynced.sync(operation)?,
             (Ok(_), None) => {}
         }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 
 use crate::ffi::{self, CPath, CText, Turn};
-use crate::merge::UnusedDelta;
 use crate::preflight::{Change, Store, no_snapshot};
 use crate::recovery::Removal;
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
@@ -334,16 +333,12 @@ impl Ploop {
     /// marked already and still has several children, [`Corrupt`](ErrorKind::Corrupt) where a delta in
     /// question is damaged or no delta at all, [`PermissionDenied`](ErrorKind::PermissionDenied) where
     /// the kernel keeps the delta of a snapshot without children, for it is immutable, or attached
-    /// where this process does not see it; the image is then as it was. After an error of a merge, the lower delta holds part
-    /// of the upper one's data, which reads the same through the upper one.
+    /// where this process does not see it; the image is then as it was. After an error of a merge,
+    /// and where one was cut short, the snapshot is still there to be deleted, but its own state is not:
+    /// its delta holds part of the data of the one above, through which it all reads as before.
     pub fn delete_snapshot(&mut self, guid: Guid) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::DELETE)?;
-        let lower = UnusedDelta::of(change.descriptor.image(guid));
-        let result = delete(change, guid);
-        if result.is_err() {
-            lower.restore_mark(&mut self.image);
-        }
-        result
+        delete(change, guid)
     }
 
     /// Deletes the top delta, with all that was written since the last snapshot; the snapshot below

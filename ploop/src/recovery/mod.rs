@@ -16,8 +16,17 @@ mod sync;
 pub(crate) use removal::Removal;
 pub(crate) use sync::{Unsynced, sync_directories, sync_files};
 
+use std::path::Path;
+
 use crate::Result;
 use crate::ffi::Turn;
+
+/// Does the same for an operation that libploop has not done to its end (A9): a merge leaves its mark.
+/// The lock is held.
+pub(crate) fn after_failure(operation: &'static str, descriptor: &Path) {
+    // What cannot be mended now, the next operation tries again, and reports.
+    let _ = interrupted::finish(operation, descriptor);
+}
 
 /// Finishes or takes back what an earlier operation on the image left half done. The first thing of
 /// every change, a mount and an unmount included.
