@@ -5,6 +5,7 @@
 //! are compared, on every level of every device.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use crate::identity::Identity;
 use crate::image::Header;
@@ -81,6 +82,26 @@ impl Change<'_> {
             }
         }
         Ok(())
+    }
+
+    /// That the file of a delta which is to be merged into has no other name: another image may have it by that, as
+    /// linked clones and backups by hard links do, and would find its data changed.
+    pub(crate) fn require_one_name(&self, lower: Guid) -> Result<()> {
+        let Some(image) = self.descriptor.image(lower) else {
+            return Ok(());
+        };
+        match fs::metadata(&image.file) {
+            Ok(metadata) if metadata.nlink() > 1 => Err(Error::new(
+                ErrorKind::Unsupported,
+                self.operation(),
+                format!(
+                    "this file has {} names (hard links), and merging into it would change what it is under the others; put a copy of it in its place, or remove them",
+                    metadata.nlink()
+                ),
+            )
+            .with_path(&image.file)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether it is there for a temporary snapshot: libploop looks whether it is in use, and detaches it.

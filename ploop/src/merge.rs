@@ -120,6 +120,9 @@ impl Ploop {
         }
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
         change.require_unattached(&guids)?;
+        if param.new_delta.is_none() {
+            change.require_one_name(to)?;
+        }
         change.require_sound(merged.iter().copied())?;
         change.require_whole_clusters(merged.iter().copied())?;
         let new_delta = param

@@ -441,6 +441,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
         }
         [child] => {
             change.require_unattached(&[guid, *child])?;
+            change.require_one_name(guid)?;
             let both = [guid, *child];
             let both = || both.iter().filter_map(|guid| descriptor.image(*guid));
             change.require_sound(both())?;

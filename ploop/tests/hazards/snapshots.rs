@@ -21,7 +21,8 @@ pub(crate) fn tests() -> Vec<Test> {
             h0_15_h4_27_two_deltas_are_the_top,
             h0_10_a_failure_leaves_no_temporary_files,
             ha_9_a_failed_merge_leaves_the_delta_in_use,
-            ha_25_a_file_is_named_twice;
+            ha_25_a_file_is_named_twice,
+            ha_55_two_images_have_one_base;
         &[Need::Root, Need::ImmutableFiles] =>
             ha_20_a_delta_that_cannot_be_removed;
     ]
@@ -335,6 +336,55 @@ fn ha_25_a_file_is_named_twice() {
             }
             before.assert_unchanged(name);
         }
+    })
+    .succeeded();
+}
+
+/// By hard links, as of a linked clone. A merge into the base changes what the other image reads. It is refused
+/// as long as the file has two names; what does not write to it is done.
+fn ha_55_two_images_have_one_base() {
+    let two = |dir: &Path| {
+        let (one, other) = (dir.join("one"), dir.join("other"));
+        fs::create_dir(&one).unwrap();
+        fs::create_dir(&other).unwrap();
+        let (mut image, guids) = disk::with_snapshots(&one, 1);
+        let base = one.join("root.hds");
+        disk::write_first_cluster(&base, 1);
+        for entry in fs::read_dir(&one).unwrap() {
+            let entry = entry.unwrap();
+            if entry.path() != base {
+                fs::copy(entry.path(), other.join(entry.file_name())).unwrap();
+            }
+        }
+        fs::hard_link(&base, other.join("root.hds")).unwrap();
+        disk::write_first_cluster(&image.top_delta_file().unwrap(), 2);
+        (image, guids[0], other)
+    };
+    child("raw", |dir| {
+        let (_, base, other) = two(dir);
+        let handle = raw::Handle::open(&disk::descriptor(&dir.join("one")));
+        assert_eq!(handle.delete(&base.to_string()), 0);
+        assert_eq!(disk::first_byte(&other.join("root.hds")), Some(2));
+    })
+    .succeeded();
+    child("safe", |dir| {
+        let (mut image, base, other) = two(dir);
+        let before = Contents::of(&other);
+        for error in [
+            image.delete_snapshot(base).err(),
+            image.merge(&MergeParam::new(MergeTarget::Top)).err(),
+            image.merge(&MergeParam::new(MergeTarget::All)).err(),
+        ] {
+            let error = error.unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.message().contains("2 names"), "{error}");
+        }
+        let second = image.snapshot().unwrap();
+        image.delete_snapshot(second).unwrap();
+        let new = MergeParam::new(MergeTarget::All).new_delta(dir.join("one/new.hds"));
+        image.merge(&new).unwrap();
+        assert_eq!(disk::first_byte(&dir.join("one/new.hds")), Some(2));
+        before.assert_unchanged("the other image");
     })
     .succeeded();
 }
