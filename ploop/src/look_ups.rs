@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::ffi::{self, Turn};
-use crate::image::Header;
+use crate::ffi::{self, Call, Turn};
+use crate::image::{Header, Image};
 use crate::preflight::{Change, Store};
 use crate::temporary_mount::TemporaryMount;
-use crate::{Error, ErrorKind, FsInfo, ImageInfo, Ploop, Result, paths};
+use crate::{Descriptor, Error, ErrorKind, FsInfo, ImageInfo, Ploop, Result, paths};
 
 impl Ploop {
     /// The size, cluster size and format of the image (`ploop_get_spec`): of the running device, or of
@@ -50,7 +50,26 @@ impl Ploop {
     ///
     /// As [`Ploop::descriptor`].
     pub fn top_delta_file(&mut self) -> Result<PathBuf> {
-        self.image.turn(&Turn::TOP_DELTA_FILE)?.top_delta_file()
+        self.delta_file(&Turn::TOP_DELTA_FILE, Descriptor::top_image)
+    }
+
+    /// The descriptor says it; libploop would read no other one.
+    fn delta_file(
+        &mut self,
+        op: &'static Call,
+        which: fn(&Descriptor) -> Option<&Image>,
+    ) -> Result<PathBuf> {
+        let turn = self.image.turn(op)?;
+        let descriptor = turn.descriptor()?;
+        match which(&descriptor) {
+            Some(image) => Ok(image.file.clone()),
+            None => Err(Error::new(
+                ErrorKind::Corrupt,
+                op.name,
+                "the descriptor has no such delta",
+            )
+            .with_path(turn.path())),
+        }
     }
 
     /// The file of the base delta (`ploop_get_base_delta_fname`): an absolute path. Needs no driver.
@@ -59,7 +78,7 @@ impl Ploop {
     ///
     /// As [`Ploop::descriptor`].
     pub fn base_delta_file(&mut self) -> Result<PathBuf> {
-        self.image.turn(&Turn::BASE_DELTA_FILE)?.base_delta_file()
+        self.delta_file(&Turn::BASE_DELTA_FILE, Descriptor::base)
     }
 
     /// Limits the size of deltas, in sectors, 0 for no limit (`ploop_set_max_delta_size`). libploop stores

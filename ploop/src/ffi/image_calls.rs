@@ -339,27 +339,6 @@ impl Turn<'_> {
         })
     }
 
-    pub(crate) fn top_delta_file(mut self) -> Result<PathBuf> {
-        let mut out = PathBuffer::new();
-        // SAFETY: the handle is live and used by this thread only; the buffer has the length given,
-        // which is positive (hazard 11).
-        let reply = self.call(|di| unsafe {
-            sys::ploop_get_top_delta_fname(di, out.as_mut_ptr(), PathBuffer::LEN as i32)
-        })?;
-        reply.done(self.path())?;
-        Ok(out.into_path())
-    }
-
-    pub(crate) fn base_delta_file(mut self) -> Result<PathBuf> {
-        let mut out = PathBuffer::new();
-        // SAFETY: as in `top_delta_file`.
-        let reply = self.call(|di| unsafe {
-            sys::ploop_get_base_delta_fname(di, out.as_mut_ptr(), PathBuffer::LEN as i32)
-        })?;
-        reply.done(self.path())?;
-        Ok(out.into_path())
-    }
-
     /// The turn comes back, for a look at what was really done.
     pub(crate) fn set_max_delta_size(self, size: u64) -> Result<Self> {
         let mut turn = self.with_new_handle();

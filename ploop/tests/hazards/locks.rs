@@ -116,7 +116,7 @@ fn h0_01_the_signal_kills_the_process() {
         let locks = images.each_ref().map(|dir| disk::lock(&disk::lock_of(dir)));
         let waits = images.each_ref().map(|dir| {
             let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
-            thread::spawn(move || image.top_delta_file().unwrap())
+            thread::spawn(move || image.snapshot().unwrap())
         });
         thread::sleep(MOMENT);
         drop(locks);
@@ -304,7 +304,7 @@ fn h0_02_a_lock_that_is_lost_to_a_race_ends_too() {
         let worker = thread::spawn(move || {
             loop {
                 let begin = Instant::now();
-                let result = image.top_delta_file();
+                let result = image.image_info();
                 if begin.elapsed() > Duration::from_secs(30) {
                     return (begin.elapsed(), result);
                 }
