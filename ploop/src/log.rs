@@ -14,7 +14,9 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::{Error, Result, ffi};
+use crate::{Error, Result, ffi, paths};
+
+const OPERATION: &str = "set log file";
 
 /// For [`set_verbose_level`]: nothing on the console. The default.
 pub const NO_CONSOLE: i32 = ffi::NO_CONSOLE;
@@ -59,6 +61,9 @@ pub fn set_log_level(level: i32) {
 /// # Ok::<(), ploop::Error>(())
 /// ```
 pub fn set_log_file(file: Option<&Path>) -> Result<()> {
+    if let Some(file) = file {
+        paths::require_passable(OPERATION, file)?;
+    }
     let opened = file.map(open).transpose()?;
     ffi::set_log_file(opened);
     Ok(())
@@ -74,5 +79,5 @@ fn open(path: &Path) -> Result<std::fs::File> {
         rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND)?;
         Ok(file)
     };
-    open().map_err(|error| Error::io("set log file", "it cannot be opened", error).with_path(path))
+    open().map_err(|error| Error::io(OPERATION, "it cannot be opened", error).with_path(path))
 }

@@ -90,10 +90,10 @@ impl Ploop {
             Error::io(operation, "the new file cannot be found", error).with_path(&param.new_file)
         })?;
         paths::require_new_name(operation, &new_file, paths::directory_of(change.path()))?;
-        trust::require_no_other_writers(operation, [&*new_file])?;
         let c_new_file = CPath::new(operation, &new_file)?;
         // 9: libploop's own check of the new file trusts its header.
         Header::read(&new_file).map_err(|error| error.during(operation))?;
+        trust::require_no_other_writers(operation, [&*new_file])?;
         let identity = identity_of(operation, &new_file)?;
         if change.delta_in(identity).is_some() {
             return Err(Error::new(

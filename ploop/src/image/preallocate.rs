@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
 
 use super::file;
@@ -54,6 +54,11 @@ pub(crate) fn preallocate(path: &Path) -> Result<()> {
     if count == 0 || (slot + count) * unit > u64::from(u32::MAX) {
         return Ok(());
     }
+    // A failed attempt changes the file, if only its times.
+    let free = fstatvfs(&file).map_err(|error| failed(error.into()))?;
+    if free.f_bfree.saturating_mul(free.f_frsize) < count * cluster {
+        return Err(failed(Errno::NOSPC.into()));
+    }
     match fallocate(
         &file,
         FallocateFlags::empty(),
@@ -61,7 +66,12 @@ pub(crate) fn preallocate(path: &Path) -> Result<()> {
         count * cluster,
     ) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
-        result => result.map_err(|error| failed(error.into()))?,
+        Err(error) => {
+            // What it has come to is of no use.
+            let _ = file.set_len(len);
+            return Err(failed(error.into()));
+        }
+        Ok(()) => {}
     }
     file.sync_all().map_err(failed)?;
     for number in 0..pages {

@@ -180,6 +180,12 @@ fn rewriting_is_part_of_the_change() {
     edit(&known, |text| {
         text.replace("<Cylinders>", "<Name>a</Name><Cylinders>")
     });
+    for suffix in ["ploop-new", "ploop-kept"] {
+        let trap = known.path(&format!("DiskDescriptor.xml.{suffix}"));
+        let error = known.ploop.switch_snapshot(guids[0]).unwrap_err();
+        assert_eq!(error.path(), Some(&*trap), "{error}");
+        fs::remove_file(trap).unwrap();
+    }
     known.ploop.switch_snapshot(guids[0]).unwrap();
     known.went_back_to(guids[0]);
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
