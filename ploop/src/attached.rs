@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::identity::Identity;
 use crate::image::Header;
 use crate::preflight::Change;
+use crate::recovery::creation;
 use crate::sysfs::Device;
 use crate::{Code, Error, ErrorKind, Guid, Result};
 
@@ -90,13 +91,17 @@ impl Change<'_> {
         let Some(image) = self.descriptor.image(lower) else {
             return Ok(());
         };
-        match fs::metadata(&image.file) {
-            Ok(metadata) if metadata.nlink() > 1 => Err(Error::new(
+        let names = || fs::metadata(&image.file).map(|metadata| metadata.nlink());
+        if names().is_ok_and(|names| names > 1) {
+            creation::finish(&image.file);
+        }
+        match names() {
+            Ok(names) if names > 1 => Err(Error::new(
                 ErrorKind::Unsupported,
                 self.operation(),
                 format!(
                     "this file has {} names (hard links), and merging into it would change what it is under the others; put a copy of it in its place, or remove them",
-                    metadata.nlink()
+                    names
                 ),
             )
             .with_path(&image.file)),

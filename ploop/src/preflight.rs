@@ -173,6 +173,14 @@ impl<'a> Change<'a> {
         }
     }
 
+    /// That this file is a delta of the image, which is about to be removed: whatever its table is like, for
+    /// going back to a snapshot is the way out of a damaged top.
+    pub(crate) fn require_delta(&self, image: Option<&Image>) -> Result<()> {
+        image.map_or(Ok(()), |image| {
+            require_header(self.operation(), image, &self.descriptor).map(drop)
+        })
+    }
+
     /// That these files are deltas libploop can work on together: readable headers that do not lead
     /// it out of its buffers (9), of one cluster size (10) and one version of the format: a merge writes
     /// the upper one's version to the lower one's table. It also keeps a descriptor that names
@@ -281,18 +289,7 @@ fn require_sound(
     {
         return require_raw(operation, &image.file, descriptor).map(|()| None);
     }
-    let header = Header::read(&image.file).map_err(|error| error.during(operation))?;
-    if header.cluster != descriptor.cluster {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            operation,
-            format!(
-                "this delta has clusters of {}, the descriptor says {}",
-                header.cluster, descriptor.cluster
-            ),
-        )
-        .with_path(&image.file));
-    }
+    let header = require_header(operation, image, descriptor)?;
     if header.extension_offset != 0 {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -304,6 +301,27 @@ fn require_sound(
     }
     require_sound_table(operation, &image.file)?;
     Ok(Some(header.version))
+}
+
+/// The header of a delta of this image.
+fn require_header(
+    operation: &'static str,
+    image: &Image,
+    descriptor: &Descriptor,
+) -> Result<Header> {
+    let header = Header::read(&image.file).map_err(|error| error.during(operation))?;
+    if header.cluster == descriptor.cluster {
+        return Ok(header);
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        operation,
+        format!(
+            "this delta has clusters of {}, the descriptor says {}",
+            header.cluster, descriptor.cluster
+        ),
+    )
+    .with_path(&image.file))
 }
 
 /// A raw base has no header to tell it from somebody's file: that its size is the disk's must do. Deltas upon it

@@ -284,7 +284,7 @@ impl Ploop {
         }
         if !skip_destroy {
             // The old top is about to be unlinked.
-            change.require_sound(descriptor.top_image())?;
+            change.require_delta(descriptor.top_image())?;
         }
         // libploop looks only where it both deletes and creates (28).
         let top = descriptor.top;
@@ -417,7 +417,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
         ),
         [] => {
             change.require_unattached(&[guid])?;
-            change.require_sound(descriptor.image(guid))?;
+            change.require_delta(descriptor.image(guid))?;
             let Some(image) = descriptor.image(guid) else {
                 return change.refuse(ErrorKind::Corrupt, format!("{guid} has no delta"));
             };

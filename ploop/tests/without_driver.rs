@@ -76,7 +76,8 @@ fn main() -> ExitCode {
             known.ploop.temporary_snapshot(&param).map(drop)
         }),
         ("replace_by_level", ErrorKind::InvalidInput, |known| {
-            let copy = tempfile::NamedTempFile::new().unwrap();
+            let elsewhere = tempfile::tempdir().unwrap();
+            let copy = elsewhere.path().join("copy");
             fs::copy(known.path("root.hds"), &copy).unwrap();
             let param = ReplaceParam::new(&copy, ReplaceTarget::Level(0));
             known.ploop.replace(&param)

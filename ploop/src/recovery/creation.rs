@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -34,22 +34,32 @@ pub(crate) fn is_abandoned(directory: &Path) -> bool {
 
 /// Removes a base whose creation has not come to its descriptor.
 pub(crate) fn take_back(base: &Path, descriptor: &Path) {
-    let (Some(directory), Some(name)) = (base.parent(), base.file_name()) else {
-        return;
-    };
-    let Ok(identity) = Identity::of(base) else {
-        return;
-    };
     if fs::symlink_metadata(descriptor).is_ok() {
         return;
     }
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let made = entry.path();
-        if is_abandoned(&made) && Identity::of(&made.join(name)).is_ok_and(|it| it == identity) {
-            // What cannot be removed is in the way, and the creation says so.
-            let _ = fs::remove_file(base);
-            let _ = fs::remove_dir_all(&made);
-            return;
-        }
+    if let Some(made) = abandoned_with(base) {
+        // What cannot be removed is in the way, and the creation says so.
+        let _ = fs::remove_file(base);
+        let _ = fs::remove_dir_all(made);
     }
+}
+
+/// Removes the second link of a base whose creation was cut short after the descriptor was in place.
+pub(crate) fn finish(base: &Path) {
+    if let Some(made) = abandoned_with(base) {
+        // What cannot be removed is told by the link count.
+        let _ = fs::remove_dir_all(made);
+    }
+}
+
+/// The abandoned directory beside a base in which it was made, and where its second link is.
+fn abandoned_with(base: &Path) -> Option<PathBuf> {
+    let (directory, name) = (base.parent()?, base.file_name()?);
+    let identity = Identity::of(base).ok()?;
+    let is_its = |made: &Path| Identity::of(&made.join(name)).is_ok_and(|it| it == identity);
+    fs::read_dir(directory)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|made| is_abandoned(made) && is_its(made))
 }

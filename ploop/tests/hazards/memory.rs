@@ -229,7 +229,8 @@ fn h4_14_long_names_are_cut() {
     let mut image = disk::create(dir.path());
     let before = Contents::of(dir.path());
     let options = vec!["noatime"; 200].join(",");
-    let param = MountParam::new().target(dir.path()).data(&options);
+    let target = tempfile::tempdir().unwrap();
+    let param = MountParam::new().target(target.path()).data(&options);
     let error = image.mount(&param).unwrap_err();
     if Need::Root.missing().is_none() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
