@@ -490,13 +490,14 @@ fn detach_hostile(dir: &Path) {
     detach(dir);
 }
 
-/// Lets no process of this thread and its children be forked from now on. Threads can be started.
+/// Lets no process of this thread and its children be forked from now on. Threads can be started, and processes
+/// that share the memory of the one that starts them.
 fn forbid_forks() {
     let load = |at: usize| filter(LOAD, at as u32, 0, 0);
     let if_equal = |number: i64, jf| filter(IF_EQUAL, number as u32, 0, jf);
-    let if_thread = |jf| {
+    let if_shared = |jf| {
         let test = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-        filter(test, libc::CLONE_THREAD as u32, 0, jf)
+        filter(test, libc::CLONE_VM as u32, 0, jf)
     };
     let fail = |errno: i32| filter(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0);
     let allow = filter(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
@@ -507,7 +508,7 @@ fn forbid_forks() {
         fail(libc::ENOSYS),
         if_equal(libc::SYS_clone, 2),
         load(offset_of!(libc::seccomp_data, args)),
-        if_thread(1),
+        if_shared(1),
         allow,
         fail(libc::EAGAIN),
     ]);
@@ -842,6 +843,8 @@ fn h4_16_a_mount_point_overflows_a_buffer() {
         let error = image.mount(&MountParam::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.message().contains("mountinfo"), "{error}");
+        // It has the lock file open.
+        drop(image);
         detach(dir);
     })
     .left(detach)
