@@ -1,31 +1,98 @@
 //! Devices: which image is where.
 //!
-//! All of these look into `/sys/block` and `/proc/mounts`. Without the driver there is nothing to
-//! find, which is an answer and no error.
+//! All of these look into sysfs and the mount table, where everybody may. Without the driver there is
+//! nothing to find, which is an answer and no error.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, Turn};
-use crate::{ComponentName, Error, ErrorKind, Ploop, Result, lock, paths, sysfs};
+use crate::sysfs::{self, Found};
+use crate::{
+    Code, ComponentName, Descriptor, Error, ErrorKind, Ploop, Result, lock, mount_table, paths,
+};
 
 impl Ploop {
-    /// The running device of this image under the handle's [component](Ploop::component)
-    /// (`ploop_get_dev`). Needs root.
+    /// The running device of this image under the handle's [component](Ploop::component): what
+    /// `ploop_get_dev` answers, which goes by the path of the base.
     ///
     /// # Errors
     ///
     /// As [`Ploop::is_mounted`].
     pub fn device(&mut self) -> Result<Option<PathBuf>> {
-        self.image.turn(&Turn::DEVICE)?.device()
+        let turn = self.image.turn(&Turn::DEVICE)?;
+        let device = running(&turn, &descriptor(&turn)?)?;
+        Ok(device.map(|device| device.path()))
     }
 
-    /// All devices of this image, whatever their component (`ploop_get_devs`). Needs root.
+    /// All devices of this image, whatever their component (what `ploop_get_devs` answers).
     ///
     /// # Errors
     ///
-    /// As [`Ploop::is_mounted`].
+    /// As [`Ploop::descriptor`].
     pub fn devices(&mut self) -> Result<Vec<PathBuf>> {
-        self.image.turn(&Turn::DEVICES)?.devices()
+        let turn = self.image.turn(&Turn::DEVICES)?;
+        let found = with_base_of(&turn, &descriptor(&turn)?)?;
+        Ok(found.iter().map(Found::path).collect())
+    }
+}
+
+/// The descriptor, for a look-up that has libploop's code where there is none to be read.
+pub(crate) fn descriptor(turn: &Turn<'_>) -> Result<Descriptor> {
+    let code = match turn.is_locked() {
+        true => Code::LOCK.get(),
+        false => FAILED,
+    };
+    turn.descriptor().map_err(|error| error.with_code(code))
+}
+
+/// What look-ups return that find no code.
+const FAILED: i32 = -1;
+
+/// The running device that libploop would find, by the name that the operation looks for.
+///
+/// libploop looks while nobody attaches, and so has no need to look twice. One that is being attached, or
+/// detached, does not run for a moment.
+pub(crate) fn running(turn: &Turn<'_>, descriptor: &Descriptor) -> Result<Option<Found>> {
+    let find = || -> Result<Option<Found>> {
+        let mut found = with_base_of(turn, descriptor)?.into_iter();
+        Ok(found.find(|device| device.component == turn.component()))
+    };
+    match find()? {
+        Some(device) if !device.runs => {}
+        found => return Ok(found),
+    }
+    lock::wait_for_devices(turn.operation(), turn.path(), turn.timeout())?;
+    match find()? {
+        Some(device) if !device.runs => Err(Error::new(
+            ErrorKind::Busy,
+            turn.operation(),
+            format!(
+                "this is the image of a stopped ploop device, {}: a program that was killed left it so; unmount the image, which gives the device free",
+                device.path().display()
+            ),
+        )
+        .with_path(turn.path())
+        .with_code(FAILED)),
+        found => Ok(found),
+    }
+}
+
+fn with_base_of(turn: &Turn<'_>, descriptor: &Descriptor) -> Result<Vec<Found>> {
+    match descriptor.base() {
+        Some(base) => find_all(turn.operation(), &base.file),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn find_all(operation: &'static str, base: &Path) -> Result<Vec<Found>> {
+    match fs::canonicalize(base) {
+        Ok(base) => Ok(sysfs::find(&base)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io(operation, "the base cannot be found", error)
+            .with_path(base)
+            .with_code(FAILED)),
     }
 }
 
@@ -50,16 +117,20 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     })
 }
 
-/// The device that has `base` as its base delta, under a component name or without
-/// (`ploop_find_dev`). Needs root.
+/// The device that has `base` as its base delta, under a component name or without: what
+/// `ploop_find_dev` answers.
 ///
 /// # Errors
 ///
-/// [`PermissionDenied`](ErrorKind::PermissionDenied) without root.
+/// [`InvalidInput`](ErrorKind::InvalidInput) for a path that is none, and where it cannot be resolved.
 pub fn find(base: impl AsRef<Path>, component: Option<&ComponentName>) -> Result<Option<PathBuf>> {
+    const OPERATION: &str = "find device";
     let base = base.as_ref();
-    let c_base = CPath::new("find device", base)?;
-    ffi::find_device(component.map(ComponentName::to_c).as_ref(), base, &c_base)
+    paths::require_passable(OPERATION, base)?;
+    let component = component.map_or("", ComponentName::as_str).as_bytes();
+    let mut found = find_all(OPERATION, base)?.into_iter();
+    let device = found.find(|device| device.component == component);
+    Ok(device.map(|device| device.path()))
 }
 
 /// The device whose file system is mounted here (`ploop_get_dev_by_mnt`).
@@ -85,16 +156,25 @@ pub fn partition_by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathB
     )
 }
 
-/// Where the file system of a device is mounted (`ploop_get_mnt_by_dev`).
+/// Where the file system of a device is mounted: what `ploop_get_mnt_by_dev` answers.
 ///
 /// # Errors
 ///
 /// [`InvalidInput`](ErrorKind::InvalidInput) for what is not of the form `/dev/ploop12345`; otherwise
 /// for a device that does not exist.
 pub fn mount_point(device: impl AsRef<Path>) -> Result<Option<PathBuf>> {
+    const OPERATION: &str = "find mount point of device";
     let device = device.as_ref();
-    let name = device_name("find mount point of device", device)?;
-    ffi::mount_of_device(device, &name)
+    device_name(OPERATION, device)?;
+    let failed = |what, error| {
+        let error = Error::io(OPERATION, what, error);
+        error.with_path(device).with_code(FAILED)
+    };
+    let numbers = sysfs::numbers(device.file_name().unwrap_or_default())
+        .map_err(|error| failed("there is no such device", error))?;
+    let table =
+        mount_table::read().map_err(|error| failed("the mount table cannot be read", error))?;
+    Ok(mount_table::mount_point(&table, numbers))
 }
 
 /// The file of a device's top delta, and the name of its format: `ploop1` or `raw`
@@ -138,9 +218,7 @@ pub(crate) fn device_name(operation: &'static str, device: &Path) -> Result<CTex
 
 /// libploop asks `lsof` through a shell who is to blame for a busy mount point (23).
 pub(crate) fn harmless_mount_of(operation: &'static str, device: &Path) -> Result<()> {
-    let Ok(Some(target)) =
-        device_name(operation, device).and_then(|name| ffi::mount_of_device(device, &name))
-    else {
+    let Ok(Some(target)) = mount_point(device) else {
         return Ok(());
     };
     paths::require_harmless_to_shell(operation, &target)

@@ -4,7 +4,7 @@ use crate::ffi::{DiscardArgs, StopInt, Turn};
 use crate::preflight::{Change, Store};
 use crate::sysfs::Device;
 use crate::temporary_mount::TemporaryMount;
-use crate::{ErrorKind, Ploop, Result, Size};
+use crate::{ErrorKind, Ploop, Result, Size, device};
 
 /// Ends a discard early, from any thread. Clones are one and the same flag.
 #[derive(Debug, Clone, Default)]
@@ -145,8 +145,9 @@ impl Ploop {
     ///
     /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached.
     pub fn discard_stat(&mut self) -> Result<DiscardStat> {
-        let mut turn = self.image.turn(&Turn::DISCARD_STAT)?;
-        if turn.device()?.is_none() {
+        let turn = self.image.turn(&Turn::DISCARD_STAT)?;
+        let descriptor = turn.descriptor()?;
+        if device::running(&turn, &descriptor)?.is_none() {
             // libploop fails without a word.
             return Err(crate::Error::new(
                 ErrorKind::NotMounted,

@@ -190,6 +190,8 @@ mod merge;
 #[cfg(feature = "libploop")]
 mod mount;
 #[cfg(feature = "libploop")]
+mod mount_table;
+#[cfg(feature = "libploop")]
 mod paths;
 #[cfg(feature = "libploop")]
 mod preflight;

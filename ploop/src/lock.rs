@@ -496,9 +496,13 @@ impl<'a> Wait<'a> {
     }
 }
 
-/// For operations without a handle that look for a device.
-pub(crate) fn wait_for_devices(operation: &'static str, path: &Path) -> Result<()> {
-    poll_devices(&Wait::new(operation, path, timeout()))
+/// For operations without a handle that look for a device, and those that find one half attached.
+pub(crate) fn wait_for_devices(
+    operation: &'static str,
+    path: &Path,
+    timeout: Duration,
+) -> Result<()> {
+    poll_devices(&Wait::new(operation, path, timeout))
 }
 
 /// Waits until nobody looks for a device, anywhere on the system. libploop's own wait has no end

@@ -1,6 +1,6 @@
 //! What can be asked of an image: its size and format, its files, its file system.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -10,37 +10,32 @@ use rustix::fs::OFlags;
 use crate::ffi::{self, Call, Turn};
 use crate::image::{Header, Image};
 use crate::preflight::{Change, Store};
+use crate::sysfs::Found;
 use crate::temporary_mount::TemporaryMount;
-use crate::{Descriptor, Error, ErrorKind, FsInfo, ImageInfo, Ploop, Result, paths};
+use crate::{
+    Code, Descriptor, Error, ErrorKind, FsInfo, ImageInfo, ImageMode, Ploop, Result, device, paths,
+};
 
 impl Ploop {
-    /// The size, cluster size and format of the image (`ploop_get_spec`): of the running device, or of
-    /// the top delta. Works without the driver; needs root to look for a device. A descriptor that names a
-    /// pipe as the top delta makes it wait for ever.
+    /// The size, cluster size and format of the image (what `ploop_get_spec` answers): of the running
+    /// device, or of the top delta. Works without the driver.
     ///
     /// # Errors
     ///
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
-    /// that), and as [`Ploop::descriptor`].
+    /// that), and as [`Ploop::descriptor`] and [`Header::read`].
     pub fn image_info(&mut self) -> Result<ImageInfo> {
-        match self.image.turn(&Turn::IMAGE_INFO)?.image_info() {
-            Err(error) if error.kind() == ErrorKind::Busy => {
-                self.info_of_closed_image()?.ok_or(error)
-            }
-            info => info,
+        let turn = self.image.turn(&Turn::IMAGE_INFO)?;
+        let descriptor = device::descriptor(&turn)?;
+        match device::running(&turn, &descriptor)? {
+            Some(device) => info_of_device(&device).ok_or_else(|| {
+                let message = format!("{} does not tell", device.path().display());
+                Error::new(ErrorKind::NoDriver, turn.operation(), message)
+                    .with_path(turn.path())
+                    .with_code(Code::SYSFS.get())
+            }),
+            None => info_of_top(turn.operation(), &descriptor),
         }
-    }
-
-    /// libploop takes the mark that Parallels Desktop leaves on a closed image for that of one in use.
-    fn info_of_closed_image(&mut self) -> Result<Option<ImageInfo>> {
-        let descriptor = self.descriptor()?;
-        let top = descriptor.top_image().map(|top| Header::read(&top.file));
-        let header = top.and_then(Result::ok).filter(|header| !header.in_use);
-        Ok(header.map(|header| ImageInfo {
-            blocks: header.size.sectors(),
-            block_size: header.cluster.sectors(),
-            version: header.version.number(),
-        }))
     }
 
     /// The file of the top delta, the one that is written to (`ploop_get_top_delta_fname`): an
@@ -119,7 +114,51 @@ impl Ploop {
     }
 }
 
-/// The file system in an image (`ploop_get_info_by_descr`).
+fn info_of_device(device: &Found) -> Option<ImageInfo> {
+    Some(ImageInfo {
+        blocks: device.size()?,
+        block_size: device.cluster()?.try_into().ok()?,
+        version: device.format_version()?.try_into().ok()?,
+    })
+}
+
+fn info_of_top(operation: &'static str, descriptor: &Descriptor) -> Result<ImageInfo> {
+    let cluster = descriptor.cluster.sectors();
+    let Some(top) = descriptor.top_image() else {
+        let error = Error::new(ErrorKind::Corrupt, operation, "there is no top delta");
+        return Err(error.with_code(Code::PARAM.get()));
+    };
+    let is_base = descriptor.parent(top.guid).is_none();
+    if is_base && descriptor.mode == ImageMode::Raw {
+        let metadata = fs::metadata(&top.file).map_err(|error| {
+            Error::io(operation, "the raw base cannot be examined", error)
+                .with_path(&top.file)
+                .with_code(Code::FSTAT.get())
+        })?;
+        return Ok(ImageInfo {
+            blocks: metadata.len() / 512,
+            block_size: cluster,
+            version: 0,
+        });
+    }
+    let failed = |error: Error| error.during(operation).with_code(Code::OPEN.get());
+    let header = Header::read(&top.file).map_err(failed)?;
+    if header.in_use {
+        let message = "the image is marked as in use, and no device has it: it was not unmounted before the system went down; mount it, which mends that";
+        return Err(failed(
+            Error::new(ErrorKind::Busy, operation, message).with_path(&top.file),
+        ));
+    }
+    let cluster = header.cluster.sectors();
+    Ok(ImageInfo {
+        // Whole clusters, as libploop counts them.
+        blocks: header.size.sectors() / u64::from(cluster) * u64::from(cluster),
+        block_size: cluster,
+        version: header.version.number(),
+    })
+}
+
+/// The file system in an image (what `ploop_get_info_by_descr` answers).
 ///
 /// * Of a mounted image: as it is now.
 /// * Of one that is not, but was mounted since its last change of snapshot: as it was when it was
@@ -139,6 +178,9 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
         return Ok(noted);
     }
     let mut image = ffi::Image::open(op.name, descriptor)?;
+    if let Some(mounted) = of_mounted(&image.turn(op)?) {
+        return Ok(mounted);
+    }
     let change = Change::begin(&mut image, op)?;
     change.require_attachable(change.descriptor.top)?;
     let leftover = TemporaryMount::beside(&change.descriptor);
@@ -147,6 +189,20 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
         leftover.remove();
     }
     result
+}
+
+/// As the mounted file system has it. Where that cannot be asked, libploop says why.
+fn of_mounted(turn: &Turn<'_>) -> Option<FsInfo> {
+    let device = device::running(turn, &turn.descriptor().ok()?).ok()??;
+    let target = device::mount_point(device.path()).ok()??;
+    let numbers = rustix::fs::statfs(&target).ok()?;
+    Some(FsInfo {
+        block_size: u64::try_from(numbers.f_bsize).ok()?,
+        blocks: numbers.f_blocks,
+        blocks_free: numbers.f_bfree,
+        inodes: numbers.f_files,
+        inodes_free: numbers.f_ffree,
+    })
 }
 
 /// libploop's note of the file system beside an image that is not mounted: five numbers in the

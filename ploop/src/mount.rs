@@ -274,8 +274,8 @@ impl Ploop {
         let descriptor = turn.descriptor()?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_own_side_files(turn.operation(), turn.path(), deltas)?;
-        match turn.device() {
-            Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device)?,
+        match device::running(&turn, &descriptor) {
+            Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device.path())?,
             Ok(None) => {}
             // One that has the deltas and does not run (A15): nothing is mounted from it.
             Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -290,13 +290,17 @@ impl Ploop {
     /// name. Its file system need not be mounted: [`device::mount_point`](crate::device::mount_point)
     /// tells.
     ///
-    /// Reads the descriptor anew. Works without the driver, where the answer is no; needs root.
+    /// Answers what `ploop_is_mounted` would of a handle that was just opened, from the descriptor and
+    /// sysfs. Works without the driver, where the answer is no.
     ///
     /// # Errors
     ///
-    /// As [`Ploop::descriptor`]; [`PermissionDenied`](ErrorKind::PermissionDenied) without root.
+    /// As [`Ploop::descriptor`]; [`Busy`](ErrorKind::Busy) for a device that has the image and does not
+    /// run, as a program that was killed leaves it.
     pub fn is_mounted(&mut self) -> Result<bool> {
-        self.image.turn(&Turn::IS_MOUNTED)?.has_running_device()
+        let turn = self.image.turn(&Turn::IS_MOUNTED)?;
+        let descriptor = device::descriptor(&turn)?;
+        Ok(device::running(&turn, &descriptor)?.is_some())
     }
 }
 

@@ -20,8 +20,8 @@ use crate::image::{Header, Image, ImageKind, require_sound_table};
 use crate::recovery::Unsynced;
 use crate::sysfs::{self, Device};
 use crate::{
-    Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, paths, recovery,
-    trust,
+    Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, mount_table, paths,
+    recovery, trust,
 };
 
 /// How a function writes the descriptor.
@@ -251,7 +251,7 @@ impl<'a> Change<'a> {
     /// can read.
     pub(crate) fn require_attachable(&self, guid: Guid) -> Result<()> {
         self.require_sound(self.descriptor.chain(guid))?;
-        match fs::read("/proc/self/mountinfo") {
+        match mount_table::read() {
             Ok(table) => require_short_mounts(self.operation(), &table),
             // Without a table libploop says so itself.
             Err(_) => Ok(()),
@@ -354,10 +354,7 @@ fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) ->
 /// copies it without looking (16).
 fn require_short_mounts(operation: &'static str, table: &[u8]) -> Result<()> {
     const BUFFER: usize = 4096;
-    let mount_points = table
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    match mount_points.max_by_key(|point| point.len()) {
+    match mount_table::longest(table) {
         Some(longest) if longest.len() >= BUFFER => Err(Error::new(
             ErrorKind::Unsupported,
             operation,

@@ -4,7 +4,8 @@
 //! asked by its [`Identity`]: the driver's name for it may be another one, by a bind mount or a link.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -82,14 +83,89 @@ pub(crate) fn devices() -> Vec<Device> {
 }
 
 pub(crate) fn devices_in(block: &Path) -> Vec<Device> {
-    let entries = fs::read_dir(block).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().as_bytes().starts_with(b"ploop"))
+    entries(block)
         .filter_map(|entry| {
             // Where another program attaches or merges meanwhile, the numbers may not fit together.
             (0..3).find_map(|_| device(&entry.file_name(), &entry.path()))
         })
         .collect()
+}
+
+fn entries(block: &Path) -> impl Iterator<Item = DirEntry> {
+    let entries = fs::read_dir(block).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"ploop"))
+}
+
+/// A device as libploop looks for it: by the letters of its base's path.
+#[derive(Debug)]
+pub(crate) struct Found {
+    entry: PathBuf,
+    pub(crate) name: OsString,
+    pub(crate) runs: bool,
+    pub(crate) component: Vec<u8>,
+}
+
+/// The devices that have this base, in the order in which libploop comes upon them. Reads no more than
+/// that takes.
+pub(crate) fn find(base: &Path) -> Vec<Found> {
+    find_in(Path::new(BLOCK), base)
+}
+
+fn find_in(block: &Path, base: &Path) -> Vec<Found> {
+    entries(block)
+        .filter_map(|entry| {
+            let path = entry.path();
+            if attribute(&path, "pdelta/0/image")? != base.as_os_str().as_bytes() {
+                return None;
+            }
+            // One that is gone by now is no error.
+            Some(Found {
+                name: entry.file_name(),
+                component: attribute(&path, "pstate/cookie")?,
+                runs: attribute(&path, "pstate/running")? == b"1",
+                entry: path,
+            })
+        })
+        .collect()
+}
+
+impl Found {
+    /// `/dev/ploop12345`.
+    pub(crate) fn path(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+
+    /// In sectors.
+    pub(crate) fn size(&self) -> Option<u64> {
+        self.number("size")
+    }
+
+    /// In sectors.
+    pub(crate) fn cluster(&self) -> Option<u64> {
+        self.number("pstate/block_size")
+    }
+
+    /// Drivers that know one version only do not say so.
+    pub(crate) fn format_version(&self) -> Option<u64> {
+        match self.entry.join("pstate/fmt_version").exists() {
+            true => self.number("pstate/fmt_version"),
+            false => Some(1),
+        }
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        let text = attribute(&self.entry, name)?;
+        std::str::from_utf8(&text).ok()?.trim().parse().ok()
+    }
+}
+
+/// The device's numbers, major and minor. The first partition has the next minor.
+pub(crate) fn numbers(device: &OsStr) -> io::Result<(u32, u32)> {
+    let text = fs::read_to_string(Path::new(BLOCK).join(device).join("dev"))?;
+    let numbers = text.trim().split_once(':');
+    numbers
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn device(name: &OsStr, entry: &Path) -> Option<Device> {
@@ -182,6 +258,24 @@ mod tests {
         assert_eq!(device.deltas[1].path, Path::new("detached"));
         assert_eq!(device.deltas[1].identity, None);
         assert!(device.is_unknown() && !free.is_unknown());
+
+        // As a look-up finds it.
+        let found = find_in(&block, &odd);
+        assert_eq!((found.len(), &found[0].name), (1, &device.name));
+        assert!(found[0].runs && found[0].component.is_empty());
+        assert!(find_in(&block, &link).is_empty());
+        assert_eq!(found[0].size(), None);
+        assert_eq!(found[0].format_version(), Some(1));
+        for (name, number) in [
+            ("size", "204800"),
+            ("pstate/block_size", "2048"),
+            ("pstate/fmt_version", "2"),
+        ] {
+            write(&entry, name, number.as_bytes());
+        }
+        let numbers = (found[0].size(), found[0].cluster());
+        assert_eq!(numbers, (Some(204_800), Some(2048)));
+        assert_eq!(found[0].format_version(), Some(2));
 
         write(&entry, "pdelta/1/ro", b"0");
         assert!(devices_in(&block).iter().any(Device::is_merging));

@@ -454,9 +454,8 @@ fn deltas_that_are_none() {
                         | "convert to raw"
                         | "set max delta size"
                 );
-                // What looks without checking waits for the pipe, as its documentation says.
-                let looks_inside = CHANGES.iter().any(|(name, _)| name == what)
-                    || (*what == "image info" && kind != "fifo");
+                let looks_inside =
+                    CHANGES.iter().any(|(name, _)| name == what) || *what == "image info";
                 if needs_top && looks_inside {
                     println!("{what}");
                     let Err(error) = operation(&mut image, &given) else {

@@ -57,8 +57,10 @@ impl Turn<'_> {
         .finds_device()
         .by_component()
         .discards();
-    pub(crate) const DISCARD_STAT: Call =
-        Call::new("get discard statistics").looks().finds_device();
+    pub(crate) const DISCARD_STAT: Call = Call::new("get discard statistics")
+        .looks()
+        .finds_device()
+        .by_component();
 
     /// `device` is the one that libploop will find.
     pub(crate) fn discard(self, args: &DiscardArgs<'_>, device: Option<&Path>) -> Result<()> {

@@ -8,9 +8,9 @@ use ploop_sys as sys;
 use super::call::Call;
 use super::descriptors::Passage;
 use super::other_calls::c_mode;
-use super::text::{CPath, CText, Param, PathBuffer, device_name, or_null, path_or_null, until_nul};
+use super::text::{CPath, CText, Param, device_name, or_null, path_or_null};
 use super::turn::Turn;
-use crate::{Error, ImageInfo, ImageMode, Result};
+use crate::{Error, ImageMode, Result};
 
 /// What `ploop_mount_image` is told.
 #[derive(Default)]
@@ -52,7 +52,7 @@ impl Turn<'_> {
         .finds_device()
         .by_component()
         .any_delta();
-    pub(crate) const UMOUNT: Call = Call::new("unmount").changes().finds_device();
+    pub(crate) const UMOUNT: Call = Call::new("unmount").changes().finds_device().by_component();
     pub(crate) const RESIZE: Call = Call::new("resize").changes().finds_device();
     pub(crate) const SNAPSHOT: Call = Call::new("create snapshot").changes().finds_device();
     pub(crate) const TEMPORARY_SNAPSHOT: Call = Call::new("create temporary snapshot")
@@ -65,11 +65,10 @@ impl Turn<'_> {
     pub(crate) const CONVERT: Call = Self::CONVERT_NEW.finds_device();
     /// Of an image that cannot be attached yet, so nobody has to be root to look.
     pub(crate) const CONVERT_NEW: Call = Call::new("convert").changes();
-    pub(crate) const IS_MOUNTED: Call =
-        Call::new("look whether the image is mounted").finds_device();
-    pub(crate) const DEVICES: Call = Call::new("list devices").finds_device();
-    pub(crate) const DEVICE: Call = Call::new("find device").looks().finds_device();
-    pub(crate) const IMAGE_INFO: Call = Call::new("get image info").looks().finds_device();
+    pub(crate) const IS_MOUNTED: Call = Call::new("look whether the image is mounted");
+    pub(crate) const DEVICES: Call = Call::new("list devices");
+    pub(crate) const DEVICE: Call = Call::new("find device").looks().by_component();
+    pub(crate) const IMAGE_INFO: Call = Call::new("get image info").looks();
     pub(crate) const TOP_DELTA_FILE: Call = Call::new("get top delta file").looks();
     pub(crate) const BASE_DELTA_FILE: Call = Call::new("get base delta file").looks();
     pub(crate) const MAX_DELTA_SIZE: Call =
@@ -276,67 +275,6 @@ impl Turn<'_> {
         // SAFETY: the handle is live and used by this thread only.
         let reply = turn.call(|di| unsafe { sys::ploop_convert_image(di, c_mode(mode), 0) })?;
         reply.done(turn.path())
-    }
-
-    /// Whether a running device without component name exists.
-    pub(crate) fn has_running_device(self) -> Result<bool> {
-        // Without a new handle C would answer from what it read long ago.
-        let mut turn = self.with_new_handle();
-        // SAFETY: the handle is live, not NULL (hazard 5), and used by this thread only.
-        let reply = turn.call(|di| unsafe { sys::ploop_is_mounted(di) })?;
-        match reply.code {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(reply.into_error(turn.path())),
-        }
-    }
-
-    /// All devices of the image, of every component name.
-    pub(crate) fn devices(&mut self) -> Result<Vec<PathBuf>> {
-        self.forget_handle();
-        let mut array: Param<*mut *mut std::ffi::c_char> = Param(ptr::null_mut());
-        // SAFETY: the handle is live, not NULL, and used by this thread only; `array` outlives the
-        // call, and is NULL beforehand since some failures leave it alone.
-        let reply = self.call(|di| unsafe { sys::ploop_get_devs(di, array.as_mut_ptr()) })?;
-        let mut devices = Vec::new();
-        let array = array.0;
-        if reply.code == 0 && !array.is_null() {
-            // SAFETY: on success C made a NULL-terminated array of terminated strings. It is walked up
-            // to that NULL, the strings are copied, and the array is freed once.
-            unsafe {
-                let mut entry = array;
-                while !(*entry).is_null() {
-                    let name = std::ffi::CStr::from_ptr(*entry);
-                    devices.push(until_nul(name.to_bytes()));
-                    entry = entry.add(1);
-                }
-                sys::ploop_free_array(array);
-            }
-        }
-        reply.found(self.path())?;
-        Ok(devices)
-    }
-
-    /// The device of this handle's component name.
-    pub(crate) fn device(&mut self) -> Result<Option<PathBuf>> {
-        let mut out = PathBuffer::new();
-        // SAFETY: the handle is live and used by this thread only; the buffer has the length given.
-        let reply = self.call(|di| unsafe {
-            sys::ploop_get_dev(di, out.as_mut_ptr(), PathBuffer::LEN as i32)
-        })?;
-        Ok(reply.found(self.path())?.then(|| out.into_path()))
-    }
-
-    pub(crate) fn image_info(mut self) -> Result<ImageInfo> {
-        let mut spec = sys::ploop_spec::default();
-        // SAFETY: the handle is live and used by this thread only; C fills in `spec`.
-        let reply = self.call(|di| unsafe { sys::ploop_get_spec(di, &mut spec) })?;
-        reply.done(self.path())?;
-        Ok(ImageInfo {
-            blocks: spec.size as u64,
-            block_size: spec.blocksize,
-            version: spec.fmt_version.unsigned_abs(),
-        })
     }
 
     /// The turn comes back, for a look at what was really done.

@@ -9,7 +9,7 @@ use ploop_sys as sys;
 use super::call::{Call, execute};
 use super::text::{CPath, CText, Param, PathBuffer, or_null};
 use super::turn::Turn;
-use crate::lock::{TimedLock, wait_for_devices};
+use crate::lock::{TimedLock, timeout, wait_for_devices};
 use crate::{ErrorKind, FsInfo, ImageMode, Result};
 
 pub(crate) use ploop_sys::VERSION;
@@ -66,7 +66,7 @@ pub(crate) fn create_image(
 ) -> Result<()> {
     let op = Call::new(operation).finds_device_if(args.fs_type.is_some());
     if op.finds_device {
-        wait_for_devices(operation, path)?;
+        wait_for_devices(operation, path, timeout())?;
     }
     let mut param = args.param();
     // SAFETY: the texts in `param` are terminated and outlive the call; the image's path has the 4096
@@ -132,27 +132,6 @@ pub(crate) fn umount_device(device: &Path, name: &CText) -> Result<()> {
     .done(device)
 }
 
-/// The device that has `delta` as its base under the component name.
-pub(crate) fn find_device(
-    component: Option<&CText>,
-    path: &Path,
-    delta: &CPath,
-) -> Result<Option<PathBuf>> {
-    const OP: Call = Call::new("find device").finds_device();
-    wait_for_devices(OP.name, path)?;
-    let mut out = PathBuffer::new();
-    // SAFETY: the texts are terminated, the delta is not NULL, and the buffer has the length given.
-    let reply = execute(&OP, || unsafe {
-        sys::ploop_find_dev(
-            or_null(component),
-            delta.as_ptr(),
-            out.as_mut_ptr(),
-            PathBuffer::LEN as i32,
-        )
-    })?;
-    Ok(reply.found(path)?.then(|| out.into_path()))
-}
-
 type LookUp = unsafe extern "C" fn(*const c_char, *mut c_char, i32) -> i32;
 
 /// Both look-ups by mount point walk `/proc/mounts` with `getmntent`, which keeps its result in one
@@ -179,17 +158,6 @@ pub(crate) fn device_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathB
 pub(crate) fn partition_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
     const OP: Call = Call::new("find partition of mount point");
     by_mount(&OP, path, mount, sys::ploop_get_partition_by_mnt)
-}
-
-pub(crate) fn mount_of_device(device: &Path, name: &CText) -> Result<Option<PathBuf>> {
-    const OP: Call = Call::new("find mount point of device");
-    let mut out = PathBuffer::new();
-    // SAFETY: the name is terminated and longer than 5 bytes; the length is the buffer's and positive
-    // (C takes 0 for no bound, hazard 11).
-    let reply = execute(&OP, || unsafe {
-        sys::ploop_get_mnt_by_dev(name.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
-    })?;
-    Ok(reply.found(device)?.then(|| out.into_path()))
 }
 
 /// The top delta of a device, and the name of its format.

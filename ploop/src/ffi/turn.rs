@@ -15,7 +15,7 @@ use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::canonical::{Canonical, DescriptorCopy};
 use crate::image::{Descriptor, descriptor};
-use crate::lock::{self, Held, ImageLock};
+use crate::lock::{self, Held, ImageLock, Purpose};
 use crate::{Error, Result, paths};
 
 /// C's handle of an image. Exclusive: C has no lock for it (hazard 2).
@@ -162,6 +162,11 @@ impl Turn<'_> {
             Some(component) if self.op.by_component => component.as_bytes(),
             _ => &[],
         }
+    }
+
+    /// Whether the lock of the descriptor is held.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.op.purpose != Purpose::Devices
     }
 
     /// How long this operation waits for others.

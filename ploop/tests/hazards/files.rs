@@ -746,7 +746,7 @@ fn ha_6_a_merge_mixes_versions() {
 }
 
 /// libploop opens whatever is in place of a delta, and waits for somebody to write to a pipe, with the
-/// lock held. The crate looks what it is before a change; [`Ploop::image_info`] alone does not.
+/// lock held. The crate looks what it is.
 fn ha_7_a_pipe_is_waited_for() {
     let moment = std::time::Duration::from_secs(3);
     let make_pipe = |path: &Path| {
@@ -769,6 +769,7 @@ fn ha_7_a_pipe_is_waited_for() {
             make_pipe(&dir.join(name));
             for error in [
                 image.snapshot().unwrap_err(),
+                image.image_info().unwrap_err(),
                 ploop::fs_info(disk::descriptor(&dir)).unwrap_err(),
             ] {
                 assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
