@@ -18,8 +18,8 @@
 //! Where the program is killed, C is killed with it. Where C is killed, or crashes, its memory is no
 //! longer to be trusted, which is the program's: that ends in the same way.
 //!
-//! Emulators (valgrind, qemu-user) give such a process a copy of the memory. There C runs in the
-//! worker, with file descriptors of its own.
+//! Emulators (valgrind, qemu-user) give such a process a copy of the memory. There C runs in a thread
+//! with file descriptors of its own.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -103,9 +103,16 @@ fn in_process<C: FnOnce() -> i32 + Send>(
     mut job: Job<'_, C>,
     process: &AtomicI32,
 ) -> io::Result<Result<(i32, Option<String>)>> {
-    if !is_memory_shared() {
-        descriptors::unshare()?;
-        job.enter(false);
+    if !is_memory_shared()? {
+        // A thread more: what this one owns is open in the program's table.
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().spawn_scoped(scope, || {
+                descriptors::unshare()?;
+                job.enter(false);
+                io::Result::Ok(())
+            })?;
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })?;
     } else {
         let stack = Stack::new()?;
         job.start(&stack, 0, process)?;
@@ -267,34 +274,35 @@ fn die_like(status: c_int) -> ! {
     std::process::abort()
 }
 
-/// Whether a process with the program's memory can be had. Asked once.
-fn is_memory_shared() -> bool {
+/// Whether a process that is to share the program's memory does. Asked once.
+fn is_memory_shared() -> io::Result<bool> {
+    extern "C" fn mark(word: *mut c_void) -> c_int {
+        // SAFETY: the word is the atomic number below.
+        unsafe { &*word.cast::<AtomicI32>() }.store(1, Ordering::Relaxed);
+        0
+    }
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        extern "C" fn mark(word: *mut c_void) -> c_int {
-            // SAFETY: the word is the atomic number below.
-            unsafe { &*word.cast::<AtomicI32>() }.store(1, Ordering::Relaxed);
-            0
-        }
-        let Ok(stack) = Stack::new() else {
-            return false;
-        };
-        let word = AtomicI32::new(0);
-        // SAFETY: the child has a stack of its own, writes one number, and has ended when this returns.
-        // Emulators know these flags together as `vfork`.
-        let child = unsafe {
-            libc::clone(
-                mark,
-                stack.top(),
-                libc::CLONE_VM | libc::CLONE_VFORK,
-                (&raw const word).cast_mut().cast(),
-            )
-        };
-        if child != -1 {
-            wait_for(child);
-        }
-        word.load(Ordering::Relaxed) == 1
-    })
+    if let Some(answer) = ANSWER.get() {
+        return Ok(*answer);
+    }
+    let stack = Stack::new()?;
+    let word = AtomicI32::new(0);
+    // SAFETY: the child has a stack of its own, writes one number, and has ended when this returns.
+    // Emulators know these flags together as `vfork`.
+    let child = unsafe {
+        libc::clone(
+            mark,
+            stack.top(),
+            libc::CLONE_VM | libc::CLONE_VFORK,
+            (&raw const word).cast_mut().cast(),
+        )
+    };
+    if child == -1 {
+        // Of want, which says nothing of the next time.
+        return Err(io::Error::last_os_error());
+    }
+    wait_for(child);
+    Ok(*ANSWER.get_or_init(|| word.load(Ordering::Relaxed) == 1))
 }
 
 /// The stack of C, with a page below that cannot be accessed.
