@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::ffi::Call;
 use crate::identity::Identity;
-use crate::image;
+use crate::image::{self, Header};
+use crate::lock::NewFileLock;
 use crate::preflight::Change;
 use crate::recovery::{creation, sync_directories};
 use crate::{Descriptor, Error, Ploop, Result, paths, sysfs};
@@ -19,7 +22,7 @@ impl Ploop {
     /// What an operation that was killed or cut short by a power failure has left beside the image, and
     /// nothing names or uses:
     ///
-    /// * delta files of the image's family that no descriptor in their directory names, such as the new
+    /// * delta files of the image's family that no other file in their directory names, such as the new
     ///   delta of a snapshot that did not come to its end, or one that was merged and not removed yet;
     /// * temporary copies of the descriptor, of libploop and of this crate;
     /// * directories `.ploop-create-…` of creations that are not under way any more.
@@ -42,13 +45,19 @@ impl Ploop {
     ///
     /// # Errors
     ///
-    /// As [`leftovers`](Ploop::leftovers), and where a file cannot be removed; those before it are gone.
+    /// As [`leftovers`](Ploop::leftovers), [`Locked`](crate::ErrorKind::Locked) while another image in the
+    /// same directory is being changed, and where a file cannot be removed; those before it are gone.
     pub fn remove_leftovers(&mut self) -> Result<Vec<PathBuf>> {
         let change = Change::begin(&mut self.image, &REMOVE)?;
+        // An operation on another image here may be about to name what this one does not.
+        let _others = others(change.path(), &change.descriptor)
+            .iter()
+            .map(|other| NewFileLock::acquire(REMOVE.name, other, Duration::ZERO))
+            .collect::<Result<Vec<_>>>()?;
         let found = find(REMOVE.name, change.path(), &change.descriptor)?;
         for path in &found {
             let removed = if path.is_dir() {
-                fs::remove_dir_all(path)
+                remove_creation(path)
             } else {
                 fs::remove_file(path)
             };
@@ -71,14 +80,23 @@ impl Ploop {
 /// The image's lock is held.
 fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result<Vec<PathBuf>> {
     let mut found = image::orphans(descriptor, path).map_err(|error| error.during(operation))?;
-    let used = used_files(path, descriptor, &found);
+    let used: HashSet<Identity> = descriptor
+        .images
+        .iter()
+        .filter_map(|image| Identity::of(&image.file).ok())
+        .collect();
+    let others: Vec<Vec<u8>> = texts_beside(path, &found)
+        .filter_map(|file| fs::read(file).ok())
+        .collect();
     let devices = sysfs::devices();
     // One of whose deltas nobody can tell which file it is may have any.
     let unknown = devices.iter().any(sysfs::Device::is_unknown);
     found.retain(|file| {
-        Identity::of(file).is_ok_and(|file| {
+        let identity = Identity::of(file);
+        let is_free = identity.is_ok_and(|file| {
             !unknown && !used.contains(&file) && !devices.iter().any(|device| device.has(file))
-        })
+        });
+        is_free && is_delta(file) && !others.iter().any(|text| names(text, file))
     });
     let temporary = [
         paths::staged(path),
@@ -102,18 +120,25 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     Ok(found)
 }
 
-/// The files that descriptors name, this one and whatever is one beside it or beside what was found: a
-/// backup under another name, say.
-fn used_files(path: &Path, descriptor: &Descriptor, found: &[PathBuf]) -> HashSet<Identity> {
-    let mut used = HashSet::new();
-    let mut add = |descriptor: &Descriptor| {
-        let files = descriptor.images.iter().map(|image| &image.file);
-        used.extend(files.filter_map(|file| Identity::of(file).ok()));
-    };
-    add(descriptor);
+/// By more than its name: not an export that is called like one. One that was just begun is empty.
+fn is_delta(file: &Path) -> bool {
+    Header::read(file).is_ok() || fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0)
+}
+
+/// Files beside an image, and beside what was found, that are no deltas: descriptors of other images and
+/// copies of this one's among them, whatever they are called and whoever can read them.
+fn texts_beside<'a>(
+    path: &'a Path,
+    found: &'a [PathBuf],
+) -> impl Iterator<Item = PathBuf> + use<'a> {
+    /// No descriptor is larger.
+    const LARGEST: u64 = 16 << 20;
     let own = [
+        path.to_owned(),
         paths::staged(path),
         paths::being_staged(path),
+        paths::rewritten(path),
+        paths::kept_fields(path),
         paths::before_removal(path),
     ];
     let directories: HashSet<&Path> = [path]
@@ -121,19 +146,56 @@ fn used_files(path: &Path, descriptor: &Descriptor, found: &[PathBuf]) -> HashSe
         .chain(found.iter().map(PathBuf::as_path))
         .map(paths::directory_of)
         .collect();
-    for directory in directories {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let file = entry.path();
-            let name = entry.file_name();
-            let may_be_one = name.to_string_lossy().contains(".xml") && !own.contains(&file);
-            if may_be_one && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                if let Ok(other) = Descriptor::open(&file) {
-                    add(&other);
-                }
-            }
+    directories
+        .into_iter()
+        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(move |file| {
+            // Of a link, what it leads to.
+            let is_text = fs::metadata(file).is_ok_and(|it| it.is_file() && it.len() <= LARGEST);
+            is_text && !own.contains(file) && !found.contains(file) && Header::read(file).is_err()
+        })
+}
+
+/// Whether a text, in whatever encoding a descriptor can have, has the name of this file in it.
+fn names(text: &[u8], file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().as_bytes();
+    let wide: Vec<u8> = name.iter().flat_map(|byte| [*byte, 0]).collect();
+    // Of the other byte order, this is all but the last zero.
+    let wide = wide.strip_suffix(&[0]).unwrap_or(&wide);
+    [name, wide]
+        .into_iter()
+        .any(|name| !name.is_empty() && text.windows(name.len()).any(|window| window == name))
+}
+
+/// Descriptors of other images beside this one.
+fn others(path: &Path, descriptor: &Descriptor) -> Vec<PathBuf> {
+    let deltas: Vec<PathBuf> = descriptor
+        .images
+        .iter()
+        .map(|image| image.file.clone())
+        .collect();
+    let mut others: Vec<PathBuf> = texts_beside(path, &deltas)
+        .filter(|file| Descriptor::open(file).is_ok())
+        .filter_map(|file| fs::canonicalize(file).ok())
+        .collect();
+    others.sort();
+    others.dedup();
+    others.retain(|other| other != path);
+    others
+}
+
+/// What is in such a directory lies flat in it; nothing is removed where something is mounted.
+fn remove_creation(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
         }
     }
-    used
+    fs::remove_dir(directory)
 }
 
 #[cfg(test)]
@@ -206,5 +268,60 @@ mod tests {
         let mut image = Ploop::create(&param).unwrap();
         assert!(!made.exists());
         assert_eq!(image.leftovers().unwrap(), [] as [PathBuf; 0]);
+    }
+
+    /// Whatever it is called, whoever can read it.
+    #[test]
+    fn what_another_file_beside_names_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().canonicalize().unwrap().join(name);
+        let param = CreateParam::new(at("root.hds"), Size::from_mib(10)).fs(None);
+        let mut image = Ploop::create(&param).unwrap();
+        let guid = image.snapshot().unwrap();
+        let whole = fs::read_to_string(image.path()).unwrap();
+        let top = image.top_delta_file().unwrap();
+        image.delete_snapshot(guid).unwrap();
+        fs::copy(at("root.hds"), &top).unwrap();
+        assert_eq!(image.leftovers().unwrap(), [top.clone()]);
+        let wide =
+            |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+        for (name, text) in [
+            ("clone", whole.clone().into_bytes()),
+            ("CLONE.XML", whole.clone().into_bytes()),
+            (
+                "latin.xml",
+                whole.replace("UTF-8", "ISO-8859-1").into_bytes(),
+            ),
+            ("cut.bak", whole.as_bytes()[..whole.len() - 30].to_vec()),
+            ("wide.xml", wide(&whole)),
+        ] {
+            fs::write(at(name), text).unwrap();
+            assert_eq!(
+                image.remove_leftovers().unwrap(),
+                [""; 0].map(PathBuf::from),
+                "{name}"
+            );
+            fs::remove_file(at(name)).unwrap();
+        }
+        fs::create_dir(at("links")).unwrap();
+        fs::write(at("links").join("clone"), &whole).unwrap();
+        std::os::unix::fs::symlink(at("links").join("clone"), at("link")).unwrap();
+        assert_eq!(
+            image.remove_leftovers().unwrap(),
+            [""; 0].map(PathBuf::from)
+        );
+        fs::remove_file(at("link")).unwrap();
+
+        // While a descriptor beside is being changed, nobody knows what it will name.
+        fs::write(
+            at("other.xml"),
+            whole.replace(top.file_name().unwrap().to_str().unwrap(), "a"),
+        )
+        .unwrap();
+        let busy = NewFileLock::acquire("test", &at("other.xml"), Duration::ZERO).unwrap();
+        let error = image.remove_leftovers().unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Locked, "{error}");
+        drop(busy);
+        assert_eq!(image.remove_leftovers().unwrap(), [top]);
     }
 }

@@ -181,15 +181,19 @@ fn new_delta(change: &Change<'_>, file: &Path) -> Result<NewDelta> {
     // C takes the name as relative to the working directory, and stores it as it resolves there.
     let path = paths::of_new_file(operation, file)?;
     paths::require_new_name(operation, &path, paths::directory_of(change.path()))?;
-    let lock = NewFileLock::acquire(operation, &path, change.timeout())?;
-    if fs::symlink_metadata(&path).is_ok() {
-        return Err(Error::new(
+    let require_free = || match fs::symlink_metadata(&path) {
+        Err(_) => Ok(()),
+        Ok(_) => Err(Error::new(
             ErrorKind::AlreadyExists,
             operation,
             "the new delta is made under this name, and a file is there",
         )
-        .with_path(path));
-    }
+        .with_path(&path)),
+    };
+    // Before the lock, too: that of a descriptor, this image's own say, may be held for long.
+    require_free()?;
+    let lock = NewFileLock::acquire(operation, &path, change.timeout())?;
+    require_free()?;
     Ok(NewDelta {
         c_path: CPath::new(operation, &path)?,
         path,

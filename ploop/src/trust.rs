@@ -14,9 +14,9 @@
 //! * the group, where it is not root's and may write. With an access control list the permissions of
 //!   the group are those of everybody in the list, so root's group is not trusted then either.
 //!
-//! Looked at are the directory of the descriptor, the descriptor, each delta (where it is a symbolic
-//! link, what it leads to) and the directories of the deltas. The directories above are not: keep
-//! images below directories that are root's. What is inside an image belongs to a stranger anyway, and
+//! Looked at are the directory of the descriptor, the descriptor, each delta, the directories of the
+//! deltas, and every directory in which a symbolic link on the way lies, or which a `..` leaves. The
+//! directories above are not: keep images below directories that are root's. What is inside an image belongs to a stranger anyway, and
 //! can do no more than make an operation fail.
 //!
 //! Where a program knows better, in a container of its own say, or on a file system that cannot store
@@ -32,7 +32,7 @@ use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
@@ -71,22 +71,63 @@ pub(crate) fn require_no_other_writers<'a>(
         looked_at.insert(path);
         Ok(())
     };
-    let directory_of = |file: &Path| Some(file.parent()?.to_owned());
     for file in files {
-        if let Some(directory) = directory_of(file) {
-            require(directory)?;
-        }
-        let is_link = fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink());
-        if is_link {
-            // Its target's directory, too. One that leads nowhere is an error of the operation's.
-            let target = fs::canonicalize(file).ok();
-            if let Some(directory) = target.as_deref().and_then(directory_of) {
-                require(directory)?;
-            }
+        for looked_in in directories_of(file) {
+            require(looked_in)?;
         }
         require(file.to_owned())?;
     }
     Ok(())
+}
+
+/// The directory of a file; where that is a symbolic link, also the directory of what it leads to, and so
+/// on; and where a directory on the way is one, or lies below the others, those in which they lie.
+fn directories_of(file: &Path) -> Vec<PathBuf> {
+    /// As the kernel's own limit.
+    const LINKS: usize = 40;
+    let mut found = Vec::new();
+    let mut links = 0;
+    let mut next = Some(file.to_owned());
+    while let Some(path) = next.take() {
+        let Some(directory) = path.parent() else {
+            break;
+        };
+        found.push(directory.to_owned());
+        let mut so_far = PathBuf::new();
+        let mut components = path.components();
+        while let Some(component) = components.next() {
+            let above = so_far.clone();
+            so_far.push(component);
+            if component == Component::ParentDir {
+                // Whoever can exchange what is left here says where it leads.
+                found.extend(above.parent().map(Path::to_owned));
+                found.push(above);
+                continue;
+            }
+            // One that leads nowhere is an error of the operation's.
+            let Ok(target) = fs::read_link(&so_far) else {
+                continue;
+            };
+            if !is_kept(&above, &so_far) {
+                found.push(above.clone());
+            }
+            links += 1;
+            if links <= LINKS {
+                next = Some(above.join(target).join(components.as_path()));
+            }
+            break;
+        }
+    }
+    found
+}
+
+/// Whether others can neither remove nor rename this link of root's, though they can write beside it.
+fn is_kept(directory: &Path, link: &Path) -> bool {
+    const STICKY: u32 = 0o1000;
+    let of_root = |metadata: Metadata| (metadata.uid() == 0).then_some(metadata.mode());
+    let directory = fs::metadata(directory).ok().and_then(of_root);
+    let link = fs::symlink_metadata(link).ok().and_then(of_root);
+    directory.is_some_and(|mode| mode & STICKY != 0) && link.is_some()
 }
 
 /// That nobody else can write to this directory, in which an image is to be made.

@@ -248,6 +248,24 @@ fn given_to_others(known: &Known, what: &str) {
             let flags = rustix::fs::XattrFlags::empty();
             rustix::fs::setxattr(&delta, "system.posix_acl_access", &list, flags).unwrap();
         }
+        "a delta by two links, the second in a directory for everybody" => {
+            let (links, elsewhere) = (directory.join("links"), directory.join("elsewhere"));
+            fs::create_dir(&links).unwrap();
+            fs::create_dir(&elsewhere).unwrap();
+            fs::rename(&delta, elsewhere.join("delta")).unwrap();
+            symlink(elsewhere.join("delta"), links.join("second")).unwrap();
+            symlink(links.join("second"), &delta).unwrap();
+            mode(&links, 0o777);
+        }
+        "a delta behind a directory of another user's" => {
+            let way = directory.join("way");
+            fs::create_dir(&way).unwrap();
+            chown(&way, Some(4711), None).unwrap();
+            let name = delta.file_name().unwrap().to_str().unwrap();
+            let text = fs::read_to_string(&descriptor).unwrap();
+            let text = text.replace(&format!(">{name}<"), &format!(">way/../{name}<"));
+            fs::write(&descriptor, text).unwrap();
+        }
         "a delta in a directory of another user's, by a link" => {
             let elsewhere = directory.join("elsewhere");
             fs::create_dir(&elsewhere).unwrap();
@@ -276,6 +294,8 @@ fn what_others_can_write_to_is_not_changed() {
         "a delta for a group",
         "a delta for somebody in an access control list",
         "a delta in a directory of another user's, by a link",
+        "a delta by two links, the second in a directory for everybody",
+        "a delta behind a directory of another user's",
     ] {
         let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
         given_to_others(&known, what);

@@ -301,7 +301,9 @@ fn is_memory_shared() -> io::Result<bool> {
         // Of want, which says nothing of the next time.
         return Err(io::Error::last_os_error());
     }
-    wait_for(child);
+    if libc::WIFSIGNALED(wait_for(child)) {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
     Ok(*ANSWER.get_or_init(|| word.load(Ordering::Relaxed) == 1))
 }
 

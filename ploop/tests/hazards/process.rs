@@ -27,7 +27,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_4_the_log_file_is_exchanged_under_other_threads,
             ha_5_feedback_to_nobody_kills;
         &[Need::Root] =>
-            h0_18_h4_20_a_conversion_closes_standard_input;
+            h0_18_h4_20_a_conversion_closes_standard_input,
+            ha_56_there_is_no_room_for_a_process;
         &[Need::Root, Need::NoDriver] =>
             h4_34_descriptors_are_left_open;
         &[Need::Root, Need::Mounts, Need::NoDriver] =>
@@ -160,6 +161,38 @@ fn h0_17_cancelling_sticks_to_the_wrong_thread() {
             .join()
             .unwrap();
         Ploop::create(&disk::param(dir).mode(ImageMode::Preallocated)).unwrap();
+    })
+    .succeeded();
+}
+
+/// Where there is no memory for the process of C, that is an error of this call and says nothing of the next.
+fn ha_56_there_is_no_room_for_a_process() {
+    child("safe", |dir| {
+        let mut image = disk::create(dir);
+        let limit = |bytes: libc::rlim_t| {
+            let limit = libc::rlimit {
+                rlim_cur: bytes,
+                rlim_max: libc::RLIM_INFINITY,
+            };
+            // SAFETY: the limit outlives the call.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        };
+        let status = fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = status.split(' ').next().unwrap().parse().unwrap();
+        let mut refused = 0;
+        // With less, it is the program that cannot allocate.
+        for room in 3..16u64 {
+            limit(pages * 4096 + (room << 20));
+            if image.snapshot().is_err() {
+                refused += 1;
+            }
+        }
+        assert!(refused > 2, "{refused}");
+        limit(libc::RLIM_INFINITY);
+        let guid = image.snapshot().unwrap();
+        image.switch_snapshot(guid).unwrap();
+        let report = ploop::image::check(disk::descriptor(dir));
+        assert!(report.is_sound(), "{report}");
     })
     .succeeded();
 }

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget};
 
+use super::directory::Contents;
 use super::known::{Known, relative};
 
 const ALL: [(ImageMode, FormatVersion); 4] = [
@@ -134,6 +136,22 @@ fn the_new_file_may_be_elsewhere() {
     known.states.remove(&guids[0]);
     known.verify();
     assert_eq!(known.file_of(guids[1]), new);
+}
+
+/// That of this image's own descriptor has its lock held, too.
+#[test]
+fn a_file_that_is_there_is_refused_at_once() {
+    let (mut known, _) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    known.ploop.set_lock_timeout(Some(Duration::from_secs(600)));
+    let beside = known.path("beside");
+    fs::write(&beside, "precious").unwrap();
+    let before = Contents::of(known.dir.path());
+    for file in [known.xml(), known.path("root.hds"), beside] {
+        let param = MergeParam::new(MergeTarget::All).new_delta(&file);
+        let error = known.ploop.merge(&param).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+        before.assert_unchanged(&file.to_string_lossy());
+    }
 }
 
 #[test]
