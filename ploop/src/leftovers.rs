@@ -282,7 +282,7 @@ mod tests {
         let top = image.top_delta_file().unwrap();
         image.delete_snapshot(guid).unwrap();
         fs::copy(at("root.hds"), &top).unwrap();
-        assert_eq!(image.leftovers().unwrap(), [top.clone()]);
+        assert_eq!(image.leftovers().unwrap(), std::slice::from_ref(&top));
         let wide =
             |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
         for (name, text) in [
