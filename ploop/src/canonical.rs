@@ -72,11 +72,15 @@ impl Canonical {
         }
         let dir = paths::directory_of(path);
         let xml = descriptor.to_xml_with(&kept, dir).map_err(failed)?;
+        let in_place = xml.as_bytes() == text;
         Ok(Canonical {
             path: path.to_owned(),
-            descriptor: Descriptor::parse(&xml, dir).map_err(failed)?,
+            descriptor: match in_place {
+                true => descriptor,
+                false => Descriptor::parse(&xml, dir).map_err(failed)?,
+            },
             kept,
-            in_place: xml.as_bytes() == text,
+            in_place,
             xml,
             was_killed,
         })

@@ -18,7 +18,7 @@ use crate::ffi::{self, Call, Turn};
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind, require_sound_table};
 use crate::recovery::Unsynced;
-use crate::sysfs::{self, Device};
+use crate::sysfs::Device;
 use crate::{
     Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, mount_table, paths,
     recovery, trust,
@@ -53,12 +53,16 @@ impl<'a> Change<'a> {
     pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Call) -> Result<Change<'a>> {
         let mut turn = image.turn(op)?;
         // Before anything is written, mending included. What cannot be read is found to be so below.
-        let deltas = turn.descriptor().map_or(Vec::new(), |it| it.images);
-        let deltas = deltas.iter().map(|delta| delta.file.as_path());
+        let read = turn.descriptor();
+        let deltas = read.iter().flat_map(|descriptor| &descriptor.images);
+        let deltas = deltas.map(|delta| delta.file.as_path());
         let files = [turn.path()].into_iter().chain(deltas);
         trust::require_no_other_writers(op.name, files)?;
-        recovery::finish(&mut turn)?;
-        let descriptor = turn.descriptor()?;
+        let found = recovery::finish(&mut turn)?;
+        let descriptor = match found.mended {
+            true => turn.descriptor()?,
+            false => read?,
+        };
         let refuse =
             |kind, message: String| Err(Error::new(kind, op.name, message).with_path(turn.path()));
         if descriptor.encryption.is_some() {
@@ -83,7 +87,7 @@ impl<'a> Change<'a> {
             descriptor,
             canonical,
             closed: RefCell::default(),
-            devices: sysfs::devices(),
+            devices: found.devices,
         };
         change.require_distinct()?;
         // What a mount attaches need not be the top.

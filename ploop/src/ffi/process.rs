@@ -69,7 +69,7 @@ pub(super) fn run<C: FnOnce() -> i32 + Send>(
         let worker = thread::Builder::new()
             .name("ploop-call".into())
             .spawn_scoped(scope, || {
-                let _done = done;
+                let done = done;
                 let job = Job {
                     c: Some(c),
                     keep,
@@ -79,6 +79,8 @@ pub(super) fn run<C: FnOnce() -> i32 + Send>(
                     answer: None,
                 };
                 let answer = in_process(call, job, &process);
+                // In this order: a pipe that nobody can write to any more is ready all the time.
+                drop(done);
                 drop(output);
                 answer
             })?;

@@ -18,14 +18,14 @@ use std::io;
 use std::path::Path;
 
 use super::detached::{put_in_place, settle};
-use super::removal;
+use super::{Found, removal};
 use crate::ffi::finish_merge;
 use crate::identity::Identity;
 use crate::sysfs::{self, Device};
 use crate::{Descriptor, Error, Result, paths};
 
-/// Finishes or takes back what was interrupted. Whether there was something. The image's lock is held.
-pub(crate) fn finish(operation: &'static str, descriptor: &Path) -> Result<bool> {
+/// Finishes or takes back what was interrupted. The image's lock is held.
+pub(super) fn finish(operation: &'static str, descriptor: &Path) -> Result<Found> {
     finish_in(&sysfs::devices, operation, descriptor, &|device| {
         finish_merge(&device.path())
     })
@@ -36,17 +36,21 @@ fn finish_in(
     operation: &'static str,
     descriptor: &Path,
     finish_merge: &dyn Fn(&Device) -> io::Result<()>,
-) -> Result<bool> {
+) -> Result<Found> {
     let mut found = devices();
     let merged = finish_merges(&found, operation, descriptor, finish_merge)?;
     if merged {
         found = devices();
     }
     let put_back = removal::finish(&found, operation, descriptor)?;
-    Ok(put_back
-        || follow_device(&found, operation, descriptor)?
-        || settle(&found, operation, descriptor)?
-        || merged)
+    Ok(Found {
+        // These change the descriptor and marks, and no device.
+        mended: put_back
+            || follow_device(&found, operation, descriptor)?
+            || settle(&found, operation, descriptor)?
+            || merged,
+        devices: found,
+    })
 }
 
 /// Finishes what the driver has begun. The chain that the descriptor names then reads as before, so
@@ -185,7 +189,9 @@ mod tests {
 
         fn finish_with(&self, merge: &dyn Fn(&Device) -> io::Result<()>) -> bool {
             let devices = || sysfs::devices_in(&self.devices);
-            finish_in(&devices, "test", &self.path(), merge).unwrap()
+            finish_in(&devices, "test", &self.path(), merge)
+                .unwrap()
+                .mended
         }
 
         fn files(&self, of: &Path) -> Vec<PathBuf> {

@@ -20,6 +20,7 @@ use std::path::Path;
 
 use crate::Result;
 use crate::ffi::Turn;
+use crate::sysfs::Device;
 
 /// Does the same for an operation that libploop has not done to its end (A9): a merge leaves its mark.
 /// The lock is held.
@@ -30,9 +31,19 @@ pub(crate) fn after_failure(operation: &'static str, descriptor: &Path) {
 
 /// Finishes or takes back what an earlier operation on the image left half done. The first thing of
 /// every change, a mount and an unmount included.
-pub(crate) fn finish(turn: &mut Turn<'_>) -> Result<()> {
-    if interrupted::finish(turn.operation(), turn.path())? {
+pub(crate) fn finish(turn: &mut Turn<'_>) -> Result<Found> {
+    let found = interrupted::finish(turn.operation(), turn.path())?;
+    if found.mended {
         turn.forget_handle();
     }
-    Ok(())
+    Ok(found)
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Whether there was something to be mended: the descriptor may be another one.
+    pub(crate) mended: bool,
+    /// All devices, as they are then.
+    pub(crate) devices: Vec<Device>,
 }
