@@ -225,6 +225,7 @@ impl Ploop {
                 require_tools(OPERATION, &["parted", "mkfs", "mkfs.ext4", "tune2fs"])
             })?;
         }
+        let _write_signals = ffi::WriteSignals::held_back();
         lock::alone_at(OPERATION, &place.descriptor, || {
             creation::take_back(&place.image, &place.descriptor);
             place.require_free()?;
@@ -251,6 +252,7 @@ impl Ploop {
         paths::require_new_name(OPERATION, &image, &place.directory)?;
         paths::require_own_side_files(OPERATION, &place.image, [image.as_path()])?;
         let format = param.checked(OPERATION)?;
+        let _write_signals = ffi::WriteSignals::held_back();
         lock::alone_at(OPERATION, &place.image, || {
             if fs::symlink_metadata(&place.image).is_ok() {
                 return Err(exists(OPERATION, &place.image));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::ffi::{CPath, CText, MountArgs, Turn};
+use crate::ffi::{CPath, CText, MountArgs, Turn, WriteSignals};
 use crate::identity::Identity;
 use crate::preflight::{Change, Store};
 use crate::sysfs::{self, Device};
@@ -268,6 +268,7 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) where a link or the like has the name of a file that
     /// libploop writes beside the image. The image stays mounted then.
     pub fn umount(&mut self) -> Result<()> {
+        let _write_signals = WriteSignals::held_back();
         let mut turn = self.image.turn(&Turn::UMOUNT)?;
         recovery::finish(&mut turn)?;
         // The note of the file system is written, the mount point beside the base removed.

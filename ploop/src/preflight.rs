@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::fs::{Access, OFlags};
 
 use crate::canonical::Canonical;
-use crate::ffi::{self, Call, Turn};
+use crate::ffi::{self, Call, Turn, WriteSignals};
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind, require_sound_table};
 use crate::recovery::Unsynced;
@@ -47,10 +47,13 @@ pub(crate) struct Change<'a> {
     canonical: Canonical,
     /// Deltas with a mark that libploop takes for that of one in use.
     closed: RefCell<Vec<Image>>,
+    /// What this crate writes itself fails, too, where it may not write.
+    _write_signals: WriteSignals,
 }
 
 impl<'a> Change<'a> {
     pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Call) -> Result<Change<'a>> {
+        let write_signals = WriteSignals::held_back();
         let mut turn = image.turn(op)?;
         // Before anything is written, mending included. What cannot be read is found to be so below.
         let read = turn.descriptor();
@@ -88,6 +91,7 @@ impl<'a> Change<'a> {
             canonical,
             closed: RefCell::default(),
             devices: found.devices,
+            _write_signals: write_signals,
         };
         change.require_distinct()?;
         // What a mount attaches need not be the top.

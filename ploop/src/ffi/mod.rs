@@ -42,6 +42,7 @@ pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
 pub(crate) use other_calls::*;
 pub(crate) use output::{NO_CONSOLE, TIMESTAMPS, set_log_file, set_log_level, set_verbose_level};
 pub(crate) use running_merge::finish_merge;
+pub(crate) use signals::WriteSignals;
 pub(crate) use text::{CPath, CText};
 pub(crate) use turn::{Image, Turn};
 

@@ -284,7 +284,8 @@ fn libploop_says(time: &str, text: &str) {
     if level <= LOG_LEVEL.load(Ordering::Relaxed) {
         if let Some(file) = &mut *log_file() {
             let line = format!("{} : {text}\n", now());
-            let _ = signals::without_death_by_write(|| file.write_all(line.as_bytes()));
+            let _signals = signals::WriteSignals::held_back();
+            let _ = file.write_all(line.as_bytes());
         }
     }
     facade::libploop(level, text);

@@ -1,6 +1,7 @@
 //! Signals, as the process has them in which libploop runs.
 
 use std::ffi::c_int;
+use std::marker::PhantomData;
 
 /// Signals by which the kernel reports a fault. Whoever handled them did so for the program.
 const FAULTS: [c_int; 7] = [
@@ -92,28 +93,47 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// Runs `write` without the signals that a write may raise in this thread: where a pipe has no reader, or
-/// a file gets too long for the limit of the process, it fails.
-pub(super) fn without_death_by_write<T>(write: impl FnOnce() -> T) -> T {
-    // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in or
-    // read them, and concern this thread alone. The wait ends at once.
-    unsafe {
-        let mut signals = std::mem::zeroed();
-        libc::sigemptyset(&mut signals);
-        let mut pending = std::mem::zeroed();
-        libc::sigpending(&mut pending);
-        for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
-            // One that was waiting before is not ours to take.
-            if libc::sigismember(&pending, signal) == 0 {
-                libc::sigaddset(&mut signals, signal);
+/// The signals that a write may raise, held back from this thread until this is dropped: where a pipe has
+/// no reader, or a file gets too long for the limit of the process, the write fails.
+pub(crate) struct WriteSignals {
+    held: libc::sigset_t,
+    mask: libc::sigset_t,
+    /// A mask is that of one thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl WriteSignals {
+    pub(crate) fn held_back() -> WriteSignals {
+        // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in or
+        // read them, and concern this thread alone.
+        unsafe {
+            let (mut held, mut mask) = (std::mem::zeroed(), std::mem::zeroed());
+            let mut pending = std::mem::zeroed();
+            libc::sigemptyset(&mut held);
+            libc::sigpending(&mut pending);
+            for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+                // One that was waiting before is not ours to take.
+                if libc::sigismember(&pending, signal) == 0 {
+                    libc::sigaddset(&mut held, signal);
+                }
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &held, &mut mask);
+            WriteSignals {
+                held,
+                mask,
+                _not_send: PhantomData,
             }
         }
-        let mut mask = std::mem::zeroed();
-        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, &mut mask);
-        let result = write();
-        let at_once: libc::timespec = std::mem::zeroed();
-        while libc::sigtimedwait(&signals, std::ptr::null_mut(), &at_once) > 0 {}
-        libc::pthread_sigmask(libc::SIG_SETMASK, &mask, std::ptr::null_mut());
-        result
+    }
+}
+
+impl Drop for WriteSignals {
+    fn drop(&mut self) {
+        // SAFETY: as above; the mask is the one found then. The wait ends at once.
+        unsafe {
+            let at_once: libc::timespec = std::mem::zeroed();
+            while libc::sigtimedwait(&self.held, std::ptr::null_mut(), &at_once) > 0 {}
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, std::ptr::null_mut());
+        }
     }
 }

@@ -196,6 +196,35 @@ fn ha_41_a_file_too_long_for_the_process() {
         let report = ploop::image::check(disk::descriptor(dir));
         assert!(report.is_sound(), "{report}");
         image.convert(ploop::ImageMode::Raw).unwrap();
+
+        // What the crate writes itself, too: the descriptor, tables, what it makes room by.
+        for bytes in [0, 600, 1024, 4096, 9000, 40_000] {
+            let dir = dir.join(bytes.to_string());
+            fs::create_dir(&dir).unwrap();
+            let mut image = disk::create(&dir);
+            let before = image.descriptor().unwrap();
+            let text = fs::read_to_string(image.path()).unwrap();
+            fs::write(image.path(), text.replace("  ", " ")).unwrap();
+            limit(bytes);
+            let other = dir.join("other");
+            let _ = fs::create_dir(&other);
+            let results = [
+                image.snapshot().map(drop),
+                image.set_max_delta_size(1 << 30),
+                image.convert(ploop::ImageMode::Preallocated),
+                Ploop::create(&disk::param(&other)).map(drop),
+            ];
+            limit(libc::RLIM_INFINITY);
+            let failed = results.iter().filter(|result| result.is_err()).count();
+            // The last limits are enough for a descriptor.
+            let expected = if bytes < 9000 { 4 } else { 3 };
+            assert_eq!(failed, expected, "{bytes}: {results:?}");
+            let after = image.descriptor().unwrap();
+            assert_eq!((after.images, after.top), (before.images, before.top));
+            let report = ploop::image::check(image.path());
+            assert!(report.is_sound(), "{bytes}: {report}");
+            image.snapshot().unwrap();
+        }
     })
     .succeeded();
 }
