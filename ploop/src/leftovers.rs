@@ -120,9 +120,14 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     Ok(found)
 }
 
-/// By more than its name: not an export that is called like one. One that was just begun is empty.
+/// By more than its name: not an export that is called like one. One that was just begun is empty, and what
+/// libploop makes of one while it converts it has an ending of its own.
 fn is_delta(file: &Path) -> bool {
-    Header::read(file).is_ok() || fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0)
+    let is_made_of_one = file
+        .extension()
+        .is_some_and(|it| it == "tmp" || it == "idx");
+    let is_empty = || fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0);
+    is_made_of_one || Header::read(file).is_ok() || is_empty()
 }
 
 /// Files beside an image, and beside what was found, that are no deltas: descriptors of other images and
