@@ -30,6 +30,8 @@ use fixture::mounts;
 use fixture::pipe::pipe;
 
 fn main() -> ExitCode {
+    // Thousands of changes, none of which has to survive a power cut: those that have to are the sandbox's tests.
+    ploop::durability::set_sync(false);
     let any: &[Need] = &[];
     let root: &[Need] = &[Need::Root];
     let no_driver: &[Need] = &[Need::Root, Need::NoDriver];
