@@ -1,7 +1,7 @@
 //! The lock of an image, and how long operations wait for it.
 //!
 //! An operation takes three locks, in this order, and waits for them for [the time set here](set_timeout)
-//! at most, in whichever thread; then it ends with [`ErrorKind::Locked`](crate::ErrorKind::Locked):
+//! at most, in whichever thread; then it ends with [`ErrorKind::Locked`]:
 //!
 //! 1. one among the threads of this process;
 //! 2. where it changes the image, `DiskDescriptor.xml.op.lck`, which this crate alone knows. It is held until

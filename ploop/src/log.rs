@@ -7,7 +7,7 @@
 //! its levels; they are known by the words.
 //!
 //! What is set here goes beside, and is set for the process. Errors reach the caller in any case, as
-//! [`Error`](crate::Error)s.
+//! [`Error`]s.
 
 use std::fs::OpenOptions;
 use std::io;
