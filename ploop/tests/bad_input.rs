@@ -647,8 +647,8 @@ fn descriptors_with_very_many_elements() {
                 ),
             ),
             _ => {
-                let images: String = (1..50_000).map(image).collect();
-                let shots: String = (1..50_000).map(shot).collect();
+                let images: String = (1..10_000).map(image).collect();
+                let shots: String = (1..10_000).map(shot).collect();
                 good.replace("</Storage>", &format!("{images}</Storage>"))
                     .replace("</Snapshots>", &format!("{shots}</Snapshots>"))
             }
