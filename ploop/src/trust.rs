@@ -71,9 +71,14 @@ pub(crate) fn require_no_other_writers<'a>(
         looked_at.insert(path);
         Ok(())
     };
+    let mut walked = HashSet::new();
     for file in files {
-        for looked_in in directories_of(file) {
-            require(looked_in)?;
+        let is_link = fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink());
+        // One way leads to all files of a directory that are no links themselves.
+        if is_link || walked.insert(file.parent()) {
+            for looked_in in directories_of(file) {
+                require(looked_in)?;
+            }
         }
         require(file.to_owned())?;
     }
