@@ -74,6 +74,8 @@ fn answer(
                 .unwrap_or(i32::MAX),
         ),
         call::GROW_FILE_SYSTEM => file_system::grow(request, descriptors),
+        // Killed before anybody got to its request: it has not made it.
+        _ if polled(stream).contains(PollFlags::HUP) => Reply::of(0),
         _ => driver.control(request, descriptors, &|| has_hung_up(stream)),
     }
 }
@@ -95,14 +97,20 @@ fn receive(stream: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>)> {
     Ok((request, descriptors))
 }
 
-/// Whether the other end of a connection is gone.
+/// Whether the other end of a connection is gone, or wants no more than an answer at once.
 pub(crate) fn has_hung_up(stream: &UnixStream) -> bool {
+    let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+    polled(stream).intersects(gone)
+}
+
+fn polled(stream: &UnixStream) -> PollFlags {
     let mut descriptors = [PollFd::new(stream, PollFlags::RDHUP)];
     let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
-    rustix::event::poll(&mut descriptors, Some(&now)).is_ok()
-        && descriptors[0].revents().intersects(gone)
+    match rustix::event::poll(&mut descriptors, Some(&now)) {
+        Ok(_) => descriptors[0].revents(),
+        Err(_) => PollFlags::empty(),
+    }
 }

@@ -46,7 +46,8 @@ pub(crate) enum Beside {
 pub(crate) enum Wait {
     /// Only the answer: as in the driver, most calls cannot be interrupted.
     Answer,
-    /// Any signal that is handled; the daemon sees the connection end.
+    /// Any signal that is handled: the daemon is told, and answers at once. It has then begun, as the driver has when a
+    /// signal comes, however late it got to the request.
     Signal,
 }
 
@@ -179,7 +180,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Until there is something to read, or a signal came whose handler does not want calls restarted.
+    /// Until there is something to read. A signal whose handler does not want calls restarted hangs up half-way.
     fn wait(&self) -> Result<(), c_int> {
         let mut poll = libc::pollfd {
             fd: self.0.as_raw_fd(),
@@ -188,6 +189,11 @@ impl Connection {
         };
         // SAFETY: the structure is valid, and one as said.
         match unsafe { libc::poll(&mut poll, 1, -1) } {
+            -1 if crate::errno::get() == libc::EINTR => {
+                // SAFETY: no pointers.
+                unsafe { libc::shutdown(self.0.as_raw_fd(), libc::SHUT_WR) };
+                Ok(())
+            }
             -1 => Err(crate::errno::get()),
             _ => Ok(()),
         }
