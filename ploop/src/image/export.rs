@@ -12,7 +12,7 @@ use std::thread;
 use super::chain::{self, Chain, Layer};
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
-use super::holes::Known;
+use super::holes::{self, Known};
 use super::side_files;
 use super::staged::Staged;
 use crate::identity::Identity;
@@ -430,7 +430,7 @@ impl Copy<'_> {
 fn data_in(buffer: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
     let mut at = 0;
     std::iter::from_fn(move || {
-        while at < buffer.len() && is_zero(block(buffer, at)) {
+        while at < buffer.len() && holes::is_zero(block(buffer, at)) {
             at += BLOCK;
         }
         if at >= buffer.len() {
@@ -439,7 +439,7 @@ fn data_in(buffer: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
         let start = at;
         let mut end = at;
         while at < buffer.len() && at < end + MIN_HOLE {
-            if !is_zero(block(buffer, at)) {
+            if !holes::is_zero(block(buffer, at)) {
                 end = at + BLOCK;
             }
             at += BLOCK;
@@ -451,14 +451,6 @@ fn data_in(buffer: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
 
 fn block(buffer: &[u8], at: usize) -> &[u8] {
     &buffer[at..buffer.len().min(at + BLOCK)]
-}
-
-fn is_zero(block: &[u8]) -> bool {
-    // Data mostly differs at once; the rest is written so that it is compiled to vectors.
-    block.first() == Some(&0)
-        && block
-            .chunks(64)
-            .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 #[cfg(test)]

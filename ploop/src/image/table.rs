@@ -132,7 +132,7 @@ impl Table {
         file.read_exact_at(&mut bytes, offset).map_err(|error| {
             Error::io("read block table", "the file cannot be read", error).with_offset(offset)
         })?;
-        if bytes.iter().all(|byte| *byte == 0) {
+        if holes::is_zero(&bytes) {
             return Ok(Page::Empty);
         }
         let entries = bytes

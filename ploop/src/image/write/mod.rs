@@ -25,6 +25,7 @@ use std::sync::Arc;
 use super::chain::{Chain, Layer};
 use super::descriptor::Descriptor;
 use super::file;
+use super::holes::is_zero;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
 use delta::WritableDelta;
 use merge::Upper;
@@ -385,10 +386,8 @@ impl DiskWriter {
                             delta.add(piece.cluster, 0, &whole)?;
                         }
                         // It reads as zero already.
-                        None if part.iter().all(|byte| *byte == 0) => {}
-                        Some(lower)
-                            if part.iter().all(|byte| *byte == 0)
-                                && !lower.has(piece.cluster)? => {}
+                        None if is_zero(part) => {}
+                        Some(lower) if is_zero(part) && !lower.has(piece.cluster)? => {}
                         _ => delta.add(piece.cluster, piece.within, part)?,
                     },
                 },
