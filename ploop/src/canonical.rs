@@ -17,33 +17,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::image::descriptor::{self, Kept};
+use crate::image::descriptor::{DescriptorFile, Kept};
 use crate::{Descriptor, Error, Guid, Result, paths};
-
-/// A descriptor that was read, and what libploop does not know of it.
-struct Source {
-    text: Vec<u8>,
-    descriptor: Descriptor,
-    kept: Kept,
-}
-
-impl Source {
-    fn read(path: &Path) -> Result<Source> {
-        let text = descriptor::text(path)?;
-        let dir = paths::directory_of(path);
-        Ok(Source {
-            descriptor: Descriptor::parse(&text, dir)?,
-            kept: Kept::of(&text, dir)?,
-            text,
-        })
-    }
-}
 
 /// The canonical descriptor of an image that is about to be changed.
 pub(crate) struct Canonical {
     path: PathBuf,
-    /// What the text says.
-    pub(crate) descriptor: Descriptor,
     kept: Kept,
     xml: String,
     /// Whether the file says it in these words.
@@ -53,37 +32,42 @@ pub(crate) struct Canonical {
 }
 
 impl Canonical {
-    /// Reads the descriptor, of which the image's lock is held.
-    pub(crate) fn read(operation: &'static str, path: &Path) -> Result<Canonical> {
+    /// Of a descriptor that was read while the image's lock is held, with what the text says.
+    pub(crate) fn of(
+        operation: &'static str,
+        path: &Path,
+        file: DescriptorFile,
+    ) -> Result<(Canonical, Descriptor)> {
         let failed = |error: Error| error.during(operation).with_path(path);
-        let Source {
+        let DescriptorFile {
             text,
             descriptor,
             mut kept,
-        } = Source::read(path).map_err(failed)?;
+        } = file;
         let backup = paths::kept_fields(path);
         let lost = match fs::symlink_metadata(&backup) {
-            Ok(found) if found.is_file() => Source::read(&backup).ok().map(|backup| backup.kept),
+            Ok(found) if found.is_file() => DescriptorFile::read(&backup).ok(),
             _ => None,
         };
         let was_killed = lost.is_some();
         if let Some(lost) = lost.filter(|_| kept.is_empty()) {
-            kept = lost;
+            kept = lost.kept;
         }
         let dir = paths::directory_of(path);
         let xml = descriptor.to_xml_with(&kept, dir).map_err(failed)?;
         let in_place = xml.as_bytes() == text;
-        Ok(Canonical {
+        let descriptor = match in_place {
+            true => descriptor,
+            false => Descriptor::parse(&xml, dir).map_err(failed)?,
+        };
+        let canonical = Canonical {
             path: path.to_owned(),
-            descriptor: match in_place {
-                true => descriptor,
-                false => Descriptor::parse(&xml, dir).map_err(failed)?,
-            },
             kept,
             in_place,
             xml,
             was_killed,
-        })
+        };
+        Ok((canonical, descriptor))
     }
 
     /// Puts the canonical text in the place of any other. The lock is still held.
@@ -127,7 +111,7 @@ impl Canonical {
     /// After C: puts back what it has dropped. The image's lock is held. What does not succeed is left to
     /// the next change.
     pub(crate) fn put_fields_back(&self) {
-        let Ok(now) = Source::read(&self.path) else {
+        let Ok(now) = DescriptorFile::read(&self.path) else {
             return;
         };
         if now.kept != self.kept {
@@ -201,14 +185,9 @@ impl DescriptorCopy {
         path: &Path,
     ) -> Result<Option<DescriptorCopy>> {
         let failed = |error: Error| error.during(operation).with_path(path);
-        let source = Source::read(path).map_err(failed)?;
-        let to_xml = |dir: &Path| {
-            source
-                .descriptor
-                .to_xml_with(&source.kept, dir)
-                .map_err(failed)
-        };
-        if to_xml(paths::directory_of(path))?.as_bytes() == source.text {
+        let file = DescriptorFile::read(path).map_err(failed)?;
+        let to_xml = |dir: &Path| file.descriptor.to_xml_with(&file.kept, dir).map_err(failed);
+        if to_xml(paths::directory_of(path))?.as_bytes() == file.text {
             return Ok(None);
         }
         let directory = std::env::temp_dir().join(format!(

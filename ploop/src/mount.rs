@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
+use crate::canonical::Canonical;
 use crate::ffi::{CPath, CText, MountArgs, Turn, WriteSignals};
 use crate::identity::Identity;
 use crate::preflight::{Change, Store};
@@ -270,19 +271,20 @@ impl Ploop {
     pub fn umount(&mut self) -> Result<()> {
         let _write_signals = WriteSignals::held_back();
         let mut turn = self.image.turn(&Turn::UMOUNT)?;
-        recovery::finish(&mut turn)?;
+        let read = turn.descriptor_file()?;
+        let (file, _) = recovery::finish(&mut turn, read)?;
         // The note of the file system is written, the mount point beside the base removed.
-        let descriptor = turn.descriptor()?;
+        let descriptor = &file.descriptor;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_own_side_files(turn.operation(), turn.path(), deltas)?;
-        match device::running(&turn, &descriptor) {
+        match device::running(&turn, descriptor) {
             Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device.path())?,
             Ok(None) => {}
             // One that has the deltas and does not run (A15): nothing is mounted from it.
             Err(error) if error.kind() == ErrorKind::Busy => {}
             Err(error) => return Err(error),
         }
-        let canonical = turn.canonical()?;
+        let (canonical, _) = Canonical::of(turn.operation(), turn.path(), file)?;
         turn.put_in_place(&canonical)?;
         turn.umount()
     }

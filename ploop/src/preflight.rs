@@ -56,16 +56,13 @@ impl<'a> Change<'a> {
         let write_signals = WriteSignals::held_back();
         let mut turn = image.turn(op)?;
         // Before anything is written, mending included. What cannot be read is found to be so below.
-        let read = turn.descriptor();
-        let deltas = read.iter().flat_map(|descriptor| &descriptor.images);
+        let read = turn.descriptor_file();
+        let deltas = read.iter().flat_map(|file| &file.descriptor.images);
         let deltas = deltas.map(|delta| delta.file.as_path());
         let files = [turn.path()].into_iter().chain(deltas);
         trust::require_no_other_writers(op.name, files)?;
-        let found = recovery::finish(&mut turn)?;
-        let descriptor = match found.mended {
-            true => turn.descriptor()?,
-            false => read?,
-        };
+        let (file, devices) = recovery::finish(&mut turn, read?)?;
+        let descriptor = &file.descriptor;
         let refuse =
             |kind, message: String| Err(Error::new(kind, op.name, message).with_path(turn.path()));
         if descriptor.encryption.is_some() {
@@ -81,8 +78,7 @@ impl<'a> Change<'a> {
         paths::require_harmless_to_shell(op.name, turn.path())?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_own_side_files(op.name, turn.path(), deltas)?;
-        let canonical = turn.canonical()?;
-        let descriptor = canonical.descriptor.clone();
+        let (canonical, descriptor) = Canonical::of(op.name, turn.path(), file)?;
         let file = |image: &Image| Some((image.guid, Identity::of(&image.file).ok()?));
         let change = Change {
             turn,
@@ -90,7 +86,7 @@ impl<'a> Change<'a> {
             descriptor,
             canonical,
             closed: RefCell::default(),
-            devices: found.devices,
+            devices,
             _write_signals: write_signals,
         };
         change.require_distinct()?;

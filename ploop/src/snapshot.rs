@@ -300,10 +300,10 @@ impl Ploop {
         let kept = skip_destroy.then(Guid::generate);
         let c_kept = kept.map(CText::guid);
         let c_guid = CText::guid(guid);
-        let old_top = change.descriptor.top_image().cloned();
+        let before = change.descriptor.clone();
         change.run(Store::Staged, |turn| {
-            let removal = match old_top.filter(|_| !skip_destroy) {
-                Some(image) => Some(Removal::of(&turn, &image)?),
+            let removal = match before.top_image().filter(|_| !skip_destroy) {
+                Some(image) => Some(Removal::of(&turn, &before, image)?),
                 None => None,
             };
             let (turn, result) = turn.switch_snapshot(&c_guid, c_kept.as_ref(), skip_create);
@@ -428,7 +428,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
                     .with_path(&image.file)
             })?;
             change.run(Store::Direct, |turn| {
-                let removal = Removal::of(&turn, image)?;
+                let removal = Removal::of(&turn, &descriptor, image)?;
                 let (turn, result) = turn.delete_snapshot(&c_guid);
                 removal.finish(&turn, result)?;
                 let now = turn.descriptor()?;

@@ -14,6 +14,7 @@ use super::call::{Call, execute, execute_keeping};
 use super::reply::Reply;
 use super::text::{CPath, CText};
 use crate::canonical::{Canonical, DescriptorCopy};
+use crate::image::descriptor::DescriptorFile;
 use crate::image::{Descriptor, descriptor};
 use crate::lock::{self, Held, ImageLock, Purpose};
 use crate::{Error, Result, paths};
@@ -185,14 +186,16 @@ impl Turn<'_> {
 
     /// The descriptor as it is on disk now.
     pub(crate) fn descriptor(&self) -> Result<Descriptor> {
-        Ok(self.descriptor_and_text()?.0)
-    }
-
-    pub(crate) fn descriptor_and_text(&self) -> Result<(Descriptor, Vec<u8>)> {
         let path = &self.image.path;
         descriptor::text(path)
-            .and_then(|text| Ok((Descriptor::parse(&text, descriptor::directory(path))?, text)))
+            .and_then(|text| Descriptor::parse(text, descriptor::directory(path)))
             .map_err(|error| error.during(self.op.name).with_path(path))
+    }
+
+    /// The same, with all that is in the file.
+    pub(crate) fn descriptor_file(&self) -> Result<DescriptorFile> {
+        let path = &self.image.path;
+        DescriptorFile::read(path).map_err(|error| error.during(self.op.name).with_path(path))
     }
 
     /// C's handle as it was left is not good enough for this call: see [`Image::handle`].
@@ -204,11 +207,6 @@ impl Turn<'_> {
     /// The descriptor is another one now.
     pub(crate) fn forget_handle(&mut self) {
         self.image.handle = None;
-    }
-
-    /// The descriptor as it is to be given to C.
-    pub(crate) fn canonical(&self) -> Result<Canonical> {
-        Canonical::read(self.op.name, &self.image.path)
     }
 
     /// Has C read the descriptor where it is.

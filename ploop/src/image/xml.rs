@@ -211,6 +211,12 @@ impl<'a, 'input> Element<'a, 'input> {
             .map(|node| &node.document().input_text()[node.range()])
     }
 
+    /// The whole file.
+    #[cfg(feature = "libploop")]
+    pub(super) fn document_text(&self) -> &'input str {
+        self.node.document().input_text()
+    }
+
     /// The name and the attributes, as they stand in the file.
     #[cfg(feature = "libploop")]
     pub(super) fn tag(&self) -> String {

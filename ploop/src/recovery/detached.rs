@@ -29,29 +29,28 @@ use crate::{Descriptor, Error, ErrorKind, ImageMode, Result, paths};
 
 /// Mends what is left. Whether there was something. Nothing is touched while a device has one of the
 /// image's deltas, or may have.
-pub(super) fn settle(devices: &[Device], operation: &'static str, path: &Path) -> Result<bool> {
-    let Ok(mut descriptor) = Descriptor::open(path) else {
-        // The operation says what is wrong with it.
-        return Ok(false);
-    };
+pub(super) fn settle(
+    devices: &[Device],
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+) -> Result<bool> {
     let staged = paths::staged(path);
     let new = read(&staged);
-    let all = descriptor.images.iter();
+    let all = old.images.iter();
     if may_have(devices, all.chain(new.iter().flat_map(|new| &new.images))) {
         return Ok(false);
     }
-    let mut done = false;
-    if let Some(new) = new {
-        if is_raw_by_now(&descriptor, &new) || has_new_top(&descriptor, &new, &staged) {
-            put_in_place(operation, &staged, path)?;
-            descriptor = new;
-            done = true;
-        }
+    let new = new.filter(|new| is_raw_by_now(old, new) || has_new_top(old, new, &staged));
+    let done = new.is_some();
+    if done {
+        put_in_place(operation, &staged, path)?;
     }
+    let descriptor = new.as_ref().unwrap_or(old);
     let mut unmarked = false;
     for image in &descriptor.images {
         if image.guid != descriptor.top {
-            unmarked |= take_mark_off(operation, &descriptor, image)?;
+            unmarked |= take_mark_off(operation, descriptor, image)?;
         }
     }
     if unmarked && !done {
@@ -229,7 +228,7 @@ mod tests {
 
     impl Fixture {
         fn settle(&self) -> bool {
-            settle(&[], "test", &self.path).unwrap()
+            settle(&[], "test", &self.path, &self.descriptor()).unwrap()
         }
 
         fn descriptor(&self) -> Descriptor {
@@ -324,7 +323,7 @@ mod tests {
         fixture.mark(&base, true);
         let file = File::options().write(true).open(&base).unwrap();
         file.write_all_at(&u32::MAX.to_le_bytes(), 64).unwrap();
-        let error = settle(&[], "test", &fixture.path).unwrap_err();
+        let error = settle(&[], "test", &fixture.path, &fixture.descriptor()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert_eq!(error.path(), Some(&*base));
         file.write_all_at(&[0; 4], 64).unwrap();

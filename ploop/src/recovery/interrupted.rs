@@ -18,15 +18,29 @@ use std::io;
 use std::path::Path;
 
 use super::detached::{put_in_place, settle};
-use super::{Found, removal};
+use super::removal;
 use crate::ffi::finish_merge;
 use crate::identity::Identity;
 use crate::sysfs::{self, Device};
 use crate::{Descriptor, Error, Result, paths};
 
-/// Finishes or takes back what was interrupted. The image's lock is held.
-pub(super) fn finish(operation: &'static str, descriptor: &Path) -> Result<Found> {
-    finish_in(&sysfs::devices, operation, descriptor, &|device| {
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Whether there was something to be mended: the descriptor may be another one.
+    pub(super) mended: bool,
+    /// All devices, as they are then.
+    pub(super) devices: Vec<Device>,
+}
+
+/// Finishes or takes back what was interrupted. The image's lock is held; `descriptor` is what the file
+/// says.
+pub(super) fn finish(
+    operation: &'static str,
+    path: &Path,
+    descriptor: &Descriptor,
+) -> Result<Found> {
+    finish_in(&sysfs::devices, operation, path, descriptor, &|device| {
         finish_merge(&device.path())
     })
 }
@@ -34,20 +48,21 @@ pub(super) fn finish(operation: &'static str, descriptor: &Path) -> Result<Found
 fn finish_in(
     devices: &dyn Fn() -> Vec<Device>,
     operation: &'static str,
-    descriptor: &Path,
+    path: &Path,
+    descriptor: &Descriptor,
     finish_merge: &dyn Fn(&Device) -> io::Result<()>,
 ) -> Result<Found> {
     let mut found = devices();
-    let merged = finish_merges(&found, operation, descriptor, finish_merge)?;
+    let merged = finish_merges(&found, operation, path, descriptor, finish_merge)?;
     if merged {
         found = devices();
     }
-    let put_back = removal::finish(&found, operation, descriptor)?;
     Ok(Found {
-        // These change the descriptor and marks, and no device.
-        mended: put_back
-            || follow_device(&found, operation, descriptor)?
-            || settle(&found, operation, descriptor)?
+        // These change the descriptor and marks, and no device. Where one has, there is nothing for the
+        // next.
+        mended: removal::finish(&found, operation, path, descriptor)?
+            || follow_device(&found, operation, path, descriptor)?
+            || settle(&found, operation, path, descriptor)?
             || merged,
         devices: found,
     })
@@ -58,14 +73,15 @@ fn finish_in(
 fn finish_merges(
     devices: &[Device],
     operation: &'static str,
-    descriptor: &Path,
+    path: &Path,
+    descriptor: &Descriptor,
     finish_merge: &dyn Fn(&Device) -> io::Result<()>,
 ) -> Result<bool> {
     let merging = || devices.iter().filter(|device| device.is_merging());
     if merging().next().is_none() {
         return Ok(false);
     }
-    let Some(chain) = Descriptor::open(descriptor).ok().as_ref().and_then(chain) else {
+    let Some(chain) = chain(descriptor) else {
         return Ok(false);
     };
     let mut any = false;
@@ -76,7 +92,7 @@ fn finish_merges(
                     "a merge on {} was interrupted, and cannot be finished",
                     device.path().display()
                 );
-                Error::io(operation, &what, error).with_path(descriptor)
+                Error::io(operation, &what, error).with_path(path)
             })?;
             any = true;
         }
@@ -85,16 +101,21 @@ fn finish_merges(
 }
 
 /// Renames the descriptor for which a running device speaks.
-fn follow_device(devices: &[Device], operation: &'static str, descriptor: &Path) -> Result<bool> {
-    let staged = paths::staged(descriptor);
+fn follow_device(
+    devices: &[Device],
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+) -> Result<bool> {
+    let staged = paths::staged(path);
     if !fs::symlink_metadata(&staged).is_ok_and(|metadata| metadata.is_file()) {
         return Ok(false);
     }
     // One that is not complete was not yet followed by anything.
-    let (Ok(old), Ok(new)) = (Descriptor::open(descriptor), Descriptor::open(&staged)) else {
+    let Ok(new) = Descriptor::open(&staged) else {
         return Ok(false);
     };
-    let (Some(old_chain), Some(new_chain)) = (chain(&old), chain(&new)) else {
+    let (Some(old_chain), Some(new_chain)) = (chain(old), chain(&new)) else {
         return Ok(false);
     };
     let running: Vec<&Device> = devices
@@ -108,7 +129,7 @@ fn follow_device(devices: &[Device], operation: &'static str, descriptor: &Path)
     if old_chain == new_chain || !running.into_iter().any(is_new) {
         return Ok(false);
     }
-    put_in_place(operation, &staged, descriptor)?;
+    put_in_place(operation, &staged, path)?;
     Ok(true)
 }
 
@@ -188,10 +209,13 @@ mod tests {
         }
 
         fn finish_with(&self, merge: &dyn Fn(&Device) -> io::Result<()>) -> bool {
+            self.try_finish_with(merge).unwrap().mended
+        }
+
+        fn try_finish_with(&self, merge: &dyn Fn(&Device) -> io::Result<()>) -> Result<Found> {
             let devices = || sysfs::devices_in(&self.devices);
-            finish_in(&devices, "test", &self.path(), merge)
-                .unwrap()
-                .mended
+            let descriptor = Descriptor::open(self.path()).unwrap();
+            finish_in(&devices, "test", &self.path(), &descriptor, merge)
         }
 
         fn files(&self, of: &Path) -> Vec<PathBuf> {
@@ -257,11 +281,8 @@ mod tests {
             fixture.device(false, &both);
             let below = fixture.devices.join("ploop12345/pdelta/0/ro");
             fs::write(below, "0\n").unwrap();
-            let devices = || sysfs::devices_in(&fixture.devices);
-            let error = finish_in(&devices, "test", &fixture.path(), &|_| {
-                Err(io::ErrorKind::StorageFull.into())
-            });
-            let error = error.unwrap_err();
+            let full = |_: &Device| Err(io::ErrorKind::StorageFull.into());
+            let error = fixture.try_finish_with(&full).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::NoSpace);
             assert!(error.message().contains("ploop12345"), "{error}");
         }

@@ -18,32 +18,31 @@ pub(crate) use sync::{Unsynced, sync_directories, sync_files};
 
 use std::path::Path;
 
-use crate::Result;
 use crate::ffi::Turn;
+use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
+use crate::{Descriptor, Result};
 
 /// Does the same for an operation that libploop has not done to its end (A9): a merge leaves its mark.
 /// The lock is held.
-pub(crate) fn after_failure(operation: &'static str, descriptor: &Path) {
+pub(crate) fn after_failure(operation: &'static str, path: &Path) {
     // What cannot be mended now, the next operation tries again, and reports.
-    let _ = interrupted::finish(operation, descriptor);
+    if let Ok(descriptor) = Descriptor::open(path) {
+        let _ = interrupted::finish(operation, path, &descriptor);
+    }
 }
 
 /// Finishes or takes back what an earlier operation on the image left half done. The first thing of
-/// every change, a mount and an unmount included.
-pub(crate) fn finish(turn: &mut Turn<'_>) -> Result<Found> {
-    let found = interrupted::finish(turn.operation(), turn.path())?;
-    if found.mended {
-        turn.forget_handle();
+/// every change, a mount and an unmount included. Takes the descriptor as it is, and returns what it is
+/// then, and all devices.
+pub(crate) fn finish(
+    turn: &mut Turn<'_>,
+    file: DescriptorFile,
+) -> Result<(DescriptorFile, Vec<Device>)> {
+    let found = interrupted::finish(turn.operation(), turn.path(), &file.descriptor)?;
+    if !found.mended {
+        return Ok((file, found.devices));
     }
-    Ok(found)
-}
-
-/// What was found.
-#[derive(Debug)]
-pub(crate) struct Found {
-    /// Whether there was something to be mended: the descriptor may be another one.
-    pub(crate) mended: bool,
-    /// All devices, as they are then.
-    pub(crate) devices: Vec<Device>,
+    turn.forget_handle();
+    Ok((turn.descriptor_file()?, found.devices))
 }

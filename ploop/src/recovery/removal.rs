@@ -8,38 +8,39 @@
 //! under another name until the delta is gone, and put back otherwise: at once, or where the program
 //! was killed, by the next operation.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::OFlags;
 
 use super::detached::may_have;
 use crate::ffi::Turn;
 use crate::image::Image;
+use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
 use crate::{Descriptor, Error, Result, paths};
 
 /// A delta that is about to be removed, and the descriptor that names it.
-pub(crate) struct Removal {
-    delta: PathBuf,
-    before: Descriptor,
+pub(crate) struct Removal<'d> {
+    delta: &'d Path,
+    before: &'d Descriptor,
     /// Where the descriptor is kept.
     kept: PathBuf,
 }
 
-impl Removal {
-    /// Before C.
-    pub(crate) fn of(turn: &Turn<'_>, delta: &Image) -> Result<Removal> {
-        let (before, text) = turn.descriptor_and_text()?;
+impl<'d> Removal<'d> {
+    /// Before C: of a delta of the descriptor that is in place.
+    pub(crate) fn of(
+        turn: &Turn<'_>,
+        before: &'d Descriptor,
+        delta: &'d Image,
+    ) -> Result<Removal<'d>> {
         let kept = paths::before_removal(turn.path());
-        keep(&text, turn.path(), &kept).map_err(|error| {
+        keep(turn.path(), &kept).map_err(|error| {
             let what = "the descriptor cannot be kept until the delta is removed";
             Error::io(turn.operation(), what, error).with_path(&kept)
         })?;
         Ok(Removal {
-            delta: delta.file.clone(),
+            delta: &delta.file,
             before,
             kept,
         })
@@ -48,20 +49,21 @@ impl Removal {
     /// After C: `result` is what it said. If the delta is there and the descriptor has lost it, it is
     /// removed after all, or named again.
     pub(crate) fn finish(self, turn: &Turn<'_>, result: Result<()>) -> Result<()> {
-        let Ok((now, text)) = turn.descriptor_and_text() else {
+        let Ok(now) = turn.descriptor_file() else {
             return result;
         };
-        let is_named = now.images.iter().any(|image| image.file == self.delta);
-        if is_named || fs::symlink_metadata(&self.delta).is_err() {
+        let mut images = now.descriptor.images.iter();
+        let is_named = images.any(|image| image.file == self.delta);
+        if is_named || fs::symlink_metadata(self.delta).is_err() {
             return result;
         }
         // libploop does not always say why it failed. Should the reason be gone, so is the delta.
-        let refused = match fs::remove_file(&self.delta) {
+        let refused = match fs::remove_file(self.delta) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => error,
         };
-        let put_back = self.put_back(turn, &now, &text);
+        let put_back = self.put_back(turn, &now);
         let what = match &put_back {
             Ok(()) => {
                 "the delta cannot be removed: a device has it, or it is immutable. The image is as it was; unmount it, or see lsattr(1)".to_owned()
@@ -70,24 +72,24 @@ impl Removal {
                 "the delta cannot be removed, and the descriptor, which has lost it, cannot be put back ({error}). While the delta is attached, nothing written to it survives an unmount; restore the descriptor first"
             ),
         };
-        let error = Error::io(turn.operation(), what, refused).with_path(&self.delta);
+        let error = Error::io(turn.operation(), what, refused).with_path(self.delta);
         Err(match result.err().and_then(|error| error.code()) {
             Some(code) => error.with_code(code),
             None => error,
         })
     }
 
-    /// Puts the descriptor back, if nobody but libploop has changed it. `now` and `text` are what
-    /// libploop made of it.
-    fn put_back(&self, turn: &Turn<'_>, now: &Descriptor, text: &[u8]) -> io::Result<()> {
+    /// Puts the descriptor back, if nobody but libploop has changed it. `now` is what libploop made of
+    /// it.
+    fn put_back(&self, turn: &Turn<'_>, now: &DescriptorFile) -> io::Result<()> {
         let path = turn.path();
-        let Some((_, new)) = difference(&self.before, now) else {
+        let Some((_, new)) = difference(self.before, &now.descriptor) else {
             return Err(io::Error::other("another program has changed it"));
         };
         let mut done = Err(io::ErrorKind::WouldBlock.into());
         turn.held().if_unlocked(|| {
             done = match fs::read(path) {
-                Ok(found) if found == text => restore(&self.kept, path),
+                Ok(found) if found == now.text => restore(&self.kept, path),
                 Ok(_) => Err(io::Error::other("another program has changed it")),
                 Err(error) => Err(error),
             };
@@ -102,7 +104,7 @@ impl Removal {
     }
 }
 
-impl Drop for Removal {
+impl Drop for Removal<'_> {
     fn drop(&mut self) {
         // Put back, or not needed any more. What stays is looked at by the next operation.
         let _ = fs::remove_file(&self.kept);
@@ -126,13 +128,18 @@ fn difference<'d>(
 
 /// Puts the descriptor back from which a program that was killed had a delta removed that a device has.
 /// Whether there was one.
-pub(super) fn finish(devices: &[Device], operation: &'static str, path: &Path) -> Result<bool> {
+pub(super) fn finish(
+    devices: &[Device],
+    operation: &'static str,
+    path: &Path,
+    now: &Descriptor,
+) -> Result<bool> {
     let kept = paths::before_removal(path);
     if !fs::symlink_metadata(&kept).is_ok_and(|metadata| metadata.is_file()) {
         return Ok(false);
     }
-    if let (Ok(before), Ok(now)) = (Descriptor::open(&kept), Descriptor::open(path)) {
-        let lost = difference(&before, &now).map(|(lost, _)| lost);
+    if let Ok(before) = Descriptor::open(&kept) {
+        let lost = difference(&before, now).map(|(lost, _)| lost);
         let is_there = |image: &&Image| fs::symlink_metadata(&image.file).is_ok();
         if lost
             .filter(is_there)
@@ -150,20 +157,16 @@ pub(super) fn finish(devices: &[Device], operation: &'static str, path: &Path) -
     Ok(false)
 }
 
-/// It need not survive a power cut: then no device has the delta.
-fn keep(text: &[u8], path: &Path, kept: &Path) -> io::Result<()> {
+/// Under a second name, for libploop puts another file in the place of the first. It need not survive a
+/// power cut: then no device has the delta.
+fn keep(path: &Path, kept: &Path) -> io::Result<()> {
     // Of a program that was killed, and looked at by now.
     match fs::remove_file(kept) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(kept)?;
-    file.set_permissions(fs::metadata(path)?.permissions())?;
-    file.write_all(text)
+    // Not every file system has links, nor may everybody make one of a file of others.
+    fs::hard_link(path, kept).or_else(|_| fs::copy(path, kept).map(drop))
 }
 
 fn restore(kept: &Path, path: &Path) -> io::Result<()> {
@@ -214,6 +217,10 @@ mod tests {
         assert!(!kept.exists());
         fs::rename(&other, &top).unwrap();
         let identity = Identity::of(&top).ok();
+        let finish_with = |device| {
+            let now = Descriptor::open(&path).unwrap();
+            finish(&[device], "test", &path, &now).unwrap()
+        };
         for (device, put_back) in [
             // By its own name, by another, by one that leads nowhere; and others.
             (device(&top, identity), true),
@@ -223,7 +230,7 @@ mod tests {
         ] {
             fs::write(&path, &after).unwrap();
             fs::write(&kept, &before).unwrap();
-            assert_eq!(finish(&[device], "test", &path).unwrap(), put_back);
+            assert_eq!(finish_with(device), put_back);
             let expected = if put_back { &before } else { &after };
             assert_eq!(fs::read(&path).unwrap(), *expected);
             assert!(!kept.exists());
@@ -232,12 +239,12 @@ mod tests {
         fs::rename(&top, &other).unwrap();
         fs::write(&kept, &before).unwrap();
         let unknown = device(Path::new(top.file_name().unwrap()), None);
-        assert!(!finish(&[unknown], "test", &path).unwrap());
+        assert!(!finish_with(unknown));
         assert_eq!(fs::read(&path).unwrap(), after);
         fs::rename(&other, &top).unwrap();
         // What was kept is not complete.
         fs::write(&kept, &before[..before.len() / 2]).unwrap();
-        assert!(!finish(&[device(&top, identity)], "test", &path).unwrap());
+        assert!(!finish_with(device(&top, identity)));
         assert_eq!(fs::read(&path).unwrap(), after);
         assert!(!kept.exists());
     }

@@ -143,7 +143,11 @@ impl Descriptor {
     pub fn parse(xml: impl AsRef<[u8]>, dir: impl AsRef<Path>) -> Result<Descriptor> {
         let text = xml::decode(xml.as_ref())?;
         let document = xml::parse(&text)?;
-        let descriptor = assemble(Element::root(&document), dir.as_ref())?;
+        Descriptor::of(Element::root(&document), dir.as_ref())
+    }
+
+    fn of(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
+        let descriptor = assemble(root, dir)?;
         descriptor.validate()?;
         Ok(descriptor)
     }
@@ -235,6 +239,35 @@ impl Descriptor {
     #[must_use]
     pub fn top_image(&self) -> Option<&Image> {
         self.image(self.top)
+    }
+}
+
+/// A descriptor as it is in its file.
+#[cfg(feature = "libploop")]
+pub(crate) struct DescriptorFile {
+    pub(crate) text: Vec<u8>,
+    /// What the text says.
+    pub(crate) descriptor: Descriptor,
+    /// What it says besides.
+    pub(crate) kept: Kept,
+}
+
+#[cfg(feature = "libploop")]
+impl DescriptorFile {
+    /// `real` is without links.
+    pub(crate) fn read(real: &Path) -> Result<DescriptorFile> {
+        DescriptorFile::parse(text(real)?, directory(real))
+    }
+
+    fn parse(text: Vec<u8>, dir: &Path) -> Result<DescriptorFile> {
+        let decoded = xml::decode(&text)?;
+        let document = xml::parse(&decoded)?;
+        let root = Element::root(&document);
+        Ok(DescriptorFile {
+            descriptor: Descriptor::of(root, dir)?,
+            kept: Kept::of(root, dir)?,
+            text,
+        })
     }
 }
 

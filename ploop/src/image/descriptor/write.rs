@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Descriptor, Geometry, Image, ImageKind, OPERATION};
 #[cfg(feature = "libploop")]
-use crate::image::xml::{self, Element};
+use crate::image::xml::Element;
 use crate::{Error, ErrorKind, Guid, ImageMode, Result};
 
 const ROOT: &str = "Parallels_disk_image";
@@ -66,11 +66,8 @@ impl Default for Kept {
 
 #[cfg(feature = "libploop")]
 impl Kept {
-    /// Of the text that was parsed as `descriptor`, whose relative names begin at `dir`.
-    pub(crate) fn of(text: &[u8], dir: &Path) -> Result<Kept> {
-        let text = xml::decode(text)?;
-        let document = xml::parse(&text)?;
-        let root = Element::root(&document);
+    /// Of the document of a descriptor, whose relative names begin at `dir`.
+    pub(super) fn of(root: Element<'_, '_>, dir: &Path) -> Result<Kept> {
         let mut elements = HashMap::new();
         let mut keep = |place: Place, element: Element<'_, '_>, known: &[&str]| {
             let others: Vec<String> = element.others(known).map(str::to_owned).collect();
@@ -103,7 +100,7 @@ impl Kept {
                 .unwrap_or(0),
             elements,
         };
-        if text.contains("xmlns") && !kept.is_empty() {
+        if !kept.is_empty() && root.document_text().contains("xmlns") {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 OPERATION,
@@ -371,6 +368,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::DescriptorFile;
     use super::*;
     use crate::image::Snapshot;
     use crate::{ClusterSize, Size};
@@ -492,8 +490,8 @@ mod tests {
 </Some_image>"#;
         let dir = Path::new("/vz");
         let read = |text: &str| {
-            let kept = Kept::of(text.as_bytes(), dir).unwrap();
-            (Descriptor::parse(text, dir).unwrap(), kept)
+            let file = DescriptorFile::parse(text.into(), dir).unwrap();
+            (file.descriptor, file.kept)
         };
         let (descriptor, kept) = read(text);
         let xml = descriptor.to_xml_with(&kept, dir).unwrap();
@@ -515,7 +513,7 @@ mod tests {
         assert_eq!((&kept_again, again.size), (&kept, descriptor.size));
         assert_eq!(again.to_xml_with(&kept, dir).unwrap(), xml);
         let spaces = text.replace("Version=", "xmlns:x='y' Version=");
-        let error = Kept::of(spaces.as_bytes(), dir).unwrap_err();
+        let error = DescriptorFile::parse(spaces.into(), dir).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }
