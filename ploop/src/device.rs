@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, Turn};
-use crate::sysfs::{self, Found};
+use crate::sysfs::{self, Device, Found};
 use crate::{
     Code, ComponentName, Descriptor, Error, ErrorKind, Ploop, Result, lock, mount_table, paths,
 };
@@ -76,6 +76,26 @@ pub(crate) fn running(turn: &Turn<'_>, descriptor: &Descriptor) -> Result<Option
         .with_path(turn.path())
         .with_code(FAILED)),
         found => Ok(found),
+    }
+}
+
+/// [`running`], where all devices are known already.
+pub(crate) fn running_among(
+    devices: &[Device],
+    turn: &Turn<'_>,
+    descriptor: &Descriptor,
+) -> Result<Option<PathBuf>> {
+    let base = descriptor.base();
+    let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
+    let is_found = |device: &&Device| {
+        device.runs
+            && device.base().map(|delta| &delta.path) == base.as_ref()
+            && device.component == turn.component()
+    };
+    match devices.iter().find(is_found) {
+        Some(device) if base.is_some() => Ok(Some(device.path())),
+        // One may be on its way.
+        _ => Ok(running(turn, descriptor)?.map(|device| device.path())),
     }
 }
 

@@ -205,16 +205,13 @@ impl Ploop {
             quota: param.quota,
             fsck: param.fsck,
         };
-        let base = descriptor
-            .base()
-            .and_then(|base| Identity::of(&base.file).ok());
+        let (before, files) = (change.devices.clone(), change.files.clone());
         let reply = change
             .run(Store::Maybe, |turn| {
-                let before = sysfs::devices();
                 let (held, component) = (turn.held(), turn.component().to_vec());
                 let result = turn.mount(&args);
                 if result.is_err() {
-                    detach_what_was_left(&before, base, &component);
+                    detach_what_was_left(&before, &files, &component);
                 }
                 drop(held);
                 result
@@ -272,13 +269,13 @@ impl Ploop {
         let _write_signals = WriteSignals::held_back();
         let mut turn = self.image.turn(&Turn::UMOUNT)?;
         let read = turn.descriptor_file()?;
-        let (file, _) = recovery::finish(&mut turn, read)?;
+        let (file, devices) = recovery::finish(&mut turn, read)?;
         // The note of the file system is written, the mount point beside the base removed.
         let descriptor = &file.descriptor;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_own_side_files(turn.operation(), turn.path(), deltas)?;
-        match device::running(&turn, descriptor) {
-            Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device.path())?,
+        match device::running_among(&devices, &turn, descriptor) {
+            Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device)?,
             Ok(None) => {}
             // One that has the deltas and does not run (A15): nothing is mounted from it.
             Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -318,14 +315,17 @@ fn already_attached(error: Error) -> Error {
     error
 }
 
-/// A mount that fails late leaves its device as it is by then: with fewer deltas than it had, of which the base
-/// is always one, and running.
-fn detach_what_was_left(before: &[Device], base: Option<Identity>, component: &[u8]) {
+/// A mount that fails late leaves its device as it is by then: with deltas of this image and no others, fewer than
+/// it was to have, and running.
+fn detach_what_was_left(before: &[Device], files: &[(Guid, Identity)], component: &[u8]) {
     for device in sysfs::devices() {
         let was_there = before
             .iter()
             .any(|other| other.name == device.name && !other.deltas.is_empty());
-        let is_ours = base.is_some_and(|base| device.has(base)) && device.component == component;
+        let mut deltas = device.deltas.iter().map(|delta| delta.identity);
+        let is_ours = !device.deltas.is_empty()
+            && deltas.all(|delta| files.iter().any(|(_, file)| delta == Some(*file)))
+            && device.component == component;
         if !was_there && is_ours {
             // Should it fail, the error of the mount says more.
             let _ = device::umount(device.path());

@@ -4,10 +4,14 @@
 //! asked by its [`Identity`]: the driver's name for it may be another one, by a bind mount or a link.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirEntry};
+use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::identity::Identity;
 
@@ -86,21 +90,52 @@ pub(crate) fn devices_in(block: &Path) -> Vec<Device> {
     entries(block)
         .filter_map(|entry| {
             // Where another program attaches or merges meanwhile, the numbers may not fit together.
-            (0..3).find_map(|_| device(&entry.file_name(), &entry.path()))
+            (0..3).find_map(|_| device(&entry))
         })
         .collect()
 }
 
-fn entries(block: &Path) -> impl Iterator<Item = DirEntry> {
+fn entries(block: &Path) -> impl Iterator<Item = Entry> {
     let entries = fs::read_dir(block).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"ploop"))
+    let entries = entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"ploop"));
+    entries.filter_map(|entry| {
+        // Kernels before 2.6.39 open the directory for reading.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Some(Entry {
+            name: entry.file_name(),
+            directory: rustix::fs::open(entry.path(), flags, Mode::empty()).ok()?,
+        })
+    })
+}
+
+/// The directory of a device. What is in it is opened from there, so that the way to it, which is long and leads over a
+/// link, is gone once.
+#[derive(Debug)]
+struct Entry {
+    name: OsString,
+    directory: OwnedFd,
+}
+
+impl Entry {
+    /// Without the end of the line.
+    fn attribute(&self, name: &str) -> Result<Vec<u8>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, name, flags, Mode::empty())?;
+        // The first read gets all of it, which is a page at most.
+        let mut text = vec![0; 4096];
+        let len = retry_on_intr(|| rustix::io::read(&file, &mut text))?;
+        text.truncate(len);
+        if text.last() == Some(&b'\n') {
+            text.pop();
+        }
+        Ok(text)
+    }
 }
 
 /// A device as libploop looks for it: by the letters of its base's path.
 #[derive(Debug)]
 pub(crate) struct Found {
-    entry: PathBuf,
-    pub(crate) name: OsString,
+    entry: Entry,
     pub(crate) runs: bool,
     pub(crate) component: Vec<u8>,
 }
@@ -114,16 +149,14 @@ pub(crate) fn find(base: &Path) -> Vec<Found> {
 fn find_in(block: &Path, base: &Path) -> Vec<Found> {
     entries(block)
         .filter_map(|entry| {
-            let path = entry.path();
-            if attribute(&path, "pdelta/0/image")? != base.as_os_str().as_bytes() {
+            // One that is gone by now is no error.
+            if entry.attribute("pdelta/0/image").ok()? != base.as_os_str().as_bytes() {
                 return None;
             }
-            // One that is gone by now is no error.
             Some(Found {
-                name: entry.file_name(),
-                component: attribute(&path, "pstate/cookie")?,
-                runs: attribute(&path, "pstate/running")? == b"1",
-                entry: path,
+                component: entry.attribute("pstate/cookie").ok()?,
+                runs: entry.attribute("pstate/running").ok()? == b"1",
+                entry,
             })
         })
         .collect()
@@ -132,7 +165,7 @@ fn find_in(block: &Path, base: &Path) -> Vec<Found> {
 impl Found {
     /// `/dev/ploop12345`.
     pub(crate) fn path(&self) -> PathBuf {
-        Path::new("/dev").join(&self.name)
+        Path::new("/dev").join(&self.entry.name)
     }
 
     /// In sectors.
@@ -147,16 +180,19 @@ impl Found {
 
     /// Drivers that know one version only do not say so.
     pub(crate) fn format_version(&self) -> Option<u64> {
-        match self.entry.join("pstate/fmt_version").exists() {
-            true => self.number("pstate/fmt_version"),
-            false => Some(1),
+        match self.entry.attribute("pstate/fmt_version") {
+            Err(Errno::NOENT) => Some(1),
+            text => number(&text.ok()?),
         }
     }
 
     fn number(&self, name: &str) -> Option<u64> {
-        let text = attribute(&self.entry, name)?;
-        std::str::from_utf8(&text).ok()?.trim().parse().ok()
+        number(&self.entry.attribute(name).ok()?)
     }
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
 /// The device's numbers, major and minor. The first partition has the next minor.
@@ -168,25 +204,28 @@ pub(crate) fn numbers(device: &OsStr) -> io::Result<(u32, u32)> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn device(name: &OsStr, entry: &Path) -> Option<Device> {
-    let top = attribute(entry, "pstate/top")?;
+fn device(entry: &Entry) -> Option<Device> {
+    let top = entry.attribute("pstate/top").ok()?;
     let levels = match top.as_slice() {
         NO_DELTA => 0,
         top => std::str::from_utf8(top).ok()?.parse::<u32>().ok()? + 1,
     };
     Some(Device {
-        name: name.to_owned(),
-        runs: attribute(entry, "pstate/running").is_some_and(|running| running == b"1"),
-        component: attribute(entry, "pstate/cookie").unwrap_or_default(),
+        name: entry.name.clone(),
+        runs: entry
+            .attribute("pstate/running")
+            .is_ok_and(|running| running == b"1"),
+        component: entry.attribute("pstate/cookie").unwrap_or_default(),
         deltas: (0..levels)
             .map(|level| delta(entry, level))
             .collect::<Option<_>>()?,
     })
 }
 
-fn delta(entry: &Path, level: u32) -> Option<Delta> {
-    let path = attribute(entry, &format!("pdelta/{level}/image"))?;
+fn delta(entry: &Entry, level: u32) -> Option<Delta> {
+    let path = entry.attribute(&format!("pdelta/{level}/image")).ok()?;
     let path = PathBuf::from(OsString::from_vec(path));
+    let read_only = entry.attribute(&format!("pdelta/{level}/ro")).ok()?;
     Some(Delta {
         // One that is relative has lost its mount.
         identity: match path.is_absolute() {
@@ -194,16 +233,8 @@ fn delta(entry: &Path, level: u32) -> Option<Delta> {
             false => None,
         },
         path,
-        read_only: attribute(entry, &format!("pdelta/{level}/ro"))? != b"0",
+        read_only: read_only != b"0",
     })
-}
-
-fn attribute(entry: &Path, name: &str) -> Option<Vec<u8>> {
-    let mut text = fs::read(entry.join(name)).ok()?;
-    if text.last() == Some(&b'\n') {
-        text.pop();
-    }
-    Some(text)
 }
 
 #[cfg(test)]
@@ -261,7 +292,7 @@ mod tests {
 
         // As a look-up finds it.
         let found = find_in(&block, &odd);
-        assert_eq!((found.len(), &found[0].name), (1, &device.name));
+        assert_eq!((found.len(), found[0].path()), (1, device.path()));
         assert!(found[0].runs && found[0].component.is_empty());
         assert!(find_in(&block, &link).is_empty());
         assert_eq!(found[0].size(), None);

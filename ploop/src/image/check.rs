@@ -105,7 +105,19 @@ pub fn check_image(file: impl AsRef<Path>) -> Report {
 #[cfg(feature = "libploop")]
 pub(crate) fn require_sound_table(operation: &'static str, file: &Path) -> Result<()> {
     let mut findings = Findings::default();
-    scan(file, false, &mut findings).map_err(|error| error.during(operation))?;
+    let look = |findings: &mut Findings| -> Result<()> {
+        let (opened, len) = file::open(OPERATION, file)?;
+        let header = Header::read_from(&opened, len)?;
+        check_header(&header, file, findings);
+        let scan = Scan {
+            path: file,
+            file: &opened,
+            header: &header,
+            len,
+        };
+        scan.table(findings).map(drop)
+    };
+    look(&mut findings).map_err(|error| error.during(operation).with_path(file))?;
     let damage = findings
         .list
         .into_iter()
@@ -408,6 +420,7 @@ fn scan(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> 
     };
     let used = scan
         .table(findings)
+        .and_then(|used| scan.behind(findings).map(|()| used))
         .map_err(|error| error.with_path(path))?;
     if header.flags.contains(HeaderFlags::EMPTY) != (used == 0) {
         let message = if used == 0 {
@@ -485,7 +498,6 @@ impl Scan<'_> {
                 }
             }
         }
-        self.behind(findings)?;
         Ok(clusters.len())
     }
 
