@@ -15,9 +15,8 @@
 //! would hide what they cost; `is_mounted` excepted, which in C answers from what it read when it was
 //! opened, and here reads again. What a call needs is prepared for each anew, from one template, outside of what is
 //! measured. The images are in `TMPDIR`, which has to be on a disk: libploop cannot work on a tmpfs.
-//!
-//! The time on a disk varies from call to call by far more than the bars, and over minutes too.
-//! So `--bars` does raw and safe calls alternately, and compares the medians.
+
+mod pairs;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -619,58 +618,29 @@ mod raw {
 fn bars(filter: &str) -> ExitCode {
     // What they cost is a property of the disk.
     ploop::durability::set_sync(false);
-    println!(
-        "{:<26} {:>7} {:>12} {:>12} {:>9}  bar",
-        "call", "pairs", "raw", "safe", "safe/raw"
-    );
+    pairs::print_heading();
     let mut missed = 0;
     for call in CALLS.iter().filter(|call| call.name.contains(filter)) {
         let stage = Stage::new(call);
-        let (mut raw, mut safe) = (Vec::new(), Vec::new());
-        let begin = Instant::now();
-        while raw.len() < 100 || begin.elapsed() < Duration::from_secs(10) && raw.len() < 20_000 {
-            // Who goes first changes.
-            for turn in 0..2 {
-                let place = stage.prepare();
-                let (f, times) = if (raw.len().min(safe.len()) + turn) % 2 == 0 {
-                    (call.raw, &mut raw)
-                } else {
-                    (call.safe, &mut safe)
-                };
-                let start = Instant::now();
-                f(&place);
-                times.push(start.elapsed());
-            }
-        }
-        let pairs = raw.len();
-        let (raw, safe) = (median(raw), median(safe));
-        let ratio = safe.as_secs_f64() / raw.as_secs_f64();
+        let timed = |f: fn(&Place)| {
+            let place = stage.prepare();
+            let start = Instant::now();
+            f(&place);
+            start.elapsed()
+        };
+        let medians = pairs::measure(|| timed(call.raw), || timed(call.safe));
         let (times, more) = match call {
             _ if call.name == GENERATE => (1.0 / GUID_BAR, Duration::ZERO),
             call if call.looks && call.name != LIMIT => LOOK_BAR,
             _ => CHANGE_BAR,
         };
-        let bar = raw.mul_f64(times) + more;
-        let met = safe <= bar;
-        missed += usize::from(!met);
-        println!(
-            "{:<26} {pairs:>7} {:>12} {:>12} {ratio:>9.3}  {bar:.1?} {}",
-            call.name,
-            format!("{raw:.1?}"),
-            format!("{safe:.1?}"),
-            if met { "met" } else { "missed" }
-        );
+        missed += usize::from(!medians.print(call.name, medians.raw.mul_f64(times) + more));
     }
     if missed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
 }
 
 /// Does one call many times, for `strace` to look at: `SIDE CALL COUNT`.

@@ -1,10 +1,14 @@
 //! `cargo xtask bench`: the benchmarks, with what they measure with and against.
 
+use crate::packages::{self, Kind, Program};
+use crate::sandbox::{self, Sandbox};
 use crate::steps::{self, Step};
 use crate::{Install, run, setup};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use std::process::Command;
+use std::time::Duration;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -21,15 +25,25 @@ struct Benchmark {
     /// What Cargo is told.
     target: &'static str,
     arguments: &'static [&'static str],
+    /// Runs in a sandbox, unless the kernel has the driver.
+    needs_driver: bool,
 }
 
-const BENCHMARKS: [Benchmark; 3] = [
+const BENCHMARKS: [Benchmark; 4] = [
     Benchmark {
         name: "overhead",
         title: "safe calls and libploop's own",
         target: "-p ploop --bench overhead",
         // Raw and safe calls by turns: their quotient means something on a busy machine, too.
         arguments: &["--bars"],
+        needs_driver: false,
+    },
+    Benchmark {
+        name: "mounted",
+        title: "mounts and mounted images, safe calls and libploop's own",
+        target: "-p ploop --bench mounted",
+        arguments: &["--bars"],
+        needs_driver: true,
     },
     Benchmark {
         name: "image",
@@ -37,12 +51,14 @@ const BENCHMARKS: [Benchmark; 3] = [
         // As those use it who want no C library.
         target: "-p ploop --bench image --no-default-features --features image",
         arguments: &[],
+        needs_driver: false,
     },
     Benchmark {
         name: "io",
         title: "the sandbox, a plain loop device, and QEMU's FUSE export",
         target: "-p ploop-sandbox --bench io",
         arguments: &[],
+        needs_driver: false,
     },
 ];
 
@@ -55,22 +71,41 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options.names.is_empty() || options.names.iter().any(|name| name == benchmark.name)
     });
     // All are built before any is measured, so that the tables stand together.
-    for benchmark in chosen.clone() {
-        run::run(&mut run::cargo(&format!(
-            "bench --no-run {}",
-            benchmark.target
-        )))?;
+    let mut built = Vec::new();
+    for benchmark in chosen {
+        let line = format!("bench --no-run {}", benchmark.target);
+        built.push((benchmark, packages::build(&mut run::cargo(&line))?));
     }
     steps::run(
-        chosen
-            .map(|benchmark| {
+        built
+            .iter()
+            .map(|(benchmark, programs)| {
                 Step::new(benchmark.name, benchmark.title, || {
-                    run::run(
-                        run::cargo(&format!("bench --quiet {} --", benchmark.target))
-                            .args(benchmark.arguments),
-                    )
+                    run::run(&mut benchmark.command(programs)?)
                 })
             })
             .collect(),
     )
+}
+
+/// How long a benchmark in the sandbox may take.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
+impl Benchmark {
+    fn command(&self, programs: &[Program]) -> Result<Command> {
+        if !self.needs_driver || sandbox::driver_is_there() {
+            let mut command = run::cargo(&format!("bench --quiet {} --", self.target));
+            command.args(self.arguments);
+            return Ok(command);
+        }
+        let sandbox = Sandbox::build()?;
+        if let Some(reason) = sandbox.missing()? {
+            bail!("no ploop driver, and no sandbox: {reason}");
+        }
+        let program = packages::find(programs, Kind::Benchmark, self.name)?;
+        let mut command = sandbox.command(&program.path, Some(&program.package), LIMIT)?;
+        // What Cargo tells it.
+        command.args(self.arguments).arg("--bench");
+        Ok(command)
+    }
 }

@@ -81,6 +81,8 @@ pub(crate) enum Kind {
     Example,
     /// A test program, by the name of its file.
     Test,
+    /// A benchmark, by the name of its file.
+    Benchmark,
     /// The tests inside a library or program, by its name.
     UnitTest,
     Binary,
@@ -93,6 +95,7 @@ impl Kind {
         let is = |kind: &TargetKind| artifact.target.kind.contains(kind);
         match artifact.profile.test {
             true if is(&TargetKind::Test) => Some(Kind::Test),
+            true if is(&TargetKind::Bench) => Some(Kind::Benchmark),
             true => Some(Kind::UnitTest),
             false if is(&TargetKind::Example) => Some(Kind::Example),
             false if is(&TargetKind::Bin) => Some(Kind::Binary),
