@@ -387,14 +387,22 @@ const NOTHING_TO_WATCH: i32 = 4;
 
 /// One program at a time on each processor: a program under valgrind uses one.
 fn valgrind() -> Result<()> {
+    let left_out = |name: &str| {
+        PROGRAMS_NOT_UNDER_VALGRIND
+            .iter()
+            .any(|(other, _)| *other == name)
+    };
+    let tests = packages::tests(&["ploop", "ploop-sys"])?;
+    let tests = tests.iter().filter(|name| !left_out(name));
     let programs = packages::build(
         // Linked statically, because the shared library has no names for the suppressions to name. Not optimized: optimized
         // code compares what it does not use, and valgrind calls that uninitialised.
-        &mut run::cargo(
-            "test -p ploop -p ploop-sys --lib --tests --no-run --features ploop-sys/static \
+        run::cargo(
+            "test -p ploop -p ploop-sys --lib --no-run --features ploop-sys/static \
              --config profile.dev.package.ploop.opt-level=0 \
              --config profile.dev.package.roxmltree.opt-level=0",
-        ),
+        )
+        .args(tests.flat_map(|name| ["--test", name])),
     )?;
     let mut skips = Vec::new();
     for (name, reason) in NOT_UNDER_VALGRIND {
@@ -404,10 +412,6 @@ fn valgrind() -> Result<()> {
     for (name, reason) in PROGRAMS_NOT_UNDER_VALGRIND {
         println!("left out: the test program {name} ({reason})");
     }
-    let left_out = |program: &Program| {
-        let named = |(name, _): &(&str, &str)| program.name == *name;
-        program.kind == Kind::Test && PROGRAMS_NOT_UNDER_VALGRIND.iter().any(named)
-    };
     let job = |program: &Program, part: &str, tests: &[String]| {
         let mut command = run::command("bash");
         command
@@ -427,7 +431,7 @@ fn valgrind() -> Result<()> {
             share: Share::One,
         }
     };
-    let mut programs: Vec<&Program> = programs.iter().filter(|it| !left_out(it)).collect();
+    let mut programs: Vec<&Program> = programs.iter().collect();
     let at_once = thread::available_parallelism().map_or(1, NonZero::get);
     // What takes longest comes first, and in parts.
     programs.sort_by_key(|program| program.name != SLOW_UNDER_VALGRIND);

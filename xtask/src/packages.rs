@@ -54,6 +54,18 @@ pub(crate) fn check_rust_versions() -> Result<()> {
     Ok(())
 }
 
+/// The names of the test programs of these packages.
+pub(crate) fn tests(of: &[&str]) -> Result<Vec<String>> {
+    let metadata = metadata()?;
+    let packages = metadata.workspace_packages();
+    let packages = packages
+        .iter()
+        .filter(|package| of.contains(&package.name.as_str()));
+    let targets = packages.flat_map(|package| &package.targets);
+    let tests = targets.filter(|target| target.kind.contains(&TargetKind::Test));
+    Ok(tests.map(|target| target.name.clone()).collect())
+}
+
 /// A program that Cargo built, or a library that is loaded by a program.
 #[derive(Debug)]
 pub(crate) struct Program {

@@ -1,7 +1,8 @@
 //! The packages, made, unpacked elsewhere, built and tested there: whatever they need has to be in them.
 //!
-//! All tests are built. The step `test` runs every one of them in the workspace for minutes; here those run that take
-//! little: of `ploop-sys` all, of `ploop` the documentation (the README's program with it) and what needs no C library.
+//! All tests, examples and benchmarks are compiled. The step `test` runs every one of the tests in the workspace for minutes;
+//! here those run that take little: of `ploop-sys` all, of `ploop` the documentation (the README's program with it) and what
+//! needs no C library.
 
 use super::{Check, Settings, always};
 use crate::{packages, run};
@@ -91,7 +92,7 @@ fn work(_: &Settings) -> Result<()> {
     fs::write(directory.join("Cargo.toml"), manifest)?;
     fs::copy(run::root().join("Cargo.lock"), directory.join("Cargo.lock"))?;
     for line in [
-        "test --workspace --no-run",
+        "check --workspace --all-targets",
         "test -p ploop-sys --no-fail-fast",
         "test -p ploop --no-fail-fast --doc",
         "test -p ploop --no-fail-fast --no-default-features --features image",
