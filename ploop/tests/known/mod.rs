@@ -4,11 +4,12 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ploop::image::{self, Disk, Header, Issue, Severity};
 use ploop::{
@@ -318,7 +319,7 @@ impl Known {
                 descriptor.mode == ImageMode::Raw && descriptor.base().unwrap().guid == image.guid;
             if !is_raw_base {
                 assert_eq!(Header::read(&image.file).unwrap().cluster, self.cluster);
-                qemu_img(&["check", "-q", "-f", "parallels"], &image.file);
+                let _ = delta_by_qemu(&image.file);
             }
         }
     }
@@ -328,7 +329,7 @@ impl Known {
         descriptor: &Descriptor,
         guid: Guid,
         contents: &Contents,
-        layers: &mut BTreeMap<PathBuf, Vec<u8>>,
+        layers: &mut BTreeMap<PathBuf, Arc<Vec<u8>>>,
     ) {
         let mut expected = vec![0; (self.clusters * self.cluster.bytes()) as usize];
         for (number, seed) in contents {
@@ -407,32 +408,48 @@ pub(crate) fn relative(path: &Path) -> PathBuf {
     relative
 }
 
-/// Runs `qemu-img` on a file, which must succeed, and returns what it prints. It is one of the
-/// programs that `ci/setup.sh test` installs.
-pub(crate) fn qemu_img(arguments: &[&str], file: &Path) -> Vec<u8> {
+/// Runs `qemu-img`, which must succeed. It is one of the programs that `ci/setup.sh test` installs.
+fn qemu_img(arguments: &[&str], files: &[&Path]) {
     let output = Command::new("qemu-img")
         .args(arguments)
-        .arg(file)
+        .args(files)
         .output()
         .expect("qemu-img, installed by ci/setup.sh, starts");
     assert!(
         output.status.success(),
-        "qemu-img {arguments:?} {}: {}",
-        file.display(),
+        "qemu-img {arguments:?} {files:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    output.stdout
 }
 
-/// The disk of one delta, as QEMU reads it.
-fn delta_by_qemu(file: &Path) -> Vec<u8> {
+/// The disk of one delta, in which QEMU finds no fault, as QEMU reads it.
+///
+/// An image is looked at after every step, and a step changes one of its deltas; tests begin with the same images. What QEMU
+/// says depends on a file's bytes alone: it is asked once for each content, and not twenty times.
+fn delta_by_qemu(file: &Path) -> Arc<Vec<u8>> {
+    /// By the bytes of the file.
+    type Answers = HashMap<Vec<u8>, Arc<Vec<u8>>>;
+    static ANSWERS: Mutex<Option<Answers>> = Mutex::new(None);
+    /// Of larger files there are few, and no two alike.
+    const LARGEST: u64 = 1 << 20;
+
+    let answers = || ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let content = (fs::metadata(file).unwrap().len() <= LARGEST).then(|| fs::read(file).unwrap());
+    let known = content
+        .as_ref()
+        .and_then(|content| answers().as_ref()?.get(content).cloned());
+    if let Some(disk) = known {
+        return disk;
+    }
+    qemu_img(&["check", "-q", "-f", "parallels"], &[file]);
     let scratch = tempfile::tempdir().unwrap();
     let raw = scratch.path().join("raw");
-    let output = Command::new("qemu-img")
-        .args(["convert", "-f", "parallels", "-O", "raw"])
-        .args([file, &raw])
-        .output()
-        .expect("qemu-img, installed by ci/setup.sh, starts");
-    assert!(output.status.success(), "{output:?}");
-    fs::read(&raw).unwrap()
+    qemu_img(&["convert", "-f", "parallels", "-O", "raw"], &[file, &raw]);
+    let disk = Arc::new(fs::read(&raw).unwrap());
+    if let Some(content) = content {
+        answers()
+            .get_or_insert_default()
+            .insert(content, Arc::clone(&disk));
+    }
+    disk
 }
