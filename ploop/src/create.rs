@@ -97,6 +97,14 @@ impl CreateParam {
     }
 
     /// The file system to make. `None` makes a bare image; only that works without the driver.
+    ///
+    /// libploop makes each file system with a journal of 128 MiB, and mke2fs lets a journal have no more than
+    /// half of the free blocks. So a file system takes 264.02 MiB (with blocks of 2 KiB 261.02, of 1 KiB
+    /// 258.04) in whole clusters, and two more are around its partition. [`Ploop::create`] refuses less.
+    ///
+    /// | clusters of | 32 KiB | 256 KiB | 1 MiB | 4 MiB | 16 MiB | 64 MiB |
+    /// |---|---|---|---|---|---|---|
+    /// | smallest size in MiB | 264.09375 | 264.75 | 267 | 276 | 304 | 448 |
     pub fn fs(mut self, fs: Option<FsType>) -> CreateParam {
         self.fs = fs;
         self
@@ -169,6 +177,50 @@ impl CreateParam {
         Ok(format)
     }
 
+    /// That the journal fits. libploop leaves that to mke2fs, when all else is done.
+    fn require_room_for_fs(&self) -> Result<()> {
+        let Some(fs) = self.fs else {
+            return Ok(());
+        };
+        let smallest = self.smallest_with_fs();
+        let cluster = self.cluster.bytes();
+        if self.size.bytes().div_ceil(cluster) * cluster >= smallest.bytes() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidInput,
+            OPERATION,
+            format!(
+                "the size {} is too small for {fs} with its journal of 128 MiB: the smallest with clusters of {} is {smallest} ({} bytes)",
+                self.size,
+                self.cluster,
+                smallest.bytes()
+            ),
+        )
+        .with_path(&self.file)
+        .with_code(Code::PARAM.get()))
+    }
+
+    /// mke2fs gives a journal half of the blocks that are free, at most. By then it has set aside those of
+    /// superblocks and group descriptors, and for as many descriptors more as their inode has room for, which is
+    /// what libploop asks for. Whatever its configuration adds, it never takes less.
+    fn smallest_with_fs(&self) -> Size {
+        let block = self.fs_block_size.unwrap_or(4096);
+        let blocks = match block {
+            // One at the boot block, and 8 of 33 groups have a superblock, 3 blocks of descriptors and 256 reserved.
+            1024 => 262_144 + 1 + 8 * (1 + 3 + 256),
+            // 5 of 9 groups.
+            2048 => 131_072 + 5 * (1 + 1 + 512),
+            // 2 of 3 groups.
+            _ => 65_536 + 2 * (1 + 1 + 1024),
+        };
+        // The partition begins with the second cluster, and ends before the last.
+        let around = if self.without_partition { 0 } else { 2 };
+        let cluster = self.cluster.bytes();
+        let clusters = (blocks * u64::from(block)).div_ceil(cluster) + around;
+        Size::from_bytes(clusters * cluster)
+    }
+
     fn args<'a>(
         &self,
         image: &'a CPath,
@@ -211,8 +263,9 @@ impl Ploop {
     /// # Errors
     ///
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where the image or a descriptor is there,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a size the format cannot hold and for a name
-    /// libploop could not use (see [the manual](crate#paths)), [`NotFound`](ErrorKind::NotFound) for
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a size the format cannot hold or that is
+    /// [too small for the file system](CreateParam::fs), and for a name libploop could not use (see
+    /// [the manual](crate#paths)), [`NotFound`](ErrorKind::NotFound) for
     /// a missing directory, [`NoDriver`](ErrorKind::NoDriver) and [`Tool`](ErrorKind::Tool) with a
     /// file system, [`NoSpace`](ErrorKind::NoSpace). After an error nothing is left; after `kill -9`
     /// or a power cut a directory `.ploop-create-…` may be, which is not in the way of another try, and
@@ -220,6 +273,7 @@ impl Ploop {
     pub fn create(param: &CreateParam) -> Result<Ploop> {
         let place = Place::of(OPERATION, &param.file)?;
         let format = param.checked(OPERATION)?;
+        param.require_room_for_fs()?;
         if param.fs.is_some() {
             kernel::require_tools_or_driver(|| {
                 require_tools(OPERATION, &["parted", "mkfs", "mkfs.ext4", "tune2fs"])
@@ -412,6 +466,17 @@ fn move_new(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
+/// Other versions and configurations of mke2fs need more room for the journal.
+fn explained(error: Error) -> Error {
+    let output = error.output().unwrap_or_default();
+    if output.contains("ournal size too big") {
+        return error.with_advice(
+            "libploop wants a journal of 128 MiB, for which the mke2fs of this system finds no room; make the image larger",
+        );
+    }
+    error
+}
+
 fn make_in(workshop: &Workshop, param: &CreateParam, format: FormatVersion) -> Result<()> {
     // 19: raw creation closes a descriptor twice, and in a threaded program perhaps another's.
     let mode = match param.mode {
@@ -421,7 +486,7 @@ fn make_in(workshop: &Workshop, param: &CreateParam, format: FormatVersion) -> R
     let c_image = CPath::new(OPERATION, &workshop.image)?;
     let fs = param.fs_text()?;
     let args = param.args(&c_image, fs.as_ref(), mode, format);
-    ffi::create_image(OPERATION, &param.file, &args)?;
+    ffi::create_image(OPERATION, &param.file, &args).map_err(explained)?;
     // libploop also reports success where it could not write the descriptor (25).
     Descriptor::open(&workshop.descriptor).map_err(|error| error.during(OPERATION))?;
     if param.mode == ImageMode::Raw {

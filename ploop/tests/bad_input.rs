@@ -1341,7 +1341,8 @@ fn no_driver_to_attach_to() {
                 ("fs info", fs_info(image.path()).unwrap_err()),
                 (
                     "create",
-                    Ploop::create(&CreateParam::new(target.join("a.hds"), disk::SIZE)).unwrap_err(),
+                    Ploop::create(&CreateParam::new(target.join("a.hds"), Size::from_mib(512)))
+                        .unwrap_err(),
                 ),
             ] {
                 assert_eq!(error.kind(), ErrorKind::NoDriver, "{what}: {error}");

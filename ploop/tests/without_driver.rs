@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         }),
         ("create_with_a_file_system", ErrorKind::NoDriver, |_| {
             let dir = tempfile::tempdir().unwrap();
-            let param = CreateParam::new(dir.path().join("root.hds"), Size::from_mib(64));
+            let param = CreateParam::new(dir.path().join("root.hds"), Size::from_mib(512));
             let result = Ploop::create(&param).map(drop);
             assert!(names_in(dir.path()).is_empty());
             result

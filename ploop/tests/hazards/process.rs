@@ -317,7 +317,7 @@ fn h0_03_h4_21_a_missing_tool_makes_a_second_program() {
             for hidden in ["/usr/sbin", "/sbin"] {
                 mounts::tmpfs(&fs::canonicalize(hidden).unwrap(), 1 << 20);
             }
-            let param = CreateParam::new(dir.join("root.hds"), Size::from_mib(64));
+            let param = CreateParam::new(dir.join("root.hds"), Size::from_mib(512));
             let error = Ploop::create(&param).err().unwrap();
             println!("came back: {error}");
             assert_eq!(error.kind(), ErrorKind::Tool, "{error}");

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
 
 use ploop::image::Disk;
 use ploop::image::{Header, Partition, PartitionKind};
@@ -26,8 +28,11 @@ pub(crate) fn tests() -> Vec<Test> {
             a_disk_without_partition,
             file_system_blocks_of_other_sizes,
             inode_tables_are_initialised_at_once,
-            no_room_for_the_journal;
-        &[Need::Driver, Need::Root, Need::Mounts] => tmpfs_is_refused;
+            room_for_the_journal,
+            mke2fs_makes_the_journal_in_so_many_blocks;
+        &[Need::Driver, Need::Root, Need::Mounts] =>
+            no_room_for_the_journal,
+            tmpfs_is_refused;
     ]
 }
 
@@ -190,15 +195,108 @@ fn inode_tables_are_initialised_at_once() {
     exercise(&mut container, &mut image);
 }
 
+/// The smallest size works, and so does one that is rounded up to it. What is a cluster below is refused, and
+/// nothing is left of it.
+fn room_for_the_journal() {
+    const KIB: u64 = 1 << 10;
+    for (cluster, block, without_partition, smallest) in [
+        (32 * KIB, 4096, false, 8451 * 32 * KIB),
+        (1024 * KIB, 4096, false, 267 * 1024 * KIB),
+        (8192 * KIB, 4096, false, 36 * 8192 * KIB),
+        (32 * KIB, 1024, false, 8260 * 32 * KIB),
+        (512 * KIB, 2048, true, 523 * 512 * KIB),
+    ] {
+        let change = |param: CreateParam| {
+            param
+                .cluster(ClusterSize::from_bytes(cluster).unwrap())
+                .fs_block_size(block)
+                .without_partition(without_partition)
+        };
+        let (container, error) = Container::refused(Size::from_bytes(smallest - cluster), change);
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::InvalidInput, Some(Code::PARAM.get())),
+            "{error}"
+        );
+        let named = format!("({smallest} bytes)");
+        assert!(error.message().contains(&named), "{smallest}: {error}");
+        assert_eq!(container.beside(), [""; 0]);
+        assert_eq!(device::find(container.base(), None).unwrap(), None);
+
+        let rounded = Size::from_bytes(smallest - cluster + 512);
+        for size in [Size::from_bytes(smallest), rounded] {
+            let (mut container, mut image) = Container::made(size, change);
+            assert_eq!(image.image_info().unwrap().size().bytes(), smallest);
+            exercise(&mut container, &mut image);
+        }
+    }
+    // Without a file system it is another matter.
+    let (container, _) = Container::made(Size::from_mib(1), |param| param.fs(None));
+    assert_eq!(container.beside(), ["DiskDescriptor.xml", "root.hdd"]);
+}
+
+/// The rule is that of the mke2fs which is here, to the 4 KiB in which it counts.
+fn mke2fs_makes_the_journal_in_so_many_blocks() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("disk");
+    for (block, blocks) in [(4096, 67_588), (2048, 133_642), (1024, 264_228)] {
+        for (blocks, works) in [(blocks, true), (blocks - 4096 / block, false)] {
+            let disk = fs::File::create(&file).unwrap();
+            disk.set_len(blocks * block).unwrap();
+            // As libploop calls it.
+            let output = Command::new("mkfs.ext4")
+                .args([
+                    "-q",
+                    "-F",
+                    "-j",
+                    "-Jsize=128",
+                    "-i16384",
+                    &format!("-b{block}"),
+                ])
+                .arg(format!(
+                    "-Elazy_itable_init=1,resize={}",
+                    ((16u64 << 40) / block).min(u32::MAX.into())
+                ))
+                .arg(&file)
+                .output()
+                .unwrap();
+            assert_eq!(
+                output.status.success(),
+                works,
+                "{blocks} of {block}: {output:?}"
+            );
+            if works {
+                tool("e2fsck", &["-fn", file.to_str().unwrap()]);
+            }
+        }
+    }
+}
+
+/// Where mke2fs has been told to make the journal larger, its words come with what to do.
 fn no_room_for_the_journal() {
-    let (container, error) = Container::refused(Size::from_mib(256), |param| param);
-    assert_eq!(
-        (error.kind(), error.code()),
-        (ErrorKind::Tool, Some(Code::MKFS.get())),
-        "{error}"
-    );
-    assert_eq!(container.beside(), [""; 0]);
-    assert_eq!(device::find(container.base(), None).unwrap(), None);
+    mounts::private(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let configuration = directory.path().join("mke2fs.conf");
+        fs::write(
+            &configuration,
+            "[defaults]\nbase_features = sparse_super,filetype,resize_inode\n[fs_types]\next4 = {\nfeatures = has_journal,fast_commit,extent,64bit\n}\n",
+        )
+        .unwrap();
+        mounts::bind(&configuration, Path::new("/etc/mke2fs.conf")).unwrap();
+        let (container, error) = Container::refused(Size::from_kib(8451 * 32), |param| {
+            param.cluster(ClusterSize::MIN)
+        });
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::Tool, Some(Code::MKFS.get())),
+            "{error}"
+        );
+        assert!(error.message().contains("make the image larger"), "{error}");
+        let words = error.output().unwrap_or_default();
+        assert!(words.contains("ournal size too big"), "{words}");
+        assert_eq!(container.beside(), [""; 0]);
+        assert_eq!(device::find(container.base(), None).unwrap(), None);
+    });
 }
 
 fn tmpfs_is_refused() {
