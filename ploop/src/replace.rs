@@ -18,7 +18,8 @@ bitflags! {
     #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
     pub struct ReplaceFlag: u32 {
         /// Rename the new file over the old one, which is removed by that. Both must be on one file
-        /// system.
+        /// system. Where the descriptor names a symbolic link, that is what gives way, and the file it
+        /// leads to stays; where the new file is given by one, what it leads to is renamed.
         const KEEP_NAME = ffi::REPLACE_KEEP_NAME;
 
         // What a later libploop knows.

@@ -1,7 +1,7 @@
 //! Replacing delta files by others.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, ReplaceFlag, ReplaceParam, ReplaceTarget};
@@ -79,7 +79,7 @@ fn by_file_from_another_directory() {
 fn by_a_link_to_the_file() {
     each_delta(|known, guid| {
         let link = known.path("link");
-        std::os::unix::fs::symlink(known.file_of(guid), &link).unwrap();
+        symlink(known.file_of(guid), &link).unwrap();
         ReplaceTarget::File(link)
     });
 }
@@ -174,4 +174,52 @@ fn a_raw_base_cannot_be_replaced_but_what_is_above_can() {
     assert_eq!(known.file_of(Guid::TOP), new);
     known.orphans.insert(old);
     known.verify();
+}
+
+/// The name that the descriptor has leads to the new file then, and the old one stays where the link led.
+#[test]
+fn a_link_to_a_delta_gives_way_to_the_new_file() {
+    let mut known = Known::new(ImageMode::Expanded);
+    let elsewhere = tempfile::tempdir_in(known.path("")).unwrap();
+    let (name, old) = (known.path("root.hds"), elsewhere.path().join("old.hds"));
+    fs::rename(&name, &old).unwrap();
+    symlink(&old, &name).unwrap();
+    let new = known.path("new.hds");
+    fs::copy(&old, &new).unwrap();
+    let (was, marked) = (inode(&old), inode(&new));
+    let param = ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP));
+    known
+        .ploop
+        .replace(&param.flags(ReplaceFlag::KEEP_NAME))
+        .unwrap();
+    assert!(fs::symlink_metadata(&name).unwrap().is_file());
+    assert_eq!((inode(&name), inode(&old)), (marked, was));
+    assert!(!new.exists());
+    known.verify();
+}
+
+/// It is the file that moves, whatever led to it.
+#[test]
+fn a_new_file_by_a_link() {
+    for keep_name in [false, true] {
+        let mut known = Known::new(ImageMode::Expanded);
+        let elsewhere = tempfile::tempdir_in(known.path("")).unwrap();
+        let file = elsewhere.path().join("copy.hds");
+        let (name, link) = (known.path("root.hds"), known.path("link"));
+        fs::copy(&name, &file).unwrap();
+        symlink(&file, &link).unwrap();
+        let marked = inode(&file);
+        let mut param = ReplaceParam::new(&link, ReplaceTarget::Guid(Guid::TOP));
+        if keep_name {
+            param = param.flags(ReplaceFlag::KEEP_NAME);
+        }
+        known.ploop.replace(&param).unwrap();
+        let used = if keep_name { &name } else { &file };
+        assert_eq!(known.ploop.top_delta_file().unwrap(), *used);
+        assert!(fs::symlink_metadata(used).unwrap().is_file());
+        assert_eq!(inode(used), marked);
+        assert_eq!((file.exists(), name.exists()), (!keep_name, true));
+        assert_eq!(fs::read_link(&link).unwrap(), file);
+        known.verify();
+    }
 }
