@@ -10,12 +10,14 @@
 //!   which it can neither be attached nor merged (A14): the mark goes, if the table is sound.
 //! * A snapshot leaves its old top, which is no top in the new descriptor, marked or not.
 //!
-//! There are two exceptions, in which the new descriptor is complete and the deltas prove it right:
+//! There are three exceptions, in which the new descriptor is complete and the deltas prove it right:
 //!
 //! * A snapshot of a running image that the driver has made. What was written, and synced, since then is
 //!   in the new top (A13). That is marked, for it was never detached, and has clusters; the old top is
 //!   not marked, and neither written to nor unmounted since.
 //! * A conversion to raw whose base has no header any more.
+//! * A merge to a new file that has removed the old one, for which libploop does not wait until the new
+//!   descriptor is in its place.
 
 use std::fs;
 use std::io;
@@ -41,7 +43,9 @@ pub(super) fn settle(
     if may_have(devices, all.chain(new.iter().flat_map(|new| &new.images))) {
         return Ok(false);
     }
-    let new = new.filter(|new| is_raw_by_now(old, new) || has_new_top(old, new, &staged));
+    let new = new.filter(|new| {
+        is_raw_by_now(old, new) || has_new_top(old, new, &staged) || is_merged_by_now(old, new)
+    });
     let done = new.is_some();
     if done {
         put_in_place(operation, &staged, path)?;
@@ -95,6 +99,22 @@ fn is_raw_by_now(old: &Descriptor, new: &Descriptor) -> bool {
     let whole = len.is_ok_and(|len| len == old.size.bytes());
     let no_header = |error: Error| error.kind() == ErrorKind::Corrupt && error.offset() == Some(0);
     whole && Header::read(&base.file).is_err_and(no_header)
+}
+
+/// Whether a file of a merge is gone, and all is there that remains of it.
+fn is_merged_by_now(old: &Descriptor, new: &Descriptor) -> bool {
+    let is_there = |image: &Image| image.file.exists();
+    let is_added = |image: &&Image| old.images.iter().all(|other| other.file != image.file);
+    let mut added = new.images.iter().filter(is_added);
+    let (Some(merged), None) = (added.next(), added.next()) else {
+        return false;
+    };
+    new.images.len() < old.images.len()
+        && old.image(merged.guid).is_some()
+        && !old.images.iter().all(is_there)
+        && new.images.iter().all(is_there)
+        && Header::read(&merged.file).is_ok_and(|header| !header.in_use)
+        && check_image(&merged.file).is_sound()
 }
 
 /// Whether the new descriptor adds a top that a device has written to after it made a snapshot, and

@@ -115,18 +115,15 @@ fn follow_device(
     let Ok(new) = Descriptor::open(&staged) else {
         return Ok(false);
     };
-    let (Some(old_chain), Some(new_chain)) = (chain(old), chain(&new)) else {
+    let Some(new_chain) = chain(&new) else {
         return Ok(false);
     };
-    let running: Vec<&Device> = devices
-        .iter()
-        .filter(|device| has_base(device, &old_chain))
-        .collect();
+    // The old one need not be whole: a merge to a new file removes a delta that only the old one names.
     let is_new = |device: &Device| {
         let chain = device.deltas.iter().map(|delta| delta.identity);
         device.writes() && chain.eq(new_chain.iter().copied().map(Some))
     };
-    if old_chain == new_chain || !running.into_iter().any(is_new) {
+    if chain(old).as_ref() == Some(&new_chain) || !devices.iter().any(is_new) {
         return Ok(false);
     }
     put_in_place(operation, &staged, path)?;
@@ -155,7 +152,7 @@ mod tests {
 
     use super::*;
     use crate::image::Header;
-    use crate::{CreateParam, Ploop, Size};
+    use crate::{CreateParam, MergeParam, MergeTarget, Ploop, Size};
 
     struct Fixture {
         directory: tempfile::TempDir,
@@ -285,6 +282,34 @@ mod tests {
             let error = fixture.try_finish_with(&full).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::NoSpace);
             assert!(error.message().contains("ploop12345"), "{error}");
+        }
+    }
+
+    /// Of a merge to a new file, which libploop has given to the device, and then removed an old one.
+    #[test]
+    fn the_device_says_so_of_a_merge_to_a_new_file() {
+        for removed in [false, true] {
+            let fixture = Fixture::new();
+            let before = fs::read(fixture.path()).unwrap();
+            let old = fixture.files(&fixture.path());
+            let kept: Vec<Vec<u8>> = old.iter().map(|file| fs::read(file).unwrap()).collect();
+            let param = MergeParam::new(MergeTarget::All);
+            let param = param.new_delta(fixture.directory.path().join("merged.hds"));
+            Ploop::open(fixture.path()).unwrap().merge(&param).unwrap();
+            fs::rename(fixture.path(), fixture.staged()).unwrap();
+            fs::write(fixture.path(), before).unwrap();
+            for (file, bytes) in old.iter().zip(kept).skip(usize::from(removed)) {
+                fs::write(file, bytes).unwrap();
+            }
+            let new = fixture.files(&fixture.staged());
+            if !removed {
+                fixture.device(false, &old);
+                assert!(!fixture.finish());
+            }
+            fixture.device(false, &new);
+            assert!(fixture.finish());
+            assert_eq!(fixture.files(&fixture.path()), new);
+            assert!(!fixture.staged().exists());
         }
     }
 

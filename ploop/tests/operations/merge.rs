@@ -1,5 +1,6 @@
 //! Merging, in place and into a new file.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -233,5 +234,45 @@ fn two_merges_to_one_new_file() {
         }
         assert_eq!(done, 1, "{round}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{round}");
+    }
+}
+
+/// Killed when the old file was gone and the new descriptor not yet in its place. The old one cannot be read
+/// through any more; the new one, and the file that it names, are complete.
+#[test]
+fn a_merge_to_a_new_file_that_is_cut_short_at_its_end() {
+    for (target, lowest, gone) in [(MergeTarget::Top, 3, 3..4), (MergeTarget::All, 0, 0..4)] {
+        let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 4);
+        let before = known.descriptor();
+        let files = before.images.iter().map(|image| image.file.clone());
+        let old: Vec<(PathBuf, Vec<u8>)> = files
+            .chain([known.xml()])
+            .map(|file| (file.clone(), fs::read(&file).unwrap()))
+            .collect();
+        let removed_first = known.file_of(guids[lowest]);
+        let param = MergeParam::new(target).new_delta(known.path("merged.hds"));
+        known.ploop.merge(&param).unwrap();
+        fs::rename(known.xml(), known.path("DiskDescriptor.xml.tmp")).unwrap();
+        for (file, bytes) in old.iter().filter(|(file, _)| *file != removed_first) {
+            fs::write(file, bytes).unwrap();
+        }
+        for guid in &guids[gone] {
+            known.states.remove(guid);
+        }
+        // The next operation puts it in place.
+        known.snapshot();
+        let now = known.descriptor();
+        let is_named = |file: &PathBuf| now.images.iter().any(|image| image.file == *file);
+        assert!(is_named(&known.path("merged.hds")));
+        // What was merged is left over. It is known by the name of the base, if that is another's.
+        let merged = old.into_iter().map(|(file, _)| file);
+        let merged: BTreeSet<PathBuf> = merged
+            .filter(|file| *file != known.xml() && file.exists() && !is_named(file))
+            .collect();
+        assert_eq!(merged.len(), before.images.len() - now.images.len() + 1);
+        if lowest > 0 {
+            known.orphans = merged;
+        }
+        known.verify();
     }
 }
