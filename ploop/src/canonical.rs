@@ -126,7 +126,7 @@ impl Canonical {
 }
 
 /// Puts a text in the place of a descriptor, with mode and owner kept, at once or not at all.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = paths::rewritten(path);
     write(&new, text.as_bytes(), &fs::metadata(path)?)?;
     if let Err(error) = fs::rename(&new, path) {

@@ -333,9 +333,10 @@ impl Ploop {
     /// marked already and still has several children, [`Corrupt`](ErrorKind::Corrupt) where a delta in
     /// question is damaged or no delta at all, [`PermissionDenied`](ErrorKind::PermissionDenied) where
     /// the kernel keeps the delta of a snapshot without children, for it is immutable, or attached
-    /// where this process does not see it; the image is then as it was. After an error of a merge,
-    /// and where one was cut short, the snapshot is still there to be deleted, but its own state is not:
-    /// its delta holds part of the data of the one above, through which it all reads as before.
+    /// where this process does not see it; the image is then as it was. A merge that
+    /// failed or was cut short after it had begun to write leaves the snapshot marked temporary, for its
+    /// own state is gone: its delta holds part of the data of the one above, through which it all reads
+    /// as before. The next change or mount merges it.
     pub fn delete_snapshot(&mut self, guid: Guid) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::DELETE)?;
         delete(change, guid)

@@ -38,7 +38,7 @@ pub(super) fn settle(
     old: &Descriptor,
 ) -> Result<bool> {
     let staged = paths::staged(path);
-    let new = read(&staged);
+    let new = super::read(&staged);
     let all = old.images.iter();
     if may_have(devices, all.chain(new.iter().flat_map(|new| &new.images))) {
         return Ok(false);
@@ -62,12 +62,6 @@ pub(super) fn settle(
         let _ = fs::remove_file(&staged);
     }
     Ok(done || unmarked)
-}
-
-/// A descriptor that is complete.
-fn read(path: &Path) -> Option<Descriptor> {
-    let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
-    is_file.then(|| Descriptor::open(path).ok()).flatten()
 }
 
 /// Whether a device has one of these deltas, or may have: nobody can tell which file it is.

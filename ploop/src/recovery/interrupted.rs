@@ -18,7 +18,7 @@ use std::io;
 use std::path::Path;
 
 use super::detached::{put_in_place, settle};
-use super::removal;
+use super::{merge, removal};
 use crate::ffi::finish_merge;
 use crate::identity::Identity;
 use crate::sysfs::{self, Device};
@@ -57,13 +57,13 @@ fn finish_in(
     if merged {
         found = devices();
     }
+    // These change the descriptor and marks, and no device. Where one has, there is nothing for the next.
+    let named = removal::finish(&found, operation, path, descriptor)?
+        || follow_device(&found, operation, path, descriptor)?;
+    let given_up = !named && merge::give_up(&found, operation, path, descriptor)?;
+    let settled = !named && settle(&found, operation, path, descriptor)?;
     Ok(Found {
-        // These change the descriptor and marks, and no device. Where one has, there is nothing for the
-        // next.
-        mended: removal::finish(&found, operation, path, descriptor)?
-            || follow_device(&found, operation, path, descriptor)?
-            || settle(&found, operation, path, descriptor)?
-            || merged,
+        mended: merged || named || given_up || settled,
         devices: found,
     })
 }
@@ -388,6 +388,13 @@ mod tests {
                 assert!(!is_marked());
                 assert!(!fixture.staged().exists());
                 assert_eq!(fixture.files(&fixture.path()).len(), 2);
+                // A descriptor that was not yet staged is of a merge that had not begun.
+                let descriptor = Descriptor::open(fixture.path()).unwrap();
+                let [snapshot, top] = &descriptor.snapshots[..] else {
+                    panic!("{descriptor:?}");
+                };
+                assert_eq!(snapshot.temporary, staged == Some(".tmp"));
+                assert!(!top.temporary && top.guid == descriptor.top);
                 assert!(!fixture.finish());
             }
         }

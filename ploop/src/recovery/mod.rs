@@ -3,6 +3,7 @@
 //! * [`interrupted`]: an operation that was killed, or cut short by a power failure, is finished or
 //!   taken back by the next one.
 //! * [`detached`]: the same, where no device is left to say what it has done.
+//! * [`merge`]: nobody goes back to a snapshot of which a merge has left an unknown part.
 //! * [`creation`]: a creation that was cut short is not in the way of the next.
 //! * [`removal`]: a delta that the kernel kept is named by the descriptor again.
 //! * [`sync`]: what succeeded survives a power cut.
@@ -10,12 +11,14 @@
 pub(crate) mod creation;
 mod detached;
 mod interrupted;
+mod merge;
 mod removal;
 mod sync;
 
 pub(crate) use removal::Removal;
 pub(crate) use sync::{Unsynced, sync_directories, sync_files};
 
+use std::fs;
 use std::path::Path;
 
 use crate::ffi::Turn;
@@ -45,4 +48,10 @@ pub(crate) fn finish(
     }
     turn.forget_handle();
     Ok((turn.descriptor_file()?, found.devices))
+}
+
+/// A staged descriptor, if it is complete.
+fn read(path: &Path) -> Option<Descriptor> {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    is_file.then(|| Descriptor::open(path).ok()).flatten()
 }
