@@ -572,6 +572,11 @@ impl Scan<'_> {
                 .map_err(|error| {
                     Error::io("read block table", "the file cannot be read", error).with_offset(at)
                 })?;
+            // As it nearly always is.
+            if super::holes::is_zero(&buffer[..part]) {
+                at += part as u64;
+                continue;
+            }
             for (index, entry) in (0u64..).zip(buffer[..part].chunks(4)) {
                 if entry.iter().any(|byte| *byte != 0) {
                     findings.add(
