@@ -193,6 +193,12 @@ fn work(
     (start, steps, history)
 }
 
+/// Like [`Vec::resize`] with zeroes, which goes byte by byte in a build that is not optimized.
+fn set_len(file: &mut Vec<u8>, len: usize) {
+    file.truncate(len);
+    file.extend_from_slice(&vec![0; len - file.len()]);
+}
+
 /// The file after some steps. Of the writes since the last sync, `kept` says which reached the disk.
 fn replay(start: &[u8], steps: &[Step], mut kept: impl FnMut() -> bool) -> Vec<u8> {
     let synced = steps
@@ -208,16 +214,17 @@ fn replay(start: &[u8], steps: &[Step], mut kept: impl FnMut() -> bool) -> Vec<u
                     if at < synced || kept() {
                         let offset = *offset as usize + index * SECTOR;
                         if file.len() < offset + part.len() {
-                            file.resize(offset + part.len(), 0);
+                            set_len(&mut file, offset + part.len());
                         }
                         file[offset..offset + part.len()].copy_from_slice(part);
                     }
                 }
             }
             Step::Allocate(len) if at < synced || kept() => {
-                file.resize(file.len().max(*len as usize), 0);
+                let len = file.len().max(*len as usize);
+                set_len(&mut file, len);
             }
-            Step::SetLen(len) if at < synced || kept() => file.resize(*len as usize, 0),
+            Step::SetLen(len) if at < synced || kept() => set_len(&mut file, *len as usize),
             Step::Allocate(_) | Step::SetLen(_) | Step::Sync | Step::Flushed => {}
         }
     }
