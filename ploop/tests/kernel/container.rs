@@ -94,9 +94,12 @@ impl Container {
         let seed = name
             .bytes()
             .fold(7u64, |seed, byte| seed.wrapping_mul(31) + u64::from(byte));
-        let bytes: Vec<u8> = (0..len as u64)
-            .map(|at| (seed.wrapping_add(at).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
-            .collect();
+        let mut bytes = vec![0; len];
+        for (at, word) in (seed..).zip(bytes.chunks_mut(8)) {
+            // No two words are alike.
+            let number = at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+            word.copy_from_slice(&number[..word.len()]);
+        }
         let mut file = File::create(target.join(name)).unwrap();
         file.write_all(&bytes).unwrap();
         file.sync_all().unwrap();

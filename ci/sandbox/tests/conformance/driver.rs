@@ -229,7 +229,7 @@ impl Device {
     #[track_caller]
     pub(crate) fn is(&self, offset: u64, len: usize, byte: u8) -> bool {
         let bytes = ioctl::read_direct(&self.path(), offset, len).unwrap();
-        bytes.iter().all(|found| *found == byte)
+        bytes == vec![byte; len]
     }
 }
 

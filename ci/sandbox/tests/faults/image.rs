@@ -23,11 +23,15 @@ pub(crate) const SIZE: Size = Size::from_mib(384);
 /// Files by their names: the seed of their bytes, and how many there are.
 pub(crate) type Files = BTreeMap<String, (u64, usize)>;
 
+/// Each sector holds a number of its own over and over: what is lost or misplaced is lost or misplaced by whole sectors,
+/// and the contents of gigabytes are there at once.
 pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
+    const SECTOR: usize = 512;
     let mut random = Random::new(seed);
-    let mut bytes = Vec::with_capacity(len + 8);
+    let mut bytes = Vec::with_capacity(len + SECTOR);
     while bytes.len() < len {
-        bytes.extend_from_slice(&random.next().to_le_bytes());
+        let number = random.next().to_le_bytes();
+        bytes.extend_from_slice(&number.repeat(SECTOR / number.len()));
     }
     bytes.truncate(len);
     bytes
