@@ -71,10 +71,10 @@ pub fn is_driver_present() -> bool {
     ffi::exists(Path::new("/proc/vz/ploop_minor"))
 }
 
-/// Whether the driver knows format version 2 (`ploop_is_large_disk_supported`).
+/// Whether the driver knows format version 2 (what `ploop_is_large_disk_supported` answers).
 #[must_use]
 pub fn is_large_disk_supported() -> bool {
-    ffi::is_large_disk_supported()
+    ffi::exists(Path::new("/sys/module/ploop/parameters/large_disk_support"))
 }
 
 /// The largest disk that can be made with this cluster and a file system, in the format the driver

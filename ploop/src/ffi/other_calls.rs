@@ -183,13 +183,6 @@ pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBu
     ))
 }
 
-pub(crate) fn is_large_disk_supported() -> bool {
-    const OP: Call = Call::new("ask for large disk support");
-    // SAFETY: the function takes nothing and looks for a file.
-    execute(&OP, || unsafe { sys::ploop_is_large_disk_supported() })
-        .is_ok_and(|reply| reply.code == 1)
-}
-
 /// In sectors, for the driver's default format.
 pub(crate) fn max_size(block_size: u32) -> Result<u64> {
     const OP: Call = Call::new("get maximum size");
