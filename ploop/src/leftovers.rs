@@ -1,6 +1,7 @@
 //! What operations that were cut short have left beside an image.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use crate::ffi::Call;
 use crate::identity::Identity;
-use crate::image::{self, Header};
+use crate::image::{self, Header, side_files};
 use crate::lock::NewFileLock;
 use crate::preflight::Change;
 use crate::recovery::{creation, sync_directories};
@@ -24,6 +25,9 @@ impl Ploop {
     ///
     /// * delta files of the image's family that no other file in their directory names, such as the new
     ///   delta of a snapshot that did not come to its end, or one that was merged and not removed yet;
+    /// * the new file of a merge that was killed, whatever it is called, if it is not complete and in a
+    ///   directory of the image: it is marked as in use, and its lock file `….op.lck`, which is reported as
+    ///   well, is beside it. One that is complete is told from a copy by nothing;
     /// * temporary copies of the descriptor, of libploop and of this crate;
     /// * directories `.ploop-create-…` of creations that are not under way any more.
     ///
@@ -80,6 +84,7 @@ impl Ploop {
 /// The image's lock is held.
 fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result<Vec<PathBuf>> {
     let mut found = image::orphans(descriptor, path).map_err(|error| error.during(operation))?;
+    found.extend(unfinished_merges(descriptor, path));
     let used: HashSet<Identity> = descriptor
         .images
         .iter()
@@ -98,6 +103,11 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         });
         is_free && is_delta(file) && !others.iter().any(|text| names(text, file))
     });
+    let locks = found
+        .iter()
+        .map(|file| side_files::operation_lock_file(file));
+    let locks: Vec<PathBuf> = locks.filter(|lock| is_given_up(lock)).collect();
+    found.extend(locks);
     let temporary = [
         paths::staged(path),
         paths::being_staged(path),
@@ -118,6 +128,35 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+/// New files of merges that were killed. libploop takes the mark off when they are complete.
+fn unfinished_merges(descriptor: &Descriptor, path: &Path) -> Vec<PathBuf> {
+    let files = descriptor.images.iter().map(|image| image.file.as_path());
+    let directories: HashSet<PathBuf> = [path]
+        .into_iter()
+        .chain(files)
+        .filter_map(|file| fs::canonicalize(paths::directory_of(file)).ok())
+        .collect();
+    let entries = directories
+        .into_iter()
+        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten());
+    let unfinished = |lock: PathBuf| {
+        let name = lock.file_name()?.as_bytes().strip_suffix(b".op.lck")?;
+        let file = lock.with_file_name(OsStr::from_bytes(name));
+        let header = Header::read(&file).ok()?;
+        let is_its = header.in_use && header.cluster == descriptor.cluster;
+        (is_its && is_given_up(&lock)).then_some(file)
+    };
+    entries
+        .filter_map(|entry| unfinished(entry.path()))
+        .collect()
+}
+
+/// Whether this is a lock file that nobody has locked.
+fn is_given_up(lock: &Path) -> bool {
+    fs::symlink_metadata(lock).is_ok_and(|metadata| metadata.is_file())
+        && creation::lock(lock).is_some()
 }
 
 /// By more than its name: not an export that is called like one. One that was just begun is empty, and what
@@ -249,6 +288,41 @@ mod tests {
         }
         drop(making);
         assert_eq!(image.remove_leftovers().unwrap(), [alive]);
+    }
+
+    #[test]
+    fn the_new_file_of_a_merge_that_was_killed() {
+        use std::os::unix::fs::FileExt;
+
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().canonicalize().unwrap().join(name);
+        let param = CreateParam::new(at("root.hds"), Size::from_mib(10)).fs(None);
+        let mut image = Ploop::create(&param).unwrap();
+        let (new, lock) = (at("merged"), at("merged.op.lck"));
+        fs::copy(at("root.hds"), &new).unwrap();
+        let mark = |mark: u32| {
+            let file = fs::File::options().write(true).open(&new).unwrap();
+            file.write_all_at(&mark.to_le_bytes(), 44).unwrap();
+        };
+        let none = [] as [PathBuf; 0];
+        // A copy of a delta, marked or not, and one that is being made.
+        assert_eq!(image.leftovers().unwrap(), none);
+        mark(0x746F_6E59);
+        assert!(Header::read(&new).unwrap().in_use);
+        assert_eq!(image.leftovers().unwrap(), none);
+        let making = NewFileLock::acquire("test", &new, Duration::ZERO).unwrap();
+        assert!(lock.exists());
+        assert_eq!(image.leftovers().unwrap(), none);
+        drop(making);
+        fs::write(&lock, "").unwrap();
+        mark(0);
+        assert_eq!(image.leftovers().unwrap(), none);
+        mark(0x746F_6E59);
+        let expected = [new.clone(), lock.clone()];
+        assert_eq!(image.leftovers().unwrap(), expected);
+        assert_eq!(image.remove_leftovers().unwrap(), expected);
+        assert!(!new.exists() && !lock.exists() && at("root.hds").exists());
+        assert_eq!(image.leftovers().unwrap(), none);
     }
 
     #[test]
