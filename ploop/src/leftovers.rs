@@ -114,6 +114,7 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         paths::rewritten(path),
         paths::kept_fields(path),
         paths::before_removal(path),
+        paths::merge_record(path),
     ];
     let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|it| it.is_file());
     found.extend(temporary.into_iter().filter(is_file));

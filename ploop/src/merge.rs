@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::ffi::{CPath, CText, MergeWhich, Turn};
 use crate::lock::NewFileLock;
 use crate::preflight::{Change, Store, no_snapshot};
+use crate::recovery::MergeRecord;
 use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
 /// Which deltas [`Ploop::merge`] merges.
@@ -148,6 +149,7 @@ impl Ploop {
             },
         };
         let result = change.run(Store::Staged, |turn| {
+            let _record = MergeRecord::make(turn.operation(), turn.path())?;
             turn.merge(&which, new_delta.as_ref().map(|new| &new.c_path))
         });
         match (&result, &new_delta) {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use crate::identity::Identity;
 use crate::image::side_files;
 pub(crate) use crate::image::side_files::{
-    MOUNT_POINT, STATFS_NAME, before_removal, being_staged, kept_fields, mount_point, rewritten,
-    staged,
+    MOUNT_POINT, STATFS_NAME, before_removal, being_staged, kept_fields, merge_record, mount_point,
+    rewritten, staged,
 };
 use crate::{Error, ErrorKind, Result, trust};
 
@@ -22,7 +22,7 @@ pub(crate) const MAX_PATH_BYTES: usize = 4000;
 pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
 
 /// What libploop and this crate append to the name of a descriptor or of a delta for files of their own.
-const SUFFIXES: [&str; 7] = [
+const SUFFIXES: [&str; 8] = [
     ".lck",
     ".tmp",
     MOUNT_POINT,
@@ -30,6 +30,7 @@ const SUFFIXES: [&str; 7] = [
     ".ploop-new",
     ".ploop-kept",
     ".ploop-before",
+    ".ploop-merge",
 ];
 
 /// That a path can be passed to libploop at all: not empty, without NUL, of a length its buffers bear.

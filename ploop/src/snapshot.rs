@@ -9,7 +9,7 @@ use bitflags::bitflags;
 
 use crate::ffi::{self, CPath, CText, Turn};
 use crate::preflight::{Change, Store, no_snapshot};
-use crate::recovery::Removal;
+use crate::recovery::{MergeRecord, Removal};
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
 
 /// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.
@@ -447,7 +447,10 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             let both = || both.iter().filter_map(|guid| descriptor.image(*guid));
             change.require_sound(both())?;
             change.require_whole_clusters(both())?;
-            change.run(Store::Staged, |turn| turn.delete_snapshot(&c_guid).1)
+            change.run(Store::Staged, |turn| {
+                let _record = MergeRecord::make(turn.operation(), turn.path())?;
+                turn.delete_snapshot(&c_guid).1
+            })
         }
         _ if temporary => change.refuse(
             ErrorKind::Busy,

@@ -44,6 +44,11 @@ pub(crate) fn before_removal(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".ploop-before")
 }
 
+/// This crate's own: there while libploop merges deltas.
+pub(crate) fn merge_record(descriptor: &Path) -> PathBuf {
+    with_suffix(descriptor, ".ploop-merge")
+}
+
 /// The directory on which libploop mounts an image for itself, beside its base.
 pub(crate) fn mount_point(base: &Path) -> PathBuf {
     with_suffix(base, MOUNT_POINT)
@@ -55,7 +60,7 @@ fn table_copy(delta: &Path) -> PathBuf {
 }
 
 /// The descriptor, and the files beside it.
-pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 8] {
+pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 9] {
     [
         descriptor.to_owned(),
         lock_file(descriptor),
@@ -65,6 +70,7 @@ pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 8] {
         rewritten(descriptor),
         kept_fields(descriptor),
         before_removal(descriptor),
+        merge_record(descriptor),
     ]
 }
 

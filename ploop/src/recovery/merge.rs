@@ -5,16 +5,53 @@
 //! a snapshot, and nobody can say how much is left of the state it had. So that nobody goes back to it, it
 //! is marked temporary: libploop's own word for a snapshot whose removal has to wait, and which it merges
 //! in the next change or mount that can.
+//!
+//! Going back to a snapshot that loses its GUID has the same new descriptor, and leaves the delta alone. A
+//! merge marks the delta first, unless it is a plain one, and takes the mark off before it renames; and
+//! what it has written may be on the disk after a power cut, and the time of that not. So this crate
+//! makes a record of each merge.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::canonical;
 use crate::identity::Identity;
 use crate::image::descriptor::DescriptorFile;
 use crate::image::{Header, Image};
 use crate::sysfs::Device;
-use crate::{Descriptor, Error, Result, paths};
+use crate::{Descriptor, Error, Guid, Result, paths};
+
+/// A file that is there while libploop merges deltas, and stays where the program is killed.
+pub(crate) struct MergeRecord(PathBuf);
+
+impl MergeRecord {
+    /// Before C. libploop syncs the new descriptor before it merges, and with it this file's name.
+    pub(crate) fn make(operation: &'static str, path: &Path) -> Result<MergeRecord> {
+        let record = paths::merge_record(path);
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+            .open(&record)
+            .map_err(|error| {
+                let why = "the record of a merge, which says that there was one if it is cut short, cannot be made";
+                Error::io(operation, why, error).with_path(&record)
+            })?;
+        Ok(MergeRecord(record))
+    }
+}
+
+impl Drop for MergeRecord {
+    fn drop(&mut self) {
+        // What stays is looked at by the next operation.
+        let _ = fs::remove_file(&self.0);
+    }
+}
 
 /// Marks the snapshot that was being merged into. The image's lock is held; `old` is what the descriptor
 /// says. Whether there was one.
@@ -24,33 +61,41 @@ pub(super) fn give_up(
     path: &Path,
     old: &Descriptor,
 ) -> Result<bool> {
+    let record = paths::merge_record(path);
+    let recorded = fs::symlink_metadata(&record).is_ok_and(|metadata| metadata.is_file());
     let staged = paths::staged(path);
-    let Some(new) = super::read(&staged) else {
-        return Ok(false);
-    };
-    let Some(lowest) = merged_into(old, &new).filter(|lowest| was_written(lowest, &staged)) else {
-        return Ok(false);
-    };
-    // Somebody is there, and would be detached.
-    let file = Identity::of(&lowest.file).ok();
-    let is_top = |device: &Device| device.top().is_some_and(|top| top.identity == file);
-    if devices.iter().any(is_top) {
-        return Ok(false);
+    let new = super::read(&staged);
+    let lowest = new.as_ref().and_then(|new| merged_into(old, new));
+    let lowest = lowest.filter(|lowest| recorded || was_written(lowest, &staged));
+    if let Some(lowest) = lowest {
+        // Somebody is there, and would be detached.
+        let file = Identity::of(&lowest.file).ok();
+        let is_top = |device: &Device| device.top().is_some_and(|top| top.identity == file);
+        if devices.iter().any(is_top) {
+            return Ok(false);
+        }
+        mark_temporary(operation, path, lowest.guid)?;
+        // What it says is not so.
+        let _ = fs::remove_file(&staged);
     }
+    if recorded {
+        let _ = fs::remove_file(&record);
+    }
+    Ok(lowest.is_some())
+}
+
+fn mark_temporary(operation: &'static str, path: &Path, guid: Guid) -> Result<()> {
     let failed = |error: Error| error.during(operation).with_path(path);
     let mut file = DescriptorFile::read(path).map_err(failed)?;
     for snapshot in &mut file.descriptor.snapshots {
-        snapshot.temporary |= snapshot.guid == lowest.guid;
+        snapshot.temporary |= snapshot.guid == guid;
     }
     let directory = paths::directory_of(path);
     let text = file.descriptor.to_xml_with(&file.kept, directory);
     canonical::replace(path, &text.map_err(failed)?).map_err(|error| {
         let why = "a merge was cut short, and the snapshot that it was merging into cannot be marked temporary";
         Error::io(operation, why, error).with_path(path)
-    })?;
-    // What it says is not so.
-    let _ = fs::remove_file(&staged);
-    Ok(true)
+    })
 }
 
 /// The delta that one of those above it is merged into: its file, under the other's GUID, is what the new
@@ -67,8 +112,7 @@ fn merged_into<'a>(old: &'a Descriptor, new: &Descriptor) -> Option<&'a Image> {
     })
 }
 
-/// Going back to a snapshot that loses its GUID has the same new descriptor, and does not touch the delta.
-/// A merge marks it first, unless it is a plain one, and takes the mark off before it renames.
+/// Of a merge without a record: that of a program that uses libploop alone, or one that has failed.
 fn was_written(delta: &Image, staged: &Path) -> bool {
     let written = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified());
     let since = match (written(&delta.file), written(staged)) {
@@ -85,7 +129,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::{CreateParam, Guid, Ploop, Size, SwitchFlag};
+    use crate::{CreateParam, Ploop, Size, SwitchFlag};
 
     /// An image with a snapshot, and the descriptor that an operation on it would have put in place.
     fn cut_before_rename(change: impl Fn(&mut Ploop, Guid)) -> (tempfile::TempDir, Descriptor) {
@@ -117,12 +161,13 @@ mod tests {
         let path = directory.join("DiskDescriptor.xml");
         let given_up = give_up(&[], "test", &path, before).unwrap();
         assert_eq!(paths::staged(&path).exists(), !given_up);
+        assert!(!paths::merge_record(&path).exists());
         (given_up, Descriptor::open(&path).unwrap())
     }
 
     #[test]
     fn a_snapshot_that_was_merged_into_is_temporary() {
-        for marked in [true, false] {
+        for evidence in ["record", "mark", "time"] {
             let (directory, before) = cut_before_rename(|image, guid| {
                 image.delete_snapshot(guid).unwrap();
             });
@@ -132,14 +177,18 @@ mod tests {
                 give_up_in(directory.path(), &before),
                 (false, before.clone())
             );
-            match marked {
-                true => {
+            match evidence {
+                "record" => {
+                    let path = directory.path().join("DiskDescriptor.xml");
+                    std::mem::forget(MergeRecord::make("test", &path).unwrap());
+                }
+                "mark" => {
                     let file = File::options().write(true).open(base).unwrap();
                     let mark = 0x746F_6E59u32.to_le_bytes();
                     file.write_all_at(&mark, 44).unwrap();
                     set_times(base, SystemTime::now() - Duration::from_secs(10));
                 }
-                false => set_times(base, SystemTime::now() + Duration::from_secs(10)),
+                _ => set_times(base, SystemTime::now() + Duration::from_secs(10)),
             }
             let (given_up, now) = give_up_in(directory.path(), &before);
             let mut expected = before.clone();

@@ -15,6 +15,7 @@ mod merge;
 mod removal;
 mod sync;
 
+pub(crate) use merge::MergeRecord;
 pub(crate) use removal::Removal;
 pub(crate) use sync::{Unsynced, sync_directories, sync_files};
 
