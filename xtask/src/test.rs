@@ -61,7 +61,8 @@ const SANDBOXED: [(&str, &[&str]); 5] = [
 const SHARES: [(&str, Share); 10] = [
     // One of its tests waits for a minute.
     ("hazards", Share::Waits),
-    ("conformance", Share::One),
+    // Most of its time it waits for the sandbox and for file systems.
+    ("conformance", Share::Waits),
     ("kernel", Share::One),
     ("faults", Share::One),
     ("cuts", Share::One),
