@@ -42,8 +42,7 @@ pub(crate) fn convert(image: &mut ffi::Image, op: &'static Call, mode: ImageMode
     let Some(base) = change.descriptor.base() else {
         return change.refuse(ErrorKind::Corrupt, "the descriptor names no base");
     };
-    change.require_sound([base])?;
-    change.require_whole_clusters([base])?;
+    change.require_sound_and_whole([base])?;
     let temporary = paths::staged(&base.file);
     if mode == ImageMode::Raw && fs::symlink_metadata(&temporary).is_ok() {
         return Err(Error::new(

@@ -125,8 +125,7 @@ impl Ploop {
         if param.new_delta.is_none() {
             change.require_one_name(to)?;
         }
-        change.require_sound(merged.iter().copied())?;
-        change.require_whole_clusters(merged.iter().copied())?;
+        change.require_sound_and_whole(merged.iter().copied())?;
         let new_delta = param
             .new_delta
             .as_deref()

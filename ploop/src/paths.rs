@@ -2,7 +2,7 @@
 //! be given at all.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -148,7 +148,9 @@ pub(crate) fn require_own_side_files<'a>(
     descriptor: &Path,
     deltas: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
-    let mut directories = HashMap::new();
+    // This one is resolved.
+    let home = directory_of(descriptor).to_owned();
+    let mut directories = HashMap::from([(home.clone(), home)]);
     let mut by_name = HashMap::new();
     let mut by_file = HashMap::new();
     for delta in deltas {
@@ -162,13 +164,13 @@ pub(crate) fn require_own_side_files<'a>(
     let beside_descriptor = side_files::of_descriptor(descriptor);
     let beside_deltas = deltas.iter().flat_map(|delta| side_files::of_delta(delta));
     for side in beside_descriptor.into_iter().chain(beside_deltas) {
-        if side != descriptor {
-            require_own_side_file(operation, &side)?;
+        let metadata = fs::symlink_metadata(&side).ok();
+        if let Some(metadata) = metadata.as_ref().filter(|_| side != descriptor) {
+            require_own(operation, &side, metadata)?;
         }
-        let same = by_name.get(&side).or_else(|| {
-            let metadata = fs::symlink_metadata(&side).ok()?;
-            by_file.get(&Identity::from(&metadata))
-        });
+        let same = by_name
+            .get(&side)
+            .or_else(|| by_file.get(&Identity::from(metadata.as_ref()?)));
         if let Some(delta) = same {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -186,9 +188,13 @@ pub(crate) fn require_own_side_files<'a>(
 
 /// That a file that libploop writes or removes, if it is there, is no link and of the right kind.
 pub(crate) fn require_own_side_file(operation: &'static str, side: &Path) -> Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(side) else {
-        return Ok(());
-    };
+    match fs::symlink_metadata(side) {
+        Ok(metadata) => require_own(operation, side, &metadata),
+        Err(_) => Ok(()),
+    }
+}
+
+fn require_own(operation: &'static str, side: &Path, metadata: &Metadata) -> Result<()> {
     // On another thing than a directory nothing can be mounted, which is an error soon enough.
     let is_mount_point = side
         .as_os_str()

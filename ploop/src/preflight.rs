@@ -16,7 +16,7 @@ use rustix::fs::{Access, OFlags};
 use crate::canonical::Canonical;
 use crate::ffi::{self, Call, Turn, WriteSignals};
 use crate::identity::Identity;
-use crate::image::{Header, Image, ImageKind, require_sound_table};
+use crate::image::{Header, Image, ImageKind, require_sound_delta};
 use crate::recovery::Unsynced;
 use crate::sysfs::Device;
 use crate::{
@@ -181,7 +181,9 @@ impl<'a> Change<'a> {
     /// going back to a snapshot is the way out of a damaged top.
     pub(crate) fn require_delta(&self, image: Option<&Image>) -> Result<()> {
         image.map_or(Ok(()), |image| {
-            require_header(self.operation(), image, &self.descriptor).map(drop)
+            let header =
+                Header::read(&image.file).map_err(|error| error.during(self.operation()))?;
+            require_header_of(self.operation(), image, &self.descriptor, &header)
         })
     }
 
@@ -192,13 +194,16 @@ impl<'a> Change<'a> {
     pub(crate) fn require_sound<'i>(
         &self,
         images: impl IntoIterator<Item = &'i Image>,
-    ) -> Result<()> {
+    ) -> Result<Vec<SoundDelta<'i>>> {
         let mut first = None;
+        let mut sound = Vec::new();
         for image in images {
-            let Some(version) = require_sound(self.operation(), image, &self.descriptor)? else {
+            let delta = require_sound(self.operation(), image, &self.descriptor)?;
+            let Some(version) = delta.version else {
+                sound.push(delta);
                 continue;
             };
-            if Header::is_marked_closed(&image.file).unwrap_or(false) {
+            if delta.is_marked_closed {
                 self.closed.borrow_mut().push(image.clone());
             }
             let expected = *first.get_or_insert(version);
@@ -212,32 +217,20 @@ impl<'a> Change<'a> {
                 )
                 .with_path(&image.file));
             }
+            sound.push(delta);
         }
-        Ok(())
+        Ok(sound)
     }
 
-    /// That no disk of these deltas ends within a cluster: libploop makes new deltas, and merges and converts
-    /// old ones, in whole clusters, and the rest is lost.
-    pub(crate) fn require_whole_clusters<'i>(
+    /// [`require_sound`](Change::require_sound), and that no disk of these deltas ends within a cluster:
+    /// libploop makes new deltas, and merges and converts old ones, in whole clusters, and the rest is lost.
+    pub(crate) fn require_sound_and_whole<'i>(
         &self,
         images: impl IntoIterator<Item = &'i Image>,
     ) -> Result<()> {
-        for image in images {
-            let is_base = self
-                .descriptor
-                .base()
-                .is_some_and(|base| base.guid == image.guid);
-            let raw = is_base && self.descriptor.mode == ImageMode::Raw;
-            let size = match raw {
-                true => fs::metadata(&image.file)
-                    .map(|metadata| metadata.len())
-                    .ok(),
-                false => Header::read(&image.file)
-                    .map(|header| header.size.bytes())
-                    .ok(),
-            };
-            let cluster = self.descriptor.cluster;
-            if let Some(size) = size.filter(|size| size % cluster.bytes() != 0) {
+        let cluster = self.descriptor.cluster;
+        for SoundDelta { image, size, .. } in self.require_sound(images)? {
+            if size % cluster.bytes() != 0 {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     self.operation(),
@@ -279,43 +272,65 @@ pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> E
     .with_code(Code::NOSNAP.get())
 }
 
-/// The version of the format; a raw base has none.
-fn require_sound(
+/// A delta whose header and table were read, and found to be sound.
+pub(crate) struct SoundDelta<'i> {
+    image: &'i Image,
+    /// Of the disk, in bytes.
+    size: u64,
+    /// Of the format; a raw base has none.
+    version: Option<FormatVersion>,
+    is_marked_closed: bool,
+}
+
+fn require_sound<'i>(
     operation: &'static str,
-    image: &Image,
+    image: &'i Image,
     descriptor: &Descriptor,
-) -> Result<Option<FormatVersion>> {
+) -> Result<SoundDelta<'i>> {
     let raw = image.kind == ImageKind::Plain || descriptor.mode == ImageMode::Raw;
     if raw
         && descriptor
             .base()
             .is_some_and(|base| base.guid == image.guid)
     {
-        return require_raw(operation, &image.file, descriptor).map(|()| None);
+        return Ok(SoundDelta {
+            image,
+            size: require_raw(operation, &image.file, descriptor)?,
+            version: None,
+            is_marked_closed: false,
+        });
     }
-    let header = require_header(operation, image, descriptor)?;
-    if header.extension_offset != 0 {
-        return Err(Error::new(
+    let accept = |header: &Header| {
+        require_header_of(operation, image, descriptor, header)?;
+        if header.extension_offset == 0 {
+            return Ok(());
+        }
+        Err(Error::new(
             ErrorKind::Unsupported,
             operation,
             "this delta has a format extension with the dirty bitmaps of a backup program, which libploop would cut off; remove it with the program that made it, or export the disk to a new image",
         )
         .with_path(&image.file)
-        .with_offset(56));
-    }
-    require_sound_table(operation, &image.file)?;
-    Ok(Some(header.version))
+        .with_offset(56))
+    };
+    let (header, file) = require_sound_delta(operation, &image.file, accept)?;
+    Ok(SoundDelta {
+        image,
+        size: header.size.bytes(),
+        version: Some(header.version),
+        is_marked_closed: Header::is_marked_closed(&file).unwrap_or(false),
+    })
 }
 
-/// The header of a delta of this image.
-fn require_header(
+/// That the header is that of a delta of this image.
+fn require_header_of(
     operation: &'static str,
     image: &Image,
     descriptor: &Descriptor,
-) -> Result<Header> {
-    let header = Header::read(&image.file).map_err(|error| error.during(operation))?;
+    header: &Header,
+) -> Result<()> {
     if header.cluster == descriptor.cluster {
-        return Ok(header);
+        return Ok(());
     }
     Err(Error::new(
         ErrorKind::Corrupt,
@@ -329,8 +344,8 @@ fn require_header(
 }
 
 /// A raw base has no header to tell it from somebody's file: that its size is the disk's must do. Deltas upon it
-/// may make the disk larger.
-fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) -> Result<()> {
+/// may make the disk larger. Returns its length.
+fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) -> Result<u64> {
     let metadata = fs::metadata(file).map_err(|error| {
         Error::io(operation, "the raw base cannot be examined", error).with_path(file)
     })?;
@@ -344,7 +359,7 @@ fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) ->
             "it has {len} bytes, and the disk {size}; put the right size into the descriptor if it is the base all the same"
         )
     } else {
-        return Ok(());
+        return Ok(len);
     };
     Err(Error::new(
         ErrorKind::Corrupt,

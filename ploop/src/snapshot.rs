@@ -278,9 +278,9 @@ impl Ploop {
                 format!("{guid} has other children than the top; written to as the top, it would damage them"),
             );
         }
-        change.require_sound(descriptor.image(guid))?;
-        if !skip_create {
-            change.require_whole_clusters(descriptor.image(guid))?;
+        match skip_create {
+            true => drop(change.require_sound(descriptor.image(guid))?),
+            false => change.require_sound_and_whole(descriptor.image(guid))?,
         }
         if !skip_destroy {
             // The old top is about to be unlinked.
@@ -386,8 +386,7 @@ fn new_snapshot(
             ),
         );
     }
-    change.require_sound(descriptor.top_image())?;
-    change.require_whole_clusters(descriptor.top_image())?;
+    change.require_sound_and_whole(descriptor.top_image())?;
     let Some(directory) = directory else {
         return Ok(None);
     };
@@ -444,9 +443,8 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             change.require_unattached(&[guid, *child])?;
             change.require_one_name(guid)?;
             let both = [guid, *child];
-            let both = || both.iter().filter_map(|guid| descriptor.image(*guid));
-            change.require_sound(both())?;
-            change.require_whole_clusters(both())?;
+            let both = both.iter().filter_map(|guid| descriptor.image(*guid));
+            change.require_sound_and_whole(both)?;
             change.run(Store::Staged, |turn| {
                 let _record = MergeRecord::make(turn.operation(), turn.path())?;
                 turn.delete_snapshot(&c_guid).1

@@ -100,36 +100,40 @@ pub fn check_image(file: impl AsRef<Path>) -> Report {
     }
 }
 
-/// That the table of a delta leads to clusters of its own alone: inside the file, outside of header and
-/// table, each once. Takes reading the table, four bytes for each cluster of the disk, but for its holes.
+/// That the header of a delta is one that the caller accepts, and its table leads to clusters of its own alone:
+/// inside the file, outside of header and table, each once. Takes reading the table, four bytes for each
+/// cluster of the disk, but for its holes. Returns the header and the open file.
 #[cfg(feature = "libploop")]
-pub(crate) fn require_sound_table(operation: &'static str, file: &Path) -> Result<()> {
+pub(crate) fn require_sound_delta(
+    operation: &'static str,
+    path: &Path,
+    accept: impl FnOnce(&Header) -> Result<()>,
+) -> Result<(Header, File)> {
+    let failed = |error: Error| error.during(operation).with_path(path);
+    let (file, len) = file::open(OPERATION, path).map_err(failed)?;
+    let header = Header::read_from(&file, len).map_err(failed)?;
+    accept(&header)?;
     let mut findings = Findings::default();
-    let look = |findings: &mut Findings| -> Result<()> {
-        let (opened, len) = file::open(OPERATION, file)?;
-        let header = Header::read_from(&opened, len)?;
-        check_header(&header, file, findings);
-        let scan = Scan {
-            path: file,
-            file: &opened,
-            header: &header,
-            len,
-        };
-        scan.table(findings).map(drop)
+    check_header(&header, path, &mut findings);
+    let scan = Scan {
+        path,
+        file: &file,
+        header: &header,
+        len,
     };
-    look(&mut findings).map_err(|error| error.during(operation).with_path(file))?;
+    scan.table(&mut findings).map_err(failed)?;
     let damage = findings
         .list
         .into_iter()
         .find(|finding| finding.severity == Severity::Error);
     let Some(damage) = damage else {
-        return Ok(());
+        return Ok((header, file));
     };
     let kind = match damage.issue {
         Issue::Unsupported => ErrorKind::Unsupported,
         _ => ErrorKind::Corrupt,
     };
-    let error = Error::new(kind, operation, damage.message).with_path(file);
+    let error = Error::new(kind, operation, damage.message).with_path(path);
     Err(match damage.offset {
         Some(offset) => error.with_offset(offset),
         None => error,

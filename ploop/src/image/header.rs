@@ -112,19 +112,19 @@ impl Header {
     /// Whether this is a delta with the mark that Parallels Desktop leaves when it closes one. libploop takes
     /// every mark for one of a delta in use.
     #[cfg(feature = "libploop")]
-    pub(crate) fn is_marked_closed(path: &Path) -> std::io::Result<bool> {
+    pub(crate) fn is_marked_closed(file: &File) -> std::io::Result<bool> {
         let mut mark = [0; 4];
-        File::open(path)?.read_exact_at(&mut mark, at::IN_USE as u64)?;
+        file.read_exact_at(&mut mark, at::IN_USE as u64)?;
         Ok(u32::from_le_bytes(mark) == CLOSED)
     }
 
     /// Takes that mark off a delta that nobody uses, and nothing else.
     #[cfg(feature = "libploop")]
     pub(crate) fn clear_closed_mark(path: &Path) -> std::io::Result<()> {
-        if !Header::is_marked_closed(path)? {
+        let file = File::options().read(true).write(true).open(path)?;
+        if !Header::is_marked_closed(&file)? {
             return Ok(());
         }
-        let file = File::options().write(true).open(path)?;
         file.write_all_at(&[0; 4], at::IN_USE as u64)?;
         file.sync_data()
     }

@@ -50,7 +50,7 @@ mod write;
 mod xml;
 
 #[cfg(feature = "libploop")]
-pub(crate) use check::require_sound_table;
+pub(crate) use check::require_sound_delta;
 pub use check::{check, check_image};
 pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
 pub use disk::{Disk, OpenOptions};
