@@ -7,12 +7,36 @@
 //! 2. where it changes the image, `DiskDescriptor.xml.op.lck`, which this crate alone knows. It is held until
 //!    the operation is over, and removed then;
 //! 3. libploop's own, `DiskDescriptor.xml.lck`. It is made where it is missing, and held while the
-//!    descriptor is read and checked. libploop takes it anew for itself, so it is given back when
-//!    libploop is called.
+//!    descriptor is read and checked. libploop takes it anew for itself, so it is given back as the last
+//!    thing before libploop is called.
 //!
-//! So between programs that use this crate nothing happens to an image in the middle of an operation. A
-//! program that uses libploop by itself knows the third lock only, and may get in between when it is handed
-//! over: for some microseconds. Where it does, the wait is libploop's, and ends after 60 seconds.
+//! So between programs that use this crate nothing happens to an image in the middle of an operation.
+//!
+//! # Programs that use libploop by itself
+//!
+//! They know the third lock only. One that wants it may get it when it is handed over, which takes
+//! some microseconds; then the wait is libploop's, and ends after 60 seconds. Nothing of what that program
+//! does is overwritten: libploop reads the descriptor once it has the lock, and works on what it finds. A
+//! snapshot that is gone by then is an error, and what libploop reports as done is done. But this crate has
+//! checked the image as it was before. Of what changes in that moment, it does not see
+//!
+//! * that the image is attached: libploop looks for a device itself, by the letters of its path, and works on
+//!   the running image then; but not in a conversion, and not in a switch with one of the
+//!   [flags](crate::SwitchFlag), which change it underneath;
+//! * that the snapshot which is to be written to, under
+//!   [`SKIP_CREATE`](crate::SwitchFlag::SKIP_CREATE), has got another child;
+//! * that a merge of [all](crate::MergeTarget::All) or of the [top](crate::MergeTarget::Top) begins at a top
+//!   that is a newer one;
+//! * damage in a delta that has come in.
+//!
+//! What is looked at again after the call: that a delta which libploop was to remove is gone, or named by
+//! the descriptor again (deleting, switching); that the descriptor has the new delta (replacing), the mark
+//! (deleting a snapshot with several children) or the limit ([`Ploop::set_max_delta_size`](
+//! crate::Ploop::set_max_delta_size)). These look without the lock: where another program has changed the same thing
+//! since, that is an error although it was done. What libploop drops of a descriptor is put into the one that
+//! is there then, and what is new in it is brought to the disk. For the rest libploop's word is taken.
+//!
+//! # The files
 //!
 //! Both files are locked with `flock`, have mode 0600, and are never followed as symbolic links. One that is
 //! replaced while somebody waits for it is opened again. On NFS they work between all hosts that have
@@ -22,6 +46,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -31,7 +56,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use crate::identity::Identity;
 use crate::image::side_files;
@@ -262,6 +287,11 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// The open file of libploop's lock, if that is held.
+    pub(crate) fn libploop_file(&self) -> Option<RawFd> {
+        self.libploop().as_ref().map(|file| file.file.as_raw_fd())
+    }
+
     /// Gives libploop's lock back, for libploop to take it.
     pub(crate) fn hand_over(&self) {
         if let Some(file) = self.libploop().take() {
@@ -380,6 +410,17 @@ impl LockFile {
         if !metadata.is_file() {
             return Err(no_file(operation, path));
         }
+        // Where the program has closed its standard streams, the number may be one of theirs, which another file
+        // gets in the process of C.
+        let file = match file.as_raw_fd() {
+            0..=2 => {
+                let above = fcntl_dupfd_cloexec(&file, 3);
+                File::from(above.map_err(|error| {
+                    failed("the lock file cannot be opened", io::Error::from(error))
+                })?)
+            }
+            _ => file,
+        };
         Ok(LockFile {
             path: path.to_owned(),
             file,

@@ -243,9 +243,16 @@ impl Turn<'_> {
         if copy.is_some() {
             self.forget_handle();
         }
-        self.held.hand_over();
         let (handle, component) = (&mut self.image.handle, self.image.component.as_ref());
-        let reply = execute_keeping(self.op, keep, || {
+        let (held, lock) = (&self.held, self.held.libploop_file());
+        let keep: Vec<RawFd> = keep.iter().copied().chain(lock).collect();
+        let reply = execute_keeping(self.op, &keep, || {
+            // As late as can be: until C has it, a program that uses libploop alone may get it.
+            held.hand_over();
+            if let Some(lock) = lock {
+                // SAFETY: the number is in a table of this call's own, in which nobody else uses it.
+                unsafe { libc::close(lock) };
+            }
             if handle.is_none() {
                 match Handle::open(&path, component) {
                     Ok(opened) => *handle = Some(opened),

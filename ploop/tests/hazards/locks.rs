@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_23_threads_make_their_first_operation_at_once,
             ha_23_the_lock_file_is_removed_all_the_time,
             ha_23_programs_that_use_libploop_alone,
+            ha_23_without_standard_streams,
             ha_24_lock_files_are_not_followed;
         &[Need::Root] =>
             h0_02_the_lock_of_all_devices_ends_in_a_worker;
@@ -545,6 +546,24 @@ fn ha_23_the_lock_file_is_removed_all_the_time() {
             assert_whole(&dir, 3);
             fs::remove_dir_all(&dir).unwrap();
         }
+    })
+    .succeeded();
+}
+
+/// The lock file gets the number of a standard stream, which is another file in the process of C, and is given
+/// back all the same.
+fn ha_23_without_standard_streams() {
+    child("safe", |dir| {
+        drop(disk::create(dir));
+        for stream in 0..=2 {
+            // SAFETY: whoever has it open uses it no more.
+            assert_eq!(unsafe { libc::close(stream) }, 0);
+        }
+        let begin = Instant::now();
+        let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+        image.snapshot().unwrap();
+        image.image_info().unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(30));
     })
     .succeeded();
 }
