@@ -70,7 +70,7 @@ impl Ploop {
     /// of a raw base, and for one of format v2 without a driver that supports large disks; [`Busy`](ErrorKind::Busy) for a mounted snapshot,
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there. A merge
     /// that failed or was cut short after it had begun to write leaves the lower end marked
-    /// [temporary](crate::Snapshot::temporary): its delta holds part of the upper one's data, which reads
+    /// [temporary](crate::image::Snapshot::temporary): its delta holds part of the upper one's data, which reads
     /// the same through the upper one, and the next change or mount merges it.
     pub fn merge(&mut self, param: &MergeParam) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::MERGE)?;
