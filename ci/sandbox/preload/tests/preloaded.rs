@@ -257,9 +257,9 @@ fn tests() -> Vec<Test> {
             name: "a_signal_ends_the_waiting_for_discards",
             need: loop_device,
             daemon: |_, _, stream| {
-                // The caller hangs up.
+                // The caller says so, and waits for the answer.
                 assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-                None
+                Some(Reply::of(-libc::EINTR))
             },
             child: |_| {
                 extern "C" fn nothing(_: libc::c_int) {}
