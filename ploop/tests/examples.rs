@@ -225,6 +225,8 @@ fn what_is_wrong_has_a_number() {
         (&["create", "", "--size", "4M", "--bare"], 2),
         (&["create", "a;b", "--size", "4M", "--bare"], 2),
         (&["create", "web", "--size", "4M", "--bare"], 4),
+        // No room for the journal of its file system.
+        (&["create", "a", "--size", "64M"], 2),
         (&["snapshot", "other"], 3),
         (&["remove", "other"], 3),
         (&["umount", "other"], 3),
@@ -238,7 +240,7 @@ fn what_is_wrong_has_a_number() {
     if !ploop::kernel::is_driver_present() {
         let target = tempfile::tempdir().unwrap();
         let target = target.path().to_str().unwrap();
-        volumes.refused(&["create", "a", "--size", "64M"], 6);
+        volumes.refused(&["create", "a", "--size", "1G"], 6);
         volumes.refused(&["mount", "web", target], 6);
     }
     // Nothing was left or lost on the way.
