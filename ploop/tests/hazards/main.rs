@@ -44,5 +44,6 @@ fn main() -> ExitCode {
     tests.extend(process::tests());
     tests.extend(running::tests());
     tests.extend(surroundings::tests());
+    tests.extend(running::last());
     fixture::harness::run(tests)
 }

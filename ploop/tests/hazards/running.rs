@@ -44,13 +44,20 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_18_no_limit_is_no_room,
             ha_26_a_read_only_device_has_the_delta;
         &[Need::Driver, Need::Root, Need::Mounts] =>
-            ha_19_a_name_stays_with_a_free_device,
             ha_20_the_top_runs_by_another_path,
             ha_20_the_top_runs_where_nobody_sees_it,
             h0_03_h4_21_the_second_program_of_a_missing_tool,
             h4_16_a_mount_point_overflows_a_buffer;
         &[Need::Driver, Need::Root, Need::ImmutableFiles] =>
             ha_3_replace_of_a_running_image_reports_success;
+    ]
+}
+
+/// What the raw part leaves behind is a free device with a name, which the next image that is attached gets.
+pub(crate) fn last() -> Vec<Test> {
+    tests![
+        &[Need::Driver, Need::Root, Need::Mounts, Need::Alone] =>
+            ha_19_a_name_stays_with_a_free_device;
     ]
 }
 

@@ -368,6 +368,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
+    #[cfg(feature = "libploop")]
     use super::super::DescriptorFile;
     use super::*;
     use crate::image::Snapshot;
