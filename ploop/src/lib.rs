@@ -86,6 +86,10 @@
 //! long merge of one does not hold up another, with the exceptions that [`Ploop::discard`] is one at
 //! a time, and libploop's search for devices is one at a time on the whole system.
 //!
+//! The lock is the descriptor's, and one descriptor is all of an image. A copy of it that names the same
+//! deltas is another image to libploop, and to this crate: what is changed through one is not known to the
+//! other, and may make it unreadable. A device that runs is found through both.
+//!
 //! Operations block, some of them for as long as copying a disk takes; none can be cancelled but
 //! [`Ploop::discard`]. In async programs they belong on threads for blocking work.
 //!
