@@ -147,9 +147,14 @@ impl Ploop {
                 to: &c_to,
             },
         };
+        let lowest = descriptor.image(to).map(|image| image.file.clone());
         let result = change.run(Store::Staged, |turn| {
-            let _record = MergeRecord::make(turn.operation(), turn.path())?;
-            turn.merge(&which, new_delta.as_ref().map(|new| &new.c_path))
+            let lowest = lowest.as_ref().filter(|_| new_delta.is_none());
+            let record = lowest.map(|file| MergeRecord::make(turn.operation(), turn.path(), file));
+            let record = record.transpose()?;
+            turn.merge(&which, new_delta.as_ref().map(|new| &new.c_path))?;
+            record.into_iter().for_each(MergeRecord::remove);
+            Ok(())
         });
         match (&result, &new_delta) {
             // Of a program that uses libploop by itself.

@@ -117,8 +117,10 @@ impl<'a> Change<'a> {
         }
         match (&result, unsynced) {
             (Err(_), _) => held.if_unlocked(|| {
-                recovery::after_failure(operation, &path);
-                room.clear();
+                // What could not be mended now needs what is left of the operation.
+                if recovery::after_failure(operation, &path).is_ok() {
+                    room.clear();
+                }
             }),
             (Ok(_), Some(unsynced)) => unsynced.sync(operation)?,
             (Ok(_), None) => {}

@@ -446,8 +446,13 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             let both = both.iter().filter_map(|guid| descriptor.image(*guid));
             change.require_sound_and_whole(both)?;
             change.run(Store::Staged, |turn| {
-                let _record = MergeRecord::make(turn.operation(), turn.path())?;
-                turn.delete_snapshot(&c_guid).1
+                let lowest = descriptor.image(guid);
+                let record = lowest
+                    .map(|image| MergeRecord::make(turn.operation(), turn.path(), &image.file));
+                let record = record.transpose()?;
+                turn.delete_snapshot(&c_guid).1?;
+                record.into_iter().for_each(MergeRecord::remove);
+                Ok(())
             })
         }
         _ if temporary => change.refuse(

@@ -173,7 +173,11 @@ pub(super) fn put_in_place(operation: &'static str, staged: &Path, path: &Path) 
 }
 
 /// Takes the mark off a delta that is no top and that nobody has.
-fn take_mark_off(operation: &'static str, descriptor: &Descriptor, image: &Image) -> Result<bool> {
+pub(super) fn take_mark_off(
+    operation: &'static str,
+    descriptor: &Descriptor,
+    image: &Image,
+) -> Result<bool> {
     // One that cannot be read is found by those operations that need it.
     if !Header::read(&image.file).is_ok_and(|header| header.in_use) {
         return Ok(false);

@@ -28,12 +28,10 @@ use crate::sysfs::Device;
 use crate::{Descriptor, Result};
 
 /// Does the same for an operation that libploop has not done to its end (A9): a merge leaves its mark.
-/// The lock is held.
-pub(crate) fn after_failure(operation: &'static str, path: &Path) {
-    // What cannot be mended now, the next operation tries again, and reports.
-    if let Ok(descriptor) = Descriptor::open(path) {
-        let _ = interrupted::finish(operation, path, &descriptor);
-    }
+/// The lock is held. What cannot be mended now, the next operation tries again, and reports.
+pub(crate) fn after_failure(operation: &'static str, path: &Path) -> Result<()> {
+    let descriptor = Descriptor::open(path)?;
+    interrupted::finish(operation, path, &descriptor).map(drop)
 }
 
 /// Finishes or takes back what an earlier operation on the image left half done. The first thing of
