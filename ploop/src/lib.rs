@@ -22,7 +22,7 @@
 //! let snapshot = image.snapshot()?;
 //! println!("{} is kept in {}", snapshot, image.base_delta_file()?.display());
 //! image.switch_snapshot(snapshot)?; // back to it
-//! image.delete_snapshot(snapshot)?; // merged into what is above
+//! image.delete_snapshot(snapshot)?; // what is above is merged into it
 //! # Ok(())
 //! # }
 //! ```
