@@ -376,6 +376,21 @@ fn new_snapshot(
             format!("the image has a snapshot {guid} already"),
         );
     }
+    // Where a device runs, libploop leaves it for later; elsewhere it fails, and does not say why.
+    let waits = descriptor
+        .snapshots
+        .iter()
+        .find(|snapshot| snapshot.temporary && descriptor.children(snapshot.guid).count() > 1);
+    if let (Some(waits), None) = (waits, change.found_device()) {
+        return change.refuse(
+            ErrorKind::Busy,
+            format!(
+                "the temporary snapshot {} is in the way: it has {} children, and goes when one is left; delete the others first",
+                waits.guid,
+                descriptor.children(waits.guid).count(),
+            ),
+        );
+    }
     let depth = descriptor.chain(descriptor.top).len();
     if depth > MAX_SNAPSHOTS {
         return change.refuse(

@@ -76,6 +76,10 @@ fn one_with_two_children_goes_with_the_second_last() {
     assert!(known.descriptor().snapshot(guids[0]).unwrap().temporary);
     let error = known.ploop.delete_snapshot(guids[0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
+    // libploop would fail, and not say why.
+    let error = known.ploop.snapshot().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.message().contains("has 2 children"), "{error}");
     // It cannot be gone back to any more.
     let error = known.ploop.switch_snapshot(guids[0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
