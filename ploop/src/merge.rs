@@ -69,9 +69,10 @@ impl Ploop {
     /// a new delta that is there, [`Unsupported`](ErrorKind::Unsupported) for a new file in the place
     /// of a raw base, and for one of format v2 without a driver that supports large disks; [`Busy`](ErrorKind::Busy) for a mounted snapshot,
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there. A merge
-    /// that failed or was cut short after it had begun to write leaves the lower end marked
-    /// [temporary](crate::image::Snapshot::temporary): its delta holds part of the upper one's data, which reads
-    /// the same through the upper one, and the next change or mount merges it.
+    /// that failed or was cut short after it had begun to write leaves all below the upper end marked
+    /// [temporary](crate::Snapshot::temporary): the lowest delta holds part of the data of the others, so
+    /// that their states are gone, and only the upper end reads as before. The next change or mount merges
+    /// them. One to a new file leaves them as they were.
     pub fn merge(&mut self, param: &MergeParam) -> Result<()> {
         let change = Change::begin(&mut self.image, &Turn::MERGE)?;
         let descriptor = &change.descriptor;
