@@ -70,7 +70,7 @@ impl Ploop {
     /// of a raw base, and for one of format v2 without a driver that supports large disks; [`Busy`](ErrorKind::Busy) for a mounted snapshot,
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there. A merge
     /// that failed or was cut short after it had begun to write leaves all below the upper end marked
-    /// [temporary](crate::Snapshot::temporary): the lowest delta holds part of the data of the others, so
+    /// [temporary](crate::image::Snapshot::temporary): the lowest delta holds part of the data of the others, so
     /// that their states are gone, and only the upper end reads as before. The next change or mount merges
     /// them. One to a new file leaves them as they were.
     pub fn merge(&mut self, param: &MergeParam) -> Result<()> {
