@@ -13,7 +13,6 @@
 //!
 //! Where no device is left to ask, see [`detached`](super::detached).
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -108,11 +107,8 @@ fn follow_device(
     old: &Descriptor,
 ) -> Result<bool> {
     let staged = paths::staged(path);
-    if !fs::symlink_metadata(&staged).is_ok_and(|metadata| metadata.is_file()) {
-        return Ok(false);
-    }
     // One that is not complete was not yet followed by anything.
-    let Ok(new) = Descriptor::open(&staged) else {
+    let Some(new) = super::read(&staged) else {
         return Ok(false);
     };
     let Some(new_chain) = chain(&new) else {
@@ -147,6 +143,7 @@ fn has_base(device: &Device, chain: &[Identity]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::FileExt;
     use std::path::PathBuf;
 
