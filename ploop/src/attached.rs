@@ -135,9 +135,7 @@ impl Change<'_> {
     fn is_found(&self, device: &Device) -> bool {
         let base = self.descriptor.base();
         let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
-        base.is_some()
-            && device.base().map(|delta| &delta.path) == base.as_ref()
-            && device.component == self.component()
+        base.is_some_and(|base| device.is_found_by(&base, self.component()))
     }
 
     /// The error of an operation that a device is in the way of.

@@ -88,12 +88,11 @@ pub(crate) fn running_among(
     let base = descriptor.base();
     let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
     let is_found = |device: &&Device| {
-        device.runs
-            && device.base().map(|delta| &delta.path) == base.as_ref()
-            && device.component == turn.component()
+        let base = base.as_deref();
+        device.runs && base.is_some_and(|base| device.is_found_by(base, turn.component()))
     };
     match devices.iter().find(is_found) {
-        Some(device) if base.is_some() => Ok(Some(device.path())),
+        Some(device) => Ok(Some(device.path())),
         // One may be on its way.
         _ => Ok(running(turn, descriptor)?.map(|device| device.path())),
     }

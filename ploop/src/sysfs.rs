@@ -70,6 +70,11 @@ impl Device {
         }
     }
 
+    /// Whether libploop finds it by this path of the base, to the letter, and this name.
+    pub(crate) fn is_found_by(&self, base: &Path, component: &[u8]) -> bool {
+        self.base().is_some_and(|delta| delta.path == base) && self.component == component
+    }
+
     /// Whether it has this file, at any level.
     pub(crate) fn has(&self, file: Identity) -> bool {
         self.deltas.iter().any(|delta| delta.identity == Some(file))
