@@ -92,8 +92,8 @@ struct Call {
     template: fn(&Path),
     /// Whether it leaves the image as it was, so that one image serves for all.
     looks: bool,
-    raw: fn(&Place),
-    safe: fn(&Place),
+    raw: fn(&CallDirectory),
+    safe: fn(&CallDirectory),
 }
 
 const CALLS: &[Call] = &[
@@ -361,7 +361,7 @@ fn fill(dir: &Path) {
 }
 
 /// A directory for one call.
-struct Place {
+struct CallDirectory {
     dir: PathBuf,
     base: PathBuf,
     xml: PathBuf,
@@ -385,9 +385,9 @@ impl Drop for Open {
     }
 }
 
-impl Place {
-    fn new(dir: &Path) -> Place {
-        Place {
+impl CallDirectory {
+    fn new(dir: &Path) -> CallDirectory {
+        CallDirectory {
             dir: dir.to_owned(),
             base: dir.join(BASE),
             xml: dir.join(XML),
@@ -419,9 +419,9 @@ impl Stage {
         }
     }
 
-    fn prepare(&self) -> Place {
+    fn prepare(&self) -> CallDirectory {
         if self.looks {
-            let mut place = Place::new(self.template.path());
+            let mut place = CallDirectory::new(self.template.path());
             place.open = Rc::clone(&self.open);
             return place;
         }
@@ -430,7 +430,7 @@ impl Stage {
             let entry = entry.unwrap();
             fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
         }
-        let mut place = Place::new(dir.path());
+        let mut place = CallDirectory::new(dir.path());
         place._owner = Some(dir);
         place
     }
@@ -466,7 +466,7 @@ mod raw {
 
     type Handle = *mut sys::ploop_disk_images_data;
 
-    pub(super) fn opened(place: &Place, f: impl FnOnce(Handle) -> i32) {
+    pub(super) fn opened(place: &CallDirectory, f: impl FnOnce(Handle) -> i32) {
         let path = c_path(&place.xml);
         let mut handle = std::ptr::null_mut();
         // SAFETY: the path is terminated; the handle is closed once, after its last use.
@@ -481,7 +481,7 @@ mod raw {
     }
 
     /// As `opened`, on a handle that stays open.
-    fn kept_open(place: &Place, f: impl FnOnce(Handle) -> i32) {
+    fn kept_open(place: &CallDirectory, f: impl FnOnce(Handle) -> i32) {
         let handle = place.open.raw.get().unwrap_or_else(|| {
             let path = c_path(&place.xml);
             let mut handle = std::ptr::null_mut();
@@ -504,20 +504,20 @@ mod raw {
         }
     }
 
-    pub(super) fn create(place: &Place) {
+    pub(super) fn create(place: &CallDirectory) {
         let image = Padded::new(&place.base);
         // SAFETY: the path has the bytes C reads.
         assert_eq!(unsafe { sys::ploop_create_image(&mut param(&image)) }, 0);
     }
 
-    pub(super) fn create_descriptor(place: &Place) {
+    pub(super) fn create_descriptor(place: &CallDirectory) {
         let (image, xml) = (Padded::new(&place.base), Padded::new(&place.xml));
         // SAFETY: the paths have the bytes C reads.
         let code = unsafe { sys::ploop_create_dd(xml.as_ptr(), &mut param(&image)) };
         assert_eq!(code, 0);
     }
 
-    pub(super) fn snapshot(place: &Place) {
+    pub(super) fn snapshot(place: &CallDirectory) {
         let guid = c(FIRST);
         let mut param = sys::ploop_snapshot_param {
             guid: guid.as_ptr().cast_mut(),
@@ -529,7 +529,7 @@ mod raw {
         });
     }
 
-    pub(super) fn switch(place: &Place) {
+    pub(super) fn switch(place: &CallDirectory) {
         let guid = c(FIRST);
         // SAFETY: as in `snapshot`.
         opened(place, |di| unsafe {
@@ -537,7 +537,7 @@ mod raw {
         });
     }
 
-    pub(super) fn delete(place: &Place, guid: &str) {
+    pub(super) fn delete(place: &CallDirectory, guid: &str) {
         let guid = c(guid);
         // SAFETY: as in `snapshot`.
         opened(place, |di| unsafe {
@@ -545,7 +545,7 @@ mod raw {
         });
     }
 
-    pub(super) fn merge(place: &Place) {
+    pub(super) fn merge(place: &CallDirectory) {
         let mut param = sys::ploop_merge_param::default();
         // SAFETY: the handle is open; all of `param` is zero.
         opened(place, |di| unsafe {
@@ -553,12 +553,12 @@ mod raw {
         });
     }
 
-    pub(super) fn convert(place: &Place, mode: i32) {
+    pub(super) fn convert(place: &CallDirectory, mode: i32) {
         // SAFETY: the handle is open.
         opened(place, |di| unsafe { sys::ploop_convert_image(di, mode, 0) });
     }
 
-    pub(super) fn replace(place: &Place) {
+    pub(super) fn replace(place: &CallDirectory) {
         let (file, guid) = (c_path(&place.dir.join(COPY)), c(&Guid::TOP.to_string()));
         let mut param = sys::ploop_replace_param {
             file: file.as_ptr().cast_mut(),
@@ -571,14 +571,14 @@ mod raw {
         });
     }
 
-    pub(super) fn image_info(place: &Place) {
+    pub(super) fn image_info(place: &CallDirectory) {
         let mut spec = sys::ploop_spec::default();
         // SAFETY: the handle is open; C fills in `spec`.
         kept_open(place, |di| unsafe { sys::ploop_get_spec(di, &mut spec) });
         black_box(spec);
     }
 
-    pub(super) fn top_delta_file(place: &Place) {
+    pub(super) fn top_delta_file(place: &CallDirectory) {
         let mut out = vec![0 as c_char; 4096];
         // SAFETY: the handle is open; the buffer has the length given.
         kept_open(place, |di| unsafe {
@@ -587,7 +587,7 @@ mod raw {
         black_box(out);
     }
 
-    pub(super) fn read_descriptor(place: &Place) {
+    pub(super) fn read_descriptor(place: &CallDirectory) {
         let path = Padded::new(&place.xml);
         let mut handle = std::ptr::null_mut();
         // SAFETY: the path has the bytes C reads; the handle is closed once.
@@ -597,7 +597,7 @@ mod raw {
         }
     }
 
-    pub(super) fn fs_info(place: &Place) {
+    pub(super) fn fs_info(place: &CallDirectory) {
         let path = Padded::new(&place.xml);
         let mut info = sys::ploop_info::default();
         // SAFETY: the path has the bytes C reads; C fills in `info`.
@@ -622,7 +622,7 @@ fn bars(filter: &str) -> ExitCode {
     let mut missed = 0;
     for call in CALLS.iter().filter(|call| call.name.contains(filter)) {
         let stage = Stage::new(call);
-        let timed = |f: fn(&Place)| {
+        let timed = |f: fn(&CallDirectory)| {
             let place = stage.prepare();
             let start = Instant::now();
             f(&place);

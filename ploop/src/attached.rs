@@ -7,9 +7,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use crate::change::Change;
 use crate::identity::Identity;
 use crate::image::Header;
-use crate::preflight::Change;
 use crate::recovery::creation;
 use crate::sysfs::Device;
 use crate::{Code, Error, ErrorKind, Guid, Result};

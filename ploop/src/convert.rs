@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::ffi::{self, Call, Turn};
+use crate::change::{Change, DescriptorWrite};
+use crate::ffi::{self, Call, LockedImage};
 use crate::image::preallocate;
-use crate::preflight::{Change, Store};
 use crate::{Error, ErrorKind, ImageMode, Ploop, Result, paths};
 
 impl Ploop {
@@ -24,11 +24,15 @@ impl Ploop {
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where libploop's temporary file `<base>.tmp` is
     /// there. After an error the image is as it was, possibly with more clusters allocated.
     pub fn convert(&mut self, mode: ImageMode) -> Result<()> {
-        convert(&mut self.image, &Turn::CONVERT, mode)
+        convert(&mut self.image, &LockedImage::CONVERT, mode)
     }
 }
 
-pub(crate) fn convert(image: &mut ffi::Image, op: &'static Call, mode: ImageMode) -> Result<()> {
+pub(crate) fn convert(
+    image: &mut ffi::ImageHandle,
+    op: &'static Call,
+    mode: ImageMode,
+) -> Result<()> {
     let change = Change::begin(image, op)?;
     if change.descriptor.mode == mode {
         return Ok(());
@@ -61,5 +65,5 @@ pub(crate) fn convert(image: &mut ffi::Image, op: &'static Call, mode: ImageMode
     if mode == ImageMode::Preallocated {
         preallocate(&base.file).map_err(|error| error.during(change.operation()))?;
     }
-    change.run(Store::Staged, |turn| turn.convert(mode))
+    change.run(DescriptorWrite::Staged, |locked| locked.convert(mode))
 }

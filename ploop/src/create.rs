@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::ffi::{self, CPath, CText, CreateArgs, Turn};
+use crate::change::require_tools;
+use crate::ffi::{self, CPath, CText, CreateArgs, LockedImage};
 use crate::lock;
 use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
-use crate::preflight::require_tools;
 use crate::recovery::{creation, sync_directories, sync_files};
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, FsType, Guid, ImageMode, Ploop,
@@ -252,7 +252,7 @@ impl Ploop {
     /// Makes an image and its `DiskDescriptor.xml` in the same directory, and opens it
     /// (`ploop_create_image`).
     ///
-    /// Both are made in a hidden directory beside and moved in place when they are complete, the
+    /// Both are made in a hidden directory beside and moved into place when they are complete, the
     /// descriptor last, so a half-made image is never seen and nothing that is there is replaced.
     ///
     /// With a file system this needs the driver, root, and the tools `parted`, `mkfs.ext4` and
@@ -271,7 +271,7 @@ impl Ploop {
     /// or a power cut a directory `.ploop-create-…` may be, which is not in the way of another try, and
     /// which [`Ploop::remove_leftovers`] removes.
     pub fn create(param: &CreateParam) -> Result<Ploop> {
-        let place = Place::of(OPERATION, &param.file)?;
+        let destination = Destination::of(OPERATION, &param.file)?;
         let format = param.checked(OPERATION)?;
         param.require_room_for_fs()?;
         if param.fs.is_some() {
@@ -280,14 +280,14 @@ impl Ploop {
             })?;
         }
         let _write_signals = ffi::WriteSignals::held_back();
-        lock::alone_at(OPERATION, &place.descriptor, || {
-            creation::take_back(&place.image, &place.descriptor);
-            place.require_free()?;
-            let workshop = Workshop::open(&place)?;
-            make_in(&workshop, param, format)?;
-            workshop.deliver(&place)
+        lock::alone_at(OPERATION, &destination.descriptor, || {
+            creation::take_back(&destination.image, &destination.descriptor);
+            destination.require_free()?;
+            let staging = StagingDirectory::open(&destination)?;
+            make_in(&staging, param, format)?;
+            staging.deliver(&destination)
         })?;
-        Ploop::open(&place.descriptor)
+        Ploop::open(&destination.descriptor)
     }
 
     /// Writes a descriptor for a base delta without touching it (`ploop_create_dd`), and opens it. The
@@ -301,55 +301,55 @@ impl Ploop {
     /// [`Ploop::create`].
     pub fn create_descriptor(descriptor: impl AsRef<Path>, param: &CreateParam) -> Result<Ploop> {
         const OPERATION: &str = "create descriptor";
-        let place = Place::of(OPERATION, descriptor.as_ref())?;
-        let image = Place::of(OPERATION, &param.file)?.image;
-        paths::require_new_name(OPERATION, &image, &place.directory)?;
-        paths::require_own_side_files(OPERATION, &place.image, [image.as_path()])?;
+        let destination = Destination::of(OPERATION, descriptor.as_ref())?;
+        let image = Destination::of(OPERATION, &param.file)?.image;
+        paths::require_new_name(OPERATION, &image, &destination.directory)?;
+        paths::require_own_side_files(OPERATION, &destination.image, [image.as_path()])?;
         let format = param.checked(OPERATION)?;
         let _write_signals = ffi::WriteSignals::held_back();
-        lock::alone_at(OPERATION, &place.image, || {
-            if fs::symlink_metadata(&place.image).is_ok() {
-                return Err(exists(OPERATION, &place.image));
+        lock::alone_at(OPERATION, &destination.image, || {
+            if fs::symlink_metadata(&destination.image).is_ok() {
+                return Err(exists(OPERATION, &destination.image));
             }
-            let workshop = Workshop::open(&place)?;
-            let made = &workshop.descriptor;
+            let staging = StagingDirectory::open(&destination)?;
+            let made = &staging.descriptor;
             // A name that begins with the descriptor's directory is stored without it.
-            let image = match image.strip_prefix(&place.directory) {
-                Ok(inside) => workshop.directory.join(inside),
+            let image = match image.strip_prefix(&destination.directory) {
+                Ok(inside) => staging.directory.join(inside),
                 Err(_) => image,
             };
             let c_descriptor = CPath::new(OPERATION, made)?;
             let c_image = CPath::new(OPERATION, &image)?;
             let fs = param.fs_text()?;
             let args = param.args(&c_image, fs.as_ref(), param.mode, format);
-            ffi::create_descriptor(&place.image, &c_descriptor, &args)?;
+            ffi::create_descriptor(&destination.image, &c_descriptor, &args)?;
             // libploop also reports success where it could not write it (25).
             Descriptor::open(made)?;
-            move_new(made, &place.image)?;
-            sync_files(OPERATION, [&*place.image])?;
-            sync_directories(OPERATION, [&*place.directory])
+            move_new(made, &destination.image)?;
+            sync_files(OPERATION, [&*destination.image])?;
+            sync_directories(OPERATION, [&*destination.directory])
         })
         .map_err(|error| error.during(OPERATION))?;
-        Ploop::open(&place.image)
+        Ploop::open(&destination.image)
     }
 }
 
 /// Where an image goes.
-struct Place {
+struct Destination {
     operation: &'static str,
     directory: PathBuf,
     image: PathBuf,
     descriptor: PathBuf,
 }
 
-impl Place {
-    fn of(operation: &'static str, file: &Path) -> Result<Place> {
+impl Destination {
+    fn of(operation: &'static str, file: &Path) -> Result<Destination> {
         let image = paths::of_new_file(operation, file)?;
         let directory = paths::directory_of(&image).to_owned();
         paths::require_new_name(operation, &image, &directory)?;
         // What is made beside it and of it must fit as well.
         let name = image.file_name().unwrap_or_default();
-        let longest = directory.join(Workshop::NAME_OF_MAX_LEN).join(name);
+        let longest = directory.join(StagingDirectory::NAME_OF_MAX_LEN).join(name);
         paths::require_passable(operation, &longest)?;
         let descriptor = directory.join(DESCRIPTOR_NAME);
         if image == descriptor && operation == OPERATION {
@@ -360,7 +360,7 @@ impl Place {
             )
             .with_path(file));
         }
-        Ok(Place {
+        Ok(Destination {
             operation,
             directory,
             image,
@@ -389,7 +389,7 @@ fn exists(operation: &'static str, path: &Path) -> Error {
 }
 
 /// A directory of our own, in which libploop may remove what it likes (24).
-struct Workshop {
+struct StagingDirectory {
     directory: PathBuf,
     image: PathBuf,
     descriptor: PathBuf,
@@ -397,22 +397,22 @@ struct Workshop {
     _lock: Option<File>,
 }
 
-impl Workshop {
+impl StagingDirectory {
     const NAME_OF_MAX_LEN: &str = ".ploop-create-0123456789abcdef0123456789abcdef";
 
-    fn open(place: &Place) -> Result<Workshop> {
+    fn open(destination: &Destination) -> Result<StagingDirectory> {
         let id = Guid::generate();
         let name = format!("{}{}", creation::DIRECTORY, id.as_uuid().simple());
-        let directory = place.directory.join(name);
+        let directory = destination.directory.join(name);
         DirBuilder::new()
             .mode(0o700)
             .create(&directory)
             .map_err(|error| {
                 Error::io(OPERATION, "no file can be made in this directory", error)
-                    .with_path(&place.directory)
+                    .with_path(&destination.directory)
             })?;
-        let name = place.image.file_name().unwrap_or(OsStr::new("image"));
-        Ok(Workshop {
+        let name = destination.image.file_name().unwrap_or(OsStr::new("image"));
+        Ok(StagingDirectory {
             image: directory.join(name),
             descriptor: directory.join(DESCRIPTOR_NAME),
             _lock: creation::lock(&directory),
@@ -420,34 +420,34 @@ impl Workshop {
         })
     }
 
-    /// Moves what was made to its place, where nothing may be.
-    fn deliver(&self, place: &Place) -> Result<()> {
+    /// Moves what was made to its destination, where nothing may be.
+    fn deliver(&self, destination: &Destination) -> Result<()> {
         sync_files(OPERATION, [&*self.image])?;
         // A second link, which tells whose the image is until the descriptor is there.
-        match fs::hard_link(&self.image, &place.image) {
+        match fs::hard_link(&self.image, &destination.image) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(exists(OPERATION, &place.image));
+                return Err(exists(OPERATION, &destination.image));
             }
             // Where there are no links, it is moved.
-            Err(_) => move_new(&self.image, &place.image)?,
+            Err(_) => move_new(&self.image, &destination.image)?,
             Ok(()) => {}
         }
-        if let Err(error) = move_new(&self.descriptor, &place.descriptor) {
+        if let Err(error) = move_new(&self.descriptor, &destination.descriptor) {
             // The image is ours: it was moved there a moment ago.
-            let _ = fs::remove_file(&place.image);
+            let _ = fs::remove_file(&destination.image);
             return Err(error);
         }
         // What libploop noted of the file system when it unmounted it. Only a cache.
         let _ = fs::rename(
             self.directory.join(STATFS_NAME),
-            place.directory.join(STATFS_NAME),
+            destination.directory.join(STATFS_NAME),
         );
-        sync_files(OPERATION, [&*place.descriptor])?;
-        sync_directories(OPERATION, [&*place.directory])
+        sync_files(OPERATION, [&*destination.descriptor])?;
+        sync_directories(OPERATION, [&*destination.directory])
     }
 }
 
-impl Drop for Workshop {
+impl Drop for StagingDirectory {
     fn drop(&mut self) {
         // A remnant is a nuisance and no failure of what was done.
         let _ = fs::remove_dir_all(&self.directory);
@@ -456,7 +456,7 @@ impl Drop for Workshop {
 
 fn move_new(from: &Path, to: &Path) -> Result<()> {
     let moved = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // NFS and others: a link does not replace anything either, and is removed with the workshop.
+        // NFS and others: a link does not replace anything either, and is removed with the staging directory.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::hard_link(from, to),
         other => other.map_err(io::Error::from),
     };
@@ -477,21 +477,21 @@ fn explained(error: Error) -> Error {
     error
 }
 
-fn make_in(workshop: &Workshop, param: &CreateParam, format: FormatVersion) -> Result<()> {
+fn make_in(staging: &StagingDirectory, param: &CreateParam, format: FormatVersion) -> Result<()> {
     // 19: raw creation closes a descriptor twice, and in a threaded program perhaps another's.
     let mode = match param.mode {
         ImageMode::Raw => ImageMode::Expanded,
         mode => mode,
     };
-    let c_image = CPath::new(OPERATION, &workshop.image)?;
+    let c_image = CPath::new(OPERATION, &staging.image)?;
     let fs = param.fs_text()?;
     let args = param.args(&c_image, fs.as_ref(), mode, format);
     ffi::create_image(OPERATION, &param.file, &args).map_err(explained)?;
     // libploop also reports success where it could not write the descriptor (25).
-    Descriptor::open(&workshop.descriptor).map_err(|error| error.during(OPERATION))?;
+    Descriptor::open(&staging.descriptor).map_err(|error| error.during(OPERATION))?;
     if param.mode == ImageMode::Raw {
-        let mut image = ffi::Image::open(OPERATION, &workshop.descriptor)?;
-        crate::convert::convert(&mut image, &Turn::CONVERT_NEW, ImageMode::Raw)
+        let mut image = ffi::ImageHandle::open(OPERATION, &staging.descriptor)?;
+        crate::convert::convert(&mut image, &LockedImage::CONVERT_NEW, ImageMode::Raw)
             .map_err(|error| error.during(OPERATION).with_path(&param.file))?;
     }
     Ok(())

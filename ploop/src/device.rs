@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::ffi::{self, CPath, CText, Turn};
+use crate::ffi::{self, CPath, CText, LockedImage};
 use crate::sysfs::{self, Device, Found};
 use crate::{
     Code, ComponentName, Descriptor, Error, ErrorKind, Ploop, Result, lock, mount_table, paths,
@@ -21,8 +21,8 @@ impl Ploop {
     ///
     /// As [`Ploop::is_mounted`].
     pub fn device(&mut self) -> Result<Option<PathBuf>> {
-        let turn = self.image.turn(&Turn::DEVICE)?;
-        let device = running(&turn, &descriptor(&turn)?)?;
+        let locked = self.image.lock(&LockedImage::DEVICE)?;
+        let device = running(&locked, &descriptor(&locked)?)?;
         Ok(device.map(|device| device.path()))
     }
 
@@ -32,19 +32,19 @@ impl Ploop {
     ///
     /// As [`Ploop::descriptor`].
     pub fn devices(&mut self) -> Result<Vec<PathBuf>> {
-        let turn = self.image.turn(&Turn::DEVICES)?;
-        let found = with_base_of(&turn, &descriptor(&turn)?)?;
+        let locked = self.image.lock(&LockedImage::DEVICES)?;
+        let found = with_base_of(&locked, &descriptor(&locked)?)?;
         Ok(found.iter().map(Found::path).collect())
     }
 }
 
 /// The descriptor, for a look-up that has libploop's code where there is none to be read.
-pub(crate) fn descriptor(turn: &Turn<'_>) -> Result<Descriptor> {
-    let code = match turn.is_locked() {
+pub(crate) fn descriptor(locked: &LockedImage<'_>) -> Result<Descriptor> {
+    let code = match locked.is_locked() {
         true => Code::LOCK.get(),
         false => FAILED,
     };
-    turn.descriptor().map_err(|error| error.with_code(code))
+    locked.descriptor().map_err(|error| error.with_code(code))
 }
 
 /// What look-ups return that find no code.
@@ -54,26 +54,26 @@ const FAILED: i32 = -1;
 ///
 /// libploop looks while nobody attaches, and so has no need to look twice. One that is being attached, or
 /// detached, does not run for a moment.
-pub(crate) fn running(turn: &Turn<'_>, descriptor: &Descriptor) -> Result<Option<Found>> {
+pub(crate) fn running(locked: &LockedImage<'_>, descriptor: &Descriptor) -> Result<Option<Found>> {
     let find = || -> Result<Option<Found>> {
-        let mut found = with_base_of(turn, descriptor)?.into_iter();
-        Ok(found.find(|device| device.component == turn.component()))
+        let mut found = with_base_of(locked, descriptor)?.into_iter();
+        Ok(found.find(|device| device.component == locked.component()))
     };
     match find()? {
         Some(device) if !device.runs => {}
         found => return Ok(found),
     }
-    lock::wait_for_devices(turn.operation(), turn.path(), turn.timeout())?;
+    lock::wait_for_devices(locked.operation(), locked.path(), locked.timeout())?;
     match find()? {
         Some(device) if !device.runs => Err(Error::new(
             ErrorKind::Busy,
-            turn.operation(),
+            locked.operation(),
             format!(
                 "this is the image of a stopped ploop device, {}: a program that was killed left it so; unmount the image, which gives the device free",
                 device.path().display()
             ),
         )
-        .with_path(turn.path())
+        .with_path(locked.path())
         .with_code(FAILED)),
         found => Ok(found),
     }
@@ -82,25 +82,25 @@ pub(crate) fn running(turn: &Turn<'_>, descriptor: &Descriptor) -> Result<Option
 /// [`running`], where all devices are known already.
 pub(crate) fn running_among(
     devices: &[Device],
-    turn: &Turn<'_>,
+    locked: &LockedImage<'_>,
     descriptor: &Descriptor,
 ) -> Result<Option<PathBuf>> {
     let base = descriptor.base();
     let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
     let is_found = |device: &&Device| {
         let base = base.as_deref();
-        device.runs && base.is_some_and(|base| device.is_found_by(base, turn.component()))
+        device.runs && base.is_some_and(|base| device.is_found_by(base, locked.component()))
     };
     match devices.iter().find(is_found) {
         Some(device) => Ok(Some(device.path())),
         // One may be on its way.
-        _ => Ok(running(turn, descriptor)?.map(|device| device.path())),
+        _ => Ok(running(locked, descriptor)?.map(|device| device.path())),
     }
 }
 
-fn with_base_of(turn: &Turn<'_>, descriptor: &Descriptor) -> Result<Vec<Found>> {
+fn with_base_of(locked: &LockedImage<'_>, descriptor: &Descriptor) -> Result<Vec<Found>> {
     match descriptor.base() {
-        Some(base) => find_all(turn.operation(), &base.file),
+        Some(base) => find_all(locked.operation(), &base.file),
         None => Ok(Vec::new()),
     }
 }

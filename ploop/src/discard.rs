@@ -1,7 +1,7 @@
 //! Giving back the space that the file system in an image no longer uses.
 
-use crate::ffi::{DiscardArgs, StopInt, Turn};
-use crate::preflight::{Change, Store};
+use crate::change::{Change, DescriptorWrite};
+use crate::ffi::{DiscardArgs, LockedImage, StopInt};
 use crate::sysfs::Device;
 use crate::temporary_mount::TemporaryMount;
 use crate::{ErrorKind, Ploop, Result, Size, device};
@@ -114,7 +114,7 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) also for a file system that is mounted without its balloon,
     /// [`NoDriver`](ErrorKind::NoDriver). What was given back before an error stays so.
     pub fn discard(&mut self, param: &DiscardParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &Turn::DISCARD)?;
+        let change = Change::begin(&mut self.image, &LockedImage::DISCARD)?;
         let cluster = Size::from(change.descriptor.cluster);
         if let Some(size) = param.to_free.filter(|size| *size < cluster) {
             return change.refuse(
@@ -132,7 +132,9 @@ impl Ploop {
             stop: param.stop.as_ref().map(|flag| &flag.0),
         };
         let device = change.found_device().map(Device::path);
-        let result = change.run(Store::Maybe, |turn| turn.discard(&args, device.as_deref()));
+        let result = change.run(DescriptorWrite::Maybe, |locked| {
+            locked.discard(&args, device.as_deref())
+        });
         if result.is_err() {
             leftover.remove();
         }
@@ -145,18 +147,18 @@ impl Ploop {
     ///
     /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached.
     pub fn discard_stat(&mut self) -> Result<DiscardStat> {
-        let turn = self.image.turn(&Turn::DISCARD_STAT)?;
-        let descriptor = turn.descriptor()?;
-        if device::running(&turn, &descriptor)?.is_none() {
+        let locked = self.image.lock(&LockedImage::DISCARD_STAT)?;
+        let descriptor = locked.descriptor()?;
+        if device::running(&locked, &descriptor)?.is_none() {
             // libploop fails without a word.
             return Err(crate::Error::new(
                 ErrorKind::NotMounted,
-                turn.operation(),
+                locked.operation(),
                 "the image is not attached; mount it first",
             )
-            .with_path(turn.path()));
+            .with_path(locked.path()));
         }
-        let numbers = turn.discard_stat()?;
+        let numbers = locked.discard_stat()?;
         Ok(DiscardStat {
             data_size: Size::from_bytes(numbers.data),
             ploop_size: Size::from_bytes(numbers.ploop),

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::ffi::{self, CText, Turn};
+use crate::ffi::{self, CText, LockedImage};
 use crate::{ComponentName, Descriptor, Result};
 
 /// An image, named by its `DiskDescriptor.xml`.
@@ -32,7 +32,7 @@ use crate::{ComponentName, Descriptor, Result};
 /// # }
 /// ```
 pub struct Ploop {
-    pub(crate) image: ffi::Image,
+    pub(crate) image: ffi::ImageHandle,
     pub(crate) component: Option<ComponentName>,
     /// C's handle is used by one thread at a time.
     _not_sync: PhantomData<Cell<()>>,
@@ -51,7 +51,7 @@ impl Ploop {
     /// is longer than libploop's buffers bear (4000 bytes).
     pub fn open(descriptor: impl AsRef<Path>) -> Result<Ploop> {
         Ok(Ploop {
-            image: ffi::Image::open("open", descriptor.as_ref())?,
+            image: ffi::ImageHandle::open("open", descriptor.as_ref())?,
             component: None,
             _not_sync: PhantomData,
         })
@@ -100,7 +100,7 @@ impl Ploop {
     ///
     /// As [`Descriptor::open`], and [`Locked`](crate::ErrorKind::Locked).
     pub fn descriptor(&mut self) -> Result<Descriptor> {
-        self.image.turn(&Turn::DESCRIPTOR)?.descriptor()
+        self.image.lock(&LockedImage::DESCRIPTOR)?.descriptor()
     }
 }
 

@@ -8,11 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
 use crate::image::{self, Header, side_files};
 use crate::lock::NewFileLock;
-use crate::preflight::Change;
 use crate::recovery::{creation, sync_directories};
 use crate::{Descriptor, Error, Ploop, Result, paths, sysfs};
 
@@ -39,8 +39,8 @@ impl Ploop {
     ///
     /// As [`Ploop::descriptor`], and where a directory of the image cannot be read.
     pub fn leftovers(&mut self) -> Result<Vec<PathBuf>> {
-        let turn = self.image.turn(&LOOK)?;
-        find(LOOK.name, turn.path(), &turn.descriptor()?)
+        let locked = self.image.lock(&LOOK)?;
+        find(LOOK.name, locked.path(), &locked.descriptor()?)
     }
 
     /// Removes what [`leftovers`](Ploop::leftovers) finds, under the image's lock, and returns it. First

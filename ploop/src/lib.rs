@@ -153,6 +153,8 @@
 mod attached;
 #[cfg(feature = "libploop")]
 mod canonical;
+#[cfg(feature = "libploop")]
+mod change;
 mod component;
 #[cfg(feature = "libploop")]
 mod convert;
@@ -197,8 +199,6 @@ mod mount;
 mod mount_table;
 #[cfg(feature = "libploop")]
 mod paths;
-#[cfg(feature = "libploop")]
-mod preflight;
 #[cfg(feature = "libploop")]
 mod recovery;
 #[cfg(feature = "libploop")]

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::ffi::{self, Call, Turn};
+use crate::change::{Change, DescriptorWrite};
+use crate::ffi::{self, Call, LockedImage};
 use crate::image::{Header, Image};
-use crate::preflight::{Change, Store};
 use crate::sysfs::Found;
 use crate::temporary_mount::TemporaryMount;
 use crate::{
@@ -25,16 +25,16 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
     /// that), and as [`Ploop::descriptor`] and [`Header::read`].
     pub fn image_info(&mut self) -> Result<ImageInfo> {
-        let turn = self.image.turn(&Turn::IMAGE_INFO)?;
-        let descriptor = device::descriptor(&turn)?;
-        match device::running(&turn, &descriptor)? {
+        let locked = self.image.lock(&LockedImage::IMAGE_INFO)?;
+        let descriptor = device::descriptor(&locked)?;
+        match device::running(&locked, &descriptor)? {
             Some(device) => info_of_device(&device).ok_or_else(|| {
                 let message = format!("{} does not tell", device.path().display());
-                Error::new(ErrorKind::NoDriver, turn.operation(), message)
-                    .with_path(turn.path())
+                Error::new(ErrorKind::NoDriver, locked.operation(), message)
+                    .with_path(locked.path())
                     .with_code(Code::SYSFS.get())
             }),
-            None => info_of_top(turn.operation(), &descriptor),
+            None => info_of_top(locked.operation(), &descriptor),
         }
     }
 
@@ -45,7 +45,7 @@ impl Ploop {
     ///
     /// As [`Ploop::descriptor`].
     pub fn top_delta_file(&mut self) -> Result<PathBuf> {
-        self.delta_file(&Turn::TOP_DELTA_FILE, Descriptor::top_image)
+        self.delta_file(&LockedImage::TOP_DELTA_FILE, Descriptor::top_image)
     }
 
     /// The descriptor says it; libploop would read no other one.
@@ -54,8 +54,8 @@ impl Ploop {
         op: &'static Call,
         which: fn(&Descriptor) -> Option<&Image>,
     ) -> Result<PathBuf> {
-        let turn = self.image.turn(op)?;
-        let descriptor = turn.descriptor()?;
+        let locked = self.image.lock(op)?;
+        let descriptor = locked.descriptor()?;
         match which(&descriptor) {
             Some(image) => Ok(image.file.clone()),
             None => Err(Error::new(
@@ -63,7 +63,7 @@ impl Ploop {
                 op.name,
                 "the descriptor has no such delta",
             )
-            .with_path(turn.path())),
+            .with_path(locked.path())),
         }
     }
 
@@ -73,7 +73,7 @@ impl Ploop {
     ///
     /// As [`Ploop::descriptor`].
     pub fn base_delta_file(&mut self) -> Result<PathBuf> {
-        self.delta_file(&Turn::BASE_DELTA_FILE, Descriptor::base)
+        self.delta_file(&LockedImage::BASE_DELTA_FILE, Descriptor::base)
     }
 
     /// Limits the size of deltas, in sectors, 0 for no limit (`ploop_set_max_delta_size`). libploop stores
@@ -87,7 +87,7 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) for no limit on a running image, and as [`Ploop::snapshot_with`];
     /// after an error the descriptor is as it was.
     pub fn set_max_delta_size(&mut self, size: u64) -> Result<()> {
-        let change = Change::begin(&mut self.image, &Turn::MAX_DELTA_SIZE)?;
+        let change = Change::begin(&mut self.image, &LockedImage::MAX_DELTA_SIZE)?;
         if size == 0 {
             // A18: the driver takes the number for what it is, and fails every write to a new cluster.
             let top = change.descriptor.top;
@@ -98,18 +98,18 @@ impl Ploop {
                 );
             }
         }
-        change.run(Store::Direct, |turn| {
-            let turn = turn.set_max_delta_size(size)?;
+        change.run(DescriptorWrite::Direct, |locked| {
+            let locked = locked.set_max_delta_size(size)?;
             // 25: success is also reported where the descriptor could not be written.
-            if turn.descriptor()?.max_delta_size.unwrap_or(0) == size {
+            if locked.descriptor()?.max_delta_size.unwrap_or(0) == size {
                 return Ok(());
             }
             Err(Error::new(
                 ErrorKind::Io,
-                turn.operation(),
+                locked.operation(),
                 "libploop could not write the descriptor and did not say so; nothing was changed",
             )
-            .with_path(turn.path()))
+            .with_path(locked.path()))
         })
     }
 }
@@ -171,20 +171,20 @@ fn info_of_top(operation: &'static str, descriptor: &Descriptor) -> Result<Image
 /// [`NotMounted`](ErrorKind::NotMounted) where the image is attached without its file system being
 /// mounted, and as [`Ploop::mount`].
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
-    let op = &Turn::FS_INFO;
+    let op = &LockedImage::FS_INFO;
     let descriptor = descriptor.as_ref();
     paths::require_passable(op.name, descriptor)?;
     if let Some(noted) = noted(op.name, descriptor)? {
         return Ok(noted);
     }
-    let mut image = ffi::Image::open(op.name, descriptor)?;
-    if let Some(mounted) = of_mounted(&image.turn(op)?) {
+    let mut image = ffi::ImageHandle::open(op.name, descriptor)?;
+    if let Some(mounted) = of_mounted(&image.lock(op)?) {
         return Ok(mounted);
     }
     let change = Change::begin(&mut image, op)?;
     change.require_attachable(change.descriptor.top)?;
     let leftover = TemporaryMount::beside(&change.descriptor);
-    let result = change.run(Store::Maybe, Turn::fs_info);
+    let result = change.run(DescriptorWrite::Maybe, LockedImage::fs_info);
     if result.is_err() {
         leftover.remove();
     }
@@ -192,8 +192,8 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
 }
 
 /// As the mounted file system has it. Where that cannot be asked, libploop says why.
-fn of_mounted(turn: &Turn<'_>) -> Option<FsInfo> {
-    let device = device::running(turn, &turn.descriptor().ok()?).ok()??;
+fn of_mounted(locked: &LockedImage<'_>) -> Option<FsInfo> {
+    let device = device::running(locked, &locked.descriptor().ok()?).ok()??;
     let target = device::mount_point(device.path()).ok()??;
     let numbers = rustix::fs::statfs(&target).ok()?;
     Some(FsInfo {

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::ffi::{CPath, CText, MergeWhich, Turn};
+use crate::change::{Change, DescriptorWrite, no_snapshot};
+use crate::ffi::{CPath, CText, LockedImage, MergeWhich};
 use crate::lock::NewFileLock;
-use crate::preflight::{Change, Store, no_snapshot};
 use crate::recovery::MergeRecord;
 use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
@@ -74,7 +74,7 @@ impl Ploop {
     /// that their states are gone, and only the upper end reads as before. The next change or mount merges
     /// them. One to a new file leaves them as they were.
     pub fn merge(&mut self, param: &MergeParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &Turn::MERGE)?;
+        let change = Change::begin(&mut self.image, &LockedImage::MERGE)?;
         let descriptor = &change.descriptor;
         let parent_of = |guid: Guid| match descriptor.parent(guid) {
             Some(parent) => Ok(parent),
@@ -149,11 +149,12 @@ impl Ploop {
             },
         };
         let lowest = descriptor.image(to).map(|image| image.file.clone());
-        let result = change.run(Store::Staged, |turn| {
+        let result = change.run(DescriptorWrite::Staged, |locked| {
             let lowest = lowest.as_ref().filter(|_| new_delta.is_none());
-            let record = lowest.map(|file| MergeRecord::make(turn.operation(), turn.path(), file));
+            let record =
+                lowest.map(|file| MergeRecord::make(locked.operation(), locked.path(), file));
             let record = record.transpose()?;
-            turn.merge(&which, new_delta.as_ref().map(|new| &new.c_path))?;
+            locked.merge(&which, new_delta.as_ref().map(|new| &new.c_path))?;
             record.into_iter().for_each(MergeRecord::remove);
             Ok(())
         });

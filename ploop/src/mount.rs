@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 
 use crate::canonical::Canonical;
-use crate::ffi::{CPath, CText, MountArgs, Turn, WriteSignals};
+use crate::change::{Change, DescriptorWrite};
+use crate::ffi::{CPath, CText, LockedImage, MountArgs, WriteSignals};
 use crate::identity::Identity;
-use crate::preflight::{Change, Store};
 use crate::sysfs::{self, Device};
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device, paths, recovery};
 
@@ -151,7 +151,7 @@ impl Ploop {
     }
 
     fn mount_with_component(&mut self, param: &MountParam) -> Result<Mounted> {
-        let change = Change::begin(&mut self.image, &Turn::MOUNT)?;
+        let change = Change::begin(&mut self.image, &LockedImage::MOUNT)?;
         let operation = change.operation();
         let target = param
             .target
@@ -207,9 +207,9 @@ impl Ploop {
         };
         let (before, files) = (change.devices.clone(), change.files.clone());
         let reply = change
-            .run(Store::Maybe, |turn| {
-                let (held, component) = (turn.held(), turn.component().to_vec());
-                let result = turn.mount(&args);
+            .run(DescriptorWrite::Maybe, |locked| {
+                let (held, component) = (locked.held(), locked.component().to_vec());
+                let result = locked.mount(&args);
                 if result.is_err() {
                     detach_what_was_left(&before, &files, &component);
                 }
@@ -267,23 +267,23 @@ impl Ploop {
     /// libploop writes beside the image. The image stays mounted then.
     pub fn umount(&mut self) -> Result<()> {
         let _write_signals = WriteSignals::held_back();
-        let mut turn = self.image.turn(&Turn::UMOUNT)?;
-        let read = turn.descriptor_file()?;
-        let (file, devices) = recovery::finish(&mut turn, read)?;
+        let mut locked = self.image.lock(&LockedImage::UMOUNT)?;
+        let read = locked.descriptor_file()?;
+        let (file, devices) = recovery::finish(&mut locked, read)?;
         // The note of the file system is written, the mount point beside the base removed.
         let descriptor = &file.descriptor;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
-        paths::require_own_side_files(turn.operation(), turn.path(), deltas)?;
-        match device::running_among(&devices, &turn, descriptor) {
-            Ok(Some(device)) => device::harmless_mount_of(turn.operation(), &device)?,
+        paths::require_own_side_files(locked.operation(), locked.path(), deltas)?;
+        match device::running_among(&devices, &locked, descriptor) {
+            Ok(Some(device)) => device::harmless_mount_of(locked.operation(), &device)?,
             Ok(None) => {}
             // One that has the deltas and does not run (A15): nothing is mounted from it.
             Err(error) if error.kind() == ErrorKind::Busy => {}
             Err(error) => return Err(error),
         }
-        let (canonical, _) = Canonical::of(turn.operation(), turn.path(), file)?;
-        turn.put_in_place(&canonical)?;
-        turn.umount()
+        let (canonical, _) = Canonical::of(locked.operation(), locked.path(), file)?;
+        locked.put_in_place(&canonical)?;
+        locked.umount()
     }
 
     /// Whether the image is attached to a running device (`ploop_is_mounted`), without a component
@@ -298,9 +298,9 @@ impl Ploop {
     /// As [`Ploop::descriptor`]; [`Busy`](ErrorKind::Busy) for a device that has the image and does not
     /// run, as a program that was killed leaves it.
     pub fn is_mounted(&mut self) -> Result<bool> {
-        let turn = self.image.turn(&Turn::IS_MOUNTED)?;
-        let descriptor = device::descriptor(&turn)?;
-        Ok(device::running(&turn, &descriptor)?.is_some())
+        let locked = self.image.lock(&LockedImage::IS_MOUNTED)?;
+        let descriptor = device::descriptor(&locked)?;
+        Ok(device::running(&locked, &descriptor)?.is_some())
     }
 }
 

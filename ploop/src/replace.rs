@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::ffi::{self, CPath, CText, ReplaceWhich, Turn};
+use crate::change::{Change, DescriptorWrite};
+use crate::ffi::{self, CPath, CText, LockedImage, ReplaceWhich};
 use crate::identity::Identity;
 use crate::image::Header;
-use crate::preflight::{Change, Store};
 use crate::recovery::sync_files;
 use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths, trust};
 
@@ -83,7 +83,7 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
     /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success.
     pub fn replace(&mut self, param: &ReplaceParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &Turn::REPLACE)?;
+        let change = Change::begin(&mut self.image, &LockedImage::REPLACE)?;
         let operation = change.operation();
         let descriptor = &change.descriptor;
         CPath::new(operation, &param.new_file)?;
@@ -177,9 +177,9 @@ impl Ploop {
             true => SecondName::of(&new_file),
             false => None,
         };
-        change.run(Store::Staged, |turn| {
-            let turn = turn.replace(&c_new_file, &which, param.flags.bits() as i32)?;
-            let now = turn.descriptor()?;
+        change.run(DescriptorWrite::Staged, |locked| {
+            let locked = locked.replace(&c_new_file, &which, param.flags.bits() as i32)?;
+            let now = locked.descriptor()?;
             // libploop returns 0 where it could not rename and rolled back.
             let in_use = same_file(&now, identity).and_then(|guid| now.image(guid));
             let failed = match in_use {
@@ -189,7 +189,7 @@ impl Ploop {
                 }
                 Some(_) => return Ok(()),
             };
-            Err(Error::new(ErrorKind::Io, turn.operation(), failed).with_path(&new_file))
+            Err(Error::new(ErrorKind::Io, locked.operation(), failed).with_path(&new_file))
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::ffi::Turn;
-use crate::preflight::{Change, Store};
+use crate::change::{Change, DescriptorWrite};
+use crate::ffi::LockedImage;
 use crate::recovery::sync_files;
 use crate::temporary_mount::TemporaryMount;
 use crate::{ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel};
@@ -85,7 +85,7 @@ impl Ploop {
     /// After an error the data is whole; the size may have changed in part, and the same call goes on
     /// from there.
     pub fn resize_with(&mut self, param: &ResizeParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &Turn::RESIZE)?;
+        let change = Change::begin(&mut self.image, &LockedImage::RESIZE)?;
         let descriptor = &change.descriptor;
         let cluster = Size::from(descriptor.cluster);
         if let Some(size) = param.size {
@@ -144,8 +144,8 @@ impl Ploop {
             .descriptor
             .top_image()
             .map(|image| image.file.clone());
-        let result = change.run(Store::Maybe, |turn| {
-            turn.resize(sectors, offline, mount_namespace)
+        let result = change.run(DescriptorWrite::Maybe, |locked| {
+            locked.resize(sectors, offline, mount_namespace)
         });
         match &result {
             Ok(()) => {

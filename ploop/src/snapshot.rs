@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::ffi::{self, CPath, CText, Turn};
-use crate::preflight::{Change, Store, no_snapshot};
+use crate::change::{Change, DescriptorWrite, no_snapshot};
+use crate::ffi::{self, CPath, CText, LockedImage};
 use crate::recovery::{MergeRecord, Removal};
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
 
@@ -150,12 +150,12 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) where the top delta is damaged. After an error the image is as
     /// it was, save for temporary snapshots merged already.
     pub fn snapshot_with(&mut self, param: &SnapshotParam) -> Result<Guid> {
-        let change = Change::begin(&mut self.image, &Turn::SNAPSHOT)?;
+        let change = Change::begin(&mut self.image, &LockedImage::SNAPSHOT)?;
         let guid = param.guid.unwrap_or_else(Guid::generate);
         let directory = new_snapshot(&change, guid, param.directory.as_deref())?;
         let c_guid = CText::guid(guid);
-        change.run(Store::Staged, |turn| {
-            turn.create_snapshot(&c_guid, directory.as_ref())
+        change.run(DescriptorWrite::Staged, |locked| {
+            locked.create_snapshot(&c_guid, directory.as_ref())
         })?;
         Ok(guid)
     }
@@ -173,7 +173,7 @@ impl Ploop {
         &mut self,
         param: &TemporarySnapshotParam,
     ) -> Result<TemporarySnapshot> {
-        let change = Change::begin(&mut self.image, &Turn::TEMPORARY_SNAPSHOT)?;
+        let change = Change::begin(&mut self.image, &LockedImage::TEMPORARY_SNAPSHOT)?;
         let operation = change.operation();
         if !param.hold && param.component.as_str().len() == ComponentName::MAX_LEN {
             return change.refuse(
@@ -192,8 +192,8 @@ impl Ploop {
         crate::kernel::require_driver(operation, change.path())?;
         let component = param.component.to_c();
         let c_guid = CText::guid(guid);
-        let (device, holder) = change.run(Store::Staged, |turn| {
-            turn.create_temporary_snapshot(
+        let (device, holder) = change.run(DescriptorWrite::Staged, |locked| {
+            locked.create_temporary_snapshot(
                 &c_guid,
                 &component,
                 target.as_ref(),
@@ -236,7 +236,7 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that
     /// supports large disks. After an error the image is as it was.
     pub fn switch_snapshot_with(&mut self, guid: Guid, flags: SwitchFlag) -> Result<Option<Guid>> {
-        let change = Change::begin(&mut self.image, &Turn::SWITCH)?;
+        let change = Change::begin(&mut self.image, &LockedImage::SWITCH)?;
         let skip_create = flags.contains(SwitchFlag::SKIP_CREATE);
         let skip_destroy = flags.contains(SwitchFlag::SKIP_DESTROY);
         if flags.bits() & !SwitchFlag::SKIP_CREATE.bits() & !SwitchFlag::SKIP_DESTROY.bits() != 0 {
@@ -301,14 +301,14 @@ impl Ploop {
         let c_kept = kept.map(CText::guid);
         let c_guid = CText::guid(guid);
         let before = change.descriptor.clone();
-        change.run(Store::Staged, |turn| {
+        change.run(DescriptorWrite::Staged, |locked| {
             let removal = match before.top_image().filter(|_| !skip_destroy) {
-                Some(image) => Some(Removal::of(&turn, &before, image)?),
+                Some(image) => Some(Removal::of(&locked, &before, image)?),
                 None => None,
             };
-            let (turn, result) = turn.switch_snapshot(&c_guid, c_kept.as_ref(), skip_create);
+            let (locked, result) = locked.switch_snapshot(&c_guid, c_kept.as_ref(), skip_create);
             match removal {
-                Some(removal) => removal.finish(&turn, result),
+                Some(removal) => removal.finish(&locked, result),
                 None => result,
             }
         })?;
@@ -338,7 +338,7 @@ impl Ploop {
     /// own state is gone: its delta holds part of the data of the one above, through which it all reads
     /// as before. The next change or mount merges it.
     pub fn delete_snapshot(&mut self, guid: Guid) -> Result<()> {
-        let change = Change::begin(&mut self.image, &Turn::DELETE)?;
+        let change = Change::begin(&mut self.image, &LockedImage::DELETE)?;
         delete(change, guid)
     }
 
@@ -350,7 +350,7 @@ impl Ploop {
     /// As [`delete_snapshot`](Ploop::delete_snapshot).
     pub fn delete_top_delta(&mut self) -> Result<()> {
         // C's own function looks for the top before it reads the descriptor.
-        let change = Change::begin(&mut self.image, &Turn::DELETE)?;
+        let change = Change::begin(&mut self.image, &LockedImage::DELETE)?;
         let top = change.descriptor.top;
         delete(change, top)
     }
@@ -442,14 +442,14 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
                 Error::io(change.operation(), "the delta cannot be opened", error)
                     .with_path(&image.file)
             })?;
-            change.run(Store::Direct, |turn| {
-                let removal = Removal::of(&turn, &descriptor, image)?;
-                let (turn, result) = turn.delete_snapshot(&c_guid);
-                removal.finish(&turn, result)?;
-                let now = turn.descriptor()?;
+            change.run(DescriptorWrite::Direct, |locked| {
+                let removal = Removal::of(&locked, &descriptor, image)?;
+                let (locked, result) = locked.delete_snapshot(&c_guid);
+                removal.finish(&locked, result)?;
+                let now = locked.descriptor()?;
                 if now.images.iter().any(|other| other.file == image.file) {
                     let restored = restore(kept, &image.file);
-                    return Err(not_written(turn.operation(), turn.path(), restored));
+                    return Err(not_written(locked.operation(), locked.path(), restored));
                 }
                 Ok(())
             })
@@ -460,12 +460,12 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             let both = [guid, *child];
             let both = both.iter().filter_map(|guid| descriptor.image(*guid));
             change.require_sound_and_whole(both)?;
-            change.run(Store::Staged, |turn| {
+            change.run(DescriptorWrite::Staged, |locked| {
                 let lowest = descriptor.image(guid);
                 let record = lowest
-                    .map(|image| MergeRecord::make(turn.operation(), turn.path(), &image.file));
+                    .map(|image| MergeRecord::make(locked.operation(), locked.path(), &image.file));
                 let record = record.transpose()?;
-                turn.delete_snapshot(&c_guid).1?;
+                locked.delete_snapshot(&c_guid).1?;
                 record.into_iter().for_each(MergeRecord::remove);
                 Ok(())
             })
@@ -477,12 +477,12 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
                 children.len()
             ),
         ),
-        _ => change.run(Store::Direct, |turn| {
-            let (turn, result) = turn.delete_snapshot(&c_guid);
+        _ => change.run(DescriptorWrite::Direct, |locked| {
+            let (locked, result) = locked.delete_snapshot(&c_guid);
             result?;
-            match turn.descriptor()?.snapshot(guid) {
+            match locked.descriptor()?.snapshot(guid) {
                 Some(snapshot) if !snapshot.temporary => {
-                    Err(not_written(turn.operation(), turn.path(), Ok(())))
+                    Err(not_written(locked.operation(), locked.path(), Ok(())))
                 }
                 _ => Ok(()),
             }

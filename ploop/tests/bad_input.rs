@@ -2,7 +2,7 @@
 //! on disk is changed. Lock files are the exception; libploop makes them and leaves them.
 
 mod fixture;
-mod work;
+mod work_done;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -68,14 +68,14 @@ fn main() -> ExitCode {
 }
 
 /// What operations are given besides the image.
-struct Given {
+struct Arguments {
     dir: PathBuf,
     guid: Guid,
     /// A file that could take a delta's place.
     copy: PathBuf,
 }
 
-type Operation = fn(&mut Ploop, &Given) -> ploop::Result<()>;
+type Operation = fn(&mut Ploop, &Arguments) -> ploop::Result<()>;
 
 /// Everything that changes an image and needs no driver, or finds something wrong before it needs it.
 const CHANGES: &[(&str, Operation)] = &[
@@ -86,18 +86,22 @@ const CHANGES: &[(&str, Operation)] = &[
             .temporary_snapshot(&TemporarySnapshotParam::new(name))
             .map(drop)
     }),
-    ("switch", |image, given| image.switch_snapshot(given.guid)),
-    ("switch and keep", |image, given| {
+    ("switch", |image, arguments| {
+        image.switch_snapshot(arguments.guid)
+    }),
+    ("switch and keep", |image, arguments| {
         image
-            .switch_snapshot_with(given.guid, SwitchFlag::SKIP_DESTROY)
+            .switch_snapshot_with(arguments.guid, SwitchFlag::SKIP_DESTROY)
             .map(drop)
     }),
-    ("switch to itself", |image, given| {
+    ("switch to itself", |image, arguments| {
         image
-            .switch_snapshot_with(given.guid, SwitchFlag::SKIP_CREATE)
+            .switch_snapshot_with(arguments.guid, SwitchFlag::SKIP_CREATE)
             .map(drop)
     }),
-    ("delete", |image, given| image.delete_snapshot(given.guid)),
+    ("delete", |image, arguments| {
+        image.delete_snapshot(arguments.guid)
+    }),
     ("delete top", |image, _| image.delete_top_delta()),
     ("merge", |image, _| {
         image.merge(&MergeParam::new(MergeTarget::Top))
@@ -105,13 +109,13 @@ const CHANGES: &[(&str, Operation)] = &[
     ("merge all", |image, _| {
         image.merge(&MergeParam::new(MergeTarget::All))
     }),
-    ("merge to new", |image, given| {
-        let new = given.dir.join("merged.hds");
+    ("merge to new", |image, arguments| {
+        let new = arguments.dir.join("merged.hds");
         image.merge(&MergeParam::new(MergeTarget::All).new_delta(new))
     }),
-    ("replace", |image, given| {
-        let target = ReplaceTarget::Guid(given.guid);
-        image.replace(&ReplaceParam::new(&given.copy, target))
+    ("replace", |image, arguments| {
+        let target = ReplaceTarget::Guid(arguments.guid);
+        image.replace(&ReplaceParam::new(&arguments.copy, target))
     }),
     ("preallocate", |image, _| {
         image.convert(ImageMode::Preallocated)
@@ -148,16 +152,16 @@ const LOOKS: &[(&str, Operation)] = &[
 ];
 
 /// An image with a snapshot, and a copy of its base.
-fn prepare(dir: &Path) -> (Ploop, Given) {
+fn prepare(dir: &Path) -> (Ploop, Arguments) {
     let (image, guids) = disk::with_snapshots(dir, 1);
     let copy = dir.join("copy.hds");
     fs::copy(dir.join("root.hds"), &copy).unwrap();
-    let given = Given {
+    let arguments = Arguments {
         dir: dir.to_owned(),
         guid: guids[0],
         copy,
     };
-    (image, given)
+    (image, arguments)
 }
 
 /// That the error is of one of these kinds, and names the path in one way or the other.
@@ -322,14 +326,14 @@ fn paths_that_lead_nowhere() {
         // The descriptor goes after it was opened.
         let name = disk::descriptor(dir);
         fs::rename(&name, dir.join("moved.xml")).unwrap();
-        let given = Given {
+        let arguments = Arguments {
             dir: dir.to_owned(),
             guid: Guid::generate(),
             copy: dir.join("copy.hds"),
         };
         let before = Contents::of(dir);
         for (what, operation) in LOOKS.iter().chain(CHANGES) {
-            let error = operation(&mut image, &given).unwrap_err();
+            let error = operation(&mut image, &arguments).unwrap_err();
             assert_names(what, &error, &[ErrorKind::NotFound], &name);
             before.assert_unchanged(what);
         }
@@ -426,7 +430,7 @@ fn with_path_of_other_kind(
 fn deltas_that_are_none() {
     for kind in ["missing", "directory", "fifo", "empty", "short", "text"] {
         child_for(Duration::from_secs(120), kind, |dir| {
-            let (mut image, given) = prepare(dir);
+            let (mut image, arguments) = prepare(dir);
             let delta = image.top_delta_file().unwrap();
             fs::remove_file(&delta).unwrap();
             match kind {
@@ -460,7 +464,7 @@ fn deltas_that_are_none() {
                     CHANGES.iter().any(|(name, _)| name == what) || *what == "image info";
                 if needs_top && looks_inside {
                     println!("{what}");
-                    let Err(error) = operation(&mut image, &given) else {
+                    let Err(error) = operation(&mut image, &arguments) else {
                         panic!("{what} does without a delta");
                     };
                     assert_names(what, &error, &kinds, &delta);
@@ -478,7 +482,7 @@ fn deltas_that_are_none() {
 /// Empty, cut off anywhere, or no XML at all.
 fn descriptors_that_cannot_be_read() {
     child_for(Duration::from_secs(200), "safe", |dir| {
-        let (mut image, given) = prepare(dir);
+        let (mut image, arguments) = prepare(dir);
         let path = disk::descriptor(dir);
         let good = fs::read(&path).unwrap();
         let mut bad: Vec<Vec<u8>> = vec![
@@ -501,7 +505,7 @@ fn descriptors_that_cannot_be_read() {
             fs::write(&path, text).unwrap();
             let before = Contents::of(dir);
             for (what, operation) in LOOKS.iter().chain(CHANGES) {
-                let Err(error) = operation(&mut image, &given) else {
+                let Err(error) = operation(&mut image, &arguments) else {
                     panic!("{what} takes {:?}", String::from_utf8_lossy(text));
                 };
                 assert_names(what, &error, &[ErrorKind::Corrupt], &path);
@@ -515,10 +519,10 @@ fn descriptors_that_cannot_be_read() {
 /// Well-formed, but no tree: twice the same GUID, parents in a cycle, no base, no top.
 fn descriptors_that_contradict_themselves() {
     child("safe", |dir| {
-        let (mut image, given) = prepare(dir);
+        let (mut image, arguments) = prepare(dir);
         let path = disk::descriptor(dir);
         let good = fs::read_to_string(&path).unwrap();
-        let guid = given.guid.to_string();
+        let guid = arguments.guid.to_string();
         let other = Guid::generate().to_string();
         let bad = [
             ("duplicate GUID", good.replace(&guid, disk::TOP)),
@@ -560,13 +564,13 @@ fn descriptors_that_contradict_themselves() {
             fs::write(&path, text).unwrap();
             let before = Contents::of(dir);
             for (what, operation) in CHANGES {
-                let error = operation(&mut image, &given).unwrap_err();
+                let error = operation(&mut image, &arguments).unwrap_err();
                 let what = format!("{what}, {problem}");
                 assert_names(&what, &error, &[ErrorKind::Corrupt], &path);
             }
             for (what, operation) in LOOKS {
                 // What is of no concern for the answer is not looked at.
-                if let Err(error) = operation(&mut image, &given) {
+                if let Err(error) = operation(&mut image, &arguments) {
                     let kinds = [ErrorKind::Corrupt, ErrorKind::NotMounted];
                     assert_names(&format!("{what}, {problem}"), &error, &kinds, &path);
                 }
@@ -580,7 +584,7 @@ fn descriptors_that_contradict_themselves() {
 /// libploop divides by it when it writes the descriptor; it is given one that can be divided by.
 fn descriptors_without_geometry() {
     child("safe", |dir| {
-        let (mut image, given) = prepare(dir);
+        let (mut image, arguments) = prepare(dir);
         for name in ["Cylinders", "Heads"] {
             let path = disk::descriptor(dir);
             let good = fs::read_to_string(&path).unwrap();
@@ -597,7 +601,7 @@ fn descriptors_without_geometry() {
                 let before = Contents::of(dir);
                 if value == Some("x") {
                     for (what, operation) in CHANGES {
-                        let error = operation(&mut image, &given).unwrap_err();
+                        let error = operation(&mut image, &arguments).unwrap_err();
                         assert_names(what, &error, &[ErrorKind::Corrupt], &path);
                         assert!(error.message().contains(name), "{what}: {error}");
                     }
@@ -659,14 +663,14 @@ fn descriptors_with_a_million_elements() {
     };
     for kind in ["unknown", "deep", "shots", "both"] {
         child_for(Duration::from_secs(900), kind, |dir| {
-            let (mut image, given) = prepare(dir);
+            let (mut image, arguments) = prepare(dir);
             let path = disk::descriptor(dir);
             let good = fs::read_to_string(&path).unwrap();
             fs::write(&path, elements(kind, &good)).unwrap();
             for (what, operation) in LOOKS.iter().chain(CHANGES) {
-                let begin = work::processor_time_of_process();
-                let result = operation(&mut image, &given);
-                let took = work::processor_time_of_process() - begin;
+                let begin = work_done::processor_time_of_process();
+                let result = operation(&mut image, &arguments);
+                let took = work_done::processor_time_of_process() - begin;
                 println!("{what}: {took:?} {result:?}");
                 assert!(took < Duration::from_secs(30), "{what}: {took:?}");
                 if let Err(error) = result {
@@ -747,14 +751,14 @@ fn descriptors_with_anything_in_them() {
             let text = lines.join("\n");
             fs::write(&path, &text).unwrap();
             for (what, operation) in LOOKS {
-                let given = Given {
+                let arguments = Arguments {
                     dir: dir.to_owned(),
                     guid: Guid::TOP,
                     copy: PathBuf::new(),
                 };
                 // Kept for the report of a crash.
                 fs::write(dir.join("last"), format!("{round} {what}\n{text}")).unwrap();
-                let _ = operation(&mut image, &given);
+                let _ = operation(&mut image, &arguments);
             }
         }
     })
@@ -781,10 +785,10 @@ fn headers_with_anything_in_them() {
         for round in 0..60 {
             let dir = dir.join(round.to_string());
             fs::create_dir(&dir).unwrap();
-            let (mut image, given) = prepare(&dir);
+            let (mut image, arguments) = prepare(&dir);
             let top = image.top_delta_file().unwrap();
             disk::write_first_cluster(&top, 7);
-            let broken = [&top, &dir.join("root.hds"), &given.copy][round % 3].clone();
+            let broken = [&top, &dir.join("root.hds"), &arguments.copy][round % 3].clone();
             for _ in 0..=dice.roll(3) {
                 // Fields, and the first entries of the table.
                 let at = 4 * dice.roll(24) as u64;
@@ -800,7 +804,7 @@ fn headers_with_anything_in_them() {
                 *CHANGES.iter().chain(looks).nth(at).unwrap()
             };
             fs::write(dir.join("last"), name).unwrap();
-            let _ = operation(&mut image, &given);
+            let _ = operation(&mut image, &arguments);
             // Whatever it said: the descriptor is whole, and so is every file it names.
             let after = Descriptor::open(disk::descriptor(&dir)).unwrap();
             for delta in &after.images {
@@ -919,13 +923,13 @@ fn places_for_a_new_image() {
 
 fn snapshots_that_are_not_there() {
     child("safe", |dir| {
-        let (mut image, given) = prepare(dir);
+        let (mut image, arguments) = prepare(dir);
         let before = Contents::of(dir);
         for guid in [Guid::generate(), Guid::NONE] {
-            let unknown = Given {
+            let unknown = Arguments {
                 guid,
                 dir: dir.to_owned(),
-                copy: given.copy.clone(),
+                copy: arguments.copy.clone(),
             };
             for (what, operation) in CHANGES {
                 if matches!(*what, "delete" | "replace") || what.starts_with("switch") {
@@ -938,7 +942,7 @@ fn snapshots_that_are_not_there() {
                 MergeTarget::Snapshot(guid),
                 MergeTarget::Range {
                     from: guid,
-                    to: given.guid,
+                    to: arguments.guid,
                 },
                 MergeTarget::Range {
                     from: Guid::TOP,
@@ -957,7 +961,7 @@ fn snapshots_that_are_not_there() {
             assert_names("mount", &error, &[ErrorKind::NoSnapshot], Path::new(&guid));
         }
         // There, but not to be made or used so.
-        let taken = SnapshotParam::new().guid(given.guid);
+        let taken = SnapshotParam::new().guid(arguments.guid);
         for (what, error, kind) in [
             (
                 "snapshot",
@@ -981,14 +985,14 @@ fn snapshots_that_are_not_there() {
             (
                 "merge of the base",
                 image
-                    .merge(&MergeParam::new(MergeTarget::Snapshot(given.guid)))
+                    .merge(&MergeParam::new(MergeTarget::Snapshot(arguments.guid)))
                     .unwrap_err(),
                 ErrorKind::InvalidInput,
             ),
             (
                 "mount for writing",
                 image
-                    .mount(&MountParam::new().snapshot(given.guid))
+                    .mount(&MountParam::new().snapshot(arguments.guid))
                     .unwrap_err(),
                 ErrorKind::InvalidInput,
             ),
@@ -1038,7 +1042,7 @@ fn become_nobody() {
 fn an_unprivileged_user() {
     child("foreign", |dir| {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
-        let (mut image, given) = prepare(dir);
+        let (mut image, arguments) = prepare(dir);
         // Every lock file is there.
         image.is_mounted().unwrap();
         image.top_delta_file().unwrap();
@@ -1048,10 +1052,10 @@ fn an_unprivileged_user() {
         let mut image = Ploop::open(image.path()).unwrap();
         for (what, operation) in LOOKS.iter().chain(CHANGES) {
             if matches!(*what, "is mounted" | "devices") {
-                operation(&mut image, &given).unwrap();
+                operation(&mut image, &arguments).unwrap();
                 continue;
             }
-            let error = operation(&mut image, &given).unwrap_err();
+            let error = operation(&mut image, &arguments).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
             let path = error.path().unwrap();
             assert!(
@@ -1097,15 +1101,15 @@ fn an_unprivileged_user() {
         assert_eq!(image.top_delta_file().unwrap(), home.join("root.hds"));
         let before = Contents::of(&home);
         for (what, operation) in LOOKS.iter().chain(CHANGES) {
-            let given = Given {
+            let arguments = Arguments {
                 dir: home.clone(),
                 guid: Guid::TOP,
                 copy: home.join("root.hds"),
             };
             if LOOKS[..7].iter().any(|(look, _)| look == what) {
-                operation(&mut image, &given).unwrap();
+                operation(&mut image, &arguments).unwrap();
             } else {
-                let error = operation(&mut image, &given).unwrap_err();
+                let error = operation(&mut image, &arguments).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
                 assert!(error.path().is_some(), "{what}: {error}");
             }
@@ -1118,10 +1122,10 @@ fn an_unprivileged_user() {
 fn a_read_only_directory() {
     child("safe", |dir| {
         mounts::private(|| {
-            let (mut image, given) = prepare(dir);
+            let (mut image, arguments) = prepare(dir);
             let before = Contents::of(dir);
             mounts::read_only(dir);
-            refuses_to_write(&mut image, &given, dir);
+            refuses_to_write(&mut image, &arguments, dir);
             before.assert_unchanged("everything");
         });
     })
@@ -1130,10 +1134,10 @@ fn a_read_only_directory() {
 
 fn an_immutable_directory() {
     child("safe", |dir| {
-        let (mut image, given) = prepare(dir);
+        let (mut image, arguments) = prepare(dir);
         let before = Contents::of(dir);
         let held = Immutable::make(dir).unwrap();
-        refuses_to_write(&mut image, &given, dir);
+        refuses_to_write(&mut image, &arguments, dir);
         before.assert_unchanged("everything");
         drop(held);
         image.snapshot().unwrap();
@@ -1142,7 +1146,7 @@ fn an_immutable_directory() {
 }
 
 #[track_caller]
-fn refuses_to_write(image: &mut Ploop, given: &Given, dir: &Path) {
+fn refuses_to_write(image: &mut Ploop, arguments: &Arguments, dir: &Path) {
     for (what, operation) in CHANGES {
         // These need the driver before they write.
         let needs_driver = [
@@ -1153,7 +1157,7 @@ fn refuses_to_write(image: &mut Ploop, given: &Given, dir: &Path) {
             "fs info",
         ];
         if !needs_driver.contains(what) {
-            let error = operation(image, given).unwrap_err();
+            let error = operation(image, arguments).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
             assert!(error.path().unwrap().starts_with(dir), "{what}: {error}");
         }
@@ -1198,12 +1202,12 @@ fn a_full_disk() {
                     continue;
                 }
                 let disk = Small::mount(dir);
-                let (mut image, given) = prepare(&disk.0);
+                let (mut image, arguments) = prepare(&disk.0);
                 disk::write_first_cluster(&image.top_delta_file().unwrap(), 7);
                 image.top_delta_file().unwrap();
                 fill(&disk.0);
                 let before = Contents::of(&disk.0);
-                match operation(&mut image, &given) {
+                match operation(&mut image, &arguments) {
                     // It needs no room, or gave some back.
                     Ok(()) => {}
                     Err(error) => {
@@ -1295,7 +1299,7 @@ fn run(command: &mut Command) {
 /// What needs the driver says so, and leaves nothing of what it began.
 fn no_driver_to_attach_to() {
     child("safe", |dir| {
-        let (mut image, given) = prepare(dir);
+        let (mut image, arguments) = prepare(dir);
         let target = dir.join("target");
         fs::create_dir(&target).unwrap();
         let before = Contents::of(dir);
@@ -1317,7 +1321,7 @@ fn no_driver_to_attach_to() {
                 (
                     "mount of a snapshot",
                     image
-                        .mount(&MountParam::new().snapshot(given.guid).read_only(true))
+                        .mount(&MountParam::new().snapshot(arguments.guid).read_only(true))
                         .unwrap_err(),
                 ),
                 (

@@ -1,15 +1,15 @@
 //! What the check reports, and in which words.
 #![cfg(feature = "image")]
 
-mod laid_out;
+mod written_image;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use laid_out::{Delta, describe, entry_offset, snapshot};
 use ploop::image::{Issue, Report, Severity, check, check_image};
 use ploop::{FormatVersion, Guid};
+use written_image::{Delta, describe, entry_offset, snapshot};
 
 const K: u64 = 1 << 10;
 const CLUSTER: u64 = 32 * K;

@@ -1,10 +1,10 @@
 //! Disks against a model of what they hold, and tables that lie.
 #![cfg(feature = "image")]
 
-mod laid_out;
 #[cfg(feature = "libploop")]
 mod old_kernel;
-mod work;
+mod work_done;
+mod written_image;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,10 +16,10 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use laid_out::{Delta, contents, describe, entry_offset, pattern, snapshot};
 use ploop::image::{Disk, ExportOptions, Extent, OpenOptions, PartitionKind};
 use ploop::{ErrorKind, FormatVersion, Guid, Size};
 use proptest::prelude::*;
+use written_image::{Delta, contents, describe, entry_offset, pattern, snapshot};
 
 const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
@@ -252,7 +252,7 @@ fn the_largest_disks_are_passed_through_without_reading_them() {
         .find(|len| file.set_len(len - M).is_ok());
     let size = size.unwrap() - M;
     file.write_all_at(&[1; 4096], size - 4096).unwrap();
-    let before = work::bytes_read();
+    let before = work_done::bytes_read();
     let disk = Disk::open(describe(dir.path(), &["plain"], size, 32 * K, true)).unwrap();
     assert_eq!(disk.extents().map(Result::unwrap).count(), 1);
     assert!(format!("{disk:?}").len() < 4096);
@@ -263,7 +263,7 @@ fn the_largest_disks_are_passed_through_without_reading_them() {
     assert_eq!(disk.extents().count(), 0);
     assert!(ploop::image::check_image(dir.path().join("root.hds")).is_sound());
     // The holes of the second one's table alone are 16 GiB.
-    let read = work::bytes_read() - before;
+    let read = work_done::bytes_read() - before;
     assert!(read < 64 * M, "{read}");
 }
 
@@ -275,7 +275,7 @@ fn a_disk_of_16_tib_opens_at_once() {
     let mut delta = Delta::new(FormatVersion::V2, M, 16 << 40);
     delta.clusters = vec![((16 << 20) - 1, 4), (9_999_999, 5)];
     delta.write(&path);
-    let before = work::bytes_read();
+    let before = work_done::bytes_read();
     let disk = Disk::open_image(&path).unwrap();
     let mut sector = [0; 512];
     for (number, seed) in &delta.clusters {
@@ -283,12 +283,12 @@ fn a_disk_of_16_tib_opens_at_once() {
         disk.read_at(&mut sector, at).unwrap();
         assert_eq!(sector[..], pattern(*seed, at, 512));
     }
-    let read = work::bytes_read() - before;
+    let read = work_done::bytes_read() - before;
     assert!(read < M, "{read} bytes for three sectors");
     let extents: Vec<Extent> = disk.extents().map(Result::unwrap).collect();
     assert_eq!(extents, allocated(&[delta]));
     // The table is 64 MiB.
-    let read = work::bytes_read() - before;
+    let read = work_done::bytes_read() - before;
     assert!(read < 2 * M, "{read}");
 }
 

@@ -1,16 +1,16 @@
 //! Chains of many deltas. By itself in its process, of which the memory is looked at.
 #![cfg(feature = "image")]
 
-mod laid_out;
-mod work;
+mod work_done;
+mod written_image;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use laid_out::{Delta, describe};
 use ploop::FormatVersion;
 use ploop::image::Disk;
+use written_image::{Delta, describe};
 
 const K: u64 = 1 << 10;
 
@@ -31,9 +31,9 @@ fn a_thousand_layers_are_opened_at_once() {
         file.write_all_at(&header.to_bytes(), 0).unwrap();
     }
     let path = describe(dir.path(), &names, size, cluster, false);
-    let before = (memory(), work::processor_time());
+    let before = (memory(), work_done::processor_time());
     let disk = Disk::open(path).unwrap();
-    let after = (memory(), work::processor_time());
+    let after = (memory(), work_done::processor_time());
     assert_eq!(disk.files().len(), LAYERS);
     assert_eq!(disk.size().bytes(), size);
     let (kib, took) = (after.0.saturating_sub(before.0), after.1 - before.1);

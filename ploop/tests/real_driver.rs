@@ -229,7 +229,7 @@ fn extents_are_all_there_is(dir: &Path) -> Outcome {
         let mut mapped = vec![0; rebuilt.len()];
         for mapping in disk.mappings() {
             let mapping = mapping?;
-            let mut file = &files[mapping.layer];
+            let mut file = &files[mapping.level];
             file.seek(SeekFrom::Start(mapping.file_offset))?;
             let at = mapping.offset as usize;
             file.read_exact(&mut mapped[at..at + mapping.len as usize])?;

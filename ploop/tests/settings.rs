@@ -4,7 +4,7 @@
 
 #[path = "fixture/directory.rs"]
 mod directory;
-mod known;
+mod filled_image;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use directory::Contents;
-use known::Known;
+use filled_image::FilledImage;
 use ploop::{
     CreateParam, ErrorKind, FormatVersion, ImageMode, MergeParam, MergeTarget, MountParam, Ploop,
     ReplaceParam, ReplaceTarget, Result, Size, SnapshotParam, lock, log, trust,
@@ -36,7 +36,7 @@ fn lines(file: &Path) -> Vec<String> {
 #[test]
 fn the_log_file_gets_what_happens_until_it_is_closed() {
     let _alone = alone();
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("first.log"), dir.path().join("second.log"));
     log::set_log_file(Some(&first)).unwrap();
@@ -70,7 +70,7 @@ fn the_log_file_gets_what_happens_until_it_is_closed() {
 #[test]
 fn the_log_level_sets_how_much_is_written() {
     let _alone = alone();
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("log");
     log::set_log_file(Some(&file)).unwrap();
@@ -91,7 +91,7 @@ fn nothing_is_printed_unless_it_is_asked_for() {
         if let Ok(level) = level.parse() {
             log::set_verbose_level(level);
         }
-        let mut known = Known::new(ImageMode::Expanded);
+        let mut known = FilledImage::new(ImageMode::Expanded);
         known.ploop.snapshot().unwrap();
         known.ploop.umount().unwrap_err();
         return;
@@ -125,7 +125,7 @@ fn the_log_file_can_be_changed_at_any_time() {
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                let mut known = Known::new(ImageMode::Expanded);
+                let mut known = FilledImage::new(ImageMode::Expanded);
                 for _ in 0..30 {
                     known.ploop.set_max_delta_size(1).unwrap();
                 }
@@ -140,14 +140,14 @@ fn the_log_file_can_be_changed_at_any_time() {
 }
 
 /// Another process would hold it in the same way.
-fn held(known: &Known) -> File {
+fn held(known: &FilledImage) -> File {
     known.ploop_once();
     let file = File::open(known.path("DiskDescriptor.xml.lck")).unwrap();
     flock(&file, FlockOperation::LockExclusive).unwrap();
     file
 }
 
-impl Known {
+impl FilledImage {
     /// Makes the lock file.
     fn ploop_once(&self) {
         Ploop::open(self.xml()).unwrap().top_delta_file().unwrap();
@@ -165,7 +165,7 @@ fn refused_after<T: std::fmt::Debug>(f: impl FnOnce() -> Result<T>) -> Duration 
 fn the_handles_timeout_goes_before_the_processs() {
     let _alone = alone();
     assert_eq!(lock::timeout(), Duration::from_secs(60));
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let lock = held(&known);
     lock::set_timeout(Duration::from_millis(200));
     assert_eq!(lock::timeout(), Duration::from_millis(200));
@@ -196,7 +196,7 @@ fn the_handles_timeout_goes_before_the_processs() {
 #[test]
 fn a_wait_ends_as_soon_as_the_lock_is_free() {
     let _alone = alone();
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let lock = held(&known);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| known.ploop.snapshot());
@@ -208,7 +208,7 @@ fn a_wait_ends_as_soon_as_the_lock_is_free() {
 }
 
 /// What makes an image one that others can write to.
-fn given_to_others(known: &Known, what: &str) {
+fn given_to_others(known: &FilledImage, what: &str) {
     let directory = known.dir.path().to_owned();
     let (descriptor, delta) = (
         known.path("DiskDescriptor.xml"),
@@ -297,7 +297,7 @@ fn what_others_can_write_to_is_not_changed() {
         "a delta by two links, the second in a directory for everybody",
         "a delta behind a directory of another user's",
     ] {
-        let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+        let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
         given_to_others(&known, what);
         let before = Contents::of(known.dir.path());
         let elsewhere = tempfile::tempdir().unwrap();
@@ -363,7 +363,7 @@ fn nothing_is_made_where_others_can_write() {
         error.path(),
         Some(fs::canonicalize(directory.path()).unwrap().as_path())
     );
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     known.ploop.snapshot().unwrap();
     let replacement = directory.path().join("replacement");
     fs::copy(known.file_of(ploop::Guid::TOP), &replacement).unwrap();

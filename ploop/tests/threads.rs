@@ -1,7 +1,7 @@
 //! Many threads, many processes, one image or many.
 #![cfg(feature = "libploop")]
 
-mod known;
+mod filled_image;
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use known::Known;
+use filled_image::FilledImage;
 use ploop::{
     ClusterSize, Code, CreateParam, ErrorKind, FormatVersion, Guid, ImageMode, MergeParam,
     MergeTarget, MountGuard, Ploop, Size, SnapshotParam, SwitchFlag,
@@ -52,7 +52,7 @@ impl Choice {
 }
 
 /// One operation on an image of which this thread knows the contents.
-fn step(known: &mut Known, choice: &mut Choice, number: u64) {
+fn step(known: &mut FilledImage, choice: &mut Choice, number: u64) {
     let snapshots: Vec<Guid> = known
         .states
         .keys()
@@ -121,7 +121,7 @@ fn eight_threads_on_eight_images() {
     thread::scope(|scope| {
         for seed in 1..=THREADS as u64 {
             scope.spawn(move || {
-                let mut known = Known::new(ImageMode::Expanded);
+                let mut known = FilledImage::new(ImageMode::Expanded);
                 let mut choice = Choice(seed);
                 for number in 1..=OPERATIONS as u64 {
                     step(&mut known, &mut choice, seed << 16 | number);
@@ -138,8 +138,8 @@ fn eight_threads_on_eight_images() {
 /// were not deleted, and the data that was written before is in all of them.
 #[test]
 fn eight_threads_on_one_image() {
-    let mut known = Known::new(ImageMode::Expanded);
-    known.layer(1);
+    let mut known = FilledImage::new(ImageMode::Expanded);
+    known.fill(1);
     let (xml, start) = (known.xml(), Barrier::new(THREADS));
     let left: Vec<Guid> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
@@ -228,8 +228,8 @@ fn two_processes_on_one_image() {
         });
         return;
     }
-    let mut known = Known::new(ImageMode::Expanded);
-    known.layer(1);
+    let mut known = FilledImage::new(ImageMode::Expanded);
+    known.fill(1);
     let mut child = other_process(NAME, &known.xml());
     let mut ploop = Ploop::open(known.xml()).unwrap();
     let mine = make_and_delete(&mut ploop, ROUNDS);
@@ -266,7 +266,7 @@ fn two_processes_delete_the_same_snapshots() {
         return;
     }
     for _ in 0..5 {
-        let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 8);
+        let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 8);
         let mut child = other_process(NAME, &known.xml());
         let deleted = delete_all(&known.xml());
         assert!(child.wait().unwrap().success());
@@ -283,7 +283,7 @@ fn two_processes_delete_the_same_snapshots() {
 #[test]
 fn a_long_operation_delays_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let (done, meanwhile) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -314,14 +314,14 @@ fn a_long_operation_delays_nobody_else() {
 /// A merge of much data on one image, looks at and changes of another.
 #[test]
 fn a_long_merge_delays_nobody_else() {
-    let mut large = Known::with(
+    let mut large = FilledImage::with(
         ImageMode::Expanded,
         ClusterSize::from_bytes(16 << 20).unwrap(),
         FormatVersion::V1,
     );
     large.snapshot();
     large.write((0..large.clusters).map(|number| (number, number + 1)));
-    let mut small = Known::new(ImageMode::Expanded);
+    let mut small = FilledImage::new(ImageMode::Expanded);
     let done = AtomicBool::new(false);
     let counted = thread::scope(|scope| {
         scope.spawn(|| {
@@ -350,8 +350,8 @@ fn a_long_merge_delays_nobody_else() {
 #[test]
 fn waiting_for_one_image_delays_no_other() {
     let (mut a, mut b) = (
-        Known::new(ImageMode::Expanded),
-        Known::new(ImageMode::Expanded),
+        FilledImage::new(ImageMode::Expanded),
+        FilledImage::new(ImageMode::Expanded),
     );
     a.ploop.top_delta_file().unwrap();
     let lock = std::fs::File::open(a.path("DiskDescriptor.xml.lck")).unwrap();
@@ -373,7 +373,7 @@ fn waiting_for_one_image_delays_no_other() {
 
 #[test]
 fn a_handle_can_be_handed_on() {
-    let Known { dir, ploop, .. } = Known::new(ImageMode::Expanded);
+    let FilledImage { dir, ploop, .. } = FilledImage::new(ImageMode::Expanded);
     let begin = Instant::now();
     let mut ploop = thread::spawn(move || {
         let mut ploop = ploop;

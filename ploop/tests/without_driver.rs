@@ -12,11 +12,11 @@ use ploop::{
     ReplaceTarget, ResizeMode, ResizeParam, Size, TemporarySnapshotParam, copy, device, fs_info,
 };
 
-mod known;
+mod filled_image;
 
-use known::{Known, names_in};
+use filled_image::{FilledImage, names_in};
 
-type Test = fn(&mut Known) -> Result<(), Error>;
+type Test = fn(&mut FilledImage) -> Result<(), Error>;
 
 fn main() -> ExitCode {
     let tests: &[(&str, ErrorKind, Test)] = &[
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
 }
 
 fn refused(kind: ErrorKind, test: Test) -> Result<(), Failed> {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     known.write([(1, 1), (20, 2)]);
     let before = files(&known);
     let error = test(&mut known).unwrap_err();
@@ -135,7 +135,7 @@ fn refused(kind: ErrorKind, test: Test) -> Result<(), Failed> {
     Ok(())
 }
 
-fn files(known: &Known) -> BTreeMap<String, Vec<u8>> {
+fn files(known: &FilledImage) -> BTreeMap<String, Vec<u8>> {
     let read = |name: String| {
         let mut contents = fs::read(known.path(&name)).unwrap();
         if name == "root.hds" {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// How much of the machine a program takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// It waits most of the time: it runs beside the others and takes nobody's place.
+    /// It waits most of the time: it runs beside the others and takes nobody's slot.
     Waits,
     /// One of as many as may run at once.
     One,
@@ -64,19 +64,19 @@ pub(crate) fn run(
     done: impl FnMut(Done) -> Result<()> + Send,
 ) -> Result<()> {
     jobs.sort_by_key(|job| job.share == Share::Alone);
-    let places = Places::new(at_once);
+    let slots = Slots::new(at_once);
     // The jobs report one after another.
     let done = Mutex::new(done);
     let logs = logs()?;
     thread::scope(|scope| {
         let mut running = Vec::new();
         while !jobs.is_empty() {
-            let (next, place) = places.next(&jobs);
+            let (next, slot) = slots.next(&jobs);
             let job = jobs.remove(next);
             let (done, logs) = (&done, &logs);
             running.push(scope.spawn(move || -> Result<()> {
                 let result = follow(job, logs);
-                drop(place);
+                drop(slot);
                 lock(done)(result?)
             }));
         }
@@ -201,7 +201,7 @@ impl Stat {
 }
 
 /// Who runs now.
-struct Places {
+struct Slots {
     at_once: usize,
     taken: Mutex<Taken>,
     freed: Condvar,
@@ -211,38 +211,35 @@ struct Places {
 struct Taken {
     /// All, those that wait too.
     running: usize,
-    places: usize,
+    slots: usize,
     cargo: bool,
     alone: bool,
 }
 
-/// A place that is free again when this is dropped.
-struct Place<'a> {
-    places: &'a Places,
+/// A slot that is free again when this is dropped.
+struct Slot<'a> {
+    slots: &'a Slots,
     share: Share,
 }
 
-impl Places {
-    fn new(at_once: usize) -> Places {
-        Places {
+impl Slots {
+    fn new(at_once: usize) -> Slots {
+        Slots {
             at_once: at_once.max(1),
             taken: Mutex::default(),
             freed: Condvar::new(),
         }
     }
 
-    /// Waits until one of the jobs, which are some, may run, and takes its place: the first that may.
-    fn next(&self, jobs: &[Job]) -> (usize, Place<'_>) {
+    /// Waits until one of the jobs, which are some, may run, and takes its slot: the first that may.
+    fn next(&self, jobs: &[Job]) -> (usize, Slot<'_>) {
         let mut taken = lock(&self.taken);
         loop {
             if let Some(next) = jobs.iter().position(|job| self.fits(&taken, job.share)) {
                 let share = jobs[next].share;
                 taken.count(share, 1);
-                let place = Place {
-                    places: self,
-                    share,
-                };
-                return (next, place);
+                let slot = Slot { slots: self, share };
+                return (next, slot);
             }
             taken = self
                 .freed
@@ -255,17 +252,17 @@ impl Places {
         !taken.alone
             && match share {
                 Share::Waits => true,
-                Share::One => taken.places < self.at_once,
-                Share::Cargo => taken.places < self.at_once && !taken.cargo,
+                Share::One => taken.slots < self.at_once,
+                Share::Cargo => taken.slots < self.at_once && !taken.cargo,
                 Share::Alone => taken.running == 0,
             }
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        lock(&self.places.taken).count(self.share, -1);
-        self.places.freed.notify_all();
+        lock(&self.slots.taken).count(self.share, -1);
+        self.slots.freed.notify_all();
     }
 }
 
@@ -275,9 +272,9 @@ impl Taken {
         change(&mut self.running);
         match share {
             Share::Waits => {}
-            Share::One => change(&mut self.places),
+            Share::One => change(&mut self.slots),
             Share::Cargo => {
-                change(&mut self.places);
+                change(&mut self.slots);
                 self.cargo = by > 0;
             }
             Share::Alone => self.alone = by > 0,

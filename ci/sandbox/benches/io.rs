@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use ploop::image::{Disk, ExportOptions};
 use ploop::{CreateParam, MountParam, Ploop, Size};
 
-use sandbox::{Lines, Running, tool};
+use sandbox::{Lines, RunningPart, tool};
 
 const SIZE: Size = Size::from_gib(3);
 const ROUNDS: usize = 5;
@@ -184,7 +184,7 @@ enum Side {
 }
 
 struct PloopSide {
-    running: Running,
+    running: RunningPart,
     lines: Lines,
     stdin: Option<ChildStdin>,
 }
@@ -193,7 +193,7 @@ impl PloopSide {
     fn start(directory: &Path) -> PloopSide {
         let mut command = sandbox::sandboxed("ploop", directory);
         command.stdin(Stdio::piped());
-        let mut running = Running::start(command, true);
+        let mut running = RunningPart::start(command, true);
         let lines = Lines::of(running.stdout());
         let stdin = Some(running.stdin());
         let mut side = PloopSide {
@@ -409,7 +409,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let directory = sandbox::directory();
-    let mut running = Running::start(sandbox::with_own_mounts("measure", directory.path()), false);
+    let mut running =
+        RunningPart::start(sandbox::with_own_mounts("measure", directory.path()), false);
     let status = running.finish(Duration::from_secs(1200));
     println!("{}", running.output());
     match status {

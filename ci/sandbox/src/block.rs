@@ -17,7 +17,7 @@ use crate::data::{self, Data, DataFileSystem};
 use crate::ioctl::{self, PartitionChange};
 use crate::loop_device::{self, LoopDevice};
 use crate::mounts::{self, Mount};
-use crate::state::State;
+use crate::sandbox_directory::SandboxDirectory;
 use crate::{fuse, partition};
 
 pub(crate) use crate::partition::Partition;
@@ -31,7 +31,7 @@ const FIRST: u32 = 1;
 /// The block device behind ploopN. Dropping it removes all of it.
 pub(crate) struct Block {
     index: u32,
-    state: State,
+    state: SandboxDirectory,
     device: LoopDevice,
     data: Weak<dyn Data>,
     partition: Mutex<Seen>,
@@ -50,7 +50,11 @@ struct Seen {
 impl Block {
     /// Makes the device, unbound. [`io::ErrorKind::AlreadyExists`] where the loop device of that
     /// number is somebody else's. The block does not keep `data` alive.
-    pub(crate) fn create(index: u32, state: &State, data: Arc<dyn Data>) -> io::Result<Block> {
+    pub(crate) fn create(
+        index: u32,
+        state: &SandboxDirectory,
+        data: Arc<dyn Data>,
+    ) -> io::Result<Block> {
         let device = LoopDevice::new(index, &state.real_virtual());
         if device.exists() {
             return Err(io::ErrorKind::AlreadyExists.into());

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use rustix::process::DumpableBehavior;
 
 use crate::driver::{Driver, list_attached_in};
-use crate::state::{Lock, State};
+use crate::sandbox_directory::{Lock, SandboxDirectory};
 use crate::teardown::{self, PATIENCE};
 use crate::tree::{self, Tree};
 use crate::{fuse, mounts, namespace, processes, server};
@@ -43,7 +43,7 @@ pub(crate) fn run(dir: PathBuf) -> Result<()> {
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
 
-    let state = Arc::new(State::new(dir));
+    let state = Arc::new(SandboxDirectory::new(dir));
     let attached = state.attached();
     list_attached_in(&attached).with_context(|| format!("cannot make {}", attached.display()))?;
     let driver = Arc::new(Driver::new(Arc::clone(&state)));

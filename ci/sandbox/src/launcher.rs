@@ -20,9 +20,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::daemon::{READY, STOP};
-use crate::state::{Base, Lock, State};
+use crate::sandbox_directory::{Base, Lock, SandboxDirectory};
 use crate::teardown::{self, PATIENCE};
-use crate::watch::{Trouble, Watch};
+use crate::watchdog::{Trouble, Watchdog};
 use crate::{mounts, namespace, processes};
 
 /// The exit code where the sandbox failed, and the program did not.
@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     for line in teardown::clean(&base)? {
         eprintln!("ploop-sandbox: {line}");
     }
-    let (state, lock) = State::create(&base)?;
+    let (state, lock) = SandboxDirectory::create(&base)?;
     let code = live(&state, &lock, &signals, options);
     for problem in teardown::rest(&state) {
         eprintln!("ploop-sandbox: {problem}");
@@ -73,7 +73,12 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
 }
 
 /// From nothing to a state in which only what lies around has to be removed.
-fn live(state: &State, lock: &Lock, signals: &SignalFd, options: &Options) -> Result<u8> {
+fn live(
+    state: &SandboxDirectory,
+    lock: &Lock,
+    signals: &SignalFd,
+    options: &Options,
+) -> Result<u8> {
     namespace::build(state)?;
     let mut daemon = Daemon::start(state, lock)?;
     let result = daemon
@@ -100,14 +105,14 @@ fn live(state: &State, lock: &Lock, signals: &SignalFd, options: &Options) -> Re
 /// Runs the program and ends what it started. Its exit code, if it ended by itself, and what
 /// happened to the daemon.
 fn program(
-    state: &State,
+    state: &SandboxDirectory,
     daemon: &Daemon,
     signals: &SignalFd,
     options: &Options,
 ) -> Result<(Option<u8>, Option<Trouble>)> {
     let before: HashSet<u32> = mounts::own()?.into_iter().map(|mount| mount.id).collect();
     let (wake, woken) = UnixStream::pair()?;
-    let watch = Watch::start(state.clone(), daemon.id(), options.patience, woken)?;
+    let watch = Watchdog::start(state.clone(), daemon.id(), options.patience, woken)?;
     let mut program = start(state, options)?;
     let (mut code, mut trouble) = wait(&mut program, daemon, signals, &watch, &wake)?;
 
@@ -128,7 +133,7 @@ fn program(
     Ok((code, trouble))
 }
 
-fn start(state: &State, options: &Options) -> Result<Child> {
+fn start(state: &SandboxDirectory, options: &Options) -> Result<Child> {
     let mut command = Command::new(own_executable()?);
     command.arg("exec").arg("--state").arg(state.dir());
     if let Some(preload) = &options.preload {
@@ -147,7 +152,7 @@ pub(crate) fn become_program(
     forwarded()
         .thread_unblock()
         .context("cannot unblock signals")?;
-    let state = State::new(state.to_owned());
+    let state = SandboxDirectory::new(state.to_owned());
     let [name, arguments @ ..] = command else {
         bail!("no command");
     };
@@ -174,7 +179,7 @@ fn wait(
     program: &mut Child,
     daemon: &Daemon,
     signals: &SignalFd,
-    watch: &Watch,
+    watch: &Watchdog,
     wake: &UnixStream,
 ) -> Result<(Option<u8>, Option<Trouble>)> {
     let process = pidfd(program.id())?;
@@ -226,7 +231,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(state: &State, lock: &Lock) -> Result<Daemon> {
+    fn start(state: &SandboxDirectory, lock: &Lock) -> Result<Daemon> {
         let (stream, other) = UnixStream::pair()?;
         let child = Command::new(own_executable()?)
             .arg("daemon")
@@ -262,7 +267,7 @@ impl Daemon {
     }
 
     /// Has it stop all devices, and kills it where it cannot.
-    fn end(mut self, state: &State, is_well: bool) {
+    fn end(mut self, state: &SandboxDirectory, is_well: bool) {
         if is_well && writeln!(self.stream, "{STOP}").is_ok() {
             // A little longer than the daemon itself waits.
             let patience = PATIENCE + Duration::from_secs(5);
@@ -270,7 +275,7 @@ impl Daemon {
                 return;
             }
         }
-        crate::watch::abort(state);
+        crate::watchdog::abort(state);
         teardown::kill(self.id());
         // It is gone, or waits in the kernel, where nobody waits for it.
         let _ = wait_at_most(&mut self.child, Duration::from_secs(5));

@@ -16,11 +16,11 @@ mod namespace;
 mod partition;
 mod processes;
 mod requirements;
+mod sandbox_directory;
 mod server;
-mod state;
 mod teardown;
 mod tree;
-mod watch;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::state::Base;
+use crate::sandbox_directory::Base;
 
 /// The code for "this machine cannot do it".
 const IMPOSSIBLE: u8 = 3;
@@ -49,7 +49,7 @@ const EXIT_CODES: &str = "Exit codes of `run`: the program's, 128 and its number
 
 /// Where sandboxes are. Those in different places leave each other alone.
 #[derive(Args)]
-struct Place {
+struct BaseOption {
     /// The directory in which sandboxes are made, and dead ones are looked for
     #[arg(
         long,
@@ -65,7 +65,7 @@ enum Subcommands {
     /// Run a program in a sandbox of its own
     Run {
         #[command(flatten)]
-        place: Place,
+        at: BaseOption,
         /// The preload library; found beside this program if not given, none if empty
         #[arg(long)]
         preload: Option<OsString>,
@@ -79,7 +79,7 @@ enum Subcommands {
     /// Say whether a sandbox can run here, or else what is missing
     Check,
     /// Remove what sandboxes that died have left
-    Clean(Place),
+    Clean(BaseOption),
     #[command(hide = true)]
     Daemon { state: PathBuf },
     #[command(hide = true)]
@@ -106,13 +106,13 @@ fn main() -> ExitCode {
 fn run(command: Subcommands) -> Result<u8> {
     match command {
         Subcommands::Run {
-            place,
+            at,
             preload,
             patience,
             command,
         } => {
             let options = launcher::Options {
-                base: place.base,
+                base: at.base,
                 preload: library(preload)?,
                 patience: Duration::from_secs(patience),
                 command,
@@ -121,9 +121,9 @@ fn run(command: Subcommands) -> Result<u8> {
         }
         Subcommands::Check => possible(|| Ok(0)),
         // Nothing was ever made there.
-        Subcommands::Clean(place) if !place.base.exists() => Ok(0),
-        Subcommands::Clean(place) => possible(|| {
-            for line in teardown::clean(&Base::new(&place.base)?)? {
+        Subcommands::Clean(at) if !at.base.exists() => Ok(0),
+        Subcommands::Clean(at) => possible(|| {
+            for line in teardown::clean(&Base::new(&at.base)?)? {
                 println!("{line}");
             }
             Ok(0)

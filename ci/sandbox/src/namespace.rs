@@ -10,7 +10,7 @@ use nix::sched::CloneFlags;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
-use crate::state::State;
+use crate::sandbox_directory::SandboxDirectory;
 use crate::{fuse, mounts};
 
 /// The source of everything that a sandbox mounts.
@@ -29,7 +29,7 @@ pub(crate) fn enter() -> Result<()> {
 }
 
 /// Keeps the real directories of sysfs at hand, and gives the namespace a `/dev` of its own.
-pub(crate) fn build(state: &State) -> Result<()> {
+pub(crate) fn build(state: &SandboxDirectory) -> Result<()> {
     for (real, to) in [
         ("/sys/block", state.real_block()),
         ("/sys/devices/virtual/block", state.real_virtual()),
@@ -62,7 +62,7 @@ fn hide_locks() -> Result<()> {
 }
 
 /// Puts what the daemon serves in the place of the real directories of sysfs.
-pub(crate) fn cover(state: &State) -> Result<()> {
+pub(crate) fn cover(state: &SandboxDirectory) -> Result<()> {
     for (served, over) in [
         ("block", "/sys/block"),
         ("virtual", "/sys/devices/virtual/block"),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::mounts::{self, Mount};
-use crate::state::State;
+use crate::sandbox_directory::SandboxDirectory;
 
 /// How long processes get to end by themselves, and to be gone once they are killed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub(crate) struct Namespace {
 }
 
 /// All of them: those that a program made for itself too, for they have copies of the mounts.
-pub(crate) fn namespaces_of(state: &State) -> Vec<Namespace> {
+pub(crate) fn namespaces_of(state: &SandboxDirectory) -> Vec<Namespace> {
     let mut namespaces: HashMap<PathBuf, Option<Namespace>> = HashMap::new();
     for process in all() {
         let directory = Path::new("/proc").join(process.to_string());
@@ -48,7 +48,7 @@ pub(crate) fn namespaces_of(state: &State) -> Vec<Namespace> {
 
 /// Ends all processes of a sandbox but this one and some: asks them to, and kills those that do not. One that
 /// waits in the kernel is not waited for. Says how many there were.
-pub(crate) fn end(state: &State, spare: &[u32], ask: bool) -> usize {
+pub(crate) fn end(state: &SandboxDirectory, spare: &[u32], ask: bool) -> usize {
     let ours = || -> Vec<u32> {
         let namespaces = namespaces_of(state).into_iter();
         let processes = namespaces.flat_map(|namespace| namespace.processes);

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use crate::{file_system, namespace, watch};
+use crate::{file_system, namespace, watchdog};
 
 /// With the package that has them in Debian.
 const TOOLS: [(&str, &str); 4] = [
@@ -44,7 +44,7 @@ pub(crate) fn enter_namespace() -> Result<(), String> {
     if missing.is_empty() {
         if let Err(error) = namespace::enter() {
             missing.push(format!("a mount namespace ({error:#}: run it outside of a container, or in a privileged one)"));
-        } else if !watch::is_possible() {
+        } else if !watchdog::is_possible() {
             missing.push(
                 "/sys/fs/fuse/connections (load the kernel module with `modprobe fuse`)".to_owned(),
             );

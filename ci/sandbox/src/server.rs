@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::driver::Driver;
-use crate::state::State;
+use crate::sandbox_directory::SandboxDirectory;
 use crate::{data, file_system};
 
 /// No request comes with more.
@@ -24,7 +24,7 @@ const MAX_DESCRIPTORS: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers on the socket from now on.
-pub(crate) fn start(state: &State, driver: Arc<Driver>) -> io::Result<()> {
+pub(crate) fn start(state: &SandboxDirectory, driver: Arc<Driver>) -> io::Result<()> {
     let path = state.socket();
     let listener = UnixListener::bind(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;

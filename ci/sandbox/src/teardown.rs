@@ -13,8 +13,8 @@ use rustix::process::Signal;
 
 use crate::loop_device::LoopDevice;
 use crate::namespace::SOURCE;
-use crate::state::{Base, Lock, State};
-use crate::{ioctl, mounts, processes, watch};
+use crate::sandbox_directory::{Base, Lock, SandboxDirectory};
+use crate::{ioctl, mounts, processes, watchdog};
 
 /// For what should take no time, but talks to file systems that may be broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,9 +40,9 @@ pub(crate) fn unmount_new(before: &HashSet<u32>) {
 
 /// Removes all that is left of a sandbox, of whose processes only this one may live on. Says what
 /// could not be.
-pub(crate) fn rest(state: &State) -> Vec<String> {
+pub(crate) fn rest(state: &SandboxDirectory) -> Vec<String> {
     // Whoever waits for an answer gets an error now.
-    watch::abort(state);
+    watchdog::abort(state);
     processes::end(state, &[], false);
     // First what covers sysfs, then what the sandbox mounted below its directory, but for /dev.
     unmount(|mount| mount.point.starts_with("/sys") && mount.source == Path::new(SOURCE));
@@ -78,7 +78,7 @@ fn unmount(which: impl Fn(&mounts::Mount) -> bool) {
 }
 
 /// Unbinds and removes a loop device, unless it has become somebody else's.
-fn remove_loop(state: &State, index: u32) -> io::Result<()> {
+fn remove_loop(state: &SandboxDirectory, index: u32) -> io::Result<()> {
     let device = LoopDevice::new(index, Path::new("/sys/devices/virtual/block"));
     if !device.exists() {
         return Ok(());
@@ -102,8 +102,8 @@ fn remove_loop(state: &State, index: u32) -> io::Result<()> {
 /// Cleans up after the sandboxes of this base that died. Says what was done.
 pub(crate) fn clean(base: &Base) -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    for (state, Lock(_lock)) in State::dead(base)? {
-        watch::abort(&state);
+    for (state, Lock(_lock)) in SandboxDirectory::dead(base)? {
+        watchdog::abort(&state);
         let killed = processes::end(&state, &[], false);
         let loops = state.loops().len();
         let name = state.dir().display().to_string();

@@ -17,7 +17,7 @@ use fuser::{
 };
 
 use crate::driver::{Driver, Entry, Reservation};
-use crate::state::State;
+use crate::sandbox_directory::SandboxDirectory;
 
 /// Enough that a device that is busy does not hold up the others.
 pub(crate) const THREADS: usize = 4;
@@ -67,7 +67,7 @@ enum Open {
 
 /// The file system.
 pub(crate) struct Tree {
-    state: Arc<State>,
+    state: Arc<SandboxDirectory>,
     driver: Arc<Driver>,
     inodes: Mutex<Inodes>,
     open: Arc<Mutex<HashMap<u64, Open>>>,
@@ -108,7 +108,7 @@ struct Waiting {
 }
 
 impl Tree {
-    pub(crate) fn new(state: Arc<State>, driver: Arc<Driver>) -> Tree {
+    pub(crate) fn new(state: Arc<SandboxDirectory>, driver: Arc<Driver>) -> Tree {
         let mut inodes = Inodes {
             paths: Vec::new(),
             numbers: HashMap::new(),

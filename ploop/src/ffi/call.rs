@@ -2,8 +2,8 @@
 
 use std::os::fd::RawFd;
 
+use super::call_result::CallResult;
 use super::process;
-use super::reply::Reply;
 use crate::lock::Purpose;
 use crate::{Error, Result};
 
@@ -76,7 +76,7 @@ impl Call {
 
 /// Makes the call, in [a process of its own](process). The closure holds the call and little else:
 /// what it does before C could end in a stray child.
-pub(super) fn execute(call: &Call, c: impl FnOnce() -> i32 + Send) -> Result<Reply> {
+pub(super) fn execute(call: &Call, c: impl FnOnce() -> i32 + Send) -> Result<CallResult> {
     execute_keeping(call, &[], c)
 }
 
@@ -85,10 +85,10 @@ pub(super) fn execute_keeping(
     call: &Call,
     keep: &[RawFd],
     c: impl FnOnce() -> i32 + Send,
-) -> Result<Reply> {
+) -> Result<CallResult> {
     let returned = process::run(call, keep, c)
         .map_err(|error| Error::io(call.name, "libploop could not be called", error))??;
-    Ok(Reply {
+    Ok(CallResult {
         operation: call.name,
         code: returned.code,
         message: returned.message,
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_child_that_comes_back_from_c_ends_there() {
-        let reply = execute(&CALL, || {
+        let result = execute(&CALL, || {
             // SAFETY: the child goes from here straight to `_exit`, as a failed `exec` in libploop
             // would.
             let child = unsafe { libc::fork() };
@@ -118,7 +118,7 @@ mod tests {
             libc::WEXITSTATUS(status)
         })
         .unwrap();
-        assert_eq!(reply.code, 127);
+        assert_eq!(result.code, 127);
     }
 
     #[test]

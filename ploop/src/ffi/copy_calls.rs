@@ -69,7 +69,7 @@ pub(crate) fn copy_send(
         ..Default::default()
     });
     let mut words = None;
-    let mut reply = execute_keeping(&CALL, &keep, || {
+    let mut result = execute_keeping(&CALL, &keep, || {
         // SAFETY: the name is terminated, there is no command, and the descriptors are open.
         in_own_memory(|| unsafe { sys::ploop_copy_send(param.as_mut_ptr()) }).unwrap_or_else(
             |error| {
@@ -81,9 +81,9 @@ pub(crate) fn copy_send(
         )
     })?;
     if words.is_some() {
-        reply.message = words;
+        result.message = words;
     }
-    reply.done(device)
+    result.done(device)
 }
 
 /// In the process of C: runs `c` in a child of its own, and leaves its words as if it had run here.

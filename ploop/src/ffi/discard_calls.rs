@@ -11,9 +11,9 @@ use std::time::Duration;
 use ploop_sys as sys;
 
 use super::call::Call;
-use super::reply::Reply;
+use super::call_result::CallResult;
+use super::locked_image::LockedImage;
 use super::text::Param;
-use super::turn::Turn;
 use crate::Result;
 use crate::lock::TimedLock;
 
@@ -51,7 +51,7 @@ pub(crate) struct DiscardNumbers {
 /// C describes the flags of extents in one static buffer while it discards.
 static FLAG_TEXT: TimedLock = TimedLock::new();
 
-impl Turn<'_> {
+impl LockedImage<'_> {
     pub(crate) const DISCARD: Call = Call::new("discard")
         .changes()
         .finds_device()
@@ -64,8 +64,8 @@ impl Turn<'_> {
 
     /// `device` is the one that libploop will find.
     pub(crate) fn discard(self, args: &DiscardArgs<'_>, device: Option<&Path>) -> Result<()> {
-        let mut turn = self.with_new_handle();
-        let operation = turn.operation();
+        let mut locked = self.with_new_handle();
+        let operation = locked.operation();
         let stop = args
             .stop
             .map_or(std::ptr::null(), |stop| stop.0.as_ptr().cast_const());
@@ -77,27 +77,28 @@ impl Turn<'_> {
             defrag: args.defrag.into(),
             ..Default::default()
         });
-        let reply = FLAG_TEXT.alone(operation, Duration::MAX, || {
+        let result = FLAG_TEXT.alone(operation, Duration::MAX, || {
             // SAFETY: the handle is live, and only this call uses it; `stop` is NULL or an `int` that
             // outlives the call, and C reads it with plain loads of an aligned `int`.
-            let mut call = || turn.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) });
-            let reply = call()?;
+            let mut call =
+                || locked.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) });
+            let result = call()?;
             match device {
-                Some(device) if is_abandoned(&reply) && end_abandoned(device).is_ok() => call(),
-                _ => Ok(reply),
+                Some(device) if is_abandoned(&result) && end_abandoned(device).is_ok() => call(),
+                _ => Ok(result),
             }
         })?;
-        reply.done(turn.path())
+        result.done(locked.path())
     }
 
     pub(crate) fn discard_stat(self) -> Result<DiscardNumbers> {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         // Later versions of the library write a member more.
         let mut stat = [sys::ploop_discard_stat::default(); 2];
         // SAFETY: the handle is live and used by this thread only; C fills in the first element.
-        let reply =
-            turn.call(|di| unsafe { sys::ploop_discard_get_stat(di, stat.as_mut_ptr()) })?;
-        reply.done(turn.path())?;
+        let result =
+            locked.call(|di| unsafe { sys::ploop_discard_get_stat(di, stat.as_mut_ptr()) })?;
+        result.done(locked.path())?;
         Ok(DiscardNumbers {
             data: stat[0].data_size as u64,
             ploop: stat[0].ploop_size as u64,
@@ -109,9 +110,9 @@ impl Turn<'_> {
 
 /// Whether the driver is in the middle of a discard. It is one whose program was killed: no other program
 /// of this crate's is at this image, and to libploop by itself, any operation may end a discard.
-fn is_abandoned(reply: &Reply) -> bool {
-    reply.code == sys::SYSEXIT_DEVIOC
-        && reply
+fn is_abandoned(result: &CallResult) -> bool {
+    result.code == sys::SYSEXIT_DEVIOC
+        && result
             .message
             .as_ref()
             .is_some_and(|message| message.contains("initialize discard mode"))

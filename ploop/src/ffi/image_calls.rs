@@ -7,9 +7,9 @@ use ploop_sys as sys;
 
 use super::call::Call;
 use super::descriptors::Passage;
+use super::locked_image::LockedImage;
 use super::other_calls::c_mode;
 use super::text::{CPath, CText, Param, device_name, or_null, path_or_null};
-use super::turn::Turn;
 use crate::{Error, ImageMode, Result};
 
 /// What `ploop_mount_image` is told.
@@ -25,7 +25,7 @@ pub(crate) struct MountArgs<'a> {
 }
 
 /// What `ploop_mount_image` answers.
-pub(crate) struct MountReply {
+pub(crate) struct MountResult {
     pub(crate) device: PathBuf,
     pub(crate) fsck: i32,
 }
@@ -46,7 +46,7 @@ pub(crate) enum MergeWhich<'a> {
     },
 }
 
-impl Turn<'_> {
+impl LockedImage<'_> {
     pub(crate) const MOUNT: Call = Call::new("mount")
         .changes()
         .finds_device()
@@ -75,8 +75,8 @@ impl Turn<'_> {
         Call::new("set maximum delta size").changes().finds_device();
     pub(crate) const DESCRIPTOR: Call = Call::new("read descriptor").looks();
 
-    pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountReply> {
-        let mut turn = self.with_new_handle();
+    pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountResult> {
+        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_mount_param {
             ro: args.read_only.into(),
             flags: args.flags,
@@ -89,24 +89,24 @@ impl Turn<'_> {
         });
         // SAFETY: the handle is live and used by this thread only; every pointer in `param` is NULL or
         // a terminated text that outlives the call, and C only reads what they point to.
-        let reply = turn.call(|di| unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) })?;
-        reply.done(turn.path())?;
-        Ok(MountReply {
+        let result = locked.call(|di| unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) })?;
+        result.done(locked.path())?;
+        Ok(MountResult {
             device: device_name(&param.0.device),
             fsck: param.0.fsck_rc,
         })
     }
 
     pub(crate) fn umount(self) -> Result<()> {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let reply = turn.call(|di| unsafe { sys::ploop_umount_image(di) })?;
-        reply.done(turn.path())
+        let result = locked.call(|di| unsafe { sys::ploop_umount_image(di) })?;
+        result.done(locked.path())
     }
 
     /// `size` in sectors, 0 for as small as possible.
     pub(crate) fn resize(self, size: u64, offline: bool, mount_namespace: i32) -> Result<()> {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_resize_param {
             size,
             offline_resize: offline.into(),
@@ -114,12 +114,13 @@ impl Turn<'_> {
             ..Default::default()
         });
         // SAFETY: the handle is live and used by this thread only; `param` holds numbers.
-        let reply = turn.call(|di| unsafe { sys::ploop_resize_image(di, param.as_mut_ptr()) })?;
-        reply.done(turn.path())
+        let result =
+            locked.call(|di| unsafe { sys::ploop_resize_image(di, param.as_mut_ptr()) })?;
+        result.done(locked.path())
     }
 
     pub(crate) fn create_snapshot(self, guid: &CText, directory: Option<&CPath>) -> Result<()> {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_snapshot_param {
             guid: guid.as_mut_ptr(),
             snap_dir: path_or_null(directory),
@@ -127,9 +128,9 @@ impl Turn<'_> {
         });
         // SAFETY: the handle is live and used by this thread only; both texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
-        let reply =
-            turn.call(|di| unsafe { sys::ploop_create_snapshot(di, param.as_mut_ptr()) })?;
-        reply.done(turn.path())
+        let result =
+            locked.call(|di| unsafe { sys::ploop_create_snapshot(di, param.as_mut_ptr()) })?;
+        result.done(locked.path())
     }
 
     /// Returns the device, and the descriptor that holds it where `hold` asks for one.
@@ -143,8 +144,8 @@ impl Turn<'_> {
     ) -> Result<(PathBuf, Option<std::os::fd::OwnedFd>)> {
         use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
-        let mut turn = self.with_new_handle();
-        let operation = turn.operation();
+        let mut locked = self.with_new_handle();
+        let operation = locked.operation();
         let no_holder = |error| {
             Error::io(
                 operation,
@@ -165,7 +166,7 @@ impl Turn<'_> {
         // call and are only read; `holder_out` is NULL or points to an `int` that outlives it. On
         // success C opened the holder for the caller alone, so it is ours to own; its copy goes to the
         // caller's descriptors.
-        let reply = turn.call_keeping(&[passage.number()], |di| unsafe {
+        let result = locked.call_keeping(&[passage.number()], |di| unsafe {
             let holder_out = if hold {
                 &raw mut holder
             } else {
@@ -178,7 +179,7 @@ impl Turn<'_> {
             }
             code
         })?;
-        reply.done(turn.path())?;
+        result.done(locked.path())?;
         let holder = if hold {
             Some(passage.receive().map_err(no_holder)?)
         } else {
@@ -187,7 +188,7 @@ impl Turn<'_> {
         Ok((device_name(&param.0.device), holder))
     }
 
-    /// `keep_as` names the old top delta, which is then kept. The turn comes back, also after a failure,
+    /// `keep_as` names the old top delta, which is then kept. The locked image comes back, also after a failure,
     /// for a look at what was really done.
     pub(crate) fn switch_snapshot(
         self,
@@ -195,7 +196,7 @@ impl Turn<'_> {
         keep_as: Option<&CText>,
         skip_create: bool,
     ) -> (Self, Result<()>) {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         let mut flags = 0;
         if keep_as.is_some() {
             flags |= sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY;
@@ -211,24 +212,24 @@ impl Turn<'_> {
         });
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
-        let reply =
-            turn.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, param.as_mut_ptr()) });
-        let result = reply.and_then(|reply| reply.done(turn.path()));
-        (turn, result)
+        let result =
+            locked.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, param.as_mut_ptr()) });
+        let result = result.and_then(|result| result.done(locked.path()));
+        (locked, result)
     }
 
-    /// The turn comes back, also after a failure, for a look at what was really done.
+    /// The locked image comes back, also after a failure, for a look at what was really done.
     pub(crate) fn delete_snapshot(self, guid: &CText) -> (Self, Result<()>) {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only; the text is terminated, outlives
         // the call, does not come from the handle (hazard 1), and is only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_delete_snapshot(di, guid.as_ptr()) });
-        let result = reply.and_then(|reply| reply.done(turn.path()));
-        (turn, result)
+        let result = locked.call(|di| unsafe { sys::ploop_delete_snapshot(di, guid.as_ptr()) });
+        let result = result.and_then(|result| result.done(locked.path()));
+        (locked, result)
     }
 
     pub(crate) fn merge(self, which: &MergeWhich<'_>, new_delta: Option<&CPath>) -> Result<()> {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_merge_param {
             new_delta: path_or_null(new_delta),
             ..Default::default()
@@ -242,18 +243,19 @@ impl Turn<'_> {
         }
         // SAFETY: the handle is live and used by this thread only; the texts are NULL or terminated,
         // outlive the call, do not come from the handle (hazard 1), and are only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_merge_snapshot(di, param.as_mut_ptr()) })?;
-        reply.done(turn.path())
+        let result =
+            locked.call(|di| unsafe { sys::ploop_merge_snapshot(di, param.as_mut_ptr()) })?;
+        result.done(locked.path())
     }
 
-    /// The turn comes back, for a look at what was really done.
+    /// The locked image comes back, for a look at what was really done.
     pub(crate) fn replace(
         self,
         file: &CPath,
         which: &ReplaceWhich<'_>,
         flags: i32,
     ) -> Result<Self> {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_replace_param {
             file: file.as_mut_ptr(),
             flags,
@@ -265,24 +267,25 @@ impl Turn<'_> {
         }
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
-        let reply = turn.call(|di| unsafe { sys::ploop_replace_image(di, param.as_mut_ptr()) })?;
-        reply.done(turn.path())?;
-        Ok(turn)
+        let result =
+            locked.call(|di| unsafe { sys::ploop_replace_image(di, param.as_mut_ptr()) })?;
+        result.done(locked.path())?;
+        Ok(locked)
     }
 
     pub(crate) fn convert(self, mode: ImageMode) -> Result<()> {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let reply = turn.call(|di| unsafe { sys::ploop_convert_image(di, c_mode(mode), 0) })?;
-        reply.done(turn.path())
+        let result = locked.call(|di| unsafe { sys::ploop_convert_image(di, c_mode(mode), 0) })?;
+        result.done(locked.path())
     }
 
-    /// The turn comes back, for a look at what was really done.
+    /// The locked image comes back, for a look at what was really done.
     pub(crate) fn set_max_delta_size(self, size: u64) -> Result<Self> {
-        let mut turn = self.with_new_handle();
+        let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let reply = turn.call(|di| unsafe { sys::ploop_set_max_delta_size(di, size) })?;
-        reply.done(turn.path())?;
-        Ok(turn)
+        let result = locked.call(|di| unsafe { sys::ploop_set_max_delta_size(di, size) })?;
+        result.done(locked.path())?;
+        Ok(locked)
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ploop_sys as sys;
 
 use super::call::{Call, execute};
+use super::locked_image::LockedImage;
 use super::text::{CPath, CText, Param, PathBuffer, or_null};
-use super::turn::Turn;
 use crate::lock::{TimedLock, timeout, wait_for_devices};
 use crate::{ErrorKind, FsInfo, ImageMode, Result};
 
@@ -92,7 +92,7 @@ pub(crate) fn create_descriptor(
     .done(path)
 }
 
-impl Turn<'_> {
+impl LockedImage<'_> {
     pub(crate) const FS_INFO: Call = Call::new("get file system info").looks().finds_device();
 
     /// C opens the descriptor itself here, and so takes the lock.
@@ -101,16 +101,16 @@ impl Turn<'_> {
         let mut info = sys::ploop_info::default();
         // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C
         // fills in `info`.
-        let reply =
+        let result =
             self.call(|_| unsafe { sys::ploop_get_info_by_descr(descriptor.as_ptr(), &mut info) })?;
-        if reply.code == 1 {
+        if result.code == 1 {
             // The number is also SYSEXIT_CREAT, but here it means this.
-            return Err(reply.into_error(self.path()).meaning(
+            return Err(result.into_error(self.path()).meaning(
                 ErrorKind::NotMounted,
                 "the image is attached to a device but its file system is not mounted, so there is nothing to ask",
             ));
         }
-        reply.done(self.path())?;
+        result.done(self.path())?;
         Ok(FsInfo {
             block_size: info.fs_bsize,
             blocks: info.fs_blocks,
@@ -143,10 +143,10 @@ fn by_mount(op: &'static Call, path: &Path, mount: &CPath, c: LookUp) -> Result<
         let mut out = PathBuffer::new();
         // SAFETY: `c` is one of the two functions below, which read a terminated path and write at
         // most the given number of bytes; no other thread is in `getmntent` by way of this crate.
-        let reply = execute(op, || unsafe {
+        let result = execute(op, || unsafe {
             c(mount.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
         })?;
-        Ok(reply.found(path)?.then(|| out.into_path()))
+        Ok(result.found(path)?.then(|| out.into_path()))
     })
 }
 

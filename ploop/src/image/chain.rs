@@ -16,18 +16,18 @@ use crate::{ClusterSize, Error, ErrorKind, Result, Size};
 const OPERATION: &str = "open image";
 
 /// libploop ends at 127; each costs a file descriptor.
-const MAX_LAYERS: usize = 1024;
+const MAX_LEVELS: usize = 1024;
 
 /// The files of a disk, the base first.
 #[derive(Debug)]
 pub(super) struct Chain {
-    layers: Vec<Layer>,
+    levels: Vec<Level>,
     cluster: ClusterSize,
     size: u64,
 }
 
 #[derive(Debug)]
-pub(super) enum Layer {
+pub(super) enum Level {
     /// A base without a table.
     Raw {
         path: PathBuf,
@@ -37,23 +37,23 @@ pub(super) enum Layer {
     Delta(Delta),
 }
 
-/// Where the data of a part of the disk is: in the file of a layer, or nowhere, and then it is
+/// Where the data of a part of the disk is: in the file of a level, or nowhere, and then it is
 /// zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) layer: usize,
+pub(super) struct Location {
+    pub(super) level: usize,
     pub(super) offset: u64,
 }
 
-impl Layer {
-    /// An open file as a layer; with `raw`, as a base without a table.
-    pub(super) fn over(path: &Path, file: File, raw: bool, allow_in_use: bool) -> Result<Layer> {
+impl Level {
+    /// An open file as a level; with `raw`, as a base without a table.
+    pub(super) fn over(path: &Path, file: File, raw: bool, allow_in_use: bool) -> Result<Level> {
         let len = file::length(OPERATION, &file).map_err(|error| error.with_path(path))?;
         if raw {
             let (path, file) = (path.to_owned(), Arc::new(file));
-            Ok(Layer::Raw { path, file, len })
+            Ok(Level::Raw { path, file, len })
         } else {
-            Delta::over(path, file, len, allow_in_use).map(Layer::Delta)
+            Delta::over(path, file, len, allow_in_use).map(Level::Delta)
         }
     }
 
@@ -62,11 +62,11 @@ impl Layer {
     #[cfg(feature = "image-write")]
     fn reload(&mut self) -> Result<()> {
         match self {
-            Layer::Raw { path, file, len } => {
+            Level::Raw { path, file, len } => {
                 *len = file::length(OPERATION, file).map_err(|error| error.with_path(&*path))?;
                 Ok(())
             }
-            Layer::Delta(delta) => delta.reload(),
+            Level::Delta(delta) => delta.reload(),
         }
     }
 
@@ -74,27 +74,27 @@ impl Layer {
     #[cfg(feature = "image-write")]
     pub(super) fn holes(&self) -> Vec<Range<u64>> {
         match self {
-            Layer::Raw { .. } => Vec::new(),
-            Layer::Delta(delta) => delta.holes().to_vec(),
+            Level::Raw { .. } => Vec::new(),
+            Level::Delta(delta) => delta.holes().to_vec(),
         }
     }
 
     #[cfg(feature = "image-write")]
     pub(super) fn set_holes(&mut self, holes: Vec<Range<u64>>) {
-        if let Layer::Delta(delta) = self {
+        if let Level::Delta(delta) = self {
             delta.set_holes(holes);
         }
     }
 
     #[cfg(feature = "image-write")]
     pub(super) fn is_raw(&self) -> bool {
-        matches!(self, Layer::Raw { .. })
+        matches!(self, Level::Raw { .. })
     }
 
     pub(super) fn path(&self) -> &Path {
         match self {
-            Layer::Raw { path, .. } => path,
-            Layer::Delta(delta) => delta.path(),
+            Level::Raw { path, .. } => path,
+            Level::Delta(delta) => delta.path(),
         }
     }
 
@@ -105,8 +105,8 @@ impl Layer {
     /// The file, for somebody who reads it without the chain.
     pub(super) fn shared_file(&self) -> &Arc<File> {
         match self {
-            Layer::Raw { file, .. } => file,
-            Layer::Delta(delta) => delta.file(),
+            Level::Raw { file, .. } => file,
+            Level::Delta(delta) => delta.file(),
         }
     }
 
@@ -114,15 +114,15 @@ impl Layer {
     fn size(&self) -> u64 {
         match self {
             // Disks consist of sectors.
-            Layer::Raw { len, .. } => len.checked_next_multiple_of(512).unwrap_or(*len),
-            Layer::Delta(delta) => delta.header().size.bytes(),
+            Level::Raw { len, .. } => len.checked_next_multiple_of(512).unwrap_or(*len),
+            Level::Delta(delta) => delta.header().size.bytes(),
         }
     }
 }
 
-/// Sees that layers fit upon each other, and returns the size of the disk.
-fn check_layers(layers: &[Layer], cluster: ClusterSize) -> Result<u64> {
-    let Some(top) = layers.last() else {
+/// Sees that levels fit upon each other, and returns the size of the disk.
+fn check_levels(levels: &[Level], cluster: ClusterSize) -> Result<u64> {
+    let Some(top) = levels.last() else {
         return Err(Error::new(
             ErrorKind::InvalidInput,
             OPERATION,
@@ -130,13 +130,13 @@ fn check_layers(layers: &[Layer], cluster: ClusterSize) -> Result<u64> {
         ));
     };
     let size = top.size();
-    if layers.len() > MAX_LAYERS {
+    if levels.len() > MAX_LEVELS {
         return Err(Error::new(
             ErrorKind::Unsupported,
             OPERATION,
             format!(
-                "{} deltas lie upon each other, more than {MAX_LAYERS}",
-                layers.len()
+                "{} deltas lie upon each other, more than {MAX_LEVELS}",
+                levels.len()
             ),
         ));
     }
@@ -148,8 +148,8 @@ fn check_layers(layers: &[Layer], cluster: ClusterSize) -> Result<u64> {
         )
         .with_path(top.path()));
     }
-    for layer in layers {
-        if let Layer::Delta(delta) = layer {
+    for level in levels {
+        if let Level::Delta(delta) = level {
             let found = delta.header().cluster;
             if found != cluster {
                 return Err(Error::new(
@@ -175,11 +175,11 @@ fn no_level(level: usize) -> Error {
 }
 
 impl Chain {
-    /// A disk over `layers`, the base first. All must have clusters of the given size.
-    pub(super) fn new(layers: Vec<Layer>, cluster: ClusterSize) -> Result<Chain> {
-        let size = check_layers(&layers, cluster)?;
+    /// A disk over `levels`, the base first. All must have clusters of the given size.
+    pub(super) fn new(levels: Vec<Level>, cluster: ClusterSize) -> Result<Chain> {
+        let size = check_levels(&levels, cluster)?;
         Ok(Chain {
-            layers,
+            levels,
             cluster,
             size,
         })
@@ -193,39 +193,39 @@ impl Chain {
         self.cluster
     }
 
-    pub(super) fn layers(&self) -> &[Layer] {
-        &self.layers
+    pub(super) fn levels(&self) -> &[Level] {
+        &self.levels
     }
 
-    /// Puts a layer on top.
+    /// Puts a delta on top.
     #[cfg(feature = "image-write")]
-    pub(super) fn push(&mut self, layer: Layer) -> Result<()> {
-        self.layers.push(layer);
-        match check_layers(&self.layers, self.cluster) {
+    pub(super) fn push(&mut self, top: Level) -> Result<()> {
+        self.levels.push(top);
+        match check_levels(&self.levels, self.cluster) {
             Ok(size) => self.size = size,
             Err(error) => {
-                self.layers.pop();
+                self.levels.pop();
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// The chain below the top layer, if there is any.
+    /// The chain below the top delta, if there is any.
     #[cfg(feature = "image-write")]
     pub(super) fn without_top(mut self) -> Option<Chain> {
-        self.layers.pop();
-        self.size = self.layers.last()?.size();
+        self.levels.pop();
+        self.size = self.levels.last()?.size();
         Some(self)
     }
 
     /// Puts a file in the place of one that holds the same.
     #[cfg(feature = "image-write")]
-    pub(super) fn replace(&mut self, level: usize, layer: Layer) -> Result<()> {
-        let old = self.layers.get(level).ok_or_else(|| no_level(level))?;
-        let same = match (old, &layer) {
-            (Layer::Raw { len: old, .. }, Layer::Raw { len: new, .. }) => old == new,
-            (Layer::Delta(old), Layer::Delta(new)) => {
+    pub(super) fn replace(&mut self, level: usize, new: Level) -> Result<()> {
+        let old = self.levels.get(level).ok_or_else(|| no_level(level))?;
+        let same = match (old, &new) {
+            (Level::Raw { len: old, .. }, Level::Raw { len: new, .. }) => old == new,
+            (Level::Delta(old), Level::Delta(new)) => {
                 let (old, new) = (old.header(), new.header());
                 old.size == new.size && old.cluster == new.cluster && old.version == new.version
             }
@@ -239,30 +239,30 @@ impl Chain {
                     "the file differs in kind or size from level {level}, which it is to replace"
                 ),
             )
-            .with_path(layer.path()));
+            .with_path(new.path()));
         }
-        self.layers[level] = layer;
+        self.levels[level] = new;
         Ok(())
     }
 
-    /// Takes a layer out that was merged into the one below, of which everything is read again.
+    /// Takes a delta out that was merged into the one below, of which everything is read again.
     #[cfg(feature = "image-write")]
     pub(super) fn remove(&mut self, level: usize) -> Result<()> {
-        if level == 0 || level >= self.layers.len() {
+        if level == 0 || level >= self.levels.len() {
             return Err(no_level(level));
         }
         self.reload(level - 1)?;
-        self.layers.remove(level);
-        self.size = check_layers(&self.layers, self.cluster)?;
+        self.levels.remove(level);
+        self.size = check_levels(&self.levels, self.cluster)?;
         Ok(())
     }
 
-    /// Reads the table of a layer again, which others have written to.
+    /// Reads the table of a delta again, which others have written to.
     #[cfg(feature = "image-write")]
     pub(super) fn reload(&mut self, level: usize) -> Result<()> {
-        let layer = self.layers.get_mut(level).ok_or_else(|| no_level(level))?;
-        layer.reload()?;
-        self.size = check_layers(&self.layers, self.cluster)?;
+        let reloaded = self.levels.get_mut(level).ok_or_else(|| no_level(level))?;
+        reloaded.reload()?;
+        self.size = check_levels(&self.levels, self.cluster)?;
         Ok(())
     }
 
@@ -270,8 +270,8 @@ impl Chain {
     #[cfg(feature = "image-write")]
     pub(super) fn set_slot(&mut self, level: usize, cluster: u32, slot: u32) -> Result<()> {
         let mut found = None;
-        for (number, layer) in self.layers.iter_mut().enumerate().rev() {
-            if let Layer::Delta(delta) = layer {
+        for (number, level) in self.levels.iter_mut().enumerate().rev() {
+            if let Level::Delta(delta) = level {
                 if delta.has_entry(cluster)? {
                     found = Some((number, delta));
                     break;
@@ -287,20 +287,20 @@ impl Chain {
     /// Whether any file has data for a cluster.
     #[cfg(feature = "image-write")]
     pub(super) fn has(&self, cluster: u32) -> Result<bool> {
-        let (place, _) = self.piece(u64::from(cluster) * self.cluster.bytes())?;
-        Ok(place.is_some())
+        let (location, _) = self.piece(u64::from(cluster) * self.cluster.bytes())?;
+        Ok(location.is_some())
     }
 
     /// Fills `buffer` from `offset` on. What lies behind the end of the disk must not be asked for by a
     /// reader; a writer with a larger delta upon this chain gets zeros there.
     pub(super) fn read(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
-            let (place, len) = self.run(offset, buffer.len() as u64)?;
+            let (location, len) = self.run(offset, buffer.len() as u64)?;
             // At most the length of the buffer.
             let (part, rest) = buffer.split_at_mut(len as usize);
-            match place {
+            match location {
                 None => part.fill(0),
-                Some(place) => self.read_place(place, part)?,
+                Some(location) => self.read_location(location, part)?,
             }
             buffer = rest;
             offset += len;
@@ -308,54 +308,54 @@ impl Chain {
         Ok(())
     }
 
-    pub(super) fn read_place(&self, place: Place, buffer: &mut [u8]) -> Result<()> {
-        let layer = &self.layers[place.layer];
-        layer
+    pub(super) fn read_location(&self, location: Location, buffer: &mut [u8]) -> Result<()> {
+        let level = &self.levels[location.level];
+        level
             .file()
-            .read_exact_at(buffer, place.offset)
+            .read_exact_at(buffer, location.offset)
             .map_err(|error| {
                 Error::io("read image", "the data cannot be read", error)
-                    .with_path(layer.path())
-                    .with_offset(place.offset)
+                    .with_path(level.path())
+                    .with_offset(location.offset)
             })
     }
 
     /// Where the disk's data from `offset` on is, and how much of it lies there in one piece: at
     /// least one byte, at most `max`.
-    pub(super) fn run(&self, offset: u64, max: u64) -> Result<(Option<Place>, u64)> {
-        let (place, mut len) = self.piece(offset)?;
+    pub(super) fn run(&self, offset: u64, max: u64) -> Result<(Option<Location>, u64)> {
+        let (location, mut len) = self.piece(offset)?;
         while len < max {
             let (next, more) = self.piece(offset + len)?;
-            let expected = place.map(|place| Place {
-                offset: place.offset + len,
-                ..place
+            let expected = location.map(|location| Location {
+                offset: location.offset + len,
+                ..location
             });
             if next != expected {
                 break;
             }
             len += more;
         }
-        Ok((place, len.min(max)))
+        Ok((location, len.min(max)))
     }
 
     /// As [`run`](Chain::run), up to the end of the cluster at most.
-    fn piece(&self, offset: u64) -> Result<(Option<Place>, u64)> {
+    fn piece(&self, offset: u64) -> Result<(Option<Location>, u64)> {
         let size = self.cluster.bytes();
         let within = offset % size;
         let left = size - within;
         // `new` has seen that it fits.
         let number = (offset / size) as u32;
-        for (layer, source) in self.layers.iter().enumerate().rev() {
+        for (level, source) in self.levels.iter().enumerate().rev() {
             match source {
-                Layer::Delta(delta) => {
+                Level::Delta(delta) => {
                     if let Some(start) = delta.cluster(number)? {
                         let offset = start + within;
-                        return Ok((Some(Place { layer, offset }), left));
+                        return Ok((Some(Location { level, offset }), left));
                     }
                 }
-                Layer::Raw { len, .. } => {
+                Level::Raw { len, .. } => {
                     if offset < *len {
-                        return Ok((Some(Place { layer, offset }), left.min(len - offset)));
+                        return Ok((Some(Location { level, offset }), left.min(len - offset)));
                     }
                 }
             }
@@ -370,45 +370,45 @@ impl Chain {
     }
 
     /// Where the clusters of a page of the table are; unlike [`run`](Chain::run) for a reader that
-    /// passes through the whole disk. `places` gets one for each cluster that lies within the disk,
+    /// passes through the whole disk. `locations` gets one for each cluster that lies within the disk,
     /// or stays empty where there is none of them in any file.
-    pub(super) fn page(&self, number: u32, places: &mut Vec<Option<Place>>) -> Result<()> {
+    pub(super) fn page(&self, number: u32, locations: &mut Vec<Option<Location>>) -> Result<()> {
         let size = self.cluster.bytes();
         let first = u64::from(number) * u64::from(PAGE);
         let clusters = self.size.div_ceil(size).saturating_sub(first);
         let count = clusters.min(u64::from(PAGE)) as usize;
-        places.clear();
+        locations.clear();
         let mut missing = count;
-        for (layer, source) in self.layers.iter().enumerate().rev() {
+        for (level, source) in self.levels.iter().enumerate().rev() {
             if missing == 0 {
                 break;
             }
             match source {
-                Layer::Delta(delta) => {
+                Level::Delta(delta) => {
                     let page = delta.page(number)?;
                     if matches!(page, Page::Empty) {
                         continue;
                     }
-                    places.resize(count, None);
-                    for (index, place) in (0..).zip(places.iter_mut()) {
+                    locations.resize(count, None);
+                    for (index, location) in (0..).zip(locations.iter_mut()) {
                         let entry = page.entry(index);
-                        if place.is_none() && entry != 0 {
+                        if location.is_none() && entry != 0 {
                             let found = delta.resolve(number * PAGE + index, entry)?;
-                            *place = found.map(|offset| Place { layer, offset });
+                            *location = found.map(|offset| Location { level, offset });
                             missing -= 1;
                         }
                     }
                 }
-                Layer::Raw { len, file, .. } => {
+                Level::Raw { len, file, .. } => {
                     let start = first * size;
                     if start >= *len || holes::is_hole(file, start, u64::from(PAGE) * size) {
                         continue;
                     }
-                    places.resize(count, None);
-                    for (index, place) in (first..).zip(places.iter_mut()) {
+                    locations.resize(count, None);
+                    for (index, location) in (first..).zip(locations.iter_mut()) {
                         let offset = index * size;
-                        if place.is_none() && offset < *len {
-                            *place = Some(Place { layer, offset });
+                        if location.is_none() && offset < *len {
+                            *location = Some(Location { level, offset });
                         }
                     }
                 }

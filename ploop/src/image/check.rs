@@ -9,9 +9,9 @@ use super::clusters::Clusters;
 use super::delta::{cluster_offset, misplaced};
 use super::descriptor::{Descriptor, Image};
 use super::extension;
-use super::family;
 use super::file;
 use super::header::{Header, HeaderFlags};
+use super::orphans;
 use super::report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
 use super::table::{self, PAGE, Page, Table};
 use crate::{Error, ErrorKind, Guid, ImageMode, Result, Size};
@@ -62,7 +62,7 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
     }
     check_fit(&descriptor, path, &deltas, &mut findings);
 
-    let orphans = family::orphans(&descriptor, path).unwrap_or_else(|error| {
+    let orphans = orphans::orphans(&descriptor, path).unwrap_or_else(|error| {
         findings.add_error(Issue::Unreadable, &error);
         Vec::new()
     });
@@ -72,7 +72,7 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
             Issue::Orphan,
             Some(orphan),
             None,
-            "no descriptor names this file of the image's family; Ploop::remove_leftovers removes it",
+            "no descriptor names this file of the image's orphans; Ploop::remove_leftovers removes it",
         );
     }
     let snapshots = snapshots(&descriptor, &deltas);

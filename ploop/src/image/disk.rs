@@ -4,7 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::chain::{Chain, Layer};
+use super::chain::{Chain, Level};
 use super::descriptor::Descriptor;
 use super::extents::{Extents, Mappings};
 use super::file;
@@ -141,12 +141,12 @@ impl OpenOptions {
             ));
         }
         let raw = descriptor.mode == ImageMode::Raw;
-        let layers = images
+        let levels = images
             .iter()
             .enumerate()
-            .map(|(level, image)| self.open_layer(&image.file, raw && level == 0))
+            .map(|(level, image)| self.open_level(&image.file, raw && level == 0))
             .collect::<Result<Vec<_>>>()?;
-        let mut disk = Disk::over(layers, descriptor.cluster)?;
+        let mut disk = Disk::over(levels, descriptor.cluster)?;
         disk.image = Arc::new(ImageFiles {
             descriptor: path.map(Path::to_owned),
             deltas: descriptor.images.iter().map(|it| it.file.clone()).collect(),
@@ -160,21 +160,21 @@ impl OpenOptions {
     ///
     /// As [`Disk::open_image`].
     pub fn open_image(&self, file: impl AsRef<Path>) -> Result<Disk> {
-        let layer = self.open_layer(file.as_ref(), false)?;
-        let cluster = match &layer {
-            Layer::Delta(delta) => delta.header().cluster,
-            Layer::Raw { .. } => ClusterSize::DEFAULT,
+        let level = self.open_level(file.as_ref(), false)?;
+        let cluster = match &level {
+            Level::Delta(delta) => delta.header().cluster,
+            Level::Raw { .. } => ClusterSize::DEFAULT,
         };
-        Disk::over(vec![layer], cluster)
+        Disk::over(vec![level], cluster)
     }
 
-    fn open_layer(&self, path: &Path, raw: bool) -> Result<Layer> {
+    fn open_level(&self, path: &Path, raw: bool) -> Result<Level> {
         let (file, _) = match &self.within {
             Some(directory) => file::open_beneath(OPERATION, directory, path),
             None => file::open(OPERATION, path),
         }
         .map_err(|error| at(error, path))?;
-        Layer::over(path, file, raw, self.allow_in_use)
+        Level::over(path, file, raw, self.allow_in_use)
     }
 }
 
@@ -188,13 +188,13 @@ fn at(error: Error, path: &Path) -> Error {
 }
 
 impl Disk {
-    pub(super) fn over(layers: Vec<Layer>, cluster: ClusterSize) -> Result<Disk> {
+    pub(super) fn over(levels: Vec<Level>, cluster: ClusterSize) -> Result<Disk> {
         Ok(Disk {
             image: Arc::new(ImageFiles {
                 descriptor: None,
-                deltas: layers.iter().map(|it| it.path().to_owned()).collect(),
+                deltas: levels.iter().map(|it| it.path().to_owned()).collect(),
             }),
-            chain: Arc::new(Chain::new(layers, cluster)?),
+            chain: Arc::new(Chain::new(levels, cluster)?),
             position: 0,
         })
     }
@@ -245,7 +245,7 @@ impl Disk {
 
     /// The files the disk is read from, the base first.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> + '_ {
-        self.chain.layers().iter().map(Layer::path)
+        self.chain.levels().iter().map(Level::path)
     }
 
     /// Reads from `offset` on, and returns how many bytes were read: fewer than asked for only at

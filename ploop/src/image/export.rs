@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use super::chain::{self, Chain, Layer};
+use super::chain::{self, Chain, Level};
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
-use super::holes::{self, Known};
+use super::holes::{self, DataRun};
 use super::side_files;
 use super::staged::Staged;
 use crate::identity::Identity;
@@ -228,8 +228,8 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
             .chain(side_files::of_delta(delta))
     });
     let files: Vec<PathBuf> = beside_descriptor.chain(beside_deltas).collect();
-    let target = Place::of(path);
-    if target.is_some() && files.iter().any(|file| Place::of(file) == target) {
+    let target = DirectoryEntry::of(path);
+    if target.is_some() && files.iter().any(|file| DirectoryEntry::of(file) == target) {
         return refused(
             ErrorKind::InvalidInput,
             "this is the name of a file of the image that is to be exported, or of one that libploop has beside it",
@@ -251,11 +251,11 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
         );
     }
     let found = Identity::from(&found);
-    let is_open = |layer: &Layer| {
-        let metadata = layer.file().metadata();
+    let is_open = |level: &Level| {
+        let metadata = level.file().metadata();
         metadata.is_ok_and(|metadata| Identity::from(&metadata) == found)
     };
-    if disk.chain().layers().iter().any(is_open)
+    if disk.chain().levels().iter().any(is_open)
         || files
             .iter()
             .any(|file| Identity::of(file).is_ok_and(|file| file == found))
@@ -270,15 +270,15 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
 
 /// A name in a directory, whatever the path to it.
 #[derive(PartialEq, Eq)]
-struct Place(Identity, OsString);
+struct DirectoryEntry(Identity, OsString);
 
-impl Place {
-    fn of(path: &Path) -> Option<Place> {
+impl DirectoryEntry {
+    fn of(path: &Path) -> Option<DirectoryEntry> {
         let directory = match path.parent() {
             Some(directory) if directory != Path::new("") => directory,
             _ => Path::new("."),
         };
-        Some(Place(
+        Some(DirectoryEntry(
             Identity::of(directory).ok()?,
             path.file_name()?.to_owned(),
         ))
@@ -350,7 +350,7 @@ impl Copy<'_> {
 
     fn work(&self, sender: &mpsc::SyncSender<u64>) -> Result<()> {
         let mut buffer = vec![0; BUFFER];
-        let mut known = vec![Known::default(); self.chain.layers().len()];
+        let mut runs = vec![DataRun::default(); self.chain.levels().len()];
         loop {
             let next = self
                 .queue
@@ -370,7 +370,7 @@ impl Copy<'_> {
                     "the export was cancelled",
                 ));
             }
-            self.copy(&mapping, &mut known, &mut buffer)?;
+            self.copy(&mapping, &mut runs, &mut buffer)?;
             // The receiver is gone when the progress function panicked.
             if sender.send(mapping.len).is_err() {
                 return Ok(());
@@ -378,15 +378,15 @@ impl Copy<'_> {
         }
     }
 
-    fn copy(&self, mapping: &Mapping, known: &mut [Known], buffer: &mut [u8]) -> Result<()> {
-        let chain::Place { layer, offset } = mapping.place();
-        let file = self.chain.layers()[layer].file();
+    fn copy(&self, mapping: &Mapping, runs: &mut [DataRun], buffer: &mut [u8]) -> Result<()> {
+        let chain::Location { level, offset } = mapping.location();
+        let file = self.chain.levels()[level].file();
         let end = offset + mapping.len;
         let mut at = offset;
         // Clusters that were allocated ahead are holes as good as any.
-        while let Some((start, stop)) = known[layer].next(file, at, end) {
+        while let Some((start, stop)) = runs[level].next(file, at, end) {
             let to = mapping.offset + (start - offset);
-            self.copy_data(layer, start, to, stop - start, buffer)?;
+            self.copy_data(level, start, to, stop - start, buffer)?;
             at = stop;
         }
         Ok(())
@@ -394,7 +394,7 @@ impl Copy<'_> {
 
     fn copy_data(
         &self,
-        layer: usize,
+        level: usize,
         from: u64,
         to: u64,
         len: u64,
@@ -406,7 +406,7 @@ impl Copy<'_> {
             let part = &mut buffer[..part];
             let offset = from + done;
             self.chain
-                .read_place(chain::Place { layer, offset }, part)?;
+                .read_location(chain::Location { level, offset }, part)?;
             if self.options.find_zeros {
                 for (start, end) in data_in(part) {
                     self.write(&part[start..end], to + done + start as u64)?;

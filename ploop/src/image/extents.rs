@@ -2,7 +2,7 @@
 
 use std::iter::FusedIterator;
 
-use super::chain::{Chain, Layer, Place};
+use super::chain::{Chain, Level, Location};
 use super::holes;
 use super::table::PAGE;
 use crate::Result;
@@ -26,15 +26,15 @@ pub struct Mapping {
     /// Its length in bytes.
     pub len: u64,
     /// The file that holds it: the index in [`Disk::files`](super::Disk::files).
-    pub layer: usize,
+    pub level: usize,
     /// Where it begins in that file, in bytes.
     pub file_offset: u64,
 }
 
 impl Mapping {
-    pub(super) fn place(&self) -> Place {
-        Place {
-            layer: self.layer,
+    pub(super) fn location(&self) -> Location {
+        Location {
+            level: self.level,
             offset: self.file_offset,
         }
     }
@@ -82,7 +82,7 @@ impl Iterator for Extents<'_> {
 
 impl FusedIterator for Extents<'_> {}
 
-/// The allocated parts of a disk with the places they are at, in order: see
+/// The allocated parts of a disk with the locations they are at, in order: see
 /// [`Disk::mappings`](super::Disk::mappings).
 #[derive(Debug)]
 pub struct Mappings<'a> {
@@ -106,7 +106,7 @@ impl Iterator for Mappings<'_> {
     fn next(&mut self) -> Option<Result<Mapping>> {
         loop {
             if let Some(run) = self.raw.take() {
-                let file = self.runs.chain.layers()[run.layer].file();
+                let file = self.runs.chain.levels()[run.level].file();
                 let Some((start, len)) = holes::data(file, run.file_offset, run.len).next() else {
                     continue;
                 };
@@ -116,21 +116,21 @@ impl Iterator for Mappings<'_> {
                     self.raw = Some(Mapping {
                         offset: run.offset + used,
                         len: run.len - used,
-                        layer: run.layer,
+                        level: run.level,
                         file_offset: run.file_offset + used,
                     });
                 }
                 return Some(Ok(Mapping {
                     offset: run.offset + skipped,
                     len,
-                    layer: run.layer,
+                    level: run.level,
                     file_offset: start,
                 }));
             }
             match self.runs.next()? {
-                Ok(run) => match self.runs.chain.layers()[run.layer] {
-                    Layer::Raw { .. } => self.raw = Some(run),
-                    Layer::Delta(_) => return Some(Ok(run)),
+                Ok(run) => match self.runs.chain.levels()[run.level] {
+                    Level::Raw { .. } => self.raw = Some(run),
+                    Level::Delta(_) => return Some(Ok(run)),
                 },
                 Err(error) => return Some(Err(error)),
             }
@@ -144,9 +144,9 @@ impl FusedIterator for Mappings<'_> {}
 #[derive(Debug)]
 struct Runs<'a> {
     chain: &'a Chain,
-    /// The page that is next, and the places of the one before it from `index` on.
+    /// The page that is next, and the locations of the one before it from `index` on.
     page: u32,
-    places: Vec<Option<Place>>,
+    locations: Vec<Option<Location>>,
     index: usize,
     pending: Option<Mapping>,
     failed: bool,
@@ -157,7 +157,7 @@ impl<'a> Runs<'a> {
         Runs {
             chain,
             page: 0,
-            places: Vec::new(),
+            locations: Vec::new(),
             index: 0,
             pending: None,
             failed: false,
@@ -165,14 +165,14 @@ impl<'a> Runs<'a> {
     }
 
     /// Goes to the next page that has anything, `false` where there is none.
-    fn turn(&mut self) -> Result<bool> {
+    fn next_page(&mut self) -> Result<bool> {
         self.index = 0;
-        self.places.clear();
-        while self.places.is_empty() && self.page < self.chain.pages() {
-            self.chain.page(self.page, &mut self.places)?;
+        self.locations.clear();
+        while self.locations.is_empty() && self.page < self.chain.pages() {
+            self.chain.page(self.page, &mut self.locations)?;
             self.page += 1;
         }
-        Ok(!self.places.is_empty())
+        Ok(!self.locations.is_empty())
     }
 }
 
@@ -183,8 +183,8 @@ impl Iterator for Runs<'_> {
         let cluster = self.chain.cluster().bytes();
         let size = self.chain.size().bytes();
         while !self.failed {
-            if self.index == self.places.len() {
-                match self.turn() {
+            if self.index == self.locations.len() {
+                match self.next_page() {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => {
@@ -194,20 +194,20 @@ impl Iterator for Runs<'_> {
                 }
             }
             let number = u64::from(self.page - 1) * u64::from(PAGE) + self.index as u64;
-            let place = self.places[self.index];
+            let location = self.locations[self.index];
             self.index += 1;
-            let Some(place) = place else { continue };
+            let Some(location) = location else { continue };
             let offset = number * cluster;
             // The last cluster of the disk, and of a plain base, may be cut short.
             let mut len = cluster.min(size - offset);
-            if let Layer::Raw { len: end, .. } = self.chain.layers()[place.layer] {
-                len = len.min(end - place.offset);
+            if let Level::Raw { len: end, .. } = self.chain.levels()[location.level] {
+                len = len.min(end - location.offset);
             }
             match &mut self.pending {
                 Some(run)
                     if run.offset + run.len == offset
-                        && run.layer == place.layer
-                        && run.file_offset + run.len == place.offset =>
+                        && run.level == location.level
+                        && run.file_offset + run.len == location.offset =>
                 {
                     run.len += len;
                 }
@@ -215,8 +215,8 @@ impl Iterator for Runs<'_> {
                     let next = Mapping {
                         offset,
                         len,
-                        layer: place.layer,
-                        file_offset: place.offset,
+                        level: location.level,
+                        file_offset: location.offset,
                     };
                     if let Some(run) = pending.replace(next) {
                         return Some(Ok(run));

@@ -29,7 +29,7 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 pub(super) fn data(file: &File, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
     let end = offset.saturating_add(len);
     let mut at = offset;
-    let mut known = Known::default();
+    let mut known = DataRun::default();
     std::iter::from_fn(move || {
         let (start, stop) = known.next(file, at, end)?;
         at = stop;
@@ -40,12 +40,12 @@ pub(super) fn data(file: &File, offset: u64, len: u64) -> impl Iterator<Item = (
 /// Data that was found in a file. Where it ends can take as long to find out as the file is long,
 /// so it pays to remember it from one part of the file to the next.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Known {
+pub(super) struct DataRun {
     start: u64,
     end: u64,
 }
 
-impl Known {
+impl DataRun {
     /// The first data from `at` on and before `end`, as (start, end).
     pub(super) fn next(&mut self, file: &File, at: u64, end: u64) -> Option<(u64, u64)> {
         if at >= end {
@@ -58,7 +58,7 @@ impl Known {
                 Ok(hole) if hole > start => hole,
                 _ => end,
             };
-            *self = Known { start, end: stop };
+            *self = DataRun { start, end: stop };
         }
         Some((at.max(self.start), end.min(self.end)))
     }

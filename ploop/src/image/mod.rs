@@ -34,10 +34,10 @@ mod disk;
 mod export;
 mod extension;
 mod extents;
-mod family;
 mod file;
 mod header;
 mod holes;
+mod orphans;
 mod partition;
 #[cfg(feature = "libploop")]
 mod preallocate;
@@ -56,9 +56,9 @@ pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
 pub use disk::{Disk, OpenOptions};
 pub use export::{ExportOptions, Progress};
 pub use extents::{Extent, Extents, Mapping, Mappings};
-#[cfg(feature = "libploop")]
-pub(crate) use family::orphans;
 pub use header::{Header, HeaderFlags};
+#[cfg(feature = "libploop")]
+pub(crate) use orphans::orphans;
 #[cfg(feature = "image-write")]
 pub use partition::partitions_of;
 pub use partition::{Partition, PartitionKind};

@@ -63,8 +63,8 @@ impl Table {
         }
     }
 
-    /// The place of a page, where the disk has so many.
-    fn place(&self, number: u32) -> Option<&OnceLock<Page>> {
+    /// A page of the table, read or not; none where the disk has fewer.
+    fn page(&self, number: u32) -> Option<&OnceLock<Page>> {
         let group = self.groups.get((number / GROUP) as usize)?;
         let pages = group.get_or_init(|| (0..GROUP).map(|_| OnceLock::new()).collect());
         pages
@@ -75,7 +75,7 @@ impl Table {
     /// The entry of a cluster of the disk, 0 for those beyond the end.
     pub(super) fn entry(&self, file: &File, cluster: u32) -> Result<u32> {
         let number = cluster / PAGE;
-        let Some(page) = self.place(number) else {
+        let Some(page) = self.page(number) else {
             return Ok(0);
         };
         let page = match page.get() {
@@ -99,8 +99,8 @@ impl Table {
             .and_then(OnceLock::get_mut)
             .and_then(|pages| pages.get_mut((number % GROUP) as usize));
         if let Some(Page::Entries(entries)) = page.and_then(OnceLock::get_mut) {
-            if let Some(place) = entries.get_mut((cluster % PAGE) as usize) {
-                *place = entry;
+            if let Some(slot) = entries.get_mut((cluster % PAGE) as usize) {
+                *slot = entry;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! What must be true of an image after an operation, however that ended.
 //!
-//! * [`interrupted`]: an operation that was killed, or cut short by a power failure, is finished or
+//! * [`attached`]: an operation that was killed, or cut short by a power failure, is finished or
 //!   taken back by the next one.
 //! * [`detached`]: the same, where no device is left to say what it has done.
 //! * [`merge`]: nobody goes back to a snapshot of which a merge has left an unknown part.
@@ -8,9 +8,9 @@
 //! * [`removal`]: a delta that the kernel kept is named by the descriptor again.
 //! * [`sync`]: what succeeded survives a power cut.
 
+mod attached;
 pub(crate) mod creation;
 mod detached;
-mod interrupted;
 mod merge;
 mod removal;
 mod sync;
@@ -22,7 +22,7 @@ pub(crate) use sync::{Unsynced, sync_directories, sync_files};
 use std::fs;
 use std::path::Path;
 
-use crate::ffi::Turn;
+use crate::ffi::LockedImage;
 use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
 use crate::{Descriptor, Result};
@@ -31,22 +31,22 @@ use crate::{Descriptor, Result};
 /// The lock is held. What cannot be mended now, the next operation tries again, and reports.
 pub(crate) fn after_failure(operation: &'static str, path: &Path) -> Result<()> {
     let descriptor = Descriptor::open(path)?;
-    interrupted::finish(operation, path, &descriptor).map(drop)
+    attached::finish(operation, path, &descriptor).map(drop)
 }
 
 /// Finishes or takes back what an earlier operation on the image left half done. The first thing of
 /// every change, a mount and an unmount included. Takes the descriptor as it is, and returns what it is
 /// then, and all devices.
 pub(crate) fn finish(
-    turn: &mut Turn<'_>,
+    locked: &mut LockedImage<'_>,
     file: DescriptorFile,
 ) -> Result<(DescriptorFile, Vec<Device>)> {
-    let found = interrupted::finish(turn.operation(), turn.path(), &file.descriptor)?;
+    let found = attached::finish(locked.operation(), locked.path(), &file.descriptor)?;
     if !found.mended {
         return Ok((file, found.devices));
     }
-    turn.forget_handle();
-    Ok((turn.descriptor_file()?, found.devices))
+    locked.forget_handle();
+    Ok((locked.descriptor_file()?, found.devices))
 }
 
 /// A staged descriptor, if it is complete.

@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::detached::may_have;
-use crate::ffi::Turn;
+use crate::ffi::LockedImage;
 use crate::image::Image;
 use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
@@ -30,14 +30,14 @@ pub(crate) struct Removal<'d> {
 impl<'d> Removal<'d> {
     /// Before C: of a delta of the descriptor that is in place.
     pub(crate) fn of(
-        turn: &Turn<'_>,
+        locked: &LockedImage<'_>,
         before: &'d Descriptor,
         delta: &'d Image,
     ) -> Result<Removal<'d>> {
-        let kept = paths::before_removal(turn.path());
-        keep(turn.path(), &kept).map_err(|error| {
+        let kept = paths::before_removal(locked.path());
+        keep(locked.path(), &kept).map_err(|error| {
             let what = "the descriptor cannot be kept until the delta is removed";
-            Error::io(turn.operation(), what, error).with_path(&kept)
+            Error::io(locked.operation(), what, error).with_path(&kept)
         })?;
         Ok(Removal {
             delta: &delta.file,
@@ -48,8 +48,8 @@ impl<'d> Removal<'d> {
 
     /// After C: `result` is what it said. If the delta is there and the descriptor has lost it, it is
     /// removed after all, or named again.
-    pub(crate) fn finish(self, turn: &Turn<'_>, result: Result<()>) -> Result<()> {
-        let Ok(now) = turn.descriptor_file() else {
+    pub(crate) fn finish(self, locked: &LockedImage<'_>, result: Result<()>) -> Result<()> {
+        let Ok(now) = locked.descriptor_file() else {
             return result;
         };
         let mut images = now.descriptor.images.iter();
@@ -63,7 +63,7 @@ impl<'d> Removal<'d> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => error,
         };
-        let put_back = self.put_back(turn, &now);
+        let put_back = self.put_back(locked, &now);
         let what = match &put_back {
             Ok(()) => {
                 "the delta cannot be removed: a device has it, or it is immutable. The image is as it was; unmount it, or see lsattr(1)".to_owned()
@@ -72,7 +72,7 @@ impl<'d> Removal<'d> {
                 "the delta cannot be removed, and the descriptor, which has lost it, cannot be put back ({error}). While the delta is attached, nothing written to it survives an unmount; restore the descriptor first"
             ),
         };
-        let error = Error::io(turn.operation(), what, refused).with_path(self.delta);
+        let error = Error::io(locked.operation(), what, refused).with_path(self.delta);
         Err(match result.err().and_then(|error| error.code()) {
             Some(code) => error.with_code(code),
             None => error,
@@ -81,13 +81,13 @@ impl<'d> Removal<'d> {
 
     /// Puts the descriptor back, if nobody but libploop has changed it. `now` is what libploop made of
     /// it.
-    fn put_back(&self, turn: &Turn<'_>, now: &DescriptorFile) -> io::Result<()> {
-        let path = turn.path();
+    fn put_back(&self, locked: &LockedImage<'_>, now: &DescriptorFile) -> io::Result<()> {
+        let path = locked.path();
         let Some((_, new)) = difference(self.before, &now.descriptor) else {
             return Err(io::Error::other("another program has changed it"));
         };
         let mut done = Err(io::ErrorKind::WouldBlock.into());
-        turn.held().if_unlocked(|| {
+        locked.held().if_unlocked(|| {
             done = match fs::read(path) {
                 Ok(found) if found == now.text => restore(&self.kept, path),
                 Ok(_) => Err(io::Error::other("another program has changed it")),

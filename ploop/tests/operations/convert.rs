@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use ploop::{ClusterSize, ErrorKind, FormatVersion, Guid, ImageMode};
 
-use super::known::{Delta, Known};
+use super::filled_image::{Delta, FilledImage};
 
 const MODES: [ImageMode; 3] = [ImageMode::Expanded, ImageMode::Preallocated, ImageMode::Raw];
 
@@ -15,7 +15,7 @@ fn every_mode_to_every_other() {
         for cluster in [ClusterSize::MIN, ClusterSize::DEFAULT] {
             for from in MODES {
                 for to in MODES {
-                    let mut known = Known::with(from, cluster, format);
+                    let mut known = FilledImage::with(from, cluster, format);
                     known.write([(0, 1), (5, 2), (4, 3), (known.clusters - 1, 4)]);
                     convert(&mut known, to);
                 }
@@ -29,7 +29,7 @@ fn under_snapshots() {
     for format in [FormatVersion::V1, FormatVersion::V2] {
         for from in MODES {
             for to in MODES {
-                let (mut known, guids) = Known::chain(from, format, 2);
+                let (mut known, guids) = FilledImage::chain(from, format, 2);
                 convert(&mut known, to);
                 known.write([(6, 4000)]);
                 if known.can_have_deltas() {
@@ -41,7 +41,7 @@ fn under_snapshots() {
     }
 }
 
-fn convert(known: &mut Known, to: ImageMode) {
+fn convert(known: &mut FilledImage, to: ImageMode) {
     let from = known.descriptor().mode;
     let names = known.names();
     let result = known.ploop.convert(to);
@@ -68,7 +68,7 @@ fn convert(known: &mut Known, to: ImageMode) {
 
 #[test]
 fn all_the_way_and_on() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     known.write([(3, 1)]);
     for mode in [
         ImageMode::Preallocated,

@@ -9,7 +9,7 @@ use ploop::{
     ImageInfo, ImageMode, Ploop, Size,
 };
 
-use super::known::{Delta, Known, names_in, relative};
+use super::filled_image::{Delta, FilledImage, names_in, relative};
 
 fn cluster(kib: u64) -> ClusterSize {
     ClusterSize::from_bytes(kib << 10).unwrap()
@@ -29,7 +29,7 @@ fn every_mode_in_every_cluster_size() {
 }
 
 fn made(mode: ImageMode, cluster: ClusterSize) {
-    let mut known = Known::with(mode, cluster, FormatVersion::V1);
+    let mut known = FilledImage::with(mode, cluster, FormatVersion::V1);
     let size = Size::from_bytes(known.clusters * cluster.bytes());
     let base = known.path("root.hds");
     assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);
@@ -164,7 +164,7 @@ fn the_default_version_is_the_driver_s() {
 #[test]
 fn version_2_needs_a_driver() {
     if ploop::kernel::is_large_disk_supported() {
-        let known = Known::with(ImageMode::Expanded, ClusterSize::MIN, FormatVersion::V2);
+        let known = FilledImage::with(ImageMode::Expanded, ClusterSize::MIN, FormatVersion::V2);
         known.verify();
         return;
     }
@@ -193,7 +193,7 @@ fn a_bare_image_ignores_what_is_for_file_systems() {
 
 #[test]
 fn a_descriptor_for_a_delta_that_is_there() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     known.write([(3, 1), (20, 2)]);
     let size = known.descriptor().size;
     let param = CreateParam::new(known.path("root.hds"), size)

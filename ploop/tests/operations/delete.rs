@@ -2,7 +2,7 @@
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode};
 
-use super::known::Known;
+use super::filled_image::FilledImage;
 
 const MODES: [(ImageMode, FormatVersion); 4] = [
     (ImageMode::Expanded, FormatVersion::V1),
@@ -11,7 +11,7 @@ const MODES: [(ImageMode, FormatVersion); 4] = [
     (ImageMode::Raw, FormatVersion::V1),
 ];
 
-fn delete(known: &mut Known, guid: Guid) {
+fn delete(known: &mut FilledImage, guid: Guid) {
     known.ploop.delete_snapshot(guid).unwrap();
     known.states.remove(&guid);
     known.verify();
@@ -20,7 +20,7 @@ fn delete(known: &mut Known, guid: Guid) {
 #[test]
 fn a_leaf_goes_with_its_file() {
     for (mode, format) in MODES {
-        let (mut known, guids) = Known::chain(mode, format, 3);
+        let (mut known, guids) = FilledImage::chain(mode, format, 3);
         if !known.can_have_deltas() {
             continue;
         }
@@ -39,7 +39,7 @@ fn a_leaf_goes_with_its_file() {
 #[test]
 fn one_in_the_middle_is_merged_with_the_one_above() {
     for (mode, format) in MODES {
-        let (mut known, guids) = Known::chain(mode, format, 4);
+        let (mut known, guids) = FilledImage::chain(mode, format, 4);
         let (file, above) = (known.file_of(guids[1]), known.file_of(guids[2]));
         delete(&mut known, guids[1]);
         // The data is in the lower file, under the upper name.
@@ -55,7 +55,7 @@ fn one_in_the_middle_is_merged_with_the_one_above() {
 #[test]
 fn the_base_is_merged_with_the_one_above() {
     for (mode, format) in MODES {
-        let (mut known, guids) = Known::chain(mode, format, 2);
+        let (mut known, guids) = FilledImage::chain(mode, format, 2);
         delete(&mut known, guids[0]);
         assert_eq!(known.file_of(guids[1]), known.path("root.hds"));
         delete(&mut known, guids[1]);
@@ -67,7 +67,7 @@ fn the_base_is_merged_with_the_one_above() {
 
 #[test]
 fn one_with_two_children_goes_with_the_second_last() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
     known.switch(guids[0]);
     known.write([(5, 700)]);
     // guids[0] has the children guids[1] and the top.
@@ -95,7 +95,7 @@ fn one_with_two_children_goes_with_the_second_last() {
 #[test]
 fn the_top_goes_and_what_is_below_is_written_to() {
     for by_name in [false, true] {
-        let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+        let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
         let (top, below) = (known.file_of(Guid::TOP), known.file_of(guids[1]));
         if by_name {
             known.ploop.delete_snapshot(Guid::TOP).unwrap();
@@ -114,7 +114,7 @@ fn the_top_goes_and_what_is_below_is_written_to() {
 
 #[test]
 fn a_base_without_children_stays() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     known.write([(2, 1)]);
     for result in [
         known.ploop.delete_top_delta(),

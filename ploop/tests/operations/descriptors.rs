@@ -7,14 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, SwitchFlag};
 
 use super::directory::Contents;
-use super::known::Known;
+use super::filled_image::FilledImage;
 
 /// An image with two snapshots and known contents.
-fn known() -> (Known, Vec<Guid>) {
-    Known::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2)
+fn known() -> (FilledImage, Vec<Guid>) {
+    FilledImage::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2)
 }
 
-fn edit(known: &Known, change: impl FnOnce(String) -> String) {
+fn edit(known: &FilledImage, change: impl FnOnce(String) -> String) {
     let text = fs::read_to_string(known.xml()).unwrap();
     let changed = change(text.clone());
     assert_ne!(changed, text);
@@ -118,7 +118,7 @@ fn look_ups_leave_them_alone() {
 fn changes_do_the_same_in_every_form() {
     for (form, change) in FORMS {
         println!("{form}");
-        let other_form = |known: &Known| {
+        let other_form = |known: &FilledImage| {
             let text = fs::read_to_string(known.xml()).unwrap();
             fs::write(known.xml(), change(text)).unwrap();
         };
@@ -255,7 +255,7 @@ fn with_fields(text: String) -> String {
         )
 }
 
-fn assert_fields(known: &Known, after: &str) {
+fn assert_fields(known: &FilledImage, after: &str) {
     let text = fs::read_to_string(known.xml()).unwrap();
     for field in FIELDS {
         assert!(text.contains(field), "after {after}: {field}{text}");
@@ -296,7 +296,7 @@ fn what_libploop_does_not_know_survives_changes() {
 #[test]
 fn what_a_killed_change_has_dropped_comes_back() {
     let (mut known, _) = known();
-    let read = |known: &Known| fs::read_to_string(known.xml()).unwrap();
+    let read = |known: &FilledImage| fs::read_to_string(known.xml()).unwrap();
     let kept = known.path("DiskDescriptor.xml.ploop-kept");
     fs::write(&kept, with_fields(read(&known))).unwrap();
     known.ploop.snapshot().unwrap();

@@ -8,11 +8,11 @@ use ploop::{
     device, fs_info,
 };
 
-use super::known::Known;
+use super::filled_image::FilledImage;
 
 #[test]
 fn the_limit_of_a_delta_is_stored_and_taken_back() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     known.write([(3, 1)]);
     let before = known.descriptor();
     let mut other = Ploop::open(known.xml()).unwrap();
@@ -38,7 +38,7 @@ fn the_limit_of_a_delta_is_stored_and_taken_back() {
 
 #[test]
 fn nothing_is_attached() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     known.snapshot();
     assert!(!known.ploop.is_mounted().unwrap());
     assert_eq!(known.ploop.device().unwrap(), None);
@@ -61,7 +61,7 @@ fn nothing_is_attached() {
 /// libploop itself answers from what it read when the handle was new.
 #[test]
 fn is_mounted_reads_the_descriptor_anew() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     assert!(!known.ploop.is_mounted().unwrap());
     fs::remove_file(known.xml()).unwrap();
     known.ploop.is_mounted().unwrap_err();
@@ -70,7 +70,7 @@ fn is_mounted_reads_the_descriptor_anew() {
 
 #[test]
 fn a_component_is_the_handles() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let name: ComponentName = "backup".parse().unwrap();
     assert_eq!(known.ploop.component(), None);
     for component in [
@@ -98,7 +98,7 @@ fn a_component_is_the_handles() {
 
 #[test]
 fn file_names_follow_the_chain() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
     for guid in [guids[0], guids[2], guids[1]] {
         known.switch(guid);
         assert_eq!(
@@ -115,7 +115,7 @@ fn file_names_follow_the_chain() {
 /// An image that moves takes its relative names along; the handle does not.
 #[test]
 fn an_image_can_be_moved() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let place = tempfile::tempdir().unwrap();
     let moved = fs::canonicalize(place.path()).unwrap().join("moved");
     fs::create_dir(&moved).unwrap();
@@ -130,7 +130,7 @@ fn an_image_can_be_moved() {
 
 #[test]
 fn a_descriptor_is_found_through_links() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let elsewhere = tempfile::tempdir().unwrap();
     let link = elsewhere.path().join("link.xml");
     std::os::unix::fs::symlink(known.xml(), &link).unwrap();
@@ -143,7 +143,7 @@ fn a_descriptor_is_found_through_links() {
 
 #[test]
 fn the_note_of_an_unmount_tells_about_the_file_system() {
-    let known = Known::new(ImageMode::Expanded);
+    let known = FilledImage::new(ImageMode::Expanded);
     let numbers: [u64; 5] = [4096, 96_200, 90_001, 24_576, 24_565];
     let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_ne_bytes()).collect();
     fs::write(known.path(".statfs"), &bytes).unwrap();

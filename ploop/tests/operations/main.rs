@@ -10,10 +10,8 @@ mod delete;
 mod descriptors;
 #[path = "../fixture/directory.rs"]
 mod directory;
-#[path = "../known/mod.rs"]
-mod known;
-#[path = "../laid_out/mod.rs"]
-mod laid_out;
+#[path = "../filled_image/mod.rs"]
+mod filled_image;
 mod look;
 mod merge;
 mod names;
@@ -22,6 +20,8 @@ mod old_kernel;
 mod replace;
 mod snapshot;
 mod tables;
+#[path = "../written_image/mod.rs"]
+mod written_image;
 
 /// All of it.
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget};
 
 use super::directory::Contents;
-use super::known::{Known, relative};
+use super::filled_image::{FilledImage, relative};
 
 const ALL: [(ImageMode, FormatVersion); 4] = [
     (ImageMode::Expanded, FormatVersion::V1),
@@ -22,7 +22,7 @@ const ALL: [(ImageMode, FormatVersion); 4] = [
 fn merge(target: impl Fn(&[Guid]) -> (MergeTarget, Guid, Vec<Guid>)) {
     for (mode, format) in ALL {
         for new in [false, true] {
-            let (mut known, guids) = Known::chain(mode, format, 4);
+            let (mut known, guids) = FilledImage::chain(mode, format, 4);
             let (target, from, gone) = target(&guids);
             let before = known.descriptor();
             let lowest = *gone.first().unwrap();
@@ -127,7 +127,7 @@ fn everything() {
 /// Named from a working directory that is not the image's.
 #[test]
 fn the_new_file_may_be_elsewhere() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
     let elsewhere = tempfile::tempdir().unwrap();
     let new = fs::canonicalize(elsewhere.path())
         .unwrap()
@@ -142,7 +142,7 @@ fn the_new_file_may_be_elsewhere() {
 /// That of this image's own descriptor has its lock held, too.
 #[test]
 fn a_file_that_is_there_is_refused_at_once() {
-    let (mut known, _) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let (mut known, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
     known.ploop.set_lock_timeout(Some(Duration::from_secs(600)));
     let beside = known.path("beside");
     fs::write(&beside, "precious").unwrap();
@@ -157,12 +157,12 @@ fn a_file_that_is_there_is_refused_at_once() {
 
 #[test]
 fn a_branch_beside_is_left_alone() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
     // base ← 0 ← 1 ← 2, and 1 ← side ← top
     known.switch(guids[1]);
-    known.layer(4);
+    known.fill(4);
     let side = known.snapshot();
-    known.layer(5);
+    known.fill(5);
     for refused in [
         MergeTarget::Snapshot(guids[2]),
         MergeTarget::Snapshot(side),
@@ -207,7 +207,8 @@ fn two_merges_to_one_new_file() {
         let dir = tempfile::tempdir().unwrap();
         let new = fs::canonicalize(dir.path()).unwrap().join("merged.hds");
         let barrier = std::sync::Barrier::new(2);
-        let images = [(); 2].map(|()| Known::chain(ImageMode::Expanded, FormatVersion::V1, 1).0);
+        let images =
+            [(); 2].map(|()| FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1).0);
         let merged = std::thread::scope(|scope| {
             let threads = images.map(|mut known| {
                 let (new, barrier) = (&new, &barrier);
@@ -242,7 +243,7 @@ fn two_merges_to_one_new_file() {
 #[test]
 fn a_merge_to_a_new_file_that_is_cut_short_at_its_end() {
     for (target, lowest, gone) in [(MergeTarget::Top, 3, 3..4), (MergeTarget::All, 0, 0..4)] {
-        let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 4);
+        let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 4);
         let before = known.descriptor();
         let files = before.images.iter().map(|image| image.file.clone());
         let old: Vec<(PathBuf, Vec<u8>)> = files

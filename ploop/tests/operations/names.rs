@@ -11,7 +11,7 @@ use ploop::{
 };
 
 use super::directory::Contents;
-use super::known::Known;
+use super::filled_image::FilledImage;
 
 const NAMES: [&str; 6] = [
     "DiskDescriptor.xml.lck",
@@ -35,7 +35,7 @@ fn no_delta_is_made_under_them() {
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
-    let (mut known, _) = Known::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2);
+    let (mut known, _) = FilledImage::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2);
     let before = Contents::of(known.dir.path());
     for name in NAMES {
         let new = known.path(name);
@@ -62,7 +62,7 @@ fn no_delta_is_made_under_them() {
 fn a_delta_that_is_under_them_stays_whole() {
     for name in NAMES {
         for link in [false, true] {
-            let mut known = Known::new(ImageMode::Expanded);
+            let mut known = FilledImage::new(ImageMode::Expanded);
             known.write([(0, 1), (3, 2)]);
             let (base, other) = (known.path("root.hds"), known.path(name));
             if link {
@@ -110,7 +110,7 @@ fn what_is_there_instead_of_them_is_left_alone() {
                 // The image is mounted on it, or cannot be.
                 continue;
             }
-            let mut known = Known::new(ImageMode::Expanded);
+            let mut known = FilledImage::new(ImageMode::Expanded);
             known.write([(0, 1), (3, 2)]);
             let elsewhere = tempfile::tempdir().unwrap();
             let target = elsewhere.path().join("precious");

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, ReplaceFlag, ReplaceParam, ReplaceTarget};
 
-use super::known::{Delta, Known, relative};
+use super::filled_image::{Delta, FilledImage, relative};
 
 /// A copy of the delta of `guid` in which a cluster is different, so that it shows which of the two
 /// files is in use.
-fn copy_with_mark(known: &Known, guid: Guid, to: &Path, number: u64, seed: u64) {
+fn copy_with_mark(known: &FilledImage, guid: Guid, to: &Path, number: u64, seed: u64) {
     fs::copy(known.file_of(guid), to).unwrap();
     let delta = Delta::open(to);
     assert!(delta.allocated(known.clusters).contains(&number));
@@ -22,12 +22,12 @@ fn inode(path: &Path) -> u64 {
 }
 
 /// Replaces each delta of a chain of base, snapshot and top; `target` names it.
-fn each_delta(target: impl Fn(&Known, Guid) -> ReplaceTarget) {
+fn each_delta(target: impl Fn(&FilledImage, Guid) -> ReplaceTarget) {
     for format in [FormatVersion::V1, FormatVersion::V2] {
         for mode in [ImageMode::Expanded, ImageMode::Preallocated] {
             for keep_name in [false, true] {
                 for level in 0..3 {
-                    let (mut known, guids) = Known::chain(mode, format, 2);
+                    let (mut known, guids) = FilledImage::chain(mode, format, 2);
                     let guid = [guids[0], guids[1], Guid::TOP][level];
                     // A cluster that no other level writes, and all above show.
                     let number = known.clusters - 1 - level as u64;
@@ -86,7 +86,7 @@ fn by_a_link_to_the_file() {
 
 #[test]
 fn from_another_directory_and_back() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
     let elsewhere = tempfile::tempdir().unwrap();
     let old = known.file_of(guids[0]);
     let new: PathBuf = fs::canonicalize(elsewhere.path())
@@ -112,13 +112,13 @@ fn from_another_directory_and_back() {
 
 #[test]
 fn what_is_no_copy_is_refused() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 1);
-    let other = Known::with(
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let other = FilledImage::with(
         ImageMode::Expanded,
         ploop::ClusterSize::DEFAULT,
         FormatVersion::V1,
     );
-    let v2 = Known::with(
+    let v2 = FilledImage::with(
         ImageMode::Expanded,
         ploop::ClusterSize::MIN,
         FormatVersion::V2,
@@ -160,7 +160,7 @@ fn what_is_no_copy_is_refused() {
 
 #[test]
 fn a_raw_base_cannot_be_replaced_but_what_is_above_can() {
-    let (mut known, guids) = Known::chain(ImageMode::Raw, FormatVersion::V1, 1);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Raw, FormatVersion::V1, 1);
     let new = known.path("new");
     fs::copy(known.file_of(guids[0]), &new).unwrap();
     let param = ReplaceParam::new(&new, ReplaceTarget::Guid(guids[0]));
@@ -179,7 +179,7 @@ fn a_raw_base_cannot_be_replaced_but_what_is_above_can() {
 /// The name that the descriptor has leads to the new file then, and the old one stays where the link led.
 #[test]
 fn a_link_to_a_delta_gives_way_to_the_new_file() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let elsewhere = tempfile::tempdir_in(known.path("")).unwrap();
     let (name, old) = (known.path("root.hds"), elsewhere.path().join("old.hds"));
     fs::rename(&name, &old).unwrap();
@@ -202,7 +202,7 @@ fn a_link_to_a_delta_gives_way_to_the_new_file() {
 #[test]
 fn a_new_file_by_a_link() {
     for keep_name in [false, true] {
-        let mut known = Known::new(ImageMode::Expanded);
+        let mut known = FilledImage::new(ImageMode::Expanded);
         let elsewhere = tempfile::tempdir_in(known.path("")).unwrap();
         let file = elsewhere.path().join("copy.hds");
         let (name, link) = (known.path("root.hds"), known.path("link"));

@@ -4,7 +4,7 @@ use std::fs;
 
 use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, Ploop, SnapshotParam, SwitchFlag};
 
-use super::known::{Known, names_in};
+use super::filled_image::{FilledImage, names_in};
 
 const ALL: [(ImageMode, FormatVersion); 3] = [
     (ImageMode::Expanded, FormatVersion::V1),
@@ -15,7 +15,7 @@ const ALL: [(ImageMode, FormatVersion); 3] = [
 #[test]
 fn a_snapshot_keeps_what_was_there() {
     for (mode, format) in ALL {
-        let (mut known, guids) = Known::chain(mode, format, 4);
+        let (mut known, guids) = FilledImage::chain(mode, format, 4);
         let descriptor = known.descriptor();
         assert_eq!(descriptor.chain(Guid::TOP).len(), 5);
         for pair in guids.windows(2) {
@@ -45,7 +45,7 @@ fn a_snapshot_keeps_what_was_there() {
 
 #[test]
 fn the_guid_and_the_directory_are_the_callers() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     known.write([(2, 1)]);
     let elsewhere = tempfile::tempdir().unwrap();
     let chosen = Guid::generate();
@@ -75,7 +75,7 @@ fn the_guid_and_the_directory_are_the_callers() {
 #[test]
 fn going_back_forgets_what_was_written_since() {
     for (mode, format) in ALL {
-        let (mut known, guids) = Known::chain(mode, format, 3);
+        let (mut known, guids) = FilledImage::chain(mode, format, 3);
         for guid in [guids[1], guids[0], guids[2], guids[2]] {
             let old_top = known.file_of(Guid::TOP);
             known.switch(guid);
@@ -91,7 +91,7 @@ fn going_back_forgets_what_was_written_since() {
 
 #[test]
 fn new_deltas_of_version_2_need_a_driver() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V2, 2);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V2, 2);
     assert_eq!(known.ploop.image_info().unwrap().version, 2);
     if known.can_have_deltas() {
         known.snapshot();
@@ -124,7 +124,7 @@ fn new_deltas_of_version_2_need_a_driver() {
 /// goploop loses the GUID of the delta that is kept.
 #[test]
 fn the_old_top_can_be_kept_under_a_new_guid() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
     let old_top = known.file_of(Guid::TOP);
     let kept = known
         .ploop
@@ -154,7 +154,7 @@ fn the_old_top_can_be_kept_under_a_new_guid() {
 #[test]
 fn a_snapshot_itself_can_become_the_top() {
     for (mode, format) in ALL {
-        let (mut known, guids) = Known::chain(mode, format, 2);
+        let (mut known, guids) = FilledImage::chain(mode, format, 2);
         let old_top = known.file_of(Guid::TOP);
         let file = known.file_of(guids[1]);
         let kept = known
@@ -184,7 +184,7 @@ fn a_snapshot_itself_can_become_the_top() {
 /// The pattern of a program that restores several disks together.
 #[test]
 fn a_switch_can_be_undone() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
     let before = known.states[&Guid::TOP].clone();
     let kept = known
         .ploop
@@ -206,7 +206,7 @@ fn a_switch_can_be_undone() {
 
 #[test]
 fn flags_that_contradict_each_other_change_nothing() {
-    let (mut known, guids) = Known::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
     let text = fs::read(known.xml()).unwrap();
     for flags in [
         SwitchFlag::SKIP_CREATE | SwitchFlag::SKIP_DESTROY,
@@ -235,7 +235,7 @@ fn flags_that_contradict_each_other_change_nothing() {
 /// Another handle, and another descriptor of the same name, see what happened.
 #[test]
 fn handles_see_each_others_changes() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let mut other = Ploop::open(known.xml()).unwrap();
     known.write([(1, 1)]);
     let guid = other.snapshot().unwrap();
@@ -258,7 +258,7 @@ fn handles_see_each_others_changes() {
 
 #[test]
 fn a_switch_removes_the_note_of_the_file_system() {
-    let mut known = Known::new(ImageMode::Expanded);
+    let mut known = FilledImage::new(ImageMode::Expanded);
     let guid = known.snapshot();
     fs::write(known.path(".statfs"), [0; 40]).unwrap();
     known.switch(guid);

@@ -12,8 +12,8 @@ use ploop::{
 use tempfile::TempDir;
 
 use super::directory::Contents;
-use super::known::read_whole;
-use super::laid_out::{self, Delta, entry_offset};
+use super::filled_image::read_whole;
+use super::written_image::{self, Delta, entry_offset};
 
 const CLUSTER: u64 = 32 << 10;
 const CLUSTERS: u64 = 16;
@@ -33,7 +33,7 @@ fn chain(version: FormatVersion, size: u64) -> (TempDir, Ploop, [PathBuf; 2]) {
     top.clusters = vec![(5, 4)];
     top.write(&files[1]);
     let names = ["root.hds", "top.hds"];
-    let descriptor = laid_out::describe(&home, &names, size, CLUSTER, false);
+    let descriptor = written_image::describe(&home, &names, size, CLUSTER, false);
     (dir, Ploop::open(descriptor).unwrap(), files)
 }
 
@@ -57,22 +57,22 @@ const OPERATIONS: &[Operation] = &[
         image.merge(&MergeParam::new(MergeTarget::All).new_delta(new))
     }),
     ("delete", |image| {
-        image.delete_snapshot(laid_out::snapshot(0))
+        image.delete_snapshot(written_image::snapshot(0))
     }),
     ("switch", |image| {
-        image.switch_snapshot(laid_out::snapshot(0))
+        image.switch_snapshot(written_image::snapshot(0))
     }),
     ("switch and keep", |image| {
         let flags = SwitchFlag::SKIP_DESTROY;
         image
-            .switch_snapshot_with(laid_out::snapshot(0), flags)
+            .switch_snapshot_with(written_image::snapshot(0), flags)
             .map(drop)
     }),
     ("convert", |image| image.convert(ImageMode::Preallocated)),
     ("convert to raw", |image| image.convert(ImageMode::Raw)),
     ("mount", |image| image.mount(&MountParam::new()).map(drop)),
     ("mount read-only", |image| {
-        let base = MountParam::new().snapshot(laid_out::snapshot(0));
+        let base = MountParam::new().snapshot(written_image::snapshot(0));
         image.mount(&base.read_only(true)).map(drop)
     }),
     ("discard", |image| {
@@ -145,7 +145,7 @@ fn tables_that_lead_elsewhere() {
     all_refused(&mut image, ErrorKind::Corrupt, &top, &OPERATIONS[..4]);
     let snapshot: Operation = ("snapshot", |image| image.snapshot().map(drop));
     all_refused(&mut image, ErrorKind::Corrupt, &top, &[snapshot]);
-    image.switch_snapshot(laid_out::snapshot(0)).unwrap();
+    image.switch_snapshot(written_image::snapshot(0)).unwrap();
     assert!(!top.exists());
     assert!(image::check(image.path()).is_sound());
 }
@@ -212,7 +212,7 @@ fn a_format_extension_is_read_over_and_never_cut_off() {
         let new = image.path().with_file_name("copy.hds");
         fs::copy(&files[level], &new).unwrap();
         let target = ReplaceTarget::Guid(if level == 0 {
-            laid_out::snapshot(0)
+            written_image::snapshot(0)
         } else {
             Guid::TOP
         });
@@ -274,7 +274,7 @@ fn a_closed_image_is_one_that_is_not_in_use() {
     image.switch_snapshot(Guid::generate()).unwrap_err();
     before.assert_unchanged("a look-up and a refused change");
     let expected = read_whole(&Disk::open(image.path()).unwrap());
-    let base = read_whole(&Disk::open_snapshot(image.path(), laid_out::snapshot(0)).unwrap());
+    let base = read_whole(&Disk::open_snapshot(image.path(), written_image::snapshot(0)).unwrap());
     image.snapshot().unwrap();
     assert_eq!((mark(&files[0]), mark(&files[1])), (CLOSED, 0));
     assert_eq!(read_whole(&Disk::open(image.path()).unwrap()), expected);
@@ -322,7 +322,7 @@ fn a_disk_that_ends_within_a_cluster_keeps_its_end() {
     assert_eq!(disk.len() as u64, size);
     assert_eq!(
         disk[5 * CLUSTER as usize..],
-        laid_out::pattern(4, 5 * CLUSTER, 512)
+        written_image::pattern(4, 5 * CLUSTER, 512)
     );
 }
 
@@ -335,7 +335,7 @@ fn a_plain_base_is_as_large_as_the_disk() {
         let home = fs::canonicalize(dir.path()).unwrap();
         let base = home.join("root.hds");
         fs::write(&base, vec![7; len as usize]).unwrap();
-        let path = laid_out::describe(&home, &["root.hds"], size, CLUSTER, true);
+        let path = written_image::describe(&home, &["root.hds"], size, CLUSTER, true);
         let mut image = Ploop::open(path).unwrap();
         let operations: [Operation; 3] = [
             ("snapshot", |image| image.snapshot().map(drop)),

@@ -29,7 +29,7 @@ use ploop_sandbox_wire::{Alias, Node, Reply, Request, call};
 use rustix::io::Errno;
 
 use crate::block::{Block, MINORS};
-use crate::state::State;
+use crate::sandbox_directory::SandboxDirectory;
 pub(crate) use attached::list_in as list_attached_in;
 pub(crate) use attributes::Entry;
 use device::Device;
@@ -41,7 +41,7 @@ const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
 
 /// All devices.
 pub(crate) struct Driver {
-    state: Arc<State>,
+    state: Arc<SandboxDirectory>,
     /// By their number.
     devices: Mutex<Vec<Slot>>,
 }
@@ -76,7 +76,7 @@ impl Drop for Reservation {
 }
 
 impl Driver {
-    pub(crate) fn new(state: Arc<State>) -> Arc<Driver> {
+    pub(crate) fn new(state: Arc<SandboxDirectory>) -> Arc<Driver> {
         let driver = Arc::new(Driver {
             state,
             devices: Mutex::new(Vec::new()),

@@ -18,7 +18,7 @@ use ploop::{
 use super::host::Host;
 use super::random::Random;
 use super::recorder::Recorder;
-use super::sandbox::{self, Running, note};
+use super::sandbox::{self, RunningPart, note};
 use super::{cuts, seed};
 
 const CLUSTER: usize = 32 << 10;
@@ -431,6 +431,6 @@ fn try_cuts(place: &Path, total: u64) -> Vec<String> {
 pub(crate) fn run(part: &str) {
     let directory = sandbox::directory();
     let command = sandbox::with_own_mounts(part, directory.path());
-    let output = Running::start(command, false).succeed(std::time::Duration::from_secs(600));
+    let output = RunningPart::start(command, false).succeed(std::time::Duration::from_secs(600));
     sandbox::show(&output);
 }

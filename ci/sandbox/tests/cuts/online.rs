@@ -19,7 +19,7 @@ use super::host::Host;
 use super::image::{Files, Image, differences, write_synced};
 use super::random::Random;
 use super::recorder::Recorder;
-use super::sandbox::{self, Running, note, run};
+use super::sandbox::{self, RunningPart, note, run};
 use super::{cuts, seed};
 
 const HOST: u64 = 700 << 20;
@@ -341,6 +341,6 @@ fn try_cuts(place: &Path, total: u64) -> Vec<String> {
 pub(crate) fn run_in_sandbox() {
     let directory = sandbox::directory();
     let command = sandbox::sandboxed("online", directory.path());
-    let output = Running::start(command, false).succeed(Duration::from_secs(900));
+    let output = RunningPart::start(command, false).succeed(Duration::from_secs(900));
     sandbox::show(&output);
 }

@@ -10,7 +10,7 @@ use rustix::process::{Signal, kill_process};
 use super::image::{Files, Image, write_synced};
 use super::program::points;
 use super::random::Random;
-use super::sandbox::{self, Lines, Running};
+use super::sandbox::{self, Lines, RunningPart};
 
 /// Makes an image. In a sandbox.
 pub(crate) fn prepare(directory: &Path) {
@@ -80,7 +80,7 @@ pub(crate) fn read_manifest(text: &str) -> Files {
 pub(crate) fn killed() {
     let directory = sandbox::directory();
     let limit = Duration::from_secs(120);
-    Running::start(
+    RunningPart::start(
         sandbox::sandboxed("daemon-prepare", directory.path()),
         false,
     )
@@ -92,7 +92,7 @@ pub(crate) fn killed() {
         let what = format!("daemon killed, seed {seed}, after {delay:.1?}");
         let mut command = sandbox::sandboxed("daemon-write", directory.path());
         command.env(SEED, seed.to_string());
-        let mut running = Running::start(command, true);
+        let mut running = RunningPart::start(command, true);
         let lines = Lines::of(running.stdout());
         let mut manifest = String::new();
         let mut take = |limit| match lines.next(limit) {
@@ -121,7 +121,8 @@ pub(crate) fn killed() {
         running.left_nothing();
         let synced = read_manifest(&manifest).len();
         fs::write(directory.path().join("manifest"), &manifest).unwrap();
-        Running::start(sandbox::sandboxed("daemon-verify", directory.path()), false).succeed(limit);
+        RunningPart::start(sandbox::sandboxed("daemon-verify", directory.path()), false)
+            .succeed(limit);
         println!("{what}: {synced} files were synced; the sandbox ended with {status}");
     }
 }

@@ -13,7 +13,7 @@ use super::daemon::{read_manifest, write_until_it_fails};
 use super::image::Image;
 use super::program::points;
 use super::random::Random;
-use super::sandbox::{self, Lines, Running, run, tool};
+use super::sandbox::{self, Lines, RunningPart, run, tool};
 
 const MIB: u64 = 1 << 20;
 
@@ -169,12 +169,12 @@ fn fault(directory: &Path, inject: fn(&Host, &Image, &mut Random) -> Mend) {
         let prepare = part("daemon-prepare");
         let mut write = part("host-write");
         let verify = part("daemon-verify");
-        Running::start(prepare, false).succeed(limit);
+        RunningPart::start(prepare, false).succeed(limit);
         let image = Image::at(&host.target.join("image"));
         let mend = inject(&host, &image, &mut random);
 
         write.env(SEED, seed.to_string());
-        let mut running = Running::start(write, true);
+        let mut running = RunningPart::start(write, true);
         let lines = Lines::of(running.stdout());
         let status = running.finish(limit);
         let mut manifest = String::new();
@@ -198,7 +198,7 @@ fn fault(directory: &Path, inject: fn(&Host, &Image, &mut Random) -> Mend) {
         assert!(status.success(), "seed {seed}: {}", running.output());
         mend(&mut host);
         fs::write(host.target.join("manifest"), &manifest).unwrap();
-        let output = Running::start(verify, false).succeed(limit);
+        let output = RunningPart::start(verify, false).succeed(limit);
         sandbox::show(&output);
         host.unmount();
     }
@@ -208,7 +208,7 @@ fn fault(directory: &Path, inject: fn(&Host, &Image, &mut Random) -> Mend) {
 pub(crate) fn with_own_mounts(part: &str) {
     let directory = sandbox::directory();
     let (count, _) = points(1);
-    let running = Running::start(sandbox::with_own_mounts(part, directory.path()), false);
+    let running = RunningPart::start(sandbox::with_own_mounts(part, directory.path()), false);
     let output = running.succeed(Duration::from_secs(300 + 60 * count.div_ceil(5)));
     sandbox::show(&output);
 }

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group
 
 use super::image::{Image, SIZE};
 use super::random::Random;
-use super::sandbox::{self, Lines, Running, note};
+use super::sandbox::{self, Lines, RunningPart, note};
 
 /// Of one operation, at most.
 const LONG: Duration = Duration::from_secs(120);
@@ -467,7 +467,7 @@ fn detach_all_below(directory: &Path, what: &str) {
 /// Starts one of the parts that conduct.
 pub(crate) fn in_sandbox(part: &str) {
     let directory = sandbox::directory();
-    let running = Running::start(sandbox::sandboxed(part, directory.path()), false);
+    let running = RunningPart::start(sandbox::sandboxed(part, directory.path()), false);
     let (count, _) = points(6);
     let output = running.succeed(Duration::from_secs(180 + 30 * count));
     sandbox::show(&output);

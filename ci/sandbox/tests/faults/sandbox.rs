@@ -172,16 +172,16 @@ pub(crate) fn with_own_mounts(name: &str, directory: &Path) -> Command {
 }
 
 /// A part that runs.
-pub(crate) struct Running {
+pub(crate) struct RunningPart {
     what: String,
     child: Child,
     log: PathBuf,
     _log_directory: TempDir,
 }
 
-impl Running {
+impl RunningPart {
     /// Standard error goes to a log, standard output too unless `piped`.
-    pub(crate) fn start(mut command: Command, piped: bool) -> Running {
+    pub(crate) fn start(mut command: Command, piped: bool) -> RunningPart {
         let what = format!("{command:?}");
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
@@ -191,7 +191,7 @@ impl Running {
         };
         let stdout = if piped { Stdio::piped() } else { sink() };
         let child = command.stdout(stdout).stderr(sink()).spawn().unwrap();
-        Running {
+        RunningPart {
             what,
             child,
             log,
@@ -304,7 +304,7 @@ fn traces(state: &str) -> Vec<String> {
     traces
 }
 
-impl Drop for Running {
+impl Drop for RunningPart {
     fn drop(&mut self) {
         // Where a test panicked.
         if let Ok(None) = self.child.try_wait() {

@@ -24,7 +24,7 @@ use ploop::{CreateParam, Guid, Ploop, Size};
 
 use image::{Files, Image};
 use random::Random;
-use sandbox::Running;
+use sandbox::RunningPart;
 
 const IMAGES: u64 = 8;
 
@@ -289,7 +289,7 @@ const PARTS: &[sandbox::Part] = &[("stress", stress), ("merge-and-mount", merge_
 
 fn in_sandbox(part: &str, limit: Duration) {
     let directory = sandbox::directory();
-    let running = Running::start(sandbox::sandboxed(part, directory.path()), false);
+    let running = RunningPart::start(sandbox::sandboxed(part, directory.path()), false);
     let output = running.succeed(limit);
     sandbox::show(&output);
 }

@@ -39,12 +39,12 @@ pub(crate) struct Kept {
     /// 0 in all descriptors but some of Parallels Desktop.
     padding: u64,
     /// Elements, whole, and where they stand.
-    elements: HashMap<Place, Vec<String>>,
+    elements: HashMap<ParentElement, Vec<String>>,
 }
 
 /// An element that holds some that libploop does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
+enum ParentElement {
     Root,
     Parameters,
     StorageData,
@@ -69,28 +69,32 @@ impl Kept {
     /// Of the document of a descriptor, whose relative names begin at `dir`.
     pub(super) fn of(root: Element<'_, '_>, dir: &Path) -> Result<Kept> {
         let mut elements = HashMap::new();
-        let mut keep = |place: Place, element: Element<'_, '_>, known: &[&str]| {
+        let mut keep = |parent: ParentElement, element: Element<'_, '_>, known: &[&str]| {
             let others: Vec<String> = element.others(known).map(str::to_owned).collect();
             if !others.is_empty() {
-                elements.insert(place, others);
+                elements.insert(parent, others);
             }
         };
-        keep(Place::Root, root, known::ROOT);
+        keep(ParentElement::Root, root, known::ROOT);
         let parameters = root.required("Disk_Parameters")?;
-        keep(Place::Parameters, parameters, known::PARAMETERS);
+        keep(ParentElement::Parameters, parameters, known::PARAMETERS);
         let storage_data = root.required("StorageData")?;
-        keep(Place::StorageData, storage_data, known::STORAGE_DATA);
+        keep(
+            ParentElement::StorageData,
+            storage_data,
+            known::STORAGE_DATA,
+        );
         let storage = storage_data.required("Storage")?;
-        keep(Place::Storage, storage, known::STORAGE);
+        keep(ParentElement::Storage, storage, known::STORAGE);
         for image in storage.children("Image") {
             let file = dir.join(image.required("File")?.text()?);
-            keep(Place::Image(file), image, known::IMAGE);
+            keep(ParentElement::Image(file), image, known::IMAGE);
         }
         let snapshots = root.required("Snapshots")?;
-        keep(Place::Snapshots, snapshots, known::SNAPSHOTS);
+        keep(ParentElement::Snapshots, snapshots, known::SNAPSHOTS);
         for shot in snapshots.children("Shot") {
             let guid = shot.required("GUID")?.guid()?;
-            keep(Place::Shot(guid), shot, known::SHOT);
+            keep(ParentElement::Shot(guid), shot, known::SHOT);
         }
         let kept = Kept {
             root: root.tag(),
@@ -213,13 +217,13 @@ impl Descriptor {
 
     fn write(&self, xml: &mut Writer, kept: &Kept, dir: &Path) -> Result<()> {
         let sectors = self.size.sectors();
-        let others = |xml: &mut Writer, at: &Place| {
+        let others = |xml: &mut Writer, at: &ParentElement| {
             for text in kept.elements.get(at).into_iter().flatten() {
                 xml.verbatim(text);
             }
         };
 
-        others(xml, &Place::Root);
+        others(xml, &ParentElement::Root);
         xml.open("Disk_Parameters");
         xml.text("Disk_size", sectors);
         if let Some(max) = self.max_delta_size {
@@ -229,11 +233,11 @@ impl Descriptor {
         xml.text("Heads", self.geometry.heads);
         xml.text("Sectors", self.geometry.sectors);
         xml.text("Padding", kept.padding);
-        others(xml, &Place::Parameters);
+        others(xml, &ParentElement::Parameters);
         xml.close("Disk_Parameters");
 
         xml.open("StorageData");
-        others(xml, &Place::StorageData);
+        others(xml, &ParentElement::StorageData);
         xml.open("Storage");
         xml.text("Start", 0);
         xml.text("End", sectors);
@@ -241,7 +245,7 @@ impl Descriptor {
         if self.mode == ImageMode::Preallocated {
             xml.text("Preallocated", 1);
         }
-        others(xml, &Place::Storage);
+        others(xml, &ParentElement::Storage);
         for image in &self.images {
             xml.open("Image");
             xml.text("GUID", image.guid);
@@ -253,7 +257,7 @@ impl Descriptor {
                 },
             );
             xml.text("File", name(image, dir)?);
-            others(xml, &Place::Image(image.file.clone()));
+            others(xml, &ParentElement::Image(image.file.clone()));
             xml.close("Image");
         }
         xml.close("Storage");
@@ -261,7 +265,7 @@ impl Descriptor {
 
         xml.open("Snapshots");
         xml.text("TopGUID", self.top);
-        others(xml, &Place::Snapshots);
+        others(xml, &ParentElement::Snapshots);
         for shot in &self.snapshots {
             xml.open("Shot");
             xml.text("GUID", shot.guid);
@@ -269,7 +273,7 @@ impl Descriptor {
             if shot.temporary {
                 xml.verbatim("<Temporary/>");
             }
-            others(xml, &Place::Shot(shot.guid));
+            others(xml, &ParentElement::Shot(shot.guid));
             xml.close("Shot");
         }
         xml.close("Snapshots");

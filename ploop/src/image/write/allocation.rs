@@ -4,7 +4,7 @@ use std::io;
 
 use super::OPERATION;
 use super::delta::WritableDelta;
-use super::store::write_zeros;
+use super::storage::write_zeros;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result};
 
 /// What is known of the clusters of a file, by their offsets.
@@ -118,11 +118,11 @@ impl WritableDelta {
         };
         let max = self.space.max_len - self.space.max_len % size;
         let ahead = (start + more).next_multiple_of(size).min(max).max(end);
-        let mut result = self.store.allocate(start, ahead - start);
+        let mut result = self.storage.allocate(start, ahead - start);
         let mut reserved = ahead;
         if matches!(&result, Err(error) if is_full(error)) && ahead > end {
             reserved = end;
-            result = self.store.allocate(start, end - start);
+            result = self.storage.allocate(start, end - start);
         }
         match result {
             Ok(()) => {
@@ -140,7 +140,7 @@ impl WritableDelta {
             }
             Err(error) => {
                 // Some of it may have been got.
-                self.space.len = self.store.len().unwrap_or(self.space.len);
+                self.space.len = self.storage.len().unwrap_or(self.space.len);
                 Err(
                     Error::io(OPERATION, "the file cannot be made longer", error)
                         .with_path(&self.path),
@@ -153,8 +153,8 @@ impl WritableDelta {
     pub(super) fn put_end_behind(&mut self, end: u64) -> Result<()> {
         let old = self.space.end;
         if end > old.max(self.space.reserved) {
-            self.attempt("the file cannot be made longer", |store| {
-                write_zeros(store, old, end - old)
+            self.attempt("the file cannot be made longer", |storage| {
+                write_zeros(storage, old, end - old)
             })?;
         }
         self.space.end = end.max(old);
@@ -183,7 +183,7 @@ impl WritableDelta {
     /// Makes the file end at `end`, behind which there is nothing.
     pub(super) fn cut_to(&mut self, end: u64) -> Result<()> {
         if end != self.space.len {
-            self.attempt("the file cannot be cut", |store| store.set_len(end))?;
+            self.attempt("the file cannot be cut", |storage| storage.set_len(end))?;
         }
         self.space.end = end;
         self.space.reserved = end;

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use super::OPERATION;
 use super::allocation::{Contents, Space};
 use super::fill::Unfilled;
-use super::store::{Store, write_zeros};
+use super::storage::{Storage, write_zeros};
 use super::track::Tracked;
 use crate::image::delta::{check_readable, cluster_offset, entry_of, is_in_hole};
 use crate::image::header::{Header, HeaderFlags};
@@ -27,7 +27,7 @@ const MAX_DIRTY: usize = 1 << 16;
 /// A delta with a table of its own in memory, which is ahead of the one in the file.
 pub(super) struct WritableDelta {
     pub(super) path: PathBuf,
-    pub(super) store: Box<dyn Store>,
+    pub(super) storage: Box<dyn Storage>,
     /// The file, for those who read without this; opened by the first of them.
     shared: Option<Arc<File>>,
     pub(super) header: Header,
@@ -110,7 +110,7 @@ impl WritableDelta {
                 .mode(0o600)
                 .open(path)?;
             write_zeros(&file, 0, header.data_start())?;
-            Store::write(&file, &header.to_bytes(), 0)?;
+            Storage::write(&file, &header.to_bytes(), 0)?;
             file.sync_all()?;
             Ok(file)
         };
@@ -134,15 +134,15 @@ impl WritableDelta {
 
     pub(super) fn over(
         path: &Path,
-        store: Box<dyn Store>,
+        storage: Box<dyn Storage>,
         allow_in_use: bool,
     ) -> Result<WritableDelta> {
         let open = || {
-            let len = store
+            let len = storage
                 .len()
                 .map_err(|error| Error::io(OPERATION, "the file cannot be examined", error))?;
             let mut bytes = [0; Header::LEN];
-            store
+            storage
                 .read(&mut bytes, 0)
                 .map_err(|error| Error::io(OPERATION, "the header cannot be read", error))?;
             let header = Header::parse(&bytes)?;
@@ -161,7 +161,7 @@ impl WritableDelta {
         let (header, len) = open().map_err(|error: Error| error.with_path(path))?;
         Ok(WritableDelta {
             path: path.to_owned(),
-            store,
+            storage,
             shared: None,
             pages: empty_pages(&header),
             space: Space::new(len, header.cluster),
@@ -192,7 +192,7 @@ impl WritableDelta {
             let count = (self.header.entries() - first).min(PAGE) as usize;
             let mut bytes = vec![0; 4 * count];
             let offset = entry_offset(first);
-            self.store.read(&mut bytes, offset).map_err(|error| {
+            self.storage.read(&mut bytes, offset).map_err(|error| {
                 Error::io(OPERATION, "the table cannot be read", error)
                     .with_path(&self.path)
                     .with_offset(offset)
@@ -230,7 +230,7 @@ impl WritableDelta {
     }
 
     pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.store.read(buffer, offset).map_err(|error| {
+        self.storage.read(buffer, offset).map_err(|error| {
             Error::io(OPERATION, "the data cannot be read", error)
                 .with_path(&self.path)
                 .with_offset(offset)
@@ -242,7 +242,7 @@ impl WritableDelta {
         if let Some(file) = &self.shared {
             return Ok(Arc::clone(file));
         }
-        let file = self.store.file().try_clone().map_err(|error| {
+        let file = self.storage.file().try_clone().map_err(|error| {
             Error::io(OPERATION, "the file cannot be opened again", error).with_path(&self.path)
         })?;
         Ok(Arc::clone(self.shared.insert(Arc::new(file))))
@@ -251,8 +251,8 @@ impl WritableDelta {
     /// Writes into a cluster that is there.
     pub(super) fn write(&mut self, data: &[u8], offset: u64) -> Result<()> {
         self.note(offset, data.len() as u64);
-        self.attempt("the data cannot be written", |store| {
-            store.write(data, offset)
+        self.attempt("the data cannot be written", |storage| {
+            storage.write(data, offset)
         })
     }
 
@@ -260,8 +260,8 @@ impl WritableDelta {
     pub(super) fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
         self.unfilled.forget(offset);
         self.note(offset, len);
-        self.attempt("the data cannot be made zero", |store| {
-            store.zero(offset, len)
+        self.attempt("the data cannot be made zero", |storage| {
+            storage.zero(offset, len)
         })
     }
 
@@ -345,8 +345,8 @@ impl WritableDelta {
             return Ok(());
         }
         self.fill_clusters()?;
-        self.attempt("the data cannot be brought to the disk", |store| {
-            store.sync()
+        self.attempt("the data cannot be brought to the disk", |storage| {
+            storage.sync()
         })?;
         let dirty: Vec<u32> = self.dirty.iter().copied().collect();
         let mut start = 0;
@@ -361,8 +361,8 @@ impl WritableDelta {
             }
             let offset = entry_offset(dirty[start]);
             self.note(offset, bytes.len() as u64);
-            self.attempt("the table cannot be written", |store| {
-                store.write(&bytes, offset)
+            self.attempt("the table cannot be written", |storage| {
+                storage.write(&bytes, offset)
             })?;
             start = stop;
         }
@@ -373,8 +373,8 @@ impl WritableDelta {
     /// Brings everything to the disk.
     pub(super) fn flush(&mut self) -> Result<()> {
         self.commit()?;
-        self.attempt("the table cannot be brought to the disk", |store| {
-            store.sync()
+        self.attempt("the table cannot be brought to the disk", |storage| {
+            storage.sync()
         })?;
         self.space.free.append(&mut self.space.released);
         Ok(())
@@ -393,9 +393,9 @@ impl WritableDelta {
     pub(super) fn put_header(&mut self, header: Header) -> Result<()> {
         let bytes = header.to_bytes();
         self.note(0, bytes.len() as u64);
-        self.attempt("the header cannot be written", |store| {
-            store.write(&bytes, 0)?;
-            store.sync()
+        self.attempt("the header cannot be written", |storage| {
+            storage.write(&bytes, 0)?;
+            storage.sync()
         })?;
         self.header = header;
         Ok(())
@@ -425,10 +425,10 @@ impl WritableDelta {
     pub(super) fn attempt(
         &mut self,
         what: &str,
-        work: impl FnOnce(&dyn Store) -> io::Result<()>,
+        work: impl FnOnce(&dyn Storage) -> io::Result<()>,
     ) -> Result<()> {
         self.check_whole()?;
-        work(&*self.store).map_err(|error| {
+        work(&*self.storage).map_err(|error| {
             self.broken = true;
             Error::io(OPERATION, what, error).with_path(&self.path)
         })

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::delta::WritableDelta;
-use super::store::write_zeros;
+use super::storage::write_zeros;
 use crate::Result;
 
 /// What was written of each such cluster, by the cluster's offset.
@@ -68,8 +68,8 @@ impl WritableDelta {
     /// Makes a part of a cluster zero by writing to it.
     pub(super) fn write_zeros(&mut self, offset: u64, len: u64) -> Result<()> {
         self.note(offset, len);
-        self.attempt("the data cannot be made zero", |store| {
-            write_zeros(store, offset, len)
+        self.attempt("the data cannot be made zero", |storage| {
+            write_zeros(storage, offset, len)
         })
     }
 }

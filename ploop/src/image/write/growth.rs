@@ -58,8 +58,8 @@ impl WritableDelta {
             self.write(&buffer[..len], at)?;
             at += len as u64;
         }
-        self.attempt("the table cannot be brought to the disk", |store| {
-            store.sync()
+        self.attempt("the table cannot be brought to the disk", |storage| {
+            storage.sync()
         })?;
         self.put_header(header)?;
         self.forget_table();

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::delta::{WritableDelta, new_header};
-use super::given::DeltaFile;
+use super::delta_file::DeltaFile;
 use super::{DiskWriter, OPERATION, Top};
-use crate::image::chain::{Chain, Layer};
+use crate::image::chain::{Chain, Level};
 use crate::{Error, ErrorKind, FormatVersion, Result};
 
 impl DiskWriter {
@@ -16,7 +16,7 @@ impl DiskWriter {
     }
 
     pub(super) fn lower_levels(&self) -> usize {
-        self.lower.as_ref().map_or(0, |lower| lower.layers().len())
+        self.lower.as_ref().map_or(0, |lower| lower.levels().len())
     }
 
     /// Puts a new, empty delta on top, which from now on is written to. Everything written so far is
@@ -93,9 +93,9 @@ impl DiskWriter {
     /// After an error, the old top is the top still.
     fn put_on_top(&mut self, mut new: WritableDelta) -> Result<()> {
         self.check_no_merge()?;
-        let layer = self.top.as_layer()?;
+        let old_top = self.top.as_level()?;
         new.mark(true)?;
-        if let Err(error) = self.finish().and_then(|()| self.add_lower(layer)) {
+        if let Err(error) = self.finish().and_then(|()| self.add_lower(old_top)) {
             // Nothing was written to it; what matters is the first error.
             let _ = new.mark(false);
             if let Top::Delta(top) = &mut self.top {
@@ -109,11 +109,11 @@ impl DiskWriter {
     }
 
     /// Counts the old top to those below.
-    pub(super) fn add_lower(&mut self, layer: Layer) -> Result<()> {
+    pub(super) fn add_lower(&mut self, level: Level) -> Result<()> {
         match &mut self.lower {
-            Some(lower) => lower.push(layer),
+            Some(lower) => lower.push(level),
             None => {
-                self.lower = Some(Chain::new(vec![layer], self.cluster)?);
+                self.lower = Some(Chain::new(vec![level], self.cluster)?);
                 Ok(())
             }
         }
@@ -133,8 +133,8 @@ impl DiskWriter {
             return self.replace_top(&file);
         }
         let lower = self.lower.as_mut().ok_or_else(no_level)?;
-        let raw = lower.layers().get(level).is_some_and(Layer::is_raw);
-        lower.replace(level, file.layer(raw, true)?)
+        let raw = lower.levels().get(level).is_some_and(Level::is_raw);
+        lower.replace(level, file.open_level(raw, true)?)
     }
 
     fn replace_top(&mut self, file: &DeltaFile) -> Result<()> {

@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 
 use super::delta::WritableDelta;
-use super::given::reopen;
+use super::delta_file::reopen;
 use super::levels::no_level;
 use super::{DiskWriter, OPERATION, Top};
 use crate::image::chain::Chain;
@@ -66,7 +66,7 @@ impl DiskWriter {
         };
         let size = top.header().size;
         let lower = self.lower.as_mut().ok_or_else(no_level)?;
-        let below = lower.layers().last().ok_or_else(no_level)?;
+        let below = lower.levels().last().ok_or_else(no_level)?;
         let path = below.path();
         let file = reopen(below.file(), true).map_err(|error| {
             Error::io(OPERATION, "the file cannot be opened for writing", error).with_path(path)
@@ -81,7 +81,7 @@ impl DiskWriter {
             if target.flush().is_ok() {
                 let _ = target.finish();
             }
-            lower.reload(lower.layers().len() - 1)?;
+            lower.reload(lower.levels().len() - 1)?;
             return Err(error);
         }
         self.lower = self.lower.take().and_then(Chain::without_top);
@@ -171,7 +171,7 @@ impl DiskWriter {
         self.apply_settings();
         let mut target = DiskWriter::over(Vec::new(), target, self.cluster)?;
         let finished = flushed.and_then(|()| target.finish());
-        self.add_lower(target.top.as_layer()?)?;
+        self.add_lower(target.top.as_level()?)?;
         finished
     }
 

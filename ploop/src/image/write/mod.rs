@@ -3,14 +3,14 @@
 mod allocation;
 mod compact;
 mod delta;
+mod delta_file;
 mod fill;
-mod given;
 mod growth;
 mod levels;
 mod merge;
 mod read_plan;
 mod space;
-mod store;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -22,16 +22,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::chain::{Chain, Layer};
+use super::chain::{Chain, Level};
 use super::descriptor::Descriptor;
 use super::file;
 use super::holes::is_zero;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
 use delta::WritableDelta;
 use merge::Upper;
-use store::Store;
+use storage::Storage;
 
-pub use given::{DeltaFile, header_of};
+pub use delta_file::{DeltaFile, header_of};
 pub use read_plan::ReadPlan;
 
 const OPERATION: &str = "write image";
@@ -158,22 +158,22 @@ impl Top {
     }
 
     /// The top as one of the files below another.
-    fn as_layer(&self) -> Result<Layer> {
+    fn as_level(&self) -> Result<Level> {
         let path = match self {
             Top::Delta(delta) => delta.path(),
             Top::Raw { path, .. } => path,
         };
-        let file = given::reopen(self.file(), false).map_err(|error| {
+        let file = delta_file::reopen(self.file(), false).map_err(|error| {
             Error::io(OPERATION, "the file cannot be opened again", error).with_path(path)
         })?;
-        let mut layer = Layer::over(path, file, matches!(self, Top::Raw { .. }), true)?;
-        layer.set_holes(self.holes());
-        Ok(layer)
+        let mut level = Level::over(path, file, matches!(self, Top::Raw { .. }), true)?;
+        level.set_holes(self.holes());
+        Ok(level)
     }
 
     fn file(&self) -> &File {
         match self {
-            Top::Delta(delta) => delta.store.file(),
+            Top::Delta(delta) => delta.storage.file(),
             Top::Raw { file, .. } => file,
         }
     }
@@ -226,14 +226,14 @@ impl DiskWriter {
         let Some((top, lower)) = files.split_last() else {
             return Err(no_file());
         };
-        let layers = lower
+        let levels = lower
             .iter()
             .enumerate()
-            .map(|(level, path)| lower_layer(path.as_ref(), raw && level == 0))
+            .map(|(level, path)| lower_level(path.as_ref(), raw && level == 0))
             .collect::<Result<Vec<_>>>()?;
         let (top, raw) = (top.as_ref(), raw && lower.is_empty());
         let file = WritableDelta::open_file(top)?;
-        DiskWriter::open_top(layers, top, file, cluster, raw, allow_in_use)
+        DiskWriter::open_top(levels, top, file, cluster, raw, allow_in_use)
     }
 
     /// As [`open_files`](DiskWriter::open_files), of files that are open already: the lower ones for
@@ -252,19 +252,19 @@ impl DiskWriter {
     ) -> Result<DiskWriter> {
         let top = files.pop().ok_or_else(no_file)?;
         let lower = files.iter().enumerate();
-        let layers = lower
-            .map(|(level, file)| file.layer(raw && level == 0, allow_in_use))
+        let levels = lower
+            .map(|(level, file)| file.open_level(raw && level == 0, allow_in_use))
             .collect::<Result<Vec<_>>>()?;
-        let raw = raw && layers.is_empty();
+        let raw = raw && levels.is_empty();
         let file = top.reopen(true)?;
         let mut writer =
-            DiskWriter::open_top(layers, top.path(), file, cluster, raw, allow_in_use)?;
+            DiskWriter::open_top(levels, top.path(), file, cluster, raw, allow_in_use)?;
         writer.top.set_holes(top.holes().to_vec());
         Ok(writer)
     }
 
     fn open_top(
-        layers: Vec<Layer>,
+        levels: Vec<Level>,
         path: &Path,
         file: File,
         cluster: ClusterSize,
@@ -272,7 +272,7 @@ impl DiskWriter {
         allow_in_use: bool,
     ) -> Result<DiskWriter> {
         let top = Top::open(path, file, cluster, raw, allow_in_use)?;
-        let mut writer = DiskWriter::over(layers, top, cluster)?;
+        let mut writer = DiskWriter::over(levels, top, cluster)?;
         // Only now nothing can go wrong any more.
         if let Top::Delta(delta) = &mut writer.top {
             delta.mark(true)?;
@@ -280,11 +280,11 @@ impl DiskWriter {
         Ok(writer)
     }
 
-    fn over(layers: Vec<Layer>, top: Top, cluster: ClusterSize) -> Result<DiskWriter> {
-        let lower = if layers.is_empty() {
+    fn over(levels: Vec<Level>, top: Top, cluster: ClusterSize) -> Result<DiskWriter> {
+        let lower = if levels.is_empty() {
             None
         } else {
-            Some(Chain::new(layers, cluster)?)
+            Some(Chain::new(levels, cluster)?)
         };
         Ok(DiskWriter {
             lower,
@@ -566,9 +566,9 @@ impl DiskWriter {
     }
 }
 
-fn lower_layer(path: &Path, raw: bool) -> Result<Layer> {
+fn lower_level(path: &Path, raw: bool) -> Result<Level> {
     let (file, _) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
-    Layer::over(path, file, raw, false)
+    Level::over(path, file, raw, false)
 }
 
 fn raw_error(path: &Path, what: &str, error: io::Error) -> Error {
@@ -582,11 +582,11 @@ fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
     }
     let result = match file.allocate(old, new - old) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-            store::write_zeros(file, old, new - old)
+            storage::write_zeros(file, old, new - old)
         }
         result => result,
     };
-    let result = result.and_then(|()| Store::sync(file));
+    let result = result.and_then(|()| Storage::sync(file));
     if result.is_err() {
         let _ = file.set_len(old);
     }

@@ -88,14 +88,17 @@ impl ReadPlan {
     /// A part of the disk that is in the chain below the top.
     fn push_lower(&mut self, chain: &Chain, mut offset: u64, mut len: usize) -> Result<()> {
         while len > 0 {
-            let (place, run) = chain.run(offset, len as u64)?;
+            let (location, run) = chain.run(offset, len as u64)?;
             // At most `len`.
             let run = run as usize;
-            match place {
+            match location {
                 None => self.push(run, None),
-                Some(place) => {
-                    let layer = &chain.layers()[place.layer];
-                    self.push(run, Some((layer.shared_file(), layer.path(), place.offset)));
+                Some(location) => {
+                    let level = &chain.levels()[location.level];
+                    self.push(
+                        run,
+                        Some((level.shared_file(), level.path(), location.offset)),
+                    );
                 }
             }
             offset += run as u64;
@@ -135,9 +138,12 @@ impl DiskWriter {
         for piece in pieces(offset, len, self.cluster) {
             if let Some(upper) = &mut self.upper {
                 let delta = &mut upper.delta;
-                if let Some(place) = delta.cluster(piece.cluster)? {
+                if let Some(location) = delta.cluster(piece.cluster)? {
                     let file = delta.shared_file()?;
-                    plan.push(piece.len, Some((&file, delta.path(), place + piece.within)));
+                    plan.push(
+                        piece.len,
+                        Some((&file, delta.path(), location + piece.within)),
+                    );
                     continue;
                 }
             }
@@ -146,9 +152,9 @@ impl DiskWriter {
                     plan.push(piece.len, Some((file, path, piece.offset)));
                 }
                 Top::Delta(delta) => match delta.cluster(piece.cluster)? {
-                    Some(place) => {
+                    Some(location) => {
                         let file = delta.shared_file()?;
-                        let source = (&file, delta.path(), place + piece.within);
+                        let source = (&file, delta.path(), location + piece.within);
                         plan.push(piece.len, Some(source));
                     }
                     None => match &self.lower {

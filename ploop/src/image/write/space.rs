@@ -1,7 +1,7 @@
 //! Which clusters the top delta has, and how it gives them up.
 
-use super::store::Store;
-use super::store::write_zeros;
+use super::storage::Storage;
+use super::storage::write_zeros;
 use super::{DiskWriter, Top, raw_error};
 use crate::Result;
 

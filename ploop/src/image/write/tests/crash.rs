@@ -32,14 +32,14 @@ impl Recorder {
     }
 }
 
-impl Store for Recorder {
+impl Storage for Recorder {
     fn len(&self) -> io::Result<u64> {
-        Store::len(&self.file)
+        Storage::len(&self.file)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.note(Step::SetLen(len));
-        Store::set_len(&self.file, len)
+        Storage::set_len(&self.file, len)
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

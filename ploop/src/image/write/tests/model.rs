@@ -85,7 +85,7 @@ impl Modelled {
     }
 
     /// Where a fraction of the disk is, with room for `len` bytes behind.
-    fn place(&self, at: u16, len: u32) -> u64 {
+    fn location(&self, at: u16, len: u32) -> u64 {
         (self.model.len() as u64 - u64::from(len)) * u64::from(at) / u64::from(u16::MAX)
     }
 
@@ -109,20 +109,20 @@ impl Modelled {
                 self.writer().grow(Size::from_bytes(size)).unwrap();
                 self.model.resize(size as usize, 0);
             }
-            Work::Discard { at, len } => self.discard(self.place(at, len), u64::from(len)),
+            Work::Discard { at, len } => self.discard(self.location(at, len), u64::from(len)),
             Work::Write { at, len, byte } => {
-                let at = self.place(at, len);
+                let at = self.location(at, len);
                 let data = repeated(len as usize, byte);
                 self.writer().write_at(&data, at).unwrap();
                 self.model[at as usize..][..data.len()].copy_from_slice(&data);
             }
             Work::Zero { at, len } => {
-                let at = self.place(at, len);
+                let at = self.location(at, len);
                 self.writer().write_zeroes(at, u64::from(len)).unwrap();
                 self.model[at as usize..][..len as usize].fill(0);
             }
             Work::Release { at, clusters } => {
-                let first = self.place(at, 1) / CLUSTER;
+                let first = self.location(at, 1) / CLUSTER;
                 let last = (first + u64::from(clusters)).min(self.model.len() as u64 / CLUSTER);
                 self.release(&(first as u32..last as u32).collect::<Vec<_>>());
             }

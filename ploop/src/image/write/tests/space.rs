@@ -34,13 +34,13 @@ struct Host {
     supported: bool,
 }
 
-impl Store for Host {
+impl Storage for Host {
     fn len(&self) -> io::Result<u64> {
-        Store::len(&self.file)
+        Storage::len(&self.file)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        Store::set_len(&self.file, len)
+        Storage::set_len(&self.file, len)
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -65,7 +65,7 @@ impl Store for Host {
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        store::write_zeros(self, offset, len)
+        storage::write_zeros(self, offset, len)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -51,7 +51,7 @@ impl Base {
 
 /// Where a sandbox keeps what it made.
 #[derive(Debug, Clone)]
-pub(crate) struct State {
+pub(crate) struct SandboxDirectory {
     dir: PathBuf,
 }
 
@@ -59,14 +59,14 @@ pub(crate) struct State {
 /// Both have the same open file, so that it is free when the last of them is gone.
 pub(crate) struct Lock(pub(crate) File);
 
-impl State {
+impl SandboxDirectory {
     /// The state of the sandbox in this directory.
-    pub(crate) fn new(dir: PathBuf) -> State {
-        State { dir }
+    pub(crate) fn new(dir: PathBuf) -> SandboxDirectory {
+        SandboxDirectory { dir }
     }
 
     /// Makes the directory of a new sandbox, and takes its lock.
-    pub(crate) fn create(base: &Base) -> Result<(State, Lock)> {
+    pub(crate) fn create(base: &Base) -> Result<(SandboxDirectory, Lock)> {
         let mode = 0o755;
         // Nobody may take a directory for that of a dead sandbox before its lock is held.
         let _list = lock_list(&base.0)?;
@@ -77,7 +77,7 @@ impl State {
             .mode(mode)
             .create(&dir)
             .with_context(|| format!("cannot make {}", dir.display()))?;
-        let state = State::new(dir);
+        let state = SandboxDirectory::new(dir);
         let lock = lock_of(&state)?.context("a new lock is held")?;
         for name in DIRECTORIES {
             DirBuilder::new().mode(mode).create(state.dir.join(name))?;
@@ -87,7 +87,7 @@ impl State {
 
     /// The sandboxes that nobody runs any more. Their locks are taken, so that nobody else cleans
     /// them up.
-    pub(crate) fn dead(base: &Base) -> Result<Vec<(State, Lock)>> {
+    pub(crate) fn dead(base: &Base) -> Result<Vec<(SandboxDirectory, Lock)>> {
         let base = &base.0;
         let _list = lock_list(base)?;
         let mut dead = Vec::new();
@@ -95,7 +95,7 @@ impl State {
         for entry in fs::read_dir(base).with_context(context)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
-                let state = State::new(entry.path());
+                let state = SandboxDirectory::new(entry.path());
                 if let Some(lock) = lock_of(&state)? {
                     dead.push((state, Lock(lock)));
                 }
@@ -246,7 +246,7 @@ fn make_base(base: &Path) -> Result<()> {
 }
 
 /// The lock of a sandbox, if nobody holds it.
-fn lock_of(state: &State) -> Result<Option<File>> {
+fn lock_of(state: &SandboxDirectory) -> Result<Option<File>> {
     let path = state.lock();
     let context = || format!("cannot lock {}", path.display());
     let file = File::options()

@@ -117,7 +117,7 @@ impl Delta {
 }
 
 /// An image in a directory of its own, and what each of its states holds.
-pub(crate) struct Known {
+pub(crate) struct FilledImage {
     pub(crate) dir: TempDir,
     pub(crate) ploop: Ploop,
     pub(crate) clusters: u64,
@@ -128,14 +128,18 @@ pub(crate) struct Known {
     pub(crate) orphans: BTreeSet<PathBuf>,
 }
 
-impl Known {
+impl FilledImage {
     pub(crate) const CLUSTERS: u64 = 24;
 
-    pub(crate) fn new(mode: ImageMode) -> Known {
-        Known::with(mode, ClusterSize::MIN, FormatVersion::V1)
+    pub(crate) fn new(mode: ImageMode) -> FilledImage {
+        FilledImage::with(mode, ClusterSize::MIN, FormatVersion::V1)
     }
 
-    pub(crate) fn with(mode: ImageMode, cluster: ClusterSize, format: FormatVersion) -> Known {
+    pub(crate) fn with(
+        mode: ImageMode,
+        cluster: ClusterSize,
+        format: FormatVersion,
+    ) -> FilledImage {
         let dir = tempfile::tempdir().unwrap();
         let param = CreateParam::new(
             dir.path().join("root.hds"),
@@ -147,7 +151,7 @@ impl Known {
         .format(FormatVersion::V1)
         .fs(None);
         let ploop = Ploop::create(&param).unwrap();
-        let known = Known {
+        let known = FilledImage {
             dir,
             ploop,
             clusters: Self::CLUSTERS,
@@ -252,15 +256,15 @@ impl Known {
         mode: ImageMode,
         format: FormatVersion,
         snapshots: u64,
-    ) -> (Known, Vec<Guid>) {
-        let mut known = Known::new(mode);
+    ) -> (FilledImage, Vec<Guid>) {
+        let mut known = FilledImage::new(mode);
         let guids = (0..snapshots)
             .map(|level| {
-                known.layer(level + 1);
+                known.fill(level + 1);
                 known.snapshot()
             })
             .collect();
-        known.layer(snapshots + 1);
+        known.fill(snapshots + 1);
         if format == FormatVersion::V2 {
             known.make_v2();
         }
@@ -269,7 +273,7 @@ impl Known {
     }
 
     /// Data of a level: no two levels write the same.
-    pub(crate) fn layer(&mut self, level: u64) {
+    pub(crate) fn fill(&mut self, level: u64) {
         let seed = level * 100;
         self.write([
             (2 * level, seed + 1),

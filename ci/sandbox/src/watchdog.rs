@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ploop_sandbox_wire::{Node, Reply, Request, call};
 
-use crate::state::State;
+use crate::sandbox_directory::SandboxDirectory;
 use crate::{fuse, mounts, processes};
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -24,19 +24,19 @@ pub(crate) enum Trouble {
 }
 
 /// Watches a daemon until it is dropped, or there is trouble.
-pub(crate) struct Watch {
+pub(crate) struct Watchdog {
     _stop: mpsc::Sender<()>,
     trouble: mpsc::Receiver<Trouble>,
 }
 
-impl Watch {
+impl Watchdog {
     /// `wake` gets a byte when there is trouble; the connections are aborted by then.
     pub(crate) fn start(
-        state: State,
+        state: SandboxDirectory,
         daemon: u32,
         patience: Duration,
         mut wake: UnixStream,
-    ) -> io::Result<Watch> {
+    ) -> io::Result<Watchdog> {
         let (stop, stopped) = mpsc::channel();
         let (report, trouble) = mpsc::channel();
         thread::Builder::new()
@@ -49,7 +49,7 @@ impl Watch {
                     let _ = wake.write_all(&[0]);
                 }
             })?;
-        Ok(Watch {
+        Ok(Watchdog {
             _stop: stop,
             trouble,
         })
@@ -62,7 +62,7 @@ impl Watch {
 }
 
 fn watch(
-    state: &State,
+    state: &SandboxDirectory,
     daemon: u32,
     patience: Duration,
     stopped: &mpsc::Receiver<()>,
@@ -86,7 +86,7 @@ fn watch(
 }
 
 /// For how long somebody has waited for a device's data.
-fn ping(state: &State, patience: Duration) -> io::Result<Duration> {
+fn ping(state: &SandboxDirectory, patience: Duration) -> io::Result<Duration> {
     let mut stream = UnixStream::connect(state.socket())?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
@@ -102,7 +102,7 @@ fn ping(state: &State, patience: Duration) -> io::Result<Duration> {
 }
 
 /// Aborts all FUSE connections of a sandbox, wherever they are mounted.
-pub(crate) fn abort(state: &State) {
+pub(crate) fn abort(state: &SandboxDirectory) {
     for namespace in processes::namespaces_of(state) {
         fuse::abort_below(&namespace.mounts, state.dir());
     }

@@ -1,4 +1,4 @@
-//! What a delta is written to.
+//! The storage of a delta that is written to: a file, or what a test puts in its place.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 
 /// A file. Tests put something in its place that remembers in which order it was written.
-pub(super) trait Store: Send {
+pub(super) trait Storage: Send {
     fn len(&self) -> io::Result<u64>;
     fn set_len(&self, len: u64) -> io::Result<()>;
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
@@ -24,7 +24,7 @@ pub(super) trait Store: Send {
     fn file(&self) -> &File;
 }
 
-impl Store for File {
+impl Storage for File {
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
@@ -69,12 +69,12 @@ impl Store for File {
 }
 
 /// Writes zeros: no hole, which the driver could not write to.
-pub(super) fn write_zeros(store: &dyn Store, mut offset: u64, len: u64) -> io::Result<()> {
+pub(super) fn write_zeros(storage: &dyn Storage, mut offset: u64, len: u64) -> io::Result<()> {
     let end = offset + len;
     let zeros = vec![0; len.min(1 << 20) as usize];
     while offset < end {
         let part = zeros.len().min((end - offset) as usize);
-        store.write(&zeros[..part], offset)?;
+        storage.write(&zeros[..part], offset)?;
         offset += part as u64;
     }
     Ok(())

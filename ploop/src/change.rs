@@ -1,4 +1,4 @@
-//! What is looked at before libploop may change an image.
+//! A change of an image: what is checked under its lock before libploop is called, and what follows the call.
 //!
 //! libploop trusts the descriptor, the images and its surroundings. A [`Change`] does not: it reads
 //! them under the image's lock and refuses what libploop would crash on, loop on, hand to a shell, or
@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::fs::{Access, OFlags};
 
 use crate::canonical::Canonical;
-use crate::ffi::{self, Call, Turn, WriteSignals};
+use crate::ffi::{self, Call, LockedImage, WriteSignals};
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind, require_sound_delta};
 use crate::recovery::Unsynced;
@@ -26,7 +26,7 @@ use crate::{
 
 /// How a function writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Store {
+pub(crate) enum DescriptorWrite {
     /// To `.tmp`, then renamed.
     Direct,
     /// To `.tmp.tmp`, renamed to `.tmp`, and after the work renamed again.
@@ -35,9 +35,9 @@ pub(crate) enum Store {
     Maybe,
 }
 
-/// An operation that changes an image: the image's turn, with everything checked.
+/// An operation that changes an image: the locked image, with everything checked.
 pub(crate) struct Change<'a> {
-    turn: Turn<'a>,
+    locked: LockedImage<'a>,
     /// As it is before the change.
     pub(crate) descriptor: Descriptor,
     /// All there are.
@@ -52,36 +52,37 @@ pub(crate) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    pub(crate) fn begin(image: &'a mut ffi::Image, op: &'static Call) -> Result<Change<'a>> {
+    pub(crate) fn begin(image: &'a mut ffi::ImageHandle, op: &'static Call) -> Result<Change<'a>> {
         let write_signals = WriteSignals::held_back();
-        let mut turn = image.turn(op)?;
+        let mut locked = image.lock(op)?;
         // Before anything is written, mending included. What cannot be read is found to be so below.
-        let read = turn.descriptor_file();
+        let read = locked.descriptor_file();
         let deltas = read.iter().flat_map(|file| &file.descriptor.images);
         let deltas = deltas.map(|delta| delta.file.as_path());
-        let files = [turn.path()].into_iter().chain(deltas);
+        let files = [locked.path()].into_iter().chain(deltas);
         trust::require_no_other_writers(op.name, files)?;
-        let (file, devices) = recovery::finish(&mut turn, read?)?;
+        let (file, devices) = recovery::finish(&mut locked, read?)?;
         let descriptor = &file.descriptor;
-        let refuse =
-            |kind, message: String| Err(Error::new(kind, op.name, message).with_path(turn.path()));
+        let refuse = |kind, message: String| {
+            Err(Error::new(kind, op.name, message).with_path(locked.path()))
+        };
         if descriptor.encryption.is_some() {
             return refuse(
                 ErrorKind::Unsupported,
                 "the image is encrypted: this version of libploop would drop the key's name from the descriptor".into(),
             );
         }
-        let directory = paths::directory_of(turn.path());
+        let directory = paths::directory_of(locked.path());
         for image in &descriptor.images {
             paths::require_usable(op.name, &image.file, directory)?;
         }
-        paths::require_harmless_to_shell(op.name, turn.path())?;
+        paths::require_harmless_to_shell(op.name, locked.path())?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
-        paths::require_own_side_files(op.name, turn.path(), deltas)?;
-        let (canonical, descriptor) = Canonical::of(op.name, turn.path(), file)?;
+        paths::require_own_side_files(op.name, locked.path(), deltas)?;
+        let (canonical, descriptor) = Canonical::of(op.name, locked.path(), file)?;
         let file = |image: &Image| Some((image.guid, Identity::of(&image.file).ok()?));
         let change = Change {
-            turn,
+            locked,
             files: descriptor.images.iter().filter_map(file).collect(),
             descriptor,
             canonical,
@@ -100,18 +101,18 @@ impl<'a> Change<'a> {
     /// Lets C do it, brings what was done to the disk, and removes what a failure left behind.
     pub(crate) fn run<T>(
         mut self,
-        store: Store,
-        c: impl FnOnce(Turn<'a>) -> Result<T>,
+        write: DescriptorWrite,
+        c: impl FnOnce(LockedImage<'a>) -> Result<T>,
     ) -> Result<T> {
-        let path = self.turn.path().to_owned();
-        let operation = self.turn.operation();
-        let held = self.turn.held();
+        let path = self.locked.path().to_owned();
+        let operation = self.locked.operation();
+        let held = self.locked.held();
         self.clear_closed_marks()?;
-        self.turn.put_in_place(&self.canonical)?;
+        self.locked.put_in_place(&self.canonical)?;
         self.canonical.keep_fields(operation)?;
-        let room = Room::make(operation, &path, store)?;
+        let staging = StagingFile::make(operation, &path, write)?;
         let unsynced = Unsynced::before(&path, &self.descriptor);
-        let result = c(self.turn);
+        let result = c(self.locked);
         if self.canonical.has_fields() {
             held.if_unlocked(|| self.canonical.put_fields_back());
         }
@@ -119,7 +120,7 @@ impl<'a> Change<'a> {
             (Err(_), _) => held.if_unlocked(|| {
                 // What could not be mended now needs what is left of the operation.
                 if recovery::after_failure(operation, &path).is_ok() {
-                    room.clear();
+                    staging.clear();
                 }
             }),
             (Ok(_), Some(unsynced)) => unsynced.sync(operation)?,
@@ -154,21 +155,21 @@ impl<'a> Change<'a> {
     }
 
     pub(crate) fn operation(&self) -> &'static str {
-        self.turn.operation()
+        self.locked.operation()
     }
 
     /// How long it waits for others.
     pub(crate) fn timeout(&self) -> Duration {
-        self.turn.timeout()
+        self.locked.timeout()
     }
 
     /// The name that libploop looks for.
     pub(crate) fn component(&self) -> &[u8] {
-        self.turn.component()
+        self.locked.component()
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.turn.path()
+        self.locked.path()
     }
 
     /// That this GUID is in the descriptor, as a snapshot or as the top.
@@ -417,12 +418,12 @@ pub(crate) fn require_tools(operation: &'static str, tools: &[&str]) -> Result<(
     ))
 }
 
-/// Room for the temporary copy of the descriptor.
+/// The temporary file that libploop writes a descriptor to, made before libploop needs it.
 ///
 /// When libploop cannot create it, it goes on as if it had been written, and reports success for
 /// what it did not do, or deletes a delta that the descriptor on disk still names (25). So the file
 /// is created beforehand; libploop overwrites and renames it.
-struct Room {
+struct StagingFile {
     /// What was not there before.
     made: Vec<PathBuf>,
 }
@@ -431,17 +432,21 @@ struct Room {
 /// long.
 const GROWTH: u64 = 8192;
 
-impl Room {
-    fn make(operation: &'static str, descriptor: &Path, store: Store) -> Result<Room> {
-        let mut room = Room { made: Vec::new() };
-        let needed = match store {
-            Store::Maybe => return Ok(room),
-            Store::Direct => paths::staged(descriptor),
-            Store::Staged => {
+impl StagingFile {
+    fn make(
+        operation: &'static str,
+        descriptor: &Path,
+        write: DescriptorWrite,
+    ) -> Result<StagingFile> {
+        let mut staging = StagingFile { made: Vec::new() };
+        let needed = match write {
+            DescriptorWrite::Maybe => return Ok(staging),
+            DescriptorWrite::Direct => paths::staged(descriptor),
+            DescriptorWrite::Staged => {
                 // Left behind by some failures.
                 let staged = paths::staged(descriptor);
                 if fs::symlink_metadata(&staged).is_err() {
-                    room.made.push(staged);
+                    staging.made.push(staged);
                 }
                 paths::being_staged(descriptor)
             }
@@ -462,11 +467,11 @@ impl Room {
         };
         match create(OpenOptions::new().create_new(true)) {
             Ok(mut file) => {
-                room.made.push(needed.clone());
+                staging.made.push(needed.clone());
                 // Where the disk is full, libploop fails later and without saying why.
                 let len = fs::metadata(descriptor).map_or(0, |metadata| metadata.len()) + GROWTH;
                 if let Err(error) = io::copy(&mut io::repeat(0).take(len), &mut file) {
-                    room.clear();
+                    staging.clear();
                     return Err(refused(error));
                 }
             }
@@ -476,7 +481,7 @@ impl Room {
             }
             Err(error) => return Err(refused(error)),
         }
-        Ok(room)
+        Ok(staging)
     }
 
     fn clear(&self) {

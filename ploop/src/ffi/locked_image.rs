@@ -1,5 +1,6 @@
-//! Whose turn it is: one operation at a time on one image, and none while another process works
-//! on it.
+//! A locked image: the only way to the C functions that take libploop's handle of an image
+//! (`ploop_open_dd`, `ploop_close_dd`). One operation at a time works on one image, in this process and
+//! among all that use libploop.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use ploop_sys as sys;
 
 use super::call::{Call, execute, execute_keeping};
-use super::reply::Reply;
+use super::call_result::CallResult;
 use super::text::{CPath, CText};
 use crate::canonical::{Canonical, DescriptorCopy};
 use crate::image::descriptor::DescriptorFile;
@@ -57,7 +58,7 @@ impl Drop for Handle {
 }
 
 /// An image that was opened: its descriptor, and C's handle of it once a call needed one.
-pub(crate) struct Image {
+pub(crate) struct ImageHandle {
     /// Resolved, and checked to be one that C takes.
     path: PathBuf,
     component: Option<CText>,
@@ -68,9 +69,9 @@ pub(crate) struct Image {
     handle: Option<Handle>,
 }
 
-impl Image {
+impl ImageHandle {
     /// `path` is resolved as C does it, so that what is checked here is what C works on.
-    pub(crate) fn open(operation: &'static str, path: &Path) -> Result<Image> {
+    pub(crate) fn open(operation: &'static str, path: &Path) -> Result<ImageHandle> {
         paths::require_passable(operation, path)?;
         let resolved = match std::fs::canonicalize(path) {
             Ok(resolved) => resolved,
@@ -79,7 +80,7 @@ impl Image {
         descriptor::require_readable(&resolved)
             .map_err(|error| error.during(operation).with_path(path))?;
         paths::require_passable(operation, &resolved)?;
-        Ok(Image {
+        Ok(ImageHandle {
             lock: ImageLock::of(&resolved),
             path: resolved,
             component: None,
@@ -106,18 +107,18 @@ impl Image {
         self.timeout.unwrap_or_else(lock::timeout)
     }
 
-    /// Waits for the image's turn, at most for the lock timeout. What is read through the [`Turn`]
+    /// Waits for the image's lock, at most for the lock timeout. What is read through the [`LockedImage`]
     /// before its call is what the call will find, save for a process that takes the lock in the
     /// moment in which C takes it over.
-    pub(crate) fn turn<'a>(&'a mut self, op: &'static Call) -> Result<Turn<'a>> {
+    pub(crate) fn lock<'a>(&'a mut self, call: &'static Call) -> Result<LockedImage<'a>> {
         let timeout = self.timeout();
         let held = self
             .lock
-            .acquire(op.name, op.purpose, op.finds_device, timeout)?;
-        Ok(Turn {
+            .acquire(call.name, call.purpose, call.finds_device, timeout)?;
+        Ok(LockedImage {
             held: Arc::new(held),
             image: self,
-            op,
+            call,
             is_canonical: false,
         })
     }
@@ -128,9 +129,9 @@ fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error
     let open = || -> Result<()> {
         const OPEN: Call = Call::new("open");
         let c_path = CPath::new(operation, path)?;
-        let mut reply = execute(&OPEN, || Handle::open(&c_path, None).err().unwrap_or(0))?;
-        reply.operation = operation;
-        reply.done(path)
+        let mut result = execute(&OPEN, || Handle::open(&c_path, None).err().unwrap_or(0))?;
+        result.operation = operation;
+        result.done(path)
     };
     match open() {
         Err(refused) => refused,
@@ -138,36 +139,36 @@ fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error
     }
 }
 
-/// The image's turn: the only way to C for operations on an image. The C functions are methods of
-/// it, in `image_calls` and their neighbours.
-pub(crate) struct Turn<'a> {
-    pub(super) image: &'a mut Image,
-    pub(super) op: &'static Call,
+/// An image whose lock is held: the only way to C for operations on an image. The C functions are methods of
+/// it, in `image_calls` and its neighbours.
+pub(crate) struct LockedImage<'a> {
+    pub(super) image: &'a mut ImageHandle,
+    pub(super) call: &'static Call,
     held: Arc<Held>,
     /// Whether C may read the descriptor where it is.
     is_canonical: bool,
 }
 
-impl Turn<'_> {
+impl LockedImage<'_> {
     pub(crate) fn path(&self) -> &Path {
         &self.image.path
     }
 
     pub(crate) fn operation(&self) -> &'static str {
-        self.op.name
+        self.call.name
     }
 
     /// The name of the device that the call will look for; empty for one without.
     pub(crate) fn component(&self) -> &[u8] {
         match &self.image.component {
-            Some(component) if self.op.by_component => component.as_bytes(),
+            Some(component) if self.call.by_component => component.as_bytes(),
             _ => &[],
         }
     }
 
     /// Whether the lock of the descriptor is held.
     pub(crate) fn is_locked(&self) -> bool {
-        self.op.purpose != Purpose::Devices
+        self.call.purpose != Purpose::Devices
     }
 
     /// How long this operation waits for others.
@@ -181,7 +182,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn c_path(&self) -> Result<CPath> {
-        CPath::new(self.op.name, &self.image.path)
+        CPath::new(self.call.name, &self.image.path)
     }
 
     /// The descriptor as it is on disk now.
@@ -189,16 +190,16 @@ impl Turn<'_> {
         let path = &self.image.path;
         descriptor::text(path)
             .and_then(|text| Descriptor::parse(text, descriptor::directory(path)))
-            .map_err(|error| error.during(self.op.name).with_path(path))
+            .map_err(|error| error.during(self.call.name).with_path(path))
     }
 
     /// The same, with all that is in the file.
     pub(crate) fn descriptor_file(&self) -> Result<DescriptorFile> {
         let path = &self.image.path;
-        DescriptorFile::read(path).map_err(|error| error.during(self.op.name).with_path(path))
+        DescriptorFile::read(path).map_err(|error| error.during(self.call.name).with_path(path))
     }
 
-    /// C's handle as it was left is not good enough for this call: see [`Image::handle`].
+    /// C's handle as it was left is not good enough for this call: see [`ImageHandle::handle`].
     pub(super) fn with_new_handle(mut self) -> Self {
         self.forget_handle();
         self
@@ -211,33 +212,33 @@ impl Turn<'_> {
 
     /// Has C read the descriptor where it is.
     pub(crate) fn put_in_place(&mut self, canonical: &Canonical) -> Result<()> {
-        canonical.put_in_place(self.op.name)?;
+        canonical.put_in_place(self.call.name)?;
         self.is_canonical = true;
         Ok(())
     }
 
-    /// Calls C with the handle. The lock passes to C here. The turn stays, so that the result can be
+    /// Calls C with the handle. The lock passes to C here. The image stays locked, so that the result can be
     /// looked at before another thread changes it.
     pub(super) fn call(
         &mut self,
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
-    ) -> Result<Reply> {
+    ) -> Result<CallResult> {
         self.call_keeping(&[], c)
     }
 
-    /// [`call`](Turn::call), where the closure uses file descriptors of the caller.
+    /// [`call`](LockedImage::call), where the closure uses file descriptors of the caller.
     pub(super) fn call_keeping(
         &mut self,
         keep: &[RawFd],
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
-    ) -> Result<Reply> {
+    ) -> Result<CallResult> {
         let copy = if self.is_canonical {
             None
         } else {
-            DescriptorCopy::unless_canonical(self.op.name, &self.image.path)?
+            DescriptorCopy::unless_canonical(self.call.name, &self.image.path)?
         };
         let path = match &copy {
-            Some(copy) => CPath::new(self.op.name, copy.path())?,
+            Some(copy) => CPath::new(self.call.name, copy.path())?,
             None => self.c_path()?,
         };
         if copy.is_some() {
@@ -246,7 +247,7 @@ impl Turn<'_> {
         let (handle, component) = (&mut self.image.handle, self.image.component.as_ref());
         let (held, lock) = (&self.held, self.held.libploop_file());
         let keep: Vec<RawFd> = keep.iter().copied().chain(lock).collect();
-        let reply = execute_keeping(self.op, &keep, || {
+        let result = execute_keeping(self.call, &keep, || {
             // As late as can be: until C has it, a program that uses libploop alone may get it.
             held.hand_over();
             if let Some(lock) = lock {
@@ -264,12 +265,12 @@ impl Turn<'_> {
         if copy.is_some() {
             self.forget_handle();
         }
-        let mut reply = reply?;
-        if !matches!(reply.code, 0 | 1) {
+        let mut result = result?;
+        if !matches!(result.code, 0 | 1) {
             self.forget_handle();
-            reply.cause = self.descriptor().err();
-            reply.descriptor_is_sound = reply.cause.is_none();
+            result.cause = self.descriptor().err();
+            result.descriptor_is_sound = result.cause.is_none();
         }
-        Ok(reply)
+        Ok(result)
     }
 }

@@ -1,4 +1,4 @@
-//! Files that were opened by others.
+//! Deltas given as open files: a disk read and written through file descriptors that the caller opened.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::OPERATION;
-use crate::image::chain::{Chain, Layer};
+use crate::image::chain::{Chain, Level};
 use crate::image::disk::Disk;
 use crate::image::file;
 use crate::image::header::Header;
@@ -61,10 +61,10 @@ impl DeltaFile {
         })
     }
 
-    pub(super) fn layer(&self, raw: bool, allow_in_use: bool) -> Result<Layer> {
-        let mut layer = Layer::over(&self.path, self.reopen(false)?, raw, allow_in_use)?;
-        layer.set_holes(self.holes.clone());
-        Ok(layer)
+    pub(super) fn open_level(&self, raw: bool, allow_in_use: bool) -> Result<Level> {
+        let mut level = Level::over(&self.path, self.reopen(false)?, raw, allow_in_use)?;
+        level.set_holes(self.holes.clone());
+        Ok(level)
     }
 }
 
@@ -102,9 +102,9 @@ impl Disk {
         raw: bool,
         allow_in_use: bool,
     ) -> Result<Disk> {
-        let layers = files.iter().enumerate();
-        let layers = layers.map(|(level, file)| file.layer(raw && level == 0, allow_in_use));
-        Disk::over(layers.collect::<Result<_>>()?, cluster)
+        let levels = files.iter().enumerate();
+        let levels = levels.map(|(level, file)| file.open_level(raw && level == 0, allow_in_use));
+        Disk::over(levels.collect::<Result<_>>()?, cluster)
     }
 
     /// Puts a file in the place of one with the same contents; the base has level 0. Needs the
@@ -116,9 +116,9 @@ impl Disk {
     /// cluster size or format version; [`ErrorKind::Busy`] where there are clones of this disk;
     /// otherwise as [`Disk::open`].
     pub fn replace_level(&mut self, level: usize, file: DeltaFile) -> Result<()> {
-        let raw = self.chain().layers().get(level).is_some_and(Layer::is_raw);
-        let layer = file.layer(raw, true)?;
-        alone(self)?.replace(level, layer)
+        let raw = self.chain().levels().get(level).is_some_and(Level::is_raw);
+        let new = file.open_level(raw, true)?;
+        alone(self)?.replace(level, new)
     }
 
     /// Takes out a delta that others have merged into the one below, of which everything is read

@@ -7,7 +7,7 @@ use crate::{Code, Error, ErrorKind, Result};
 
 /// What came back from a call: the number, and the words it left.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub(super) struct CallResult {
     pub(super) operation: &'static str,
     pub(super) code: i32,
     pub(super) message: Option<String>,
@@ -19,7 +19,7 @@ pub(super) struct Reply {
     pub(super) descriptor_is_sound: bool,
 }
 
-impl Reply {
+impl CallResult {
     /// Of a function that returns 0 or a code.
     pub(super) fn done(self, path: &Path) -> Result<()> {
         match self.code {
@@ -174,8 +174,8 @@ fn by_errno(message: &str) -> Option<ErrorKind> {
 mod tests {
     use super::*;
 
-    fn reply(code: i32, message: Option<&str>) -> Error {
-        Reply {
+    fn result(code: i32, message: Option<&str>) -> Error {
+        CallResult {
             operation: "test",
             code,
             message: message.map(str::to_owned),
@@ -193,11 +193,11 @@ mod tests {
             .map(|code| code.get())
             .chain([-1, 47, i32::MIN, i32::MAX])
         {
-            let silent = reply(code, None);
+            let silent = result(code, None);
             assert_eq!(silent.code(), Some(code));
             assert_eq!(silent.kind(), Code::from(code).kind());
             assert!(silent.message().contains("gave no reason"));
-            let loud = reply(code, Some("some words"));
+            let loud = result(code, Some("some words"));
             assert_eq!(loud.code(), Some(code));
             assert_eq!(loud.message(), "some words");
             assert_eq!(loud.operation(), "test");
@@ -291,13 +291,17 @@ mod tests {
             ),
             (-1, "no clue", ErrorKind::Other),
         ] {
-            assert_eq!(reply(code, Some(message)).kind(), kind, "{code}: {message}");
+            assert_eq!(
+                result(code, Some(message)).kind(),
+                kind,
+                "{code}: {message}"
+            );
         }
     }
 
     #[test]
     fn a_descriptor_that_is_sound_is_not_called_damaged() {
-        let reply = |descriptor_is_sound| Reply {
+        let result = |descriptor_is_sound| CallResult {
             operation: "test",
             code: 23,
             message: Some("Can't parse /a".to_owned()),
@@ -305,14 +309,14 @@ mod tests {
             cause: None,
             descriptor_is_sound,
         };
-        let kind = |sound| reply(sound).into_error(Path::new("/a")).kind();
+        let kind = |sound| result(sound).into_error(Path::new("/a")).kind();
         assert_eq!(kind(false), ErrorKind::Corrupt);
         assert_eq!(kind(true), ErrorKind::Io);
     }
 
     #[test]
     fn look_ups_tell_not_found_from_failed() {
-        let reply = |code| Reply {
+        let result = |code| CallResult {
             operation: "test",
             code,
             message: None,
@@ -320,13 +324,13 @@ mod tests {
             cause: None,
             descriptor_is_sound: false,
         };
-        assert!(reply(0).found(Path::new("/a")).unwrap());
-        assert!(!reply(1).found(Path::new("/a")).unwrap());
+        assert!(result(0).found(Path::new("/a")).unwrap());
+        assert!(!result(1).found(Path::new("/a")).unwrap());
         assert_eq!(
-            reply(-1).found(Path::new("/a")).unwrap_err().code(),
+            result(-1).found(Path::new("/a")).unwrap_err().code(),
             Some(-1)
         );
-        assert!(reply(0).done(Path::new("/a")).is_ok());
-        assert_eq!(reply(1).done(Path::new("/a")).unwrap_err().code(), Some(1));
+        assert!(result(0).done(Path::new("/a")).is_ok());
+        assert_eq!(result(1).done(Path::new("/a")).unwrap_err().code(), Some(1));
     }
 }

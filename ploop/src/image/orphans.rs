@@ -1,4 +1,4 @@
-//! The files that libploop puts beside an image.
+//! Orphaned deltas: files beside an image that are named like its deltas, and that no descriptor names.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn families() {
+    fn names_of_deltas() {
         let stems = BTreeSet::from([b"root.hds".to_vec()]);
         for (name, expected) in [
             ("root.hds".to_owned(), true),

@@ -1,4 +1,4 @@
-//! Operations that ended between the driver's part and the descriptor's.
+//! Operations that ended between the driver's part and the descriptor's, on an image that a device still has.
 //!
 //! libploop writes the new descriptor beside the old one, has the driver change the running device,
 //! and then renames. A process that dies in between leaves a device that writes where its descriptor
