@@ -16,7 +16,7 @@ use crate::{Code, Error, ErrorKind, Guid, Result};
 
 impl Change<'_> {
     /// That each delta is a file of its own: merging one into the other, or removing one, would remove both.
-    pub(crate) fn require_distinct(&self) -> Result<()> {
+    pub(crate) fn require_distinct_files(&self) -> Result<()> {
         for (at, (guid, file)) in self.files.iter().enumerate() {
             if let Some((other, _)) = self.files[..at].iter().find(|(_, other)| other == file) {
                 let path = self.descriptor.image(*guid).map(|image| &image.file);
@@ -32,19 +32,19 @@ impl Change<'_> {
     }
 
     /// That no device libploop does not look for writes to the top delta (A16).
-    pub(crate) fn require_visible(&self) -> Result<()> {
+    pub(crate) fn require_writers_found(&self) -> Result<()> {
         let top = self.descriptor.top;
-        for device in self.devices_on(top) {
+        for device in self.devices_with_top(top) {
             if device.writes() {
-                self.require_found(device)?;
+                self.require_found_by_libploop(device)?;
             }
         }
-        self.require_known(top)
+        self.require_identified_writer(top)
     }
 
     /// That a delta which is marked in use is in use by a device whose files can be told. The driver takes the
     /// mark off when it stops; it stays where the host went down, and then no device runs.
-    pub(crate) fn require_known(&self, guid: Guid) -> Result<()> {
+    pub(crate) fn require_identified_writer(&self, guid: Guid) -> Result<()> {
         if self.devices_with(&[guid]).next().is_some() {
             return Ok(());
         }
@@ -87,13 +87,13 @@ impl Change<'_> {
 
     /// That the file of a delta which is to be merged into has no other name: another image may have it by that, as
     /// linked clones and backups by hard links do, and would find its data changed.
-    pub(crate) fn require_one_name(&self, lower: Guid) -> Result<()> {
+    pub(crate) fn require_no_hard_links(&self, lower: Guid) -> Result<()> {
         let Some(image) = self.descriptor.image(lower) else {
             return Ok(());
         };
         let names = || fs::metadata(&image.file).map(|metadata| metadata.nlink());
         if names().is_ok_and(|names| names > 1) {
-            creation::finish(&image.file);
+            creation::remove_second_link(&image.file);
         }
         match names() {
             Ok(names) if names > 1 => Err(Error::new(
@@ -113,14 +113,14 @@ impl Change<'_> {
     fn is_temporary(&self, device: &Device) -> bool {
         let top = device.top().and_then(|top| top.identity);
         let snapshot = top
-            .and_then(|file| self.delta_in(file))
+            .and_then(|file| self.delta_of_file(file))
             .and_then(|guid| self.descriptor.snapshot(guid));
         // One without a holder stays for as long as it is attached.
         snapshot.is_some_and(|snapshot| snapshot.temporary) && !device.component.starts_with(b"~")
     }
 
     /// That libploop finds this device of the image, by its name and the letters of its base's path.
-    pub(crate) fn require_found(&self, device: &Device) -> Result<()> {
+    pub(crate) fn require_found_by_libploop(&self, device: &Device) -> Result<()> {
         match self.is_found(device) {
             true => Ok(()),
             false => self.refuse_attached(device, "libploop would not look for it there"),
@@ -167,7 +167,7 @@ impl Change<'_> {
     }
 
     /// Devices of which this delta is the top: those that may be writing to it.
-    pub(crate) fn devices_on(&self, guid: Guid) -> impl Iterator<Item = &Device> {
+    pub(crate) fn devices_with_top(&self, guid: Guid) -> impl Iterator<Item = &Device> {
         let file = self.files.iter().find(|(other, _)| *other == guid);
         let file = file.map(|(_, file)| *file);
         let is_top = move |device: &&Device| {
@@ -183,7 +183,7 @@ impl Change<'_> {
     }
 
     /// The image's delta that is this file.
-    pub(crate) fn delta_in(&self, file: Identity) -> Option<Guid> {
+    pub(crate) fn delta_of_file(&self, file: Identity) -> Option<Guid> {
         let mut files = self.files.iter();
         files
             .find(|(_, other)| *other == file)
@@ -191,7 +191,7 @@ impl Change<'_> {
     }
 
     /// A device that has this file, of this image or another.
-    pub(crate) fn device_of(&self, file: Identity) -> Option<&Device> {
+    pub(crate) fn device_with_file(&self, file: Identity) -> Option<&Device> {
         self.devices.iter().find(|device| device.has(file))
     }
 }

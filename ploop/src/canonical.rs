@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::image::descriptor::{DescriptorFile, Kept};
+use crate::image::descriptor::{DescriptorFile, UnknownFields};
 use crate::{Descriptor, Error, Guid, Result, paths};
 
 /// The canonical descriptor of an image that is about to be changed.
-pub(crate) struct Canonical {
+pub(crate) struct CanonicalDescriptor {
     path: PathBuf,
-    kept: Kept,
+    unknown: UnknownFields,
     xml: String,
     /// Whether the file says it in these words.
     in_place: bool,
@@ -31,38 +31,38 @@ pub(crate) struct Canonical {
     was_killed: bool,
 }
 
-impl Canonical {
+impl CanonicalDescriptor {
     /// Of a descriptor that was read while the image's lock is held, with what the text says.
     pub(crate) fn of(
         operation: &'static str,
         path: &Path,
         file: DescriptorFile,
-    ) -> Result<(Canonical, Descriptor)> {
+    ) -> Result<(CanonicalDescriptor, Descriptor)> {
         let failed = |error: Error| error.during(operation).with_path(path);
         let DescriptorFile {
             text,
             descriptor,
-            mut kept,
+            mut unknown,
         } = file;
-        let backup = paths::kept_fields(path);
+        let backup = paths::saved_unknown_fields(path);
         let lost = match fs::symlink_metadata(&backup) {
             Ok(found) if found.is_file() => DescriptorFile::read(&backup).ok(),
             _ => None,
         };
         let was_killed = lost.is_some();
-        if let Some(lost) = lost.filter(|_| kept.is_empty()) {
-            kept = lost.kept;
+        if let Some(lost) = lost.filter(|_| unknown.is_empty()) {
+            unknown = lost.unknown;
         }
         let dir = paths::directory_of(path);
-        let xml = descriptor.to_xml_with(&kept, dir).map_err(failed)?;
+        let xml = descriptor.to_xml_with(&unknown, dir).map_err(failed)?;
         let in_place = xml.as_bytes() == text;
         let descriptor = match in_place {
             true => descriptor,
             false => Descriptor::parse(&xml, dir).map_err(failed)?,
         };
-        let canonical = Canonical {
+        let canonical = CanonicalDescriptor {
             path: path.to_owned(),
-            kept,
+            unknown,
             in_place,
             xml,
             was_killed,
@@ -84,22 +84,22 @@ impl Canonical {
         }
         if self.was_killed {
             // The descriptor has it all.
-            let _ = fs::remove_file(paths::kept_fields(&self.path));
+            let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
         }
         Ok(())
     }
 
     /// Whether there is anything that libploop does not know.
-    pub(crate) fn has_fields(&self) -> bool {
-        !self.kept.is_empty()
+    pub(crate) fn has_unknown_fields(&self) -> bool {
+        !self.unknown.is_empty()
     }
 
     /// Before C writes the descriptor: keeps what would be lost if the process were killed meanwhile.
-    pub(crate) fn keep_fields(&self, operation: &'static str) -> Result<()> {
-        if !self.has_fields() {
+    pub(crate) fn save_unknown_fields(&self, operation: &'static str) -> Result<()> {
+        if !self.has_unknown_fields() {
             return Ok(());
         }
-        let backup = paths::kept_fields(&self.path);
+        let backup = paths::saved_unknown_fields(&self.path);
         File::open(&self.path)
             .and_then(|file| write(&backup, self.xml.as_bytes(), &file.metadata()?))
             .map_err(|error| {
@@ -110,18 +110,18 @@ impl Canonical {
 
     /// After C: puts back what it has dropped. The image's lock is held. What does not succeed is left to
     /// the next change.
-    pub(crate) fn put_fields_back(&self) {
+    pub(crate) fn restore_unknown_fields(&self) {
         let Ok(now) = DescriptorFile::read(&self.path) else {
             return;
         };
-        if now.kept != self.kept {
+        if now.unknown != self.unknown {
             let dir = paths::directory_of(&self.path);
-            let xml = now.descriptor.to_xml_with(&self.kept, dir);
+            let xml = now.descriptor.to_xml_with(&self.unknown, dir);
             if !xml.is_ok_and(|xml| replace(&self.path, &xml).is_ok()) {
                 return;
             }
         }
-        let _ = fs::remove_file(paths::kept_fields(&self.path));
+        let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
     }
 }
 
@@ -186,7 +186,11 @@ impl DescriptorCopy {
     ) -> Result<Option<DescriptorCopy>> {
         let failed = |error: Error| error.during(operation).with_path(path);
         let file = DescriptorFile::read(path).map_err(failed)?;
-        let to_xml = |dir: &Path| file.descriptor.to_xml_with(&file.kept, dir).map_err(failed);
+        let to_xml = |dir: &Path| {
+            file.descriptor
+                .to_xml_with(&file.unknown, dir)
+                .map_err(failed)
+        };
         if to_xml(paths::directory_of(path))?.as_bytes() == file.text {
             return Ok(None);
         }

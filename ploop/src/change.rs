@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use rustix::fs::{Access, OFlags};
 
-use crate::canonical::Canonical;
-use crate::ffi::{self, Call, LockedImage, WriteSignals};
+use crate::canonical::CanonicalDescriptor;
+use crate::ffi::{self, Call, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind, require_sound_delta};
 use crate::recovery::Unsynced;
@@ -44,27 +44,30 @@ pub(crate) struct Change<'a> {
     pub(crate) devices: Vec<Device>,
     /// The deltas, as far as they are there.
     pub(crate) files: Vec<(Guid, Identity)>,
-    canonical: Canonical,
+    canonical: CanonicalDescriptor,
     /// Deltas with a mark that libploop takes for that of one in use.
     closed: RefCell<Vec<Image>>,
     /// What this crate writes itself fails, too, where it may not write.
-    _write_signals: WriteSignals,
+    _write_signals: WriteSignalsBlocked,
 }
 
 impl<'a> Change<'a> {
-    pub(crate) fn begin(image: &'a mut ffi::ImageHandle, op: &'static Call) -> Result<Change<'a>> {
-        let write_signals = WriteSignals::held_back();
-        let mut locked = image.lock(op)?;
+    pub(crate) fn begin(
+        image: &'a mut ffi::ImageHandle,
+        call: &'static Call,
+    ) -> Result<Change<'a>> {
+        let write_signals = WriteSignalsBlocked::begin();
+        let mut locked = image.lock(call)?;
         // Before anything is written, mending included. What cannot be read is found to be so below.
         let read = locked.descriptor_file();
         let deltas = read.iter().flat_map(|file| &file.descriptor.images);
         let deltas = deltas.map(|delta| delta.file.as_path());
         let files = [locked.path()].into_iter().chain(deltas);
-        trust::require_no_other_writers(op.name, files)?;
+        trust::require_no_other_writers(call.name, files)?;
         let (file, devices) = recovery::finish(&mut locked, read?)?;
         let descriptor = &file.descriptor;
         let refuse = |kind, message: String| {
-            Err(Error::new(kind, op.name, message).with_path(locked.path()))
+            Err(Error::new(kind, call.name, message).with_path(locked.path()))
         };
         if descriptor.encryption.is_some() {
             return refuse(
@@ -74,12 +77,12 @@ impl<'a> Change<'a> {
         }
         let directory = paths::directory_of(locked.path());
         for image in &descriptor.images {
-            paths::require_usable(op.name, &image.file, directory)?;
+            paths::require_delta_path(call.name, &image.file, directory)?;
         }
-        paths::require_harmless_to_shell(op.name, locked.path())?;
+        paths::require_harmless_to_shell(call.name, locked.path())?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
-        paths::require_own_side_files(op.name, locked.path(), deltas)?;
-        let (canonical, descriptor) = Canonical::of(op.name, locked.path(), file)?;
+        paths::require_own_side_files(call.name, locked.path(), deltas)?;
+        let (canonical, descriptor) = CanonicalDescriptor::of(call.name, locked.path(), file)?;
         let file = |image: &Image| Some((image.guid, Identity::of(&image.file).ok()?));
         let change = Change {
             locked,
@@ -90,10 +93,10 @@ impl<'a> Change<'a> {
             devices,
             _write_signals: write_signals,
         };
-        change.require_distinct()?;
+        change.require_distinct_files()?;
         // What a mount attaches need not be the top.
-        if op.finds_device && !op.any_delta {
-            change.require_visible()?;
+        if call.finds_device && !call.any_delta {
+            change.require_writers_found()?;
         }
         Ok(change)
     }
@@ -106,18 +109,18 @@ impl<'a> Change<'a> {
     ) -> Result<T> {
         let path = self.locked.path().to_owned();
         let operation = self.locked.operation();
-        let held = self.locked.held();
+        let lock = self.locked.lock_guard();
         self.clear_closed_marks()?;
         self.locked.put_in_place(&self.canonical)?;
-        self.canonical.keep_fields(operation)?;
+        self.canonical.save_unknown_fields(operation)?;
         let staging = StagingFile::make(operation, &path, write)?;
         let unsynced = Unsynced::before(&path, &self.descriptor);
         let result = c(self.locked);
-        if self.canonical.has_fields() {
-            held.if_unlocked(|| self.canonical.put_fields_back());
+        if self.canonical.has_unknown_fields() {
+            lock.try_with_libploop_lock(|| self.canonical.restore_unknown_fields());
         }
         match (&result, unsynced) {
-            (Err(_), _) => held.if_unlocked(|| {
+            (Err(_), _) => lock.try_with_libploop_lock(|| {
                 // What could not be mended now needs what is left of the operation.
                 if recovery::after_failure(operation, &path).is_ok() {
                     staging.clear();
@@ -173,7 +176,7 @@ impl<'a> Change<'a> {
     }
 
     /// That this GUID is in the descriptor, as a snapshot or as the top.
-    pub(crate) fn require(&self, guid: Guid) -> Result<()> {
+    pub(crate) fn require_snapshot(&self, guid: Guid) -> Result<()> {
         match self.descriptor.snapshot(guid) {
             Some(_) => Ok(()),
             None => Err(no_snapshot(self.operation(), self.path(), guid)),
@@ -182,7 +185,7 @@ impl<'a> Change<'a> {
 
     /// That this file is a delta of the image, which is about to be removed: whatever its table is like, for
     /// going back to a snapshot is the way out of a damaged top.
-    pub(crate) fn require_delta(&self, image: Option<&Image>) -> Result<()> {
+    pub(crate) fn require_delta_header(&self, image: Option<&Image>) -> Result<()> {
         image.map_or(Ok(()), |image| {
             let header =
                 Header::read(&image.file).map_err(|error| error.during(self.operation()))?;

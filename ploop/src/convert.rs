@@ -30,10 +30,10 @@ impl Ploop {
 
 pub(crate) fn convert(
     image: &mut ffi::ImageHandle,
-    op: &'static Call,
+    call: &'static Call,
     mode: ImageMode,
 ) -> Result<()> {
-    let change = Change::begin(image, op)?;
+    let change = Change::begin(image, call)?;
     if change.descriptor.mode == mode {
         return Ok(());
     }
@@ -57,7 +57,7 @@ pub(crate) fn convert(
         .with_path(temporary));
     }
     // libploop does not look.
-    if op.finds_device {
+    if call.finds_device {
         if let Some(device) = change.any_device() {
             return change.refuse_attached(device, "it uses the deltas that are to be converted");
         }

@@ -279,9 +279,9 @@ impl Ploop {
                 require_tools(OPERATION, &["parted", "mkfs", "mkfs.ext4", "tune2fs"])
             })?;
         }
-        let _write_signals = ffi::WriteSignals::held_back();
-        lock::alone_at(OPERATION, &destination.descriptor, || {
-            creation::take_back(&destination.image, &destination.descriptor);
+        let _write_signals = ffi::WriteSignalsBlocked::begin();
+        lock::with_lock_of(OPERATION, &destination.descriptor, || {
+            creation::remove_unfinished(&destination.image, &destination.descriptor);
             destination.require_free()?;
             let staging = StagingDirectory::open(&destination)?;
             make_in(&staging, param, format)?;
@@ -303,11 +303,11 @@ impl Ploop {
         const OPERATION: &str = "create descriptor";
         let destination = Destination::of(OPERATION, descriptor.as_ref())?;
         let image = Destination::of(OPERATION, &param.file)?.image;
-        paths::require_new_name(OPERATION, &image, &destination.directory)?;
+        paths::require_new_delta_path(OPERATION, &image, &destination.directory)?;
         paths::require_own_side_files(OPERATION, &destination.image, [image.as_path()])?;
         let format = param.checked(OPERATION)?;
-        let _write_signals = ffi::WriteSignals::held_back();
-        lock::alone_at(OPERATION, &destination.image, || {
+        let _write_signals = ffi::WriteSignalsBlocked::begin();
+        lock::with_lock_of(OPERATION, &destination.image, || {
             if fs::symlink_metadata(&destination.image).is_ok() {
                 return Err(exists(OPERATION, &destination.image));
             }
@@ -346,11 +346,11 @@ impl Destination {
     fn of(operation: &'static str, file: &Path) -> Result<Destination> {
         let image = paths::of_new_file(operation, file)?;
         let directory = paths::directory_of(&image).to_owned();
-        paths::require_new_name(operation, &image, &directory)?;
+        paths::require_new_delta_path(operation, &image, &directory)?;
         // What is made beside it and of it must fit as well.
         let name = image.file_name().unwrap_or_default();
         let longest = directory.join(StagingDirectory::NAME_OF_MAX_LEN).join(name);
-        paths::require_passable(operation, &longest)?;
+        paths::require_c_path(operation, &longest)?;
         let descriptor = directory.join(DESCRIPTOR_NAME);
         if image == descriptor && operation == OPERATION {
             return Err(Error::new(
@@ -402,7 +402,7 @@ impl StagingDirectory {
 
     fn open(destination: &Destination) -> Result<StagingDirectory> {
         let id = Guid::generate();
-        let name = format!("{}{}", creation::DIRECTORY, id.as_uuid().simple());
+        let name = format!("{}{}", creation::DIRECTORY_PREFIX, id.as_uuid().simple());
         let directory = destination.directory.join(name);
         DirBuilder::new()
             .mode(0o700)

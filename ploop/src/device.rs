@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, LockedImage};
-use crate::sysfs::{self, Device, Found};
+use crate::sysfs::{self, Device, FoundDevice};
 use crate::{
     Code, ComponentName, Descriptor, Error, ErrorKind, Ploop, Result, lock, mount_table, paths,
 };
@@ -34,7 +34,7 @@ impl Ploop {
     pub fn devices(&mut self) -> Result<Vec<PathBuf>> {
         let locked = self.image.lock(&LockedImage::DEVICES)?;
         let found = with_base_of(&locked, &descriptor(&locked)?)?;
-        Ok(found.iter().map(Found::path).collect())
+        Ok(found.iter().map(FoundDevice::path).collect())
     }
 }
 
@@ -54,8 +54,11 @@ const FAILED: i32 = -1;
 ///
 /// libploop looks while nobody attaches, and so has no need to look twice. One that is being attached, or
 /// detached, does not run for a moment.
-pub(crate) fn running(locked: &LockedImage<'_>, descriptor: &Descriptor) -> Result<Option<Found>> {
-    let find = || -> Result<Option<Found>> {
+pub(crate) fn running(
+    locked: &LockedImage<'_>,
+    descriptor: &Descriptor,
+) -> Result<Option<FoundDevice>> {
+    let find = || -> Result<Option<FoundDevice>> {
         let mut found = with_base_of(locked, descriptor)?.into_iter();
         Ok(found.find(|device| device.component == locked.component()))
     };
@@ -98,16 +101,16 @@ pub(crate) fn running_among(
     }
 }
 
-fn with_base_of(locked: &LockedImage<'_>, descriptor: &Descriptor) -> Result<Vec<Found>> {
+fn with_base_of(locked: &LockedImage<'_>, descriptor: &Descriptor) -> Result<Vec<FoundDevice>> {
     match descriptor.base() {
         Some(base) => find_all(locked.operation(), &base.file),
         None => Ok(Vec::new()),
     }
 }
 
-fn find_all(operation: &'static str, base: &Path) -> Result<Vec<Found>> {
+fn find_all(operation: &'static str, base: &Path) -> Result<Vec<FoundDevice>> {
     match fs::canonicalize(base) {
-        Ok(base) => Ok(sysfs::find(&base)),
+        Ok(base) => Ok(sysfs::find_by_base(&base)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(operation, "the base cannot be found", error)
             .with_path(base)
@@ -130,7 +133,7 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     const OPERATION: &str = "unmount device";
     let device = device.as_ref();
     let name = device_name(OPERATION, device)?;
-    lock::alone_at(OPERATION, device, || {
+    lock::with_lock_of(OPERATION, device, || {
         harmless_mount_of(OPERATION, device)?;
         ffi::umount_device(device, &name)
     })
@@ -145,7 +148,7 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
 pub fn find(base: impl AsRef<Path>, component: Option<&ComponentName>) -> Result<Option<PathBuf>> {
     const OPERATION: &str = "find device";
     let base = base.as_ref();
-    paths::require_passable(OPERATION, base)?;
+    paths::require_c_path(OPERATION, base)?;
     let component = component.map_or("", ComponentName::as_str).as_bytes();
     let mut found = find_all(OPERATION, base)?.into_iter();
     let device = found.find(|device| device.component == component);

@@ -112,7 +112,7 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         paths::staged(path),
         paths::being_staged(path),
         paths::rewritten(path),
-        paths::kept_fields(path),
+        paths::saved_unknown_fields(path),
         paths::before_removal(path),
         paths::merge_record(path),
     ];
@@ -183,7 +183,7 @@ fn texts_beside<'a>(
         paths::staged(path),
         paths::being_staged(path),
         paths::rewritten(path),
-        paths::kept_fields(path),
+        paths::saved_unknown_fields(path),
         paths::before_removal(path),
     ];
     let directories: HashSet<&Path> = [path]

@@ -149,7 +149,7 @@ impl TimedLock {
     }
 
     /// Runs `f` alone, or fails after `timeout`.
-    pub(crate) fn alone<T>(
+    pub(crate) fn with_lock<T>(
         &self,
         operation: &'static str,
         timeout: Duration,
@@ -198,13 +198,13 @@ fn among_threads(path: &Path) -> Arc<TimedLock> {
 
 /// Runs `f` while no other thread is at what is named by this path and has no handle: a descriptor that is
 /// being made, a device.
-pub(crate) fn alone_at<T>(
+pub(crate) fn with_lock_of<T>(
     operation: &'static str,
     path: &Path,
     f: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     among_threads(path)
-        .alone(operation, timeout(), f)
+        .with_lock(operation, timeout(), f)
         .map_err(|error| match error.path() {
             None => error.with_path(path),
             Some(_) => error,
@@ -243,13 +243,13 @@ impl ImageLock {
         purpose: Purpose,
         finds_device: bool,
         timeout: Duration,
-    ) -> Result<Held> {
+    ) -> Result<ImageLockGuard> {
         let wait = Wait::new(operation, &self.descriptor, timeout);
         if !self.among_threads.acquire(wait.end) {
             return Err(wait.over("another thread of this process"));
         }
         // From here on an error gives everything back.
-        let mut held = Held {
+        let mut held = ImageLockGuard {
             libploop: Mutex::new(None),
             libploop_file: None,
             operation: None,
@@ -278,7 +278,7 @@ impl ImageLock {
 /// in an open file of their own, so that ours must be given back before. (8.x and 9.x take record locks on the
 /// base image. Those of one process do not exclude each other; they would be held on, and no file of
 /// the base may be closed meanwhile.)
-pub(crate) struct Held {
+pub(crate) struct ImageLockGuard {
     /// While libploop does not have it.
     libploop: Mutex<Option<Arc<LockFile>>>,
     libploop_file: Option<Arc<LockFile>>,
@@ -286,7 +286,7 @@ pub(crate) struct Held {
     _among_threads: AmongThreads,
 }
 
-impl Held {
+impl ImageLockGuard {
     /// The open file of libploop's lock, if that is held.
     pub(crate) fn libploop_file(&self) -> Option<RawFd> {
         self.libploop().as_ref().map(|file| file.file.as_raw_fd())
@@ -301,7 +301,7 @@ impl Held {
 
     /// After a call of libploop: runs `f` under its lock, if it can be had within a moment: a program that uses
     /// libploop alone may have it by now.
-    pub(crate) fn if_unlocked(&self, f: impl FnOnce()) {
+    pub(crate) fn try_with_libploop_lock(&self, f: impl FnOnce()) {
         const MOMENT: Duration = Duration::from_secs(1);
         let mut libploop = self.libploop();
         let Some(file) = self.libploop_file.as_ref().filter(|_| libploop.is_none()) else {
@@ -322,7 +322,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for ImageLockGuard {
     fn drop(&mut self) {
         self.hand_over();
         // Before the next thread of this process comes.
@@ -576,11 +576,11 @@ mod tests {
         let lock = TimedLock::new();
         assert!(lock.acquire(end_of(Duration::ZERO)));
         let begin = Instant::now();
-        let refused = lock.alone("test", Duration::from_millis(50), || Ok(()));
+        let refused = lock.with_lock("test", Duration::from_millis(50), || Ok(()));
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::Locked);
         assert!(begin.elapsed() >= Duration::from_millis(50));
         lock.release();
-        assert!(lock.alone("test", Duration::ZERO, || Ok(())).is_ok());
+        assert!(lock.with_lock("test", Duration::ZERO, || Ok(())).is_ok());
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn set_log_level(level: i32) {
 /// ```
 pub fn set_log_file(file: Option<&Path>) -> Result<()> {
     if let Some(file) = file {
-        paths::require_passable(OPERATION, file)?;
+        paths::require_c_path(OPERATION, file)?;
     }
     let opened = file.map(open).transpose()?;
     ffi::set_log_file(opened);

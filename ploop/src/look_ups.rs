@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use crate::change::{Change, DescriptorWrite};
 use crate::ffi::{self, Call, LockedImage};
 use crate::image::{Header, Image};
-use crate::sysfs::Found;
+use crate::sysfs::FoundDevice;
 use crate::temporary_mount::TemporaryMount;
 use crate::{
     Code, Descriptor, Error, ErrorKind, FsInfo, ImageInfo, ImageMode, Ploop, Result, device, paths,
@@ -51,16 +51,16 @@ impl Ploop {
     /// The descriptor says it; libploop would read no other one.
     fn delta_file(
         &mut self,
-        op: &'static Call,
+        call: &'static Call,
         which: fn(&Descriptor) -> Option<&Image>,
     ) -> Result<PathBuf> {
-        let locked = self.image.lock(op)?;
+        let locked = self.image.lock(call)?;
         let descriptor = locked.descriptor()?;
         match which(&descriptor) {
             Some(image) => Ok(image.file.clone()),
             None => Err(Error::new(
                 ErrorKind::Corrupt,
-                op.name,
+                call.name,
                 "the descriptor has no such delta",
             )
             .with_path(locked.path())),
@@ -91,7 +91,7 @@ impl Ploop {
         if size == 0 {
             // A18: the driver takes the number for what it is, and fails every write to a new cluster.
             let top = change.descriptor.top;
-            if let Some(device) = change.devices_on(top).next() {
+            if let Some(device) = change.devices_with_top(top).next() {
                 return change.refuse_attached(
                     device,
                     "0 would be a limit of zero bytes there; use a large number for no limit",
@@ -114,7 +114,7 @@ impl Ploop {
     }
 }
 
-fn info_of_device(device: &Found) -> Option<ImageInfo> {
+fn info_of_device(device: &FoundDevice) -> Option<ImageInfo> {
     Some(ImageInfo {
         blocks: device.size()?,
         block_size: device.cluster()?.try_into().ok()?,
@@ -171,17 +171,17 @@ fn info_of_top(operation: &'static str, descriptor: &Descriptor) -> Result<Image
 /// [`NotMounted`](ErrorKind::NotMounted) where the image is attached without its file system being
 /// mounted, and as [`Ploop::mount`].
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
-    let op = &LockedImage::FS_INFO;
+    let call = &LockedImage::FS_INFO;
     let descriptor = descriptor.as_ref();
-    paths::require_passable(op.name, descriptor)?;
-    if let Some(noted) = noted(op.name, descriptor)? {
+    paths::require_c_path(call.name, descriptor)?;
+    if let Some(noted) = noted(call.name, descriptor)? {
         return Ok(noted);
     }
-    let mut image = ffi::ImageHandle::open(op.name, descriptor)?;
-    if let Some(mounted) = of_mounted(&image.lock(op)?) {
+    let mut image = ffi::ImageHandle::open(call.name, descriptor)?;
+    if let Some(mounted) = of_mounted(&image.lock(call)?) {
         return Ok(mounted);
     }
-    let change = Change::begin(&mut image, op)?;
+    let change = Change::begin(&mut image, call)?;
     change.require_attachable(change.descriptor.top)?;
     let leftover = TemporaryMount::beside(&change.descriptor);
     let result = change.run(DescriptorWrite::Maybe, LockedImage::fs_info);

@@ -94,8 +94,8 @@ impl Ploop {
                 None => return change.refuse(ErrorKind::Corrupt, "the descriptor names no base"),
             },
         };
-        change.require(from)?;
-        change.require(to)?;
+        change.require_snapshot(from)?;
+        change.require_snapshot(to)?;
         let chain = descriptor.chain(from);
         let Some(at) = chain
             .iter()
@@ -124,7 +124,7 @@ impl Ploop {
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
         change.require_unattached(&guids)?;
         if param.new_delta.is_none() {
-            change.require_one_name(to)?;
+            change.require_no_hard_links(to)?;
         }
         change.require_sound_and_whole(merged.iter().copied())?;
         let new_delta = param
@@ -189,7 +189,7 @@ fn new_delta(change: &Change<'_>, file: &Path) -> Result<NewDelta> {
     let operation = change.operation();
     // C takes the name as relative to the working directory, and stores it as it resolves there.
     let path = paths::of_new_file(operation, file)?;
-    paths::require_new_name(operation, &path, paths::directory_of(change.path()))?;
+    paths::require_new_delta_path(operation, &path, paths::directory_of(change.path()))?;
     let require_free = || match fs::symlink_metadata(&path) {
         Err(_) => Ok(()),
         Ok(_) => Err(Error::new(

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::canonical::Canonical;
+use crate::canonical::CanonicalDescriptor;
 use crate::change::{Change, DescriptorWrite};
-use crate::ffi::{CPath, CText, LockedImage, MountArgs, WriteSignals};
+use crate::ffi::{CPath, CText, LockedImage, MountArgs, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::sysfs::{self, Device};
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device, paths, recovery};
@@ -174,7 +174,7 @@ impl Ploop {
         }
         let descriptor = &change.descriptor;
         let guid = param.snapshot.unwrap_or(descriptor.top);
-        change.require(guid)?;
+        change.require_snapshot(guid)?;
         let children = descriptor.children(guid).count();
         if children > 0 && !param.read_only {
             return change.refuse(
@@ -185,12 +185,12 @@ impl Ploop {
         change.require_attachable(guid)?;
         // libploop looks for one of the same name, and mends a delta that another one writes to before the
         // driver refuses it (A16).
-        for device in change.devices_on(guid) {
+        for device in change.devices_with_top(guid) {
             if device.writes() || !param.read_only {
-                change.require_found(device)?;
+                change.require_found_by_libploop(device)?;
             }
         }
-        change.require_known(guid)?;
+        change.require_identified_writer(guid)?;
         if param.fsck {
             crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
         }
@@ -208,7 +208,7 @@ impl Ploop {
         let (before, files) = (change.devices.clone(), change.files.clone());
         let reply = change
             .run(DescriptorWrite::Maybe, |locked| {
-                let (held, component) = (locked.held(), locked.component().to_vec());
+                let (held, component) = (locked.lock_guard(), locked.component().to_vec());
                 let result = locked.mount(&args);
                 if result.is_err() {
                     detach_what_was_left(&before, &files, &component);
@@ -266,7 +266,7 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) where a link or the like has the name of a file that
     /// libploop writes beside the image. The image stays mounted then.
     pub fn umount(&mut self) -> Result<()> {
-        let _write_signals = WriteSignals::held_back();
+        let _write_signals = WriteSignalsBlocked::begin();
         let mut locked = self.image.lock(&LockedImage::UMOUNT)?;
         let read = locked.descriptor_file()?;
         let (file, devices) = recovery::finish(&mut locked, read)?;
@@ -281,7 +281,7 @@ impl Ploop {
             Err(error) if error.kind() == ErrorKind::Busy => {}
             Err(error) => return Err(error),
         }
-        let (canonical, _) = Canonical::of(locked.operation(), locked.path(), file)?;
+        let (canonical, _) = CanonicalDescriptor::of(locked.operation(), locked.path(), file)?;
         locked.put_in_place(&canonical)?;
         locked.umount()
     }

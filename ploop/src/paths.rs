@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use crate::identity::Identity;
 use crate::image::side_files;
 pub(crate) use crate::image::side_files::{
-    MOUNT_POINT, STATFS_NAME, before_removal, being_staged, kept_fields, merge_record, mount_point,
-    rewritten, staged,
+    MOUNT_POINT, STATFS_NAME, before_removal, being_staged, merge_record, mount_point, rewritten,
+    saved_unknown_fields, staged,
 };
 use crate::{Error, ErrorKind, Result, trust};
 
@@ -34,7 +34,7 @@ const SUFFIXES: [&str; 8] = [
 ];
 
 /// That a path can be passed to libploop at all: not empty, without NUL, of a length its buffers bear.
-pub(crate) fn require_passable(operation: &'static str, path: &Path) -> Result<()> {
+pub(crate) fn require_c_path(operation: &'static str, path: &Path) -> Result<()> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() {
         return refuse(operation, path, "the path is empty");
@@ -91,7 +91,7 @@ pub(crate) fn require_harmless_to_shell(operation: &'static str, path: &Path) ->
 
 /// That a path can be a delta's: written to a descriptor in `directory` whole (26), used by a shell
 /// unharmed (23).
-pub(crate) fn require_usable(
+pub(crate) fn require_delta_path(
     operation: &'static str,
     delta: &Path,
     directory: &Path,
@@ -108,18 +108,18 @@ pub(crate) fn require_usable(
     if let Some(problem) = problem {
         return refuse(operation, delta, problem);
     }
-    require_passable(operation, delta)?;
+    require_c_path(operation, delta)?;
     require_harmless_to_shell(operation, delta)
 }
 
-/// As [`require_usable`], of a file that is to become part of an image, in a place of which nothing is
+/// As [`require_delta_path`], of a file that is to become part of an image, in a place of which nothing is
 /// known: libploop's own files, of any image there, would be written over it, and it over them.
-pub(crate) fn require_new_name(
+pub(crate) fn require_new_delta_path(
     operation: &'static str,
     delta: &Path,
     directory: &Path,
 ) -> Result<()> {
-    require_usable(operation, delta, directory)?;
+    require_delta_path(operation, delta, directory)?;
     let name = delta.file_name().unwrap_or_default().as_bytes();
     let taken = if name == STATFS_NAME.as_bytes() {
         Some(STATFS_NAME)
@@ -234,7 +234,7 @@ fn resolved(path: &Path, directories: &mut HashMap<PathBuf, PathBuf>) -> PathBuf
 /// The absolute path of a file that is to be made: its directory, which must be there and not be others'
 /// to write to, resolved.
 pub(crate) fn of_new_file(operation: &'static str, file: &Path) -> Result<PathBuf> {
-    require_passable(operation, file)?;
+    require_c_path(operation, file)?;
     let Some(name) = file.file_name() else {
         return refuse(operation, file, "the path has no file name");
     };
@@ -253,7 +253,7 @@ pub(crate) fn existing_directory(
     directory: &Path,
     what: &str,
 ) -> Result<PathBuf> {
-    require_passable(operation, directory)?;
+    require_c_path(operation, directory)?;
     let resolved = fs::canonicalize(directory).map_err(|error| {
         Error::io(operation, format!("{what} cannot be found"), error).with_path(directory)
     })?;
@@ -320,17 +320,17 @@ mod tests {
     #[test]
     fn only_what_is_written_must_be_text() {
         let directory = Path::new(OsStr::from_bytes(b"/\xff"));
-        require_usable("test", &directory.join("root.hds"), directory).unwrap();
-        assert!(require_usable("test", &directory.join("root.hds"), Path::new("/b")).is_err());
+        require_delta_path("test", &directory.join("root.hds"), directory).unwrap();
+        assert!(require_delta_path("test", &directory.join("root.hds"), Path::new("/b")).is_err());
         let name = Path::new(OsStr::from_bytes(b"/b/\xfe"));
-        assert!(require_usable("test", name, Path::new("/b")).is_err());
-        assert!(require_usable("test", Path::new("/b/\u{7f}"), Path::new("/b")).is_err());
+        assert!(require_delta_path("test", name, Path::new("/b")).is_err());
+        assert!(require_delta_path("test", Path::new("/b/\u{7f}"), Path::new("/b")).is_err());
     }
 
     #[test]
     fn a_new_file_has_no_name_that_libploop_uses() {
         let check =
-            |name: &str| require_new_name("test", &Path::new("/a").join(name), "/a".as_ref());
+            |name: &str| require_new_delta_path("test", &Path::new("/a").join(name), "/a".as_ref());
         for good in [
             "root.hds",
             "root.tmp.hds",

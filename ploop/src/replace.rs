@@ -90,13 +90,13 @@ impl Ploop {
         let new_file = fs::canonicalize(&param.new_file).map_err(|error| {
             Error::io(operation, "the new file cannot be found", error).with_path(&param.new_file)
         })?;
-        paths::require_new_name(operation, &new_file, paths::directory_of(change.path()))?;
+        paths::require_new_delta_path(operation, &new_file, paths::directory_of(change.path()))?;
         let c_new_file = CPath::new(operation, &new_file)?;
         // 9: libploop's own check of the new file trusts its header.
         Header::read(&new_file).map_err(|error| error.during(operation))?;
         trust::require_no_other_writers(operation, [&*new_file])?;
         let identity = identity_of(operation, &new_file)?;
-        if change.delta_in(identity).is_some() {
+        if change.delta_of_file(identity).is_some() {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 operation,
@@ -104,7 +104,7 @@ impl Ploop {
             )
             .with_path(new_file));
         }
-        if let Some(device) = change.device_of(identity) {
+        if let Some(device) = change.device_with_file(identity) {
             return change.refuse(
                 ErrorKind::Busy,
                 format!(
@@ -125,12 +125,12 @@ impl Ploop {
         // another.
         let guid = match &param.target {
             ReplaceTarget::Guid(guid) => {
-                change.require(*guid)?;
+                change.require_snapshot(*guid)?;
                 Some(*guid)
             }
             ReplaceTarget::File(file) => {
                 let identity = identity_of(operation, file)?;
-                match change.delta_in(identity) {
+                match change.delta_of_file(identity) {
                     Some(guid) => Some(guid),
                     None => {
                         return Err(Error::new(

@@ -284,7 +284,7 @@ impl Ploop {
         }
         if !skip_destroy {
             // The old top is about to be unlinked.
-            change.require_delta(descriptor.top_image())?;
+            change.require_delta_header(descriptor.top_image())?;
         }
         // libploop looks only where it both deletes and creates (28).
         let top = descriptor.top;
@@ -409,12 +409,12 @@ fn new_snapshot(
         paths::existing_directory(operation, directory, "the directory for the new delta")?;
     trust::require_own_directory(operation, &resolved)?;
     let home = paths::directory_of(change.path());
-    paths::require_usable(operation, &resolved.join("root"), home)?;
+    paths::require_delta_path(operation, &resolved.join("root"), home)?;
     CPath::new(operation, &resolved).map(Some)
 }
 
 fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
-    change.require(guid)?;
+    change.require_snapshot(guid)?;
     let descriptor = change.descriptor.clone();
     let is_base = descriptor.base().is_some_and(|base| base.guid == guid);
     let children: Vec<Guid> = descriptor.children(guid).collect();
@@ -432,7 +432,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
         ),
         [] => {
             change.require_unattached(&[guid])?;
-            change.require_delta(descriptor.image(guid))?;
+            change.require_delta_header(descriptor.image(guid))?;
             let Some(image) = descriptor.image(guid) else {
                 return change.refuse(ErrorKind::Corrupt, format!("{guid} has no delta"));
             };
@@ -456,7 +456,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
         }
         [child] => {
             change.require_unattached(&[guid, *child])?;
-            change.require_one_name(guid)?;
+            change.require_no_hard_links(guid)?;
             let both = [guid, *child];
             let both = both.iter().filter_map(|guid| descriptor.image(*guid));
             change.require_sound_and_whole(both)?;

@@ -100,13 +100,13 @@ pub(crate) fn devices_in(block: &Path) -> Vec<Device> {
         .collect()
 }
 
-fn entries(block: &Path) -> impl Iterator<Item = Entry> {
+fn entries(block: &Path) -> impl Iterator<Item = DeviceDirectory> {
     let entries = fs::read_dir(block).into_iter().flatten().flatten();
     let entries = entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"ploop"));
     entries.filter_map(|entry| {
         // Kernels before 2.6.39 open the directory for reading.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Some(Entry {
+        Some(DeviceDirectory {
             name: entry.file_name(),
             directory: rustix::fs::open(entry.path(), flags, Mode::empty()).ok()?,
         })
@@ -116,12 +116,12 @@ fn entries(block: &Path) -> impl Iterator<Item = Entry> {
 /// The directory of a device. What is in it is opened from there, so that the way to it, which is long and leads over a
 /// link, is gone once.
 #[derive(Debug)]
-struct Entry {
+struct DeviceDirectory {
     name: OsString,
     directory: OwnedFd,
 }
 
-impl Entry {
+impl DeviceDirectory {
     /// Without the end of the line.
     fn attribute(&self, name: &str) -> Result<Vec<u8>, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -139,26 +139,26 @@ impl Entry {
 
 /// A device as libploop looks for it: by the letters of its base's path.
 #[derive(Debug)]
-pub(crate) struct Found {
-    entry: Entry,
+pub(crate) struct FoundDevice {
+    entry: DeviceDirectory,
     pub(crate) runs: bool,
     pub(crate) component: Vec<u8>,
 }
 
 /// The devices that have this base, in the order in which libploop comes upon them. Reads no more than
 /// that takes.
-pub(crate) fn find(base: &Path) -> Vec<Found> {
-    find_in(Path::new(BLOCK), base)
+pub(crate) fn find_by_base(base: &Path) -> Vec<FoundDevice> {
+    find_by_base_in(Path::new(BLOCK), base)
 }
 
-fn find_in(block: &Path, base: &Path) -> Vec<Found> {
+fn find_by_base_in(block: &Path, base: &Path) -> Vec<FoundDevice> {
     entries(block)
         .filter_map(|entry| {
             // One that is gone by now is no error.
             if entry.attribute("pdelta/0/image").ok()? != base.as_os_str().as_bytes() {
                 return None;
             }
-            Some(Found {
+            Some(FoundDevice {
                 component: entry.attribute("pstate/cookie").ok()?,
                 runs: entry.attribute("pstate/running").ok()? == b"1",
                 entry,
@@ -167,7 +167,7 @@ fn find_in(block: &Path, base: &Path) -> Vec<Found> {
         .collect()
 }
 
-impl Found {
+impl FoundDevice {
     /// `/dev/ploop12345`.
     pub(crate) fn path(&self) -> PathBuf {
         Path::new("/dev").join(&self.entry.name)
@@ -209,7 +209,7 @@ pub(crate) fn numbers(device: &OsStr) -> io::Result<(u32, u32)> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn device(entry: &Entry) -> Option<Device> {
+fn device(entry: &DeviceDirectory) -> Option<Device> {
     let top = entry.attribute("pstate/top").ok()?;
     let levels = match top.as_slice() {
         NO_DELTA => 0,
@@ -227,7 +227,7 @@ fn device(entry: &Entry) -> Option<Device> {
     })
 }
 
-fn delta(entry: &Entry, level: u32) -> Option<Delta> {
+fn delta(entry: &DeviceDirectory, level: u32) -> Option<Delta> {
     let path = entry.attribute(&format!("pdelta/{level}/image")).ok()?;
     let path = PathBuf::from(OsString::from_vec(path));
     let read_only = entry.attribute(&format!("pdelta/{level}/ro")).ok()?;
@@ -296,10 +296,10 @@ mod tests {
         assert!(device.is_unknown() && !free.is_unknown());
 
         // As a look-up finds it.
-        let found = find_in(&block, &odd);
+        let found = find_by_base_in(&block, &odd);
         assert_eq!((found.len(), found[0].path()), (1, device.path()));
         assert!(found[0].runs && found[0].component.is_empty());
-        assert!(find_in(&block, &link).is_empty());
+        assert!(find_by_base_in(&block, &link).is_empty());
         assert_eq!(found[0].size(), None);
         assert_eq!(found[0].format_version(), Some(1));
         for (name, number) in [

@@ -8,7 +8,7 @@ use std::path::Path;
 use ploop_sys as sys;
 
 use super::call::{Call, execute_keeping};
-use super::descriptors::above_streams;
+use super::fd_table::above_streams;
 use super::last_error;
 use super::text::{CPath, CText, Param};
 use crate::{Error, Result};

@@ -77,7 +77,7 @@ impl LockedImage<'_> {
             defrag: args.defrag.into(),
             ..Default::default()
         });
-        let result = FLAG_TEXT.alone(operation, Duration::MAX, || {
+        let result = FLAG_TEXT.with_lock(operation, Duration::MAX, || {
             // SAFETY: the handle is live, and only this call uses it; `stop` is NULL or an `int` that
             // outlives the call, and C reads it with plain loads of an aligned `int`.
             let mut call =

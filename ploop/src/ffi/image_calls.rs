@@ -6,9 +6,9 @@ use std::ptr;
 use ploop_sys as sys;
 
 use super::call::Call;
-use super::descriptors::Passage;
+use super::calls_without_handle::c_mode;
+use super::fd_table::FdChannel;
 use super::locked_image::LockedImage;
-use super::other_calls::c_mode;
 use super::text::{CPath, CText, Param, device_name, or_null, path_or_null};
 use crate::{Error, ImageMode, Result};
 
@@ -153,7 +153,7 @@ impl LockedImage<'_> {
                 error,
             )
         };
-        let passage = Passage::new().map_err(no_holder)?;
+        let holder_channel = FdChannel::new().map_err(no_holder)?;
         let mut holder = -1;
         let mut param = Param(sys::ploop_tsnapshot_param {
             guid: guid.as_mut_ptr(),
@@ -166,7 +166,7 @@ impl LockedImage<'_> {
         // call and are only read; `holder_out` is NULL or points to an `int` that outlives it. On
         // success C opened the holder for the caller alone, so it is ours to own; its copy goes to the
         // caller's descriptors.
-        let result = locked.call_keeping(&[passage.number()], |di| unsafe {
+        let result = locked.call_keeping(&[holder_channel.number()], |di| unsafe {
             let holder_out = if hold {
                 &raw mut holder
             } else {
@@ -175,13 +175,13 @@ impl LockedImage<'_> {
             let code = sys::ploop_create_temporary_snapshot(di, param.as_mut_ptr(), holder_out);
             if code == 0 && !holder_out.is_null() && *holder_out >= 0 {
                 // Where it does not arrive, the caller sees that.
-                let _ = passage.send(OwnedFd::from_raw_fd(*holder_out).as_fd());
+                let _ = holder_channel.send(OwnedFd::from_raw_fd(*holder_out).as_fd());
             }
             code
         })?;
         result.done(locked.path())?;
         let holder = if hold {
-            Some(passage.receive().map_err(no_holder)?)
+            Some(holder_channel.receive().map_err(no_holder)?)
         } else {
             None
         };

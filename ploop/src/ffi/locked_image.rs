@@ -14,10 +14,10 @@ use ploop_sys as sys;
 use super::call::{Call, execute, execute_keeping};
 use super::call_result::CallResult;
 use super::text::{CPath, CText};
-use crate::canonical::{Canonical, DescriptorCopy};
+use crate::canonical::{CanonicalDescriptor, DescriptorCopy};
 use crate::image::descriptor::DescriptorFile;
 use crate::image::{Descriptor, descriptor};
-use crate::lock::{self, Held, ImageLock, Purpose};
+use crate::lock::{self, ImageLock, ImageLockGuard, Purpose};
 use crate::{Error, Result, paths};
 
 /// C's handle of an image. Exclusive: C has no lock for it (hazard 2).
@@ -72,14 +72,14 @@ pub(crate) struct ImageHandle {
 impl ImageHandle {
     /// `path` is resolved as C does it, so that what is checked here is what C works on.
     pub(crate) fn open(operation: &'static str, path: &Path) -> Result<ImageHandle> {
-        paths::require_passable(operation, path)?;
+        paths::require_c_path(operation, path)?;
         let resolved = match std::fs::canonicalize(path) {
             Ok(resolved) => resolved,
             Err(error) => return Err(refused_by_c(operation, path, error)),
         };
         descriptor::require_readable(&resolved)
             .map_err(|error| error.during(operation).with_path(path))?;
-        paths::require_passable(operation, &resolved)?;
+        paths::require_c_path(operation, &resolved)?;
         Ok(ImageHandle {
             lock: ImageLock::of(&resolved),
             path: resolved,
@@ -112,11 +112,11 @@ impl ImageHandle {
     /// moment in which C takes it over.
     pub(crate) fn lock<'a>(&'a mut self, call: &'static Call) -> Result<LockedImage<'a>> {
         let timeout = self.timeout();
-        let held = self
+        let guard = self
             .lock
             .acquire(call.name, call.purpose, call.finds_device, timeout)?;
         Ok(LockedImage {
-            held: Arc::new(held),
+            guard: Arc::new(guard),
             image: self,
             call,
             is_canonical: false,
@@ -144,7 +144,7 @@ fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error
 pub(crate) struct LockedImage<'a> {
     pub(super) image: &'a mut ImageHandle,
     pub(super) call: &'static Call,
-    held: Arc<Held>,
+    guard: Arc<ImageLockGuard>,
     /// Whether C may read the descriptor where it is.
     is_canonical: bool,
 }
@@ -177,8 +177,8 @@ impl LockedImage<'_> {
     }
 
     /// The image's locks, for those who have something to do after the call.
-    pub(crate) fn held(&self) -> Arc<Held> {
-        Arc::clone(&self.held)
+    pub(crate) fn lock_guard(&self) -> Arc<ImageLockGuard> {
+        Arc::clone(&self.guard)
     }
 
     pub(super) fn c_path(&self) -> Result<CPath> {
@@ -211,7 +211,7 @@ impl LockedImage<'_> {
     }
 
     /// Has C read the descriptor where it is.
-    pub(crate) fn put_in_place(&mut self, canonical: &Canonical) -> Result<()> {
+    pub(crate) fn put_in_place(&mut self, canonical: &CanonicalDescriptor) -> Result<()> {
         canonical.put_in_place(self.call.name)?;
         self.is_canonical = true;
         Ok(())
@@ -245,11 +245,11 @@ impl LockedImage<'_> {
             self.forget_handle();
         }
         let (handle, component) = (&mut self.image.handle, self.image.component.as_ref());
-        let (held, lock) = (&self.held, self.held.libploop_file());
+        let (guard, lock) = (&self.guard, self.guard.libploop_file());
         let keep: Vec<RawFd> = keep.iter().copied().chain(lock).collect();
         let result = execute_keeping(self.call, &keep, || {
             // As late as can be: until C has it, a program that uses libploop alone may get it.
-            held.hand_over();
+            guard.hand_over();
             if let Some(lock) = lock {
                 // SAFETY: the number is in a table of this call's own, in which nobody else uses it.
                 unsafe { libc::close(lock) };

@@ -15,9 +15,10 @@
 
 mod call;
 mod call_result;
+mod calls_without_handle;
 mod copy_calls;
-mod descriptors;
 mod discard_calls;
+mod fd_table;
 mod image_calls;
 mod kill_filter;
 mod last_error;
@@ -25,7 +26,6 @@ mod locked_image;
 #[cfg(test)]
 #[path = "../../tests/old_kernel/mod.rs"]
 mod old_kernel;
-mod other_calls;
 mod output;
 mod over_read;
 mod process;
@@ -36,14 +36,14 @@ mod text;
 pub use ploop_sys as sys;
 
 pub(crate) use call::Call;
+pub(crate) use calls_without_handle::*;
 pub(crate) use copy_calls::{copy_receive, copy_send};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};
 pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
 pub(crate) use locked_image::{ImageHandle, LockedImage};
-pub(crate) use other_calls::*;
 pub(crate) use output::{NO_CONSOLE, TIMESTAMPS, set_log_file, set_log_level, set_verbose_level};
 pub(crate) use running_merge::finish_merge;
-pub(crate) use signals::WriteSignals;
+pub(crate) use signals::WriteSignalsBlocked;
 pub(crate) use text::{CPath, CText};
 
 /// All tests of the library, but those of the filter that such a kernel does not have, and the one that

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ploop_sys as sys;
 
 use super::copy_calls::pipe;
-use super::descriptors::above_streams;
+use super::fd_table::above_streams;
 use super::process::Done;
 use super::signals;
 
@@ -284,7 +284,7 @@ fn libploop_says(time: &str, text: &str) {
     if level <= LOG_LEVEL.load(Ordering::Relaxed) {
         if let Some(file) = &mut *log_file() {
             let line = format!("{} : {text}\n", now());
-            let _signals = signals::WriteSignals::held_back();
+            let _signals = signals::WriteSignalsBlocked::begin();
             let _ = file.write_all(line.as_bytes());
         }
     }

@@ -32,7 +32,7 @@ use std::thread;
 use super::call::Call;
 use super::output::{self, Capture};
 use super::signals::{self, SignalsBlocked};
-use super::{descriptors, kill_filter, last_error, over_read};
+use super::{fd_table, kill_filter, last_error, over_read};
 use crate::{Error, ErrorKind, Result};
 
 /// What comes back from a call.
@@ -109,7 +109,7 @@ fn in_process<C: FnOnce() -> i32 + Send>(
         // A thread more: what this one owns is open in the program's table.
         thread::scope(|scope| {
             let thread = thread::Builder::new().spawn_scoped(scope, || {
-                descriptors::unshare()?;
+                fd_table::unshare()?;
                 job.enter(false);
                 io::Result::Ok(())
             })?;
@@ -203,7 +203,7 @@ impl<C: FnOnce() -> i32 + Send> Job<'_, C> {
             end_with_parent(self.parent);
             signals::reset();
         }
-        descriptors::replace(self.output, self.keep)?;
+        fd_table::replace(self.output, self.keep)?;
         if self.filtered {
             kill_filter::install()?;
         }

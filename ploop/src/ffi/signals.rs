@@ -95,15 +95,15 @@ impl Drop for SignalsBlocked {
 
 /// The signals that a write may raise, held back from this thread until this is dropped: where a pipe has
 /// no reader, or a file gets too long for the limit of the process, the write fails.
-pub(crate) struct WriteSignals {
+pub(crate) struct WriteSignalsBlocked {
     held: libc::sigset_t,
     mask: libc::sigset_t,
     /// A mask is that of one thread.
     _not_send: PhantomData<*const ()>,
 }
 
-impl WriteSignals {
-    pub(crate) fn held_back() -> WriteSignals {
+impl WriteSignalsBlocked {
+    pub(crate) fn begin() -> WriteSignalsBlocked {
         // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in or
         // read them, and concern this thread alone.
         unsafe {
@@ -118,7 +118,7 @@ impl WriteSignals {
                 }
             }
             libc::pthread_sigmask(libc::SIG_BLOCK, &held, &mut mask);
-            WriteSignals {
+            WriteSignalsBlocked {
                 held,
                 mask,
                 _not_send: PhantomData,
@@ -127,7 +127,7 @@ impl WriteSignals {
     }
 }
 
-impl Drop for WriteSignals {
+impl Drop for WriteSignalsBlocked {
     fn drop(&mut self) {
         // SAFETY: as above; the mask is the one found then. The wait ends at once.
         unsafe {

@@ -16,7 +16,7 @@ pub(crate) struct CPath(Box<[u8; PATH_MAX]>);
 
 impl CPath {
     pub(crate) fn new(operation: &'static str, path: &Path) -> Result<CPath> {
-        paths::require_passable(operation, path)?;
+        paths::require_c_path(operation, path)?;
         let bytes = path.as_os_str().as_bytes();
         let mut buffer = Box::new([0; PATH_MAX]);
         buffer[..bytes.len()].copy_from_slice(bytes);

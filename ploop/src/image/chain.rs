@@ -47,13 +47,18 @@ pub(super) struct Location {
 
 impl Level {
     /// An open file as a level; with `raw`, as a base without a table.
-    pub(super) fn over(path: &Path, file: File, raw: bool, allow_in_use: bool) -> Result<Level> {
+    pub(super) fn from_file(
+        path: &Path,
+        file: File,
+        raw: bool,
+        allow_in_use: bool,
+    ) -> Result<Level> {
         let len = file::length(OPERATION, &file).map_err(|error| error.with_path(path))?;
         if raw {
             let (path, file) = (path.to_owned(), Arc::new(file));
             Ok(Level::Raw { path, file, len })
         } else {
-            Delta::over(path, file, len, allow_in_use).map(Level::Delta)
+            Delta::from_file(path, file, len, allow_in_use).map(Level::Delta)
         }
     }
 
@@ -287,7 +292,7 @@ impl Chain {
     /// Whether any file has data for a cluster.
     #[cfg(feature = "image-write")]
     pub(super) fn has(&self, cluster: u32) -> Result<bool> {
-        let (location, _) = self.piece(u64::from(cluster) * self.cluster.bytes())?;
+        let (location, _) = self.locate_in_cluster(u64::from(cluster) * self.cluster.bytes())?;
         Ok(location.is_some())
     }
 
@@ -295,7 +300,7 @@ impl Chain {
     /// reader; a writer with a larger delta upon this chain gets zeros there.
     pub(super) fn read(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
-            let (location, len) = self.run(offset, buffer.len() as u64)?;
+            let (location, len) = self.locate(offset, buffer.len() as u64)?;
             // At most the length of the buffer.
             let (part, rest) = buffer.split_at_mut(len as usize);
             match location {
@@ -322,10 +327,10 @@ impl Chain {
 
     /// Where the disk's data from `offset` on is, and how much of it lies there in one piece: at
     /// least one byte, at most `max`.
-    pub(super) fn run(&self, offset: u64, max: u64) -> Result<(Option<Location>, u64)> {
-        let (location, mut len) = self.piece(offset)?;
+    pub(super) fn locate(&self, offset: u64, max: u64) -> Result<(Option<Location>, u64)> {
+        let (location, mut len) = self.locate_in_cluster(offset)?;
         while len < max {
-            let (next, more) = self.piece(offset + len)?;
+            let (next, more) = self.locate_in_cluster(offset + len)?;
             let expected = location.map(|location| Location {
                 offset: location.offset + len,
                 ..location
@@ -338,8 +343,8 @@ impl Chain {
         Ok((location, len.min(max)))
     }
 
-    /// As [`run`](Chain::run), up to the end of the cluster at most.
-    fn piece(&self, offset: u64) -> Result<(Option<Location>, u64)> {
+    /// As [`locate`](Chain::locate), up to the end of the cluster at most.
+    fn locate_in_cluster(&self, offset: u64) -> Result<(Option<Location>, u64)> {
         let size = self.cluster.bytes();
         let within = offset % size;
         let left = size - within;
@@ -369,7 +374,7 @@ impl Chain {
         self.size.div_ceil(self.cluster.bytes() * u64::from(PAGE)) as u32
     }
 
-    /// Where the clusters of a page of the table are; unlike [`run`](Chain::run) for a reader that
+    /// Where the clusters of a page of the table are; unlike [`locate`](Chain::locate) for a reader that
     /// passes through the whole disk. `locations` gets one for each cluster that lies within the disk,
     /// or stays empty where there is none of them in any file.
     pub(super) fn page(&self, number: u32, locations: &mut Vec<Option<Location>>) -> Result<()> {

@@ -52,7 +52,7 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
     let mut deltas = Vec::new();
     for image in &descriptor.images {
         let raw = descriptor.mode == ImageMode::Raw && Some(image.guid) == base;
-        match scan(&image.file, raw, &mut findings) {
+        match check_file(&image.file, raw, &mut findings) {
             Ok(mut delta) => {
                 delta.guid = Some(image.guid);
                 deltas.push(delta);
@@ -60,7 +60,7 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
             Err(error) => findings.add_unreadable(&error),
         }
     }
-    check_fit(&descriptor, path, &deltas, &mut findings);
+    check_agreement(&descriptor, path, &deltas, &mut findings);
 
     let orphans = orphans::orphans(&descriptor, path).unwrap_or_else(|error| {
         findings.add_error(Issue::Unreadable, &error);
@@ -89,7 +89,7 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
 pub fn check_image(file: impl AsRef<Path>) -> Report {
     let mut findings = Findings::default();
     let mut deltas = Vec::new();
-    match scan(file.as_ref(), false, &mut findings) {
+    match check_file(file.as_ref(), false, &mut findings) {
         Ok(delta) => deltas.push(delta),
         Err(error) => findings.add_unreadable(&error),
     }
@@ -115,13 +115,13 @@ pub(crate) fn require_sound_delta(
     accept(&header)?;
     let mut findings = Findings::default();
     check_header(&header, path, &mut findings);
-    let scan = Scan {
+    let check = TableCheck {
         path,
         file: &file,
         header: &header,
         len,
     };
-    scan.table(&mut findings).map_err(failed)?;
+    check.entries(&mut findings).map_err(failed)?;
     let damage = findings
         .list
         .into_iter()
@@ -272,7 +272,7 @@ fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Finding
 }
 
 /// What the deltas say about each other.
-fn check_fit(
+fn check_agreement(
     descriptor: &Descriptor,
     path: &Path,
     deltas: &[DeltaReport],
@@ -378,7 +378,7 @@ fn snapshots(descriptor: &Descriptor, deltas: &[DeltaReport]) -> Vec<SnapshotRep
 }
 
 /// Checks one file.
-fn scan(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> {
+fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> {
     let run = || -> Result<_> {
         let (file, len) = file::open(OPERATION, path)?;
         let header = (!raw).then(|| Header::read_from(&file, len)).transpose()?;
@@ -416,15 +416,15 @@ fn scan(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> 
         return Ok(delta);
     };
     check_header(&header, path, findings);
-    let scan = Scan {
+    let check = TableCheck {
         path,
         file: &file,
         header: &header,
         len,
     };
-    let used = scan
-        .table(findings)
-        .and_then(|used| scan.behind(findings).map(|()| used))
+    let used = check
+        .entries(findings)
+        .and_then(|used| check.entries_beyond_disk(findings).map(|()| used))
         .map_err(|error| error.with_path(path))?;
     if header.flags.contains(HeaderFlags::EMPTY) != (used == 0) {
         let message = if used == 0 {
@@ -437,8 +437,8 @@ fn scan(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> 
     }
     let cluster = header.cluster.bytes();
     delta.allocated = Size::from_bytes(used * cluster);
-    let others = scan.extension(findings);
-    delta.lost = Size::from_bytes(scan.lost(used + others, findings) * cluster);
+    let others = check.extension_clusters(findings);
+    delta.lost = Size::from_bytes(check.lost_clusters(used + others, findings) * cluster);
     delta.header = Some(header);
     Ok(delta)
 }
@@ -479,21 +479,21 @@ fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
 }
 
 /// The check of one delta's table.
-struct Scan<'a> {
+struct TableCheck<'a> {
     path: &'a Path,
     file: &'a File,
     header: &'a Header,
     len: u64,
 }
 
-impl Scan<'_> {
+impl TableCheck<'_> {
     /// Looks at each entry, and returns how many clusters are in use.
-    fn table(&self, findings: &mut Findings) -> Result<u64> {
+    fn entries(&self, findings: &mut Findings) -> Result<u64> {
         let table = Table::new(self.header);
         let mut clusters = Clusters::default();
         let entries = self.header.entries();
         for number in 0..entries.div_ceil(PAGE) {
-            let Page::Entries(page) = table.pass(self.file, number)? else {
+            let Page::Entries(page) = table.page_uncached(self.file, number)? else {
                 continue;
             };
             for (cluster, entry) in (number * PAGE..).zip(page) {
@@ -529,7 +529,7 @@ impl Scan<'_> {
     }
 
     /// How many clusters the format extension has.
-    fn extension(&self, findings: &mut Findings) -> u64 {
+    fn extension_clusters(&self, findings: &mut Findings) -> u64 {
         if self.header.extension_offset == 0 {
             return 0;
         }
@@ -560,7 +560,7 @@ impl Scan<'_> {
     }
 
     /// What follows the entries of the disk, up to the first cluster of data, is to be zero.
-    fn behind(&self, findings: &mut Findings) -> Result<()> {
+    fn entries_beyond_disk(&self, findings: &mut Findings) -> Result<()> {
         let mut at = table::entry_offset(self.header.entries());
         let end = self.header.data_start();
         let mut buffer = vec![0; 64 << 10];
@@ -598,7 +598,7 @@ impl Scan<'_> {
     }
 
     /// How many clusters of the file nothing leads to.
-    fn lost(&self, used: u64, findings: &mut Findings) -> u64 {
+    fn lost_clusters(&self, used: u64, findings: &mut Findings) -> u64 {
         let cluster = self.header.cluster.bytes();
         let tail = self.len % cluster;
         if tail != 0 {

@@ -29,7 +29,12 @@ pub(super) struct Delta {
 
 impl Delta {
     /// An open file of `len` bytes as a delta, which is refused where it cannot be read for certain.
-    pub(super) fn over(path: &Path, file: File, len: u64, allow_in_use: bool) -> Result<Delta> {
+    pub(super) fn from_file(
+        path: &Path,
+        file: File,
+        len: u64,
+        allow_in_use: bool,
+    ) -> Result<Delta> {
         let open = || {
             let header = Header::read_from(&file, len)?;
             check_readable(&header, allow_in_use)?;
@@ -94,7 +99,7 @@ impl Delta {
     /// A page of the table, on the way through all of it.
     pub(super) fn page(&self, number: u32) -> Result<Page> {
         self.table
-            .pass(&self.file, number)
+            .page_uncached(&self.file, number)
             .map_err(|error| error.with_path(&self.path))
     }
 

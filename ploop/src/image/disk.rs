@@ -146,7 +146,7 @@ impl OpenOptions {
             .enumerate()
             .map(|(level, image)| self.open_level(&image.file, raw && level == 0))
             .collect::<Result<Vec<_>>>()?;
-        let mut disk = Disk::over(levels, descriptor.cluster)?;
+        let mut disk = Disk::from_levels(levels, descriptor.cluster)?;
         disk.image = Arc::new(ImageFiles {
             descriptor: path.map(Path::to_owned),
             deltas: descriptor.images.iter().map(|it| it.file.clone()).collect(),
@@ -165,7 +165,7 @@ impl OpenOptions {
             Level::Delta(delta) => delta.header().cluster,
             Level::Raw { .. } => ClusterSize::DEFAULT,
         };
-        Disk::over(vec![level], cluster)
+        Disk::from_levels(vec![level], cluster)
     }
 
     fn open_level(&self, path: &Path, raw: bool) -> Result<Level> {
@@ -174,7 +174,7 @@ impl OpenOptions {
             None => file::open(OPERATION, path),
         }
         .map_err(|error| at(error, path))?;
-        Level::over(path, file, raw, self.allow_in_use)
+        Level::from_file(path, file, raw, self.allow_in_use)
     }
 }
 
@@ -188,7 +188,7 @@ fn at(error: Error, path: &Path) -> Error {
 }
 
 impl Disk {
-    pub(super) fn over(levels: Vec<Level>, cluster: ClusterSize) -> Result<Disk> {
+    pub(super) fn from_levels(levels: Vec<Level>, cluster: ClusterSize) -> Result<Disk> {
         Ok(Disk {
             image: Arc::new(ImageFiles {
                 descriptor: None,

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
+use super::atomic_file::AtomicFile;
 use super::chain::{self, Chain, Level};
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
 use super::holes::{self, DataRun};
 use super::side_files;
-use super::staged::Staged;
 use crate::identity::Identity;
 use crate::{Error, ErrorKind, Result, Size};
 
@@ -156,17 +156,17 @@ impl Disk {
             total += extent?.len;
         }
         let total = Size::from_bytes(total);
-        let target = Staged::create(OPERATION, path)?;
+        let target = AtomicFile::create(OPERATION, path)?;
         target
             .file()
             .set_len(self.size().bytes())
             .map_err(|error| write_failed(error).with_path(path))?;
 
-        let copy = Copy {
+        let job = ExportJob {
             chain: self.chain(),
             target: target.file(),
             options,
-            queue: Mutex::new(Queue {
+            queue: Mutex::new(MappingQueue {
                 mappings: self.mappings(),
                 rest: None,
             }),
@@ -182,8 +182,8 @@ impl Disk {
             });
         };
         report(0);
-        copy.run(report);
-        let failure = copy.failure.into_inner();
+        job.run(report);
+        let failure = job.failure.into_inner();
         if let Some(error) = failure.unwrap_or_else(PoisonError::into_inner) {
             // Errors of reading have the path of a delta.
             return Err(match error.path() {
@@ -286,22 +286,22 @@ impl DirectoryEntry {
 }
 
 /// An export at work.
-struct Copy<'a> {
+struct ExportJob<'a> {
     chain: &'a Chain,
     target: &'a File,
     options: &'a ExportOptions,
-    queue: Mutex<Queue<'a>>,
+    queue: Mutex<MappingQueue<'a>>,
     failure: Mutex<Option<Error>>,
     stop: AtomicBool,
 }
 
 /// What is still to be copied.
-struct Queue<'a> {
+struct MappingQueue<'a> {
     mappings: Mappings<'a>,
     rest: Option<Mapping>,
 }
 
-impl Queue<'_> {
+impl MappingQueue<'_> {
     fn next(&mut self) -> Result<Option<Mapping>> {
         let mapping = match self.rest.take() {
             Some(rest) => rest,
@@ -326,7 +326,7 @@ impl Queue<'_> {
     }
 }
 
-impl Copy<'_> {
+impl ExportJob<'_> {
     fn run(&self, mut report: impl FnMut(u64)) {
         let (sender, receiver) = mpsc::sync_channel(64);
         thread::scope(|scope| {

@@ -86,7 +86,7 @@ impl FusedIterator for Extents<'_> {}
 /// [`Disk::mappings`](super::Disk::mappings).
 #[derive(Debug)]
 pub struct Mappings<'a> {
-    runs: Runs<'a>,
+    table_mappings: TableMappings<'a>,
     /// What is left of a run in a plain base, which file systems make holes in.
     raw: Option<Mapping>,
 }
@@ -94,7 +94,7 @@ pub struct Mappings<'a> {
 impl<'a> Mappings<'a> {
     pub(super) fn new(chain: &'a Chain) -> Mappings<'a> {
         Mappings {
-            runs: Runs::new(chain),
+            table_mappings: TableMappings::new(chain),
             raw: None,
         }
     }
@@ -106,7 +106,7 @@ impl Iterator for Mappings<'_> {
     fn next(&mut self) -> Option<Result<Mapping>> {
         loop {
             if let Some(run) = self.raw.take() {
-                let file = self.runs.chain.levels()[run.level].file();
+                let file = self.table_mappings.chain.levels()[run.level].file();
                 let Some((start, len)) = holes::data(file, run.file_offset, run.len).next() else {
                     continue;
                 };
@@ -127,8 +127,8 @@ impl Iterator for Mappings<'_> {
                     file_offset: start,
                 }));
             }
-            match self.runs.next()? {
-                Ok(run) => match self.runs.chain.levels()[run.level] {
+            match self.table_mappings.next()? {
+                Ok(run) => match self.table_mappings.chain.levels()[run.level] {
                     Level::Raw { .. } => self.raw = Some(run),
                     Level::Delta(_) => return Some(Ok(run)),
                 },
@@ -142,7 +142,7 @@ impl FusedIterator for Mappings<'_> {}
 
 /// As [`Mappings`], with a plain base taken for allocated from end to end.
 #[derive(Debug)]
-struct Runs<'a> {
+struct TableMappings<'a> {
     chain: &'a Chain,
     /// The page that is next, and the locations of the one before it from `index` on.
     page: u32,
@@ -152,9 +152,9 @@ struct Runs<'a> {
     failed: bool,
 }
 
-impl<'a> Runs<'a> {
-    fn new(chain: &'a Chain) -> Runs<'a> {
-        Runs {
+impl<'a> TableMappings<'a> {
+    fn new(chain: &'a Chain) -> TableMappings<'a> {
+        TableMappings {
             chain,
             page: 0,
             locations: Vec::new(),
@@ -176,7 +176,7 @@ impl<'a> Runs<'a> {
     }
 }
 
-impl Iterator for Runs<'_> {
+impl Iterator for TableMappings<'_> {
     type Item = Result<Mapping>;
 
     fn next(&mut self) -> Option<Result<Mapping>> {

@@ -25,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+mod atomic_file;
 mod chain;
 mod check;
 mod clusters;
@@ -43,7 +44,6 @@ mod partition;
 mod preallocate;
 mod report;
 pub(crate) mod side_files;
-mod staged;
 mod table;
 #[cfg(feature = "image-write")]
 mod write;

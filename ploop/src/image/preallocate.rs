@@ -37,7 +37,7 @@ pub(crate) fn preallocate(path: &Path) -> Result<()> {
     let missing = |number: u32| -> Result<Vec<u32>> {
         let first = number * PAGE;
         let count = (header.entries() - first).min(PAGE);
-        let page = table.pass(&file, number)?;
+        let page = table.page_uncached(&file, number)?;
         Ok((0..count)
             .filter(|index| page.entry(*index) == 0)
             .map(|index| first + index)

@@ -35,7 +35,7 @@ pub(crate) fn rewritten(descriptor: &Path) -> PathBuf {
 }
 
 /// This crate's own: the descriptor before libploop drops what it does not know.
-pub(crate) fn kept_fields(descriptor: &Path) -> PathBuf {
+pub(crate) fn saved_unknown_fields(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".ploop-kept")
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 9] {
         staged(descriptor),
         being_staged(descriptor),
         rewritten(descriptor),
-        kept_fields(descriptor),
+        saved_unknown_fields(descriptor),
         before_removal(descriptor),
         merge_record(descriptor),
     ]

@@ -108,7 +108,7 @@ impl Table {
 
     /// A page for a reader that passes through the table once: what is not in memory does not stay
     /// there.
-    pub(super) fn pass(&self, file: &File, number: u32) -> Result<Page> {
+    pub(super) fn page_uncached(&self, file: &File, number: u32) -> Result<Page> {
         if number >= self.entries.div_ceil(PAGE) {
             return Ok(Page::Empty);
         }

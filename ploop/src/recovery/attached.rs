@@ -25,9 +25,9 @@ use crate::{Descriptor, Error, Result, paths};
 
 /// What was found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct Outcome {
     /// Whether there was something to be mended: the descriptor may be another one.
-    pub(super) mended: bool,
+    pub(super) changed: bool,
     /// All devices, as they are then.
     pub(super) devices: Vec<Device>,
 }
@@ -38,7 +38,7 @@ pub(super) fn finish(
     operation: &'static str,
     path: &Path,
     descriptor: &Descriptor,
-) -> Result<Found> {
+) -> Result<Outcome> {
     finish_in(&sysfs::devices, operation, path, descriptor, &|device| {
         finish_merge(&device.path())
     })
@@ -50,7 +50,7 @@ fn finish_in(
     path: &Path,
     descriptor: &Descriptor,
     finish_merge: &dyn Fn(&Device) -> io::Result<()>,
-) -> Result<Found> {
+) -> Result<Outcome> {
     let mut found = devices();
     let merged = finish_merges(&found, operation, path, descriptor, finish_merge)?;
     if merged {
@@ -61,8 +61,8 @@ fn finish_in(
         || follow_device(&found, operation, path, descriptor)?;
     let given_up = !named && merge::give_up(&found, operation, path, descriptor)?;
     let settled = !named && settle(&found, operation, path, descriptor)?;
-    Ok(Found {
-        mended: merged || named || given_up || settled,
+    Ok(Outcome {
+        changed: merged || named || given_up || settled,
         devices: found,
     })
 }
@@ -203,10 +203,10 @@ mod tests {
         }
 
         fn finish_with(&self, merge: &dyn Fn(&Device) -> io::Result<()>) -> bool {
-            self.try_finish_with(merge).unwrap().mended
+            self.try_finish_with(merge).unwrap().changed
         }
 
-        fn try_finish_with(&self, merge: &dyn Fn(&Device) -> io::Result<()>) -> Result<Found> {
+        fn try_finish_with(&self, merge: &dyn Fn(&Device) -> io::Result<()>) -> Result<Outcome> {
             let devices = || sysfs::devices_in(&self.devices);
             let descriptor = Descriptor::open(self.path()).unwrap();
             finish_in(&devices, "test", &self.path(), &descriptor, merge)

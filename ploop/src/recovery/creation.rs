@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::identity::Identity;
 
 /// How the name of such a directory begins.
-pub(crate) const DIRECTORY: &str = ".ploop-create-";
+pub(crate) const DIRECTORY_PREFIX: &str = ".ploop-create-";
 
 /// The lock of such a directory, until it is dropped. None where somebody has it, or the file system has
 /// no locks.
@@ -27,17 +27,17 @@ pub(crate) fn lock(directory: &Path) -> Option<File> {
 /// Whether this is such a directory, and nobody works in it any more.
 pub(crate) fn is_abandoned(directory: &Path) -> bool {
     let name = directory.file_name().map(OsStr::as_encoded_bytes);
-    name.is_some_and(|name| name.starts_with(DIRECTORY.as_bytes()))
+    name.is_some_and(|name| name.starts_with(DIRECTORY_PREFIX.as_bytes()))
         && fs::symlink_metadata(directory).is_ok_and(|metadata| metadata.is_dir())
         && lock(directory).is_some()
 }
 
 /// Removes a base whose creation has not come to its descriptor.
-pub(crate) fn take_back(base: &Path, descriptor: &Path) {
+pub(crate) fn remove_unfinished(base: &Path, descriptor: &Path) {
     if fs::symlink_metadata(descriptor).is_ok() {
         return;
     }
-    if let Some(made) = abandoned_with(base) {
+    if let Some(made) = abandoned_directory_of(base) {
         // What cannot be removed is in the way, and the creation says so.
         let _ = fs::remove_file(base);
         let _ = fs::remove_dir_all(made);
@@ -45,15 +45,15 @@ pub(crate) fn take_back(base: &Path, descriptor: &Path) {
 }
 
 /// Removes the second link of a base whose creation was cut short after the descriptor was in place.
-pub(crate) fn finish(base: &Path) {
-    if let Some(made) = abandoned_with(base) {
+pub(crate) fn remove_second_link(base: &Path) {
+    if let Some(made) = abandoned_directory_of(base) {
         // What cannot be removed is told by the link count.
         let _ = fs::remove_dir_all(made);
     }
 }
 
 /// The abandoned directory beside a base in which it was made, and where its second link is.
-fn abandoned_with(base: &Path) -> Option<PathBuf> {
+fn abandoned_directory_of(base: &Path) -> Option<PathBuf> {
     let (directory, name) = (base.parent()?, base.file_name()?);
     let identity = Identity::of(base).ok()?;
     let is_its = |made: &Path| Identity::of(&made.join(name)).is_ok_and(|it| it == identity);

@@ -128,7 +128,7 @@ fn mark_temporary(operation: &'static str, path: &Path, guids: &[Guid]) -> Resul
         snapshot.temporary |= guids.contains(&snapshot.guid);
     }
     let directory = paths::directory_of(path);
-    let text = file.descriptor.to_xml_with(&file.kept, directory);
+    let text = file.descriptor.to_xml_with(&file.unknown, directory);
     canonical::replace(path, &text.map_err(failed)?).map_err(|error| {
         let why = "a merge was cut short, and the snapshots whose states are gone cannot be marked temporary";
         Error::io(operation, why, error).with_path(path)

@@ -42,7 +42,7 @@ pub(crate) fn finish(
     file: DescriptorFile,
 ) -> Result<(DescriptorFile, Vec<Device>)> {
     let found = attached::finish(locked.operation(), locked.path(), &file.descriptor)?;
-    if !found.mended {
+    if !found.changed {
         return Ok((file, found.devices));
     }
     locked.forget_handle();

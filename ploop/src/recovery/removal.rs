@@ -87,7 +87,7 @@ impl<'d> Removal<'d> {
             return Err(io::Error::other("another program has changed it"));
         };
         let mut done = Err(io::ErrorKind::WouldBlock.into());
-        locked.held().if_unlocked(|| {
+        locked.lock_guard().try_with_libploop_lock(|| {
             done = match fs::read(path) {
                 Ok(found) if found == now.text => restore(&self.kept, path),
                 Ok(_) => Err(io::Error::other("another program has changed it")),

@@ -16,7 +16,7 @@
 //!
 //! Nothing to provoke:
 //!
-//! * 0.5: return values of several styles, tested in `src/ffi/reply.rs` for each.
+//! * 0.5: return values of several styles, tested in `src/ffi/call_result.rs` for each.
 //! * 0.6, 4.1: no pointer out of a handle can be passed back, since none leaves `ffi`.
 //! * 4.30: images of 2^30 clusters; the limit is tested in `src/kernel.rs`.
 //! * 4.32: no hazard.

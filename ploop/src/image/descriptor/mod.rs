@@ -12,7 +12,7 @@ mod write;
 
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
 #[cfg(feature = "libploop")]
-pub(crate) use write::Kept;
+pub(crate) use write::UnknownFields;
 
 const OPERATION: &str = "read descriptor";
 
@@ -249,7 +249,7 @@ pub(crate) struct DescriptorFile {
     /// What the text says.
     pub(crate) descriptor: Descriptor,
     /// What it says besides.
-    pub(crate) kept: Kept,
+    pub(crate) unknown: UnknownFields,
 }
 
 #[cfg(feature = "libploop")]
@@ -265,7 +265,7 @@ impl DescriptorFile {
         let root = Element::root(&document);
         Ok(DescriptorFile {
             descriptor: Descriptor::of(root, dir)?,
-            kept: Kept::of(root, dir)?,
+            unknown: UnknownFields::of(root, dir)?,
             text,
         })
     }

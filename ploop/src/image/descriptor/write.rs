@@ -33,7 +33,7 @@ mod known {
 /// What a descriptor says that libploop does not know, and would drop when it writes: `UID`, `Name`
 /// and `Miscellaneous` of Parallels Desktop, say, or the version of the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct UnknownFields {
     /// The name of the root element, and its attributes.
     root: String,
     /// 0 in all descriptors but some of Parallels Desktop.
@@ -54,9 +54,9 @@ enum ParentElement {
     Shot(Guid),
 }
 
-impl Default for Kept {
-    fn default() -> Kept {
-        Kept {
+impl Default for UnknownFields {
+    fn default() -> UnknownFields {
+        UnknownFields {
             root: ROOT.to_owned(),
             padding: 0,
             elements: HashMap::new(),
@@ -65,9 +65,9 @@ impl Default for Kept {
 }
 
 #[cfg(feature = "libploop")]
-impl Kept {
+impl UnknownFields {
     /// Of the document of a descriptor, whose relative names begin at `dir`.
-    pub(super) fn of(root: Element<'_, '_>, dir: &Path) -> Result<Kept> {
+    pub(super) fn of(root: Element<'_, '_>, dir: &Path) -> Result<UnknownFields> {
         let mut elements = HashMap::new();
         let mut keep = |parent: ParentElement, element: Element<'_, '_>, known: &[&str]| {
             let others: Vec<String> = element.others(known).map(str::to_owned).collect();
@@ -96,7 +96,7 @@ impl Kept {
             let guid = shot.required("GUID")?.guid()?;
             keep(ParentElement::Shot(guid), shot, known::SHOT);
         }
-        let kept = Kept {
+        let unknown = UnknownFields {
             root: root.tag(),
             padding: parameters
                 .optional("Padding")
@@ -104,19 +104,19 @@ impl Kept {
                 .unwrap_or(0),
             elements,
         };
-        if !kept.is_empty() && root.document_text().contains("xmlns") {
+        if !unknown.is_empty() && root.document_text().contains("xmlns") {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 OPERATION,
                 "the descriptor declares XML name spaces, with which the elements that libploop does not know could not be kept; remove the declarations",
             ));
         }
-        Ok(kept)
+        Ok(unknown)
     }
 
     /// Whether libploop writes all there is.
     pub(crate) fn is_empty(&self) -> bool {
-        *self == Kept::default()
+        *self == UnknownFields::default()
     }
 }
 
@@ -140,16 +140,16 @@ impl Descriptor {
                 "what says how the image is encrypted cannot be written",
             ));
         }
-        self.to_xml_with(&Kept::default(), dir.as_ref())
+        self.to_xml_with(&UnknownFields::default(), dir.as_ref())
     }
 
     /// [`to_xml`](Descriptor::to_xml), with what libploop does not know. It ignores such elements where
     /// none of them stands behind an image, a storage or a shot.
-    pub(crate) fn to_xml_with(&self, kept: &Kept, dir: &Path) -> Result<String> {
+    pub(crate) fn to_xml_with(&self, unknown: &UnknownFields, dir: &Path) -> Result<String> {
         self.validate()?;
         let normal = self.normalized()?;
-        let mut xml = Writer::new(&kept.root);
-        normal.write(&mut xml, kept, dir)?;
+        let mut xml = Writer::new(&unknown.root);
+        normal.write(&mut xml, unknown, dir)?;
         Ok(xml.finish())
     }
 
@@ -215,10 +215,10 @@ impl Descriptor {
         }
     }
 
-    fn write(&self, xml: &mut Writer, kept: &Kept, dir: &Path) -> Result<()> {
+    fn write(&self, xml: &mut Writer, unknown: &UnknownFields, dir: &Path) -> Result<()> {
         let sectors = self.size.sectors();
         let others = |xml: &mut Writer, at: &ParentElement| {
-            for text in kept.elements.get(at).into_iter().flatten() {
+            for text in unknown.elements.get(at).into_iter().flatten() {
                 xml.verbatim(text);
             }
         };
@@ -232,7 +232,7 @@ impl Descriptor {
         xml.text("Cylinders", self.geometry.cylinders);
         xml.text("Heads", self.geometry.heads);
         xml.text("Sectors", self.geometry.sectors);
-        xml.text("Padding", kept.padding);
+        xml.text("Padding", unknown.padding);
         others(xml, &ParentElement::Parameters);
         xml.close("Disk_Parameters");
 
@@ -496,10 +496,10 @@ mod tests {
         let dir = Path::new("/vz");
         let read = |text: &str| {
             let file = DescriptorFile::parse(text.into(), dir).unwrap();
-            (file.descriptor, file.kept)
+            (file.descriptor, file.unknown)
         };
-        let (descriptor, kept) = read(text);
-        let xml = descriptor.to_xml_with(&kept, dir).unwrap();
+        let (descriptor, unknown) = read(text);
+        let xml = descriptor.to_xml_with(&unknown, dir).unwrap();
         for expected in [
             "<Some_image Version=\"1.0\" a='&lt;2>'>\n  <Behind/>\n  <Disk_Parameters>\n",
             "    <Padding>1</Padding>\n    <Name>d&#xE4;t&amp;a</Name>\n    <Name>again</Name>\n",
@@ -515,8 +515,8 @@ mod tests {
         }
         assert!(!xml.contains("not this"));
         let (again, kept_again) = read(&xml);
-        assert_eq!((&kept_again, again.size), (&kept, descriptor.size));
-        assert_eq!(again.to_xml_with(&kept, dir).unwrap(), xml);
+        assert_eq!((&kept_again, again.size), (&unknown, descriptor.size));
+        assert_eq!(again.to_xml_with(&unknown, dir).unwrap(), xml);
         let spaces = text.replace("Version=", "xmlns:x='y' Version=");
         let error = DescriptorFile::parse(spaces.into(), dir).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -150,7 +150,7 @@ impl WritableDelta {
     }
 
     /// Makes the file longer by zeros, up to where its clusters end then.
-    pub(super) fn put_end_behind(&mut self, end: u64) -> Result<()> {
+    pub(super) fn extend_with_zeros(&mut self, end: u64) -> Result<()> {
         let old = self.space.end;
         if end > old.max(self.space.reserved) {
             self.attempt("the file cannot be made longer", |storage| {

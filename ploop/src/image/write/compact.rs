@@ -46,7 +46,7 @@ impl WritableDelta {
             let Some(to) = places.next() else { break };
             self.read(&mut buffer, from)?;
             self.write(&buffer, to)?;
-            self.lead(number, to)?;
+            self.map_cluster(number, to)?;
         }
         self.flush()?;
         let lost = (self.space.end - end) / size;

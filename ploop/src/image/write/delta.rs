@@ -13,9 +13,9 @@ use rustix::fs::OFlags;
 
 use super::OPERATION;
 use super::allocation::{Contents, Space};
-use super::fill::Unfilled;
+use super::partial_clusters::PartialClusters;
 use super::storage::{Storage, write_zeros};
-use super::track::Tracked;
+use super::write_tracker::WriteTracker;
 use crate::image::delta::{check_readable, cluster_offset, entry_of, is_in_hole};
 use crate::image::header::{Header, HeaderFlags};
 use crate::image::table::{PAGE, entry_offset};
@@ -36,8 +36,8 @@ pub(super) struct WritableDelta {
     /// Clusters whose entries the file does not have yet.
     dirty: BTreeSet<u32>,
     pub(super) space: Space,
-    pub(super) tracked: Tracked,
-    pub(super) unfilled: Unfilled,
+    pub(super) tracker: WriteTracker,
+    pub(super) partial_clusters: PartialClusters,
     /// Parts of the file that hold nothing.
     pub(super) holes: Vec<Range<u64>>,
     /// After a failed write nobody knows what the disk has.
@@ -117,7 +117,7 @@ impl WritableDelta {
         let file = make().map_err(|error| {
             Error::io(OPERATION, "the delta cannot be made", error).with_path(path)
         })?;
-        WritableDelta::over(path, Box::new(file), false)
+        WritableDelta::from_storage(path, Box::new(file), false)
     }
 
     /// Opens a file so that it can be written to.
@@ -132,7 +132,7 @@ impl WritableDelta {
             })
     }
 
-    pub(super) fn over(
+    pub(super) fn from_storage(
         path: &Path,
         storage: Box<dyn Storage>,
         allow_in_use: bool,
@@ -167,8 +167,8 @@ impl WritableDelta {
             space: Space::new(len, header.cluster),
             header,
             dirty: BTreeSet::new(),
-            tracked: Tracked::default(),
-            unfilled: Unfilled::default(),
+            tracker: WriteTracker::default(),
+            partial_clusters: PartialClusters::default(),
             holes: Vec::new(),
             broken: false,
         })
@@ -250,7 +250,7 @@ impl WritableDelta {
 
     /// Writes into a cluster that is there.
     pub(super) fn write(&mut self, data: &[u8], offset: u64) -> Result<()> {
-        self.note(offset, data.len() as u64);
+        self.record(offset, data.len() as u64);
         self.attempt("the data cannot be written", |storage| {
             storage.write(data, offset)
         })
@@ -258,15 +258,16 @@ impl WritableDelta {
 
     /// Makes a whole cluster zero.
     pub(super) fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
-        self.unfilled.forget(offset);
-        self.note(offset, len);
+        self.partial_clusters.forget(offset);
+        self.record(offset, len);
         self.attempt("the data cannot be made zero", |storage| {
             storage.zero(offset, len)
         })
     }
 
-    pub(super) fn note(&mut self, offset: u64, len: u64) {
-        self.tracked.note(offset, len, self.header.cluster.bytes());
+    pub(super) fn record(&mut self, offset: u64, len: u64) {
+        self.tracker
+            .record(offset, len, self.header.cluster.bytes());
     }
 
     /// Puts a cluster that was not there into the file, and leads to it. It holds `data` from
@@ -275,13 +276,13 @@ impl WritableDelta {
         let size = self.header.cluster.bytes();
         let (offset, contents) = self.allocate()?;
         // Whoever copies what is tracked needs the zeros, too.
-        self.note(offset, size);
+        self.record(offset, size);
         match contents {
             _ if data.len() as u64 == size => self.write(data, offset)?,
-            Contents::Zero => self.begin_cluster(offset, within, data)?,
+            Contents::Zero => self.write_first_part(offset, within, data)?,
             Contents::Stale => {
                 self.zero(offset, size)?;
-                self.begin_cluster(offset, within, data)?;
+                self.write_first_part(offset, within, data)?;
             }
             Contents::Missing => {
                 let mut whole = vec![0; size as usize];
@@ -289,11 +290,11 @@ impl WritableDelta {
                 self.write(&whole, offset)?;
             }
         }
-        self.lead(cluster, offset)
+        self.map_cluster(cluster, offset)
     }
 
     /// Has the table lead to a cluster of the file, which the table can reach.
-    pub(super) fn lead(&mut self, cluster: u32, offset: u64) -> Result<()> {
+    pub(super) fn map_cluster(&mut self, cluster: u32, offset: u64) -> Result<()> {
         let unit = match self.header.version {
             FormatVersion::V1 => 512,
             FormatVersion::V2 => self.header.cluster.bytes(),
@@ -344,7 +345,7 @@ impl WritableDelta {
         if self.dirty.is_empty() {
             return Ok(());
         }
-        self.fill_clusters()?;
+        self.complete_clusters()?;
         self.attempt("the data cannot be brought to the disk", |storage| {
             storage.sync()
         })?;
@@ -360,7 +361,7 @@ impl WritableDelta {
                 bytes.extend_from_slice(&self.entry(*cluster)?.to_le_bytes());
             }
             let offset = entry_offset(dirty[start]);
-            self.note(offset, bytes.len() as u64);
+            self.record(offset, bytes.len() as u64);
             self.attempt("the table cannot be written", |storage| {
                 storage.write(&bytes, offset)
             })?;
@@ -392,7 +393,7 @@ impl WritableDelta {
 
     pub(super) fn put_header(&mut self, header: Header) -> Result<()> {
         let bytes = header.to_bytes();
-        self.note(0, bytes.len() as u64);
+        self.record(0, bytes.len() as u64);
         self.attempt("the header cannot be written", |storage| {
             storage.write(&bytes, 0)?;
             storage.sync()

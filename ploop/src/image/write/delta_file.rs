@@ -62,7 +62,7 @@ impl DeltaFile {
     }
 
     pub(super) fn open_level(&self, raw: bool, allow_in_use: bool) -> Result<Level> {
-        let mut level = Level::over(&self.path, self.reopen(false)?, raw, allow_in_use)?;
+        let mut level = Level::from_file(&self.path, self.reopen(false)?, raw, allow_in_use)?;
         level.set_holes(self.holes.clone());
         Ok(level)
     }
@@ -104,7 +104,7 @@ impl Disk {
     ) -> Result<Disk> {
         let levels = files.iter().enumerate();
         let levels = levels.map(|(level, file)| file.open_level(raw && level == 0, allow_in_use));
-        Disk::over(levels.collect::<Result<_>>()?, cluster)
+        Disk::from_levels(levels.collect::<Result<_>>()?, cluster)
     }
 
     /// Puts a file in the place of one with the same contents; the base has level 0. Needs the
@@ -118,7 +118,7 @@ impl Disk {
     pub fn replace_level(&mut self, level: usize, file: DeltaFile) -> Result<()> {
         let raw = self.chain().levels().get(level).is_some_and(Level::is_raw);
         let new = file.open_level(raw, true)?;
-        alone(self)?.replace(level, new)
+        exclusive_chain(self)?.replace(level, new)
     }
 
     /// Takes out a delta that others have merged into the one below, of which everything is read
@@ -129,7 +129,7 @@ impl Disk {
     /// [`ErrorKind::InvalidInput`] for the base and where there is no such level, otherwise as
     /// [`reload_level`](Disk::reload_level).
     pub fn remove_level(&mut self, level: usize) -> Result<()> {
-        alone(self)?.remove(level)
+        exclusive_chain(self)?.remove(level)
     }
 
     /// Takes a cluster of a level to be elsewhere in its file, whose table somebody else changes: in
@@ -139,7 +139,7 @@ impl Disk {
     ///
     /// [`ErrorKind::InvalidInput`] where that is not the level from which the cluster is read.
     pub fn set_slot(&mut self, level: usize, cluster: u32, slot: u32) -> Result<()> {
-        alone(self)?.set_slot(level, cluster, slot)
+        exclusive_chain(self)?.set_slot(level, cluster, slot)
     }
 
     /// Forgets what was read of the header and table of a file, which others have changed. Needs the
@@ -150,11 +150,11 @@ impl Disk {
     /// [`ErrorKind::InvalidInput`] where there is no such level, [`ErrorKind::Busy`] where there are
     /// clones of this disk, otherwise as [`Disk::open`].
     pub fn reload_level(&mut self, level: usize) -> Result<()> {
-        alone(self)?.reload(level)
+        exclusive_chain(self)?.reload(level)
     }
 }
 
-fn alone(disk: &mut Disk) -> Result<&mut Chain> {
+fn exclusive_chain(disk: &mut Disk) -> Result<&mut Chain> {
     let shared = "the disk is also read through clones of it";
     disk.chain_mut()
         .ok_or_else(|| Error::new(ErrorKind::Busy, OPERATION, shared))

@@ -43,7 +43,7 @@ impl WritableDelta {
             self.reserve(end + more)?;
         }
         self.space.free.retain(kept);
-        self.put_end_behind(end)?;
+        self.extend_with_zeros(end)?;
         let mut buffer = vec![0; cluster as usize];
         for (number, offset) in displaced {
             self.read(&mut buffer, offset)?;

@@ -44,7 +44,8 @@ impl DiskWriter {
     /// [`snapshot`](DiskWriter::snapshot).
     pub fn push(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let new = WritableDelta::over(path, Box::new(WritableDelta::open_file(path)?), false)?;
+        let new =
+            WritableDelta::from_storage(path, Box::new(WritableDelta::open_file(path)?), false)?;
         self.check_fit(&new, new.header().size == self.size())?;
         self.put_on_top(new)
     }
@@ -56,7 +57,8 @@ impl DiskWriter {
     ///
     /// As [`push`](DiskWriter::push).
     pub fn push_file(&mut self, file: DeltaFile) -> Result<()> {
-        let mut new = WritableDelta::over(file.path(), Box::new(file.reopen(true)?), false)?;
+        let mut new =
+            WritableDelta::from_storage(file.path(), Box::new(file.reopen(true)?), false)?;
         new.holes = file.holes().to_vec();
         self.check_fit(&new, new.header().size >= self.size())?;
         self.put_on_top(new)

@@ -20,8 +20,8 @@ const BATCH: u32 = 16;
 
 /// The delta that is being merged into the top.
 #[derive(Debug)]
-pub(super) struct Upper {
-    pub(super) delta: WritableDelta,
+pub(super) struct RunningMerge {
+    pub(super) source: WritableDelta,
     /// Those before it were moved.
     next: u32,
     /// Since the tables were last written.
@@ -57,7 +57,7 @@ impl DiskWriter {
     ///
     /// As [`merge_down`](DiskWriter::merge_down), and then there is no merge.
     pub fn begin_merge(&mut self) -> Result<()> {
-        if self.upper.is_some() {
+        if self.merge.is_some() {
             return Ok(());
         }
         self.flush()?;
@@ -73,7 +73,7 @@ impl DiskWriter {
         })?;
         let mut target = Top::open(path, file, self.cluster, below.is_raw(), true)?;
         target.set_holes(below.holes());
-        let mut target = DiskWriter::over(Vec::new(), target, self.cluster)?;
+        let mut target = DiskWriter::from_levels(Vec::new(), target, self.cluster)?;
         target.settings = self.settings;
         target.apply_settings();
         if let Err(error) = target.take_as_top(size) {
@@ -86,8 +86,8 @@ impl DiskWriter {
         }
         self.lower = self.lower.take().and_then(Chain::without_top);
         if let Top::Delta(delta) = std::mem::replace(&mut self.top, target.top) {
-            self.upper = Some(Box::new(Upper {
-                delta: *delta,
+            self.merge = Some(Box::new(RunningMerge {
+                source: *delta,
                 next: 0,
                 moved: 0,
             }));
@@ -109,7 +109,7 @@ impl DiskWriter {
     /// Whether a merge has begun and is not finished.
     #[must_use]
     pub fn is_merging(&self) -> bool {
-        self.upper.is_some()
+        self.merge.is_some()
     }
 
     /// Moves the next cluster of the merge. `false` where there is none left; all are on the disk then.
@@ -118,17 +118,17 @@ impl DiskWriter {
     ///
     /// As [`write_at`](DiskWriter::write_at). The merge can go on where that can.
     pub fn merge_next(&mut self) -> Result<bool> {
-        while let Some(upper) = &mut self.upper {
-            let number = upper.next;
-            if number >= upper.delta.header().entries() {
+        while let Some(merge) = &mut self.merge {
+            let number = merge.next;
+            if number >= merge.source.header().entries() {
                 break;
             }
-            let there = upper.delta.cluster(number)?.is_some();
+            let there = merge.source.cluster(number)?.is_some();
             if there {
                 self.move_down(number)?;
             }
-            if let Some(upper) = &mut self.upper {
-                upper.next += 1;
+            if let Some(merge) = &mut self.merge {
+                merge.next += 1;
             }
             if there {
                 return Ok(true);
@@ -146,30 +146,30 @@ impl DiskWriter {
     /// [`ErrorKind::InvalidInput`] where none has begun.
     pub fn finish_merge(&mut self) -> Result<PathBuf> {
         while self.merge_next()? {}
-        let upper = self
-            .upper
+        let merge = self
+            .merge
             .as_mut()
             .ok_or_else(|| Error::new(ErrorKind::InvalidInput, OPERATION, "no merge has begun"))?;
-        upper.delta.mark(false)?;
-        let path = upper.delta.path().to_owned();
-        self.trim_upper()?;
-        self.upper = None;
+        merge.source.mark(false)?;
+        let path = merge.source.path().to_owned();
+        self.trim_merge_source()?;
+        self.merge = None;
         Ok(path)
     }
 
     /// Makes the old top the top again, as far as it was not moved.
     fn give_up_merge(&mut self) -> Result<()> {
         let flushed = self.flush();
-        let Some(mut upper) = self.upper.take() else {
+        let Some(mut merge) = self.merge.take() else {
             return flushed;
         };
         if flushed.is_err() {
             // As the file has it.
-            upper.delta.forget_table();
+            merge.source.forget_table();
         }
-        let target = std::mem::replace(&mut self.top, Top::Delta(Box::new(upper.delta)));
+        let target = std::mem::replace(&mut self.top, Top::Delta(Box::new(merge.source)));
         self.apply_settings();
-        let mut target = DiskWriter::over(Vec::new(), target, self.cluster)?;
+        let mut target = DiskWriter::from_levels(Vec::new(), target, self.cluster)?;
         let finished = flushed.and_then(|()| target.finish());
         self.add_lower(target.top.as_level()?)?;
         finished
@@ -177,7 +177,7 @@ impl DiskWriter {
 
     /// Refuses what a merge has no place for.
     pub(super) fn check_no_merge(&self) -> Result<()> {
-        if self.upper.is_none() {
+        if self.merge.is_none() {
             return Ok(());
         }
         let message = "a merge of the top is under way, and has to be finished first";
@@ -185,51 +185,51 @@ impl DiskWriter {
     }
 
     /// Where a cluster is in the delta that is being merged.
-    pub(super) fn upper_cluster(&mut self, number: u32) -> Result<Option<u64>> {
-        match &mut self.upper {
-            Some(upper) => upper.delta.cluster(number),
+    pub(super) fn merge_source_cluster(&mut self, number: u32) -> Result<Option<u64>> {
+        match &mut self.merge {
+            Some(merge) => merge.source.cluster(number),
             None => Ok(None),
         }
     }
 
     /// Sees that a cluster is not above the top any more, where a write to it would not be seen.
     pub(super) fn move_down(&mut self, number: u32) -> Result<()> {
-        let Some(upper) = &mut self.upper else {
+        let Some(merge) = &mut self.merge else {
             return Ok(());
         };
-        let Some(place) = upper.delta.cluster(number)? else {
+        let Some(place) = merge.source.cluster(number)? else {
             return Ok(());
         };
         let offset = u64::from(number) * self.cluster.bytes();
         let mut buffer = vec![0; self.cluster.bytes() as usize];
-        upper.delta.read(&mut buffer, place)?;
+        merge.source.read(&mut buffer, place)?;
         let left = self.size().bytes().saturating_sub(offset);
         let len = left.min(self.cluster.bytes()) as usize;
         self.write_to_top(&buffer[..len], offset)?;
-        let Some(upper) = &mut self.upper else {
+        let Some(merge) = &mut self.merge else {
             return Ok(());
         };
-        upper.delta.remove(number)?;
-        upper.moved += 1;
-        if upper.moved >= BATCH {
+        merge.source.remove(number)?;
+        merge.moved += 1;
+        if merge.moved >= BATCH {
             self.flush()?;
         }
         Ok(())
     }
 
     /// Cuts off what was got ahead. Clusters that were moved stay, though nothing leads to them.
-    pub(super) fn trim_upper(&mut self) -> Result<()> {
-        match &mut self.upper {
-            Some(upper) => upper.delta.cut_to(upper.delta.space.end),
+    pub(super) fn trim_merge_source(&mut self) -> Result<()> {
+        match &mut self.merge {
+            Some(merge) => merge.source.cut_to(merge.source.space.end),
             None => Ok(()),
         }
     }
 
     /// After the top: what it took in is on the disk.
-    pub(super) fn flush_upper(&mut self) -> Result<()> {
-        if let Some(upper) = &mut self.upper {
-            upper.delta.flush()?;
-            upper.moved = 0;
+    pub(super) fn flush_merge_source(&mut self) -> Result<()> {
+        if let Some(merge) = &mut self.merge {
+            merge.source.flush()?;
+            merge.moved = 0;
         }
         Ok(())
     }

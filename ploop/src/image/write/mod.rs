@@ -4,16 +4,16 @@ mod allocation;
 mod compact;
 mod delta;
 mod delta_file;
-mod fill;
+mod discard;
 mod growth;
 mod levels;
 mod merge;
+mod partial_clusters;
 mod read_plan;
-mod space;
 mod storage;
 #[cfg(test)]
 mod tests;
-mod track;
+mod write_tracker;
 
 use std::fs::File;
 use std::io;
@@ -28,7 +28,7 @@ use super::file;
 use super::holes::is_zero;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
 use delta::WritableDelta;
-use merge::Upper;
+use merge::RunningMerge;
 use storage::Storage;
 
 pub use delta_file::{DeltaFile, header_of};
@@ -94,7 +94,7 @@ pub struct DiskWriter {
     lower: Option<Chain>,
     top: Top,
     /// While a merge is under way.
-    upper: Option<Box<Upper>>,
+    merge: Option<Box<RunningMerge>>,
     cluster: ClusterSize,
     settings: Settings,
 }
@@ -133,7 +133,7 @@ impl Top {
             let (path, file) = (path.to_owned(), Arc::new(file));
             return Ok(Top::Raw { path, file, len });
         }
-        let delta = WritableDelta::over(path, Box::new(file), allow_in_use)?;
+        let delta = WritableDelta::from_storage(path, Box::new(file), allow_in_use)?;
         let found = delta.header().cluster;
         if found != cluster {
             let message = format!("the delta has clusters of {found}, the image of {cluster}");
@@ -166,7 +166,7 @@ impl Top {
         let file = delta_file::reopen(self.file(), false).map_err(|error| {
             Error::io(OPERATION, "the file cannot be opened again", error).with_path(path)
         })?;
-        let mut level = Level::over(path, file, matches!(self, Top::Raw { .. }), true)?;
+        let mut level = Level::from_file(path, file, matches!(self, Top::Raw { .. }), true)?;
         level.set_holes(self.holes());
         Ok(level)
     }
@@ -183,7 +183,7 @@ impl Settings {
     fn apply(self, delta: &mut WritableDelta) {
         delta.space.set_limit(self.preallocation);
         delta.space.set_max_len(self.max_len);
-        delta.tracked.track(self.track);
+        delta.tracker.track(self.track);
     }
 }
 
@@ -272,7 +272,7 @@ impl DiskWriter {
         allow_in_use: bool,
     ) -> Result<DiskWriter> {
         let top = Top::open(path, file, cluster, raw, allow_in_use)?;
-        let mut writer = DiskWriter::over(levels, top, cluster)?;
+        let mut writer = DiskWriter::from_levels(levels, top, cluster)?;
         // Only now nothing can go wrong any more.
         if let Top::Delta(delta) = &mut writer.top {
             delta.mark(true)?;
@@ -280,7 +280,7 @@ impl DiskWriter {
         Ok(writer)
     }
 
-    fn over(levels: Vec<Level>, top: Top, cluster: ClusterSize) -> Result<DiskWriter> {
+    fn from_levels(levels: Vec<Level>, top: Top, cluster: ClusterSize) -> Result<DiskWriter> {
         let lower = if levels.is_empty() {
             None
         } else {
@@ -289,7 +289,7 @@ impl DiskWriter {
         Ok(DiskWriter {
             lower,
             top,
-            upper: None,
+            merge: None,
             cluster,
             settings: Settings::default(),
         })
@@ -322,11 +322,11 @@ impl DiskWriter {
         let left = self.size().bytes().saturating_sub(offset);
         let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let buffer = &mut buffer[..len];
-        for piece in pieces(offset, len, self.cluster) {
+        for piece in cluster_parts(offset, len, self.cluster) {
             let part = &mut buffer[piece.range()];
-            if let Some(upper) = &mut self.upper {
-                if let Some(place) = upper.delta.cluster(piece.cluster)? {
-                    upper.delta.read(part, place + piece.within)?;
+            if let Some(merge) = &mut self.merge {
+                if let Some(place) = merge.source.cluster(piece.cluster)? {
+                    merge.source.read(part, place + piece.within)?;
                     continue;
                 }
             }
@@ -358,7 +358,7 @@ impl DiskWriter {
     pub fn write_at(&mut self, data: &[u8], offset: u64) -> Result<()> {
         self.check_range(offset, data.len() as u64)?;
         if self.is_merging() {
-            for piece in pieces(offset, data.len(), self.cluster) {
+            for piece in cluster_parts(offset, data.len(), self.cluster) {
                 self.move_down(piece.cluster)?;
             }
         }
@@ -368,7 +368,7 @@ impl DiskWriter {
     /// [`write_at`](DiskWriter::write_at) of what the top is to have.
     fn write_to_top(&mut self, data: &[u8], offset: u64) -> Result<()> {
         let size = self.cluster.bytes() as usize;
-        for piece in pieces(offset, data.len(), self.cluster) {
+        for piece in cluster_parts(offset, data.len(), self.cluster) {
             let part = &data[piece.range()];
             match &mut self.top {
                 Top::Raw { path, file, .. } => file
@@ -408,7 +408,7 @@ impl DiskWriter {
                 .sync_data()
                 .map_err(|error| raw_error(path, "the data cannot be brought to the disk", error)),
         }?;
-        self.flush_upper()
+        self.flush_merge_source()
     }
 
     /// Makes the disk larger; the size is rounded up to whole clusters.
@@ -482,7 +482,7 @@ impl DiskWriter {
     /// [`flush`](DiskWriter::flush) only.
     pub fn take_tracked(&mut self) -> Vec<Range<u64>> {
         match &mut self.top {
-            Top::Delta(delta) => delta.tracked.take(self.cluster.bytes()),
+            Top::Delta(delta) => delta.tracker.take(self.cluster.bytes()),
             Top::Raw { .. } => Vec::new(),
         }
     }
@@ -505,7 +505,7 @@ impl DiskWriter {
             Top::Delta(delta) => delta.trim()?,
             Top::Raw { .. } => {}
         }
-        self.trim_upper()
+        self.trim_merge_source()
     }
 
     /// Brings everything to the disk and sets or clears the mark of the top, which stays open. The
@@ -523,9 +523,9 @@ impl DiskWriter {
             Top::Delta(delta) => {
                 delta.forget_table();
                 // As in the driver, the mark is none of what a copy has to follow.
-                let tracked = std::mem::take(&mut delta.tracked);
+                let tracker = std::mem::take(&mut delta.tracker);
                 let marked = delta.mark(in_use);
-                delta.tracked = tracked;
+                delta.tracker = tracker;
                 marked
             }
             Top::Raw { .. } => Ok(()),
@@ -568,7 +568,7 @@ impl DiskWriter {
 
 fn lower_level(path: &Path, raw: bool) -> Result<Level> {
     let (file, _) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
-    Level::over(path, file, raw, false)
+    Level::from_file(path, file, raw, false)
 }
 
 fn raw_error(path: &Path, what: &str, error: io::Error) -> Error {
@@ -602,7 +602,7 @@ fn no_file() -> Error {
 }
 
 /// A part of a request that lies in one cluster.
-struct Piece {
+struct ClusterPart {
     cluster: u32,
     /// Where it begins in its cluster.
     within: u64,
@@ -613,14 +613,18 @@ struct Piece {
     len: usize,
 }
 
-impl Piece {
+impl ClusterPart {
     fn range(&self) -> std::ops::Range<usize> {
         self.start..self.start + self.len
     }
 }
 
 /// Splits a request, which lies within the disk, at the clusters.
-fn pieces(offset: u64, len: usize, cluster: ClusterSize) -> impl Iterator<Item = Piece> {
+fn cluster_parts(
+    offset: u64,
+    len: usize,
+    cluster: ClusterSize,
+) -> impl Iterator<Item = ClusterPart> {
     let size = cluster.bytes();
     let mut start = 0;
     std::iter::from_fn(move || {
@@ -629,7 +633,7 @@ fn pieces(offset: u64, len: usize, cluster: ClusterSize) -> impl Iterator<Item =
         }
         let at = offset + start as u64;
         let within = at % size;
-        let piece = Piece {
+        let piece = ClusterPart {
             cluster: (at / size) as u32,
             within,
             offset: at,

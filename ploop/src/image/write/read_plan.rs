@@ -6,18 +6,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{DiskWriter, Top, pieces};
+use super::{DiskWriter, Top, cluster_parts};
 use crate::image::chain::Chain;
 use crate::{Error, Result};
 
 /// Where the data of a part of a disk lies: see [`DiskWriter::plan_read`].
 #[derive(Debug)]
 pub struct ReadPlan {
-    parts: Vec<Part>,
+    segments: Vec<Segment>,
 }
 
 #[derive(Debug)]
-struct Part {
+struct Segment {
     len: usize,
     /// None reads as zero.
     source: Option<Source>,
@@ -35,13 +35,13 @@ impl ReadPlan {
     /// How many bytes it is about: fewer than were asked for only at the end of the disk.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.len).sum()
+        self.segments.iter().map(|segment| segment.len).sum()
     }
 
     /// Whether the part begins behind the end of the disk, or has no length.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.segments.is_empty()
     }
 
     /// Fills the first [`len`](ReadPlan::len) bytes of the buffer, which must have as many.
@@ -51,9 +51,9 @@ impl ReadPlan {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) where a file cannot be read. The contents of the buffer are then
     /// undefined.
     pub fn read(&self, mut buffer: &mut [u8]) -> Result<()> {
-        for part in &self.parts {
-            let (now, rest) = buffer.split_at_mut(part.len);
-            match &part.source {
+        for segment in &self.segments {
+            let (now, rest) = buffer.split_at_mut(segment.len);
+            match &segment.source {
                 None => now.fill(0),
                 Some(source) => source.read(now)?,
             }
@@ -63,7 +63,7 @@ impl ReadPlan {
     }
 
     fn push(&mut self, len: usize, source: Option<(&Arc<File>, &Path, u64)>) {
-        if let Some(last) = self.parts.last_mut() {
+        if let Some(last) = self.segments.last_mut() {
             let follows = match (&last.source, source) {
                 (None, None) => true,
                 (Some(last_source), Some((file, _, offset))) => {
@@ -82,13 +82,13 @@ impl ReadPlan {
             path: path.to_owned(),
             offset,
         });
-        self.parts.push(Part { len, source });
+        self.segments.push(Segment { len, source });
     }
 
     /// A part of the disk that is in the chain below the top.
     fn push_lower(&mut self, chain: &Chain, mut offset: u64, mut len: usize) -> Result<()> {
         while len > 0 {
-            let (location, run) = chain.run(offset, len as u64)?;
+            let (location, run) = chain.locate(offset, len as u64)?;
             // At most `len`.
             let run = run as usize;
             match location {
@@ -134,10 +134,12 @@ impl DiskWriter {
     pub fn plan_read(&mut self, offset: u64, len: usize) -> Result<ReadPlan> {
         let left = self.size().bytes().saturating_sub(offset);
         let len = usize::try_from(left).map_or(len, |left| left.min(len));
-        let mut plan = ReadPlan { parts: Vec::new() };
-        for piece in pieces(offset, len, self.cluster) {
-            if let Some(upper) = &mut self.upper {
-                let delta = &mut upper.delta;
+        let mut plan = ReadPlan {
+            segments: Vec::new(),
+        };
+        for piece in cluster_parts(offset, len, self.cluster) {
+            if let Some(merge) = &mut self.merge {
+                let delta = &mut merge.source;
                 if let Some(location) = delta.cluster(piece.cluster)? {
                     let file = delta.shared_file()?;
                     plan.push(

@@ -110,10 +110,10 @@ fn work(
             .unwrap(),
         log: log.clone(),
     };
-    let mut delta = WritableDelta::over(path, Box::new(recorder), false).unwrap();
+    let mut delta = WritableDelta::from_storage(path, Box::new(recorder), false).unwrap();
     delta.mark(true).unwrap();
     let top = Top::Delta(Box::new(delta));
-    let mut writer = DiskWriter::over(Vec::new(), top, cluster()).unwrap();
+    let mut writer = DiskWriter::from_levels(Vec::new(), top, cluster()).unwrap();
     writer.set_preallocation(ahead * CLUSTER);
     let mut random = Random(seed);
     let mut history = History::new();

@@ -87,10 +87,10 @@ fn on_host(path: &Path, room: u64, supported: bool) -> (DiskWriter, Arc<AtomicU6
         room: room.clone(),
         supported,
     };
-    let mut delta = WritableDelta::over(path, Box::new(host), false).unwrap();
+    let mut delta = WritableDelta::from_storage(path, Box::new(host), false).unwrap();
     delta.mark(true).unwrap();
     let top = Top::Delta(Box::new(delta));
-    let writer = DiskWriter::over(Vec::new(), top, cluster()).unwrap();
+    let writer = DiskWriter::from_levels(Vec::new(), top, cluster()).unwrap();
     (writer, room)
 }
 

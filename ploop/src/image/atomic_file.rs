@@ -10,9 +10,9 @@ use rustix::io::Errno;
 
 use crate::{Error, ErrorKind, Guid, Result};
 
-/// The file while it has no name, or another one. Dropped without [`Staged::publish`], it is gone.
+/// The file while it has no name, or another one. Dropped without [`AtomicFile::publish`], it is gone.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub(super) struct AtomicFile {
     operation: &'static str,
     file: File,
     target: PathBuf,
@@ -22,9 +22,9 @@ pub(super) struct Staged {
     temporary: Option<PathBuf>,
 }
 
-impl Staged {
+impl AtomicFile {
     /// Makes an empty file that only its owner can read, to be `target` one day.
-    pub(super) fn create(operation: &'static str, target: &Path) -> Result<Staged> {
+    pub(super) fn create(operation: &'static str, target: &Path) -> Result<AtomicFile> {
         let dir = match target.parent() {
             Some(dir) if dir != Path::new("") => dir.to_owned(),
             _ => PathBuf::from("."),
@@ -39,7 +39,7 @@ impl Staged {
             Some(fd) => (fd, None),
             None => named(&dir, target).map_err(failed)?,
         };
-        Ok(Staged {
+        Ok(AtomicFile {
             operation,
             file: File::from(file),
             target: target.to_owned(),
@@ -105,7 +105,7 @@ impl Staged {
     }
 }
 
-impl Drop for Staged {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let Some(path) = &self.temporary {
             // Nobody is left to be told.
@@ -168,7 +168,7 @@ mod tests {
         let entries = || fs::read_dir(dir.path()).unwrap().count();
         for with_name in [false, true] {
             let make = || {
-                let mut staged = Staged::create("test", &target).unwrap();
+                let mut staged = AtomicFile::create("test", &target).unwrap();
                 // On old kernels it has one anyway.
                 if with_name && staged.temporary.is_none() {
                     let (fd, temporary) = named(dir.path(), &target).unwrap();

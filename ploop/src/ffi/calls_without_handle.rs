@@ -64,14 +64,14 @@ pub(crate) fn create_image(
     path: &Path,
     args: &CreateArgs<'_>,
 ) -> Result<()> {
-    let op = Call::new(operation).finds_device_if(args.fs_type.is_some());
-    if op.finds_device {
+    let call = Call::new(operation).finds_device_if(args.fs_type.is_some());
+    if call.finds_device {
         wait_for_devices(operation, path, timeout())?;
     }
     let mut param = args.param();
     // SAFETY: the texts in `param` are terminated and outlive the call; the image's path has the 4096
     // readable bytes that Debian's build copies (hazard 0.8); the version is 0, 1 or 2.
-    execute(&op, || unsafe {
+    execute(&call, || unsafe {
         sys::ploop_create_image(param.as_mut_ptr())
     })?
     .done(path)
@@ -83,10 +83,10 @@ pub(crate) fn create_descriptor(
     descriptor: &CPath,
     args: &CreateArgs<'_>,
 ) -> Result<()> {
-    const OP: Call = Call::new("create descriptor");
+    const CALL: Call = Call::new("create descriptor");
     let mut param = args.param();
     // SAFETY: as in `create_image`; the descriptor's path has 4096 readable bytes as well.
-    execute(&OP, || unsafe {
+    execute(&CALL, || unsafe {
         sys::ploop_create_dd(descriptor.as_ptr(), param.as_mut_ptr())
     })?
     .done(path)
@@ -123,10 +123,10 @@ impl LockedImage<'_> {
 
 /// Detaches a device, whatever image it has.
 pub(crate) fn umount_device(device: &Path, name: &CText) -> Result<()> {
-    const OP: Call = Call::new("unmount device");
+    const CALL: Call = Call::new("unmount device");
     // SAFETY: the name is terminated and longer than the 5 bytes C compares (hazard 13); a NULL handle
     // is allowed, and one that was not read would crash (hazard 5).
-    execute(&OP, || unsafe {
+    execute(&CALL, || unsafe {
         sys::ploop_umount(name.as_ptr(), std::ptr::null_mut())
     })?
     .done(device)
@@ -138,12 +138,12 @@ type LookUp = unsafe extern "C" fn(*const c_char, *mut c_char, i32) -> i32;
 /// static buffer.
 static MOUNT_TABLE: TimedLock = TimedLock::new();
 
-fn by_mount(op: &'static Call, path: &Path, mount: &CPath, c: LookUp) -> Result<Option<PathBuf>> {
-    MOUNT_TABLE.alone(op.name, Duration::MAX, || {
+fn by_mount(call: &'static Call, path: &Path, mount: &CPath, c: LookUp) -> Result<Option<PathBuf>> {
+    MOUNT_TABLE.with_lock(call.name, Duration::MAX, || {
         let mut out = PathBuffer::new();
         // SAFETY: `c` is one of the two functions below, which read a terminated path and write at
         // most the given number of bytes; no other thread is in `getmntent` by way of this crate.
-        let result = execute(op, || unsafe {
+        let result = execute(call, || unsafe {
             c(mount.as_ptr(), out.as_mut_ptr(), PathBuffer::LEN as i32)
         })?;
         Ok(result.found(path)?.then(|| out.into_path()))
@@ -151,23 +151,23 @@ fn by_mount(op: &'static Call, path: &Path, mount: &CPath, c: LookUp) -> Result<
 }
 
 pub(crate) fn device_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
-    const OP: Call = Call::new("find device of mount point");
-    by_mount(&OP, path, mount, sys::ploop_get_dev_by_mnt)
+    const CALL: Call = Call::new("find device of mount point");
+    by_mount(&CALL, path, mount, sys::ploop_get_dev_by_mnt)
 }
 
 pub(crate) fn partition_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
-    const OP: Call = Call::new("find partition of mount point");
-    by_mount(&OP, path, mount, sys::ploop_get_partition_by_mnt)
+    const CALL: Call = Call::new("find partition of mount point");
+    by_mount(&CALL, path, mount, sys::ploop_get_partition_by_mnt)
 }
 
 /// The top delta of a device, and the name of its format.
 pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBuf, String)> {
-    const OP: Call = Call::new("find top delta of device");
+    const CALL: Call = Call::new("find top delta of device");
     let mut image = PathBuffer::new();
     let mut format = PathBuffer::new();
     // SAFETY: the name is terminated and longer than 5 bytes (hazard 13); both buffers have the lengths
     // given, and a terminator behind them that C does not know of (hazard 12).
-    execute(&OP, || unsafe {
+    execute(&CALL, || unsafe {
         sys::ploop_find_top_delta_name_and_format(
             name.as_ptr(),
             image.as_mut_ptr(),
@@ -185,10 +185,10 @@ pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBu
 
 /// In sectors, for the driver's default format.
 pub(crate) fn max_size(block_size: u32) -> Result<u64> {
-    const OP: Call = Call::new("get maximum size");
+    const CALL: Call = Call::new("get maximum size");
     let mut max = 0;
     // SAFETY: C writes one number to `max`.
-    execute(&OP, || unsafe {
+    execute(&CALL, || unsafe {
         sys::ploop_get_max_size(block_size, &mut max)
     })?
     .done(Path::new(""))?;

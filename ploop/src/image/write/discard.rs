@@ -22,7 +22,7 @@ impl DiskWriter {
             (offset + len) / cluster
         };
         let numbers = offset.div_ceil(cluster) as u32..end as u32;
-        if self.upper.is_some() {
+        if self.merge.is_some() {
             for number in numbers.clone() {
                 self.move_down(number)?;
             }
@@ -78,7 +78,7 @@ impl DiskWriter {
                 let zeroed = if whole {
                     file.zero(offset, len)
                 } else {
-                    // Not by space that was never written to: see `fill`.
+                    // Not by space that was never written to: see `partial_clusters`.
                     write_zeros(&**file, offset, len)
                 };
                 return zeroed
@@ -135,7 +135,7 @@ impl DiskWriter {
     ///
     /// As [`read_at`](DiskWriter::read_at).
     pub fn top_has(&mut self, cluster: u32) -> Result<bool> {
-        if self.upper_cluster(cluster)?.is_some() {
+        if self.merge_source_cluster(cluster)?.is_some() {
             return Ok(true);
         }
         match &mut self.top {

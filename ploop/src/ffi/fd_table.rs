@@ -106,16 +106,16 @@ pub(super) fn above_streams(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// The way of a descriptor out of such a table.
-pub(super) struct Passage {
+pub(super) struct FdChannel {
     inner: OwnedFd,
     outer: UnixStream,
 }
 
-impl Passage {
-    pub(super) fn new() -> io::Result<Passage> {
+impl FdChannel {
+    pub(super) fn new() -> io::Result<FdChannel> {
         let (inner, outer) = UnixStream::pair()?;
         let inner = above_streams(std::os::fd::AsFd::as_fd(&inner))?;
-        Ok(Passage { inner, outer })
+        Ok(FdChannel { inner, outer })
     }
 
     /// What has to be kept.

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 /// The clusters of a file that were written since they were last taken.
 #[derive(Debug, Default)]
-pub(super) struct Tracked {
+pub(super) struct WriteTracker {
     /// `None` while nobody wants to know.
     slots: Option<BTreeSet<u64>>,
 }
 
-impl Tracked {
+impl WriteTracker {
     /// Begins or ends to remember. What was remembered stays where nothing changes.
     pub(super) fn track(&mut self, on: bool) {
         match on {
@@ -20,7 +20,7 @@ impl Tracked {
     }
 
     /// Remembers a write of `len` bytes at `offset`.
-    pub(super) fn note(&mut self, offset: u64, len: u64, cluster: u64) {
+    pub(super) fn record(&mut self, offset: u64, len: u64, cluster: u64) {
         if let Some(slots) = &mut self.slots {
             slots.extend(offset / cluster..(offset + len).div_ceil(cluster));
         }
@@ -47,18 +47,18 @@ mod tests {
 
     #[test]
     fn writes_are_joined_and_taken_once() {
-        let mut tracked = Tracked::default();
-        tracked.note(0, 10, 100);
-        assert!(tracked.take(100).is_empty());
-        tracked.track(true);
+        let mut tracker = WriteTracker::default();
+        tracker.record(0, 10, 100);
+        assert!(tracker.take(100).is_empty());
+        tracker.track(true);
         for (offset, len) in [(250, 10), (99, 2), (0, 0), (200, 100), (500, 1)] {
-            tracked.note(offset, len, 100);
+            tracker.record(offset, len, 100);
         }
-        tracked.track(true);
-        assert_eq!(tracked.take(100), [0..300, 500..600]);
-        assert!(tracked.take(100).is_empty());
-        tracked.note(0, 1, 100);
-        tracked.track(false);
-        assert!(tracked.take(100).is_empty());
+        tracker.track(true);
+        assert_eq!(tracker.take(100), [0..300, 500..600]);
+        assert!(tracker.take(100).is_empty());
+        tracker.record(0, 1, 100);
+        tracker.track(false);
+        assert!(tracker.take(100).is_empty());
     }
 }

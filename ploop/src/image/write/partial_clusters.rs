@@ -11,9 +11,9 @@ use crate::Result;
 
 /// What was written of each such cluster, by the cluster's offset.
 #[derive(Debug, Default)]
-pub(super) struct Unfilled(BTreeMap<u64, Range<u64>>);
+pub(super) struct PartialClusters(BTreeMap<u64, Range<u64>>);
 
-impl Unfilled {
+impl PartialClusters {
     /// The cluster is whole for another reason.
     pub(super) fn forget(&mut self, offset: u64) {
         self.0.remove(&offset);
@@ -22,36 +22,36 @@ impl Unfilled {
 
 impl WritableDelta {
     /// Writes the first part of a cluster that reads as zero.
-    pub(super) fn begin_cluster(&mut self, offset: u64, within: u64, data: &[u8]) -> Result<()> {
+    pub(super) fn write_first_part(&mut self, offset: u64, within: u64, data: &[u8]) -> Result<()> {
         self.write(data, offset + within)?;
         if !data.is_empty() {
             let written = within..within + data.len() as u64;
-            self.unfilled.0.insert(offset, written);
+            self.partial_clusters.0.insert(offset, written);
         }
         Ok(())
     }
 
     /// Writes into the cluster at `offset`, which is there.
     pub(super) fn write_within(&mut self, offset: u64, within: u64, data: &[u8]) -> Result<()> {
-        if let Some(written) = self.unfilled.0.get(&offset).cloned() {
+        if let Some(written) = self.partial_clusters.0.get(&offset).cloned() {
             let part = within..within + data.len() as u64;
             // What was written stays in one piece.
             self.fill(offset, written.end..part.start)?;
             self.fill(offset, part.end..written.start)?;
             let written = written.start.min(part.start)..written.end.max(part.end);
             if written == (0..self.header.cluster.bytes()) {
-                self.unfilled.forget(offset);
+                self.partial_clusters.forget(offset);
             } else {
-                self.unfilled.0.insert(offset, written);
+                self.partial_clusters.0.insert(offset, written);
             }
         }
         self.write(data, offset + within)
     }
 
     /// Makes every cluster whole.
-    pub(super) fn fill_clusters(&mut self) -> Result<()> {
+    pub(super) fn complete_clusters(&mut self) -> Result<()> {
         let size = self.header.cluster.bytes();
-        while let Some((offset, written)) = self.unfilled.0.pop_first() {
+        while let Some((offset, written)) = self.partial_clusters.0.pop_first() {
             self.fill(offset, 0..written.start)?;
             self.fill(offset, written.end..size)?;
         }
@@ -67,7 +67,7 @@ impl WritableDelta {
 
     /// Makes a part of a cluster zero by writing to it.
     pub(super) fn write_zeros(&mut self, offset: u64, len: u64) -> Result<()> {
-        self.note(offset, len);
+        self.record(offset, len);
         self.attempt("the data cannot be made zero", |storage| {
             write_zeros(storage, offset, len)
         })
