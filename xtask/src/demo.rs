@@ -3,10 +3,10 @@
 use crate::packages::{self, Kind, Program};
 use crate::sandbox::{self, Sandbox};
 use crate::{Install, run, setup};
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use clap::Args;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 #[derive(Args)]
@@ -94,23 +94,12 @@ pub(crate) fn examples() -> Result<()> {
     if matches!(driver, Driver::None) {
         return Ok(());
     }
-    volume(&driver, example("volume")?)
-}
-
-fn volume(driver: &Driver, program: &Path) -> Result<()> {
-    let mut command = driver.command(&PathBuf::from("bash"))?;
-    command.arg("-c").arg(VOLUME).arg(program);
+    let mut command = driver.command(Path::new("bash"))?;
+    command.arg("-c").arg(VOLUME).arg(example("volume")?);
     show(&mut command, "volume")
 }
 
 fn show(command: &mut Command, name: &str) -> Result<()> {
     println!("\n== example {name}");
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("cannot run the example {name}"))?;
-    if !status.success() {
-        bail!("example {name}: {status}");
-    }
-    Ok(())
+    run::run_as(command, &format!("example {name}"))
 }

@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Report {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
-    /// As the summary lines say.
-    pub(crate) ignored: usize,
+    /// Those that `cargo test` calls ignored, by its summary lines.
+    pub(crate) skipped: usize,
     pub(crate) filtered: usize,
-    /// The ignored tests by reason; one that is ignored in two runs is here once.
+    /// The skipped tests by reason; one that is skipped in two runs is here once.
     pub(crate) reasons: BTreeMap<String, Vec<String>>,
     /// The tests that ran.
     pub(crate) ran: BTreeSet<String>,
-    /// How many were ignored, and ran in a run that was added.
+    /// The tests that failed.
+    pub(crate) failures: Vec<String>,
+    /// How many were skipped, and ran in a run that was added.
     pub(crate) made_up: usize,
 }
 
@@ -31,16 +33,17 @@ impl Report {
         self.passed += other.passed;
         self.failed += other.failed;
         self.filtered += other.filtered;
-        self.ignored += other.ignored;
+        self.skipped += other.skipped;
         for (reason, names) in other.reasons {
             for name in names {
                 self.name(reason.clone(), &name);
             }
         }
         self.ran.extend(other.ran);
+        self.failures.extend(other.failures);
     }
 
-    /// Adds what another run of the same tests said: one that was ignored here and ran there counts as ignored no more.
+    /// Adds another run of the same tests. A test that was skipped here and ran there is no longer listed as skipped.
     pub(crate) fn add(&mut self, other: Report) {
         for names in self.reasons.values_mut() {
             let before = names.len();
@@ -78,7 +81,7 @@ impl Report {
                 match what {
                     "passed" => self.passed += number,
                     "failed" => self.failed += number,
-                    "ignored" => self.ignored += number,
+                    "ignored" => self.skipped += number,
                     "filtered" => self.filtered += number,
                     _ => {}
                 }
@@ -96,29 +99,24 @@ impl Report {
             let reason = rest.strip_prefix(", ").or(kind);
             let reason = reason.unwrap_or("no reason given").to_owned();
             self.name(reason, name.trim());
-        } else if let Some(name) = ended(line) {
+        } else if let Some((name, passed)) = ended(line) {
             self.ran.insert(name.to_owned());
+            if !passed {
+                self.failures.push(name.to_owned());
+            }
         }
     }
 
-    /// Whether any test ran or was ignored.
+    /// Whether no test ran or was skipped.
     pub(crate) fn is_empty(&self) -> bool {
-        self.passed + self.failed + self.ignored == 0
+        self.passed + self.failed + self.skipped == 0
     }
 
-    /// All in a few words, as those programs read them that read what `cargo test` prints.
+    /// All in a few words, in the form that programs look for which read the output of tests.
     pub(crate) fn counts(&self) -> String {
-        format!(
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.ignored
-        )
-    }
-
-    /// The end of the output: how many, and what could not run and why.
-    pub(crate) fn summary(&self) -> String {
         let mut text = format!(
-            "Tests: {} passed, {} failed, {} ignored",
-            self.passed, self.failed, self.ignored
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
         );
         if self.made_up > 0 {
             text += &format!(", {} of which ran in the sandbox", self.made_up);
@@ -126,9 +124,14 @@ impl Report {
         if self.filtered > 0 {
             text += &format!(", {} filtered out", self.filtered);
         }
-        text.push('\n');
+        text
+    }
+
+    /// What could not run, and why.
+    pub(crate) fn skips(&self) -> String {
+        let mut text = String::new();
         for (reason, names) in &self.reasons {
-            text += &format!("  ignored ({}): {reason}\n", names.len());
+            text += &format!("  skipped ({}): {reason}\n", names.len());
             for name in names {
                 text += &format!("    {name}\n");
             }
@@ -137,14 +140,14 @@ impl Report {
     }
 }
 
-/// The name of the test that ended, if this line says that one did.
-pub(crate) fn ended(line: &str) -> Option<&str> {
-    let (begin, "ok" | "FAILED") = line.trim_end().rsplit_once(" ... ")? else {
+/// The name of the test that ended, and whether it passed, if this line says that one ended.
+pub(crate) fn ended(line: &str) -> Option<(&str, bool)> {
+    let (begin, result @ ("ok" | "FAILED")) = line.trim_end().rsplit_once(" ... ")? else {
         return None;
     };
     // A program that the test ran may have left its last line without an end.
     let (_, name) = begin.rsplit_once("test ")?;
-    Some(name.trim())
+    Some((name.trim(), result == "ok"))
 }
 
 #[cfg(test)]
@@ -168,53 +171,59 @@ test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured; 4 filtered out; fini
     fn summary_lines_are_added_up() {
         let report = report(&OUTPUT.repeat(2));
         assert_eq!((report.passed, report.failed), (2, 0));
-        assert_eq!((report.ignored, report.filtered), (4, 8));
+        assert_eq!((report.skipped, report.filtered), (4, 8));
     }
 
     #[test]
-    fn every_ignored_test_is_named_with_its_reason() {
-        let text = report(&OUTPUT.repeat(2)).summary();
-        assert!(text.contains("ignored (1): needs the ploop kernel module\n    mount::quota\n"));
-        assert!(text.contains("ignored (1): no reason given\n    src/lib.rs - Ploop::mount"));
+    fn every_skipped_test_is_named_with_its_reason() {
+        let text = report(&OUTPUT.repeat(2)).skips();
+        assert!(text.contains("skipped (1): needs the ploop kernel module\n    mount::quota\n"));
+        assert!(text.contains("skipped (1): no reason given\n    src/lib.rs - Ploop::mount"));
     }
 
     #[test]
     fn a_kind_is_a_reason() {
         let text =
-            report("test [no [big] disk] a_b   ... ignored\ntest a_c     ... ignored\n").summary();
+            report("test [no [big] disk] a_b   ... ignored\ntest a_c     ... ignored\n").skips();
         assert!(
-            text.contains("ignored (1): no [big] disk\n    a_b\n"),
+            text.contains("skipped (1): no [big] disk\n    a_b\n"),
             "{text}"
         );
         assert!(text.contains("no reason given\n    a_c\n"), "{text}");
     }
 
     #[test]
-    fn what_runs_later_is_ignored_no_more() {
+    fn what_runs_later_is_skipped_no_more() {
         let mut first = report(OUTPUT);
         let later = report(
             "a program's wordstest mount::quota ... ok\ntest [no disk] new ... ignored\n\
              test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out",
         );
         first.add(later);
-        let text = first.summary();
-        let counts = "2 passed, 0 failed, 3 ignored, 1 of which ran in the sandbox";
-        assert!(text.contains(counts), "{text}");
+        let text = first.skips();
+        assert_eq!(
+            first.counts(),
+            "2 passed, 0 failed, 3 skipped, 1 of which ran in the sandbox, 4 filtered out"
+        );
         assert!(!text.contains("mount::quota"), "{text}");
-        assert!(text.contains("ignored (1): no disk\n    new\n"), "{text}");
+        assert!(text.contains("skipped (1): no disk\n    new\n"), "{text}");
         first.not_run("needs root", "all of it");
-        assert!(first.summary().contains("needs root\n    all of it\n"));
+        assert!(first.skips().contains("needs root\n    all of it\n"));
     }
 
     #[test]
     fn programs_are_added_up() {
         let mut all = report(OUTPUT);
-        // Ignored here, whether or not a test of that name ran elsewhere.
+        // Skipped here, whether or not a test of that name ran elsewhere.
         all.extend(report(
-            "test mount::quota ... ok\ntest result: ok. 1 passed; 1 failed",
+            "test mount::quota ... ok\ntest new ... FAILED\ntest result: FAILED. 1 passed; 1 failed",
         ));
-        assert_eq!(all.counts(), "2 passed, 1 failed, 2 skipped");
-        assert!(all.summary().contains("mount::quota"));
+        assert_eq!(
+            all.counts(),
+            "2 passed, 1 failed, 2 skipped, 4 filtered out"
+        );
+        assert_eq!(all.failures, ["new"]);
+        assert!(all.skips().contains("mount::quota"));
         assert!(!all.is_empty());
         assert!(report("running 0 tests\n").is_empty());
     }

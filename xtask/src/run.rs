@@ -63,6 +63,11 @@ pub(crate) fn shown(command: &Command) -> String {
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let name = shown(command);
     println!("$ {name}");
+    run_as(command, &name)
+}
+
+/// The same for a command that is told to the user by another name.
+pub(crate) fn run_as(command: &mut Command, name: &str) -> Result<()> {
     let status = command
         .stdin(Stdio::null())
         .status()

@@ -187,7 +187,8 @@ struct Run {
     outside: Report,
     /// In the sandbox.
     inside: Report,
-    failed: Vec<String>,
+    /// The programs that failed, and the tests in each that did.
+    failed: Vec<(String, Vec<String>)>,
     timings: Vec<Timing>,
 }
 
@@ -224,20 +225,19 @@ impl Run {
         // With a filter, most have nothing to do.
         if !succeeded || !report.is_empty() {
             println!(
-                "{} {:>9}  {}: {} passed, {} failed, {} ignored",
+                "{} {:>9}  {}: {}",
                 if succeeded { "ok    " } else { "FAILED" },
                 steps::seconds(done.time),
                 done.name,
-                report.passed,
-                report.failed,
-                report.ignored,
+                report.counts(),
             );
         }
         if !succeeded || shows && !report.is_empty() {
             done.print_output();
         }
         if !succeeded {
-            self.failed.push(done.name.clone());
+            self.failed
+                .push((done.name.clone(), report.failures.clone()));
         }
         if done.name.ends_with(IN_SANDBOX) {
             self.inside.extend(report);
@@ -249,7 +249,7 @@ impl Run {
     fn single_tests(&mut self, done: &Done) {
         let mut before = Duration::ZERO;
         for (at, line) in &done.lines {
-            if let Some(name) = report::ended(line) {
+            if let Some((name, _)) = report::ended(line) {
                 let what = format!("{}: {name}", done.name);
                 self.took(at.saturating_sub(before), None, &what);
                 before = *at;
@@ -281,15 +281,30 @@ impl Run {
         }
         let mut report = self.outside;
         report.add(self.inside);
-        print!("\n{}", report.summary());
+        print!("\n{}", report.skips());
         println!("Elapsed: {}", steps::seconds(elapsed));
         println!("{}", report.counts());
         if !self.failed.is_empty() {
-            bail!("failed: {}", self.failed.join("; "));
+            bail!("{}", failures(&self.failed));
         }
         if report.passed == 0 && options.arguments.is_empty() {
             bail!("no test ran");
         }
         Ok(())
     }
+}
+
+/// The programs that failed, each with its failed tests: what the run ends with.
+fn failures(programs: &[(String, Vec<String>)]) -> String {
+    let mut text = "failed:".to_owned();
+    for (program, tests) in programs {
+        text += &format!("\n  {program}");
+        if tests.is_empty() {
+            text += " (it did not run to its end)";
+        }
+        for test in tests {
+            text += &format!("\n    {test}");
+        }
+    }
+    text
 }
