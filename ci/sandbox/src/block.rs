@@ -31,7 +31,7 @@ const FIRST: u32 = 1;
 /// The block device behind ploopN. Dropping it removes all of it.
 pub(crate) struct Block {
     index: u32,
-    state: SandboxDirectory,
+    sandbox: SandboxDirectory,
     device: LoopDevice,
     data: Weak<dyn Data>,
     partition: Mutex<Seen>,
@@ -52,28 +52,28 @@ impl Block {
     /// number is somebody else's. The block does not keep `data` alive.
     pub(crate) fn create(
         index: u32,
-        state: &SandboxDirectory,
+        sandbox: &SandboxDirectory,
         data: Arc<dyn Data>,
     ) -> io::Result<Block> {
-        let device = LoopDevice::new(index, &state.real_virtual());
+        let device = LoopDevice::new(index, &sandbox.real_virtual());
         if device.exists() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        state.note_loop(index)?;
+        sandbox.note_loop(index)?;
         if let Err(error) = device.add() {
-            state.forget_loop(index);
+            sandbox.forget_loop(index);
             return Err(error);
         }
         // From here on, dropping removes what there is.
         let mut block = Block {
             index,
-            state: state.clone(),
+            sandbox: sandbox.clone(),
             device,
             data: Arc::downgrade(&data),
             partition: Mutex::default(),
             file: None,
         };
-        let directory = state.data(index);
+        let directory = sandbox.data(index);
         fs::create_dir(&directory)?;
         let file_system = DataFileSystem::new(&data);
         block.file = Some(fuse::mount(file_system, &directory, data::THREADS)?);
@@ -84,7 +84,7 @@ impl Block {
     /// START: binds the device to the data. As in the driver, a partition that has stayed from before is there at once;
     /// another one is found by the first who opens the device.
     pub(crate) fn attach(&self, read_only: bool) -> io::Result<()> {
-        let path = self.state.data(self.index).join(data::FILE);
+        let path = self.sandbox.data(self.index).join(data::FILE);
         let file = File::options().read(true).write(!read_only).open(&path)?;
         let device = loop_device::open(&self.node(), !read_only, false)?;
         let name = path.as_os_str().as_bytes();
@@ -142,7 +142,7 @@ impl Block {
     /// After [`Data::size`] changed.
     pub(crate) fn resized(&self) -> io::Result<()> {
         // The kernel takes the size from what it last heard of the file.
-        fs::metadata(self.state.data(self.index).join(data::FILE))?;
+        fs::metadata(self.sandbox.data(self.index).join(data::FILE))?;
         ioctl::loop_set_capacity(loop_device::open(&self.node(), false, false)?)
     }
 
@@ -266,7 +266,7 @@ impl Block {
     fn mount_lines(&self) -> Vec<Mount> {
         let whole = self.device.number().ok();
         let first = self.device.partition_number(FIRST);
-        let mut lines = mounts::own().unwrap_or_default();
+        let mut lines = mounts::current().unwrap_or_default();
         lines.retain(|mount| Some(mount.device) == whole || Some(mount.device) == first);
         lines
     }
@@ -353,11 +353,11 @@ impl Drop for Block {
             let _ = loop_device::open(&self.node(), false, false).and_then(ioctl::loop_clear);
         }
         drop(self.file.take());
-        let _ = fs::remove_dir(self.state.data(self.index));
+        let _ = fs::remove_dir(self.sandbox.data(self.index));
         let _ = fs::remove_file(self.partition_node());
         let _ = fs::remove_file(self.node());
         if self.device.remove(Duration::from_secs(2)).is_ok() {
-            self.state.forget_loop(self.index);
+            self.sandbox.forget_loop(self.index);
         }
     }
 }

@@ -37,7 +37,7 @@ fn try_grow(request: &Request, descriptors: Vec<OwnedFd>) -> io::Result<()> {
     let device = rustix::fs::fstat(&descriptor)?.st_dev;
     // It would keep the file system busy.
     drop(descriptor);
-    let mut lines = mounts::own()?;
+    let mut lines = mounts::current()?;
     lines.retain(|mount| rustix::fs::makedev(mount.device.0, mount.device.1) == device);
     let [mount] = &*lines else {
         // Nobody could put several mounts back as they were.

@@ -1,4 +1,4 @@
-//! Mounting a FUSE file system, and ending it whatever its state.
+//! FUSE: mounting a file system, unmounting it, and aborting its connection when it does not answer.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -11,11 +11,11 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::mounts;
 
-/// Where the kernel lists the connections.
+/// The directory in which the kernel lists the connections.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
-/// What is read is copied twice: into a buffer of this process, and from there to whoever asked. In pieces of this size
-/// the buffers stay in the processor's cache; pieces of 1 MiB were slower by a third.
+/// The longest read. What is read is copied twice: into a buffer of this process, and from there to the caller. Buffers of
+/// this size stay in the processor's cache; reads of 1 MiB were slower by a third.
 const MAX_READ: usize = 128 << 10;
 
 /// A mounted file system that is served by threads of this process. Dropping it unmounts it.
@@ -24,10 +24,9 @@ pub(crate) struct Mounted {
     _session: BackgroundSession,
 }
 
-/// Mounts a file system that everybody may look into.
+/// Mounts a file system that all users may read.
 ///
-/// By hand, for then neither libfuse nor fusermount has to be there, and the unmount is this
-/// module's own.
+/// The mount is made here and not by `fuser`, so that neither libfuse nor fusermount is needed and this module unmounts it.
 pub(crate) fn mount(
     file_system: impl Filesystem,
     point: &Path,
@@ -59,15 +58,16 @@ pub(crate) fn mount(
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // What is still in use goes when its last user does; there is nobody to tell of a failure.
+        // What is still in use goes with its last user.
         let _ = rustix::mount::unmount(&self.point, UnmountFlags::DETACH);
     }
 }
 
-/// Sees to it that connections can be aborted: mounts the control file system where it is not
-/// mounted, in this namespace.
+/// Mounts `fusectl` where it is not mounted, in this namespace, so that connections can be aborted.
 pub(crate) fn mount_control() -> io::Result<()> {
-    let is_mounted = mounts::own()?.iter().any(|mount| mount.kind == "fusectl");
+    let is_mounted = mounts::current()?
+        .iter()
+        .any(|mount| mount.kind == "fusectl");
     if !is_mounted {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         rustix::mount::mount("fusectl", CONNECTIONS, "fusectl", flags, None)?;
@@ -75,13 +75,18 @@ pub(crate) fn mount_control() -> io::Result<()> {
     Ok(())
 }
 
-/// Aborts the connections of all FUSE file systems mounted below a directory: whoever waits for an
-/// answer gets an error, and a process that could not be killed can be.
+/// Whether connections can be aborted.
+pub(crate) fn can_abort() -> bool {
+    Path::new(CONNECTIONS).read_dir().is_ok()
+}
+
+/// Aborts the connections of all FUSE file systems mounted below a directory. Processes that wait for an answer get an error,
+/// and can be killed again.
 pub(crate) fn abort_below(mounts: &[mounts::Mount], directory: &Path) {
     for mount in mounts {
         if mount.kind == "fuse" && mount.point.starts_with(directory) {
             let file = format!("{CONNECTIONS}/{}/abort", mount.device.1);
-            // Gone is as good as aborted.
+            // Fails where the connection is gone already.
             let _ = OpenOptions::new()
                 .write(true)
                 .open(file)

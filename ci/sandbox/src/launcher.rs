@@ -1,8 +1,7 @@
-//! Runs a program in a sandbox, and takes the sandbox down when it has ended.
+//! The launcher: makes a sandbox, runs a program in it, forwards signals, and removes the sandbox when the program has ended.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -21,20 +20,20 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::daemon::{READY, STOP};
 use crate::sandbox_directory::{Base, Lock, SandboxDirectory};
-use crate::teardown::{self, PATIENCE};
-use crate::watchdog::{Trouble, Watchdog};
+use crate::teardown::{self, TIMEOUT};
+use crate::watchdog::{DaemonFailure, Watchdog};
 use crate::{mounts, namespace, processes};
 
 /// The exit code where the sandbox failed, and the program did not.
-const FAILED: u8 = 70;
-/// How long a program that was told to end by a signal gets.
+const SANDBOX_FAILED: u8 = 70;
+/// How long the program may take to end after the first forwarded signal.
 const GRACE: Duration = Duration::from_secs(10);
-/// Ends a wait, so that clocks are looked at.
+/// How often the deadline and the watchdog are looked at.
 const TICK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
-/// The signals that are handed on.
+/// The signals that are forwarded to the program.
 const FORWARDED: [NixSignal; 4] = [
     NixSignal::SIGHUP,
     NixSignal::SIGINT,
@@ -44,98 +43,103 @@ const FORWARDED: [NixSignal; 4] = [
 
 /// What to run, and how.
 pub(crate) struct Options {
-    /// Where the sandbox is made, and dead ones are looked for.
+    /// The directory in which the sandbox is made and dead ones are cleaned up.
     pub(crate) base: PathBuf,
-    /// The library; none for a program that is not to see the driver.
+    /// The preload library; none for a program that is not to see the driver.
     pub(crate) preload: Option<PathBuf>,
-    /// How long the daemon may leave somebody waiting.
-    pub(crate) patience: Duration,
+    /// How long the daemon may leave a request unanswered.
+    pub(crate) daemon_timeout: Duration,
     pub(crate) command: Vec<OsString>,
+    /// This program, which the daemon is, too.
+    pub(crate) executable: PathBuf,
 }
 
-/// Runs a program; this process is in a mount namespace of its own. The result is its exit code.
+/// Runs a program and returns its exit code. This process is in a mount namespace of its own already.
 pub(crate) fn run(options: &Options) -> Result<u8> {
     let signals = forwarded();
-    // The mask is taken back by whoever starts the program.
+    // `become_program` unblocks them.
     signals.thread_block().context("cannot block signals")?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .context("cannot make a descriptor of signals")?;
+        .context("cannot make a signalfd")?;
     let base = Base::new(&options.base)?;
     for line in teardown::clean(&base)? {
         eprintln!("ploop-sandbox: {line}");
     }
-    let (state, lock) = SandboxDirectory::create(&base)?;
-    let code = live(&state, &lock, &signals, options);
-    for problem in teardown::rest(&state) {
+    let (sandbox, lock) = SandboxDirectory::create(&base)?;
+    let code = run_in(&sandbox, &lock, &signals, options);
+    for problem in teardown::remove(&sandbox) {
         eprintln!("ploop-sandbox: {problem}");
     }
     code
 }
 
-/// From nothing to a state in which only what lies around has to be removed.
-fn live(
-    state: &SandboxDirectory,
+/// Sets the sandbox up, starts its daemon, runs the program and ends the daemon.
+fn run_in(
+    sandbox: &SandboxDirectory,
     lock: &Lock,
     signals: &SignalFd,
     options: &Options,
 ) -> Result<u8> {
-    namespace::build(state)?;
-    let mut daemon = Daemon::start(state, lock)?;
+    namespace::set_up(sandbox)?;
+    let mut daemon = Daemon::start(sandbox, lock, options)?;
     let result = daemon
         .wait_until_ready()
-        .and_then(|()| program(state, &daemon, signals, options));
-    let is_well = !matches!(result, Err(_) | Ok((_, Some(_))));
-    daemon.end(state, is_well);
-    let (code, trouble) = result?;
-    match trouble {
-        None => Ok(code.unwrap_or(FAILED)),
-        Some(trouble) => {
+        .and_then(|()| run_program(sandbox, &daemon, signals, options));
+    let is_healthy = matches!(result, Ok((_, None)));
+    daemon.end(sandbox, is_healthy);
+    let (code, failure) = result?;
+    match failure {
+        None => Ok(code.unwrap_or(SANDBOX_FAILED)),
+        Some(failure) => {
             eprintln!(
                 "ploop-sandbox: the daemon {}: the sandbox was ended",
-                match trouble {
-                    Trouble::Died => "died",
-                    Trouble::Hung => "did not answer",
+                match failure {
+                    DaemonFailure::Died => "died",
+                    DaemonFailure::Hung => "did not answer",
                 }
             );
-            Ok(code.filter(|code| *code != 0).unwrap_or(FAILED))
+            Ok(code.filter(|code| *code != 0).unwrap_or(SANDBOX_FAILED))
         }
     }
 }
 
-/// Runs the program and ends what it started. Its exit code, if it ended by itself, and what
-/// happened to the daemon.
-fn program(
-    state: &SandboxDirectory,
+/// Runs the program and ends what it started. Returns its exit code, if it ended by itself, and how the daemon failed, if it
+/// did.
+fn run_program(
+    sandbox: &SandboxDirectory,
     daemon: &Daemon,
     signals: &SignalFd,
     options: &Options,
-) -> Result<(Option<u8>, Option<Trouble>)> {
-    let before: HashSet<u32> = mounts::own()?.into_iter().map(|mount| mount.id).collect();
+) -> Result<(Option<u8>, Option<DaemonFailure>)> {
+    let before: HashSet<u32> = mounts::current()?
+        .into_iter()
+        .map(|mount| mount.id)
+        .collect();
     let (wake, woken) = UnixStream::pair()?;
-    let watch = Watchdog::start(state.clone(), daemon.id(), options.patience, woken)?;
-    let mut program = start(state, options)?;
-    let (mut code, mut trouble) = wait(&mut program, daemon, signals, &watch, &wake)?;
+    let watchdog = Watchdog::start(sandbox.clone(), daemon.id(), options.daemon_timeout, woken)?;
+    let mut program = start_program(sandbox, options)?;
+    let (mut code, mut failure) = wait(&mut program, daemon, signals, &watchdog, &wake)?;
 
     let spare = [daemon.id()];
-    processes::end(state, &spare, trouble.is_none());
+    processes::end(sandbox, &spare, failure.is_none());
     if code.is_none() {
-        // It was killed, if it can be.
-        code = wait_at_most(&mut program, PATIENCE)?.map(exit_code);
-        if trouble.is_some() {
+        // `processes::end` has killed it.
+        code = wait_at_most(&mut program, TIMEOUT)?.map(exit_code);
+        if failure.is_some() {
             code = None;
         }
     }
-    let unmounted = teardown::within(PATIENCE, move || teardown::unmount_new(&before));
-    trouble = trouble.or(watch.trouble());
-    if !unmounted && trouble.is_none() {
-        trouble = Some(Trouble::Hung);
+    let unmounted = teardown::with_timeout(TIMEOUT, move || teardown::unmount_new(&before));
+    failure = failure.or(watchdog.failure());
+    if !unmounted && failure.is_none() {
+        failure = Some(DaemonFailure::Hung);
     }
-    Ok((code, trouble))
+    Ok((code, failure))
 }
 
-fn start(state: &SandboxDirectory, options: &Options) -> Result<Child> {
-    let mut command = Command::new(own_executable()?);
-    command.arg("exec").arg("--state").arg(state.dir());
+fn start_program(sandbox: &SandboxDirectory, options: &Options) -> Result<Child> {
+    let mut command = Command::new(&options.executable);
+    command.arg("exec").arg("--directory").arg(sandbox.dir());
     if let Some(preload) = &options.preload {
         command.arg("--preload").arg(preload);
     }
@@ -143,25 +147,25 @@ fn start(state: &SandboxDirectory, options: &Options) -> Result<Child> {
     command.spawn().context("cannot start the program")
 }
 
-/// The launcher's other half: becomes the program.
+/// `ploop-sandbox exec`: sets the variables of the preload library and becomes the program by `execvp`.
 pub(crate) fn become_program(
-    state: &Path,
+    directory: &Path,
     preload: Option<&Path>,
     command: &[OsString],
 ) -> Result<()> {
     forwarded()
         .thread_unblock()
         .context("cannot unblock signals")?;
-    let state = SandboxDirectory::new(state.to_owned());
+    let sandbox = SandboxDirectory::new(directory.to_owned());
     let [name, arguments @ ..] = command else {
         bail!("no command");
     };
     let mut program = Command::new(name);
     program.args(arguments);
-    program.env(wire::SOCKET, state.socket());
-    program.env(wire::PROC_VZ, state.tree().join("vz"));
-    // Debian's libploop copies 4 KiB from where an argument begins. In a small environment the stack ends
-    // before that, and `ploop init` dies.
+    program.env(wire::SOCKET, sandbox.socket());
+    program.env(wire::PROC_VZ, sandbox.tree().join("vz"));
+    // Debian's libploop copies 4 KiB from where an argument begins. With a small environment the stack ends before that,
+    // and `ploop init` crashes.
     program.env("PLOOP_SANDBOX_ROOM", " ".repeat(8 << 10));
     if let Some(preload) = preload {
         let mut list = preload.as_os_str().to_owned();
@@ -174,14 +178,14 @@ pub(crate) fn become_program(
     Err(program.exec()).with_context(|| format!("cannot run {}", name.to_string_lossy()))
 }
 
-/// Until the program ends, or has to be ended.
+/// Waits until the program ends or has to be ended.
 fn wait(
     program: &mut Child,
     daemon: &Daemon,
     signals: &SignalFd,
-    watch: &Watchdog,
+    watchdog: &Watchdog,
     wake: &UnixStream,
-) -> Result<(Option<u8>, Option<Trouble>)> {
+) -> Result<(Option<u8>, Option<DaemonFailure>)> {
     let process = pidfd(program.id())?;
     let mut deadline: Option<Instant> = None;
     loop {
@@ -198,7 +202,7 @@ fn wait(
         }
         let daemon_is_gone = !polled[2].revents().is_empty();
         while let Some(signal) = signals.read_signal().context("cannot read signals")? {
-            // The kernel's own come from a terminal, which has sent them to the program too.
+            // Those of the kernel come from the terminal, which sends them to the program, too.
             const SI_KERNEL: i32 = 0x80;
             if signal.ssi_code != SI_KERNEL {
                 let number = signal.ssi_signo as i32;
@@ -209,13 +213,13 @@ fn wait(
             }
         }
         if let Some(status) = program.try_wait().context("cannot wait for the program")? {
-            return Ok((Some(exit_code(status)), watch.trouble()));
+            return Ok((Some(exit_code(status)), watchdog.failure()));
         }
-        if let Some(trouble) = watch.trouble() {
-            return Ok((None, Some(trouble)));
+        if let Some(failure) = watchdog.failure() {
+            return Ok((None, Some(failure)));
         }
         if daemon_is_gone {
-            return Ok((None, Some(Trouble::Died)));
+            return Ok((None, Some(DaemonFailure::Died)));
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok((None, None));
@@ -223,7 +227,7 @@ fn wait(
     }
 }
 
-/// The daemon, as the launcher has it.
+/// The daemon, seen from the launcher.
 struct Daemon {
     child: Child,
     pidfd: OwnedFd,
@@ -231,11 +235,11 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(state: &SandboxDirectory, lock: &Lock) -> Result<Daemon> {
+    fn start(sandbox: &SandboxDirectory, lock: &Lock, options: &Options) -> Result<Daemon> {
         let (stream, other) = UnixStream::pair()?;
-        let child = Command::new(own_executable()?)
+        let child = Command::new(&options.executable)
             .arg("daemon")
-            .arg(state.dir())
+            .arg(sandbox.dir())
             .stdin(lock.0.try_clone()?)
             .stdout(Stdio::from(OwnedFd::from(other)))
             .env_remove("LD_PRELOAD")
@@ -255,7 +259,7 @@ impl Daemon {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        self.stream.set_read_timeout(Some(PATIENCE))?;
+        self.stream.set_read_timeout(Some(TIMEOUT))?;
         let mut line = String::new();
         BufReader::new(&self.stream)
             .read_line(&mut line)
@@ -266,24 +270,24 @@ impl Daemon {
         Ok(())
     }
 
-    /// Has it stop all devices, and kills it where it cannot.
-    fn end(mut self, state: &SandboxDirectory, is_well: bool) {
-        if is_well && writeln!(self.stream, "{STOP}").is_ok() {
+    /// Has it stop all devices; kills it if it fails to.
+    fn end(mut self, sandbox: &SandboxDirectory, is_healthy: bool) {
+        if is_healthy && writeln!(self.stream, "{STOP}").is_ok() {
             // A little longer than the daemon itself waits.
-            let patience = PATIENCE + Duration::from_secs(5);
-            if matches!(wait_at_most(&mut self.child, patience), Ok(Some(_))) {
+            let timeout = TIMEOUT + Duration::from_secs(5);
+            if matches!(wait_at_most(&mut self.child, timeout), Ok(Some(_))) {
                 return;
             }
         }
-        crate::watchdog::abort(state);
+        crate::watchdog::abort(sandbox);
         teardown::kill(self.id());
-        // It is gone, or waits in the kernel, where nobody waits for it.
+        // A process that hangs in the kernel is left behind.
         let _ = wait_at_most(&mut self.child, Duration::from_secs(5));
     }
 }
 
-fn wait_at_most(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
-    let until = Instant::now() + patience;
+fn wait_at_most(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {
+    let until = Instant::now() + timeout;
     loop {
         let status = child.try_wait()?;
         if status.is_some() || Instant::now() >= until {
@@ -306,19 +310,11 @@ fn exit_code(status: ExitStatus) -> u8 {
     }
 }
 
-/// The signals to hand on, but for those that are ignored, as under nohup.
+/// The signals to forward: not those that are ignored, as under nohup.
 fn forwarded() -> SigSet {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
+    let [ignored] = processes::status_masks("self", ["SigIgn:"]).unwrap_or_default();
     FORWARDED
         .into_iter()
         .filter(|signal| ignored & 1 << (*signal as i32 - 1) == 0)
         .collect()
-}
-
-fn own_executable() -> Result<PathBuf> {
-    std::env::current_exe().context("cannot find this program")
 }

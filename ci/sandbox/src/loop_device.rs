@@ -41,9 +41,9 @@ impl LoopDevice {
     }
 
     /// Removes it, trying for some time: udev may be looking at it.
-    pub(crate) fn remove(&self, patience: Duration) -> io::Result<()> {
+    pub(crate) fn remove(&self, timeout: Duration) -> io::Result<()> {
         let control = control()?;
-        let until = Instant::now() + patience;
+        let until = Instant::now() + timeout;
         loop {
             match ioctl::loop_remove(&control, self.index) {
                 Err(error)

@@ -1,4 +1,5 @@
-//! A userspace stand-in for the ploop kernel driver: runs a program in a world in which ploop works.
+//! `ploop-sandbox`: runs a program in a mount namespace in which a userspace stand-in takes the place of the ploop kernel
+//! driver.
 
 #![deny(unsafe_code)]
 
@@ -32,9 +33,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::sandbox_directory::Base;
 
-/// The code for "this machine cannot do it".
-const IMPOSSIBLE: u8 = 3;
-const LIBRARY: &str = "libploop_sandbox_preload.so";
+/// The exit code where the machine lacks something that a sandbox needs.
+const REQUIREMENT_MISSING: u8 = 3;
+const PRELOAD_LIBRARY: &str = "libploop_sandbox_preload.so";
 
 /// A userspace stand-in for the ploop kernel driver.
 #[derive(Parser)]
@@ -44,13 +45,14 @@ struct Cli {
     command: Subcommands,
 }
 
-const EXIT_CODES: &str = "Exit codes of `run`: the program's, 128 and its number for a signal; 1 the sandbox could \
-                          not be made; 3 the machine lacks something; 70 the sandbox failed, and the program did not.";
+const EXIT_CODES: &str = "Exit codes of `run`: that of the program, or 128 plus the number of the signal that ended it; \
+                          1 the sandbox could not be made; 3 the machine lacks something; 70 the sandbox failed, and \
+                          the program did not.";
 
-/// Where sandboxes are. Those in different places leave each other alone.
+/// The base directory. Sandboxes of different base directories leave each other alone.
 #[derive(Args)]
 struct BaseOption {
-    /// The directory in which sandboxes are made, and dead ones are looked for
+    /// The directory in which sandboxes are made and dead ones are cleaned up
     #[arg(
         long,
         env = "PLOOP_SANDBOX_BASE",
@@ -65,13 +67,13 @@ enum Subcommands {
     /// Run a program in a sandbox of its own
     Run {
         #[command(flatten)]
-        at: BaseOption,
-        /// The preload library; found beside this program if not given, none if empty
+        base: BaseOption,
+        /// The preload library; by default the one beside this program, and none if empty
         #[arg(long)]
         preload: Option<OsString>,
-        /// After how many seconds without an answer the sandbox is ended
-        #[arg(long, default_value_t = 60)]
-        patience: u64,
+        /// The sandbox is ended when its daemon has not answered for so many seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        daemon_timeout: u64,
         /// The program and its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -81,11 +83,11 @@ enum Subcommands {
     /// Remove what sandboxes that died have left
     Clean(BaseOption),
     #[command(hide = true)]
-    Daemon { state: PathBuf },
+    Daemon { directory: PathBuf },
     #[command(hide = true)]
     Exec {
         #[arg(long)]
-        state: PathBuf,
+        directory: PathBuf,
         #[arg(long)]
         preload: Option<PathBuf>,
         #[arg(last = true, required = true)]
@@ -106,77 +108,85 @@ fn main() -> ExitCode {
 fn run(command: Subcommands) -> Result<u8> {
     match command {
         Subcommands::Run {
-            at,
+            base,
             preload,
-            patience,
+            daemon_timeout,
             command,
         } => {
+            let executable = own_executable()?;
             let options = launcher::Options {
-                base: at.base,
-                preload: library(preload)?,
-                patience: Duration::from_secs(patience),
+                base: base.base,
+                preload: preload_library(preload, &executable)?,
+                daemon_timeout: Duration::from_secs(daemon_timeout),
                 command,
+                executable,
             };
-            possible(|| launcher::run(&options))
+            in_namespace(|| launcher::run(&options))
         }
-        Subcommands::Check => possible(|| Ok(0)),
+        Subcommands::Check => in_namespace(|| Ok(0)),
         // Nothing was ever made there.
-        Subcommands::Clean(at) if !at.base.exists() => Ok(0),
-        Subcommands::Clean(at) => possible(|| {
-            for line in teardown::clean(&Base::new(&at.base)?)? {
+        Subcommands::Clean(base) if !base.base.exists() => Ok(0),
+        Subcommands::Clean(base) => in_namespace(|| {
+            for line in teardown::clean(&Base::new(&base.base)?)? {
                 println!("{line}");
             }
             Ok(0)
         }),
-        Subcommands::Daemon { state } => daemon::run(state).map(|()| 0),
+        Subcommands::Daemon { directory } => daemon::run(directory).map(|()| 0),
         Subcommands::Exec {
-            state,
+            directory,
             preload,
             command,
-        } => match launcher::become_program(&state, preload.as_deref(), &command) {
+        } => match launcher::become_program(&directory, preload.as_deref(), &command) {
             Ok(()) => Ok(0),
             Err(error) => {
                 eprintln!("ploop-sandbox: {error:#}");
-                // As shells have it.
+                // The exit code of shells for a command that cannot be run.
                 Ok(127)
             }
         },
     }
 }
 
-fn possible(work: impl FnOnce() -> Result<u8>) -> Result<u8> {
+/// Does the work in a mount namespace of its own, if the machine has what a sandbox needs.
+fn in_namespace(work: impl FnOnce() -> Result<u8>) -> Result<u8> {
     match requirements::enter_namespace() {
         Ok(()) => work(),
         Err(missing) => {
             eprintln!("ploop-sandbox: {missing}");
-            Ok(IMPOSSIBLE)
+            Ok(REQUIREMENT_MISSING)
         }
     }
 }
 
-/// Where the preload library is: as told, or beside this program.
-fn library(told: Option<OsString>) -> Result<Option<PathBuf>> {
-    if let Some(path) = told {
+/// The path of this program. Only before a namespace is made: afterwards the kernel names the file by the mounts of the old
+/// one, which in a chroot is a path outside of it.
+fn own_executable() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program")
+}
+
+/// The path of the preload library: the one given, or the one beside this program.
+fn preload_library(given: Option<OsString>, executable: &Path) -> Result<Option<PathBuf>> {
+    if let Some(path) = given {
         if path.is_empty() {
             return Ok(None);
         }
         let path = Path::new(&path);
         let path = path
             .canonicalize()
-            .with_context(|| format!("no library {}", path.display()))?;
+            .with_context(|| format!("cannot find the preload library {}", path.display()))?;
         return Ok(Some(path));
     }
-    let executable = std::env::current_exe().context("cannot find this program")?;
     let directory = executable.parent().unwrap_or(Path::new("/"));
     // Cargo puts tests into `deps`.
     let beside = [directory, directory.parent().unwrap_or(directory)];
     let found = beside
-        .map(|directory| directory.join(LIBRARY))
+        .map(|directory| directory.join(PRELOAD_LIBRARY))
         .into_iter()
         .find(|library| library.exists());
     found.map(Some).with_context(|| {
         format!(
-            "{LIBRARY} is not beside {}: build it with `cargo build -p ploop-sandbox-preload`, or say where it is with --preload",
+            "{PRELOAD_LIBRARY} is not beside {}: build it with `cargo build -p ploop-sandbox-preload`, or name it with --preload",
             executable.display()
         )
     })

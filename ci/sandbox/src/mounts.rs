@@ -1,34 +1,34 @@
-//! What is mounted, as `/proc/PID/mountinfo` says.
+//! Lists of mounts: `/proc/PID/mountinfo`.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// A line of it.
+/// A line of such a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
     pub(crate) id: u32,
     /// Major and minor number of the file system's device.
     pub(crate) device: (u32, u32),
-    /// What of the file system is mounted.
+    /// The directory of the file system that is mounted.
     pub(crate) root: PathBuf,
-    /// Where.
+    /// Where it is mounted.
     pub(crate) point: PathBuf,
-    /// Of the mount: `rw,relatime`.
+    /// The options of the mount: `rw,relatime`.
     pub(crate) options: String,
     pub(crate) kind: String,
     pub(crate) source: PathBuf,
-    /// Of the file system.
+    /// The options of the file system.
     pub(crate) super_options: String,
 }
 
 /// The mounts of this process's namespace.
-pub(crate) fn own() -> io::Result<Vec<Mount>> {
+pub(crate) fn current() -> io::Result<Vec<Mount>> {
     read(Path::new("/proc/self"))
 }
 
-/// The mounts of the namespace of the process that a directory of `/proc` is about.
+/// The mounts in the namespace of a process, which is named by its directory in `/proc`.
 pub(crate) fn read(process: &Path) -> io::Result<Vec<Mount>> {
     let bytes = std::fs::read(process.join("mountinfo"))?;
     Ok(bytes
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_read() {
+    fn a_line_of_mountinfo_is_parsed() {
         let mount = line(
             b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=continue",
         )

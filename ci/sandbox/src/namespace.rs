@@ -1,4 +1,4 @@
-//! The mount namespace of a sandbox, and what it has in the place of the host's.
+//! The mount namespace of a sandbox: its `/dev`, its lock directory of libploop, and what covers the host's sysfs.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, Metadata};
@@ -13,11 +13,10 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use crate::sandbox_directory::SandboxDirectory;
 use crate::{fuse, mounts};
 
-/// The source of everything that a sandbox mounts.
+/// The source of every mount of a sandbox.
 pub(crate) const SOURCE: &str = "ploop-sandbox";
 
-/// Puts this process into a mount namespace of its own, in which nothing that is mounted is seen
-/// outside, or the other way round.
+/// Puts this process into a mount namespace of its own. Neither it nor the host sees what the other mounts from then on.
 pub(crate) fn enter() -> Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     rustix::mount::mount_change(
@@ -28,28 +27,28 @@ pub(crate) fn enter() -> Result<()> {
     fuse::mount_control().context("cannot mount fusectl")
 }
 
-/// Keeps the real directories of sysfs at hand, and gives the namespace a `/dev` of its own.
-pub(crate) fn build(state: &SandboxDirectory) -> Result<()> {
+/// Binds the real directories of sysfs into the sandbox's directory, and gives the namespace a `/dev` of its own.
+pub(crate) fn set_up(sandbox: &SandboxDirectory) -> Result<()> {
     for (real, to) in [
-        ("/sys/block", state.real_block()),
-        ("/sys/devices/virtual/block", state.real_virtual()),
-        ("/sys/module", state.real_module()),
+        ("/sys/block", sandbox.real_block()),
+        ("/sys/devices/virtual/block", sandbox.real_virtual()),
+        ("/sys/module", sandbox.real_module()),
     ] {
         bind(Path::new(real), &to)?;
     }
-    let dev = state.dev();
+    let dev = sandbox.dev();
     let flags = MountFlags::NOSUID;
     rustix::mount::mount(SOURCE, &dev, "tmpfs", flags, Some(c"mode=755"))
         .with_context(|| format!("cannot mount a tmpfs on {}", dev.display()))?;
-    let points = mounts::own()?.into_iter().map(|mount| mount.point);
+    let points = mounts::current()?.into_iter().map(|mount| mount.point);
     let points = points.filter(|point| point.starts_with("/dev")).collect();
-    copy(Path::new("/dev"), &dev, &points)?;
+    copy_nodes(Path::new("/dev"), &dev, &points)?;
     rustix::mount::mount_move(&dev, "/dev").context("cannot move the new /dev into its place")?;
     hide_locks()
 }
 
-/// Where libploop keeps the lock around its search for devices. A sandbox has devices of its own, and
-/// who searches in another, or hangs there, is none of its business.
+/// The directory of libploop's lock around its search for devices. A sandbox has devices of its own, so it must not wait for
+/// the searches of others.
 const LOCKS: &str = "/var/lock/ploop";
 
 fn hide_locks() -> Result<()> {
@@ -61,14 +60,14 @@ fn hide_locks() -> Result<()> {
         .with_context(|| format!("cannot mount a tmpfs on {LOCKS}"))
 }
 
-/// Puts what the daemon serves in the place of the real directories of sysfs.
-pub(crate) fn cover(state: &SandboxDirectory) -> Result<()> {
+/// Mounts what the daemon serves over the real directories of sysfs.
+pub(crate) fn cover_sysfs(sandbox: &SandboxDirectory) -> Result<()> {
     for (served, over) in [
         ("block", "/sys/block"),
         ("virtual", "/sys/devices/virtual/block"),
         ("module", "/sys/module"),
     ] {
-        bind(&state.tree().join(served), Path::new(over))?;
+        bind(&sandbox.tree().join(served), Path::new(over))?;
     }
     Ok(())
 }
@@ -78,32 +77,32 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("cannot bind {} to {}", from.display(), to.display()))
 }
 
-/// Makes the nodes of a directory of devices anew in another. What is mounted in it is bound.
-fn copy(from: &Path, to: &Path, points: &HashSet<PathBuf>) -> Result<()> {
+/// Makes the nodes of one directory again in another. What is mounted in it is bound.
+fn copy_nodes(from: &Path, to: &Path, points: &HashSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
         let entry = entry?;
         let (from, to) = (entry.path(), to.join(entry.file_name()));
-        // A device may go while this looks.
+        // A device may go meanwhile.
         let Ok(metadata) = fs::symlink_metadata(&from) else {
             continue;
         };
-        copy_one(&from, &to, &metadata, points)
-            .with_context(|| format!("cannot make {} anew", from.display()))?;
+        copy_node(&from, &to, &metadata, points)
+            .with_context(|| format!("cannot make {} again", from.display()))?;
     }
     Ok(())
 }
 
-fn copy_one(from: &Path, to: &Path, metadata: &Metadata, points: &HashSet<PathBuf>) -> Result<()> {
+fn copy_node(from: &Path, to: &Path, metadata: &Metadata, points: &HashSet<PathBuf>) -> Result<()> {
     let kind = metadata.file_type();
     if kind.is_symlink() {
         std::os::unix::fs::symlink(fs::read_link(from)?, to)?;
     } else if kind.is_dir() {
         DirBuilder::new().mode(0o755).create(to)?;
-        own(to, metadata)?;
+        copy_owner(to, metadata)?;
         if points.contains(from) {
             bind(from, to)?;
         } else {
-            copy(from, to, points)?;
+            copy_nodes(from, to, points)?;
         }
     } else if (kind.is_char_device() || kind.is_block_device()) && !points.contains(from) {
         let kind = if kind.is_block_device() {
@@ -112,8 +111,8 @@ fn copy_one(from: &Path, to: &Path, metadata: &Metadata, points: &HashSet<PathBu
             FileType::CharacterDevice
         };
         match rustix::fs::mknodat(CWD, to, kind, Mode::empty(), metadata.rdev()) {
-            Ok(()) => own(to, metadata)?,
-            // A container may have nodes that it may not make.
+            Ok(()) => copy_owner(to, metadata)?,
+            // A container may have nodes that it is not allowed to make.
             Err(rustix::io::Errno::PERM) => bind_file(from, to)?,
             Err(error) => return Err(error.into()),
         }
@@ -129,7 +128,7 @@ fn bind_file(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Gives a new file the owner and the permissions of the old one.
-fn own(path: &Path, metadata: &Metadata) -> Result<()> {
+fn copy_owner(path: &Path, metadata: &Metadata) -> Result<()> {
     let (user, group) = (metadata.uid(), metadata.gid());
     rustix::fs::chown(path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     rustix::fs::chmod(path, Mode::from_raw_mode(metadata.mode()))?;

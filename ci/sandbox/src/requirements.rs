@@ -1,23 +1,25 @@
-//! What a sandbox needs of the machine.
+//! What a sandbox needs of the machine: capabilities, device nodes, tools, a mount namespace. `ploop-sandbox check` tells what
+//! is missing.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 
-use crate::{file_system, namespace, watchdog};
+use rustix::io::Errno;
 
-/// With the package that has them in Debian.
+use crate::{file_system, fuse, namespace, processes};
+
+/// The tools and Debian's packages of them.
 const TOOLS: [(&str, &str); 4] = [
     ("e2fsck", "e2fsprogs"),
     ("resize2fs", "e2fsprogs"),
     ("mkfs.ext4", "e2fsprogs"),
     ("parted", "parted"),
 ];
-/// Numbers of capabilities.
 const SYS_ADMIN: u32 = 21;
 const MKNOD: u32 = 27;
 
-/// What is missing, each with what to do about it. Puts this process into a mount namespace of its
-/// own where nothing is.
+/// Puts this process into a mount namespace of its own. The error names everything that is missing, each with what to do
+/// about it.
 pub(crate) fn enter_namespace() -> Result<(), String> {
     let mut missing = Vec::new();
     for (capability, name) in [(SYS_ADMIN, "CAP_SYS_ADMIN"), (MKNOD, "CAP_MKNOD")] {
@@ -26,7 +28,7 @@ pub(crate) fn enter_namespace() -> Result<(), String> {
         }
     }
     for (node, module) in [("/dev/fuse", "fuse"), ("/dev/loop-control", "loop")] {
-        // The rights to it are a matter of the capabilities.
+        // Without the capabilities, a node that is there cannot be opened: that is said already.
         if let Err(error) = File::options().read(true).write(true).open(node) {
             if !missing.is_empty() && Path::new(node).exists() {
                 continue;
@@ -43,8 +45,14 @@ pub(crate) fn enter_namespace() -> Result<(), String> {
     }
     if missing.is_empty() {
         if let Err(error) = namespace::enter() {
-            missing.push(format!("a mount namespace ({error:#}: run it outside of a container, or in a privileged one)"));
-        } else if !watchdog::is_possible() {
+            // The root directory cannot be made private where it is no mount point.
+            let hint = if error.downcast_ref() == Some(&Errno::INVAL) {
+                "in a chroot, the root directory has to be a mount point: `mount --rbind DIR DIR` before `chroot DIR`"
+            } else {
+                "run it outside of a container, or in a privileged one"
+            };
+            missing.push(format!("a mount namespace ({error:#}: {hint})"));
+        } else if !fuse::can_abort() {
             missing.push(
                 "/sys/fs/fuse/connections (load the kernel module with `modprobe fuse`)".to_owned(),
             );
@@ -61,9 +69,6 @@ pub(crate) fn enter_namespace() -> Result<(), String> {
 }
 
 fn has_capability(number: u32) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    effective
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & 1 << number != 0)
+    let [effective] = processes::status_masks("self", ["CapEff:"]).unwrap_or_default();
+    effective & 1 << number != 0
 }

@@ -11,20 +11,19 @@ use anyhow::{Context, Result, bail};
 use ploop_sandbox_wire as wire;
 use rustix::fs::FlockOperation;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where sandboxes keep their directories. Those of one base clean up after each other; those of different bases do not
-/// know of each other.
+/// The base directory. Sandboxes of one base clean up after each other; those of different bases leave each other alone.
 #[derive(Debug, Clone)]
 pub(crate) struct Base(PathBuf);
 
 impl Base {
-    /// The name of a sandbox and of the socket in it, with the slashes before them.
-    const BELOW: usize = "/01234567/socket".len();
-    /// What fits into the address of a socket, with the zero behind it.
-    const ADDRESS: usize = 107;
+    /// The length of the socket's path below the base directory.
+    const SOCKET_LEN: usize = "/01234567/socket".len();
+    /// The longest path that fits into `sockaddr_un` with its final zero.
+    const ADDRESS_LEN: usize = 107;
 
-    /// The base directory of this name, which is made if it is not there.
+    /// The base directory at this path; made if missing.
     pub(crate) fn new(path: &Path) -> Result<Base> {
         let context = || format!("cannot use the base directory {}", path.display());
         make_base(path)?;
@@ -38,10 +37,10 @@ impl Base {
             );
         }
         let len = path.as_os_str().len();
-        let longest = Base::ADDRESS - Base::BELOW;
+        let longest = Base::ADDRESS_LEN - Base::SOCKET_LEN;
         if len > longest {
             bail!(
-                "{}: its name has {len} bytes; choose one of at most {longest}, so that a socket's address holds it",
+                "{}: the path has {len} bytes; choose one of at most {longest}, so that it fits into the address of a socket",
                 path.display()
             );
         }
@@ -49,18 +48,18 @@ impl Base {
     }
 }
 
-/// Where a sandbox keeps what it made.
+/// The directory of one sandbox, with everything that it has to remove again.
 #[derive(Debug, Clone)]
 pub(crate) struct SandboxDirectory {
     dir: PathBuf,
 }
 
-/// Held by the launcher and the daemon of a sandbox: where nobody holds it, the sandbox is dead.
-/// Both have the same open file, so that it is free when the last of them is gone.
+/// The lock of a sandbox. Its launcher and its daemon hold it by one open file, so it is free when both are gone: the sandbox is
+/// dead then.
 pub(crate) struct Lock(pub(crate) File);
 
 impl SandboxDirectory {
-    /// The state of the sandbox in this directory.
+    /// A directory that is there already.
     pub(crate) fn new(dir: PathBuf) -> SandboxDirectory {
         SandboxDirectory { dir }
     }
@@ -68,7 +67,7 @@ impl SandboxDirectory {
     /// Makes the directory of a new sandbox, and takes its lock.
     pub(crate) fn create(base: &Base) -> Result<(SandboxDirectory, Lock)> {
         let mode = 0o755;
-        // Nobody may take a directory for that of a dead sandbox before its lock is held.
+        // A directory whose lock is free looks like that of a dead sandbox; so nobody may list it before the lock is held.
         let _list = lock_list(&base.0)?;
         let mut bytes = [0; 4];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -77,16 +76,17 @@ impl SandboxDirectory {
             .mode(mode)
             .create(&dir)
             .with_context(|| format!("cannot make {}", dir.display()))?;
-        let state = SandboxDirectory::new(dir);
-        let lock = lock_of(&state)?.context("a new lock is held")?;
+        let sandbox = SandboxDirectory::new(dir);
+        let lock = lock_of(&sandbox)?.context("the lock of a new sandbox is held")?;
         for name in DIRECTORIES {
-            DirBuilder::new().mode(mode).create(state.dir.join(name))?;
+            DirBuilder::new()
+                .mode(mode)
+                .create(sandbox.dir.join(name))?;
         }
-        Ok((state, Lock(lock)))
+        Ok((sandbox, Lock(lock)))
     }
 
-    /// The sandboxes that nobody runs any more. Their locks are taken, so that nobody else cleans
-    /// them up.
+    /// The dead sandboxes, with their locks held, so that nobody else cleans them up.
     pub(crate) fn dead(base: &Base) -> Result<Vec<(SandboxDirectory, Lock)>> {
         let base = &base.0;
         let _list = lock_list(base)?;
@@ -95,9 +95,9 @@ impl SandboxDirectory {
         for entry in fs::read_dir(base).with_context(context)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
-                let state = SandboxDirectory::new(entry.path());
-                if let Some(lock) = lock_of(&state)? {
-                    dead.push((state, Lock(lock)));
+                let sandbox = SandboxDirectory::new(entry.path());
+                if let Some(lock) = lock_of(&sandbox)? {
+                    dead.push((sandbox, Lock(lock)));
                 }
             }
         }
@@ -123,22 +123,22 @@ impl SandboxDirectory {
         self.dir.join(wire::ATTACHED)
     }
 
-    /// Where the FUSE file system of what belongs into `/sys` and `/proc` is mounted.
+    /// The mount point of the FUSE file system with what belongs into `/sys` and `/proc`.
     pub(crate) fn tree(&self) -> PathBuf {
         self.dir.join("tree")
     }
 
-    /// The real `/sys/block`.
+    /// A bind mount of the real `/sys/block`.
     pub(crate) fn real_block(&self) -> PathBuf {
         self.dir.join("block")
     }
 
-    /// The real `/sys/devices/virtual/block`.
+    /// A bind mount of the real `/sys/devices/virtual/block`.
     pub(crate) fn real_virtual(&self) -> PathBuf {
         self.dir.join("virtual")
     }
 
-    /// The real `/sys/module`.
+    /// A bind mount of the real `/sys/module`.
     pub(crate) fn real_module(&self) -> PathBuf {
         self.dir.join("module")
     }
@@ -148,19 +148,19 @@ impl SandboxDirectory {
         self.dir.join("dev")
     }
 
-    /// Where the FUSE file system of a device's data is mounted.
+    /// The mount point of the FUSE file system with a device's virtual disk.
     pub(crate) fn data(&self, index: u32) -> PathBuf {
         self.dir.join("data").join(index.to_string())
     }
 
-    /// Notes that a loop device is this sandbox's, so that it is removed whatever happens.
+    /// Notes that a loop device belongs to this sandbox, so that it is removed even if the sandbox is killed.
     pub(crate) fn note_loop(&self, index: u32) -> io::Result<()> {
         File::create(self.loop_note(index)).map(drop)
     }
 
     /// Takes the note back.
     pub(crate) fn forget_loop(&self, index: u32) {
-        // A note too many does no harm: the device it names is not there.
+        // A note that stays does no harm: its device is gone.
         let _ = fs::remove_file(self.loop_note(index));
     }
 
@@ -168,14 +168,14 @@ impl SandboxDirectory {
         self.dir.join("loops").join(index.to_string())
     }
 
-    /// The loop devices noted.
+    /// The numbers of the loop devices noted.
     pub(crate) fn loops(&self) -> Vec<u32> {
         names(&self.dir.join("loops"))
             .filter_map(|name| name.parse().ok())
             .collect()
     }
 
-    /// Removes the directory. By name, and never into what may be mounted there.
+    /// Removes the directory, file by file, and never what may still be mounted in it.
     pub(crate) fn remove(&self) -> io::Result<()> {
         for index in names(&self.dir.join("data")) {
             fs::remove_dir(self.dir.join("data").join(index))?;
@@ -188,12 +188,12 @@ impl SandboxDirectory {
         }
         ignore_missing(fs::remove_file(self.socket()))?;
         ignore_missing(fs::remove_file(self.attached()))?;
-        // Without the lock's file nobody could tell that this directory is taken.
+        // A directory without its lock file looks dead. So nobody may list it until it is gone.
         let base = self.dir.parent().unwrap_or(&self.dir);
         let _list = lock_list(base).map_err(io::Error::other)?;
         ignore_missing(fs::remove_file(self.lock()))?;
         ignore_missing(fs::remove_dir(&self.dir))?;
-        // Others may be there.
+        // Fails where another sandbox is in it.
         let _ = fs::remove_dir(base);
         Ok(())
     }
@@ -215,8 +215,7 @@ fn names(dir: &Path) -> impl Iterator<Item = String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
 }
 
-/// The lock of the list of sandboxes, which is held for a short time only: that of the directory,
-/// which the last sandbox removes.
+/// Locks the base directory, which is the list of sandboxes. The last sandbox removes it, so it may have to be made again.
 fn lock_list(base: &Path) -> Result<File> {
     loop {
         make_base(base)?;
@@ -224,9 +223,9 @@ fn lock_list(base: &Path) -> Result<File> {
             continue;
         };
         let context = || format!("cannot lock {}", base.display());
-        if !lock(&list, PATIENCE).with_context(context)? {
+        if !lock(&list, TIMEOUT).with_context(context)? {
             bail!(
-                "{} was locked for {PATIENCE:?}: see by whom in /proc/locks",
+                "{} was locked for {TIMEOUT:?}: see by whom in /proc/locks",
                 base.display()
             );
         }
@@ -245,9 +244,9 @@ fn make_base(base: &Path) -> Result<()> {
         .with_context(|| format!("cannot make {}", base.display()))
 }
 
-/// The lock of a sandbox, if nobody holds it.
-fn lock_of(state: &SandboxDirectory) -> Result<Option<File>> {
-    let path = state.lock();
+/// Takes the lock of a sandbox, if nobody holds it.
+fn lock_of(sandbox: &SandboxDirectory) -> Result<Option<File>> {
+    let path = sandbox.lock();
     let context = || format!("cannot lock {}", path.display());
     let file = File::options()
         .create(true)
@@ -259,9 +258,9 @@ fn lock_of(state: &SandboxDirectory) -> Result<Option<File>> {
     Ok(locked.then_some(file))
 }
 
-/// Takes a lock, waiting for a time at most.
-fn lock(file: &File, patience: Duration) -> io::Result<bool> {
-    let until = Instant::now() + patience;
+/// Takes a lock; false if somebody else held it all the time.
+fn lock(file: &File, timeout: Duration) -> io::Result<bool> {
+    let until = Instant::now() + timeout;
     loop {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(true),

@@ -1,4 +1,4 @@
-//! The socket through which the preload library asks: one request a connection.
+//! The daemon's socket: the preload library sends one request a connection, and a thread answers it.
 
 use std::fs;
 use std::io::{self, IoSliceMut, Read};
@@ -18,14 +18,14 @@ use crate::driver::Driver;
 use crate::sandbox_directory::SandboxDirectory;
 use crate::{data, file_system};
 
-/// No request comes with more.
+/// The most descriptors that come with a request.
 const MAX_DESCRIPTORS: usize = 32;
-/// How long a caller may take for its request, or for the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a caller may take to send its request or to take the answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers on the socket from now on.
-pub(crate) fn start(state: &SandboxDirectory, driver: Arc<Driver>) -> io::Result<()> {
-    let path = state.socket();
+pub(crate) fn start(sandbox: &SandboxDirectory, driver: Arc<Driver>) -> io::Result<()> {
+    let path = sandbox.socket();
     let listener = UnixListener::bind(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     thread::Builder::new()
@@ -40,7 +40,7 @@ pub(crate) fn start(state: &SandboxDirectory, driver: Arc<Driver>) -> io::Result
                             .name("call".to_owned())
                             .spawn(move || serve(stream, &driver));
                     }
-                    // Out of descriptors, or the caller is gone already.
+                    // Too many open files, or the caller is gone already.
                     Err(_) => thread::sleep(Duration::from_millis(50)),
                 }
             }
@@ -48,11 +48,11 @@ pub(crate) fn start(state: &SandboxDirectory, driver: Arc<Driver>) -> io::Result
         .map(drop)
 }
 
-/// An error ends the connection, which is all that can be done about it.
+/// Answers one request. An error ends the connection.
 fn serve(mut stream: UnixStream, driver: &Driver) {
     let _ = stream
-        .set_read_timeout(Some(PATIENCE))
-        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+        .set_read_timeout(Some(TIMEOUT))
+        .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)))
         .and_then(|()| {
             let (request, descriptors) = receive(&stream)?;
             answer(&stream, &request, descriptors, driver).write(&mut stream)
@@ -66,7 +66,7 @@ fn answer(
     driver: &Driver,
 ) -> Reply {
     match request.call {
-        // Says for how many seconds a device's data has kept somebody waiting.
+        // The result is the age of the oldest unanswered data request, in seconds.
         call::PING => Reply::of(
             data::oldest_request()
                 .as_secs()
@@ -74,7 +74,7 @@ fn answer(
                 .unwrap_or(i32::MAX),
         ),
         call::GROW_FILE_SYSTEM => file_system::grow(request, descriptors),
-        // Killed before anybody got to its request: it has not made it.
+        // The caller was killed before its request was read: it counts as not made.
         _ if polled(stream).contains(PollFlags::HUP) => Reply::of(0),
         _ => driver.control(request, descriptors, &|| has_hung_up(stream)),
     }
@@ -97,7 +97,7 @@ fn receive(stream: &UnixStream) -> io::Result<(Request, Vec<OwnedFd>)> {
     Ok((request, descriptors))
 }
 
-/// Whether the other end of a connection is gone, or wants no more than an answer at once.
+/// Whether the other end of a connection is gone, or has been interrupted by a signal and wants the answer at once.
 pub(crate) fn has_hung_up(stream: &UnixStream) -> bool {
     let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
     polled(stream).intersects(gone)

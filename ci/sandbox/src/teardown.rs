@@ -1,4 +1,4 @@
-//! Taking a sandbox down: nothing of it may stay, whatever state it is in.
+//! Removing a sandbox, whatever state it is in: its processes, mounts, loop devices and directory.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,16 +16,17 @@ use crate::namespace::SOURCE;
 use crate::sandbox_directory::{Base, Lock, SandboxDirectory};
 use crate::{ioctl, mounts, processes, watchdog};
 
-/// For what should take no time, but talks to file systems that may be broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The limit for work that is quick unless a file system hangs.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the removal of a loop device is tried.
 const REMOVAL: Duration = Duration::from_secs(10);
 
-/// Unmounts what was mounted since a program started, so that what it wrote is written.
+/// Unmounts what was mounted since the program started, so that what it wrote reaches the images.
 pub(crate) fn unmount_new(before: &HashSet<u32>) {
     let new = || -> Vec<mounts::Mount> {
-        let mut mounts = mounts::own().unwrap_or_default();
+        let mut mounts = mounts::current().unwrap_or_default();
         mounts.retain(|mount| !before.contains(&mount.id) && mount.source != Path::new(SOURCE));
-        // What was mounted last may stand on what was mounted before.
+        // A later mount may lie on an earlier one.
         mounts.reverse();
         mounts
     };
@@ -38,30 +39,30 @@ pub(crate) fn unmount_new(before: &HashSet<u32>) {
     }
 }
 
-/// Removes all that is left of a sandbox, of whose processes only this one may live on. Says what
-/// could not be.
-pub(crate) fn rest(state: &SandboxDirectory) -> Vec<String> {
-    // Whoever waits for an answer gets an error now.
-    watchdog::abort(state);
-    processes::end(state, &[], false);
-    // First what covers sysfs, then what the sandbox mounted below its directory, but for /dev.
+/// Ends all processes of a sandbox but this one, and removes what is left of it. Returns a line for each thing that could not
+/// be removed.
+pub(crate) fn remove(sandbox: &SandboxDirectory) -> Vec<String> {
+    // Processes that wait for an answer get an error.
+    watchdog::abort(sandbox);
+    processes::end(sandbox, &[], false);
+    // First what covers sysfs, then the FUSE mounts below the directory; /dev comes last.
     unmount(|mount| mount.point.starts_with("/sys") && mount.source == Path::new(SOURCE));
-    unmount(|mount| mount.kind == "fuse" && mount.point.starts_with(state.dir()));
+    unmount(|mount| mount.kind == "fuse" && mount.point.starts_with(sandbox.dir()));
     let mut problems = Vec::new();
-    for index in state.loops() {
-        if let Err(error) = remove_loop(state, index) {
+    for index in sandbox.loops() {
+        if let Err(error) = remove_loop(sandbox, index) {
             problems.push(format!(
                 "loop device {index} cannot be removed: {error}; see what uses it with `lsof /dev/loop{index}`"
             ));
         }
     }
-    unmount(|mount| mount.point.starts_with(state.dir()));
+    unmount(|mount| mount.point.starts_with(sandbox.dir()));
     unmount(|mount| mount.source == Path::new(SOURCE));
     if problems.is_empty() {
-        if let Err(error) = state.remove() {
+        if let Err(error) = sandbox.remove() {
             problems.push(format!(
                 "{} cannot be removed: {error}",
-                state.dir().display()
+                sandbox.dir().display()
             ));
         }
     }
@@ -69,7 +70,7 @@ pub(crate) fn rest(state: &SandboxDirectory) -> Vec<String> {
 }
 
 fn unmount(which: impl Fn(&mounts::Mount) -> bool) {
-    let mut mounts = mounts::own().unwrap_or_default();
+    let mut mounts = mounts::current().unwrap_or_default();
     mounts.retain(which);
     for mount in mounts.iter().rev() {
         let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
@@ -78,20 +79,20 @@ fn unmount(which: impl Fn(&mounts::Mount) -> bool) {
 }
 
 /// Unbinds and removes a loop device, unless it has become somebody else's.
-fn remove_loop(state: &SandboxDirectory, index: u32) -> io::Result<()> {
+fn remove_loop(sandbox: &SandboxDirectory, index: u32) -> io::Result<()> {
     let device = LoopDevice::new(index, Path::new("/sys/devices/virtual/block"));
     if !device.exists() {
         return Ok(());
     }
     if let Some(file) = device.backing_file() {
-        // A file in a mount that is gone is named from that mount's root.
-        let is_ours = file.starts_with(state.dir()) || file == Path::new("/disk");
+        // The kernel names a file in a mount that is gone by its path from the root of that mount.
+        let is_ours = file.starts_with(sandbox.dir()) || file == Path::new("/disk");
         if !is_ours {
             return Ok(());
         }
         let opened = device.open_without_node()?;
         match ioctl::loop_clear(&opened) {
-            // Unbound in the meantime.
+            // Unbound meanwhile.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {}
             result => result?,
         }
@@ -99,32 +100,32 @@ fn remove_loop(state: &SandboxDirectory, index: u32) -> io::Result<()> {
     device.remove(REMOVAL)
 }
 
-/// Cleans up after the sandboxes of this base that died. Says what was done.
+/// Removes the dead sandboxes of this base. Returns a line for each, and one for each thing that could not be removed.
 pub(crate) fn clean(base: &Base) -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    for (state, Lock(_lock)) in SandboxDirectory::dead(base)? {
-        watchdog::abort(&state);
-        let killed = processes::end(&state, &[], false);
-        let loops = state.loops().len();
-        let name = state.dir().display().to_string();
-        let problems = rest(&state);
+    for (sandbox, Lock(_lock)) in SandboxDirectory::dead(base)? {
+        watchdog::abort(&sandbox);
+        let killed = processes::end(&sandbox, &[], false);
+        let loops = sandbox.loops().len();
+        let name = sandbox.dir().display().to_string();
+        let problems = remove(&sandbox);
         lines.push(format!(
-            "cleaned up after a sandbox that died: {name}, {loops} devices, {killed} processes"
+            "cleaned up after a sandbox that died: {name}, devices: {loops}, processes: {killed}"
         ));
         lines.extend(problems);
     }
     Ok(lines)
 }
 
-/// Does something that may never end. Says whether it did.
-pub(crate) fn within(patience: Duration, work: impl FnOnce() + Send + 'static) -> bool {
+/// Does something that may never end. Says whether it ended in time.
+pub(crate) fn with_timeout(timeout: Duration, work: impl FnOnce() + Send + 'static) -> bool {
     let (done, wait) = mpsc::channel();
     let thread = thread::Builder::new().spawn(move || {
         work();
-        // Nobody waits any more.
+        // Too late: nobody waits any more.
         let _ = done.send(());
     });
-    thread.is_ok() && wait.recv_timeout(patience).is_ok()
+    thread.is_ok() && wait.recv_timeout(timeout).is_ok()
 }
 
 /// Kills a process.

@@ -67,7 +67,7 @@ enum Open {
 
 /// The file system.
 pub(crate) struct Tree {
-    state: Arc<SandboxDirectory>,
+    sandbox: Arc<SandboxDirectory>,
     driver: Arc<Driver>,
     inodes: Mutex<Inodes>,
     open: Arc<Mutex<HashMap<u64, Open>>>,
@@ -108,7 +108,7 @@ struct Waiting {
 }
 
 impl Tree {
-    pub(crate) fn new(state: Arc<SandboxDirectory>, driver: Arc<Driver>) -> Tree {
+    pub(crate) fn new(sandbox: Arc<SandboxDirectory>, driver: Arc<Driver>) -> Tree {
         let mut inodes = Inodes {
             paths: Vec::new(),
             numbers: HashMap::new(),
@@ -116,7 +116,7 @@ impl Tree {
         // The root is number 1.
         inodes.number("");
         Tree {
-            state,
+            sandbox,
             driver,
             inodes: Mutex::new(inodes),
             open: Arc::default(),
@@ -133,7 +133,7 @@ impl Tree {
                 format!("../devices/virtual/block/{name}").into(),
             )),
             ["block", name] => {
-                let target = fs::read_link(self.state.real_block().join(name)).ok()?;
+                let target = fs::read_link(self.sandbox.real_block().join(name)).ok()?;
                 Some(Node::Link(target))
             }
             ["virtual", ref rest @ ..] => match self.driver.entry(rest) {
@@ -144,7 +144,7 @@ impl Tree {
                     Some(Node::Event(index))
                 }
                 None => match *rest {
-                    [name] => real(self.state.real_virtual().join(name)),
+                    [name] => real(self.sandbox.real_virtual().join(name)),
                     _ => None,
                 },
             },
@@ -156,7 +156,7 @@ impl Tree {
                     mode: *mode,
                 })
             }
-            ["module", name] => real(self.state.real_module().join(name)),
+            ["module", name] => real(self.sandbox.real_module().join(name)),
             ["vz", "ploop_minor"] => Some(Node::Minor),
             _ => None,
         }
@@ -171,11 +171,11 @@ impl Tree {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         match *parts {
             [] => owned(&["block", "virtual", "module", "vz"]),
-            ["block"] => [driver(&[]), real_names(self.state.real_block())].concat(),
-            ["virtual"] => [driver(&[]), real_names(self.state.real_virtual())].concat(),
+            ["block"] => [driver(&[]), real_names(self.sandbox.real_block())].concat(),
+            ["virtual"] => [driver(&[]), real_names(self.sandbox.real_virtual())].concat(),
             ["virtual", ref rest @ ..] => driver(rest),
             ["module"] => {
-                let mut names = real_names(self.state.real_module());
+                let mut names = real_names(self.sandbox.real_module());
                 names.retain(|name| name != "ploop");
                 names.push("ploop".to_owned());
                 names

@@ -1,6 +1,6 @@
-//! The watchdog: sees to it that nobody waits for a daemon that does not answer.
+//! The watchdog: pings the daemon, and aborts the FUSE connections when it has died or does not answer, so that no process
+//! waits for it in the kernel.
 
-use std::fs;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -14,82 +14,82 @@ use crate::{fuse, mounts, processes};
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why a daemon is given up.
+/// How a daemon failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// It is gone, or going.
+pub(crate) enum DaemonFailure {
+    /// It has ended, or is ending.
     Died,
-    /// It does not answer, or somebody waits for a device's data.
+    /// It did not answer a ping, or a data request, in time.
     Hung,
 }
 
-/// Watches a daemon until it is dropped, or there is trouble.
+/// Watches a daemon until this is dropped or the daemon fails.
 pub(crate) struct Watchdog {
     _stop: mpsc::Sender<()>,
-    trouble: mpsc::Receiver<Trouble>,
+    failure: mpsc::Receiver<DaemonFailure>,
 }
 
 impl Watchdog {
-    /// `wake` gets a byte when there is trouble; the connections are aborted by then.
+    /// When the daemon fails, the connections are aborted and `wake` gets a byte.
     pub(crate) fn start(
-        state: SandboxDirectory,
+        sandbox: SandboxDirectory,
         daemon: u32,
-        patience: Duration,
+        timeout: Duration,
         mut wake: UnixStream,
     ) -> io::Result<Watchdog> {
         let (stop, stopped) = mpsc::channel();
-        let (report, trouble) = mpsc::channel();
+        let (report, failure) = mpsc::channel();
         thread::Builder::new()
-            .name("watch".to_owned())
+            .name("watchdog".to_owned())
             .spawn(move || {
-                if let Some(found) = watch(&state, daemon, patience, &stopped) {
-                    abort(&state);
-                    // Nobody listens any more: all is over anyway.
-                    let _ = report.send(found);
+                if let Some(failure) = watch(&sandbox, daemon, timeout, &stopped) {
+                    abort(&sandbox);
+                    // Fails where the watchdog was dropped meanwhile.
+                    let _ = report.send(failure);
                     let _ = wake.write_all(&[0]);
                 }
             })?;
         Ok(Watchdog {
             _stop: stop,
-            trouble,
+            failure,
         })
     }
 
-    /// What there is, if there is any.
-    pub(crate) fn trouble(&self) -> Option<Trouble> {
-        self.trouble.try_recv().ok()
+    /// How the daemon failed, if it has and this was not asked before.
+    pub(crate) fn failure(&self) -> Option<DaemonFailure> {
+        self.failure.try_recv().ok()
     }
 }
 
 fn watch(
-    state: &SandboxDirectory,
+    sandbox: &SandboxDirectory,
     daemon: u32,
-    patience: Duration,
+    timeout: Duration,
     stopped: &mpsc::Receiver<()>,
-) -> Option<Trouble> {
+) -> Option<DaemonFailure> {
     let mut answered = Instant::now();
     loop {
         match stopped.recv_timeout(INTERVAL) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return None,
         }
-        // A daemon of which a thread waits for the daemon itself does not end without help.
+        // A daemon that is ending cannot end while one of its threads waits for an answer of the daemon.
         if !processes::is_alive(daemon) {
-            return Some(Trouble::Died);
+            return Some(DaemonFailure::Died);
         }
-        match ping(state, patience) {
-            Ok(waited) if waited < patience => answered = Instant::now(),
-            _ if answered.elapsed() >= patience => return Some(Trouble::Hung),
+        match ping(sandbox, timeout) {
+            Ok(waited) if waited < timeout => answered = Instant::now(),
+            _ if answered.elapsed() >= timeout => return Some(DaemonFailure::Hung),
             _ => {}
         }
     }
 }
 
-/// For how long somebody has waited for a device's data.
-fn ping(state: &SandboxDirectory, patience: Duration) -> io::Result<Duration> {
-    let mut stream = UnixStream::connect(state.socket())?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
+/// The age of the oldest unanswered data request.
+fn ping(sandbox: &SandboxDirectory, timeout: Duration) -> io::Result<Duration> {
+    let mut stream = UnixStream::connect(sandbox.socket())?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     let request = Request {
         call: call::PING,
         node: Node::None,
@@ -101,17 +101,12 @@ fn ping(state: &SandboxDirectory, patience: Duration) -> io::Result<Duration> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// Aborts all FUSE connections of a sandbox, wherever they are mounted.
-pub(crate) fn abort(state: &SandboxDirectory) {
-    for namespace in processes::namespaces_of(state) {
-        fuse::abort_below(&namespace.mounts, state.dir());
+/// Aborts all FUSE connections of a sandbox, in whatever namespace they are mounted.
+pub(crate) fn abort(sandbox: &SandboxDirectory) {
+    for namespace in processes::namespaces_of(sandbox) {
+        fuse::abort_below(&namespace.mounts, sandbox.dir());
     }
-    if let Ok(mounts) = mounts::own() {
-        fuse::abort_below(&mounts, state.dir());
+    if let Ok(mounts) = mounts::current() {
+        fuse::abort_below(&mounts, sandbox.dir());
     }
-}
-
-/// Whether connections can be aborted at all.
-pub(crate) fn is_possible() -> bool {
-    fs::read_dir("/sys/fs/fuse/connections").is_ok()
 }

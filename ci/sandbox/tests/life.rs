@@ -21,7 +21,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let tests: [(&'static str, fn()); 17] = [
+    let tests: [(&'static str, fn()); 18] = [
         (
             "the_exit_code_is_the_program_s",
             the_exit_code_is_the_program_s,
@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         ("the_next_sandbox_cleans_up", the_next_sandbox_cleans_up),
         ("another_base_is_left_alone", another_base_is_left_alone),
         ("a_base_that_cannot_be_one", a_base_that_cannot_be_one),
+        ("it_runs_in_a_chroot", it_runs_in_a_chroot),
     ];
     let check = Command::new(PROGRAM).arg("check").output().expect("check");
     let missing = String::from_utf8_lossy(&check.stderr).trim().to_owned();
@@ -453,7 +454,7 @@ fn the_daemon_is_killed() {
 
 fn the_daemon_hangs() {
     let sandbox = Sandbox::start(
-        &["--patience", "2"],
+        &["--daemon-timeout", "2"],
         "while cat /sys/block/ploop$N/dev >/dev/null; do sleep 0.05; done; sleep 1000",
     );
     send(sandbox.daemon(), Signal::STOP);
@@ -548,4 +549,19 @@ fn the_next_sandbox_cleans_up() {
     kill_both(&mut sandbox);
     assert!(run("true").status.success());
     sandbox.is_gone();
+}
+
+/// A process in a mount namespace of its own is told paths outside of the chroot.
+fn it_runs_in_a_chroot() {
+    let root = tempfile::tempdir().unwrap();
+    let script = r#"mount --make-rprivate / && mount --rbind / "$0" && exec chroot "$0" "$@""#;
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(root.path())
+        .args([PROGRAM, "run", "--preload", "", "--base"])
+        .arg(base())
+        .args(["--", "test", "-e", "/proc/self"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
 }

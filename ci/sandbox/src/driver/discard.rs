@@ -18,7 +18,7 @@ use super::stack::Stack;
 use crate::data::Done;
 
 /// How long a discard is held while nobody asks about it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Device {
     /// Part of the disk is to read as zero: a discard, or zeros that are written.
@@ -166,7 +166,7 @@ impl Device {
         let Contents { disk, discards } = &mut *contents;
         let abandoned = discards.held.is_some()
             && discards.watchers == 0
-            && discards.touched.elapsed() > PATIENCE;
+            && discards.touched.elapsed() > TIMEOUT;
         if abandoned {
             discards.finish(disk);
         }

@@ -41,7 +41,7 @@ const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
 
 /// All devices.
 pub(crate) struct Driver {
-    state: Arc<SandboxDirectory>,
+    sandbox: Arc<SandboxDirectory>,
     /// By their number.
     devices: Mutex<Vec<Slot>>,
 }
@@ -76,9 +76,9 @@ impl Drop for Reservation {
 }
 
 impl Driver {
-    pub(crate) fn new(state: Arc<SandboxDirectory>) -> Arc<Driver> {
+    pub(crate) fn new(sandbox: Arc<SandboxDirectory>) -> Arc<Driver> {
         let driver = Arc::new(Driver {
-            state,
+            sandbox,
             devices: Mutex::new(Vec::new()),
         });
         let weak = Arc::downgrade(&driver);
@@ -147,7 +147,7 @@ impl Driver {
             let span = NUMBERS.end - NUMBERS.start;
             let index = NUMBERS.start + u32::from_le_bytes(random) % span;
             let device = Arc::new(Device::new(index));
-            match Block::create(index, &self.state, device.clone()) {
+            match Block::create(index, &self.sandbox, device.clone()) {
                 Ok(block) => {
                     device.set_block(block);
                     return Ok(device);
