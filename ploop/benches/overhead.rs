@@ -241,7 +241,7 @@ const CALLS: &[Call] = &[
         safe: |place| {
             Ploop::open(&place.xml)
                 .unwrap()
-                .set_max_delta_size(4096)
+                .set_max_delta_size(Size::from_sectors(4096))
                 .unwrap();
         },
     },

@@ -302,7 +302,7 @@ impl Volumes<'_> {
     }
 
     fn remove(&self, name: &Name) -> Outcome<String> {
-        let mut ploop = self.open(name)?;
+        let ploop = self.open(name)?;
         // Whatever its name: a backup may have a snapshot of it attached.
         if let Some(device) = ploop.devices()?.first() {
             return Err(Failure {
@@ -383,7 +383,7 @@ impl Volumes<'_> {
     }
 
     fn state(&self, name: &Name) -> Outcome<State> {
-        let mut ploop = self.open(name)?;
+        let ploop = self.open(name)?;
         let descriptor = ploop.descriptor()?;
         let mut used = 0;
         for image in &descriptor.images {

@@ -53,7 +53,7 @@ pub(crate) struct Change<'a> {
 
 impl<'a> Change<'a> {
     pub(crate) fn begin(
-        image: &'a mut ffi::ImageHandle,
+        image: &'a ffi::ImageHandle,
         call: &'static Call,
     ) -> Result<Change<'a>> {
         let write_signals = WriteSignalsBlocked::begin();

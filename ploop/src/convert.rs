@@ -24,12 +24,12 @@ impl Ploop {
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where libploop's temporary file `<base>.tmp` is
     /// there. After an error the image is as it was, possibly with more clusters allocated.
     pub fn convert(&mut self, mode: ImageMode) -> Result<()> {
-        convert(&mut self.image, &LockedImage::CONVERT, mode)
+        convert(&self.image, &LockedImage::CONVERT, mode)
     }
 }
 
 pub(crate) fn convert(
-    image: &mut ffi::ImageHandle,
+    image: &ffi::ImageHandle,
     call: &'static Call,
     mode: ImageMode,
 ) -> Result<()> {

@@ -490,8 +490,8 @@ fn make_in(staging: &StagingDirectory, param: &CreateParam, format: FormatVersio
     // libploop also reports success where it could not write the descriptor (25).
     Descriptor::open(&staging.descriptor).map_err(|error| error.during(OPERATION))?;
     if param.mode == ImageMode::Raw {
-        let mut image = ffi::ImageHandle::open(OPERATION, &staging.descriptor)?;
-        crate::convert::convert(&mut image, &LockedImage::CONVERT_NEW, ImageMode::Raw)
+        let image = ffi::ImageHandle::open(OPERATION, &staging.descriptor)?;
+        crate::convert::convert(&image, &LockedImage::CONVERT_NEW, ImageMode::Raw)
             .map_err(|error| error.during(OPERATION).with_path(&param.file))?;
     }
     Ok(())

@@ -20,7 +20,7 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::is_mounted`].
-    pub fn device(&mut self) -> Result<Option<PathBuf>> {
+    pub fn device(&self) -> Result<Option<PathBuf>> {
         let locked = self.image.lock(&LockedImage::DEVICE)?;
         let device = running(&locked, &descriptor(&locked)?)?;
         Ok(device.map(|device| device.path()))
@@ -31,7 +31,7 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::descriptor`].
-    pub fn devices(&mut self) -> Result<Vec<PathBuf>> {
+    pub fn devices(&self) -> Result<Vec<PathBuf>> {
         let locked = self.image.lock(&LockedImage::DEVICES)?;
         let found = with_base_of(&locked, &descriptor(&locked)?)?;
         Ok(found.iter().map(FoundDevice::path).collect())

@@ -114,7 +114,7 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) also for a file system that is mounted without its balloon,
     /// [`NoDriver`](ErrorKind::NoDriver). What was given back before an error stays so.
     pub fn discard(&mut self, param: &DiscardParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &LockedImage::DISCARD)?;
+        let change = Change::begin(&self.image, &LockedImage::DISCARD)?;
         let cluster = Size::from(change.descriptor.cluster);
         if let Some(size) = param.to_free.filter(|size| *size < cluster) {
             return change.refuse(
@@ -146,7 +146,7 @@ impl Ploop {
     /// # Errors
     ///
     /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached.
-    pub fn discard_stat(&mut self) -> Result<DiscardStat> {
+    pub fn discard_stat(&self) -> Result<DiscardStat> {
         let locked = self.image.lock(&LockedImage::DISCARD_STAT)?;
         let descriptor = locked.descriptor()?;
         if device::running(&locked, &descriptor)?.is_none() {

@@ -1,7 +1,5 @@
 //! An opened image.
 
-use std::cell::Cell;
-use std::marker::PhantomData;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,8 +32,6 @@ use crate::{ComponentName, Descriptor, Result};
 pub struct Ploop {
     pub(crate) image: ffi::ImageHandle,
     pub(crate) component: Option<ComponentName>,
-    /// C's handle is used by one thread at a time.
-    _not_sync: PhantomData<Cell<()>>,
 }
 
 impl Ploop {
@@ -53,7 +49,6 @@ impl Ploop {
         Ok(Ploop {
             image: ffi::ImageHandle::open("open", descriptor.as_ref())?,
             component: None,
-            _not_sync: PhantomData,
         })
     }
 
@@ -99,7 +94,7 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Descriptor::open`], and [`Locked`](crate::ErrorKind::Locked).
-    pub fn descriptor(&mut self) -> Result<Descriptor> {
+    pub fn descriptor(&self) -> Result<Descriptor> {
         self.image.lock(&LockedImage::DESCRIPTOR)?.descriptor()
     }
 }

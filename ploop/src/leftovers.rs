@@ -38,7 +38,7 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::descriptor`], and where a directory of the image cannot be read.
-    pub fn leftovers(&mut self) -> Result<Vec<PathBuf>> {
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>> {
         let locked = self.image.lock(&LOOK)?;
         find(LOOK.name, locked.path(), &locked.descriptor()?)
     }
@@ -52,7 +52,7 @@ impl Ploop {
     /// As [`leftovers`](Ploop::leftovers), [`Locked`](crate::ErrorKind::Locked) while another image in the
     /// same directory is being changed, and where a file cannot be removed; those before it are gone.
     pub fn remove_leftovers(&mut self) -> Result<Vec<PathBuf>> {
-        let change = Change::begin(&mut self.image, &REMOVE)?;
+        let change = Change::begin(&self.image, &REMOVE)?;
         // An operation on another image here may be about to name what this one does not.
         let _others = others(change.path(), &change.descriptor)
             .iter()
@@ -345,7 +345,7 @@ mod tests {
         let error = Ploop::create(&param).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::AlreadyExists);
         drop(making);
-        let mut image = Ploop::create(&param).unwrap();
+        let image = Ploop::create(&param).unwrap();
         assert!(!made.exists());
         assert_eq!(image.leftovers().unwrap(), [] as [PathBuf; 0]);
     }

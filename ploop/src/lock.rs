@@ -43,6 +43,7 @@
 //! mounted the directory, if its server and kernels 2.6.12 and later do locks (not with the mount options `nolock`
 //! and `local_lock`: those keep the processes of one host apart, and no hosts).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -225,7 +226,7 @@ pub(crate) struct ImageLock {
     descriptor: PathBuf,
     among_threads: Arc<TimedLock>,
     /// Kept open: opening it costs more than the lock itself.
-    libploop: Option<Arc<LockFile>>,
+    libploop: Cell<Option<Arc<LockFile>>>,
 }
 
 impl ImageLock {
@@ -233,12 +234,12 @@ impl ImageLock {
         ImageLock {
             descriptor: descriptor.to_owned(),
             among_threads: among_threads(descriptor),
-            libploop: None,
+            libploop: Cell::default(),
         }
     }
 
     pub(crate) fn acquire(
-        &mut self,
+        &self,
         operation: &'static str,
         purpose: Purpose,
         finds_device: bool,
@@ -261,7 +262,7 @@ impl ImageLock {
         if purpose != Purpose::Devices {
             let path = side_files::lock_file(&self.descriptor);
             let file = LockFile::acquire(self.libploop.take(), &path, &wait)?;
-            self.libploop = Some(Arc::clone(&file));
+            self.libploop.set(Some(Arc::clone(&file)));
             held.libploop_file = Some(Arc::clone(&file));
             held.libploop = Mutex::new(Some(file));
         }

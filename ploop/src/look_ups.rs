@@ -13,7 +13,8 @@ use crate::image::{Header, Image};
 use crate::sysfs::FoundDevice;
 use crate::temporary_mount::TemporaryMount;
 use crate::{
-    Code, Descriptor, Error, ErrorKind, FsInfo, ImageInfo, ImageMode, Ploop, Result, device, paths,
+    Code, Descriptor, Error, ErrorKind, FsInfo, ImageInfo, ImageMode, Ploop, Result, Size, device,
+    paths,
 };
 
 impl Ploop {
@@ -24,7 +25,7 @@ impl Ploop {
     ///
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
     /// that), and as [`Ploop::descriptor`] and [`Header::read`].
-    pub fn image_info(&mut self) -> Result<ImageInfo> {
+    pub fn image_info(&self) -> Result<ImageInfo> {
         let locked = self.image.lock(&LockedImage::IMAGE_INFO)?;
         let descriptor = device::descriptor(&locked)?;
         match device::running(&locked, &descriptor)? {
@@ -44,13 +45,13 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::descriptor`].
-    pub fn top_delta_file(&mut self) -> Result<PathBuf> {
+    pub fn top_delta_file(&self) -> Result<PathBuf> {
         self.delta_file(&LockedImage::TOP_DELTA_FILE, Descriptor::top_image)
     }
 
     /// The descriptor says it; libploop would read no other one.
     fn delta_file(
-        &mut self,
+        &self,
         call: &'static Call,
         which: fn(&Descriptor) -> Option<&Image>,
     ) -> Result<PathBuf> {
@@ -72,36 +73,51 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::descriptor`].
-    pub fn base_delta_file(&mut self) -> Result<PathBuf> {
+    pub fn base_delta_file(&self) -> Result<PathBuf> {
         self.delta_file(&LockedImage::BASE_DELTA_FILE, Descriptor::base)
     }
 
-    /// Limits the size of deltas, in sectors, 0 for no limit (`ploop_set_max_delta_size`). libploop stores
-    /// the number in the descriptor and passes it to a running driver, unchanged both times.
+    /// Limits the size of deltas (`ploop_set_max_delta_size`); `None` and zero are no limit.
     ///
-    /// The driver fails what would make the top delta longer, and the file system goes read-only then.
-    /// It forgets the limit with the next snapshot, and is told again by the next mount.
+    /// The driver fails a write that would make the top delta longer, and the file system goes read-only
+    /// then. It counts whole clusters. The limit is stored in the descriptor, in sectors, a started one
+    /// counts, and passed to a driver that has the image. The driver forgets it with the next snapshot,
+    /// and the next mount tells it again.
+    ///
+    /// Needs no driver; takes a moment.
     ///
     /// # Errors
     ///
-    /// [`Busy`](ErrorKind::Busy) for no limit on a running image, and as [`Ploop::snapshot_with`];
-    /// after an error the descriptor is as it was.
-    pub fn set_max_delta_size(&mut self, size: u64) -> Result<()> {
-        let change = Change::begin(&mut self.image, &LockedImage::MAX_DELTA_SIZE)?;
-        if size == 0 {
+    /// [`Busy`](ErrorKind::Busy) for no limit while the image is attached (libploop would set one of zero
+    /// bytes: use [`Size::MAX`]), and as [`Ploop::snapshot_with`]. After an error the descriptor is as it was.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// use ploop::Size;
+    ///
+    /// image.set_max_delta_size(Size::from_gib(20))?;
+    /// image.set_max_delta_size(None)?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    pub fn set_max_delta_size(&mut self, limit: impl Into<Option<Size>>) -> Result<()> {
+        let sectors = limit.into().map_or(0, Size::sectors);
+        let change = Change::begin(&self.image, &LockedImage::MAX_DELTA_SIZE)?;
+        if sectors == 0 {
             // A18: the driver takes the number for what it is, and fails every write to a new cluster.
             let top = change.descriptor.top;
             if let Some(device) = change.devices_with_top(top).next() {
                 return change.refuse_attached(
                     device,
-                    "0 would be a limit of zero bytes there; use a large number for no limit",
+                    "0 would be a limit of zero bytes there, and every write would fail; use Size::MAX for no limit",
                 );
             }
         }
         change.run(DescriptorWrite::Direct, |locked| {
-            let locked = locked.set_max_delta_size(size)?;
+            let locked = locked.set_max_delta_size(sectors)?;
             // 25: success is also reported where the descriptor could not be written.
-            if locked.descriptor()?.max_delta_size.unwrap_or(0) == size {
+            if locked.descriptor()?.max_delta_size.unwrap_or(0) == sectors {
                 return Ok(());
             }
             Err(Error::new(
@@ -177,11 +193,11 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     if let Some(noted) = noted(call.name, descriptor)? {
         return Ok(noted);
     }
-    let mut image = ffi::ImageHandle::open(call.name, descriptor)?;
+    let image = ffi::ImageHandle::open(call.name, descriptor)?;
     if let Some(mounted) = of_mounted(&image.lock(call)?) {
         return Ok(mounted);
     }
-    let change = Change::begin(&mut image, call)?;
+    let change = Change::begin(&image, call)?;
     change.require_attachable(change.descriptor.top)?;
     let leftover = TemporaryMount::beside(&change.descriptor);
     let result = change.run(DescriptorWrite::Maybe, LockedImage::fs_info);

@@ -74,7 +74,7 @@ impl Ploop {
     /// that their states are gone, and only the upper end reads as before. The next change or mount merges
     /// them. One to a new file leaves them as they were.
     pub fn merge(&mut self, param: &MergeParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &LockedImage::MERGE)?;
+        let change = Change::begin(&self.image, &LockedImage::MERGE)?;
         let descriptor = &change.descriptor;
         let parent_of = |guid: Guid| match descriptor.parent(guid) {
             Some(parent) => Ok(parent),
@@ -169,7 +169,7 @@ impl Ploop {
 
     /// Removes the new file of a merge that failed, once the descriptor shows that it was not taken
     /// over.
-    fn remove_unless_used(&mut self, file: &Path) {
+    fn remove_unless_used(&self, file: &Path) {
         if let Ok(descriptor) = self.descriptor() {
             if !descriptor.images.iter().any(|image| image.file == file) {
                 let _ = fs::remove_file(file);

@@ -151,7 +151,7 @@ impl Ploop {
     }
 
     fn mount_with_component(&mut self, param: &MountParam) -> Result<Mounted> {
-        let change = Change::begin(&mut self.image, &LockedImage::MOUNT)?;
+        let change = Change::begin(&self.image, &LockedImage::MOUNT)?;
         let operation = change.operation();
         let target = param
             .target
@@ -297,7 +297,7 @@ impl Ploop {
     ///
     /// As [`Ploop::descriptor`]; [`Busy`](ErrorKind::Busy) for a device that has the image and does not
     /// run, as a program that was killed leaves it.
-    pub fn is_mounted(&mut self) -> Result<bool> {
+    pub fn is_mounted(&self) -> Result<bool> {
         let locked = self.image.lock(&LockedImage::IS_MOUNTED)?;
         let descriptor = device::descriptor(&locked)?;
         Ok(device::running(&locked, &descriptor)?.is_some())

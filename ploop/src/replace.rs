@@ -83,7 +83,7 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
     /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success.
     pub fn replace(&mut self, param: &ReplaceParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &LockedImage::REPLACE)?;
+        let change = Change::begin(&self.image, &LockedImage::REPLACE)?;
         let operation = change.operation();
         let descriptor = &change.descriptor;
         CPath::new(operation, &param.new_file)?;

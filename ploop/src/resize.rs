@@ -85,7 +85,7 @@ impl Ploop {
     /// After an error the data is whole; the size may have changed in part, and the same call goes on
     /// from there.
     pub fn resize_with(&mut self, param: &ResizeParam) -> Result<()> {
-        let change = Change::begin(&mut self.image, &LockedImage::RESIZE)?;
+        let change = Change::begin(&self.image, &LockedImage::RESIZE)?;
         let descriptor = &change.descriptor;
         let cluster = Size::from(descriptor.cluster);
         if let Some(size) = param.size {

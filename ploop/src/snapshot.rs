@@ -150,7 +150,7 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) where the top delta is damaged. After an error the image is as
     /// it was, save for temporary snapshots merged already.
     pub fn snapshot_with(&mut self, param: &SnapshotParam) -> Result<Guid> {
-        let change = Change::begin(&mut self.image, &LockedImage::SNAPSHOT)?;
+        let change = Change::begin(&self.image, &LockedImage::SNAPSHOT)?;
         let guid = param.guid.unwrap_or_else(Guid::generate);
         let directory = new_snapshot(&change, guid, param.directory.as_deref())?;
         let c_guid = CText::guid(guid);
@@ -173,7 +173,7 @@ impl Ploop {
         &mut self,
         param: &TemporarySnapshotParam,
     ) -> Result<TemporarySnapshot> {
-        let change = Change::begin(&mut self.image, &LockedImage::TEMPORARY_SNAPSHOT)?;
+        let change = Change::begin(&self.image, &LockedImage::TEMPORARY_SNAPSHOT)?;
         let operation = change.operation();
         if !param.hold && param.component.as_str().len() == ComponentName::MAX_LEN {
             return change.refuse(
@@ -236,7 +236,7 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that
     /// supports large disks. After an error the image is as it was.
     pub fn switch_snapshot_with(&mut self, guid: Guid, flags: SwitchFlag) -> Result<Option<Guid>> {
-        let change = Change::begin(&mut self.image, &LockedImage::SWITCH)?;
+        let change = Change::begin(&self.image, &LockedImage::SWITCH)?;
         let skip_create = flags.contains(SwitchFlag::SKIP_CREATE);
         let skip_destroy = flags.contains(SwitchFlag::SKIP_DESTROY);
         if flags.bits() & !SwitchFlag::SKIP_CREATE.bits() & !SwitchFlag::SKIP_DESTROY.bits() != 0 {
@@ -338,7 +338,7 @@ impl Ploop {
     /// own state is gone: its delta holds part of the data of the one above, through which it all reads
     /// as before. The next change or mount merges it.
     pub fn delete_snapshot(&mut self, guid: Guid) -> Result<()> {
-        let change = Change::begin(&mut self.image, &LockedImage::DELETE)?;
+        let change = Change::begin(&self.image, &LockedImage::DELETE)?;
         delete(change, guid)
     }
 
@@ -350,7 +350,7 @@ impl Ploop {
     /// As [`delete_snapshot`](Ploop::delete_snapshot).
     pub fn delete_top_delta(&mut self) -> Result<()> {
         // C's own function looks for the top before it reads the descriptor.
-        let change = Change::begin(&mut self.image, &LockedImage::DELETE)?;
+        let change = Change::begin(&self.image, &LockedImage::DELETE)?;
         let top = change.descriptor.top;
         delete(change, top)
     }

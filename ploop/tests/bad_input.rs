@@ -122,7 +122,7 @@ const CHANGES: &[(&str, Operation)] = &[
     }),
     ("convert to raw", |image, _| image.convert(ImageMode::Raw)),
     ("set max delta size", |image, _| {
-        image.set_max_delta_size(77)
+        image.set_max_delta_size(Size::from_sectors(77))
     }),
     ("mount", |image, _| {
         image.mount(&MountParam::new()).map(drop)
@@ -608,7 +608,7 @@ fn descriptors_without_geometry() {
                     before.assert_unchanged(name);
                     continue;
                 }
-                image.set_max_delta_size(4096).unwrap();
+                image.set_max_delta_size(Size::from_sectors(4096)).unwrap();
                 let now = image.descriptor().unwrap();
                 assert_ne!(now.geometry.cylinders.wrapping_mul(now.geometry.heads), 0);
             }
@@ -910,7 +910,7 @@ fn places_for_a_new_image() {
             before.assert_unchanged(path);
         }
         // A relative name is fine.
-        let mut image = Ploop::create(&CreateParam::new("root.hds", disk::SIZE).fs(None)).unwrap();
+        let image = Ploop::create(&CreateParam::new("root.hds", disk::SIZE).fs(None)).unwrap();
         assert_eq!(image.top_delta_file().unwrap(), dir.join("root.hds"));
         let before = Contents::of(dir);
         for path in ["root.hds", "other.hds"] {
@@ -1042,7 +1042,7 @@ fn become_nobody() {
 fn an_unprivileged_user() {
     child("foreign", |dir| {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
-        let (mut image, arguments) = prepare(dir);
+        let (image, arguments) = prepare(dir);
         // Every lock file is there.
         image.is_mounted().unwrap();
         image.top_delta_file().unwrap();

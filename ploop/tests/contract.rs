@@ -78,7 +78,7 @@ fn offline() -> Result<()> {
     assert_eq!(descriptor.images.len(), 1);
     assert_eq!(descriptor.snapshots.len(), 1);
     ploop.convert(ImageMode::Raw)?;
-    ploop.set_max_delta_size(0)?;
+    ploop.set_max_delta_size(None)?;
 
     std::fs::write(dir.path().join(".statfs"), [0; 40]).unwrap();
     let FsInfo {

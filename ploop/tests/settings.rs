@@ -127,7 +127,10 @@ fn the_log_file_can_be_changed_at_any_time() {
             scope.spawn(|| {
                 let mut known = FilledImage::new(ImageMode::Expanded);
                 for _ in 0..30 {
-                    known.ploop.set_max_delta_size(1).unwrap();
+                    known
+                        .ploop
+                        .set_max_delta_size(Size::from_sectors(1))
+                        .unwrap();
                 }
             });
         }
@@ -322,7 +325,10 @@ fn what_others_can_write_to_is_not_changed() {
                     ReplaceTarget::Guid(guids[0]),
                 )),
             ),
-            ("max delta size", image.set_max_delta_size(1 << 30)),
+            (
+                "max delta size",
+                image.set_max_delta_size(Size::from_sectors(1 << 30)),
+            ),
             ("mount", image.mount(&MountParam::new()).map(|_| ())),
             (
                 "fs info",

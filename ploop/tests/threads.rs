@@ -101,7 +101,10 @@ fn step(known: &mut FilledImage, choice: &mut Choice, number: u64) {
         }
         7 => known.write([(choice.below(clusters as usize) as u64, number)]),
         8 => {
-            known.ploop.set_max_delta_size(number).unwrap();
+            known
+                .ploop
+                .set_max_delta_size(Size::from_sectors(number))
+                .unwrap();
             let stored = known.ploop.descriptor().unwrap().max_delta_size;
             assert_eq!(stored, Some(number));
         }
@@ -335,7 +338,10 @@ fn a_long_merge_delays_nobody_else() {
         loop {
             small.ploop.top_delta_file().unwrap();
             assert!(!small.ploop.is_mounted().unwrap());
-            small.ploop.set_max_delta_size(7).unwrap();
+            small
+                .ploop
+                .set_max_delta_size(Size::from_sectors(7))
+                .unwrap();
             if done.load(Ordering::SeqCst) {
                 return counted;
             }

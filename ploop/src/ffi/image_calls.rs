@@ -280,11 +280,11 @@ impl LockedImage<'_> {
         result.done(locked.path())
     }
 
-    /// The locked image comes back, for a look at what was really done.
-    pub(crate) fn set_max_delta_size(self, size: u64) -> Result<Self> {
+    /// In sectors, 0 for no limit. The locked image comes back, for a look at what was really done.
+    pub(crate) fn set_max_delta_size(self, sectors: u64) -> Result<Self> {
         let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let result = locked.call(|di| unsafe { sys::ploop_set_max_delta_size(di, size) })?;
+        let result = locked.call(|di| unsafe { sys::ploop_set_max_delta_size(di, sectors) })?;
         result.done(locked.path())?;
         Ok(locked)
     }

@@ -2,6 +2,7 @@
 //! (`ploop_open_dd`, `ploop_close_dd`). One operation at a time works on one image, in this process and
 //! among all that use libploop.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -20,11 +21,12 @@ use crate::image::{Descriptor, descriptor};
 use crate::lock::{self, ImageLock, ImageLockGuard, Purpose};
 use crate::{Error, Result, paths};
 
-/// C's handle of an image. Exclusive: C has no lock for it (hazard 2).
+/// C's handle of an image. C has no lock for it (hazard 2).
 struct Handle(NonNull<sys::ploop_disk_images_data>);
 
 // SAFETY: the handle is heap memory without ties to the thread that made it; what libploop keeps per
-// thread (error text, cancel flag) is not part of it. It is not `Sync`, and used through `&mut` only.
+// thread (error text, cancel flag) is not part of it. It is not `Sync`, and each call takes it out of its
+// cell, so that one thread uses it at a time.
 unsafe impl Send for Handle {}
 
 impl Handle {
@@ -66,7 +68,7 @@ pub(crate) struct ImageHandle {
     lock: ImageLock,
     /// Kept between calls that only look. C does not reset every field when it reads the descriptor
     /// again, and a failed change stays in it, so whatever changes the image starts with a new one.
-    handle: Option<Handle>,
+    handle: Cell<Option<Handle>>,
 }
 
 impl ImageHandle {
@@ -85,7 +87,7 @@ impl ImageHandle {
             path: resolved,
             component: None,
             timeout: None,
-            handle: None,
+            handle: Cell::default(),
         })
     }
 
@@ -96,7 +98,7 @@ impl ImageHandle {
     pub(crate) fn set_component(&mut self, component: Option<CText>) {
         self.component = component;
         // C has no way to take a name back.
-        self.handle = None;
+        self.handle.take();
     }
 
     pub(crate) fn set_timeout(&mut self, timeout: Option<Duration>) {
@@ -110,7 +112,7 @@ impl ImageHandle {
     /// Waits for the image's lock, at most for the lock timeout. What is read through the [`LockedImage`]
     /// before its call is what the call will find, save for a process that takes the lock in the
     /// moment in which C takes it over.
-    pub(crate) fn lock<'a>(&'a mut self, call: &'static Call) -> Result<LockedImage<'a>> {
+    pub(crate) fn lock<'a>(&'a self, call: &'static Call) -> Result<LockedImage<'a>> {
         let timeout = self.timeout();
         let guard = self
             .lock
@@ -142,7 +144,7 @@ fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error
 /// An image whose lock is held: the only way to C for operations on an image. The C functions are methods of
 /// it, in `image_calls` and its neighbours.
 pub(crate) struct LockedImage<'a> {
-    pub(super) image: &'a mut ImageHandle,
+    pub(super) image: &'a ImageHandle,
     pub(super) call: &'static Call,
     guard: Arc<ImageLockGuard>,
     /// Whether C may read the descriptor where it is.
@@ -200,14 +202,14 @@ impl LockedImage<'_> {
     }
 
     /// C's handle as it was left is not good enough for this call: see [`ImageHandle::handle`].
-    pub(super) fn with_new_handle(mut self) -> Self {
+    pub(super) fn with_new_handle(self) -> Self {
         self.forget_handle();
         self
     }
 
     /// The descriptor is another one now.
-    pub(crate) fn forget_handle(&mut self) {
-        self.image.handle = None;
+    pub(crate) fn forget_handle(&self) {
+        self.image.handle.take();
     }
 
     /// Has C read the descriptor where it is.
@@ -244,7 +246,7 @@ impl LockedImage<'_> {
         if copy.is_some() {
             self.forget_handle();
         }
-        let (handle, component) = (&mut self.image.handle, self.image.component.as_ref());
+        let (mut handle, component) = (self.image.handle.take(), self.image.component.as_ref());
         let (guard, lock) = (&self.guard, self.guard.libploop_file());
         let keep: Vec<RawFd> = keep.iter().copied().chain(lock).collect();
         let result = execute_keeping(self.call, &keep, || {
@@ -256,14 +258,14 @@ impl LockedImage<'_> {
             }
             if handle.is_none() {
                 match Handle::open(&path, component) {
-                    Ok(opened) => *handle = Some(opened),
+                    Ok(opened) => handle = Some(opened),
                     Err(code) => return code,
                 }
             }
             handle.as_ref().map_or(-1, |handle| c(handle.0.as_ptr()))
         });
-        if copy.is_some() {
-            self.forget_handle();
+        if copy.is_none() {
+            self.image.handle.set(handle);
         }
         let mut result = result?;
         if !matches!(result.code, 0 | 1) {

@@ -186,7 +186,7 @@ fn h0_11_h4_26_names_that_cut_the_descriptor() {
         let dir = dir.join("good");
         fs::create_dir(&dir).unwrap();
         let file = dir.join("ä%41=€.hds");
-        let mut image = Ploop::create(&CreateParam::new(&file, disk::SIZE).fs(None)).unwrap();
+        let image = Ploop::create(&CreateParam::new(&file, disk::SIZE).fs(None)).unwrap();
         assert_eq!(image.top_delta_file().unwrap(), file);
     })
     .succeeded();
@@ -277,7 +277,7 @@ fn h0_12_h4_23_names_that_a_shell_obeys() {
                 image.switch_snapshot(guids[0]).unwrap_err(),
                 image.delete_snapshot(guids[0]).unwrap_err(),
                 image.convert(ImageMode::Preallocated).unwrap_err(),
-                image.set_max_delta_size(1).unwrap_err(),
+                image.set_max_delta_size(Size::from_sectors(1)).unwrap_err(),
             ] {
                 assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
                 let message = error.message();
@@ -340,7 +340,7 @@ fn h0_13_h4_29_sizes_that_come_out_smaller() {
         // The largest that is left comes out as it was asked for.
         let size = Size::from_sectors(0xffff_ffff);
         let param = CreateParam::new(dir.join("root.hds"), size).fs(None);
-        let mut image = Ploop::create(&param.format(FormatVersion::V1)).unwrap();
+        let image = Ploop::create(&param.format(FormatVersion::V1)).unwrap();
         let made = image.descriptor().unwrap().size;
         assert!(
             made <= size && made.bytes() + (1 << 20) > size.bytes(),
@@ -403,7 +403,9 @@ fn for_each_change<T>(
         ("convert to raw", |image, _, _| {
             image.convert(ImageMode::Raw)
         }),
-        ("max delta size", |image, _, _| image.set_max_delta_size(77)),
+        ("max delta size", |image, _, _| {
+            image.set_max_delta_size(Size::from_sectors(77))
+        }),
     ];
     for (name, change) in changes {
         let dir = dir.join(name.replace(' ', "-"));
@@ -443,7 +445,7 @@ fn assert_whole(dir: &Path, after: &str) {
 /// reports success. The crate looks first.
 fn h0_10_h4_25_a_descriptor_that_cannot_be_written() {
     child("raw", |dir| {
-        let (mut image, _) = disk::with_snapshots(dir, 1);
+        let (image, _) = disk::with_snapshots(dir, 1);
         let top = image.top_delta_file().unwrap();
         fs::create_dir(temporary(dir, ".tmp")).unwrap();
         let handle = raw::Handle::open(&disk::descriptor(dir));
@@ -499,10 +501,10 @@ fn h0_10_h4_25_no_descriptors_left() {
             let (mut image, guids) = disk::with_snapshots(&dir, 2);
             let top = image.top_delta_file().unwrap();
             // What is opened once stays open, and counts as spare.
-            image.set_max_delta_size(5).unwrap();
+            image.set_max_delta_size(Size::from_sectors(5)).unwrap();
             let used = used_descriptors();
             limit_descriptors(used + spare);
-            let sized = image.set_max_delta_size(77);
+            let sized = image.set_max_delta_size(Size::from_sectors(77));
             let deleted = image.delete_top_delta();
             let snapshot = image.snapshot();
             limit_descriptors(1024);
@@ -546,7 +548,9 @@ fn h0_10_h4_25_a_read_only_file_system() {
             let before = Contents::of(dir);
             mounts::read_only(dir);
             for error in [
-                image.set_max_delta_size(77).unwrap_err(),
+                image
+                    .set_max_delta_size(Size::from_sectors(77))
+                    .unwrap_err(),
                 image.delete_top_delta().unwrap_err(),
                 image.delete_snapshot(guids[0]).unwrap_err(),
                 image.snapshot().unwrap_err(),
@@ -579,7 +583,7 @@ fn h4_33_a_descriptor_names_a_foreign_file() {
         precious
     };
     child("raw", |dir| {
-        let (mut image, _) = disk::with_snapshots(dir, 1);
+        let (image, _) = disk::with_snapshots(dir, 1);
         let precious = foreign(dir, &image.top_delta_file().unwrap());
         let handle = raw::Handle::open(&disk::descriptor(dir));
         assert_eq!(handle.delete(disk::TOP), 0);
@@ -714,7 +718,7 @@ fn ha_3_replace_reports_success_when_it_could_not_rename() {
 /// lower one's table, and reports success. The crate compares the versions.
 fn ha_6_a_merge_mixes_versions() {
     let prepare = |dir: &Path| {
-        let (mut image, guids) = disk::with_snapshots(dir, 1);
+        let (image, guids) = disk::with_snapshots(dir, 1);
         disk::write_first_cluster(&image.top_delta_file().unwrap(), 7);
         let base = File::options().write(true).open(dir.join("root.hds"));
         std::os::unix::fs::FileExt::write_all_at(&base.unwrap(), b"WithouFreSpacExt", 0).unwrap();

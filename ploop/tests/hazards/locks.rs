@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ploop::image::check;
-use ploop::{ErrorKind, Ploop, device, durability, lock};
+use ploop::{ErrorKind, Ploop, Size, device, durability, lock};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::fixture::child::{child, child_for};
@@ -138,7 +138,7 @@ fn work_in_threads(dir: &Path) {
                 disk::create(&dir);
             }
             scope.spawn(move || {
-                let mut image = Ploop::open(disk::descriptor(&dir)).unwrap();
+                let image = Ploop::open(disk::descriptor(&dir)).unwrap();
                 for _ in 0..100 {
                     image.top_delta_file().unwrap();
                 }
@@ -287,7 +287,7 @@ fn h0_02_a_lock_that_is_lost_to_a_race_ends_too() {
         let worker = thread::spawn(move || {
             loop {
                 let begin = Instant::now();
-                let result = image.set_max_delta_size(4096);
+                let result = image.set_max_delta_size(Size::from_sectors(4096));
                 if begin.elapsed() > Duration::from_secs(30) {
                     return (begin.elapsed(), result);
                 }
@@ -436,7 +436,7 @@ fn ha_23_handles_cross_a_fork() {
         durability::set_sync(false);
         for round in 0..200 {
             let dir = new_directory(dir, &round.to_string());
-            let mut image = disk::create(&dir);
+            let image = disk::create(&dir);
             image.descriptor().unwrap();
             let image = std::cell::RefCell::new(image);
             let done = in_processes(4, |number| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ploop::{
     ComponentName, CreateParam, ErrorKind, Guid, MergeParam, MergeTarget, MountParam, Ploop,
-    ReplaceParam, ReplaceTarget, device, sys,
+    ReplaceParam, ReplaceTarget, Size, device, sys,
 };
 
 use crate::fixture::child::{child, child_for};
@@ -109,7 +109,7 @@ fn h0_13_h4_04_an_unknown_format_version_crashes() {
             fs::create_dir(file.parent().unwrap()).unwrap();
             let param = CreateParam::new(file, disk::SIZE).fs(None).format(format);
             match Ploop::create(&param) {
-                Ok(mut image) => {
+                Ok(image) => {
                     assert_eq!(image.descriptor().unwrap().size, disk::SIZE);
                 }
                 Err(error) => {
@@ -181,7 +181,7 @@ fn h4_11_a_negative_length_is_no_bound() {
     })
     .succeeded();
     child("safe", |dir| {
-        let mut image = disk::create(dir);
+        let image = disk::create(dir);
         let file = dir.join("root.hds");
         assert_eq!(image.top_delta_file().unwrap(), file);
         assert_eq!(image.base_delta_file().unwrap(), file);
@@ -426,7 +426,7 @@ fn h4_07_a_missing_geometry_kills() {
             without(&dir, name);
             image.switch_snapshot(guids[0]).unwrap();
             without(&dir, name);
-            image.set_max_delta_size(4096).unwrap();
+            image.set_max_delta_size(Size::from_sectors(4096)).unwrap();
             let now = image.descriptor().unwrap();
             assert_eq!(now.geometry.cylinders * now.geometry.heads, 20480 / 32);
             assert_eq!(now.max_delta_size, Some(4096));
@@ -487,7 +487,7 @@ fn h4_08_a_cycle_of_parents_has_no_end() {
 fn h4_10_other_clusters_overflow_a_merge() {
     // The upper delta has clusters of 1 MiB and data, in a chain of 64 KiB.
     let prepare = |dir: &Path| {
-        let (mut image, guids) = disk::with_snapshots(dir, 1);
+        let (image, guids) = disk::with_snapshots(dir, 1);
         let top = image.top_delta_file().unwrap();
         let other = dir.join("other");
         fs::create_dir(&other).unwrap();

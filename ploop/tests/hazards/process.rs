@@ -58,7 +58,7 @@ fn h0_04_an_error_text_outlives_its_call() {
     })
     .succeeded();
     child("safe", |dir| {
-        let mut image = disk::create(dir);
+        let image = disk::create(dir);
         // A note that is short makes libploop fail without a word.
         let (reader, mut writer) = pipe();
         writer.write_all(b"short").unwrap();
@@ -126,7 +126,7 @@ fn h0_07_h4_02_h4_34_a_handle_in_two_threads() {
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+                    let image = Ploop::open(disk::descriptor(dir)).unwrap();
                     for _ in 0..300 {
                         assert_eq!(image.top_delta_file().unwrap(), dir.join("root.hds"));
                     }
@@ -134,7 +134,7 @@ fn h0_07_h4_02_h4_34_a_handle_in_two_threads() {
             }
         });
         // Moving one is fine.
-        let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+        let image = Ploop::open(disk::descriptor(dir)).unwrap();
         image.top_delta_file().unwrap();
         thread::spawn(move || image.top_delta_file().unwrap())
             .join()
@@ -260,7 +260,7 @@ fn h0_18_h4_19_raw_creation_closes_twice() {
                     .cluster(disk::cluster())
                     .mode(ImageMode::Raw)
                     .fs(None);
-                let mut image = Ploop::create(&param).unwrap();
+                let image = Ploop::create(&param).unwrap();
                 assert_eq!(image.descriptor().unwrap().mode, ImageMode::Raw);
             }
         });
@@ -276,7 +276,7 @@ fn h0_18_h4_20_a_conversion_closes_standard_input() {
     let prepare = |dir: &Path| {
         let cluster = ClusterSize::from_bytes(64 << 20).unwrap();
         let param = CreateParam::new(dir.join("root.hds"), Size::from_mib(64)).cluster(cluster);
-        let mut image = Ploop::create(&param.fs(None)).unwrap();
+        let image = Ploop::create(&param.fs(None)).unwrap();
         image.is_mounted().unwrap();
         let status = fs::read_to_string("/proc/self/statm").unwrap();
         let pages: u64 = status.split(' ').next().unwrap().parse().unwrap();

@@ -120,7 +120,7 @@ fn handle(dir: &Path) -> raw::Handle {
 
 /// What a part left attached.
 fn detach(dir: &Path) {
-    let Ok(mut image) = Ploop::open(disk::descriptor(dir)) else {
+    let Ok(image) = Ploop::open(disk::descriptor(dir)) else {
         return;
     };
     for device in image.devices().unwrap() {
@@ -219,8 +219,12 @@ fn h0_14_h4_28_the_running_top_in_upper_case() {
         busy(image.delete_top_delta());
         busy(image.switch_snapshot(snapshot));
         assert_ne!(fs::read_to_string(disk::descriptor(dir)).unwrap(), text);
-        image.set_max_delta_size(1 << 20).unwrap();
-        image.set_max_delta_size(1 << 30).unwrap();
+        image
+            .set_max_delta_size(Size::from_sectors(1 << 20))
+            .unwrap();
+        image
+            .set_max_delta_size(Size::from_sectors(1 << 30))
+            .unwrap();
         assert_eq!(image.descriptor().unwrap().snapshots.len(), 2);
         assert_files_at_the_end(dir, &mut image, &["first", "second"]);
     })
@@ -722,7 +726,7 @@ fn ha_16_an_image_that_runs_under_a_name() {
             busy(image.resize(Size::from_mib(400), ResizeMode::Online));
             busy(image.resize(Size::from_mib(400), ResizeMode::Offline));
             busy(image.convert(ploop::ImageMode::Raw));
-            busy(image.set_max_delta_size(1 << 30));
+            busy(image.set_max_delta_size(Size::from_sectors(1 << 30)));
         }
         // The note would be the answer.
         fs::remove_file(dir.join(".statfs")).unwrap();
@@ -960,11 +964,13 @@ fn ha_18_no_limit_is_no_room() {
     .succeeded();
     child("safe", |dir| {
         let mut image = running(dir);
-        image.set_max_delta_size(1 << 30).unwrap();
-        busy(image.set_max_delta_size(0));
+        image
+            .set_max_delta_size(Size::from_sectors(1 << 30))
+            .unwrap();
+        busy(image.set_max_delta_size(None));
         write(dir, "second");
         assert_files_at_the_end(dir, &mut image, &["first", "second"]);
-        image.set_max_delta_size(0).unwrap();
+        image.set_max_delta_size(None).unwrap();
         assert_eq!(image.descriptor().unwrap().max_delta_size, None);
         image.mount(&mount_param(dir)).unwrap();
         write(dir, "third");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use ploop::image::Header;
-use ploop::{ErrorKind, Guid, MergeParam, MergeTarget, Ploop, SwitchFlag, sys};
+use ploop::{ErrorKind, Guid, MergeParam, MergeTarget, Ploop, Size, SwitchFlag, sys};
 
 use crate::fixture::child::child;
 use crate::fixture::directory::Contents;
@@ -32,7 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
 /// upper case deletes it. The crate's GUIDs have one spelling.
 fn h0_14_h4_28_the_top_in_upper_case() {
     child("raw", |dir| {
-        let (mut image, _) = disk::with_snapshots(dir, 1);
+        let (image, _) = disk::with_snapshots(dir, 1);
         let top = image.top_delta_file().unwrap();
         let handle = raw::Handle::open(&disk::descriptor(dir));
         assert_eq!(handle.switch(&disk::TOP.to_uppercase(), 0), 0);
@@ -138,7 +138,7 @@ fn h0_15_h4_27_two_deltas_are_the_top() {
 
 /// An image whose top delta names a cluster far beyond its file, which libploop finds when it merges.
 fn break_table(dir: &Path) -> (Ploop, Guid) {
-    let (mut image, guids) = disk::with_snapshots(dir, 1);
+    let (image, guids) = disk::with_snapshots(dir, 1);
     let top = image.top_delta_file().unwrap();
     disk::write_first_cluster(&top, 7);
     disk::write_header(&top, 64, 128 * 4000);
@@ -221,7 +221,7 @@ fn ha_20_a_delta_that_cannot_be_removed() {
         for (number, call) in calls.into_iter().enumerate() {
             let dir = dir.join(number.to_string());
             fs::create_dir(&dir).unwrap();
-            let (mut image, guids) = disk::with_snapshots(&dir, 1);
+            let (image, guids) = disk::with_snapshots(&dir, 1);
             let top = image.top_delta_file().unwrap();
             let _held = Immutable::make(&top).unwrap();
             let code = call(
@@ -293,7 +293,7 @@ fn ha_20_a_delta_that_cannot_be_removed() {
 /// are the same file here, by one name or by two. The crate compares files.
 fn ha_25_a_file_is_named_twice() {
     let twice = |dir: &Path, name: &str| {
-        let (mut image, guids) = disk::with_snapshots(dir, 1);
+        let (image, guids) = disk::with_snapshots(dir, 1);
         let top = image.top_delta_file().unwrap();
         fs::remove_file(&top).unwrap();
         match name {
@@ -327,7 +327,7 @@ fn ha_25_a_file_is_named_twice() {
                 image.switch_snapshot(base).err(),
                 image.snapshot().err(),
                 image.convert(ploop::ImageMode::Raw).err(),
-                image.set_max_delta_size(1 << 30).err(),
+                image.set_max_delta_size(Size::from_sectors(1 << 30)).err(),
             ];
             for error in refused {
                 let error = error.unwrap_or_else(|| panic!("{name}: a success"));
@@ -347,7 +347,7 @@ fn ha_55_two_images_have_one_base() {
         let (one, other) = (dir.join("one"), dir.join("other"));
         fs::create_dir(&one).unwrap();
         fs::create_dir(&other).unwrap();
-        let (mut image, guids) = disk::with_snapshots(&one, 1);
+        let (image, guids) = disk::with_snapshots(&one, 1);
         let base = one.join("root.hds");
         disk::write_first_cluster(&base, 1);
         for entry in fs::read_dir(&one).unwrap() {

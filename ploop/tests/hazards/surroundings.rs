@@ -210,7 +210,7 @@ fn ha_41_a_file_too_long_for_the_process() {
             let _ = fs::create_dir(&other);
             let results = [
                 image.snapshot().map(drop),
-                image.set_max_delta_size(1 << 30),
+                image.set_max_delta_size(Size::from_sectors(1 << 30)),
                 image.convert(ploop::ImageMode::Preallocated),
                 Ploop::create(&disk::param(&other)).map(drop),
             ];

@@ -188,7 +188,7 @@ impl Container {
 impl Drop for Container {
     /// After a failure, too: nothing stays mounted.
     fn drop(&mut self) {
-        if let Ok(mut image) = Ploop::open(self.descriptor()) {
+        if let Ok(image) = Ploop::open(self.descriptor()) {
             for device in image.devices().unwrap_or_default() {
                 let _ = device::umount(device);
             }

@@ -181,13 +181,14 @@ fn a_limit_for_deltas() {
     let mut guard = image.mount_guard(&container.param()).unwrap();
     container.write("a", 1 << 20);
     // As the descriptor has it, and the driver too: sectors.
-    let sectors = Size::from_gib(1).sectors();
-    guard.set_max_delta_size(sectors).unwrap();
-    assert_eq!(guard.descriptor().unwrap().max_delta_size, Some(sectors));
+    let limit = Size::from_gib(1);
+    guard.set_max_delta_size(limit).unwrap();
+    let stored = guard.descriptor().unwrap().max_delta_size;
+    assert_eq!(stored, Some(limit.sectors()));
     container.write("b", 20 << 20);
     container.verify(&["a", "b"]);
     // None at all is none at all to the driver (A18).
-    let error = refused(guard.set_max_delta_size(0), ErrorKind::Busy, Code::PARAM);
+    let error = refused(guard.set_max_delta_size(None), ErrorKind::Busy, Code::PARAM);
     assert!(error.message().contains("/dev/ploop"), "{error}");
     container.write("c", 20 << 20);
     guard.umount().unwrap();
@@ -199,14 +200,12 @@ fn a_limit_for_deltas() {
     let all = ["a", "b", "c", "d", "e"];
     container.verify(&all);
     guard.umount().unwrap();
-    image.set_max_delta_size(0).unwrap();
+    image.set_max_delta_size(None).unwrap();
     assert_eq!(image.descriptor().unwrap().max_delta_size, None);
     container.verify_image(&mut image, &all);
     // One that is reached fails what is written.
     let mut guard = image.mount_guard(&container.param()).unwrap();
-    guard
-        .set_max_delta_size(Size::from_mib(10).sectors())
-        .unwrap();
+    guard.set_max_delta_size(Size::from_mib(10)).unwrap();
     let file = File::create(container.target().join("f")).unwrap();
     let written = (&file)
         .write_all(&[7; 30 << 20])
@@ -214,7 +213,7 @@ fn a_limit_for_deltas() {
     written.unwrap_err();
     drop(file);
     guard.umount().unwrap();
-    image.set_max_delta_size(0).unwrap();
+    image.set_max_delta_size(None).unwrap();
     container.verify_whole();
     // What was there before is whole.
     let guard = image.mount_guard(&container.param().fsck(true)).unwrap();

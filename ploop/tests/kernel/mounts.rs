@@ -47,7 +47,7 @@ pub(crate) fn tests() -> Vec<Test> {
 fn a_guard_unmounts() {
     let (mut container, mut image) = Container::new(SIZE);
     {
-        let mut guard = image.mount_guard(&container.param().fsck(true)).unwrap();
+        let guard = image.mount_guard(&container.param().fsck(true)).unwrap();
         let device = guard.mounted().device.clone();
         assert!(device.metadata().unwrap().file_type().is_block_device());
         assert_eq!(guard.mounted().fsck, Some(0));
@@ -98,7 +98,7 @@ fn a_guard_unmounts_after_a_panic_and_under_its_name() {
 
 fn without_target_it_is_attached_alone() {
     let (mut container, mut image) = Container::new(SIZE);
-    let mut guard = image.mount_guard(&MountParam::new()).unwrap();
+    let guard = image.mount_guard(&MountParam::new()).unwrap();
     let device = guard.mounted().device.clone();
     assert_eq!(guard.mounted().target, None);
     assert!(guard.is_mounted().unwrap());

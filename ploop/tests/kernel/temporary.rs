@@ -138,7 +138,7 @@ fn without_holder_it_stays_as_long_as_it_is_attached() {
     let temporary = image.temporary_snapshot(&param()).unwrap();
     assert_eq!(image.devices().unwrap(), [temporary.device]);
     drop(temporary.holder);
-    let mut guard = image.mount_guard(&container.param()).unwrap();
+    let guard = image.mount_guard(&container.param()).unwrap();
     assert_eq!(guard.descriptor().unwrap().snapshot(temporary.guid), None);
     container.verify(&["new", "old"]);
     guard.umount().unwrap();

@@ -93,7 +93,7 @@ fn made(mode: ImageMode, cluster: ClusterSize) {
 fn a_size_is_rounded_up_to_whole_clusters() {
     let dir = tempfile::tempdir().unwrap();
     let param = CreateParam::new(dir.path().join("a"), Size::from_bytes((3 << 20) + 1)).fs(None);
-    let mut ploop = Ploop::create(&param).unwrap();
+    let ploop = Ploop::create(&param).unwrap();
     assert_eq!(ploop.descriptor().unwrap().size, Size::from_mib(4));
     assert_eq!(
         Header::read(dir.path().join("a")).unwrap().size,
@@ -109,7 +109,7 @@ fn the_largest_image_is_as_large_as_asked_for() {
     let param = CreateParam::new(dir.path().join("a"), max)
         .fs(None)
         .format(FormatVersion::V1);
-    let mut ploop = Ploop::create(&param).unwrap();
+    let ploop = Ploop::create(&param).unwrap();
     let size = ploop.descriptor().unwrap().size;
     // The last cluster would pass the limit.
     assert_eq!(max.bytes() - size.bytes(), (1 << 20) - 512);
@@ -122,10 +122,10 @@ fn a_relative_name_starts_at_the_working_directory() {
     let dir = tempfile::tempdir().unwrap();
     let file = fs::canonicalize(dir.path()).unwrap().join("root.hds");
     let param = CreateParam::new(relative(&file), Size::from_mib(1)).fs(None);
-    let mut ploop = Ploop::create(&param).unwrap();
+    let ploop = Ploop::create(&param).unwrap();
     assert_eq!(ploop.top_delta_file().unwrap(), file);
     ploop.close();
-    let mut again = Ploop::open(relative(&file.with_file_name("DiskDescriptor.xml"))).unwrap();
+    let again = Ploop::open(relative(&file.with_file_name("DiskDescriptor.xml"))).unwrap();
     assert_eq!(again.top_delta_file().unwrap(), file);
 }
 
@@ -187,7 +187,7 @@ fn a_bare_image_ignores_what_is_for_file_systems() {
         .fs_block_size(1024)
         .without_partition(true)
         .flags(CreateFlags::NO_LAZY);
-    let mut ploop = Ploop::create(&param).unwrap();
+    let ploop = Ploop::create(&param).unwrap();
     assert_eq!(ploop.descriptor().unwrap().size, Size::from_mib(1));
 }
 
@@ -202,7 +202,7 @@ fn a_descriptor_for_a_delta_that_is_there() {
 
     // Beside it, under another name.
     let beside = known.path("other.xml");
-    let mut ploop = Ploop::create_descriptor(&beside, &param).unwrap();
+    let ploop = Ploop::create_descriptor(&beside, &param).unwrap();
     assert_eq!(ploop.path(), beside);
     assert_eq!(ploop.top_delta_file().unwrap(), known.path("root.hds"));
     assert!(
@@ -215,7 +215,7 @@ fn a_descriptor_for_a_delta_that_is_there() {
     // In another directory.
     let elsewhere = tempfile::tempdir().unwrap();
     let path = elsewhere.path().join("DiskDescriptor.xml");
-    let mut ploop = Ploop::create_descriptor(&path, &param).unwrap();
+    let ploop = Ploop::create_descriptor(&path, &param).unwrap();
     assert_eq!(ploop.descriptor().unwrap(), known.descriptor());
 
     // In the place of one that was lost.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, SwitchFlag};
+use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Size, SwitchFlag};
 
 use super::directory::Contents;
 use super::filled_image::FilledImage;
@@ -95,7 +95,7 @@ const FORMS: &[(&str, Edit)] = &[
 #[test]
 fn look_ups_leave_them_alone() {
     for (form, change) in FORMS {
-        let (mut known, _) = known();
+        let (known, _) = known();
         let text = fs::read_to_string(known.xml()).unwrap();
         let files = known.names();
         let (base, top) = (known.path("root.hds"), known.file_of(Guid::TOP));
@@ -282,7 +282,10 @@ fn what_libploop_does_not_know_survives_changes() {
     assert_fields(&known, "a merge");
     known.ploop.delete_snapshot(guids[0]).unwrap();
     assert_fields(&known, "a deletion");
-    known.ploop.set_max_delta_size(1 << 20).unwrap();
+    known
+        .ploop
+        .set_max_delta_size(Size::from_sectors(1 << 20))
+        .unwrap();
     assert_fields(&known, "a limit");
     known.ploop.convert(ImageMode::Preallocated).unwrap();
     assert_fields(&known, "a conversion");
@@ -303,7 +306,10 @@ fn what_a_killed_change_has_dropped_comes_back() {
     assert_fields(&known, "a snapshot");
     // It is older than what the descriptor has.
     fs::write(&kept, read(&known).replace("4096", "512")).unwrap();
-    known.ploop.set_max_delta_size(1 << 20).unwrap();
+    known
+        .ploop
+        .set_max_delta_size(Size::from_sectors(1 << 20))
+        .unwrap();
     assert_fields(&known, "a limit");
     // Something else of that name is not read.
     fs::write(&kept, "hello").unwrap();

@@ -17,7 +17,10 @@ fn the_limit_of_a_delta_is_stored_and_taken_back() {
     let before = known.descriptor();
     let mut other = Ploop::open(known.xml()).unwrap();
     for size in [4096, 1, u64::from(u32::MAX) + 1, 12345] {
-        known.ploop.set_max_delta_size(size).unwrap();
+        known
+            .ploop
+            .set_max_delta_size(Size::from_sectors(size))
+            .unwrap();
         let mut expected = before.clone();
         expected.max_delta_size = Some(size);
         assert_eq!(known.descriptor(), expected);
@@ -27,8 +30,16 @@ fn the_limit_of_a_delta_is_stored_and_taken_back() {
     let guid = other.snapshot().unwrap();
     known.took(guid);
     assert_eq!(known.descriptor().max_delta_size, Some(12345));
-    known.ploop.set_max_delta_size(0).unwrap();
-    assert_eq!(known.descriptor().max_delta_size, None);
+    // Whole sectors are stored; zero is no limit, as in libploop.
+    for (limit, stored) in [
+        (Some(Size::from_bytes(513)), Some(2)),
+        (Some(Size::ZERO), None),
+        (Some(Size::MAX), Some(Size::MAX.sectors())),
+        (None, None),
+    ] {
+        known.ploop.set_max_delta_size(limit).unwrap();
+        assert_eq!(known.descriptor().max_delta_size, stored);
+    }
     // Nor does it come back with one that still remembers it.
     other.switch_snapshot(guid).unwrap();
     known.went_back_to(guid);
@@ -61,7 +72,7 @@ fn nothing_is_attached() {
 /// libploop itself answers from what it read when the handle was new.
 #[test]
 fn is_mounted_reads_the_descriptor_anew() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
+    let known = FilledImage::new(ImageMode::Expanded);
     assert!(!known.ploop.is_mounted().unwrap());
     fs::remove_file(known.xml()).unwrap();
     known.ploop.is_mounted().unwrap_err();

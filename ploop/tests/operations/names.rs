@@ -80,7 +80,7 @@ fn a_delta_that_is_under_them_stays_whole() {
             let before = Contents::of(known.dir.path());
             for result in [
                 known.ploop.snapshot().map(drop),
-                known.ploop.set_max_delta_size(4096),
+                known.ploop.set_max_delta_size(Size::from_sectors(4096)),
                 known.ploop.convert(ImageMode::Raw),
                 known.ploop.convert(ImageMode::Preallocated),
             ] {
@@ -131,7 +131,7 @@ fn what_is_there_instead_of_them_is_left_alone() {
             let mut ploop = Ploop::open(known.xml()).unwrap();
             for result in [
                 ploop.snapshot().map(drop),
-                ploop.set_max_delta_size(4096),
+                ploop.set_max_delta_size(Size::from_sectors(4096)),
                 ploop.convert(ImageMode::Raw),
                 ploop::fs_info(known.xml()).map(drop),
             ] {

@@ -15,7 +15,7 @@ const ALL: [(ImageMode, FormatVersion); 3] = [
 #[test]
 fn a_snapshot_keeps_what_was_there() {
     for (mode, format) in ALL {
-        let (mut known, guids) = FilledImage::chain(mode, format, 4);
+        let (known, guids) = FilledImage::chain(mode, format, 4);
         let descriptor = known.descriptor();
         assert_eq!(descriptor.chain(Guid::TOP).len(), 5);
         for pair in guids.windows(2) {

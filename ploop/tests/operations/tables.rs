@@ -317,7 +317,9 @@ fn a_disk_that_ends_within_a_cluster_keeps_its_end() {
     }
     let snapshot: Operation = ("snapshot", |image| image.snapshot().map(drop));
     all_refused(&mut image, ErrorKind::Unsupported, &top, &[snapshot]);
-    image.set_max_delta_size(1 << 20).unwrap();
+    image
+        .set_max_delta_size(Size::from_sectors(1 << 20))
+        .unwrap();
     let disk = read_whole(&Disk::open(image.path()).unwrap());
     assert_eq!(disk.len() as u64, size);
     assert_eq!(
