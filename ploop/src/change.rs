@@ -64,7 +64,7 @@ impl<'a> Change<'a> {
         let deltas = deltas.map(|delta| delta.file.as_path());
         let files = [locked.path()].into_iter().chain(deltas);
         trust::require_no_other_writers(call.name, files)?;
-        let (file, devices) = recovery::finish(&mut locked, read?)?;
+        let (file, devices) = recovery::finish(&locked, read?)?;
         let descriptor = &file.descriptor;
         let refuse = |kind, message: String| {
             Err(Error::new(kind, call.name, message).with_path(locked.path()))

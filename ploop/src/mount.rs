@@ -269,7 +269,7 @@ impl Ploop {
         let _write_signals = WriteSignalsBlocked::begin();
         let mut locked = self.image.lock(&LockedImage::UMOUNT)?;
         let read = locked.descriptor_file()?;
-        let (file, devices) = recovery::finish(&mut locked, read)?;
+        let (file, devices) = recovery::finish(&locked, read)?;
         // The note of the file system is written, the mount point beside the base removed.
         let descriptor = &file.descriptor;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());

@@ -96,7 +96,7 @@ impl LockedImage<'_> {
     pub(crate) const FS_INFO: Call = Call::new("get file system info").looks().finds_device();
 
     /// C opens the descriptor itself here, and so takes the lock.
-    pub(crate) fn fs_info(mut self) -> Result<FsInfo> {
+    pub(crate) fn fs_info(self) -> Result<FsInfo> {
         let descriptor = self.c_path()?;
         let mut info = sys::ploop_info::default();
         // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C

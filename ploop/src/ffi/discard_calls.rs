@@ -64,8 +64,7 @@ impl LockedImage<'_> {
 
     /// `device` is the one that libploop will find.
     pub(crate) fn discard(self, args: &DiscardArgs<'_>, device: Option<&Path>) -> Result<()> {
-        let mut locked = self.with_new_handle();
-        let operation = locked.operation();
+        let operation = self.operation();
         let stop = args
             .stop
             .map_or(std::ptr::null(), |stop| stop.0.as_ptr().cast_const());
@@ -80,25 +79,23 @@ impl LockedImage<'_> {
         let result = FLAG_TEXT.with_lock(operation, Duration::MAX, || {
             // SAFETY: the handle is live, and only this call uses it; `stop` is NULL or an `int` that
             // outlives the call, and C reads it with plain loads of an aligned `int`.
-            let mut call =
-                || locked.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) });
+            let mut call = || self.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) });
             let result = call()?;
             match device {
                 Some(device) if is_abandoned(&result) && end_abandoned(device).is_ok() => call(),
                 _ => Ok(result),
             }
         })?;
-        result.done(locked.path())
+        result.done(self.path())
     }
 
     pub(crate) fn discard_stat(self) -> Result<DiscardNumbers> {
-        let mut locked = self.with_new_handle();
         // Later versions of the library write a member more.
         let mut stat = [sys::ploop_discard_stat::default(); 2];
         // SAFETY: the handle is live and used by this thread only; C fills in the first element.
         let result =
-            locked.call(|di| unsafe { sys::ploop_discard_get_stat(di, stat.as_mut_ptr()) })?;
-        result.done(locked.path())?;
+            self.call(|di| unsafe { sys::ploop_discard_get_stat(di, stat.as_mut_ptr()) })?;
+        result.done(self.path())?;
         Ok(DiscardNumbers {
             data: stat[0].data_size as u64,
             ploop: stat[0].ploop_size as u64,

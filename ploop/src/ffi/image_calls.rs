@@ -76,7 +76,6 @@ impl LockedImage<'_> {
     pub(crate) const DESCRIPTOR: Call = Call::new("read descriptor").looks();
 
     pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountResult> {
-        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_mount_param {
             ro: args.read_only.into(),
             flags: args.flags,
@@ -89,8 +88,8 @@ impl LockedImage<'_> {
         });
         // SAFETY: the handle is live and used by this thread only; every pointer in `param` is NULL or
         // a terminated text that outlives the call, and C only reads what they point to.
-        let result = locked.call(|di| unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) })?;
-        result.done(locked.path())?;
+        let result = self.call(|di| unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) })?;
+        result.done(self.path())?;
         Ok(MountResult {
             device: device_name(&param.0.device),
             fsck: param.0.fsck_rc,
@@ -98,15 +97,13 @@ impl LockedImage<'_> {
     }
 
     pub(crate) fn umount(self) -> Result<()> {
-        let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let result = locked.call(|di| unsafe { sys::ploop_umount_image(di) })?;
-        result.done(locked.path())
+        let result = self.call(|di| unsafe { sys::ploop_umount_image(di) })?;
+        result.done(self.path())
     }
 
     /// `size` in sectors, 0 for as small as possible.
     pub(crate) fn resize(self, size: u64, offline: bool, mount_namespace: i32) -> Result<()> {
-        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_resize_param {
             size,
             offline_resize: offline.into(),
@@ -114,13 +111,11 @@ impl LockedImage<'_> {
             ..Default::default()
         });
         // SAFETY: the handle is live and used by this thread only; `param` holds numbers.
-        let result =
-            locked.call(|di| unsafe { sys::ploop_resize_image(di, param.as_mut_ptr()) })?;
-        result.done(locked.path())
+        let result = self.call(|di| unsafe { sys::ploop_resize_image(di, param.as_mut_ptr()) })?;
+        result.done(self.path())
     }
 
     pub(crate) fn create_snapshot(self, guid: &CText, directory: Option<&CPath>) -> Result<()> {
-        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_snapshot_param {
             guid: guid.as_mut_ptr(),
             snap_dir: path_or_null(directory),
@@ -129,8 +124,8 @@ impl LockedImage<'_> {
         // SAFETY: the handle is live and used by this thread only; both texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
         let result =
-            locked.call(|di| unsafe { sys::ploop_create_snapshot(di, param.as_mut_ptr()) })?;
-        result.done(locked.path())
+            self.call(|di| unsafe { sys::ploop_create_snapshot(di, param.as_mut_ptr()) })?;
+        result.done(self.path())
     }
 
     /// Returns the device, and the descriptor that holds it where `hold` asks for one.
@@ -144,8 +139,7 @@ impl LockedImage<'_> {
     ) -> Result<(PathBuf, Option<std::os::fd::OwnedFd>)> {
         use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
-        let mut locked = self.with_new_handle();
-        let operation = locked.operation();
+        let operation = self.operation();
         let no_holder = |error| {
             Error::io(
                 operation,
@@ -166,7 +160,7 @@ impl LockedImage<'_> {
         // call and are only read; `holder_out` is NULL or points to an `int` that outlives it. On
         // success C opened the holder for the caller alone, so it is ours to own; its copy goes to the
         // caller's descriptors.
-        let result = locked.call_keeping(&[holder_channel.number()], |di| unsafe {
+        let result = self.call_keeping(&[holder_channel.number()], |di| unsafe {
             let holder_out = if hold {
                 &raw mut holder
             } else {
@@ -179,7 +173,7 @@ impl LockedImage<'_> {
             }
             code
         })?;
-        result.done(locked.path())?;
+        result.done(self.path())?;
         let holder = if hold {
             Some(holder_channel.receive().map_err(no_holder)?)
         } else {
@@ -196,7 +190,6 @@ impl LockedImage<'_> {
         keep_as: Option<&CText>,
         skip_create: bool,
     ) -> (Self, Result<()>) {
-        let mut locked = self.with_new_handle();
         let mut flags = 0;
         if keep_as.is_some() {
             flags |= sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY;
@@ -213,23 +206,21 @@ impl LockedImage<'_> {
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
         let result =
-            locked.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, param.as_mut_ptr()) });
-        let result = result.and_then(|result| result.done(locked.path()));
-        (locked, result)
+            self.call(|di| unsafe { sys::ploop_switch_snapshot_ex(di, param.as_mut_ptr()) });
+        let result = result.and_then(|result| result.done(self.path()));
+        (self, result)
     }
 
     /// The locked image comes back, also after a failure, for a look at what was really done.
     pub(crate) fn delete_snapshot(self, guid: &CText) -> (Self, Result<()>) {
-        let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only; the text is terminated, outlives
         // the call, does not come from the handle (hazard 1), and is only read.
-        let result = locked.call(|di| unsafe { sys::ploop_delete_snapshot(di, guid.as_ptr()) });
-        let result = result.and_then(|result| result.done(locked.path()));
-        (locked, result)
+        let result = self.call(|di| unsafe { sys::ploop_delete_snapshot(di, guid.as_ptr()) });
+        let result = result.and_then(|result| result.done(self.path()));
+        (self, result)
     }
 
     pub(crate) fn merge(self, which: &MergeWhich<'_>, new_delta: Option<&CPath>) -> Result<()> {
-        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_merge_param {
             new_delta: path_or_null(new_delta),
             ..Default::default()
@@ -244,8 +235,8 @@ impl LockedImage<'_> {
         // SAFETY: the handle is live and used by this thread only; the texts are NULL or terminated,
         // outlive the call, do not come from the handle (hazard 1), and are only read.
         let result =
-            locked.call(|di| unsafe { sys::ploop_merge_snapshot(di, param.as_mut_ptr()) })?;
-        result.done(locked.path())
+            self.call(|di| unsafe { sys::ploop_merge_snapshot(di, param.as_mut_ptr()) })?;
+        result.done(self.path())
     }
 
     /// The locked image comes back, for a look at what was really done.
@@ -255,7 +246,6 @@ impl LockedImage<'_> {
         which: &ReplaceWhich<'_>,
         flags: i32,
     ) -> Result<Self> {
-        let mut locked = self.with_new_handle();
         let mut param = Param(sys::ploop_replace_param {
             file: file.as_mut_ptr(),
             flags,
@@ -267,25 +257,22 @@ impl LockedImage<'_> {
         }
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
-        let result =
-            locked.call(|di| unsafe { sys::ploop_replace_image(di, param.as_mut_ptr()) })?;
-        result.done(locked.path())?;
-        Ok(locked)
+        let result = self.call(|di| unsafe { sys::ploop_replace_image(di, param.as_mut_ptr()) })?;
+        result.done(self.path())?;
+        Ok(self)
     }
 
     pub(crate) fn convert(self, mode: ImageMode) -> Result<()> {
-        let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let result = locked.call(|di| unsafe { sys::ploop_convert_image(di, c_mode(mode), 0) })?;
-        result.done(locked.path())
+        let result = self.call(|di| unsafe { sys::ploop_convert_image(di, c_mode(mode), 0) })?;
+        result.done(self.path())
     }
 
     /// In sectors, 0 for no limit. The locked image comes back, for a look at what was really done.
     pub(crate) fn set_max_delta_size(self, sectors: u64) -> Result<Self> {
-        let mut locked = self.with_new_handle();
         // SAFETY: the handle is live and used by this thread only.
-        let result = locked.call(|di| unsafe { sys::ploop_set_max_delta_size(di, sectors) })?;
-        result.done(locked.path())?;
-        Ok(locked)
+        let result = self.call(|di| unsafe { sys::ploop_set_max_delta_size(di, sectors) })?;
+        result.done(self.path())?;
+        Ok(self)
     }
 }

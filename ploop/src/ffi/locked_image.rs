@@ -2,7 +2,6 @@
 //! (`ploop_open_dd`, `ploop_close_dd`). One operation at a time works on one image, in this process and
 //! among all that use libploop.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -21,12 +20,12 @@ use crate::image::{Descriptor, descriptor};
 use crate::lock::{self, ImageLock, ImageLockGuard, Purpose};
 use crate::{Error, Result, paths};
 
-/// C's handle of an image. C has no lock for it (hazard 2).
+/// C's handle of an image, for one call: C does not reset every field of it when it reads the descriptor again,
+/// and a failed change stays in it. C has no lock for it (hazard 2).
 struct Handle(NonNull<sys::ploop_disk_images_data>);
 
 // SAFETY: the handle is heap memory without ties to the thread that made it; what libploop keeps per
-// thread (error text, cancel flag) is not part of it. It is not `Sync`, and each call takes it out of its
-// cell, so that one thread uses it at a time.
+// thread (error text, cancel flag) is not part of it. It is not `Sync`, and never leaves the call it was made for.
 unsafe impl Send for Handle {}
 
 impl Handle {
@@ -59,16 +58,13 @@ impl Drop for Handle {
     }
 }
 
-/// An image that was opened: its descriptor, and C's handle of it once a call needed one.
+/// An image that was opened.
 pub(crate) struct ImageHandle {
     /// Resolved, and checked to be one that C takes.
     path: PathBuf,
     component: Option<CText>,
     timeout: Option<Duration>,
     lock: ImageLock,
-    /// Kept between calls that only look. C does not reset every field when it reads the descriptor
-    /// again, and a failed change stays in it, so whatever changes the image starts with a new one.
-    handle: Cell<Option<Handle>>,
 }
 
 impl ImageHandle {
@@ -87,7 +83,6 @@ impl ImageHandle {
             path: resolved,
             component: None,
             timeout: None,
-            handle: Cell::default(),
         })
     }
 
@@ -97,8 +92,6 @@ impl ImageHandle {
 
     pub(crate) fn set_component(&mut self, component: Option<CText>) {
         self.component = component;
-        // C has no way to take a name back.
-        self.handle.take();
     }
 
     pub(crate) fn set_timeout(&mut self, timeout: Option<Duration>) {
@@ -201,17 +194,6 @@ impl LockedImage<'_> {
         DescriptorFile::read(path).map_err(|error| error.during(self.call.name).with_path(path))
     }
 
-    /// C's handle as it was left is not good enough for this call: see [`ImageHandle::handle`].
-    pub(super) fn with_new_handle(self) -> Self {
-        self.forget_handle();
-        self
-    }
-
-    /// The descriptor is another one now.
-    pub(crate) fn forget_handle(&self) {
-        self.image.handle.take();
-    }
-
     /// Has C read the descriptor where it is.
     pub(crate) fn put_in_place(&mut self, canonical: &CanonicalDescriptor) -> Result<()> {
         canonical.put_in_place(self.call.name)?;
@@ -222,7 +204,7 @@ impl LockedImage<'_> {
     /// Calls C with the handle. The lock passes to C here. The image stays locked, so that the result can be
     /// looked at before another thread changes it.
     pub(super) fn call(
-        &mut self,
+        &self,
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
     ) -> Result<CallResult> {
         self.call_keeping(&[], c)
@@ -230,7 +212,7 @@ impl LockedImage<'_> {
 
     /// [`call`](LockedImage::call), where the closure uses file descriptors of the caller.
     pub(super) fn call_keeping(
-        &mut self,
+        &self,
         keep: &[RawFd],
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
     ) -> Result<CallResult> {
@@ -243,10 +225,9 @@ impl LockedImage<'_> {
             Some(copy) => CPath::new(self.call.name, copy.path())?,
             None => self.c_path()?,
         };
-        if copy.is_some() {
-            self.forget_handle();
-        }
-        let (mut handle, component) = (self.image.handle.take(), self.image.component.as_ref());
+        let component = self.image.component.as_ref();
+        // Closed after the call, and never by a child that C left behind in it.
+        let mut handle = None;
         let (guard, lock) = (&self.guard, self.guard.libploop_file());
         let keep: Vec<RawFd> = keep.iter().copied().chain(lock).collect();
         let result = execute_keeping(self.call, &keep, || {
@@ -256,20 +237,13 @@ impl LockedImage<'_> {
                 // SAFETY: the number is in a table of this call's own, in which nobody else uses it.
                 unsafe { libc::close(lock) };
             }
-            if handle.is_none() {
-                match Handle::open(&path, component) {
-                    Ok(opened) => handle = Some(opened),
-                    Err(code) => return code,
-                }
+            match Handle::open(&path, component) {
+                Ok(opened) => c(handle.insert(opened).0.as_ptr()),
+                Err(code) => code,
             }
-            handle.as_ref().map_or(-1, |handle| c(handle.0.as_ptr()))
         });
-        if copy.is_none() {
-            self.image.handle.set(handle);
-        }
         let mut result = result?;
         if !matches!(result.code, 0 | 1) {
-            self.forget_handle();
             result.cause = self.descriptor().err();
             result.descriptor_is_sound = result.cause.is_none();
         }

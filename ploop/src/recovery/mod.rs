@@ -38,14 +38,13 @@ pub(crate) fn after_failure(operation: &'static str, path: &Path) -> Result<()> 
 /// every change, a mount and an unmount included. Takes the descriptor as it is, and returns what it is
 /// then, and all devices.
 pub(crate) fn finish(
-    locked: &mut LockedImage<'_>,
+    locked: &LockedImage<'_>,
     file: DescriptorFile,
 ) -> Result<(DescriptorFile, Vec<Device>)> {
     let found = attached::finish(locked.operation(), locked.path(), &file.descriptor)?;
     if !found.changed {
         return Ok((file, found.devices));
     }
-    locked.forget_handle();
     Ok((locked.descriptor_file()?, found.devices))
 }
 
