@@ -57,7 +57,7 @@ impl<'a> Change<'a> {
         call: &'static Call,
     ) -> Result<Change<'a>> {
         let write_signals = WriteSignalsBlocked::begin();
-        let mut locked = image.lock(call)?;
+        let locked = image.lock(call)?;
         // Before anything is written, mending included. What cannot be read is found to be so below.
         let read = locked.descriptor_file();
         let deltas = read.iter().flat_map(|file| &file.descriptor.images);
