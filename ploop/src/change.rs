@@ -52,10 +52,7 @@ pub(crate) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    pub(crate) fn begin(
-        image: &'a ffi::ImageHandle,
-        call: &'static Call,
-    ) -> Result<Change<'a>> {
+    pub(crate) fn begin(image: &'a ffi::ImageHandle, call: &'static Call) -> Result<Change<'a>> {
         let write_signals = WriteSignalsBlocked::begin();
         let locked = image.lock(call)?;
         // Before anything is written, mending included. What cannot be read is found to be so below.
