@@ -265,7 +265,7 @@ impl Ploop {
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where the image or a descriptor is there,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a size the format cannot hold or that is
     /// [too small for the file system](CreateParam::fs), and for a name libploop could not use (see
-    /// [the manual](crate#paths)), [`NotFound`](ErrorKind::NotFound) for
+    /// [the manual](crate::manual::_11_trust_and_paths#paths)), [`NotFound`](ErrorKind::NotFound) for
     /// a missing directory, [`NoDriver`](ErrorKind::NoDriver) and [`Tool`](ErrorKind::Tool) with a
     /// file system, [`NoSpace`](ErrorKind::NoSpace). After an error nothing is left; after `kill -9`
     /// or a power cut a directory `.ploop-create-…` may be, which is not in the way of another try, and

@@ -130,7 +130,7 @@ impl Ploop {
     ///
     /// [`Busy`](ErrorKind::Busy) where the image is attached already under this name or an image is
     /// in use, [`NoSnapshot`](ErrorKind::NoSnapshot), [`InvalidInput`](ErrorKind::InvalidInput) for a
-    /// target that is no directory or that libploop could not handle (see [the manual](crate#paths)),
+    /// target that is no directory or that libploop could not handle (see [the manual](crate::manual::_11_trust_and_paths#paths)),
     /// for options that are too long, and for a snapshot with children that is not read-only;
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta, or where the file system check failed
     /// (code [`FSCK`](crate::Code::FSCK)); [`NoDriver`](ErrorKind::NoDriver),

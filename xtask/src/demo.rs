@@ -94,6 +94,9 @@ pub(crate) fn examples() -> Result<()> {
     if matches!(driver, Driver::None) {
         return Ok(());
     }
+    for name in ["mount", "sizes", "live_copy"] {
+        show(&mut driver.command(example(name)?)?, name)?;
+    }
     let mut command = driver.command(Path::new("bash"))?;
     command.arg("-c").arg(VOLUME).arg(example("volume")?);
     show(&mut command, "volume")
