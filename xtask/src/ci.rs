@@ -9,9 +9,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Seek as _};
 use std::num::NonZero;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 #[derive(Args)]
@@ -105,11 +107,87 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         setup::offer("rust")?;
     }
     let skipped = checks::leave_out(&mut steps, &options.only)?;
+    let second = SecondProcess::start(&mut steps, options)?;
     let result = steps::run(steps);
+    let second_result = second.map_or(Ok(()), SecondProcess::finish);
     for line in skipped {
         println!("skipped: {line}");
     }
-    result
+    match (result, second_result) {
+        (Err(error), Err(other)) => bail!("{error:#}; {other:#}"),
+        (result, other) => result.and(other),
+    }
+}
+
+/// The steps that build in target directories of their own, so that they never wait for a build of another step.
+const OWN_TARGET_DIRECTORY: [&str; 6] = [
+    "docs-rs", "hidden", "msrv", "targets", "minimal", "consumer",
+];
+
+/// A second `cargo xtask ci` beside this one, for the steps that build in directories of their own: most steps compile
+/// one crate after the other for much of their time, and leave processors idle.
+struct SecondProcess {
+    child: Child,
+    output: File,
+    steps: Vec<&'static str>,
+}
+
+impl SecondProcess {
+    /// Takes its steps out of `steps`. None where there is nothing to be done beside it, or one processor only.
+    fn start(steps: &mut Vec<Step<'_>>, options: &Options) -> Result<Option<SecondProcess>> {
+        let is_own = |step: &Step<'_>| OWN_TARGET_DIRECTORY.contains(&step.name);
+        let names: Vec<_> = steps
+            .iter()
+            .filter(|step| is_own(step))
+            .map(|step| step.name)
+            .collect();
+        if names.is_empty() || names.len() == steps.len() || processors() == 1 {
+            return Ok(None);
+        }
+        steps.retain(|step| !is_own(step));
+        let path = packages::metadata()?
+            .target_directory
+            .join("ci-second-process.log");
+        let output = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .with_context(|| format!("cannot make {path}"))?;
+        let child = run::command(std::env::current_exe()?)
+            .args(["ci", "--no-install"])
+            .args(names.iter().flat_map(|name| ["--only", name]))
+            .arg(format!("--fuzz-seconds={}", options.fuzz_seconds))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?)
+            .spawn()
+            .context("cannot run the other steps")?;
+        println!(
+            "beside the others, and shown after them: {}",
+            names.join(", ")
+        );
+        Ok(Some(SecondProcess {
+            child,
+            output,
+            steps: names,
+        }))
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        self.output.rewind()?;
+        io::copy(&mut self.output, &mut io::stdout())?;
+        if !status.success() {
+            bail!("of {}: see above", self.steps.join(", "));
+        }
+        Ok(())
+    }
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// What may be at the top, beside files that begin with a dot and what Cargo builds.
@@ -432,7 +510,7 @@ fn valgrind() -> Result<()> {
         }
     };
     let mut programs: Vec<&Program> = programs.iter().collect();
-    let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+    let at_once = processors();
     // What takes longest comes first, and in parts.
     programs.sort_by_key(|program| program.name != SLOW_UNDER_VALGRIND);
     let mut all = Vec::new();
@@ -475,6 +553,13 @@ fn valgrind() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn what_runs_beside_the_others_is_a_step() {
+        for name in super::OWN_TARGET_DIRECTORY {
+            assert!(super::names().contains(&name), "{name}");
+        }
+    }
+
     /// A step that the workflow does not name is one that nobody runs before a merge.
     #[test]
     fn every_step_has_a_job() {

@@ -12,11 +12,12 @@ pub(super) const CHECK: Check = Check {
     work,
 };
 
-/// What of the workspace each has to compile. libploop's structures are known for 64 bits only.
+/// What of the workspace each has to compile: the tests once for 64 bits, where the order of bytes differs from here.
+/// libploop's structures are known for 64 bits only.
 const TARGETS: [(&str, &[&str]); 3] = [
     (
         "aarch64-unknown-linux-gnu",
-        &["-p ploop --all-targets --all-features"],
+        &["-p ploop --lib --all-features"],
     ),
     (
         "s390x-unknown-linux-gnu",
