@@ -1,4 +1,4 @@
-//! Moves a running image, as for a migration, and backs it up.
+//! Backs up a running image, and moves it as for a migration.
 //!
 //! ```text
 //! cargo run --example live_copy
@@ -15,7 +15,8 @@ use ploop::{ComponentName, CreateParam, MountParam, Ploop, Size, TemporarySnapsh
 
 fn main() -> Result<(), Box<dyn Error>> {
     let scratch = tempfile::tempdir()?;
-    let [home, other, target] = ["image", "other", "mnt"].map(|name| scratch.path().join(name));
+    let directories = ["image", "other", "mnt"];
+    let [home, other, target] = directories.map(|name| scratch.path().join(name));
     for directory in [&home, &other, &target] {
         fs::create_dir(directory)?;
     }
@@ -31,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut backup = File::create(scratch.path().join("backup.raw"))?;
     let copied = io::copy(&mut File::open(&snapshot.device)?, &mut backup)?;
     println!("the backup has {}", Size::from_bytes(copied));
-    // The next operation that looks for unused temporary snapshots would merge it. This one does so now.
+    // Once it is not used, the next operation on the image would merge it, too.
     let guid = snapshot.guid;
     drop(snapshot);
     guard.delete_snapshot(guid)?;
