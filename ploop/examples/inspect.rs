@@ -1,84 +1,68 @@
-//! Shows what an image consists of and whether it is sound.
+//! Shows what an image consists of, and whether it is sound.
 //!
 //! ```text
 //! cargo run --example inspect -- /vz/private/101/root.hdd/DiskDescriptor.xml
 //! cargo run --example inspect -- --json root.hds
 //! ```
 //!
-//! Takes a descriptor or a single delta. Ends with 1 where the image is damaged.
+//! Ends with 1 if the image is damaged.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ploop::Guid;
-use ploop::image::{Descriptor, OpenOptions, Report, check, check_image};
+use clap::Parser;
+use ploop::image::{Descriptor, OpenOptions, Partition, Report, check, check_image};
+use ploop::{Guid, Size};
 use serde::Serialize;
 
-fn main() -> ExitCode {
-    let mut json = false;
-    let mut path = None;
-    for argument in std::env::args_os().skip(1) {
-        if argument == "--json" {
-            json = true;
-        } else if path.is_none() && !argument.to_string_lossy().starts_with("--") {
-            path = Some(PathBuf::from(argument));
-        } else {
-            return usage();
-        }
-    }
-    let Some(path) = path else {
-        return usage();
-    };
-    match inspect(&path, json) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+/// Show what an image consists of, and whether it is sound
+#[derive(Parser)]
+struct Arguments {
+    /// A DiskDescriptor.xml, or one delta by itself
+    path: PathBuf,
+    /// Print everything, for programs
+    #[arg(long)]
+    json: bool,
 }
 
-fn usage() -> ExitCode {
-    eprintln!("usage: inspect [--json] DiskDescriptor.xml|DELTA");
-    ExitCode::from(2)
-}
-
-/// Everything there is to say, for programs.
 #[derive(Serialize)]
 struct Everything {
     descriptor: Option<Descriptor>,
-    partitions: Vec<ploop::image::Partition>,
+    partitions: Vec<Partition>,
     report: Report,
 }
 
-fn inspect(path: &Path, json: bool) -> Result<bool, Box<dyn std::error::Error>> {
-    let descriptor = if path.extension().is_some_and(|extension| extension == "xml") {
-        Some(Descriptor::open(path)?)
-    } else {
-        None
-    };
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let Arguments { path, json } = Arguments::parse();
     let options = OpenOptions::new().allow_in_use(true);
-    let (disk, report) = match &descriptor {
-        Some(found) => (options.open_descriptor(found, found.top), check(path)),
-        None => (options.open_image(path), check_image(path)),
+    let (descriptor, disk, report) = if path.extension().is_some_and(|it| it == "xml") {
+        let descriptor = Descriptor::open(&path)?;
+        let disk = options.open_descriptor(&descriptor, descriptor.top);
+        (Some(descriptor), disk, check(&path))
+    } else {
+        (None, options.open_image(&path), check_image(&path))
     };
-    let partitions = match &disk {
-        Ok(disk) => disk.partitions()?,
-        // The report says why.
-        Err(_) => Vec::new(),
+    let everything = Everything {
+        descriptor,
+        // The report says why a disk cannot be opened.
+        partitions: disk.map_or(Ok(Vec::new()), |disk| disk.partitions())?,
+        report,
     };
-    let sound = report.is_sound();
     if json {
-        let everything = Everything {
-            descriptor,
-            partitions,
-            report,
-        };
         println!("{}", serde_json::to_string_pretty(&everything)?);
-        return Ok(sound);
+    } else {
+        show(&path, &everything);
     }
-    if let Some(descriptor) = &descriptor {
+    Ok(match everything.report.is_sound() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn show(path: &Path, everything: &Everything) {
+    let report = &everything.report;
+    if let Some(descriptor) = &everything.descriptor {
         println!(
             "{}: {}, {} in clusters of {}",
             path.display(),
@@ -86,44 +70,32 @@ fn inspect(path: &Path, json: bool) -> Result<bool, Box<dyn std::error::Error>> 
             descriptor.size,
             descriptor.cluster
         );
-        draw(descriptor, &report, Guid::NONE, "");
+        draw(descriptor, report);
     }
-    for partition in &partitions {
+    for partition in &everything.partitions {
         println!(
             "partition {}: {} from {} on",
             partition.number,
             partition.size,
-            ploop::Size::from_bytes(partition.offset)
+            Size::from_bytes(partition.offset)
         );
     }
     println!("{report}");
-    Ok(sound)
 }
 
-/// The snapshots above `parent`. The depth of the tree is that of what was validated, but a file
-/// decides on it: a stack of its own, instead of the program's.
-fn draw(descriptor: &Descriptor, report: &Report, parent: Guid, indent: &str) {
-    let mut stack = vec![(parent, indent.to_owned())];
-    // The line that shows a snapshot, drawn when it is taken from the stack.
-    let mut first = true;
+/// The tree of snapshots. The file decides how deep the tree is, so this does not recurse.
+fn draw(descriptor: &Descriptor, report: &Report) {
+    let mut stack = vec![(Guid::NONE, String::new())];
     while let Some((guid, indent)) = stack.pop() {
-        if !first {
+        if guid != Guid::NONE {
             line(descriptor, report, guid, &indent);
         }
-        let below = if first {
-            String::new()
-        } else {
-            // What stands below a branch is a bar, unless it was the last.
-            indent.replace("├─ ", "│  ").replace("└─ ", "   ")
-        };
-        first = false;
+        // Below a branch there is a bar, unless it was the last one.
+        let below = indent.replace("├─ ", "│  ").replace("└─ ", "   ");
         let children: Vec<Guid> = descriptor.children(guid).collect();
         for (index, child) in children.iter().enumerate().rev() {
-            let branch = if index + 1 == children.len() {
-                "└─ "
-            } else {
-                "├─ "
-            };
+            let last = index + 1 == children.len();
+            let branch = if last { "└─ " } else { "├─ " };
             stack.push((*child, format!("{below}{branch}")));
         }
     }
