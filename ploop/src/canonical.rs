@@ -1,14 +1,13 @@
-//! The descriptor as libploop is given it: only in the one form that this crate writes.
+//! The canonical descriptor: libploop reads only a `DiskDescriptor.xml` that this crate has written.
 //!
-//! libploop reads descriptors with libxml2, which takes other encodings and forms than the reader of this
-//! crate. What two readers take for different things is a way around every check. So C reads only bytes
-//! that [`Descriptor::to_xml`] has written, which are the ones that libploop writes itself. Before a
-//! change the canonical text takes the place of any other; a look-up leaves the file alone and lets C
-//! read a copy.
+//! libploop reads descriptors with libxml2, which takes other encodings and forms than the reader of this crate. A
+//! text that two readers understand differently is a way around every check. So C reads only what
+//! [`Descriptor::to_xml`] has written, which is what libploop itself would write. A change puts the canonical text in
+//! place first; a look-up leaves the file alone and gives C a copy.
 //!
-//! What libploop does not know (`UID`, `Name`, `Miscellaneous` of Parallels Desktop, the version
-//! attribute) it drops when it writes. It is put back afterwards. While libploop works, it is in a
-//! file of its own, so that the next change puts it back should this process be killed.
+//! libploop drops the fields that it does not know (`UID`, `Name` and `Miscellaneous` of Parallels Desktop, the version
+//! attribute) when it writes. They are restored after the call. During the call they are in a file of their own
+//! (`.ploop-kept`), from which the next change restores them if this process is killed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -25,14 +24,14 @@ pub(crate) struct CanonicalDescriptor {
     path: PathBuf,
     unknown: UnknownFields,
     xml: String,
-    /// Whether the file says it in these words.
+    /// Whether the file has this text already.
     in_place: bool,
-    /// Whether a change was killed before it put back what libploop does not know.
+    /// Whether a change was killed before it restored the unknown fields.
     was_killed: bool,
 }
 
 impl CanonicalDescriptor {
-    /// Of a descriptor that was read while the image's lock is held, with what the text says.
+    /// The canonical form of a descriptor, and what it says. Both are read under the image's lock.
     pub(crate) fn of(
         operation: &'static str,
         path: &Path,
@@ -45,13 +44,12 @@ impl CanonicalDescriptor {
             mut unknown,
         } = file;
         let backup = paths::saved_unknown_fields(path);
-        let lost = match fs::symlink_metadata(&backup) {
-            Ok(found) if found.is_file() => DescriptorFile::read(&backup).ok(),
-            _ => None,
-        };
-        let was_killed = lost.is_some();
-        if let Some(lost) = lost.filter(|_| unknown.is_empty()) {
-            unknown = lost.unknown;
+        let saved = paths::is_regular_file(&backup)
+            .then(|| DescriptorFile::read(&backup).ok())
+            .flatten();
+        let was_killed = saved.is_some();
+        if let Some(saved) = saved.filter(|_| unknown.is_empty()) {
+            unknown = saved.unknown;
         }
         let dir = paths::directory_of(path);
         let xml = descriptor.to_xml_with(&unknown, dir).map_err(failed)?;
@@ -70,7 +68,7 @@ impl CanonicalDescriptor {
         Ok((canonical, descriptor))
     }
 
-    /// Puts the canonical text in the place of any other. The lock is still held.
+    /// Replaces the file by the canonical text. The lock is still held.
     pub(crate) fn put_in_place(&self, operation: &'static str) -> Result<()> {
         if !self.in_place {
             replace(&self.path, &self.xml).map_err(|error| {
@@ -83,18 +81,18 @@ impl CanonicalDescriptor {
             })?;
         }
         if self.was_killed {
-            // The descriptor has it all.
+            // Its fields are in the descriptor again.
             let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
         }
         Ok(())
     }
 
-    /// Whether there is anything that libploop does not know.
+    /// Whether the descriptor has fields that libploop does not know.
     pub(crate) fn has_unknown_fields(&self) -> bool {
         !self.unknown.is_empty()
     }
 
-    /// Before C writes the descriptor: keeps what would be lost if the process were killed meanwhile.
+    /// Saves the unknown fields before C writes the descriptor, in case the process is killed.
     pub(crate) fn save_unknown_fields(&self, operation: &'static str) -> Result<()> {
         if !self.has_unknown_fields() {
             return Ok(());
@@ -103,13 +101,14 @@ impl CanonicalDescriptor {
         File::open(&self.path)
             .and_then(|file| write(&backup, self.xml.as_bytes(), &file.metadata()?))
             .map_err(|error| {
-                let why = "what libploop does not know of the descriptor cannot be kept";
+                let why =
+                    "the fields of the descriptor that libploop does not know cannot be saved";
                 Error::io(operation, why, error).with_path(backup)
             })
     }
 
-    /// After C: puts back what it has dropped. The image's lock is held. What does not succeed is left to
-    /// the next change.
+    /// Restores the unknown fields after C has written the descriptor, under the image's lock. If that fails, the next
+    /// change does it.
     pub(crate) fn restore_unknown_fields(&self) {
         let Ok(now) = DescriptorFile::read(&self.path) else {
             return;
@@ -125,7 +124,7 @@ impl CanonicalDescriptor {
     }
 }
 
-/// Puts a text in the place of a descriptor, with mode and owner kept, at once or not at all.
+/// Replaces a descriptor atomically, with mode and owner kept.
 pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = paths::rewritten(path);
     write(&new, text.as_bytes(), &fs::metadata(path)?)?;
@@ -133,7 +132,7 @@ pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
         let _ = fs::remove_file(&new);
         return Err(error);
     }
-    // On old kernels syncing the renamed file is what commits the renaming, elsewhere the directory.
+    // Both are needed: see `recovery::sync`.
     File::open(path)?.sync_all()?;
     match File::open(paths::directory_of(path)).and_then(|directory| directory.sync_all()) {
         // Not every file system syncs directories.
@@ -142,9 +141,9 @@ pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a file of this crate's own, like the descriptor in owner and mode.
+/// Writes a file of this crate's own, with owner and mode of the descriptor.
 fn write(path: &Path, text: &[u8], like: &fs::Metadata) -> io::Result<()> {
-    // Of a process that was killed, or a trap: a link is removed, not followed.
+    // One that a killed process left, or a link as a trap, which is removed and not followed.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -166,20 +165,19 @@ fn write(path: &Path, text: &[u8], like: &fs::Metadata) -> io::Result<()> {
         })
         .and_then(|()| file.sync_all());
     if written.is_err() {
-        // It is this function's own.
         let _ = fs::remove_file(path);
     }
     written
 }
 
-/// A canonical copy of a descriptor, for calls that only look.
+/// A canonical copy of a descriptor, for look-ups.
 pub(crate) struct DescriptorCopy {
     directory: PathBuf,
     path: PathBuf,
 }
 
 impl DescriptorCopy {
-    /// `None` where C can read the descriptor itself.
+    /// `None` where the descriptor is canonical: C reads it in place.
     pub(crate) fn unless_canonical(
         operation: &'static str,
         path: &Path,
@@ -223,7 +221,7 @@ impl DescriptorCopy {
 
 impl Drop for DescriptorCopy {
     fn drop(&mut self) {
-        // It is in the directory for temporary files, and of no use to anybody.
+        // What stays is in the directory for temporary files.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

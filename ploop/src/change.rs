@@ -1,8 +1,11 @@
-//! A change of an image: what is checked under its lock before libploop is called, and what follows the call.
+//! [`Change`]: an operation that changes an image. The checks before libploop is called, under the image's lock, and
+//! what follows the call: sync, restoring, cleaning up.
 //!
-//! libploop trusts the descriptor, the images and its surroundings. A [`Change`] does not: it reads
-//! them under the image's lock and refuses what libploop would crash on, loop on, hand to a shell, or
-//! report as done though it was not. The numbers are those of the hazards in the crate's manual.
+//! libploop trusts the descriptor, the deltas and its surroundings. A [`Change`] refuses what libploop would crash
+//! on, loop on, hand to a shell, or report as done though it was not. Which devices have the image is asked in
+//! [`devices`]. Numbers are those of the hazards in `hazards.md`.
+
+mod devices;
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
@@ -24,38 +27,40 @@ use crate::{
     recovery, trust,
 };
 
-/// How a function writes the descriptor.
+/// How a function of libploop writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DescriptorWrite {
-    /// To `.tmp`, then renamed.
+    /// To `.tmp`, which is then renamed.
     Direct,
-    /// To `.tmp.tmp`, renamed to `.tmp`, and after the work renamed again.
+    /// To `.tmp.tmp`, which is renamed to `.tmp`, and after the work again.
     Staged,
-    /// Not at all, or only when temporary snapshots are merged on the way.
+    /// Not, unless it merges temporary snapshots on the way.
     Maybe,
 }
 
-/// An operation that changes an image: the locked image, with everything checked.
+/// An operation that changes an image: begun by [`begin`](Change::begin), which checks what all of them need, and
+/// ended by [`run`](Change::run), which calls libploop.
 pub(crate) struct Change<'a> {
     locked: LockedImage<'a>,
-    /// As it is before the change.
+    /// The descriptor before the change.
     pub(crate) descriptor: Descriptor,
-    /// All there are.
+    /// All devices of the system.
     pub(crate) devices: Vec<Device>,
-    /// The deltas, as far as they are there.
+    /// The delta files that exist.
     pub(crate) files: Vec<(Guid, Identity)>,
     canonical: CanonicalDescriptor,
-    /// Deltas with a mark that libploop takes for that of one in use.
-    closed: RefCell<Vec<Image>>,
-    /// What this crate writes itself fails, too, where it may not write.
+    /// Deltas that are marked as closed: libploop takes every mark for one of a delta in use.
+    marked_closed: RefCell<Vec<Image>>,
+    /// Also for the files that this crate writes itself.
     _write_signals: WriteSignalsBlocked,
 }
 
 impl<'a> Change<'a> {
+    /// Locks the image, finishes an operation that was interrupted, and checks what every change needs.
     pub(crate) fn begin(image: &'a ffi::ImageHandle, call: &'static Call) -> Result<Change<'a>> {
         let write_signals = WriteSignalsBlocked::begin();
         let locked = image.lock(call)?;
-        // Before anything is written, mending included. What cannot be read is found to be so below.
+        // Before anything is written, by the recovery, too. A descriptor that cannot be read is an error below.
         let read = locked.descriptor_file();
         let deltas = read.iter().flat_map(|file| &file.descriptor.images);
         let deltas = deltas.map(|delta| delta.file.as_path());
@@ -86,19 +91,19 @@ impl<'a> Change<'a> {
             files: descriptor.images.iter().filter_map(file).collect(),
             descriptor,
             canonical,
-            closed: RefCell::default(),
+            marked_closed: RefCell::default(),
             devices,
             _write_signals: write_signals,
         };
         change.require_distinct_files()?;
-        // What a mount attaches need not be the top.
+        // Only a mount works on any delta, and it checks the one that it attaches.
         if call.finds_device && !call.any_delta {
             change.require_writers_found()?;
         }
         Ok(change)
     }
 
-    /// Lets C do it, brings what was done to the disk, and removes what a failure left behind.
+    /// Calls C. Then syncs the result, or after a failure removes what was left behind.
     pub(crate) fn run<T>(
         mut self,
         write: DescriptorWrite,
@@ -118,7 +123,7 @@ impl<'a> Change<'a> {
         }
         match (&result, unsynced) {
             (Err(_), _) => lock.try_with_libploop_lock(|| {
-                // What could not be mended now needs what is left of the operation.
+                // A recovery that failed needs these files the next time.
                 if recovery::after_failure(operation, &path).is_ok() {
                     staging.clear();
                 }
@@ -129,12 +134,12 @@ impl<'a> Change<'a> {
         result
     }
 
-    /// Where no device has the delta, it is as if the mark had never been set.
+    /// Clears the marks of closed deltas, but of those that a device has.
     fn clear_closed_marks(&self) -> Result<()> {
-        for image in self.closed.borrow().iter() {
+        for image in self.marked_closed.borrow().iter() {
             if self.devices_with(&[image.guid]).next().is_none() {
                 Header::clear_closed_mark(&image.file).map_err(|error| {
-                    let why = "the mark of a closed image cannot be taken off, and libploop takes it for one in use";
+                    let why = "the delta is marked as closed by Parallels Desktop, and the mark, which libploop takes for one of use, cannot be cleared";
                     Error::io(self.operation(), why, error).with_path(&image.file)
                 })?;
             }
@@ -142,8 +147,7 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// An error of this operation on this image, with the code libploop has for unusable parameters
-    /// where it is one.
+    /// The error of a refused operation. Kinds that stand for unusable parameters get libploop's code for these.
     pub(crate) fn refuse<T>(&self, kind: ErrorKind, why: impl Into<String>) -> Result<T> {
         let error = Error::new(kind, self.operation(), why).with_path(self.path());
         Err(match kind {
@@ -158,12 +162,12 @@ impl<'a> Change<'a> {
         self.locked.operation()
     }
 
-    /// How long it waits for others.
+    /// How long this operation waits for locks.
     pub(crate) fn timeout(&self) -> Duration {
         self.locked.timeout()
     }
 
-    /// The name that libploop looks for.
+    /// The component name of the device that libploop looks for.
     pub(crate) fn component(&self) -> &[u8] {
         self.locked.component()
     }
@@ -172,7 +176,7 @@ impl<'a> Change<'a> {
         self.locked.path()
     }
 
-    /// That this GUID is in the descriptor, as a snapshot or as the top.
+    /// Requires that the descriptor has this GUID, as a snapshot or as the top.
     pub(crate) fn require_snapshot(&self, guid: Guid) -> Result<()> {
         match self.descriptor.snapshot(guid) {
             Some(_) => Ok(()),
@@ -180,8 +184,8 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// That this file is a delta of the image, which is about to be removed: whatever its table is like, for
-    /// going back to a snapshot is the way out of a damaged top.
+    /// Requires that the header is that of a delta of this image. For a delta that is to be removed: its table may be
+    /// damaged, and going back to a snapshot is the way out of that.
     pub(crate) fn require_delta_header(&self, image: Option<&Image>) -> Result<()> {
         image.map_or(Ok(()), |image| {
             let header =
@@ -190,10 +194,9 @@ impl<'a> Change<'a> {
         })
     }
 
-    /// That these files are deltas libploop can work on together: readable headers that do not lead
-    /// it out of its buffers (9), of one cluster size (10) and one version of the format: a merge writes
-    /// the upper one's version to the lower one's table. It also keeps a descriptor that names
-    /// just any file from having that file deleted or overwritten (33).
+    /// Requires that libploop can work on these deltas together: the headers and tables are sound (9), of one cluster
+    /// size (10) and one format version, for a merge writes the upper delta's entries to the lower delta's table.
+    /// So a file that is no delta is neither deleted nor overwritten, whatever the descriptor says (33).
     pub(crate) fn require_sound<'i>(
         &self,
         images: impl IntoIterator<Item = &'i Image>,
@@ -207,7 +210,7 @@ impl<'a> Change<'a> {
                 continue;
             };
             if delta.is_marked_closed {
-                self.closed.borrow_mut().push(image.clone());
+                self.marked_closed.borrow_mut().push(image.clone());
             }
             let expected = *first.get_or_insert(version);
             if version != expected {
@@ -225,8 +228,8 @@ impl<'a> Change<'a> {
         Ok(sound)
     }
 
-    /// [`require_sound`](Change::require_sound), and that no disk of these deltas ends within a cluster:
-    /// libploop makes new deltas, and merges and converts old ones, in whole clusters, and the rest is lost.
+    /// [`require_sound`](Change::require_sound), and that the disk ends with a whole cluster in each: libploop makes,
+    /// merges and converts deltas in whole clusters, and cuts off the rest.
     pub(crate) fn require_sound_and_whole<'i>(
         &self,
         images: impl IntoIterator<Item = &'i Image>,
@@ -238,7 +241,7 @@ impl<'a> Change<'a> {
                     ErrorKind::Unsupported,
                     self.operation(),
                     format!(
-                        "the disk has {size} bytes, not a whole number of clusters of {cluster}, and libploop would cut off its end; export it to a new image"
+                        "the disk has {size} bytes, not a whole number of clusters of {cluster}; libploop would cut off its end, so export the disk to a new image"
                     ),
                 )
                 .with_path(&image.file));
@@ -247,19 +250,18 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// What must hold where libploop attaches the chain of a delta: sound deltas, and a mount table it
-    /// can read.
+    /// Requires what libploop needs to attach the chain of a delta: sound deltas, and a mount table it can read.
     pub(crate) fn require_attachable(&self, guid: Guid) -> Result<()> {
         self.require_sound(self.descriptor.chain(guid))?;
         match mount_table::read() {
             Ok(table) => require_short_mounts(self.operation(), &table),
-            // Without a table libploop says so itself.
+            // libploop reports it.
             Err(_) => Ok(()),
         }
     }
 
-    /// That libploop's tools are there. It forks first and looks for the tool then, and its child
-    /// comes back as a second copy of the caller (21).
+    /// Requires that these tools are installed. libploop forks before it looks for them, and without the tool its
+    /// child returns as a second copy of the program (21).
     pub(crate) fn require_tools(&self, tools: &[&str]) -> Result<()> {
         require_tools(self.operation(), tools)
     }
@@ -278,9 +280,9 @@ pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> E
 /// A delta whose header and table were read, and found to be sound.
 pub(crate) struct SoundDelta<'i> {
     image: &'i Image,
-    /// Of the disk, in bytes.
+    /// The size of the disk, in bytes.
     size: u64,
-    /// Of the format; a raw base has none.
+    /// `None` for a raw base.
     version: Option<FormatVersion>,
     is_marked_closed: bool,
 }
@@ -325,7 +327,7 @@ fn require_sound<'i>(
     })
 }
 
-/// That the header is that of a delta of this image.
+/// Requires that the header fits the descriptor.
 fn require_header_of(
     operation: &'static str,
     image: &Image,
@@ -346,8 +348,8 @@ fn require_header_of(
     .with_path(&image.file))
 }
 
-/// A raw base has no header to tell it from somebody's file: that its size is the disk's must do. Deltas upon it
-/// may make the disk larger. Returns its length.
+/// Requires that a raw base has the size of the disk, or less where deltas upon it may have made the disk larger: it
+/// has no header to tell it from any other file. Returns its length.
 fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) -> Result<u64> {
     let metadata = fs::metadata(file).map_err(|error| {
         Error::io(operation, "the raw base cannot be examined", error).with_path(file)
@@ -356,10 +358,10 @@ fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) ->
     let why = if !metadata.is_file() {
         "it is not a regular file".to_owned()
     } else if len == 0 || len % 512 != 0 {
-        format!("its {len} bytes are not one or more whole sectors")
+        format!("it has {len} bytes, not one or more whole sectors")
     } else if len > size || len < size && descriptor.images.len() == 1 {
         format!(
-            "it has {len} bytes, and the disk {size}; put the right size into the descriptor if it is the base all the same"
+            "it has {len} bytes, and the disk {size}; if it is the base all the same, put the right size into the descriptor"
         )
     } else {
         return Ok(len);
@@ -372,11 +374,11 @@ fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) ->
     .with_path(file))
 }
 
-/// That each mount point of the host, as the table spells it, fits the buffer into which libploop
-/// copies it without looking (16).
+/// Requires that each mount point of the host, as the table spells it, fits the buffer of libploop, which does not
+/// check (16).
 fn require_short_mounts(operation: &'static str, table: &[u8]) -> Result<()> {
     const BUFFER: usize = 4096;
-    match mount_table::longest(table) {
+    match mount_table::longest_mount_point(table) {
         Some(longest) if longest.len() >= BUFFER => Err(Error::new(
             ErrorKind::Unsupported,
             operation,
@@ -390,7 +392,7 @@ fn require_short_mounts(operation: &'static str, table: &[u8]) -> Result<()> {
     }
 }
 
-/// Where libploop looks for tools, in its order; the `2fs` ones first in a directory of their own.
+/// Where libploop looks for tools, in its order. It looks for names with `2fs` in `/usr/libexec` first.
 const TOOL_DIRECTORIES: [&str; 5] = ["/sbin", "/bin", "/usr/sbin", "/usr/bin", "/usr/local/sbin"];
 
 pub(crate) fn require_tools(operation: &'static str, tools: &[&str]) -> Result<()> {
@@ -418,18 +420,17 @@ pub(crate) fn require_tools(operation: &'static str, tools: &[&str]) -> Result<(
     ))
 }
 
-/// The temporary file that libploop writes a descriptor to, made before libploop needs it.
+/// The temporary file to which libploop writes a new descriptor (`.tmp`, `.tmp.tmp`), made before libploop needs it.
 ///
-/// When libploop cannot create it, it goes on as if it had been written, and reports success for
-/// what it did not do, or deletes a delta that the descriptor on disk still names (25). So the file
-/// is created beforehand; libploop overwrites and renames it.
+/// Where libploop cannot create it, it goes on as if it had written it: it reports success for what it did not do, or
+/// deletes a delta that the descriptor on disk still names (25). So the file is created before; libploop overwrites
+/// and renames it.
 struct StagingFile {
-    /// What was not there before.
+    /// The files that were not there before.
     made: Vec<PathBuf>,
 }
 
-/// What one operation adds to a descriptor, at most: an image and a snapshot, whose file names may be
-/// long.
+/// How much one operation adds to a descriptor, at most: an image and a snapshot, with long file names.
 const GROWTH: u64 = 8192;
 
 impl StagingFile {
@@ -443,7 +444,7 @@ impl StagingFile {
             DescriptorWrite::Maybe => return Ok(staging),
             DescriptorWrite::Direct => paths::staged(descriptor),
             DescriptorWrite::Staged => {
-                // Left behind by some failures.
+                // Some failures leave it behind.
                 let staged = paths::staged(descriptor);
                 if fs::symlink_metadata(&staged).is_err() {
                     staging.made.push(staged);
@@ -468,7 +469,7 @@ impl StagingFile {
         match create(OpenOptions::new().create_new(true)) {
             Ok(mut file) => {
                 staging.made.push(needed.clone());
-                // Where the disk is full, libploop fails later and without saying why.
+                // On a full disk libploop would fail later, and not say why.
                 let len = fs::metadata(descriptor).map_or(0, |metadata| metadata.len()) + GROWTH;
                 if let Err(error) = io::copy(&mut io::repeat(0).take(len), &mut file) {
                     staging.clear();
@@ -476,7 +477,7 @@ impl StagingFile {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Of an operation that was killed, and a regular file.
+                // An operation that was killed has left it. It is a regular file: that was checked.
                 create(&mut OpenOptions::new()).map_err(refused)?;
             }
             Err(error) => return Err(refused(error)),
@@ -486,7 +487,7 @@ impl StagingFile {
 
     fn clear(&self) {
         for file in &self.made {
-            // Gone is what it should be.
+            // libploop may have removed it.
             let _ = fs::remove_file(file);
         }
     }

@@ -72,7 +72,7 @@ pub(crate) fn running(
             ErrorKind::Busy,
             locked.operation(),
             format!(
-                "this is the image of a stopped ploop device, {}: a program that was killed left it so; unmount the image, which gives the device free",
+                "this is the image of a stopped ploop device, {}: a program was killed and left the device attached; unmounting the image frees it",
                 device.path().display()
             ),
         )

@@ -1,11 +1,11 @@
-//! Which file it is: device and inode, whatever its name.
+//! The identity of a file, whatever its path: device and inode number.
 
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A file. Two names of one file (hard and symbolic links, bind mounts) have one of these.
+/// Equal for two paths of one file (hard and symbolic links, bind mounts).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Identity {
     device: u64,
@@ -13,7 +13,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Of the file that a path leads to.
+    /// The identity of the file to which a path leads.
     pub(crate) fn of(path: &Path) -> io::Result<Identity> {
         Ok(Identity::from(&fs::metadata(path)?))
     }

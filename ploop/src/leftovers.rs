@@ -116,8 +116,8 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         paths::before_removal(path),
         paths::merge_record(path),
     ];
-    let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|it| it.is_file());
-    found.extend(temporary.into_iter().filter(is_file));
+    let temporary = temporary.into_iter();
+    found.extend(temporary.filter(|path| paths::is_regular_file(path)));
     let entries = fs::read_dir(paths::directory_of(path)).map_err(|error| {
         Error::io(operation, "the directory cannot be read", error).with_path(path)
     })?;
@@ -156,8 +156,7 @@ fn unfinished_merges(descriptor: &Descriptor, path: &Path) -> Vec<PathBuf> {
 
 /// Whether this is a lock file that nobody has locked.
 fn is_given_up(lock: &Path) -> bool {
-    fs::symlink_metadata(lock).is_ok_and(|metadata| metadata.is_file())
-        && creation::lock(lock).is_some()
+    paths::is_regular_file(lock) && creation::lock(lock).is_some()
 }
 
 /// By more than its name: not an export that is called like one. One that was just begun is empty, and what

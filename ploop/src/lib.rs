@@ -24,8 +24,6 @@
 #![deny(unsafe_code)]
 
 #[cfg(feature = "libploop")]
-mod attached;
-#[cfg(feature = "libploop")]
 mod canonical;
 #[cfg(feature = "libploop")]
 mod change;

@@ -1,4 +1,4 @@
-//! What is mounted where, as `/proc/self/mountinfo` says. In bytes, for mount points need not be UTF-8.
+//! The mount table, `/proc/self/mountinfo`. It is read in bytes: mount points need not be UTF-8.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +10,7 @@ pub(crate) fn read() -> io::Result<Vec<u8>> {
     fs::read("/proc/self/mountinfo")
 }
 
-/// The first place at which a device, or its first partition, is mounted.
+/// The first mount point of a device or of its first partition.
 pub(crate) fn mount_point(table: &[u8], (major, minor): (u32, u32)) -> Option<PathBuf> {
     let wanted = [0, 1].map(|partition| format!("{major}:{}", minor + partition).into_bytes());
     lines(table)
@@ -18,14 +18,14 @@ pub(crate) fn mount_point(table: &[u8], (major, minor): (u32, u32)) -> Option<Pa
         .map(|(_, point)| PathBuf::from(OsString::from_vec(unescaped(point))))
 }
 
-/// The mount point that takes the most bytes as the table spells it.
-pub(crate) fn longest(table: &[u8]) -> Option<&[u8]> {
+/// The longest mount point, as the table spells it.
+pub(crate) fn longest_mount_point(table: &[u8]) -> Option<&[u8]> {
     lines(table)
         .map(|(_, point)| point)
         .max_by_key(|point| point.len())
 }
 
-/// `MAJOR:MINOR` and the mount point.
+/// `MAJOR:MINOR` and the mount point of each line.
 fn lines(table: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     table.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ').skip(2);
@@ -33,7 +33,7 @@ fn lines(table: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Blanks, line ends and backslashes are three octal digits there.
+/// The bytes of a field: the table writes blanks, line ends and backslashes as `\` and three octal digits.
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(point(32), Some(odd));
         assert_eq!(point(1), None);
         assert_eq!(mount_point(table, (8, 16)), None);
-        assert_eq!(longest(table), Some(&b"/a\\040\\134b\\0"[..]));
-        assert_eq!(longest(b"\n36 35\n"), None);
+        assert_eq!(longest_mount_point(table), Some(&b"/a\\040\\134b\\0"[..]));
+        assert_eq!(longest_mount_point(b"\n36 35\n"), None);
     }
 }

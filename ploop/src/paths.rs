@@ -1,5 +1,5 @@
-//! Paths: libploop's files beside an image, the names that no delta may have, and what libploop can
-//! be given at all.
+//! Which paths libploop can be given, and why one is refused: length, NUL, characters for a shell, names of files that
+//! libploop makes beside an image, links in the place of these.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -18,10 +18,10 @@ use crate::{Error, ErrorKind, Result, trust};
 /// is given, in buffers of 4096 bytes and not always with a check (hazard 15).
 pub(crate) const MAX_PATH_BYTES: usize = 4000;
 
-/// What libploop calls the descriptor of an image it makes.
+/// The name of the descriptor of a new image.
 pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
 
-/// What libploop and this crate append to the name of a descriptor or of a delta for files of their own.
+/// The suffixes of files that libploop and this crate make beside a descriptor or a delta.
 const SUFFIXES: [&str; 8] = [
     ".lck",
     ".tmp",
@@ -33,7 +33,7 @@ const SUFFIXES: [&str; 8] = [
     ".ploop-merge",
 ];
 
-/// That a path can be passed to libploop at all: not empty, without NUL, of a length its buffers bear.
+/// Requires that C can take a path: it is not empty, has no NUL byte, and fits libploop's buffers.
 pub(crate) fn require_c_path(operation: &'static str, path: &Path) -> Result<()> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() {
@@ -59,14 +59,14 @@ pub(crate) fn require_c_path(operation: &'static str, path: &Path) -> Result<()>
     Ok(())
 }
 
-/// That a path can go where libploop takes it: into a shell command without quotes (23).
+/// Requires that a shell takes a path for one word: libploop puts it into a command without quotes (23).
 pub(crate) fn require_harmless_to_shell(operation: &'static str, path: &Path) -> Result<()> {
     let special = |b: &u8| {
         b.is_ascii_whitespace() || b.is_ascii_control() || b";&|<>$`\\\"'()*?[]#~!".contains(b)
     };
     let bytes = path.as_os_str().as_bytes();
     let bad = bytes.iter().copied().find(special).or_else(|| {
-        // Braces are part of every delta's name; only a list or a range in them is expanded.
+        // Names of deltas have braces. A shell expands only a list or a range in them.
         let inside = bytes
             .iter()
             .position(|b| *b == b'{')
@@ -89,14 +89,14 @@ pub(crate) fn require_harmless_to_shell(operation: &'static str, path: &Path) ->
     }
 }
 
-/// That a path can be a delta's: written to a descriptor in `directory` whole (26), used by a shell
-/// unharmed (23).
+/// Requires that a path can be that of a delta: libploop can write it to a descriptor in `directory` (26), and pass it
+/// to a shell (23).
 pub(crate) fn require_delta_path(
     operation: &'static str,
     delta: &Path,
     directory: &Path,
 ) -> Result<()> {
-    // Inside the descriptor's directory only the rest is written.
+    // Without the descriptor's directory, if the file is in it.
     let written = delta.strip_prefix(directory).unwrap_or(delta);
     let problem = match written.to_str() {
         None => Some("the name is not UTF-8, so libploop would cut the descriptor off there"),
@@ -112,8 +112,8 @@ pub(crate) fn require_delta_path(
     require_harmless_to_shell(operation, delta)
 }
 
-/// As [`require_delta_path`], of a file that is to become part of an image, in a place of which nothing is
-/// known: libploop's own files, of any image there, would be written over it, and it over them.
+/// [`require_delta_path`] for a new file of an image: it must not have the name of a file that libploop makes beside
+/// any image of that directory, for one would overwrite the other.
 pub(crate) fn require_new_delta_path(
     operation: &'static str,
     delta: &Path,
@@ -140,21 +140,21 @@ pub(crate) fn require_new_delta_path(
     }
 }
 
-/// That the files which libploop writes or removes beside an image are its own: none of them a delta, by
-/// its name or by another name of the same file; none a link, which libploop would follow; and none of
-/// another kind, a pipe that it would wait for, say.
+/// Requires that the files which libploop writes or removes beside an image are its own. None of them may be a delta,
+/// by any name; a link, which libploop would follow; or anything but a regular file, such as a pipe, on which it would
+/// wait.
 pub(crate) fn require_own_side_files<'a>(
     operation: &'static str,
     descriptor: &Path,
     deltas: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
-    // This one is resolved.
+    // The descriptor's path has no links.
     let home = directory_of(descriptor).to_owned();
     let mut directories = HashMap::from([(home.clone(), home)]);
     let mut by_name = HashMap::new();
     let mut by_file = HashMap::new();
     for delta in deltas {
-        // libploop goes by the name, which may lead through a link.
+        // libploop uses the name, which may lead through a link.
         by_name.insert(resolved(delta, &mut directories), delta);
         if let Ok(file) = Identity::of(delta) {
             by_file.insert(file, delta);
@@ -176,7 +176,7 @@ pub(crate) fn require_own_side_files<'a>(
                 ErrorKind::Unsupported,
                 operation,
                 format!(
-                    "a file that is made beside an image goes to {}, which is this delta; rename the delta, here and in the descriptor",
+                    "libploop or this crate would make {} beside the image, and that is this delta; rename the delta, here and in the descriptor",
                     side.display()
                 ),
             )
@@ -186,7 +186,7 @@ pub(crate) fn require_own_side_files<'a>(
     Ok(())
 }
 
-/// That a file that libploop writes or removes, if it is there, is no link and of the right kind.
+/// Requires that a file which libploop writes or removes is a regular one, if it is there.
 pub(crate) fn require_own_side_file(operation: &'static str, side: &Path) -> Result<()> {
     match fs::symlink_metadata(side) {
         Ok(metadata) => require_own(operation, side, &metadata),
@@ -195,7 +195,7 @@ pub(crate) fn require_own_side_file(operation: &'static str, side: &Path) -> Res
 }
 
 fn require_own(operation: &'static str, side: &Path, metadata: &Metadata) -> Result<()> {
-    // On another thing than a directory nothing can be mounted, which is an error soon enough.
+    // A mount point is a directory. If it is anything else, the mount fails.
     let is_mount_point = side
         .as_os_str()
         .as_bytes()
@@ -203,7 +203,7 @@ fn require_own(operation: &'static str, side: &Path, metadata: &Metadata) -> Res
     let wrong = if metadata.is_symlink() {
         "is a symbolic link, which libploop would follow"
     } else if !metadata.is_file() && !is_mount_point {
-        "is no regular file"
+        "is not a regular file"
     } else {
         return Ok(());
     };
@@ -211,13 +211,13 @@ fn require_own(operation: &'static str, side: &Path, metadata: &Metadata) -> Res
         ErrorKind::Unsupported,
         operation,
         format!(
-            "libploop makes a file of its own by this name, and what is there {wrong}; remove it"
+            "libploop makes a file of its own with this name, and what is there {wrong}; remove it"
         ),
     )
     .with_path(side))
 }
 
-/// A path with its directory resolved, and its last part as it is.
+/// A path whose directory is resolved, and whose last component is not.
 fn resolved(path: &Path, directories: &mut HashMap<PathBuf, PathBuf>) -> PathBuf {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return path.to_owned();
@@ -225,14 +225,13 @@ fn resolved(path: &Path, directories: &mut HashMap<PathBuf, PathBuf>) -> PathBuf
     directories
         .entry(directory.to_owned())
         .or_insert_with_key(|directory| {
-            // One that is not there holds none of the files in question.
+            // A directory that does not exist has none of the files.
             fs::canonicalize(directory).unwrap_or_else(|_| directory.clone())
         })
         .join(name)
 }
 
-/// The absolute path of a file that is to be made: its directory, which must be there and not be others'
-/// to write to, resolved.
+/// The absolute path of a new file. Its directory must exist, and only root and the caller may write to it.
 pub(crate) fn of_new_file(operation: &'static str, file: &Path) -> Result<PathBuf> {
     require_c_path(operation, file)?;
     let Some(name) = file.file_name() else {
@@ -247,7 +246,7 @@ pub(crate) fn of_new_file(operation: &'static str, file: &Path) -> Result<PathBu
     Ok(directory.join(name))
 }
 
-/// The absolute path of a directory. `what` it is for begins the message of an error.
+/// The absolute path of a directory. `what` says what it is for, at the beginning of an error's message.
 pub(crate) fn existing_directory(
     operation: &'static str,
     directory: &Path,
@@ -266,6 +265,11 @@ pub(crate) fn existing_directory(
 /// The directory in which an absolute path lies.
 pub(crate) fn directory_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
+}
+
+/// Whether a path is that of a regular file, and not of a link to one.
+pub(crate) fn is_regular_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 fn refuse<T>(operation: &'static str, path: &Path, why: impl Into<String>) -> Result<T> {

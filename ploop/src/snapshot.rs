@@ -303,7 +303,7 @@ impl Ploop {
         let before = change.descriptor.clone();
         change.run(DescriptorWrite::Staged, |locked| {
             let removal = match before.top_image().filter(|_| !skip_destroy) {
-                Some(image) => Some(Removal::of(&locked, &before, image)?),
+                Some(image) => Some(Removal::begin(&locked, &before, image)?),
                 None => None,
             };
             let (locked, result) = locked.switch_snapshot(&c_guid, c_kept.as_ref(), skip_create);
@@ -443,7 +443,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
                     .with_path(&image.file)
             })?;
             change.run(DescriptorWrite::Direct, |locked| {
-                let removal = Removal::of(&locked, &descriptor, image)?;
+                let removal = Removal::begin(&locked, &descriptor, image)?;
                 let (locked, result) = locked.delete_snapshot(&c_guid);
                 removal.finish(&locked, result)?;
                 let now = locked.descriptor()?;

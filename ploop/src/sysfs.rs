@@ -1,7 +1,7 @@
-//! The driver's devices, as sysfs shows them: `/sys/block/ploop12345/{pstate,pdelta}`.
+//! The driver's devices and their deltas, read from sysfs: `/sys/block/ploop12345/{pstate,pdelta}`.
 //!
-//! Everything is read in bytes: paths of deltas need not be UTF-8. Whether a delta is that of an image is
-//! asked by its [`Identity`]: the driver's name for it may be another one, by a bind mount or a link.
+//! Everything is read in bytes: paths of deltas need not be UTF-8. Deltas are compared by [`Identity`]: the driver may
+//! have another path for a file, through a bind mount or a link.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -17,7 +17,7 @@ use crate::identity::Identity;
 
 const BLOCK: &str = "/sys/block";
 
-/// What `pstate/top` says where there is no delta.
+/// `pstate/top` of a device without deltas.
 const NO_DELTA: &[u8] = b"4294967295";
 
 /// A device of the driver.
@@ -25,21 +25,21 @@ const NO_DELTA: &[u8] = b"4294967295";
 pub(crate) struct Device {
     /// `ploop12345`.
     pub(crate) name: OsString,
-    /// Not yet or no more where it is being attached or detached, or the program that did so has died.
+    /// `pstate/running`. `false` while it is attached or detached, and where the program that did so has died.
     pub(crate) runs: bool,
-    /// Empty for none.
+    /// `pstate/cookie`: the component name, or empty.
     pub(crate) component: Vec<u8>,
-    /// From the base up; none where nothing is attached.
+    /// The base first.
     pub(crate) deltas: Vec<Delta>,
 }
 
-/// A delta that a device has.
+/// A delta of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delta {
-    /// As the driver has it.
+    /// The driver's path for the file.
     pub(crate) path: PathBuf,
-    /// None where the path leads nowhere: it was unlinked, or was opened by a mount that is no more, or is of
-    /// another mount namespace.
+    /// `None` where no file has the path: it was unlinked, its mount is gone, or the path is that of another mount
+    /// namespace.
     pub(crate) identity: Option<Identity>,
     pub(crate) read_only: bool,
 }
@@ -62,7 +62,7 @@ impl Device {
         self.top().is_some_and(|top| !top.read_only)
     }
 
-    /// Whether the top is being merged into the delta below, which is writable then, too.
+    /// Whether the top is being merged into the delta below: during a merge, that one is writable, too.
     pub(crate) fn is_merging(&self) -> bool {
         match self.deltas.as_slice() {
             [.., below, top] => !top.read_only && !below.read_only,
@@ -70,7 +70,7 @@ impl Device {
         }
     }
 
-    /// Whether libploop finds it by this path of the base, to the letter, and this name.
+    /// Whether libploop finds the device for this spelling of the base's path and this component name.
     pub(crate) fn is_found_by(&self, base: &Path, component: &[u8]) -> bool {
         self.base().is_some_and(|delta| delta.path == base) && self.component == component
     }
@@ -80,7 +80,7 @@ impl Device {
         self.deltas.iter().any(|delta| delta.identity == Some(file))
     }
 
-    /// Whether nobody can tell of one of its deltas which file it is.
+    /// Whether one of its deltas cannot be identified.
     pub(crate) fn is_unknown(&self) -> bool {
         self.deltas.iter().any(|delta| delta.identity.is_none())
     }
@@ -92,15 +92,15 @@ pub(crate) fn devices() -> Vec<Device> {
 }
 
 pub(crate) fn devices_in(block: &Path) -> Vec<Device> {
-    entries(block)
-        .filter_map(|entry| {
-            // Where another program attaches or merges meanwhile, the numbers may not fit together.
-            (0..3).find_map(|_| device(&entry))
+    device_directories(block)
+        .filter_map(|directory| {
+            // Another program may attach or merge meanwhile; then what is read does not fit together.
+            (0..3).find_map(|_| device(&directory))
         })
         .collect()
 }
 
-fn entries(block: &Path) -> impl Iterator<Item = DeviceDirectory> {
+fn device_directories(block: &Path) -> impl Iterator<Item = DeviceDirectory> {
     let entries = fs::read_dir(block).into_iter().flatten().flatten();
     let entries = entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"ploop"));
     entries.filter_map(|entry| {
@@ -113,8 +113,8 @@ fn entries(block: &Path) -> impl Iterator<Item = DeviceDirectory> {
     })
 }
 
-/// The directory of a device. What is in it is opened from there, so that the way to it, which is long and leads over a
-/// link, is gone once.
+/// The directory of a device in sysfs. Attributes are opened relative to it: the path to it is long and has a link,
+/// and so is walked once.
 #[derive(Debug)]
 struct DeviceDirectory {
     name: OsString,
@@ -122,7 +122,7 @@ struct DeviceDirectory {
 }
 
 impl DeviceDirectory {
-    /// Without the end of the line.
+    /// The text of an attribute, without the end of the line.
     fn attribute(&self, name: &str) -> Result<Vec<u8>, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.directory, name, flags, Mode::empty())?;
@@ -137,31 +137,30 @@ impl DeviceDirectory {
     }
 }
 
-/// A device as libploop looks for it: by the letters of its base's path.
+/// A device that was found as libploop finds it, by the spelling of its base's path.
 #[derive(Debug)]
 pub(crate) struct FoundDevice {
-    entry: DeviceDirectory,
+    directory: DeviceDirectory,
     pub(crate) runs: bool,
     pub(crate) component: Vec<u8>,
 }
 
-/// The devices that have this base, in the order in which libploop comes upon them. Reads no more than
-/// that takes.
+/// The devices with this base, in the order in which libploop finds them. Reads only the attributes that this takes.
 pub(crate) fn find_by_base(base: &Path) -> Vec<FoundDevice> {
     find_by_base_in(Path::new(BLOCK), base)
 }
 
 fn find_by_base_in(block: &Path, base: &Path) -> Vec<FoundDevice> {
-    entries(block)
-        .filter_map(|entry| {
-            // One that is gone by now is no error.
-            if entry.attribute("pdelta/0/image").ok()? != base.as_os_str().as_bytes() {
+    device_directories(block)
+        .filter_map(|directory| {
+            // A device that is gone by now is no error.
+            if directory.attribute("pdelta/0/image").ok()? != base.as_os_str().as_bytes() {
                 return None;
             }
             Some(FoundDevice {
-                component: entry.attribute("pstate/cookie").ok()?,
-                runs: entry.attribute("pstate/running").ok()? == b"1",
-                entry,
+                component: directory.attribute("pstate/cookie").ok()?,
+                runs: directory.attribute("pstate/running").ok()? == b"1",
+                directory,
             })
         })
         .collect()
@@ -170,7 +169,7 @@ fn find_by_base_in(block: &Path, base: &Path) -> Vec<FoundDevice> {
 impl FoundDevice {
     /// `/dev/ploop12345`.
     pub(crate) fn path(&self) -> PathBuf {
-        Path::new("/dev").join(&self.entry.name)
+        Path::new("/dev").join(&self.directory.name)
     }
 
     /// In sectors.
@@ -183,16 +182,16 @@ impl FoundDevice {
         self.number("pstate/block_size")
     }
 
-    /// Drivers that know one version only do not say so.
+    /// Drivers that know version 1 only have no such attribute.
     pub(crate) fn format_version(&self) -> Option<u64> {
-        match self.entry.attribute("pstate/fmt_version") {
+        match self.directory.attribute("pstate/fmt_version") {
             Err(Errno::NOENT) => Some(1),
             text => number(&text.ok()?),
         }
     }
 
     fn number(&self, name: &str) -> Option<u64> {
-        number(&self.entry.attribute(name).ok()?)
+        number(&self.directory.attribute(name).ok()?)
     }
 }
 
@@ -200,7 +199,7 @@ fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
-/// The device's numbers, major and minor. The first partition has the next minor.
+/// The major and minor number of a device. Its first partition has the next minor number.
 pub(crate) fn numbers(device: &OsStr) -> io::Result<(u32, u32)> {
     let text = fs::read_to_string(Path::new(BLOCK).join(device).join("dev"))?;
     let numbers = text.trim().split_once(':');
@@ -209,30 +208,30 @@ pub(crate) fn numbers(device: &OsStr) -> io::Result<(u32, u32)> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn device(entry: &DeviceDirectory) -> Option<Device> {
-    let top = entry.attribute("pstate/top").ok()?;
+fn device(directory: &DeviceDirectory) -> Option<Device> {
+    let top = directory.attribute("pstate/top").ok()?;
     let levels = match top.as_slice() {
         NO_DELTA => 0,
         top => std::str::from_utf8(top).ok()?.parse::<u32>().ok()? + 1,
     };
     Some(Device {
-        name: entry.name.clone(),
-        runs: entry
+        name: directory.name.clone(),
+        runs: directory
             .attribute("pstate/running")
             .is_ok_and(|running| running == b"1"),
-        component: entry.attribute("pstate/cookie").unwrap_or_default(),
+        component: directory.attribute("pstate/cookie").unwrap_or_default(),
         deltas: (0..levels)
-            .map(|level| delta(entry, level))
+            .map(|level| delta(directory, level))
             .collect::<Option<_>>()?,
     })
 }
 
-fn delta(entry: &DeviceDirectory, level: u32) -> Option<Delta> {
-    let path = entry.attribute(&format!("pdelta/{level}/image")).ok()?;
+fn delta(directory: &DeviceDirectory, level: u32) -> Option<Delta> {
+    let path = directory.attribute(&format!("pdelta/{level}/image")).ok()?;
     let path = PathBuf::from(OsString::from_vec(path));
-    let read_only = entry.attribute(&format!("pdelta/{level}/ro")).ok()?;
+    let read_only = directory.attribute(&format!("pdelta/{level}/ro")).ok()?;
     Some(Delta {
-        // One that is relative has lost its mount.
+        // A relative path is that of a file whose mount is gone.
         identity: match path.is_absolute() {
             true => Identity::of(&path).ok(),
             false => None,

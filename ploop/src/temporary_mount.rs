@@ -1,15 +1,16 @@
-//! Where libploop mounts an image for itself.
+//! The directory on which libploop mounts an image for itself (`root.hds.mnt`).
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::{Descriptor, paths};
 
-/// The directory on which libploop mounts an image for itself, and which some failures leave behind.
+/// The directory that libploop makes, mounts on and removes, but for some failures that leave it behind. `None` where
+/// it was there before.
 pub(crate) struct TemporaryMount(Option<PathBuf>);
 
 impl TemporaryMount {
-    /// Beside the image that is listed first, unless it was there before.
+    /// It is beside the delta that the descriptor lists first.
     pub(crate) fn beside(descriptor: &Descriptor) -> TemporaryMount {
         TemporaryMount(descriptor.images.first().and_then(|image| {
             let path = paths::mount_point(&image.file);
@@ -19,7 +20,7 @@ impl TemporaryMount {
 
     pub(crate) fn remove(self) {
         if let Some(path) = self.0 {
-            // Only if it is empty and nothing is mounted there.
+            // Fails if it is not empty, or something is mounted there.
             let _ = fs::remove_dir(path);
         }
     }

@@ -1,4 +1,4 @@
-//! A call of libploop, described by one value, and its execution.
+//! [`Call`]: what a C function needs; and [`execute`], which runs it.
 
 use std::os::fd::RawFd;
 
@@ -7,20 +7,20 @@ use super::process;
 use crate::lock::Purpose;
 use crate::{Error, Result};
 
-/// What must be known of a C function to call it safely. One constant for each, next to its call.
+/// What a C function needs. There is one constant for each function, next to the call.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// What the user was doing, for error messages: "create snapshot".
+    /// The operation, for error messages: "create snapshot".
     pub(crate) name: &'static str,
-    /// What C takes the lock of the descriptor for, if it does, and reads the descriptor again.
+    /// What C locks the descriptor for. With the lock it reads the descriptor again.
     pub(crate) purpose: Purpose,
-    /// Takes libploop's system-wide lock to look for a device.
+    /// Looks for a device, under libploop's system-wide lock.
     pub(crate) finds_device: bool,
-    /// Looks for the device of the handle's component; all others for one without a name.
+    /// Looks for the device with the handle's component name; other calls look for one without a name.
     pub(crate) by_component: bool,
-    /// Works on a delta that need not be the top.
+    /// Works on any delta, not only the top.
     pub(crate) any_delta: bool,
-    /// Signals everybody when it cannot fork (hazard 22).
+    /// Kills every process when it cannot fork (hazard 22).
     pub(crate) discards: bool,
 }
 
@@ -36,13 +36,13 @@ impl Call {
         }
     }
 
-    /// Takes the lock of the descriptor.
+    /// Locks the descriptor, and changes nothing.
     pub(crate) const fn looks(mut self) -> Call {
         self.purpose = Purpose::Look;
         self
     }
 
-    /// Takes the lock of the descriptor, and changes the image.
+    /// Locks the descriptor, and changes the image.
     pub(crate) const fn changes(mut self) -> Call {
         self.purpose = Purpose::Change;
         self
@@ -74,28 +74,20 @@ impl Call {
     }
 }
 
-/// Makes the call, in [a process of its own](process). The closure holds the call and little else:
-/// what it does before C could end in a stray child.
+/// Runs a C function in [a process of its own](process). The closure calls C and does little else: should
+/// libploop's child return from C by mistake (hazard 21), nothing else may run in it.
 pub(super) fn execute(call: &Call, c: impl FnOnce() -> i32 + Send) -> Result<CallResult> {
     execute_keeping(call, &[], c)
 }
 
-/// [`execute`], where the closure uses file descriptors of the caller, none of them a standard stream.
+/// [`execute`] of a closure that uses file descriptors of the caller. None of them may be a standard stream.
 pub(super) fn execute_keeping(
     call: &Call,
     keep: &[RawFd],
     c: impl FnOnce() -> i32 + Send,
 ) -> Result<CallResult> {
-    let returned = process::run(call, keep, c)
-        .map_err(|error| Error::io(call.name, "libploop could not be called", error))??;
-    Ok(CallResult {
-        operation: call.name,
-        code: returned.code,
-        message: returned.message,
-        output: returned.output,
-        cause: None,
-        descriptor_is_sound: false,
-    })
+    process::run(call, keep, c)
+        .map_err(|error| Error::io(call.name, "libploop could not be called", error))?
 }
 
 #[cfg(test)]

@@ -1,26 +1,27 @@
-//! What C returned, made into a typed result.
+//! [`CallResult`]: the code and the error text of libploop, and how they become a [`Result`] with an
+//! [`ErrorKind`].
 
 use std::io;
 use std::path::Path;
 
 use crate::{Code, Error, ErrorKind, Result};
 
-/// What came back from a call: the number, and the words it left.
+/// What a C function returned, and what it said.
 #[derive(Debug)]
 pub(super) struct CallResult {
     pub(super) operation: &'static str,
     pub(super) code: i32,
     pub(super) message: Option<String>,
-    /// What the tools said that libploop started.
+    /// The output of the tools that libploop started.
     pub(super) output: Option<String>,
-    /// What this crate finds wrong with the descriptor after a failure. It tells more than libploop.
+    /// After a failure: what this crate finds wrong with the descriptor. It is more exact than libploop's message.
     pub(super) cause: Option<Error>,
-    /// This crate looked at the descriptor after the failure and found nothing wrong with it.
+    /// After a failure: whether this crate has looked at the descriptor and found nothing wrong.
     pub(super) descriptor_is_sound: bool,
 }
 
 impl CallResult {
-    /// Of a function that returns 0 or a code.
+    /// For a function that returns 0 or a code.
     pub(super) fn done(self, path: &Path) -> Result<()> {
         match self.code {
             0 => Ok(()),
@@ -28,7 +29,7 @@ impl CallResult {
         }
     }
 
-    /// Of a look-up that returns 0 where it found something, 1 where not.
+    /// For a look-up that returns 0 where it found something, and 1 where it did not.
     pub(super) fn found(self, path: &Path) -> Result<bool> {
         match self.code {
             0 => Ok(true),
@@ -48,7 +49,7 @@ impl CallResult {
         }
         let code = Code::from(self.code);
         let kind = match kind(code, self.message.as_deref()) {
-            // The same code stands for a descriptor that cannot be read just now.
+            // libploop returns this code, too, where it could not read the descriptor at that moment.
             ErrorKind::Corrupt if code == Code::LOCK && self.descriptor_is_sound => ErrorKind::Io,
             kind => kind,
         };
@@ -66,7 +67,7 @@ impl CallResult {
         }
         if error.message().starts_with(STOPPED_DEVICE) {
             return error.with_advice(
-                "a program that was killed left it so; unmount the image, which gives the device free",
+                "a program was killed and left the device attached; unmounting the image frees it",
             );
         }
         if is_without_balloon(error.message()) {
@@ -78,24 +79,24 @@ impl CallResult {
     }
 }
 
-/// What libploop says, in nearly all operations, of a device that has deltas and does not run.
+/// libploop's message, in nearly all operations, where a device has the deltas and does not run.
 const STOPPED_DEVICE: &str = "Unexpectedly found stopped ploop device";
 
-/// What libploop says of version 2 without a driver that knows it.
+/// libploop's message for version 2 where the driver does not support it.
 const UNKNOWN_VERSION: &str = "Unknown ploop image version: 2";
 
-/// Whether libploop has asked for the balloon of a file system that was mounted without one. The code is
-/// that of a missing driver.
+/// Whether libploop failed because the file system is mounted without a balloon. The code is that of a missing
+/// driver.
 fn is_without_balloon(message: &str) -> bool {
     message.starts_with("Can't ioctl mount point") && by_errno(message) == Some(ErrorKind::NotFound)
 }
 
-/// The kind of a failure. Several codes stand for many things each; what the system said, which
-/// libploop appends to its message, tells more.
+/// The kind of a failure. Several codes have many causes each; the text of `errno` at the end of libploop's message
+/// is more exact.
 fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     let by_code = code.kind();
-    // Where a file system cannot be unmounted at once, libploop runs lsof; what becomes of that takes the place of the
-    // reason, which for the balloon is next to always that there is no space left to take.
+    // Where a file system cannot be unmounted at once, libploop runs lsof, and that result replaces the reason. For
+    // the balloon the reason is nearly always that there is no space left.
     let reason = message.filter(|message| !message.starts_with("Command lsof "));
     let Some(message) = reason else {
         return if message.is_some() && code == Code::FALLOCATE {
@@ -104,7 +105,7 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
             by_code
         };
     };
-    // Failures that come under many codes, or under one that means something else.
+    // Failures with many codes, or with the code of another failure.
     if message.starts_with("Image is in use") || message.starts_with(STOPPED_DEVICE) {
         return ErrorKind::Busy;
     }
@@ -118,19 +119,18 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
         return ErrorKind::Unsupported;
     }
     if message.contains("xmlDocFormatDump") {
-        // A descriptor that could not be written, not one that is damaged.
+        // The descriptor could not be written. It is not damaged.
         return ErrorKind::Io;
     }
     if by_code == ErrorKind::Locked && !message.contains("is locked") {
-        // The same code stands for a lock file that cannot be made and a descriptor that cannot be
-        // read.
+        // The same code: the lock file cannot be made, or the descriptor cannot be read.
         return by_errno(message).unwrap_or(ErrorKind::Corrupt);
     }
     let by_errno = by_errno(message);
     match (by_code, by_errno) {
         (_, Some(ErrorKind::NoSpace)) => ErrorKind::NoSpace,
         (ErrorKind::Io | ErrorKind::Other | ErrorKind::Corrupt, Some(kind)) => kind,
-        // Who says so is there.
+        // A driver that gives this answer is there.
         (ErrorKind::NoDriver, Some(kind @ (ErrorKind::PermissionDenied | ErrorKind::Busy))) => kind,
         (
             ErrorKind::InvalidInput,
@@ -140,7 +140,7 @@ fn kind(code: Code, message: Option<&str>) -> ErrorKind {
     }
 }
 
-/// The kind of the system error whose text ends the message.
+/// The kind of the `errno` whose text ends the message.
 fn by_errno(message: &str) -> Option<ErrorKind> {
     [
         (libc::ENOSPC, ErrorKind::NoSpace),

@@ -1,4 +1,6 @@
-//! The C functions that need no handle.
+//! The C functions that take no handle of an image: `ploop_create_image`, `ploop_create_dd`,
+//! `ploop_get_info_by_descr`, `ploop_umount` of a device, `ploop_get_dev_by_mnt`, `ploop_get_partition_by_mnt`,
+//! `ploop_find_top_delta_name_and_format` and `ploop_get_max_size`. Also libploop's flags and modes.
 
 use std::ffi::c_char;
 use std::path::{Path, PathBuf};
@@ -27,7 +29,7 @@ pub(super) fn c_mode(mode: ImageMode) -> i32 {
     }
 }
 
-/// What `ploop_create_image` is told; sizes in sectors, but bytes for the file system's blocks.
+/// The parameters of `ploop_create_image`. Sizes are in sectors, `fs_block_size` in bytes.
 pub(crate) struct CreateArgs<'a> {
     pub(crate) image: &'a CPath,
     pub(crate) size: u64,
@@ -58,7 +60,7 @@ impl CreateArgs<'_> {
     }
 }
 
-/// The operation is named by the caller: making an image takes more than one call.
+/// Creates an image. The caller names the operation, which takes more than this call.
 pub(crate) fn create_image(
     operation: &'static str,
     path: &Path,
@@ -77,7 +79,7 @@ pub(crate) fn create_image(
     .done(path)
 }
 
-/// Only the descriptor. `args.image` is stored as it is given.
+/// Creates a descriptor only. `args.image` is stored as it is.
 pub(crate) fn create_descriptor(
     path: &Path,
     descriptor: &CPath,
@@ -95,16 +97,16 @@ pub(crate) fn create_descriptor(
 impl LockedImage<'_> {
     pub(crate) const FS_INFO: Call = Call::new("get file system info").looks().finds_device();
 
-    /// C opens the descriptor itself here, and so takes the lock.
+    /// C opens the descriptor and locks it by itself here.
     pub(crate) fn fs_info(self) -> Result<FsInfo> {
         let descriptor = self.c_path()?;
         let mut info = sys::ploop_info::default();
-        // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C
-        // fills in `info`.
+        // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C fills in
+        // `info`.
         let result =
             self.call(|_| unsafe { sys::ploop_get_info_by_descr(descriptor.as_ptr(), &mut info) })?;
         if result.code == 1 {
-            // The number is also SYSEXIT_CREAT, but here it means this.
+            // Elsewhere this code is SYSEXIT_CREAT.
             return Err(result.into_error(self.path()).meaning(
                 ErrorKind::NotMounted,
                 "the image is attached to a device but its file system is not mounted, so there is nothing to ask",
@@ -121,7 +123,7 @@ impl LockedImage<'_> {
     }
 }
 
-/// Detaches a device, whatever image it has.
+/// Detaches a device, and unmounts its file system.
 pub(crate) fn umount_device(device: &Path, name: &CText) -> Result<()> {
     const CALL: Call = Call::new("unmount device");
     // SAFETY: the name is terminated and longer than the 5 bytes C compares (hazard 13); a NULL handle
@@ -134,8 +136,7 @@ pub(crate) fn umount_device(device: &Path, name: &CText) -> Result<()> {
 
 type LookUp = unsafe extern "C" fn(*const c_char, *mut c_char, i32) -> i32;
 
-/// Both look-ups by mount point walk `/proc/mounts` with `getmntent`, which keeps its result in one
-/// static buffer.
+/// Held by look-ups by mount point: they read `/proc/mounts` with `getmntent`, which has one static buffer.
 static MOUNT_TABLE: TimedLock = TimedLock::new();
 
 fn by_mount(call: &'static Call, path: &Path, mount: &CPath, c: LookUp) -> Result<Option<PathBuf>> {
@@ -183,7 +184,7 @@ pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBu
     ))
 }
 
-/// In sectors, for the driver's default format.
+/// The largest image, in sectors, for the driver's default format.
 pub(crate) fn max_size(block_size: u32) -> Result<u64> {
     const CALL: Call = Call::new("get maximum size");
     let mut max = 0;
@@ -195,7 +196,7 @@ pub(crate) fn max_size(block_size: u32) -> Result<u64> {
     Ok(max)
 }
 
-/// Asked through the C library, so that what stands in for the driver there is seen.
+/// Whether a path exists. Asked by `access` of the C library, which the sandbox replaces.
 pub(crate) fn exists(path: &Path) -> bool {
     CPath::new("look for a file", path).is_ok_and(|path| {
         // SAFETY: the path is terminated.

@@ -1,4 +1,4 @@
-//! Live copy: a stream of an attached device, and its other end.
+//! The C functions of a live copy: `ploop_copy_send` and `ploop_copy_receive`.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,7 +13,8 @@ use super::last_error;
 use super::text::{CPath, CText, Param};
 use crate::{Error, Result};
 
-/// C writes differently, and lowers the verbosity of the whole process, when feedback goes to 1 or 2.
+/// A duplicate above the standard streams: for feedback on 1 or 2, C writes differently and lowers the verbosity of
+/// the whole process.
 fn above(operation: &'static str, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     above_streams(fd)
         .map_err(|error| Error::io(operation, "a file descriptor cannot be duplicated", error))
@@ -49,8 +50,8 @@ pub(crate) fn copy_receive(
     .done(path)
 }
 
-/// C runs in a child with memory of its own: when it fails it leaves a thread behind that works on memory
-/// of a function that returned (hazard 18). The child ends with it.
+/// C runs in a child with memory of its own. When C fails, it leaves a thread behind that uses the stack of a function
+/// that has returned (hazard 18); the thread ends with the child.
 pub(crate) fn copy_send(
     device: &Path,
     name: &CText,
@@ -68,30 +69,29 @@ pub(crate) fn copy_send(
         feedback_fd: raw_or_none(feedback.as_ref()),
         ..Default::default()
     });
-    let mut words = None;
+    let mut message = None;
     let mut result = execute_keeping(&CALL, &keep, || {
         // SAFETY: the name is terminated, there is no command, and the descriptors are open.
         in_own_memory(|| unsafe { sys::ploop_copy_send(param.as_mut_ptr()) }).unwrap_or_else(
             |error| {
-                words = Some(format!(
+                message = Some(format!(
                     "the process that copied died ({error}); the copy is not complete"
                 ));
                 -1
             },
         )
     })?;
-    if words.is_some() {
-        result.message = words;
+    if message.is_some() {
+        result.message = message;
     }
     result.done(device)
 }
 
-/// In the process of C: runs `c` in a child of its own, and leaves its words as if it had run here.
+/// Called in the process of C: runs `c` in a forked child, and takes over its code and its error text.
 fn in_own_memory(c: impl FnOnce() -> i32) -> io::Result<i32> {
     let (answer, answer_in) = pipe()?;
-    // SAFETY: the child uses memory it inherited, libploop, and the allocator, which libc keeps usable
-    // across `fork`; it takes no lock of this crate or of the standard library, runs no destructor, and
-    // ends in `_exit`.
+    // SAFETY: the child uses inherited memory, libploop, and the allocator, which libc keeps usable across `fork`. It
+    // takes no lock of this crate or of the standard library, runs no destructor, and ends in `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
         last_error::clear();
@@ -123,7 +123,7 @@ fn in_own_memory(c: impl FnOnce() -> i32) -> io::Result<i32> {
     Ok(i32::from_ne_bytes(*code))
 }
 
-/// Both ends are closed by `exec`.
+/// A pipe whose ends are closed by `exec`.
 pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
     // SAFETY: `ends` has room for the two descriptors; on success they are ours alone.

@@ -1,4 +1,5 @@
-//! Discard: the call that may not fail to fork, and whose child may not be killed.
+//! The C functions of a discard: `ploop_discard` and `ploop_discard_get_stat`; and what this crate does where the
+//! child that trims was killed (`PLOOP_IOC_DISCARD_WAIT`, `PLOOP_IOC_DISCARD_FINI`).
 
 use std::fs::{self, File};
 use std::io;
@@ -17,7 +18,7 @@ use super::text::Param;
 use crate::Result;
 use crate::lock::TimedLock;
 
-/// The `int` that C looks at between rounds.
+/// The `int` by which a discard is stopped: C reads it between its rounds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StopInt(Arc<AtomicI32>);
 
@@ -31,7 +32,7 @@ impl StopInt {
     }
 }
 
-/// What `ploop_discard` is told, in bytes.
+/// The parameters of `ploop_discard`, in bytes.
 pub(crate) struct DiscardArgs<'a> {
     pub(crate) min_length: u64,
     pub(crate) to_free: u64,
@@ -40,7 +41,7 @@ pub(crate) struct DiscardArgs<'a> {
     pub(crate) stop: Option<&'a StopInt>,
 }
 
-/// What `ploop_discard_get_stat` answers, in bytes.
+/// The result of `ploop_discard_get_stat`, in bytes.
 pub(crate) struct DiscardNumbers {
     pub(crate) data: u64,
     pub(crate) ploop: u64,
@@ -48,7 +49,7 @@ pub(crate) struct DiscardNumbers {
     pub(crate) balloon: u64,
 }
 
-/// C describes the flags of extents in one static buffer while it discards.
+/// Held by each discard of this process: C writes the flags of extents as text to one static buffer.
 static FLAG_TEXT: TimedLock = TimedLock::new();
 
 impl LockedImage<'_> {
@@ -62,7 +63,8 @@ impl LockedImage<'_> {
         .finds_device()
         .by_component();
 
-    /// `device` is the one that libploop will find.
+    /// `device` is the one that libploop will find. Where it is in a discard whose program was killed, that one is
+    /// ended first.
     pub(crate) fn discard(self, args: &DiscardArgs<'_>, device: Option<&Path>) -> Result<()> {
         let operation = self.operation();
         let stop = args
@@ -77,8 +79,8 @@ impl LockedImage<'_> {
             ..Default::default()
         });
         let result = FLAG_TEXT.with_lock(operation, Duration::MAX, || {
-            // SAFETY: the handle is live, and only this call uses it; `stop` is NULL or an `int` that
-            // outlives the call, and C reads it with plain loads of an aligned `int`.
+            // SAFETY: the handle is live and used by this call only; `stop` is NULL or an aligned `int` that outlives
+            // the call, and C only reads it.
             let mut call = || self.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) });
             let result = call()?;
             match device {
@@ -90,7 +92,7 @@ impl LockedImage<'_> {
     }
 
     pub(crate) fn discard_stat(self) -> Result<DiscardNumbers> {
-        // Later versions of the library write a member more.
+        // Later versions of libploop have one member more.
         let mut stat = [sys::ploop_discard_stat::default(); 2];
         // SAFETY: the handle is live and used by this thread only; C fills in the first element.
         let result =
@@ -105,8 +107,8 @@ impl LockedImage<'_> {
     }
 }
 
-/// Whether the driver is in the middle of a discard. It is one whose program was killed: no other program
-/// of this crate's is at this image, and to libploop by itself, any operation may end a discard.
+/// Whether the driver is in a discard, whose program was killed: this call holds the image's lock, and programs that
+/// use libploop without this crate have to expect that any operation ends their discard.
 fn is_abandoned(result: &CallResult) -> bool {
     result.code == sys::SYSEXIT_DEVIOC
         && result
@@ -115,14 +117,14 @@ fn is_abandoned(result: &CallResult) -> bool {
             .is_some_and(|message| message.contains("initialize discard mode"))
 }
 
-/// Drops the requests that wait, in which a trim process may be left, and ends the discard.
+/// Ends a discard in the driver: drops the requests that wait there, perhaps with a trim process, and then finishes.
 fn end_abandoned(device: &Path) -> io::Result<()> {
     /// `_IO('P', 26)`.
     const PLOOP_IOC_FBDROP: libc::c_ulong = 0x501a;
     /// `_IO('P', 24)`.
     const PLOOP_IOC_DISCARD_FINI: libc::c_ulong = 0x5018;
     let device = File::open(device)?;
-    // SAFETY: the requests have no argument. Where nothing waits, the first one fails, which is as well.
+    // SAFETY: the requests have no argument. Where no request waits, the first one fails, and that does not matter.
     unsafe {
         libc::ioctl(device.as_raw_fd(), PLOOP_IOC_FBDROP as _, 0);
         match libc::ioctl(device.as_raw_fd(), PLOOP_IOC_DISCARD_FINI as _, 0) {
@@ -132,18 +134,18 @@ fn end_abandoned(device: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a process of C waits for the driver's next request though the trim process, which would cause
-/// one, was killed: then the wait is ended, and C ends the discard.
-pub(super) fn release_waiting(process: libc::pid_t) {
-    if process != 0 && waits_for_discard(process) && has_dead_child(process) {
+/// Interrupts C where it waits for the driver's next request, and the trim process that would cause one was killed.
+/// C then ends the discard. `process` is that of C, or 0.
+pub(super) fn interrupt_abandoned_wait(process: libc::pid_t) {
+    if process != 0 && is_waiting_for_discard(process) && has_zombie_child(process) {
         // SAFETY: the process has a handler for this signal, which does nothing.
         unsafe { libc::kill(process, libc::SIGRTMIN()) };
     }
 }
 
-/// Nothing else that libploop does is interrupted by this crate. What stands in for the driver may wait in
-/// `poll`, which libploop does not use.
-fn waits_for_discard(process: libc::pid_t) -> bool {
+/// Whether a process is in `PLOOP_IOC_DISCARD_WAIT`, or in `poll`: that is how the sandbox waits in its place.
+/// libploop itself does not use `poll`.
+fn is_waiting_for_discard(process: libc::pid_t) -> bool {
     /// `_IO('P', 25)`.
     const PLOOP_IOC_DISCARD_WAIT: &str = "0x5019";
     #[cfg(target_arch = "x86_64")]
@@ -151,7 +153,7 @@ fn waits_for_discard(process: libc::pid_t) -> bool {
     #[cfg(not(target_arch = "x86_64"))]
     const POLL: libc::c_long = libc::SYS_ppoll;
     fs::read_to_string(format!("/proc/{process}/syscall")).is_ok_and(|line| {
-        // The number, and the arguments.
+        // The number of the system call, and its arguments.
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let number = words.first().and_then(|number| number.parse().ok());
         number == Some(libc::SYS_ioctl) && words.get(2) == Some(&PLOOP_IOC_DISCARD_WAIT)
@@ -159,8 +161,8 @@ fn waits_for_discard(process: libc::pid_t) -> bool {
     })
 }
 
-/// One that has ended, and was not waited for.
-fn has_dead_child(process: libc::pid_t) -> bool {
+/// Whether a process has a child that has ended and was not waited for (a zombie).
+fn has_zombie_child(process: libc::pid_t) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else {
         return false;
     };

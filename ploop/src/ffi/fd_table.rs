@@ -1,4 +1,5 @@
-//! File descriptors of a process or thread that has a table of its own.
+//! The file descriptor table of the process in which libploop runs: what is open in it, and how a descriptor that
+//! libploop opened gets out ([`FdChannel`]).
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -11,10 +12,10 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// A number above those of the standard streams.
+/// The first number above the standard streams.
 const FIRST: RawFd = libc::STDERR_FILENO + 1;
 
-/// The table of the calling thread becomes a copy.
+/// Gives the calling thread its own copy of the table.
 pub(super) fn unshare() -> io::Result<()> {
     // SAFETY: no memory is concerned.
     match unsafe { libc::unshare(libc::CLONE_FILES) } {
@@ -23,12 +24,11 @@ pub(super) fn unshare() -> io::Result<()> {
     }
 }
 
-/// In a table of one's own: standard input is empty, output and errors go to `output`, and nothing else
-/// is open but `keep`. The copies of what others have open would keep devices busy, locks held and pipes
-/// open for as long as C runs.
+/// In a table of its own: empties standard input, sends output and errors to `output`, and closes all but `keep`.
+/// Copies of the program's other descriptors would keep devices busy, locks held and pipes open while C runs.
 pub(super) fn replace(output: RawFd, keep: &[RawFd]) -> io::Result<()> {
-    // SAFETY: the table is this process's alone, and nothing in it has an owner that runs here; the path
-    // is terminated.
+    // SAFETY: the table belongs to this process or thread alone, and no owner of a descriptor in it runs here; the
+    // path is terminated.
     unsafe {
         let empty = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         if empty == -1
@@ -59,14 +59,14 @@ fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
 
 /// Since Linux 5.9.
 fn close_range(first: RawFd, last: RawFd) -> bool {
-    // SAFETY: as in `replace`. A bare system call: older versions of libc have no function for it.
+    // SAFETY: as in `replace`. Older versions of libc have no function for this system call.
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
 }
 
 fn close_listed(keep: &[RawFd]) -> io::Result<()> {
     for number in own_numbers()? {
         if number >= FIRST && !keep.contains(&number) {
-            // SAFETY: as in `replace`; one that is gone, as the list itself, gives an error.
+            // SAFETY: as in `replace`; closing one that is closed already (that of the listing) is only an error.
             unsafe { libc::close(number) };
         }
     }
@@ -75,8 +75,8 @@ fn close_listed(keep: &[RawFd]) -> io::Result<()> {
 
 fn own_numbers() -> io::Result<Vec<RawFd>> {
     match numbers_in(Path::new("/proc/thread-self/fd")) {
-        // Before Linux 3.17. The other way needs the number that `/proc` has for this thread, which is
-        // another one where `/proc` belongs to an outer process namespace.
+        // Before Linux 3.17 there is no such link. The directory by number is missing where `/proc` is that of an
+        // outer PID namespace.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             numbers_in(&by_number()).or_else(|_| numbers_in(Path::new("/proc/self/fd")))
         }
@@ -105,7 +105,7 @@ pub(super) fn above_streams(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, FIRST)?)
 }
 
-/// The way of a descriptor out of such a table.
+/// A socket pair by which a file descriptor gets from the process of C to the program (`SCM_RIGHTS`).
 pub(super) struct FdChannel {
     inner: OwnedFd,
     outer: UnixStream,
@@ -118,7 +118,7 @@ impl FdChannel {
         Ok(FdChannel { inner, outer })
     }
 
-    /// What has to be kept.
+    /// The number that the process of C has to keep open.
     pub(super) fn number(&self) -> RawFd {
         std::os::fd::AsRawFd::as_raw_fd(&self.inner)
     }
@@ -133,7 +133,7 @@ impl FdChannel {
         Ok(())
     }
 
-    /// Does not wait: what was sent is there.
+    /// Receives what was sent, and does not wait.
     pub(super) fn receive(&self) -> io::Result<OwnedFd> {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut message = RecvAncillaryBuffer::new(&mut space);

@@ -1,4 +1,7 @@
-//! The C functions that work on an opened image.
+//! The C functions that take libploop's handle of an image: `ploop_mount_image`, `ploop_umount_image`,
+//! `ploop_resize_image`, `ploop_create_snapshot`, `ploop_create_temporary_snapshot`, `ploop_switch_snapshot_ex`,
+//! `ploop_delete_snapshot`, `ploop_merge_snapshot`, `ploop_replace_image`, `ploop_convert_image` and
+//! `ploop_set_max_delta_size`. `ploop_discard` is in `discard_calls`.
 
 use std::path::PathBuf;
 use std::ptr;
@@ -12,7 +15,7 @@ use super::locked_image::LockedImage;
 use super::text::{CPath, CText, Param, device_name, or_null, path_or_null};
 use crate::{Error, ImageMode, Result};
 
-/// What `ploop_mount_image` is told.
+/// The parameters of `ploop_mount_image`.
 #[derive(Default)]
 pub(crate) struct MountArgs<'a> {
     pub(crate) target: Option<&'a CPath>,
@@ -24,21 +27,21 @@ pub(crate) struct MountArgs<'a> {
     pub(crate) fsck: bool,
 }
 
-/// What `ploop_mount_image` answers.
+/// The result of `ploop_mount_image`.
 pub(crate) struct MountResult {
     pub(crate) device: PathBuf,
     pub(crate) fsck: i32,
 }
 
-/// What `ploop_replace_image` is told to replace.
+/// The delta that `ploop_replace_image` replaces.
 pub(crate) enum ReplaceWhich<'a> {
     Guid(&'a CText),
     Level(i32),
 }
 
-/// What `ploop_merge_snapshot` is told.
+/// The deltas that `ploop_merge_snapshot` merges.
 pub(crate) enum MergeWhich<'a> {
-    /// A snapshot into its parent.
+    /// One delta, into its parent.
     One(&'a CText),
     Range {
         from: &'a CText,
@@ -63,7 +66,7 @@ impl LockedImage<'_> {
     pub(crate) const MERGE: Call = Call::new("merge").changes().finds_device();
     pub(crate) const REPLACE: Call = Call::new("replace").changes().finds_device();
     pub(crate) const CONVERT: Call = Self::CONVERT_NEW.finds_device();
-    /// Of an image that cannot be attached yet, so nobody has to be root to look.
+    /// For an image that is being made: no device can have it, so nobody has to be root to look for one.
     pub(crate) const CONVERT_NEW: Call = Call::new("convert").changes();
     pub(crate) const IS_MOUNTED: Call = Call::new("look whether the image is mounted");
     pub(crate) const DEVICES: Call = Call::new("list devices");
@@ -128,7 +131,7 @@ impl LockedImage<'_> {
         result.done(self.path())
     }
 
-    /// Returns the device, and the descriptor that holds it where `hold` asks for one.
+    /// Returns the device, and with `hold` the file descriptor that keeps the snapshot.
     pub(crate) fn create_temporary_snapshot(
         self,
         guid: &CText,
@@ -158,8 +161,7 @@ impl LockedImage<'_> {
         });
         // SAFETY: the handle is live and used by one thread only; the texts are terminated, outlive the
         // call and are only read; `holder_out` is NULL or points to an `int` that outlives it. On
-        // success C opened the holder for the caller alone, so it is ours to own; its copy goes to the
-        // caller's descriptors.
+        // success C has opened the holder for its caller, which owns it; a copy of it is sent to the program.
         let result = self.call_keeping(&[holder_channel.number()], |di| unsafe {
             let holder_out = if hold {
                 &raw mut holder
@@ -168,7 +170,7 @@ impl LockedImage<'_> {
             };
             let code = sys::ploop_create_temporary_snapshot(di, param.as_mut_ptr(), holder_out);
             if code == 0 && !holder_out.is_null() && *holder_out >= 0 {
-                // Where it does not arrive, the caller sees that.
+                // The receiver reports a failure.
                 let _ = holder_channel.send(OwnedFd::from_raw_fd(*holder_out).as_fd());
             }
             code
@@ -182,8 +184,8 @@ impl LockedImage<'_> {
         Ok((device_name(&param.0.device), holder))
     }
 
-    /// `keep_as` names the old top delta, which is then kept. The locked image comes back, also after a failure,
-    /// for a look at what was really done.
+    /// Keeps the old top delta under the GUID `keep_as`, if there is one. Returns the locked image, also after a
+    /// failure, so that the result can be checked.
     pub(crate) fn switch_snapshot(
         self,
         guid: &CText,
@@ -211,7 +213,7 @@ impl LockedImage<'_> {
         (self, result)
     }
 
-    /// The locked image comes back, also after a failure, for a look at what was really done.
+    /// Returns the locked image, also after a failure, so that the result can be checked.
     pub(crate) fn delete_snapshot(self, guid: &CText) -> (Self, Result<()>) {
         // SAFETY: the handle is live and used by this thread only; the text is terminated, outlives
         // the call, does not come from the handle (hazard 1), and is only read.
@@ -239,7 +241,7 @@ impl LockedImage<'_> {
         result.done(self.path())
     }
 
-    /// The locked image comes back, for a look at what was really done.
+    /// Returns the locked image, so that the result can be checked.
     pub(crate) fn replace(
         self,
         file: &CPath,
@@ -268,7 +270,7 @@ impl LockedImage<'_> {
         result.done(self.path())
     }
 
-    /// In sectors, 0 for no limit. The locked image comes back, for a look at what was really done.
+    /// `sectors` is 0 for no limit. Returns the locked image, so that the result can be checked.
     pub(crate) fn set_max_delta_size(self, sectors: u64) -> Result<Self> {
         // SAFETY: the handle is live and used by this thread only.
         let result = self.call(|di| unsafe { sys::ploop_set_max_delta_size(di, sectors) })?;

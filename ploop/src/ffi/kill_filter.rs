@@ -1,14 +1,13 @@
-//! A process that cannot signal everybody.
+//! A system call filter (seccomp) for `ploop_discard`, which may kill every process (hazard 22).
 //!
-//! When `fork` fails inside `ploop_discard`, libploop passes its result, -1, to `kill` with SIGKILL:
-//! every process the caller may signal dies; and to `waitpid`: the end of any child the program has is
-//! taken for that of the one that was not forked (hazard 22). So the process of a discard has a system
-//! call filter that answers `kill(-1, …)` with EPERM and `wait4(-1, …)` with ECHILD.
+//! When `fork` fails inside `ploop_discard`, libploop passes its result, -1, to `kill` with SIGKILL, and every process
+//! that the caller may signal dies. It also passes -1 to `waitpid`, and takes the end of any child for the end of its
+//! own. So in the process of a discard, the filter answers `kill(-1, …)` with EPERM and `wait4(-1, …)` with ECHILD.
 
 use std::io;
 use std::mem::offset_of;
 
-/// The two values a BPF jump needs to skip ahead.
+/// The distance of a BPF jump to the next instruction.
 const NEXT: u8 = 0;
 
 fn statement(code: u32, k: u32) -> libc::sock_filter {
@@ -17,7 +16,7 @@ fn statement(code: u32, k: u32) -> libc::sock_filter {
 
 fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter {
-        // All codes fit: the kernel's field is 16 bits wide.
+        // The kernel's field has 16 bits, and all codes fit.
         code: code as u16,
         jt,
         jf,
@@ -30,8 +29,7 @@ pub(super) fn install() -> io::Result<()> {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-    // The process number is an `int`; the kernel hands over 64 bits of it, of which the lower half
-    // counts.
+    // The process number is an `int`: the lower half of the 64 bits of an argument.
     const PID: u32 = offset_of!(libc::seccomp_data, args) as u32
         + if cfg!(target_endian = "big") { 4 } else { 0 };
     let program = [
@@ -50,9 +48,9 @@ pub(super) fn install() -> io::Result<()> {
         len: program.len() as u16,
         filter: program.as_ptr().cast_mut(),
     };
-    // SAFETY: `filter` names `program`, which is alive for the call; the kernel copies it. The filter
-    // concerns this thread only. Without the right to install it as it is, the thread first gives up
-    // gaining privileges through the programs it starts, which libploop's tools do not need.
+    // SAFETY: `filter` points to `program`, which outlives the call; the kernel copies it. The filter is for this
+    // thread only. Without CAP_SYS_ADMIN, a thread may install one after PR_SET_NO_NEW_PRIVS: the programs it starts
+    // then gain no privileges, and libploop's tools need none.
     let installed = unsafe {
         libc::prctl(
             libc::PR_SET_SECCOMP,

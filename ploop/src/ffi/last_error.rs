@@ -1,16 +1,15 @@
-//! libploop's error text: a buffer per thread, written by whatever logs an error, never cleared.
+//! libploop's error text (`ploop_get_last_error`): a buffer per thread, which libploop never clears.
 
 use std::ffi::CStr;
 
 use ploop_sys as sys;
 
-/// Forgets the thread's error text, so that one found later belongs to the call in between
-/// (hazard 0.4: the text outlives its call, and some failures write none). `errno` as well: libploop
-/// appends its text to messages about failures that did not set it.
+/// Clears the thread's error text, so that a text found later is of the call in between (hazard 0.4: the text outlives
+/// its call, and some failures write none). Clears `errno` as well: libploop appends its text to messages of failures
+/// that did not set it.
 pub(super) fn clear() {
-    // SAFETY: the function returns this thread's own buffer of 8192 bytes, never NULL. The buffer is
-    // writable memory of the library; `const` only keeps callers from changing the text by accident,
-    // and nothing else touches it while this thread is here.
+    // SAFETY: the function returns this thread's own buffer of 8192 bytes, never NULL. The memory is writable, in
+    // spite of `const`, and only this thread uses it.
     unsafe {
         let text = sys::ploop_get_last_error().cast_mut();
         *text = 0;
@@ -19,7 +18,7 @@ pub(super) fn clear() {
     unsafe { *libc::__errno_location() = 0 }
 }
 
-/// Leaves a text, as a call would.
+/// Writes an error text, as a call of libploop would.
 pub(super) fn put(text: &[u8]) {
     const SIZE: usize = 8192;
     let text = &text[..text.len().min(SIZE - 1)];
@@ -31,22 +30,21 @@ pub(super) fn put(text: &[u8]) {
     }
 }
 
-/// The text the calls since [`clear`] left on this thread.
+/// The error text that calls on this thread have left since [`clear`].
 pub(super) fn take() -> Option<String> {
-    // SAFETY: as in `clear`; the text is always terminated, and it is copied before anything could
-    // overwrite it.
+    // SAFETY: as in `clear`; the text is always terminated, and is copied before the next call.
     let text = unsafe { CStr::from_ptr(sys::ploop_get_last_error()) };
     let text = text.to_string_lossy();
-    let text = without_place(text.trim());
+    let text = without_location(text.trim());
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Debian builds libploop with DEBUG, so its messages begin with the place in the C source:
-/// `Error in create_snapshot (snapshot.c:12): …`. It tells a caller nothing.
-fn without_place(text: &str) -> &str {
+/// Without the location in the C source, with which messages of Debian's build (DEBUG) begin:
+/// `Error in create_snapshot (snapshot.c:12): …`.
+fn without_location(text: &str) -> &str {
     text.strip_prefix("Error in ")
         .and_then(|rest| rest.split_once("): "))
-        .filter(|(place, _)| place.contains(".c:") && !place.contains('/'))
+        .filter(|(location, _)| location.contains(".c:") && !location.contains('/'))
         .map_or(text, |(_, message)| message)
 }
 
@@ -55,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_place_in_the_source_is_cut_off() {
+    fn the_location_in_the_source_is_cut_off() {
         for (text, message) in [
             (
                 "Error in f (di.c:12): Can't resolve /a: gone",
@@ -68,7 +66,7 @@ mod tests {
             ),
             ("plain", "plain"),
         ] {
-            assert_eq!(without_place(text), message);
+            assert_eq!(without_location(text), message);
         }
     }
 

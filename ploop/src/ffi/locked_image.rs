@@ -1,6 +1,5 @@
-//! A locked image: the only way to the C functions that take libploop's handle of an image
-//! (`ploop_open_dd`, `ploop_close_dd`). One operation at a time works on one image, in this process and
-//! among all that use libploop.
+//! [`LockedImage`]: an image whose lock is held, and the only way to C functions with libploop's handle
+//! (`ploop_open_dd`, `ploop_close_dd`). So an image has one operation at a time, among all that use libploop.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -20,16 +19,16 @@ use crate::image::{Descriptor, descriptor};
 use crate::lock::{self, ImageLock, ImageLockGuard, Purpose};
 use crate::{Error, Result, paths};
 
-/// C's handle of an image, for one call: C does not reset every field of it when it reads the descriptor again,
-/// and a failed change stays in it. C has no lock for it (hazard 2).
+/// C's handle of an image (`struct ploop_disk_images_data`), for one call: C does not reset every field when it reads
+/// the descriptor again, and a change that failed leaves its traces there. C does not lock it (hazard 2).
 struct Handle(NonNull<sys::ploop_disk_images_data>);
 
-// SAFETY: the handle is heap memory without ties to the thread that made it; what libploop keeps per
-// thread (error text, cancel flag) is not part of it. It is not `Sync`, and never leaves the call it was made for.
+// SAFETY: the handle is heap memory and not tied to a thread; libploop's state per thread (error text, cancel flag)
+// is not part of it. It is not `Sync`, and is used only in the call for which it was made.
 unsafe impl Send for Handle {}
 
 impl Handle {
-    /// In the process of C. The error is C's code.
+    /// Called in the process of C. The error is C's code.
     fn open(path: &CPath, component: Option<&CText>) -> Result<Handle, i32> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the path is terminated; C writes one pointer to `handle`, and only on success.
@@ -52,15 +51,14 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from `ploop_open_dd`, is freed only here, and nothing that C handed
-        // out of it was kept.
+        // SAFETY: the pointer came from `ploop_open_dd` and is freed only here; no pointer into the handle is kept.
         unsafe { sys::ploop_close_dd(self.0.as_ptr()) }
     }
 }
 
-/// An image that was opened.
+/// An opened image: the path of its descriptor, and its lock.
 pub(crate) struct ImageHandle {
-    /// Resolved, and checked to be one that C takes.
+    /// Without symbolic links, and one that C takes.
     path: PathBuf,
     component: Option<CText>,
     timeout: Option<Duration>,
@@ -68,7 +66,7 @@ pub(crate) struct ImageHandle {
 }
 
 impl ImageHandle {
-    /// `path` is resolved as C does it, so that what is checked here is what C works on.
+    /// Resolves `path` as C does, so that this crate checks the file that C works on.
     pub(crate) fn open(operation: &'static str, path: &Path) -> Result<ImageHandle> {
         paths::require_c_path(operation, path)?;
         let resolved = match std::fs::canonicalize(path) {
@@ -102,9 +100,9 @@ impl ImageHandle {
         self.timeout.unwrap_or_else(lock::timeout)
     }
 
-    /// Waits for the image's lock, at most for the lock timeout. What is read through the [`LockedImage`]
-    /// before its call is what the call will find, save for a process that takes the lock in the
-    /// moment in which C takes it over.
+    /// Waits for the image's lock, for the lock timeout at most. The call then finds what was read through the
+    /// [`LockedImage`], unless another program takes the lock in the moment of the
+    /// [hand-over](ImageLockGuard::hand_over).
     pub(crate) fn lock<'a>(&'a self, call: &'static Call) -> Result<LockedImage<'a>> {
         let timeout = self.timeout();
         let guard = self
@@ -119,7 +117,7 @@ impl ImageHandle {
     }
 }
 
-/// A path that does not resolve gets the code and the words libploop has for it.
+/// The error for a path that does not resolve, with libploop's code and message.
 fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error {
     let open = || -> Result<()> {
         const OPEN: Call = Call::new("open");
@@ -134,13 +132,13 @@ fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error
     }
 }
 
-/// An image whose lock is held: the only way to C for operations on an image. The C functions are methods of
-/// it, in `image_calls` and its neighbours.
+/// An image whose lock is held, for one [`Call`]. The C functions are its methods, in `image_calls`,
+/// `calls_without_handle` and `discard_calls`.
 pub(crate) struct LockedImage<'a> {
     pub(super) image: &'a ImageHandle,
     pub(super) call: &'static Call,
     guard: Arc<ImageLockGuard>,
-    /// Whether C may read the descriptor where it is.
+    /// Whether this crate has written the descriptor. If not, C reads a copy.
     is_canonical: bool,
 }
 
@@ -171,7 +169,7 @@ impl LockedImage<'_> {
         self.image.timeout()
     }
 
-    /// The image's locks, for those who have something to do after the call.
+    /// The image's locks, to hold them until after the call.
     pub(crate) fn lock_guard(&self) -> Arc<ImageLockGuard> {
         Arc::clone(&self.guard)
     }
@@ -188,21 +186,21 @@ impl LockedImage<'_> {
             .map_err(|error| error.during(self.call.name).with_path(path))
     }
 
-    /// The same, with all that is in the file.
+    /// [`descriptor`](LockedImage::descriptor), with the text of the file and the fields libploop does not know.
     pub(crate) fn descriptor_file(&self) -> Result<DescriptorFile> {
         let path = &self.image.path;
         DescriptorFile::read(path).map_err(|error| error.during(self.call.name).with_path(path))
     }
 
-    /// Has C read the descriptor where it is.
+    /// Replaces the descriptor by its canonical form, which C may read in place.
     pub(crate) fn put_in_place(&mut self, canonical: &CanonicalDescriptor) -> Result<()> {
         canonical.put_in_place(self.call.name)?;
         self.is_canonical = true;
         Ok(())
     }
 
-    /// Calls C with the handle. The lock passes to C here. The image stays locked, so that the result can be
-    /// looked at before another thread changes it.
+    /// Runs a C function with the handle. libploop takes its own lock anew, so it is given back here; the other
+    /// locks are held on, so that the result can be checked before another operation begins.
     pub(super) fn call(
         &self,
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
@@ -210,7 +208,7 @@ impl LockedImage<'_> {
         self.call_keeping(&[], c)
     }
 
-    /// [`call`](LockedImage::call), where the closure uses file descriptors of the caller.
+    /// [`call`](LockedImage::call) with a closure that uses file descriptors of the caller.
     pub(super) fn call_keeping(
         &self,
         keep: &[RawFd],
@@ -231,10 +229,10 @@ impl LockedImage<'_> {
         let (guard, lock) = (&self.guard, self.guard.libploop_file());
         let keep: Vec<RawFd> = keep.iter().copied().chain(lock).collect();
         let result = execute_keeping(self.call, &keep, || {
-            // As late as can be: until C has it, a program that uses libploop alone may get it.
+            // As late as possible: until C has the lock, another program that uses libploop may get it.
             guard.hand_over();
             if let Some(lock) = lock {
-                // SAFETY: the number is in a table of this call's own, in which nobody else uses it.
+                // SAFETY: the file descriptor table is that of this call alone, and only this closure uses the number.
                 unsafe { libc::close(lock) };
             }
             match Handle::open(&path, component) {

@@ -1,16 +1,19 @@
-//! The only place that knows C, and the only one with `unsafe`.
+//! The calls of libploop. No other module knows C or has `unsafe`.
 //!
-//! Every call of libploop is described by one value, a [`Call`], and takes the same road:
+//! Each C function has a constant [`Call`] that says what it needs. The way from `Ploop::snapshot` to
+//! `ploop_create_snapshot`, for example:
 //!
-//! 1. [`locked_image`] takes the image's lock, and polls libploop's own locks, so that
-//!    waiting for another process ends after the lock timeout;
-//! 2. the caller checks the descriptor while the lock is held;
-//! 3. [`call`] has C run in a [process] of its own that shares the program's memory, with empty input,
-//!    [captured output](output), no signal handlers of the program's, and room where libploop
-//!    [reads too far](over_read);
-//! 4. [`call_result`] turns what C returned into a typed result.
-//!
-//! The files `image_calls` and its neighbours hold the C functions themselves, a few lines each.
+//! 1. `snapshot.rs` begins a [`Change`](crate::change::Change) with `LockedImage::SNAPSHOT`.
+//! 2. [`ImageHandle::lock`] takes the image's lock, and polls libploop's own locks. So waiting for another
+//!    process ends after the lock timeout.
+//! 3. `Change::begin` finishes what was interrupted and checks the descriptor; `snapshot.rs` checks the rest.
+//!    `Change::run` gives libploop a descriptor that this crate has written.
+//! 4. `image_calls` fills in the C struct: one method of [`LockedImage`] for each function.
+//! 5. [`call`] runs the C function in a [process] of its own that shares the program's memory. The input of that
+//!    process is empty, its [output] is captured, and it has no signal handlers of the program. Where libploop
+//!    [reads beyond its buffers](over_read), the process makes that memory readable.
+//! 6. [`call_result`] turns the code and the error text into a [`Result`](crate::Result).
+//! 7. `Change::run` restores the fields libploop has dropped, and syncs; after a failure it cleans up.
 #![allow(unsafe_code)]
 
 mod call;
@@ -46,8 +49,8 @@ pub(crate) use running_merge::finish_merge;
 pub(crate) use signals::WriteSignalsBlocked;
 pub(crate) use text::{CPath, CText};
 
-/// All tests of the library, but those of the filter that such a kernel does not have, and the one that
-/// tries every moment at which a writer can die: no system call of it depends on the kernel.
+/// All tests of the library, but two kinds: such a kernel has no system call filter, and in the test of all moments
+/// at which a writer can die, no system call depends on the kernel.
 #[cfg(test)]
 #[test]
 fn on_an_old_kernel() {

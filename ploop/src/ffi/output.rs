@@ -1,9 +1,8 @@
-//! What libploop and the tools that it starts print.
+//! What libploop and its tools print: captured by a pipe, and sent to the log.
 //!
-//! Both go to one pipe, which the caller reads while C runs. libploop's own lines begin with a time
-//! then; whatever does not is a tool's. Lines go to the [log facade](::log), to libploop's log file,
-//! and to the program's own output, as far as [`log`](crate::log) was told so; a tool's stay for the
-//! error as well.
+//! The caller reads the pipe while C runs. At libploop's level of timestamps its lines begin with a time, and a line
+//! without one is a tool's. Lines go to the [log facade](::log), and where [`log`](crate::log) was told so to the log
+//! file and to the program's output. What the tools print is also kept for the error.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,26 +15,26 @@ use ploop_sys as sys;
 
 use super::copy_calls::pipe;
 use super::fd_table::above_streams;
-use super::process::Done;
+use super::process::EndNotifier;
 use super::signals;
 
-/// So much of a tool's words is kept, the last ones.
-const KEPT: usize = 64 << 10;
-/// A line that is longer is cut.
-const LONGEST_LINE: usize = 8 << 10;
-/// So much is read when C has ended: what it left running may go on printing.
-const REST: usize = 1 << 20;
+/// How much of what the tools print is kept: the end of it.
+const MAX_TOOL_OUTPUT: usize = 64 << 10;
+/// A longer line is cut into several.
+const MAX_LINE: usize = 8 << 10;
+/// How much is read when C has ended: what libploop left running may print without end.
+const MAX_READ_AT_END: usize = 1 << 20;
 
 /// libploop's level at which nothing goes to the console.
 pub(crate) const NO_CONSOLE: i32 = -2;
-/// The one at which the time stands before each line.
+/// libploop's level at which each line begins with the time.
 pub(crate) const TIMESTAMPS: i32 = 4;
 
 static VERBOSE: AtomicI32 = AtomicI32::new(NO_CONSOLE);
 static LOG_LEVEL: AtomicI32 = AtomicI32::new(3);
 static LOG_FILE: Mutex<Option<File>> = Mutex::new(None);
-/// Calls under way.
-static LISTENERS: Mutex<usize> = Mutex::new(0);
+/// How many calls are running.
+static CALLS_RUNNING: Mutex<usize> = Mutex::new(0);
 
 pub(crate) fn set_verbose_level(level: i32) {
     VERBOSE.store(level, Ordering::Relaxed);
@@ -53,40 +52,39 @@ fn log_file() -> MutexGuard<'static, Option<File>> {
     LOG_FILE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has libploop say what it does, where somebody wants to know, until this is dropped.
-pub(super) fn listen() -> Listening {
+/// Has libploop print what it does, if anybody wants it, until the guard is dropped.
+pub(super) fn raise_verbosity() -> RaisedVerbosity {
     let is_wanted =
         VERBOSE.load(Ordering::Relaxed) > NO_CONSOLE || log_file().is_some() || facade::is_wanted();
-    let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
-    *listeners += 1;
+    let mut running = CALLS_RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    *running += 1;
     if is_wanted {
         flush_standard_output();
         set_level(TIMESTAMPS);
     }
-    Listening(())
+    RaisedVerbosity(())
 }
 
-pub(super) struct Listening(());
+pub(super) struct RaisedVerbosity(());
 
-impl Drop for Listening {
+impl Drop for RaisedVerbosity {
     fn drop(&mut self) {
-        let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
-        *listeners -= 1;
-        if *listeners == 0 {
-            // Whoever calls libploop without this crate is not to find it talkative.
+        let mut running = CALLS_RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        *running -= 1;
+        if *running == 0 {
+            // For code that calls libploop without this crate.
             set_level(NO_CONSOLE);
         }
     }
 }
 
 fn set_level(level: i32) {
-    // SAFETY: C stores the number in an aligned `int` that others only read; whichever value they see
-    // is a level.
+    // SAFETY: C stores the number in an aligned `int` that other threads only read; they see the old level or
+    // the new one.
     unsafe { sys::ploop_set_verbose_level(level) }
 }
 
-/// What the program has printed by way of C's `stdout`, and C has not written, would go with libploop's
-/// lines.
+/// Writes what the program has left in the buffer of C's `stdout`. It would come out among libploop's lines.
 fn flush_standard_output() {
     unsafe extern "C" {
         static stdout: *mut libc::FILE;
@@ -95,16 +93,16 @@ fn flush_standard_output() {
     unsafe { libc::fflush(stdout) };
 }
 
-/// The pipe, and what came out of it.
+/// The pipe, and what was read from it.
 pub(super) struct Capture {
     pipe: OwnedFd,
     done: OwnedFd,
     line: Vec<u8>,
-    words: Vec<u8>,
+    tool_output: Vec<u8>,
 }
 
 impl Capture {
-    /// The second is the end that C writes to.
+    /// The second value is the end that C writes to.
     pub(super) fn new() -> io::Result<(Capture, OwnedFd)> {
         let (output, input) = pipe()?;
         rustix::io::ioctl_fionbio(&output, true)?;
@@ -119,7 +117,7 @@ impl Capture {
             pipe: output,
             done,
             line: Vec::new(),
-            words: Vec::new(),
+            tool_output: Vec::new(),
         };
         let input = if input.as_raw_fd() > libc::STDERR_FILENO {
             input
@@ -129,11 +127,11 @@ impl Capture {
         Ok((capture, input))
     }
 
-    pub(super) fn done(&self) -> io::Result<Done> {
-        Ok(Done(self.done.try_clone()?))
+    pub(super) fn end_notifier(&self) -> io::Result<EndNotifier> {
+        Ok(EndNotifier(self.done.try_clone()?))
     }
 
-    /// Reads until C has ended. Calls `tick` now and then if there is one.
+    /// Reads until C has ended. Calls `tick` whenever nothing was printed for a while.
     pub(super) fn follow(&mut self, tick: Option<&dyn Fn()>) {
         const TICK: Duration = Duration::from_millis(200);
         loop {
@@ -151,10 +149,10 @@ impl Capture {
                 }
             }
             if ready > 0 && polls[0].revents != 0 {
-                self.read(LONGEST_LINE);
+                self.read(MAX_LINE);
             }
             if ready > 0 && polls[1].revents != 0 {
-                self.read(REST);
+                self.read(MAX_READ_AT_END);
                 self.end_line();
                 return;
             }
@@ -162,7 +160,7 @@ impl Capture {
     }
 
     fn read(&mut self, mut at_most: usize) {
-        let mut buffer = [0; LONGEST_LINE];
+        let mut buffer = [0; MAX_LINE];
         while at_most > 0 {
             match rustix::io::read(&self.pipe, &mut buffer[..]) {
                 Ok(0) => return,
@@ -173,7 +171,7 @@ impl Capture {
                             b'\n' | b'\r' => self.end_line(),
                             _ => self.line.push(*byte),
                         }
-                        if self.line.len() == LONGEST_LINE {
+                        if self.line.len() == MAX_LINE {
                             self.end_line();
                         }
                     }
@@ -191,28 +189,29 @@ impl Capture {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         match libploop_line(&text) {
-            Some((time, text)) => libploop_says(time, text),
+            Some((time, text)) => log_libploop_line(time, text),
             None => {
-                tool_says(&text);
-                self.words.extend_from_slice(&line);
-                self.words.push(b'\n');
-                if self.words.len() > 2 * KEPT {
-                    self.words.drain(..self.words.len() - KEPT);
+                log_tool_line(&text);
+                self.tool_output.extend_from_slice(&line);
+                self.tool_output.push(b'\n');
+                if self.tool_output.len() > 2 * MAX_TOOL_OUTPUT {
+                    self.tool_output
+                        .drain(..self.tool_output.len() - MAX_TOOL_OUTPUT);
                 }
             }
         }
     }
 
-    /// What the tools said.
-    pub(super) fn into_words(self) -> Option<String> {
-        let from = self.words.len().saturating_sub(KEPT);
-        let words = String::from_utf8_lossy(&self.words[from..]);
+    /// What the tools printed.
+    pub(super) fn into_tool_output(self) -> Option<String> {
+        let from = self.tool_output.len().saturating_sub(MAX_TOOL_OUTPUT);
+        let words = String::from_utf8_lossy(&self.tool_output[from..]);
         let words = words.trim();
         (!words.is_empty()).then(|| words.to_owned())
     }
 }
 
-/// `[ 0.123456] text`: the time and the text.
+/// The time and the text of `[ 0.123456] text`.
 fn libploop_line(line: &str) -> Option<(&str, &str)> {
     let (time, text) = line.strip_prefix('[')?.split_once("] ")?;
     let (seconds, micros) = time.trim_start_matches(' ').split_once('.')?;
@@ -222,8 +221,8 @@ fn libploop_line(line: &str) -> Option<(&str, &str)> {
     is_time.then_some((time, text))
 }
 
-/// libploop does not print its levels; these are the beginnings of what it says in the finer ones.
-const BEGINNINGS: [(i32, &[&str]); 4] = [
+/// How lines of each level begin, for libploop does not print the level. All others are of level 0.
+const PREFIXES: [(i32, &[&str]); 4] = [
     (-1, &["Error in "]),
     (
         1,
@@ -260,13 +259,13 @@ const BEGINNINGS: [(i32, &[&str]); 4] = [
 ];
 
 fn level(text: &str) -> i32 {
-    BEGINNINGS
+    PREFIXES
         .iter()
-        .find(|(_, beginnings)| beginnings.iter().any(|begin| text.starts_with(begin)))
+        .find(|(_, prefixes)| prefixes.iter().any(|prefix| text.starts_with(prefix)))
         .map_or(0, |(level, _)| *level)
 }
 
-fn libploop_says(time: &str, text: &str) {
+fn log_libploop_line(time: &str, text: &str) {
     let level = level(text);
     let verbose = VERBOSE.load(Ordering::Relaxed);
     if verbose > NO_CONSOLE && verbose >= level {
@@ -275,7 +274,7 @@ fn libploop_says(time: &str, text: &str) {
         } else {
             format!("{text}\n")
         };
-        // As ever, nobody learns of output that cannot be written.
+        // Errors of writing are ignored, as libploop does.
         let _ = match level {
             ..0 => io::stderr().write_all(line.as_bytes()),
             _ => io::stdout().write_all(line.as_bytes()),
@@ -291,14 +290,14 @@ fn libploop_says(time: &str, text: &str) {
     facade::libploop(level, text);
 }
 
-fn tool_says(text: &str) {
+fn log_tool_line(text: &str) {
     if VERBOSE.load(Ordering::Relaxed) >= 0 {
         let _ = io::stdout().write_all(format!("{text}\n").as_bytes());
     }
     facade::tool(text);
 }
 
-/// As libploop writes it: `2026-01-31T12:00:00+0100`.
+/// The time as libploop writes it to its log: `2026-01-31T12:00:00+0100`.
 fn now() -> String {
     let mut text = [0u8; 64];
     // SAFETY: all is plain data that the calls fill in; the format is terminated, and the buffer as long
@@ -389,20 +388,20 @@ mod tests {
     #[test]
     fn the_last_words_of_many_are_kept() {
         let (mut capture, input) = Capture::new().unwrap();
-        let done = capture.done().unwrap();
+        let done = capture.end_notifier().unwrap();
         let writer = std::thread::spawn(move || {
             let mut input = File::from(input);
             for n in 0..50_000 {
                 writeln!(input, "line {n}").unwrap();
             }
             drop(done);
-            // Somebody has it open for longer.
+            // The pipe stays open.
             input
         });
         capture.follow(None);
         drop(writer.join().unwrap());
-        let words = capture.into_words().unwrap();
-        assert!(words.len() <= KEPT, "{}", words.len());
+        let words = capture.into_tool_output().unwrap();
+        assert!(words.len() <= MAX_TOOL_OUTPUT, "{}", words.len());
         assert!(words.ends_with("line 49998\nline 49999"), "{words}");
     }
 }

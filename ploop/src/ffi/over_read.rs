@@ -1,13 +1,12 @@
-//! Readable memory behind what libploop allocates.
+//! Reads beyond a buffer (hazard 0.8): a SIGSEGV handler that makes the memory behind it readable.
 //!
-//! Debian's build copies up to 4096 bytes from several paths, however short they are (hazard 0.8):
-//! where `get_basedir` has `strncpy`, it has `memcpy`. Some of them are libploop's own copies, which no
-//! caller can pad; where such a copy lies at the end of accessible memory, the process faults. Then a
-//! page is put there, for as long as the call takes, and the copying goes on. What is read there is not
-//! used.
+//! Debian's build copies 4096 bytes from several paths, however short they are: where `get_basedir` has `strncpy`,
+//! it has `memcpy`. Some of these paths are libploop's own copies, which no caller can pad. Where such a copy lies at
+//! the end of accessible memory, the process faults. The handler then puts a page there for the rest of the call,
+//! and the copying goes on. The bytes that it copies are not used.
 //!
-//! This knows nothing of the allocator, and is in force in the process of C alone. It can go when
-//! Debian's libploop reads no further than its paths.
+//! This does not depend on the allocator, and happens in the process of C only. It can be removed when Debian's
+//! libploop reads no further than its paths.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -15,15 +14,15 @@ use std::io;
 
 use super::signals;
 
-/// More than one fault each would be of the pages of a call that has not just paths to copy.
+/// How many pages one call may get. Copying paths takes fewer: with more, the fault has another reason.
 const PAGES: usize = 64;
 
-/// Marks a page that was there and could not be read.
-const LENT: usize = 1;
+/// Set in the address of a page that was mapped before, without access.
+const WAS_RESERVED: usize = 1;
 
 thread_local! {
-    /// What was put behind others' memory, in the order in which it was. The process has one thread.
-    static GIVEN: Cell<([usize; PAGES], usize)> = const { Cell::new(([0; PAGES], 0)) };
+    /// The pages made readable so far, and how many they are. The process has one thread.
+    static READABLE: Cell<([usize; PAGES], usize)> = const { Cell::new(([0; PAGES], 0)) };
 }
 
 pub(super) fn page_size() -> usize {
@@ -31,9 +30,9 @@ pub(super) fn page_size() -> usize {
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
 }
 
-/// In the process of C, before the call.
+/// Installs the handler. Called in the process of C, before C.
 pub(super) fn begin() {
-    GIVEN.set(([0; PAGES], 0));
+    READABLE.set(([0; PAGES], 0));
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_fault;
     signals::set(
         libc::SIGSEGV,
@@ -42,50 +41,55 @@ pub(super) fn begin() {
     );
 }
 
-/// After the call: takes the pages away again.
+/// Unmaps the pages again. Called after C.
 pub(super) fn end() {
-    let (pages, count) = GIVEN.get();
-    for page in pages[..count].iter().filter(|page| *page & LENT == 0) {
-        // SAFETY: the page was put there by `give`, and nothing is in it.
+    let (pages, count) = READABLE.get();
+    for page in pages[..count]
+        .iter()
+        .filter(|page| *page & WAS_RESERVED == 0)
+    {
+        // SAFETY: the page was put there by `make_readable`, and nothing is in it.
         unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(*page), page_size()) };
     }
 }
 
-/// Nothing but system calls.
+/// The handler. It makes system calls only.
 extern "C" fn on_fault(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
     // SAFETY: the kernel passes a valid structure, which has an address for this signal.
     let address = unsafe { (*info).si_addr() }.addr();
-    if !give(address & !(page_size() - 1)) {
-        // Happens once more, and ends the process.
+    if !make_readable(address & !(page_size() - 1)) {
+        // The fault happens again, and ends the process.
         signals::set(libc::SIGSEGV, libc::SIG_DFL, 0);
     }
     // SAFETY: the function returns this thread's own `errno`, never NULL.
     unsafe { *libc::__errno_location() = errno }
 }
 
-/// Makes a page readable that follows accessible memory and is not.
-fn give(page: usize) -> bool {
+/// Makes a page readable, if it follows accessible memory. `false` where the fault is not an over-read.
+fn make_readable(page: usize) -> bool {
     const READ: c_int = libc::PROT_READ;
     let size = page_size();
-    let (mut pages, count) = GIVEN.get();
-    // One that faults again is being written to, or is something else's.
-    let again = pages[..count].iter().any(|given| given & !LENT == page);
+    let (mut pages, count) = READABLE.get();
+    // A page that faults again is written to.
+    let again = pages[..count]
+        .iter()
+        .any(|other| other & !WAS_RESERVED == page);
     if count == PAGES || again || !is_mapped(page.wrapping_sub(size)) {
         return false;
     }
     let wanted: *mut c_void = std::ptr::with_exposed_provenance_mut(page);
     if is_mapped(page) {
-        pages[count] = page | LENT;
-        GIVEN.set((pages, count + 1));
-        // Reserved by an allocator, or below a thread's stack. It can be read from now on; whoever
-        // reserved it makes it writable before it is used.
+        pages[count] = page | WAS_RESERVED;
+        READABLE.set((pages, count + 1));
+        // It was reserved by an allocator, or is the guard page of a stack. An allocator makes it writable before it
+        // uses it.
         // SAFETY: reading does not change what is there.
         return unsafe { libc::mprotect(wanted, size, READ) } == 0;
     }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    // SAFETY: a new mapping, which takes nobody's place. Before Linux 4.17 the address is a wish, and
-    // one that is elsewhere is given back; nobody else knows of it.
+    // SAFETY: a new mapping, which replaces none. Before Linux 4.17 the address is only a hint; a mapping at another
+    // address is unmapped again, and nobody else knows of it.
     unsafe {
         let at = libc::mmap(wanted, size, READ, flags, -1, 0);
         if at != wanted {
@@ -96,7 +100,7 @@ fn give(page: usize) -> bool {
         }
     }
     pages[count] = page;
-    GIVEN.set((pages, count + 1));
+    READABLE.set((pages, count + 1));
     true
 }
 

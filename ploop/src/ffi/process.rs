@@ -1,25 +1,25 @@
-//! The process in which libploop runs: one for each call, with the memory of the program.
+//! The process in which libploop runs: one for each call, with the memory of the program (`clone` with `CLONE_VM`).
 //!
 //! ```text
 //! caller ── thread ──▶ worker ── clone(CLONE_VM) ──▶ C ── fork ──▶ tools
 //! ```
 //!
-//! The worker waits while C runs, with all signals blocked; C uses the worker's thread-local memory, as
-//! a child of `vfork` does, and the program's heap, so that handles and results need no copying. What
-//! the process does not share with the program is what libploop disturbs, or is disturbed by:
+//! While C runs, the worker waits with all signals blocked. C uses the worker's thread-local memory, as a child of
+//! `vfork` does, and the program's heap: handles and results need no copying. The process shares nothing that
+//! libploop disturbs, or that disturbs libploop:
 //!
-//! * file descriptors: standard input is empty, output and errors are [captured](super::output),
-//!   nothing else is open, and whatever is closed is no other thread's file;
-//! * children: the program cannot wait for libploop's, nor libploop for the program's;
-//! * signals: the program's handlers are not called, its timers do not interrupt C, the timer of
-//!   libploop's lock reaches the thread that waits, SIGPIPE and SIGXFSZ become errors of `write`;
-//! * the working directory, the umask, a [system call filter](super::kill_filter).
+//! * File descriptors: standard input is empty, and output and errors are [captured](super::output). Nothing else is
+//!   open, so libploop cannot close another thread's file.
+//! * Children: the program cannot wait for libploop's, nor libploop for the program's.
+//! * Signals: the program's handlers do not run, and its timers do not interrupt C. The timer of libploop's lock
+//!   reaches the thread that waits. SIGPIPE and SIGXFSZ become errors of `write`.
+//! * The working directory, the umask, a [system call filter](super::kill_filter).
 //!
-//! Where the program is killed, C is killed with it. Where C is killed, or crashes, its memory is no
-//! longer to be trusted, which is the program's: that ends in the same way.
+//! When the program is killed, C is killed, too. When C is killed or crashes, the memory it shares with the program
+//! can no longer be trusted, and the program ends in the same way.
 //!
 //! Emulators (valgrind, qemu-user) give such a process a copy of the memory. There C runs in a thread
-//! with file descriptors of its own.
+//! with a file descriptor table of its own.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -30,20 +30,13 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use std::thread;
 
 use super::call::Call;
+use super::call_result::CallResult;
 use super::output::{self, Capture};
 use super::signals::{self, SignalsBlocked};
 use super::{fd_table, kill_filter, last_error, over_read};
 use crate::{Error, ErrorKind, Result};
 
-/// What comes back from a call.
-pub(super) struct Returned {
-    pub(super) code: i32,
-    pub(super) message: Option<String>,
-    /// What the tools said that libploop started.
-    pub(super) output: Option<String>,
-}
-
-/// What the process of C is told, and what it answers.
+/// What the process of C is to do, and what it answers.
 struct Job<'a, C> {
     c: Option<C>,
     keep: &'a [RawFd],
@@ -53,23 +46,23 @@ struct Job<'a, C> {
     answer: Option<io::Result<(i32, Option<String>)>>,
 }
 
-/// Runs `c`. The outer error is that of a process that could not be had; `c` did not run then.
+/// Runs `c`. The outer error says that no process could be started; then `c` did not run.
 pub(super) fn run<C: FnOnce() -> i32 + Send>(
     call: &Call,
     keep: &[RawFd],
     c: C,
-) -> io::Result<Result<Returned>> {
-    let _listening = output::listen();
+) -> io::Result<Result<CallResult>> {
+    let _verbosity = output::raise_verbosity();
     let (mut capture, output) = Capture::new()?;
     let process = AtomicI32::new(0);
     thread::scope(|scope| {
-        let done = capture.done()?;
-        // The worker begins with the signals blocked that are blocked here.
+        let notifier = capture.end_notifier()?;
+        // The worker inherits the signal mask of this thread.
         let blocked = SignalsBlocked::begin();
         let worker = thread::Builder::new()
             .name("ploop-call".into())
             .spawn_scoped(scope, || {
-                let done = done;
+                let notifier = notifier;
                 let job = Job {
                     c: Some(c),
                     keep,
@@ -79,34 +72,38 @@ pub(super) fn run<C: FnOnce() -> i32 + Send>(
                     answer: None,
                 };
                 let answer = in_process(call, job, &process);
-                // In this order: a pipe that nobody can write to any more is ready all the time.
-                drop(done);
+                // In this order: once nobody can write to the pipe, `poll` reports it all the time.
+                drop(notifier);
                 drop(output);
                 answer
             })?;
         drop(blocked);
-        let release = || super::discard_calls::release_waiting(process.load(Ordering::Relaxed));
+        let release =
+            || super::discard_calls::interrupt_abandoned_wait(process.load(Ordering::Relaxed));
         capture.follow(if call.discards { Some(&release) } else { None });
         let answer = match worker.join() {
             Ok(answer) => answer?,
             Err(panic) => resume_unwind(panic),
         };
-        Ok(answer.map(|(code, message)| Returned {
+        Ok(answer.map(|(code, message)| CallResult {
+            operation: call.name,
             code,
             message,
-            output: capture.into_words(),
+            output: capture.into_tool_output(),
+            cause: None,
+            descriptor_is_sound: false,
         }))
     })
 }
 
-/// The worker.
+/// Runs the job in a process of its own. The worker thread is in here while C runs.
 fn in_process<C: FnOnce() -> i32 + Send>(
     call: &Call,
     mut job: Job<'_, C>,
     process: &AtomicI32,
 ) -> io::Result<Result<(i32, Option<String>)>> {
     if !is_memory_shared()? {
-        // A thread more: what this one owns is open in the program's table.
+        // In another thread: the file descriptors that this one owns are in the program's table.
         thread::scope(|scope| {
             let thread = thread::Builder::new().spawn_scoped(scope, || {
                 fd_table::unshare()?;
@@ -119,10 +116,9 @@ fn in_process<C: FnOnce() -> i32 + Send>(
         let stack = Stack::new()?;
         job.start(&stack, 0, process)?;
         if job.filtered && matches!(job.answer, Some(Err(_))) && job.c.is_some() {
-            // Without a filter: as process 1 of a namespace, which signals and waits for none but its
-            // own. The worker goes on when C has ended, though a child of it may be there that
-            // cannot be killed, because it waits for the driver. The thread is uninterruptible
-            // meanwhile, hence not always.
+            // There is no filter: C runs as process 1 of a PID namespace, where it can signal and wait for its own
+            // children only. A child of C that waits for the driver cannot be killed, so the worker waits by
+            // CLONE_VFORK for C alone. Such a wait cannot be interrupted; so this is not the normal way.
             let no_filter = job.answer.take();
             job.filtered = false;
             if let Err(error) = job.start(&stack, libc::CLONE_NEWPID | libc::CLONE_VFORK, process) {
@@ -144,7 +140,7 @@ fn cannot_contain<T>(call: &Call, no_filter: Option<io::Result<T>>, error: &io::
         ErrorKind::Unsupported,
         call.name,
         format!(
-            "libploop kills every process when it cannot fork here, and this system has no means to keep it from that: no system call filter could be installed{no_filter}, and no process in a PID namespace of its own could be started: {error}"
+            "libploop kills every process when it cannot fork here, and on this system that cannot be prevented: no system call filter could be installed{no_filter}, and no process in a PID namespace of its own could be started: {error}"
         ),
     )
 }
@@ -179,7 +175,7 @@ impl<C: FnOnce() -> i32 + Send> Job<'_, C> {
         let status = if flags & libc::CLONE_VFORK == 0 {
             wait_for(child)
         } else {
-            // It has ended as far as memory is concerned.
+            // C has ended, and uses the memory no more. What remains is to reap it.
             thread::spawn(move || wait_for(child));
             0
         };
@@ -190,7 +186,7 @@ impl<C: FnOnce() -> i32 + Send> Job<'_, C> {
         Ok(())
     }
 
-    /// In the process: makes the call.
+    /// In the process: prepares it, and calls C.
     fn enter(&mut self, own_process: bool) {
         self.answer = Some(match self.prepare(own_process) {
             Ok(()) => self.call(),
@@ -222,8 +218,8 @@ impl<C: FnOnce() -> i32 + Send> Job<'_, C> {
         let process = std::process::id();
         let code = c();
         if process != std::process::id() {
-            // libploop forked, could not start the tool, and came back in the child: a second copy of
-            // the program (hazard 21). It must not run any of the caller's code, destructors included.
+            // libploop forked, could not start the tool, and returned in the child, a second copy of the program
+            // (hazard 21). No code of the caller may run in it, destructors included.
             // SAFETY: `_exit` has no precondition. It runs no handlers of the parent.
             unsafe { libc::_exit(127) }
         }
@@ -233,7 +229,7 @@ impl<C: FnOnce() -> i32 + Send> Job<'_, C> {
     }
 }
 
-/// So that a program that is killed does not go on here.
+/// Has the kernel kill this process when the program dies.
 fn end_with_parent(parent: libc::pid_t) {
     // SAFETY: plain system calls. In a PID namespace of its own the parent is 0.
     unsafe {
@@ -245,7 +241,7 @@ fn end_with_parent(parent: libc::pid_t) {
     }
 }
 
-/// The wait status. 0 where somebody else in this process has waited for it.
+/// Waits for a child, and returns its wait status; 0 where another thread has waited for it.
 fn wait_for(child: libc::pid_t) -> c_int {
     let mut status = 0;
     loop {
@@ -260,7 +256,7 @@ fn wait_for(child: libc::pid_t) -> c_int {
     }
 }
 
-/// C died in the middle of something, perhaps with the heap locked: so does the program.
+/// Ends the program as C ended: C may have died with the heap locked.
 fn die_like(status: c_int) -> ! {
     let signal = if libc::WIFSIGNALED(status) {
         libc::WTERMSIG(status)
@@ -276,7 +272,7 @@ fn die_like(status: c_int) -> ! {
     std::process::abort()
 }
 
-/// Whether a process that is to share the program's memory does. Asked once.
+/// Whether `CLONE_VM` shares memory here: not under valgrind and qemu-user. Tried once.
 fn is_memory_shared() -> io::Result<bool> {
     extern "C" fn mark(word: *mut c_void) -> c_int {
         // SAFETY: the word is the atomic number below.
@@ -300,7 +296,7 @@ fn is_memory_shared() -> io::Result<bool> {
         )
     };
     if child == -1 {
-        // Of want, which says nothing of the next time.
+        // There was no memory or process number; the next try may succeed.
         return Err(io::Error::last_os_error());
     }
     if libc::WIFSIGNALED(wait_for(child)) {
@@ -312,12 +308,12 @@ fn is_memory_shared() -> io::Result<bool> {
 /// The stack of C, with a page below that cannot be accessed.
 struct Stack(*mut c_void);
 
-/// One that nobody uses, for the next call. Mapping and unmapping one takes a quarter of the time of a call of
-/// no work: each processor that runs the program is interrupted.
+/// A stack that nobody uses, kept for the next call. Mapping and unmapping one takes a quarter of the time of a
+/// call that does no work, because each processor that runs the program is interrupted.
 static SPARE_STACK: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
 impl Stack {
-    /// As much as the main thread of a program usually has; what is not used costs nothing.
+    /// As the main thread of a program usually has. Pages that are not used cost nothing.
     const SIZE: usize = 8 << 20;
 
     fn new() -> io::Result<Stack> {
@@ -357,12 +353,12 @@ impl Drop for Stack {
     }
 }
 
-/// Tells the caller that C has ended, when this is dropped.
-pub(super) struct Done(pub(super) OwnedFd);
+/// Tells [`Capture::follow`] that C has ended, when this is dropped.
+pub(super) struct EndNotifier(pub(super) OwnedFd);
 
-impl Drop for Done {
+impl Drop for EndNotifier {
     fn drop(&mut self) {
-        // It is an eventfd, which takes this at once.
+        // An eventfd takes this without waiting.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }

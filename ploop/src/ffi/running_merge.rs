@@ -1,5 +1,4 @@
-//! The one request to the driver that libploop cannot be trusted with: `PLOOP_IOC_MERGE` of a device
-//! whose merge was begun by a program that is gone.
+//! `PLOOP_IOC_MERGE`, sent by this crate: it finishes a merge that a killed program has left running in the driver.
 
 use std::fs::File;
 use std::io;
@@ -9,10 +8,9 @@ use std::path::Path;
 /// `_IO('P', 12)`.
 const PLOOP_IOC_MERGE: libc::c_ulong = 0x500c;
 
-/// Waits until the clusters of the merge have moved, and takes the old top off the device.
+/// Waits until the driver has moved all clusters and has taken the old top off the device.
 ///
-/// libploop finds such a device in the first call about its image, compares it with the wrong delta,
-/// fails, and frees a name twice (hazard 17).
+/// libploop cannot do it: it compares such a device with the wrong delta, fails, and frees a name twice (hazard 17).
 pub(crate) fn finish_merge(device: &Path) -> io::Result<()> {
     let device = File::open(device)?;
     loop {
@@ -24,7 +22,7 @@ pub(crate) fn finish_merge(device: &Path) -> io::Result<()> {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::EINTR) => {}
-            // Somebody else has finished it.
+            // Another process has finished it.
             Some(libc::EALREADY) => return Ok(()),
             _ => return Err(error),
         }

@@ -1,9 +1,9 @@
-//! Signals, as the process has them in which libploop runs.
+//! Signals: handlers in the process in which libploop runs, and masks in the threads that wait for it.
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
 
-/// Signals by which the kernel reports a fault. Whoever handled them did so for the program.
+/// Signals by which the kernel reports a fault. The program's handlers for them are not for the process of C.
 const FAULTS: [c_int; 7] = [
     libc::SIGSEGV,
     libc::SIGBUS,
@@ -14,23 +14,23 @@ const FAULTS: [c_int; 7] = [
     libc::SIGSYS,
 ];
 
-pub(super) extern "C" fn nothing(_signal: c_int) {}
+extern "C" fn do_nothing(_signal: c_int) {}
 
-/// Of a process that was just made: no handler of the program is left. What it handles does nothing
-/// here; programs that are started have the default action then, as ever.
+/// Replaces the program's handlers in a new process by one that does nothing. Tools that libploop starts get the
+/// default action, as always after `exec`.
 pub(super) fn reset() {
-    let handler = nothing as *const () as libc::sighandler_t;
+    let handler = do_nothing as *const () as libc::sighandler_t;
     for signal in 1..=libc::SIGRTMAX() {
         let Some(found) = handler_of(signal) else {
             continue;
         };
         let is_handled = ![libc::SIG_DFL, libc::SIG_IGN].contains(&found);
         match signal {
-            // libploop could not learn how its tools ended if they were ignored.
+            // While it is ignored, `waitpid` does not say how a tool ended.
             libc::SIGCHLD => set(signal, libc::SIG_DFL, 0),
-            // `write` fails then, and C looks at its result.
+            // With a handler, `write` fails instead, and C checks for that.
             libc::SIGPIPE | libc::SIGXFSZ => set(signal, handler, libc::SA_RESTART),
-            // Ends a wait: of libploop's lock by its own timer, of the driver by this crate.
+            // Interrupts a wait: for the lock (by libploop's timer), or for the driver (by this crate).
             _ if signal == libc::SIGRTMIN() => set(signal, handler, 0),
             _ if is_handled && FAULTS.contains(&signal) => set(signal, libc::SIG_DFL, 0),
             _ if is_handled => set(signal, handler, libc::SA_RESTART),
@@ -39,7 +39,7 @@ pub(super) fn reset() {
     }
 }
 
-/// `None` for the two that libc keeps to itself.
+/// `None` for the two signals that libc reserves.
 fn handler_of(signal: c_int) -> Option<libc::sighandler_t> {
     // SAFETY: `sigaction` is plain data, for which all zeroes is a value; with a NULL new action the
     // call only fills it in.
@@ -50,8 +50,8 @@ fn handler_of(signal: c_int) -> Option<libc::sighandler_t> {
 }
 
 pub(super) fn set(signal: c_int, handler: libc::sighandler_t, flags: c_int) {
-    // SAFETY: as above; the handler is the default, or a function of this crate that is safe in any
-    // signal context and of the kind that the flags say.
+    // SAFETY: as in `handler_of`; the handler is the default, or a function of this crate that is async-signal-safe
+    // and has the signature that the flags say.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler;
@@ -60,7 +60,7 @@ pub(super) fn set(signal: c_int, handler: libc::sighandler_t, flags: c_int) {
     }
 }
 
-/// Lets all signals through.
+/// Unblocks all signals.
 pub(super) fn unblock() {
     // SAFETY: the set is plain data that the first call fills in; the second concerns this thread.
     unsafe {
@@ -70,7 +70,7 @@ pub(super) fn unblock() {
     }
 }
 
-/// All signals, held back from this thread and from those it starts, until this is dropped.
+/// Blocks all signals in this thread, and in those it starts, until this is dropped.
 pub(super) struct SignalsBlocked(libc::sigset_t);
 
 impl SignalsBlocked {
@@ -93,10 +93,10 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// The signals that a write may raise, held back from this thread until this is dropped: where a pipe has
-/// no reader, or a file gets too long for the limit of the process, the write fails.
+/// Blocks SIGPIPE and SIGXFSZ in this thread until this is dropped. A write to a pipe without a reader, or beyond the
+/// process's limit of file size, then only fails.
 pub(crate) struct WriteSignalsBlocked {
-    held: libc::sigset_t,
+    blocked: libc::sigset_t,
     mask: libc::sigset_t,
     /// A mask is that of one thread.
     _not_send: PhantomData<*const ()>,
@@ -107,19 +107,19 @@ impl WriteSignalsBlocked {
         // SAFETY: signal sets are plain data, for which all zeroes is a value; the calls fill them in or
         // read them, and concern this thread alone.
         unsafe {
-            let (mut held, mut mask) = (std::mem::zeroed(), std::mem::zeroed());
+            let (mut blocked, mut mask) = (std::mem::zeroed(), std::mem::zeroed());
             let mut pending = std::mem::zeroed();
-            libc::sigemptyset(&mut held);
+            libc::sigemptyset(&mut blocked);
             libc::sigpending(&mut pending);
             for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
-                // One that was waiting before is not ours to take.
+                // A signal that was pending before is for the program.
                 if libc::sigismember(&pending, signal) == 0 {
-                    libc::sigaddset(&mut held, signal);
+                    libc::sigaddset(&mut blocked, signal);
                 }
             }
-            libc::pthread_sigmask(libc::SIG_BLOCK, &held, &mut mask);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &blocked, &mut mask);
             WriteSignalsBlocked {
-                held,
+                blocked,
                 mask,
                 _not_send: PhantomData,
             }
@@ -129,10 +129,10 @@ impl WriteSignalsBlocked {
 
 impl Drop for WriteSignalsBlocked {
     fn drop(&mut self) {
-        // SAFETY: as above; the mask is the one found then. The wait ends at once.
+        // SAFETY: as in `begin`, where the mask was read. `sigtimedwait` returns at once.
         unsafe {
             let at_once: libc::timespec = std::mem::zeroed();
-            while libc::sigtimedwait(&self.held, std::ptr::null_mut(), &at_once) > 0 {}
+            while libc::sigtimedwait(&self.blocked, std::ptr::null_mut(), &at_once) > 0 {}
             libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, std::ptr::null_mut());
         }
     }

@@ -1,4 +1,5 @@
-//! Strings on their way to C, and buffers on their way back.
+//! Conversions: paths and strings for C ([`CPath`], [`CText`]), C's parameter structs ([`Param`]), and buffers that C
+//! fills ([`PathBuffer`]).
 
 use std::ffi::{CString, c_char};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,8 +10,8 @@ use crate::{ComponentName, Error, ErrorKind, Guid, Result, paths};
 /// libploop's path buffers.
 const PATH_MAX: usize = 4096;
 
-/// A path for C, zero-padded to 4096 bytes: Debian's build copies that many from several of its
-/// path arguments, however short they are (hazard 0.8).
+/// A path for C, padded with zeros to 4096 bytes. Debian's build copies that many from several path arguments,
+/// however short they are (hazard 0.8).
 #[derive(Clone)]
 pub(crate) struct CPath(Box<[u8; PATH_MAX]>);
 
@@ -27,7 +28,7 @@ impl CPath {
         self.0.as_ptr().cast()
     }
 
-    /// For the members of C's parameter structs, which lack `const` though nothing writes there.
+    /// For members of C's parameter structs that lack `const`. C does not write there.
     pub(super) fn as_mut_ptr(&self) -> *mut c_char {
         self.as_ptr().cast_mut()
     }
@@ -74,7 +75,7 @@ impl CText {
     }
 }
 
-/// The pointer C takes for "not given".
+/// NULL for `None`, which C takes for "not given".
 pub(super) fn or_null(text: Option<&CText>) -> *mut c_char {
     text.map_or(std::ptr::null_mut(), CText::as_mut_ptr)
 }
@@ -83,11 +84,11 @@ pub(super) fn path_or_null(path: Option<&CPath>) -> *mut c_char {
     path.map_or(std::ptr::null_mut(), CPath::as_mut_ptr)
 }
 
-/// A parameter struct of C, on its way to the process in which C runs.
+/// A parameter struct of C. A wrapper that is `Send`, for the closure that runs in the process of C.
 pub(super) struct Param<T>(pub(super) T);
 
-// SAFETY: what C takes are numbers and pointers to texts, handles and atomic numbers, none of which is tied
-// to a thread; whoever makes one keeps what it points to until the call is over.
+// SAFETY: the members are numbers, and pointers to texts, handles and atomic numbers, none of which is tied to a
+// thread. The code that makes one keeps what it points to until the call is over.
 unsafe impl<T> Send for Param<T> {}
 
 impl<T> Param<T> {
@@ -96,8 +97,8 @@ impl<T> Param<T> {
     }
 }
 
-/// A buffer for a path C writes. It stays terminated whatever C does at its end: some functions
-/// leave the terminator out when the text just fits (hazard 12).
+/// A buffer for a path that C writes. One more byte terminates it: some functions leave the terminator out when the
+/// text just fits (hazard 12).
 pub(super) struct PathBuffer(Box<[u8; PATH_MAX + 1]>);
 
 impl PathBuffer {
@@ -109,7 +110,7 @@ impl PathBuffer {
         self.0.as_mut_ptr().cast()
     }
 
-    /// What C may be told is there. The byte behind is the terminator.
+    /// The length to tell C. The terminator lies behind it.
     pub(super) const LEN: usize = PATH_MAX;
 
     pub(super) fn into_path(self) -> PathBuf {

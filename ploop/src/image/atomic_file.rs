@@ -1,4 +1,4 @@
-//! A file that appears under its name when it is complete, or not at all.
+//! [`AtomicFile`]: a file that gets its name when it is complete (`O_TMPFILE`, or a temporary name).
 
 use std::fs::{self, File};
 use std::io;
@@ -10,20 +10,20 @@ use rustix::io::Errno;
 
 use crate::{Error, ErrorKind, Guid, Result};
 
-/// The file while it has no name, or another one. Dropped without [`AtomicFile::publish`], it is gone.
+/// A file that is being written. It is gone if it is dropped without [`AtomicFile::publish`].
 #[derive(Debug)]
 pub(super) struct AtomicFile {
     operation: &'static str,
     file: File,
     target: PathBuf,
     dir: PathBuf,
-    /// The name it has for now. Most file systems make files without one, and then not even a
-    /// killed process leaves any behind.
+    /// Its temporary name, on file systems that make no files without a name. A process that is killed leaves that
+    /// behind.
     temporary: Option<PathBuf>,
 }
 
 impl AtomicFile {
-    /// Makes an empty file that only its owner can read, to be `target` one day.
+    /// Makes an empty file with mode 0600, which is published as `target`.
     pub(super) fn create(operation: &'static str, target: &Path) -> Result<AtomicFile> {
         let dir = match target.parent() {
             Some(dir) if dir != Path::new("") => dir.to_owned(),
@@ -52,8 +52,8 @@ impl AtomicFile {
         &self.file
     }
 
-    /// Gives the file its name. Unless `overwrite` is set, a file that has the name stays, and this
-    /// is [`ErrorKind::AlreadyExists`].
+    /// Gives the file its name. Replaces another file only with `overwrite`; otherwise fails with
+    /// [`ErrorKind::AlreadyExists`].
     pub(super) fn publish(mut self, overwrite: bool) -> Result<()> {
         let result = self.name(overwrite);
         if result.is_ok() {
@@ -73,7 +73,6 @@ impl AtomicFile {
         })
     }
 
-    /// Brings the name, too, to the disk.
     fn name(&mut self, overwrite: bool) -> io::Result<()> {
         match (&self.temporary, overwrite) {
             (None, false) => link(&self.file, &self.target)?,
@@ -87,7 +86,7 @@ impl AtomicFile {
             (Some(path), false) => {
                 let flags = RenameFlags::NOREPLACE;
                 match rustix::fs::renameat_with(CWD, path, CWD, &self.target, flags) {
-                    // Not every file system can.
+                    // The file system does not support it.
                     Err(Errno::INVAL | Errno::NOSYS) => {
                         fs::hard_link(path, &self.target)?;
                         fs::remove_file(path)?;
@@ -99,7 +98,7 @@ impl AtomicFile {
         Ok(())
     }
 
-    /// The directory the name is in.
+    /// The directory of the target.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -108,7 +107,7 @@ impl AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let Some(path) = &self.temporary {
-            // Nobody is left to be told.
+            // `drop` cannot report an error.
             let _ = fs::remove_file(path);
         }
     }
@@ -120,7 +119,7 @@ const FLAGS: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);
 fn nameless(dir: &Path) -> Option<OwnedFd> {
     rustix::fs::open(dir, FLAGS | OFlags::TMPFILE, MODE)
         .ok()
-        // It is through there that it gets a name.
+        // The file is linked through /proc, which must be mounted.
         .filter(|fd| fs::symlink_metadata(proc_path(fd)).is_ok())
 }
 
@@ -146,7 +145,7 @@ fn link(file: &File, path: &Path) -> io::Result<()> {
     )?)
 }
 
-/// A hidden name beside the target that nothing else has.
+/// A hidden, unique name beside the target.
 fn temporary_name(dir: &Path, target: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(target.file_name().unwrap_or_default());
@@ -160,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// Both ways to make a file, and both to name it.
+    /// Both ways to make a file, and both ways to name it.
     #[test]
     fn files_appear_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
@@ -169,7 +168,7 @@ mod tests {
         for with_name in [false, true] {
             let make = || {
                 let mut staged = AtomicFile::create("test", &target).unwrap();
-                // On old kernels it has one anyway.
+                // Old kernels give it a name anyway.
                 if with_name && staged.temporary.is_none() {
                     let (fd, temporary) = named(dir.path(), &target).unwrap();
                     staged.file = File::from(fd);

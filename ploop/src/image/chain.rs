@@ -1,4 +1,4 @@
-//! The stack of files a disk is read through.
+//! The chain of files through which a disk is read: a base, and deltas upon it.
 
 use std::fs::File;
 #[cfg(feature = "image-write")]
@@ -15,7 +15,7 @@ use crate::{ClusterSize, Error, ErrorKind, Result, Size};
 
 const OPERATION: &str = "open image";
 
-/// libploop ends at 127; each costs a file descriptor.
+/// libploop has at most 127. Each level costs a file descriptor.
 const MAX_LEVELS: usize = 1024;
 
 /// The files of a disk, the base first.
@@ -37,8 +37,7 @@ pub(super) enum Level {
     Delta(Delta),
 }
 
-/// Where the data of a part of the disk is: in the file of a level, or nowhere, and then it is
-/// zero.
+/// Where data of the disk is: in the file of a level, at this offset. Data without a location is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Location {
     pub(super) level: usize,
@@ -62,8 +61,8 @@ impl Level {
         }
     }
 
-    /// Forgets what is known of the file, which others have written to. Nothing changes after an
-    /// error.
+    /// Reads the header, the table and the length again, after others have written to the file. Nothing changes after
+    /// an error.
     #[cfg(feature = "image-write")]
     fn reload(&mut self) -> Result<()> {
         match self {
@@ -75,7 +74,7 @@ impl Level {
         }
     }
 
-    /// Parts of the file that hold nothing.
+    /// Ranges of the file without space on its disk, if the caller knows any.
     #[cfg(feature = "image-write")]
     pub(super) fn holes(&self) -> Vec<Range<u64>> {
         match self {
@@ -107,7 +106,7 @@ impl Level {
         self.shared_file()
     }
 
-    /// The file, for somebody who reads it without the chain.
+    /// The file, for a reader that does not hold the chain.
     pub(super) fn shared_file(&self) -> &Arc<File> {
         match self {
             Level::Raw { file, .. } => file,
@@ -125,7 +124,7 @@ impl Level {
     }
 }
 
-/// Sees that levels fit upon each other, and returns the size of the disk.
+/// Checks that the levels make up a disk, and returns its size.
 fn check_levels(levels: &[Level], cluster: ClusterSize) -> Result<u64> {
     let Some(top) = levels.last() else {
         return Err(Error::new(
@@ -140,7 +139,7 @@ fn check_levels(levels: &[Level], cluster: ClusterSize) -> Result<u64> {
             ErrorKind::Unsupported,
             OPERATION,
             format!(
-                "{} deltas lie upon each other, more than {MAX_LEVELS}",
+                "the chain has {} deltas, more than {MAX_LEVELS}",
                 levels.len()
             ),
         ));
@@ -175,12 +174,12 @@ fn no_level(level: usize) -> Error {
     Error::new(
         ErrorKind::InvalidInput,
         OPERATION,
-        format!("the chain has no level {level} for this"),
+        format!("the chain has no level {level}, or not one for this operation"),
     )
 }
 
 impl Chain {
-    /// A disk over `levels`, the base first. All must have clusters of the given size.
+    /// A chain of `levels`, the base first. All deltas must have clusters of the given size.
     pub(super) fn new(levels: Vec<Level>, cluster: ClusterSize) -> Result<Chain> {
         let size = check_levels(&levels, cluster)?;
         Ok(Chain {
@@ -224,7 +223,7 @@ impl Chain {
         Some(self)
     }
 
-    /// Puts a file in the place of one that holds the same.
+    /// Replaces a file by one with the same contents.
     #[cfg(feature = "image-write")]
     pub(super) fn replace(&mut self, level: usize, new: Level) -> Result<()> {
         let old = self.levels.get(level).ok_or_else(|| no_level(level))?;
@@ -250,7 +249,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Takes a delta out that was merged into the one below, of which everything is read again.
+    /// Removes a delta that was merged into the one below, and reads that one again.
     #[cfg(feature = "image-write")]
     pub(super) fn remove(&mut self, level: usize) -> Result<()> {
         if level == 0 || level >= self.levels.len() {
@@ -262,7 +261,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Reads the table of a delta again, which others have written to.
+    /// Reads the header and the table of a delta again, after others have written to it.
     #[cfg(feature = "image-write")]
     pub(super) fn reload(&mut self, level: usize) -> Result<()> {
         let reloaded = self.levels.get_mut(level).ok_or_else(|| no_level(level))?;
@@ -271,7 +270,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Takes a cluster to be elsewhere in the file of the level it is read from.
+    /// Sets the slot of a cluster in the table in memory. `level` must be the one from which the cluster is read.
     #[cfg(feature = "image-write")]
     pub(super) fn set_slot(&mut self, level: usize, cluster: u32, slot: u32) -> Result<()> {
         let mut found = None;
@@ -289,15 +288,15 @@ impl Chain {
         }
     }
 
-    /// Whether any file has data for a cluster.
+    /// Whether any level has data for a cluster.
     #[cfg(feature = "image-write")]
     pub(super) fn has(&self, cluster: u32) -> Result<bool> {
         let (location, _) = self.locate_in_cluster(u64::from(cluster) * self.cluster.bytes())?;
         Ok(location.is_some())
     }
 
-    /// Fills `buffer` from `offset` on. What lies behind the end of the disk must not be asked for by a
-    /// reader; a writer with a larger delta upon this chain gets zeros there.
+    /// Fills `buffer` from `offset` on. Readers must not read behind the end of the disk. A writer whose delta upon this
+    /// chain is larger may, and gets zeros.
     pub(super) fn read(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<()> {
         while !buffer.is_empty() {
             let (location, len) = self.locate(offset, buffer.len() as u64)?;
@@ -325,8 +324,8 @@ impl Chain {
             })
     }
 
-    /// Where the disk's data from `offset` on is, and how much of it lies there in one piece: at
-    /// least one byte, at most `max`.
+    /// Where the disk's data from `offset` on is, and how much of it is contiguous there: at least one byte, at most
+    /// `max`.
     pub(super) fn locate(&self, offset: u64, max: u64) -> Result<(Option<Location>, u64)> {
         let (location, mut len) = self.locate_in_cluster(offset)?;
         while len < max {
@@ -343,7 +342,7 @@ impl Chain {
         Ok((location, len.min(max)))
     }
 
-    /// As [`locate`](Chain::locate), up to the end of the cluster at most.
+    /// [`locate`](Chain::locate) up to the end of the cluster.
     fn locate_in_cluster(&self, offset: u64) -> Result<(Option<Location>, u64)> {
         let size = self.cluster.bytes();
         let within = offset % size;
@@ -374,9 +373,9 @@ impl Chain {
         self.size.div_ceil(self.cluster.bytes() * u64::from(PAGE)) as u32
     }
 
-    /// Where the clusters of a page of the table are; unlike [`locate`](Chain::locate) for a reader that
-    /// passes through the whole disk. `locations` gets one for each cluster that lies within the disk,
-    /// or stays empty where there is none of them in any file.
+    /// Where the clusters of a page of the table are, for a reader of the whole disk; for one of a part, see
+    /// [`locate`](Chain::locate). `locations` gets an entry for each cluster of the page that is on the disk, or none at
+    /// all where no file has any of these clusters.
     pub(super) fn page(&self, number: u32, locations: &mut Vec<Option<Location>>) -> Result<()> {
         let size = self.cluster.bytes();
         let first = u64::from(number) * u64::from(PAGE);

@@ -1,4 +1,4 @@
-//! Looking an image over, without changing anything.
+//! [`check`] and [`check_image`]: what is wrong with an image. Nothing is changed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::{Error, ErrorKind, Guid, ImageMode, Result, Size};
 
 const OPERATION: &str = "check image";
 
-/// Findings of one kind about one file that are listed; of the others there is a count.
+/// How many findings of one kind about one file are listed. The rest is counted.
 const LISTED: u64 = 16;
 
 /// Checks an image: its descriptor, each of its deltas, how they fit together, and what lies beside
@@ -100,9 +100,9 @@ pub fn check_image(file: impl AsRef<Path>) -> Report {
     }
 }
 
-/// That the header of a delta is one that the caller accepts, and its table leads to clusters of its own alone:
-/// inside the file, outside of header and table, each once. Takes reading the table, four bytes for each
-/// cluster of the disk, but for its holes. Returns the header and the open file.
+/// Requires that the caller accepts the header of a delta, and that its table is sound: each entry leads to a cluster
+/// of its own, inside the file and behind the table. Reads the whole table, four bytes for each cluster of the disk,
+/// but not its holes. Returns the header and the open file.
 #[cfg(feature = "libploop")]
 pub(crate) fn require_sound_delta(
     operation: &'static str,
@@ -140,7 +140,7 @@ pub(crate) fn require_sound_delta(
     })
 }
 
-/// Findings, of which there may be as many as there are entries in a table.
+/// Findings. There may be as many as a table has entries, so a limited number of each kind is listed.
 #[derive(Default)]
 struct Findings {
     list: Vec<Finding>,
@@ -225,7 +225,7 @@ fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Finding
             Severity::Warning,
             Issue::OldTop,
             format!(
-                "the top is {}, as in descriptors of old versions; libploop makes no snapshots of it",
+                "the top is {}, as in descriptors of old versions; libploop makes no snapshots of such an image",
                 descriptor.top
             ),
         );
@@ -261,7 +261,7 @@ fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Finding
                 Severity::Error,
                 Issue::SameFile,
                 format!(
-                    "{} and {} are in the same file {}",
+                    "{} and {} have the same file {}",
                     other.guid,
                     image.guid,
                     image.file.display()
@@ -271,7 +271,7 @@ fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Finding
     }
 }
 
-/// What the deltas say about each other.
+/// Whether the deltas agree with the descriptor and with each other: cluster size, size, format version.
 fn check_agreement(
     descriptor: &Descriptor,
     path: &Path,
@@ -295,7 +295,7 @@ fn check_agreement(
                     Some(&delta.file),
                     Some(28),
                     format!(
-                        "clusters are of {}, in the descriptor of {}",
+                        "the delta has clusters of {}, the descriptor says {}",
                         header.cluster, descriptor.cluster
                     ),
                 );
@@ -310,7 +310,7 @@ fn check_agreement(
                     Some(&delta.file),
                     Some(36),
                     format!(
-                        "the disk has {}, {} in the delta below: the rest cannot be seen",
+                        "the disk has {} in this delta, and {} in the one below: the rest cannot be read",
                         size(delta),
                         size(parent)
                     ),
@@ -390,7 +390,7 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         Ok((file, len, header, stored))
     };
     let (file, len, header, stored) = run().map_err(|error| error.with_path(path))?;
-    // A block device has no blocks of its own.
+    // A block device has no holes.
     if stored < len && file.metadata().is_ok_and(|metadata| metadata.is_file()) {
         findings.add(
             Severity::Warning,
@@ -452,7 +452,7 @@ fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
             Severity::Warning,
             Issue::InUse,
             44,
-            "the delta is marked as in use: it is mounted, or it or an operation on it was cut short; the next mount or change takes the mark off"
+            "the delta is marked as in use: it is mounted, or a mount or an operation was cut short; the next mount or change clears the mark"
                 .into(),
         );
     }
@@ -487,7 +487,7 @@ struct TableCheck<'a> {
 }
 
 impl TableCheck<'_> {
-    /// Looks at each entry, and returns how many clusters are in use.
+    /// Checks each entry, and returns how many clusters are in use.
     fn entries(&self, findings: &mut Findings) -> Result<u64> {
         let table = Table::new(self.header);
         let mut clusters = Clusters::default();
@@ -523,7 +523,7 @@ impl TableCheck<'_> {
         }
     }
 
-    /// One that is in use grows meanwhile.
+    /// Whether an offset is behind the end of the file. A delta in use grows meanwhile.
     fn is_beyond(&self, end: u64) -> bool {
         end > self.len && self.file.metadata().map_or(true, |now| end > now.len())
     }
@@ -540,7 +540,7 @@ impl TableCheck<'_> {
                     Issue::Extension,
                     Some(self.path),
                     Some(56),
-                    "the image has a format extension; changes and mounts would cut it off, and are refused",
+                    "the image has a format extension; changes and mounts, which would cut it off, are refused",
                 );
                 clusters.len() as u64
             }
@@ -559,7 +559,7 @@ impl TableCheck<'_> {
         }
     }
 
-    /// What follows the entries of the disk, up to the first cluster of data, is to be zero.
+    /// Checks that the table is zero behind the entries of the disk, up to the first cluster of data.
     fn entries_beyond_disk(&self, findings: &mut Findings) -> Result<()> {
         let mut at = table::entry_offset(self.header.entries());
         let end = self.header.data_start();
@@ -568,7 +568,7 @@ impl TableCheck<'_> {
             let Some((start, len)) = super::holes::data(self.file, at, end - at).next() else {
                 break;
             };
-            // Entries are of four bytes, and so are their offsets.
+            // To the beginning of an entry.
             at = start - start % 4;
             let part = (start + len - at).min(buffer.len() as u64) as usize;
             self.file
@@ -576,7 +576,6 @@ impl TableCheck<'_> {
                 .map_err(|error| {
                     Error::io("read block table", "the file cannot be read", error).with_offset(at)
                 })?;
-            // As it nearly always is.
             if super::holes::is_zero(&buffer[..part]) {
                 at += part as u64;
                 continue;
@@ -588,7 +587,7 @@ impl TableCheck<'_> {
                         Issue::EntryBeyondDisk,
                         Some(self.path),
                         Some(at + 4 * index),
-                        "there is an entry of the table for a cluster behind the end of the disk",
+                        "the table has an entry for a cluster behind the end of the disk",
                     );
                 }
             }
@@ -597,7 +596,7 @@ impl TableCheck<'_> {
         Ok(())
     }
 
-    /// How many clusters of the file nothing leads to.
+    /// How many clusters of the file have no entry that leads to them.
     fn lost_clusters(&self, used: u64, findings: &mut Findings) -> u64 {
         let cluster = self.header.cluster.bytes();
         let tail = self.len % cluster;
@@ -607,7 +606,7 @@ impl TableCheck<'_> {
                 Issue::UnalignedTail,
                 Some(self.path),
                 Some(self.len - tail),
-                format!("the file ends with {tail} bytes that are no cluster"),
+                format!("the file ends with {tail} bytes that are not a whole cluster"),
             );
         }
         let clusters = (self.len - self.header.data_start()) / cluster;

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-/// Numbers that are kept as bits where they lie close together, as those of a delta do; memory
-/// follows how many there are, and not how large they are.
+/// A set of cluster numbers as a bitmap in pages. Numbers of a delta lie close together, so memory grows with how many
+/// there are, and not with how large they are.
 #[derive(Debug, Default)]
 pub(super) struct Clusters {
     pages: HashMap<u32, Box<[u64; WORDS]>>,
@@ -14,7 +14,7 @@ const WORDS: usize = 16;
 const BITS: u32 = 64 * WORDS as u32;
 
 impl Clusters {
-    /// Puts a number in; `false` where it was there already.
+    /// Adds a number; `false` where it was there already.
     pub(super) fn insert(&mut self, number: u32) -> bool {
         let page = self
             .pages

@@ -1,4 +1,4 @@
-//! One file with a header, a block allocation table and clusters.
+//! A delta file that is read: its header, its block allocation table and its clusters.
 
 use std::fs::File;
 use std::ops::Range;
@@ -23,12 +23,12 @@ pub(super) struct Delta {
     table: Table,
     /// The length of the file. A delta in use grows while it is read.
     len: AtomicU64,
-    /// Parts of the file that hold nothing, as far as somebody has said so.
+    /// Ranges of the file without space on its disk, if the caller knows any. No entry may lead there.
     holes: Vec<Range<u64>>,
 }
 
 impl Delta {
-    /// An open file of `len` bytes as a delta, which is refused where it cannot be read for certain.
+    /// An open file of `len` bytes as a delta. Refused where it cannot be read with certainty.
     pub(super) fn from_file(
         path: &Path,
         file: File,
@@ -51,8 +51,8 @@ impl Delta {
         })
     }
 
-    /// Forgets what is known of the file, which others have written to. Nothing changes after an
-    /// error.
+    /// Reads the header, the table and the length again, after others have written to the file. Nothing changes after
+    /// an error.
     #[cfg(feature = "image-write")]
     pub(super) fn reload(&mut self) -> Result<()> {
         let read = || {
@@ -87,7 +87,7 @@ impl Delta {
         &self.header
     }
 
-    /// Where a cluster of the disk lies in the file, `None` where this delta does not have it.
+    /// The offset of a cluster of the disk in the file, `None` where this delta does not have it.
     pub(super) fn cluster(&self, cluster: u32) -> Result<Option<u64>> {
         let entry = self
             .table
@@ -96,14 +96,14 @@ impl Delta {
         self.resolve(cluster, entry)
     }
 
-    /// A page of the table, on the way through all of it.
+    /// A page of the table, for a reader of all of it.
     pub(super) fn page(&self, number: u32) -> Result<Page> {
         self.table
             .page_uncached(&self.file, number)
             .map_err(|error| error.with_path(&self.path))
     }
 
-    /// What an entry of the table stands for.
+    /// The offset in the file that an entry of the table stands for.
     pub(super) fn resolve(&self, cluster: u32, entry: u32) -> Result<Option<u64>> {
         if entry == 0 {
             return Ok(None);
@@ -120,14 +120,14 @@ impl Delta {
         Ok(Some(offset))
     }
 
-    /// Has the table in memory lead elsewhere.
+    /// Sets the slot of a cluster in the table in memory.
     #[cfg(feature = "image-write")]
     pub(super) fn set_slot(&mut self, cluster: u32, slot: u32) -> Result<()> {
         let entry = entry_of(&self.header, slot);
         self.table.set(&self.file, cluster, entry)
     }
 
-    /// Whether the table leads anywhere.
+    /// Whether the table has an entry for a cluster, sound or not.
     #[cfg(feature = "image-write")]
     pub(super) fn has_entry(&self, cluster: u32) -> Result<bool> {
         Ok(self.table.entry(&self.file, cluster)? != 0)
@@ -156,15 +156,14 @@ impl Delta {
     }
 }
 
-/// Whether a part of a cluster is in one of the holes.
+/// Whether any part of the cluster at `offset` is in a hole.
 pub(super) fn is_in_hole(holes: &[Range<u64>], offset: u64, cluster: u64) -> bool {
     holes
         .iter()
         .any(|hole| hole.start < offset + cluster && offset < hole.end)
 }
 
-/// What is wrong with a cluster of the file that begins at `offset`. `is_beyond` tells whether one that
-/// ends there ends behind the file.
+/// Why there can be no cluster at `offset` of the file, if so. `is_beyond` says whether an offset is behind its end.
 pub(super) fn misplaced(
     header: &Header,
     offset: u64,
@@ -181,7 +180,7 @@ pub(super) fn misplaced(
     }
 }
 
-/// Where the cluster that an entry names begins. Below 2^58, so sums do not overflow.
+/// The offset of the cluster to which an entry leads. It is below 2^58, so sums do not overflow.
 pub(super) fn cluster_offset(header: &Header, entry: u32) -> u64 {
     let unit = match header.version {
         FormatVersion::V1 => 512,
@@ -190,7 +189,7 @@ pub(super) fn cluster_offset(header: &Header, entry: u32) -> u64 {
     u64::from(entry) * unit
 }
 
-/// The entry that leads to a cluster of the file.
+/// The entry that leads to a slot of the file.
 #[cfg(feature = "image-write")]
 pub(super) fn entry_of(header: &Header, slot: u32) -> u32 {
     match header.version {
@@ -199,7 +198,7 @@ pub(super) fn entry_of(header: &Header, slot: u32) -> u32 {
     }
 }
 
-/// Refuses a delta that cannot be read for certain.
+/// Refuses a delta that cannot be read with certainty.
 pub(super) fn check_readable(header: &Header, allow_in_use: bool) -> Result<()> {
     let unsupported = |message| Error::new(ErrorKind::Unsupported, OPERATION, message);
     if header.flags.contains(HeaderFlags::CONVERTING) {

@@ -1,4 +1,4 @@
-//! Writing the virtual disk into a plain file.
+//! [`Disk::export`]: copies the virtual disk to a raw file with holes.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,13 +20,13 @@ use crate::{Error, ErrorKind, Result, Size};
 
 const OPERATION: &str = "export image";
 
-/// What one thread takes at a time. Large enough to be read in order, small enough to share.
+/// How much one thread copies at a time: large enough to read in order, small enough to share the work.
 const CHUNK: u64 = 8 << 20;
-/// What one thread holds in memory; it stays in the cache between reading and writing.
+/// How much one thread reads at a time: it stays in the cache until it is written.
 const BUFFER: usize = 512 << 10;
-/// Zeros that are looked for together.
+/// The unit in which zeros are found.
 const BLOCK: usize = 4 << 10;
-/// Zeros between data that are rather written: each hole costs a system call and an extent.
+/// The shortest hole between data: each costs a system call and an extent, so fewer zeros are written.
 const MIN_HOLE: usize = 16 << 10;
 
 /// How [`Disk::export`] works.
@@ -185,7 +185,7 @@ impl Disk {
         job.run(report);
         let failure = job.failure.into_inner();
         if let Some(error) = failure.unwrap_or_else(PoisonError::into_inner) {
-            // Errors of reading have the path of a delta.
+            // Errors of reading have a path already: that of the delta.
             return Err(match error.path() {
                 Some(_) => error,
                 None => error.with_path(path),
@@ -215,7 +215,7 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
     let refused = |kind, message: &str| Err(Error::new(kind, OPERATION, message).with_path(path));
     let image = disk.image_files();
     let beside_descriptor = image.descriptor.iter().flat_map(|descriptor| {
-        // It is beside the file that a link leads to that libploop has its own.
+        // If the descriptor is a link, libploop's files are beside the file to which it leads.
         let file = descriptor.canonicalize();
         let file = file.unwrap_or_else(|_| descriptor.clone());
         [descriptor.clone()]
@@ -232,7 +232,7 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
     if target.is_some() && files.iter().any(|file| DirectoryEntry::of(file) == target) {
         return refused(
             ErrorKind::InvalidInput,
-            "this is the name of a file of the image that is to be exported, or of one that libploop has beside it",
+            "this is the name of a file of the image that is to be exported, or of one that libploop makes beside it",
         );
     }
     let Ok(found) = path.symlink_metadata() else {
@@ -268,7 +268,7 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
     Ok(())
 }
 
-/// A name in a directory, whatever the path to it.
+/// A name in a directory: equal for two paths to it.
 #[derive(PartialEq, Eq)]
 struct DirectoryEntry(Identity, OsString);
 
@@ -285,7 +285,7 @@ impl DirectoryEntry {
     }
 }
 
-/// An export at work.
+/// An export that is running.
 struct ExportJob<'a> {
     chain: &'a Chain,
     target: &'a File,
@@ -295,7 +295,7 @@ struct ExportJob<'a> {
     stop: AtomicBool,
 }
 
-/// What is still to be copied.
+/// What is still to be copied, in pieces of at most [`CHUNK`].
 struct MappingQueue<'a> {
     mappings: Mappings<'a>,
     rest: Option<Mapping>,
@@ -371,7 +371,7 @@ impl ExportJob<'_> {
                 ));
             }
             self.copy(&mapping, &mut runs, &mut buffer)?;
-            // The receiver is gone when the progress function panicked.
+            // The progress function has panicked, and the receiver is gone.
             if sender.send(mapping.len).is_err() {
                 return Ok(());
             }
@@ -383,7 +383,7 @@ impl ExportJob<'_> {
         let file = self.chain.levels()[level].file();
         let end = offset + mapping.len;
         let mut at = offset;
-        // Clusters that were allocated ahead are holes as good as any.
+        // A cluster that is allocated may still be a hole of the file.
         while let Some((start, stop)) = runs[level].next(file, at, end) {
             let to = mapping.offset + (start - offset);
             self.copy_data(level, start, to, stop - start, buffer)?;
@@ -426,7 +426,7 @@ impl ExportJob<'_> {
     }
 }
 
-/// The parts of a buffer that are worth writing, as (start, end).
+/// The parts of a buffer to write, as (start, end): all but long runs of zeros.
 fn data_in(buffer: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
     let mut at = 0;
     std::iter::from_fn(move || {

@@ -1,5 +1,5 @@
-//! The format extension of a delta: clusters behind the data with dirty bitmaps, which backup programs
-//! leave there, and which nothing in the table leads to. libploop and the driver do not know it.
+//! The format extension of a delta: clusters with dirty bitmaps, which backup programs append. No entry of the table
+//! leads to them. libploop and the driver do not know them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,11 +10,11 @@ use crate::{Error, ErrorKind, Result};
 const OPERATION: &str = "read format extension";
 
 const MAGIC: u64 = 0xab23_4cef_23dc_ea87;
-/// Behind the magic number and a checksum.
+/// The features follow the magic number and a checksum.
 const FIRST_FEATURE: usize = 24;
 const DIRTY_BITMAP: u64 = 0x2038_5fae_252c_b34a;
 
-/// The offsets of the clusters that belong to the extension, itself first.
+/// The offsets of the clusters of the extension; the first is that with the list of features.
 pub(super) fn clusters(file: &File, header: &Header, len: u64) -> Result<Vec<u64>> {
     let cluster = header.cluster.bytes();
     let is_cluster = |offset: u64| {
@@ -53,7 +53,7 @@ pub(super) fn clusters(file: &File, header: &Header, len: u64) -> Result<Vec<u64
         }
         let data = at + 24;
         if magic == DIRTY_BITMAP {
-            // Size, GUID and granularity come first.
+            // After size, GUID and granularity.
             let entries = number(data + 28, 4).unwrap_or(0) as usize;
             if entries > size as usize / 8 {
                 return Err(fault("a bitmap's table is larger than its data", data));
@@ -62,7 +62,7 @@ pub(super) fn clusters(file: &File, header: &Header, len: u64) -> Result<Vec<u64
                 let place = data + 32 + 8 * entry;
                 match number(place, 8) {
                     None => return Err(fault("a bitmap's table leads out of it", place)),
-                    // All clean, and all dirty.
+                    // 0 and 1 mean that all is clean, or dirty.
                     Some(0 | 1) => {}
                     Some(sector) => match sector.checked_mul(512).filter(|it| is_cluster(*it)) {
                         Some(offset) => found.push(offset),

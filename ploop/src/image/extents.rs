@@ -1,4 +1,4 @@
-//! Which parts of a disk have data, and where it is.
+//! Which parts of a disk have data ([`Extents`]), and in which file it is ([`Mappings`]).
 
 use std::iter::FusedIterator;
 
@@ -87,7 +87,7 @@ impl FusedIterator for Extents<'_> {}
 #[derive(Debug)]
 pub struct Mappings<'a> {
     table_mappings: TableMappings<'a>,
-    /// What is left of a run in a plain base, which file systems make holes in.
+    /// The rest of a mapping to a raw base, which is split at the holes of the file.
     raw: Option<Mapping>,
 }
 
@@ -105,32 +105,33 @@ impl Iterator for Mappings<'_> {
 
     fn next(&mut self) -> Option<Result<Mapping>> {
         loop {
-            if let Some(run) = self.raw.take() {
-                let file = self.table_mappings.chain.levels()[run.level].file();
-                let Some((start, len)) = holes::data(file, run.file_offset, run.len).next() else {
+            if let Some(mapping) = self.raw.take() {
+                let file = self.table_mappings.chain.levels()[mapping.level].file();
+                let Some((start, len)) = holes::data(file, mapping.file_offset, mapping.len).next()
+                else {
                     continue;
                 };
-                let skipped = start - run.file_offset;
+                let skipped = start - mapping.file_offset;
                 let used = skipped + len;
-                if used < run.len {
+                if used < mapping.len {
                     self.raw = Some(Mapping {
-                        offset: run.offset + used,
-                        len: run.len - used,
-                        level: run.level,
-                        file_offset: run.file_offset + used,
+                        offset: mapping.offset + used,
+                        len: mapping.len - used,
+                        level: mapping.level,
+                        file_offset: mapping.file_offset + used,
                     });
                 }
                 return Some(Ok(Mapping {
-                    offset: run.offset + skipped,
+                    offset: mapping.offset + skipped,
                     len,
-                    level: run.level,
+                    level: mapping.level,
                     file_offset: start,
                 }));
             }
             match self.table_mappings.next()? {
-                Ok(run) => match self.table_mappings.chain.levels()[run.level] {
-                    Level::Raw { .. } => self.raw = Some(run),
-                    Level::Delta(_) => return Some(Ok(run)),
+                Ok(mapping) => match self.table_mappings.chain.levels()[mapping.level] {
+                    Level::Raw { .. } => self.raw = Some(mapping),
+                    Level::Delta(_) => return Some(Ok(mapping)),
                 },
                 Err(error) => return Some(Err(error)),
             }
@@ -140,11 +141,11 @@ impl Iterator for Mappings<'_> {
 
 impl FusedIterator for Mappings<'_> {}
 
-/// As [`Mappings`], with a plain base taken for allocated from end to end.
+/// [`Mappings`] by the tables alone: a raw base counts as data from end to end.
 #[derive(Debug)]
 struct TableMappings<'a> {
     chain: &'a Chain,
-    /// The page that is next, and the locations of the one before it from `index` on.
+    /// The number of the next page. `locations` are those of the page before it, read up to `index`.
     page: u32,
     locations: Vec<Option<Location>>,
     index: usize,
@@ -164,7 +165,7 @@ impl<'a> TableMappings<'a> {
         }
     }
 
-    /// Goes to the next page that has anything, `false` where there is none.
+    /// Reads the next page that has any data; `false` where there is none.
     fn next_page(&mut self) -> Result<bool> {
         self.index = 0;
         self.locations.clear();
@@ -198,18 +199,18 @@ impl Iterator for TableMappings<'_> {
             self.index += 1;
             let Some(location) = location else { continue };
             let offset = number * cluster;
-            // The last cluster of the disk, and of a plain base, may be cut short.
+            // The last cluster of the disk, or of a raw base, may be shorter.
             let mut len = cluster.min(size - offset);
             if let Level::Raw { len: end, .. } = self.chain.levels()[location.level] {
                 len = len.min(end - location.offset);
             }
             match &mut self.pending {
-                Some(run)
-                    if run.offset + run.len == offset
-                        && run.level == location.level
-                        && run.file_offset + run.len == location.offset =>
+                Some(mapping)
+                    if mapping.offset + mapping.len == offset
+                        && mapping.level == location.level
+                        && mapping.file_offset + mapping.len == location.offset =>
                 {
-                    run.len += len;
+                    mapping.len += len;
                 }
                 pending => {
                     let next = Mapping {
@@ -218,8 +219,8 @@ impl Iterator for TableMappings<'_> {
                         level: location.level,
                         file_offset: location.offset,
                     };
-                    if let Some(run) = pending.replace(next) {
-                        return Some(Ok(run));
+                    if let Some(mapping) = pending.replace(next) {
+                        return Some(Ok(mapping));
                     }
                 }
             }

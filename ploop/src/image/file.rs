@@ -1,4 +1,5 @@
-//! How files that may be anything are opened: for reading, and only if they can hold an image.
+//! Opening the files of an image, for reading: regular files and block devices only, and on request only those beneath
+//! a directory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
@@ -22,8 +23,8 @@ pub(super) fn open(operation: &'static str, path: &Path) -> Result<(File, u64)> 
     Ok((file, len))
 }
 
-/// As [`open`], of a file in `directory` or below. `path` may lead there through links; whoever can change these
-/// meanwhile leads to no file outside.
+/// [`open`] for a file in `directory` or below. `path` may lead there through links. If somebody changes these
+/// meanwhile, no file outside is opened.
 pub(super) fn open_beneath(
     operation: &'static str,
     directory: &Path,
@@ -41,8 +42,8 @@ pub(super) fn open_beneath(
     };
     let found = (found(directory)?, found(path)?);
     let beneath = found.1.strip_prefix(&found.0).map_err(|_| outside())?;
-    // Without links there is one way, and each step of it is checked by taking it: a link is followed nowhere. The
-    // kernel does the same in one call since 5.6 (`openat2`).
+    // The resolved path has no links, so each component is opened without following one. Since Linux 5.6 `openat2` does
+    // that in one call.
     let directory = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
     let mut at = rustix::fs::open(&found.0, directory, Mode::empty())
         .map_err(|error| failed("the directory cannot be opened", error))?;
@@ -55,7 +56,7 @@ pub(super) fn open_beneath(
         let flags = flags | OFlags::NOFOLLOW;
         at = match rustix::fs::openat(&at, step.as_os_str(), flags, Mode::empty()) {
             Ok(next) => next,
-            // It has become a link by now.
+            // Somebody has replaced it by a link.
             Err(Errno::LOOP | Errno::NOTDIR) => return Err(outside()),
             Err(error) => return Err(failed("the file cannot be opened", error)),
         };

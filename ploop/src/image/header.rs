@@ -1,4 +1,4 @@
-//! The first 64 bytes of a delta.
+//! The header of a delta, its first 64 bytes (`struct ploop_pvd_header`).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,9 +11,9 @@ const OPERATION: &str = "read image header";
 
 const SIGNATURE_V1: &[u8; 16] = b"WithoutFreeSpace";
 const SIGNATURE_V2: &[u8; 16] = b"WithouFreSpacExt";
-/// The only disk type there is. The name in the C header says compressed; nothing is.
+/// The only disk type there is (`PRL_IMAGE_COMPRESSED`). Nothing is compressed.
 const TYPE: u32 = 2;
-/// How Parallels Desktop marks an image it has closed. libploop clears the mark to 0.
+/// The mark of Parallels Desktop for an image that it has closed. libploop has 0 there.
 const CLOSED: u32 = 0x312e_3276;
 const IN_USE: u32 = 0x746f_6e59;
 
@@ -98,7 +98,7 @@ impl Header {
         open().map_err(|error| error.with_path(path))
     }
 
-    /// Takes the in-use mark off a delta that nobody uses, and nothing else.
+    /// Clears the in-use mark, and no other.
     #[cfg(feature = "libploop")]
     pub(crate) fn clear_in_use(path: &Path) -> std::io::Result<()> {
         if !Header::read(path).is_ok_and(|header| header.in_use) {
@@ -109,8 +109,7 @@ impl Header {
         file.sync_data()
     }
 
-    /// Whether this is a delta with the mark that Parallels Desktop leaves when it closes one. libploop takes
-    /// every mark for one of a delta in use.
+    /// Whether the delta is marked as closed by Parallels Desktop. libploop takes every mark for one of a delta in use.
     #[cfg(feature = "libploop")]
     pub(crate) fn is_marked_closed(file: &File) -> std::io::Result<bool> {
         let mut mark = [0; 4];
@@ -118,7 +117,7 @@ impl Header {
         Ok(u32::from_le_bytes(mark) == CLOSED)
     }
 
-    /// Takes that mark off a delta that nobody uses, and nothing else.
+    /// Clears the mark of a closed delta, and no other.
     #[cfg(feature = "libploop")]
     pub(crate) fn clear_closed_mark(path: &Path) -> std::io::Result<()> {
         let file = File::options().read(true).write(true).open(path)?;
@@ -167,7 +166,7 @@ impl Header {
         } else {
             return Err(corrupt(
                 0,
-                "the signature is that of no ploop image".to_owned(),
+                "the signature is not that of a ploop image".to_owned(),
             ));
         };
         let kind = u32_at(at::TYPE);
@@ -195,7 +194,7 @@ impl Header {
             return Err(corrupt(at::SIZE, "the disk has no sectors".to_owned()));
         }
         let entries = sectors.div_ceil(u64::from(cluster.sectors()));
-        // Also keeps the size in bytes below 2^58.
+        // This also keeps the size in bytes below 2^58.
         if entries > u64::from(u32::MAX) {
             return Err(corrupt(
                 at::SIZE,
@@ -289,7 +288,7 @@ impl Header {
     /// The clusters of the virtual disk, each of which has an entry in the table.
     #[must_use]
     pub fn entries(&self) -> u32 {
-        // `parse` has seen that it fits; other contents saturate.
+        // `parse` has checked that it fits; other contents saturate.
         let entries = self.size.bytes().div_ceil(self.cluster.bytes());
         u32::try_from(entries).unwrap_or(u32::MAX)
     }
@@ -369,7 +368,7 @@ mod tests {
         assert_eq!(header.entries(), 16 << 20);
         let again = Header::parse(&header.to_bytes()).unwrap();
         assert_eq!(again, header);
-        // A started cluster has an entry.
+        // A last cluster that is not whole has an entry.
         assert_eq!(Header::parse(&with(&[(36, 129)])).unwrap().entries(), 2);
     }
 
@@ -388,11 +387,11 @@ mod tests {
     #[test]
     fn lies_are_found_where_they_are() {
         let cases: &[([u8; 64], u64, &str)] = &[
-            ([0; 64], 0, "the signature is that of no ploop image"),
+            ([0; 64], 0, "the signature is not that of a ploop image"),
             (
                 with(&[(0, 0)]),
                 0,
-                "the signature is that of no ploop image",
+                "the signature is not that of a ploop image",
             ),
             (with(&[(16, 3)]), 16, "the disk type is 3, not 2"),
             (
@@ -440,8 +439,7 @@ mod tests {
         }
     }
 
-    /// libploop takes a table of this length for granted, and writes beyond a buffer it made for
-    /// the length of the file.
+    /// libploop does not check this, and writes beyond a buffer that is as long as the file.
     #[test]
     fn a_table_longer_than_the_file_is_refused() {
         let header = Header::parse(&with(&[(48, 0xffff_ff80)])).unwrap();

@@ -1,11 +1,11 @@
-//! Where a file has data, and where the file system stores nothing.
+//! Holes of files (`SEEK_DATA`, `SEEK_HOLE`), and zeros in memory.
 
 use std::fs::File;
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-/// Whether the file system stores nothing for a range of the file. `false` where it cannot tell.
+/// Whether a range of the file is a hole. `false` where the file system cannot tell.
 pub(super) fn is_hole(file: &File, offset: u64, len: u64) -> bool {
     match next_data(file, offset) {
         Some(data) => data >= offset.saturating_add(len),
@@ -13,19 +13,19 @@ pub(super) fn is_hole(file: &File, offset: u64, len: u64) -> bool {
     }
 }
 
-/// Whether there are only zeros.
+/// Whether all bytes are zero.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     match bytes {
         [first, rest @ ..] => {
-            // Every byte is like the one before it: a comparison of memory, which is fast in every build.
+            // Compares each byte with the one before it, by `memcmp`, which is fast in every build.
             *first == 0 && rest == &bytes[..rest.len()]
         }
         [] => true,
     }
 }
 
-/// The parts of a range of the file that have data, as (offset, length). The whole of it where the
-/// file system cannot tell.
+/// The parts of a range of the file that have data, as (offset, length). The whole range where the file system cannot
+/// tell.
 pub(super) fn data(file: &File, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
     let end = offset.saturating_add(len);
     let mut at = offset;
@@ -37,8 +37,8 @@ pub(super) fn data(file: &File, offset: u64, len: u64) -> impl Iterator<Item = (
     })
 }
 
-/// Data that was found in a file. Where it ends can take as long to find out as the file is long,
-/// so it pays to remember it from one part of the file to the next.
+/// The last range of data that was found in a file. Finding its end may take as long as the file is long, so it is
+/// remembered from one read to the next.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct DataRun {
     start: u64,
@@ -54,7 +54,7 @@ impl DataRun {
         if !(self.start..self.end).contains(&at) {
             let start = next_data(file, at).filter(|start| *start < end)?;
             let stop = match seek(file, SeekFrom::Hole(start)) {
-                // A file that shrinks while it is looked at must not lead back.
+                // The file may shrink meanwhile; the range must not be empty.
                 Ok(hole) if hole > start => hole,
                 _ => end,
             };
@@ -64,9 +64,9 @@ impl DataRun {
     }
 }
 
-/// Where the next data begins, `None` where there is none up to the end of the file.
+/// The offset of the next data; `None` where there is none up to the end of the file.
 fn next_data(file: &File, offset: u64) -> Option<u64> {
-    // The file's own position changes, which nothing here depends on.
+    // Changes the position of the file, which is not used here.
     match seek(file, SeekFrom::Data(offset)) {
         Ok(data) => Some(data.max(offset)),
         Err(Errno::NXIO) => None,

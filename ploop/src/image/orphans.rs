@@ -1,4 +1,4 @@
-//! Orphaned deltas: files beside an image that are named like its deltas, and that no descriptor names.
+//! Orphans: files beside an image that have names like its deltas, and are in no descriptor.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,18 +11,17 @@ use crate::{Error, Guid, Result};
 
 const OPERATION: &str = "look for orphaned deltas";
 
-/// Descriptors in one directory that are read to see which files they name.
+/// How many descriptors of one directory are read, for the files they have.
 const MAX_DESCRIPTORS: usize = 1000;
 
-/// The files in the directories of an image that are named like its deltas, or like what libploop
-/// makes while it converts one, and which none of the descriptors there names. `path` is that of
-/// the descriptor.
+/// The files in the directories of an image that have names like its deltas, or like the files that libploop makes
+/// while it converts one, and that are in none of the descriptors there. `path` is that of the descriptor.
 pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBuf>> {
     let mut dirs = BTreeSet::new();
     let mut stems = BTreeSet::new();
     for image in &descriptor.images {
         if let (Some(dir), Some(name)) = (image.file.parent(), image.file.file_name()) {
-            // Where a delta is missing, its directory may be, too.
+            // The directory of a missing delta may be missing, too.
             if let Ok(dir) = dir.canonicalize() {
                 dirs.insert(dir);
             }
@@ -60,7 +59,7 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
     Ok(found)
 }
 
-/// The files of a descriptor, as they are found in their directories.
+/// The files of a descriptor, with their directories resolved.
 fn names(descriptor: &Descriptor) -> BTreeSet<PathBuf> {
     descriptor
         .images
@@ -75,7 +74,7 @@ fn names(descriptor: &Descriptor) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Whether a file has a name libploop makes from one of `stems`.
+/// Whether a file has a name that libploop makes from one of `stems`.
 fn belongs(name: &[u8], stems: &BTreeSet<Vec<u8>>) -> bool {
     let plain = [&b".tmp"[..], b".idx"]
         .iter()
@@ -84,7 +83,7 @@ fn belongs(name: &[u8], stems: &BTreeSet<Vec<u8>>) -> bool {
     stems.contains(stem(plain))
 }
 
-/// A name without the GUIDs libploop has put behind it: `root.hds` of `root.hds.{…}`.
+/// A name without the GUIDs that libploop has appended: `root.hds` of `root.hds.{…}`.
 fn stem(mut name: &[u8]) -> &[u8] {
     // A dot and 38 characters.
     while let Some((stem, suffix)) = name.split_at_checked(name.len().saturating_sub(39)) {

@@ -1,4 +1,4 @@
-//! The partition table of a disk.
+//! The partition table of a disk: GPT and MBR.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
@@ -10,11 +10,11 @@ use crate::{Error, ErrorKind, Result, Size};
 
 const OPERATION: &str = "read partition table";
 
-/// What ploop devices have, and what both kinds of table count in.
+/// The sector size of ploop devices, and the unit of both kinds of table.
 const SECTOR: u64 = 512;
-/// The usual table has 128; `gpt` reads all of a table into memory.
+/// Tables usually have 128. The crate `gpt` reads all of them into memory.
 const MAX_GPT_ENTRIES: u32 = 4096;
-/// A chain of extended boot records ends here even where it leads on.
+/// The longest chain of extended boot records that is read.
 const MAX_LOGICAL: usize = 128;
 
 /// A partition of a disk.
@@ -67,7 +67,7 @@ impl Disk {
     /// [`ErrorKind::Unsupported`] for one with entries of unusual size, and those of
     /// [`Disk::read_at`].
     pub fn partitions(&self) -> Result<Vec<Partition>> {
-        // Whatever is read lies within the disk.
+        // The reader stays within the disk, so reads are never short.
         let read = |buffer: &mut [u8], offset| self.read_at(buffer, offset).map(drop);
         Reader::new(self.size(), read).partitions()
     }
@@ -92,7 +92,7 @@ pub fn partitions_of(
     Reader::new(size, read).partitions()
 }
 
-/// A disk with a position, whose table is read.
+/// A disk with a position, as the crate `gpt` needs it.
 struct Reader<F> {
     read: F,
     size: Size,
@@ -151,8 +151,7 @@ impl<F: FnMut(&mut [u8], u64) -> Result<()>> Reader<F> {
         if let Some(header) = gpt_header(header) {
             return self.gpt_partitions(&header);
         }
-        // A disk that had a GUID table once has its backup still; what says that it counts is the
-        // protective record.
+        // A disk that had a GUID table once may still have its backup. It counts where there is a protective record.
         if protective {
             let mut last = [0; SECTOR as usize];
             let at = (self.size.bytes() / SECTOR).saturating_sub(1) * SECTOR;
@@ -168,7 +167,7 @@ impl<F: FnMut(&mut [u8], u64) -> Result<()>> Reader<F> {
     }
 
     fn gpt_partitions(&mut self, header: &gpt::header::Header) -> Result<Vec<Partition>> {
-        // `gpt` takes both for granted.
+        // `gpt` does not check either.
         if header.part_size != 128 || header.num_parts > MAX_GPT_ENTRIES {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -212,8 +211,8 @@ impl<F: FnMut(&mut [u8], u64) -> Result<()>> Reader<F> {
         let Some(extended) = extended else {
             return Ok(partitions);
         };
-        // Each record has one partition, relative to itself, and the way to the next, relative to
-        // the first.
+        // Each record has one partition, relative to itself, and the position of the next record, relative to the
+        // first.
         let mut at = extended;
         for number in 5..5 + MAX_LOGICAL as u32 {
             let mut sector = [0; SECTOR as usize];
@@ -243,7 +242,7 @@ impl<F: FnMut(&mut [u8], u64) -> Result<()>> Reader<F> {
         self.partition(number, first, Some(u64::from(entry.sectors)), kind)
     }
 
-    /// A partition whose place has been checked; `sectors` is `None` where it ends before it begins.
+    /// A partition, if it lies within the disk. `sectors` is `None` where it ends before it begins.
     fn partition(
         &self,
         number: u32,
@@ -271,17 +270,17 @@ fn corrupt(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, OPERATION, message)
 }
 
-/// The header in a sector, if it is one and its checksum is right.
+/// The GPT header in a sector, if there is one with the right checksum.
 fn gpt_header(sector: &[u8]) -> Option<gpt::header::Header> {
-    // `gpt` looks for it in the second sector.
+    // `gpt` reads it from the second sector.
     let mut disk = vec![0; SECTOR as usize];
     disk.extend_from_slice(sector);
     let sectors = LogicalBlockSize::Lb512;
     gpt::header::read_header_from_arbitrary_device(&mut Cursor::new(disk), sectors).ok()
 }
 
-/// A master or extended boot record. Decoded here, because the crates that do it panic on sums of
-/// sector numbers that overflow, and this is input from anyone.
+/// A master or extended boot record. Decoded here: the crates for it panic where sums of sector numbers overflow, and
+/// this is untrusted input.
 struct BootRecord {
     entries: [BootEntry; 4],
 }
@@ -297,7 +296,7 @@ impl BootRecord {
     fn parse(sector: &[u8]) -> Option<BootRecord> {
         let table = sector.get(446..510)?;
         let signed = sector.get(510..512)? == [0x55, 0xaa];
-        // The boot sector of a file system has the same signature, and code in place of the table.
+        // The boot sector of a file system has the same signature, and code instead of the table.
         let plausible = table.chunks(16).all(|entry| entry[0] & 0x7f == 0);
         (signed && plausible).then(|| BootRecord {
             entries: [0, 16, 32, 48].map(|at| BootEntry::parse(&table[at..at + 16])),

@@ -1,4 +1,4 @@
-//! Allocating every cluster of a delta.
+//! Preallocation: a delta gets all its clusters.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,12 +14,11 @@ use crate::{Error, FormatVersion, Result};
 
 const OPERATION: &str = "preallocate";
 
-/// Allocates the clusters that a delta lacks, at its end; they read as zero.
+/// Appends the clusters that a delta lacks. They read as zero.
 ///
-/// The space is on the disk before an entry leads there. libploop writes the entries first: after a
-/// power cut they lead behind the end of the file, and the next cluster that is allocated belongs to
-/// two. Where the file system cannot allocate, or the format
-/// has no entries left, it is left to libploop.
+/// The space is on the disk before an entry leads there. libploop writes the entries first: after a power cut they lead
+/// behind the end of the file, and the next cluster that is allocated there belongs to two. Does nothing where the file
+/// system cannot allocate, or entries cannot lead so far; then libploop does it.
 pub(crate) fn preallocate(path: &Path) -> Result<()> {
     let failed =
         |error| Error::io(OPERATION, "the space cannot be allocated", error).with_path(path);
@@ -54,7 +53,7 @@ pub(crate) fn preallocate(path: &Path) -> Result<()> {
     if count == 0 || (slot + count) * unit > u64::from(u32::MAX) {
         return Ok(());
     }
-    // A failed attempt changes the file, if only its times.
+    // Asked first, because a failed `fallocate` changes at least the times of the file.
     let free = fstatvfs(&file).map_err(|error| failed(error.into()))?;
     if free.f_bfree.saturating_mul(free.f_frsize) < count * cluster {
         return Err(failed(Errno::NOSPC.into()));
@@ -67,7 +66,7 @@ pub(crate) fn preallocate(path: &Path) -> Result<()> {
     ) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
         Err(error) => {
-            // What it has come to is of no use.
+            // It may have allocated a part.
             let _ = file.set_len(len);
             return Err(failed(error.into()));
         }

@@ -1,30 +1,30 @@
-//! The names of the files that libploop has beside an image, and those of this crate.
+//! The names of files that libploop and this crate make beside a descriptor or a delta.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The size of the file system as it was when it was unmounted. libploop writes it beside the base.
+/// libploop's statistics of the file system as of its last unmount, beside the base.
 pub(crate) const STATFS_NAME: &str = ".statfs";
 
+/// The suffix of [`mount_point`].
 pub(crate) const MOUNT_POINT: &str = ".mnt";
 
-/// The lock file of a descriptor.
+/// libploop's lock file of a descriptor.
 pub(crate) fn lock_file(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".lck")
 }
 
-/// The lock of a change, of this crate's own.
+/// This crate's own: the lock file that is held through a whole change.
 pub(crate) fn operation_lock_file(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".op.lck")
 }
 
-/// The new descriptor, complete and not yet in place. A conversion to raw writes the new base under
-/// the same suffix.
+/// The new descriptor, complete and not yet in place; of a delta: the new base of a conversion to raw.
 pub(crate) fn staged(file: &Path) -> PathBuf {
     with_suffix(file, ".tmp")
 }
 
-/// Where libploop writes a descriptor that becomes the [`staged`] one.
+/// The new descriptor while libploop writes it. Then it becomes the [`staged`] one.
 pub(crate) fn being_staged(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".tmp.tmp")
 }
@@ -34,7 +34,7 @@ pub(crate) fn rewritten(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".ploop-new")
 }
 
-/// This crate's own: the descriptor before libploop drops what it does not know.
+/// This crate's own: the descriptor with the fields that libploop does not know.
 pub(crate) fn saved_unknown_fields(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".ploop-kept")
 }
@@ -44,22 +44,22 @@ pub(crate) fn before_removal(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".ploop-before")
 }
 
-/// This crate's own: there while libploop merges deltas.
+/// This crate's own: the record of a merge, which is there while libploop merges.
 pub(crate) fn merge_record(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".ploop-merge")
 }
 
-/// The directory on which libploop mounts an image for itself, beside its base.
+/// The directory on which libploop mounts an image for itself.
 pub(crate) fn mount_point(base: &Path) -> PathBuf {
     with_suffix(base, MOUNT_POINT)
 }
 
-/// libploop's copy of a delta's block allocation table, while it changes the version of the format.
+/// libploop's copy of a delta's block allocation table, during a change of the format version.
 fn table_copy(delta: &Path) -> PathBuf {
     with_suffix(delta, ".idx")
 }
 
-/// The descriptor, and the files beside it.
+/// A descriptor, and all files that are made beside it.
 pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 9] {
     [
         descriptor.to_owned(),
@@ -74,7 +74,7 @@ pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 9] {
     ]
 }
 
-/// The files beside a delta.
+/// All files that are made beside a delta.
 pub(crate) fn of_delta(delta: &Path) -> [PathBuf; 4] {
     [
         staged(delta),

@@ -1,4 +1,4 @@
-//! The block allocation table of a delta: which cluster of the disk lies where in the file.
+//! The block allocation table (BAT) of a delta: which cluster of the disk lies where in the file.
 
 use std::fmt;
 use std::fs::File;
@@ -9,25 +9,25 @@ use super::header::Header;
 use super::holes;
 use crate::{Error, Result};
 
-/// Entries that are read at once. A table of 16 TiB in clusters of 1 MiB has 1024 such pages.
+/// How many entries a page has: they are read together. The table of 16 TiB in clusters of 1 MiB has 1024 pages.
 pub(super) const PAGE: u32 = 1 << 14;
 
-/// The table, read page by page when first needed: the whole of a large disk's would take longer to
-/// read, and more memory, than all the rest.
+/// The table. Each page is read when first needed: the whole table of a large disk would take more time and memory than
+/// everything else.
 pub(super) struct Table {
     entries: u32,
-    /// In groups, which are made when first needed, too: room for the pages of a large disk in each of a
-    /// thousand deltas would be gigabytes.
+    /// Groups of pages, each made when first needed: in a thousand deltas of a large disk, even empty pages would take
+    /// gigabytes.
     groups: Box<[OnceLock<Group>]>,
 }
 
 type Group = Box<[OnceLock<Page>]>;
 
-/// Pages in a group.
+/// How many pages a group has.
 const GROUP: u32 = 1 << 9;
 
 impl fmt::Debug for Table {
-    /// Without the entries, of which there may be millions.
+    /// Without the entries: there may be millions.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table")
             .field("entries", &self.entries)
@@ -35,10 +35,10 @@ impl fmt::Debug for Table {
     }
 }
 
-/// A part of the table.
+/// A page of the table.
 #[derive(Debug, Clone)]
 pub(super) enum Page {
-    /// Nothing is allocated: the usual case in a large disk, and in a young delta.
+    /// No cluster is allocated. Usual on a large disk, and in a new delta.
     Empty,
     Entries(Box<[u32]>),
 }
@@ -63,7 +63,7 @@ impl Table {
         }
     }
 
-    /// A page of the table, read or not; none where the disk has fewer.
+    /// A page of the table, read or not. `None` behind the last page.
     fn page(&self, number: u32) -> Option<&OnceLock<Page>> {
         let group = self.groups.get((number / GROUP) as usize)?;
         let pages = group.get_or_init(|| (0..GROUP).map(|_| OnceLock::new()).collect());
@@ -88,7 +88,7 @@ impl Table {
         Ok(page.entry(cluster % PAGE))
     }
 
-    /// Changes the entry of a cluster, in memory only. Those beyond the end stay.
+    /// Changes the entry of a cluster, in memory only. Does nothing for a page without entries.
     #[cfg(feature = "image-write")]
     pub(super) fn set(&mut self, file: &File, cluster: u32, entry: u32) -> Result<()> {
         // Loads the page.
@@ -106,8 +106,7 @@ impl Table {
         Ok(())
     }
 
-    /// A page for a reader that passes through the table once: what is not in memory does not stay
-    /// there.
+    /// A page for a reader that reads the table once: a page that is not in memory is not kept there.
     pub(super) fn page_uncached(&self, file: &File, number: u32) -> Result<Page> {
         if number >= self.entries.div_ceil(PAGE) {
             return Ok(Page::Empty);
@@ -143,7 +142,7 @@ impl Table {
     }
 }
 
-/// Where the entry of a cluster lies in the file.
+/// The offset of a cluster's entry in the file.
 pub(super) fn entry_offset(cluster: u32) -> u64 {
     Header::LEN as u64 + 4 * u64::from(cluster)
 }

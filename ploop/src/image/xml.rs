@@ -1,4 +1,4 @@
-//! The part of XML that descriptors use, with bounds on everything.
+//! Reading the XML of a descriptor: encodings, limits against hostile files, and values as libploop reads them.
 
 use std::borrow::Cow;
 
@@ -8,12 +8,12 @@ use crate::{Error, ErrorKind, Guid, Result};
 
 const OPERATION: &str = "read descriptor";
 
-/// Elements and texts. Twenty make up a delta, so this is room for 25 000 of them, in 40 MiB.
+/// Elements and texts. A delta has twenty, so this is enough for 25 000 of them, and takes 40 MiB.
 const MAX_NODES: u32 = 1 << 19;
-/// As libxml2, which libploop reads with.
+/// The limit of libxml2, with which libploop reads.
 const MAX_DEPTH: usize = 256;
-/// The parser compares each attribute of an element with each, and hands the name spaces of an
-/// element on to all below it: both are quadratic. Descriptors have hardly any of either.
+/// The parser compares all attributes of an element with each other, and copies the name spaces of an element to all
+/// below it: both are quadratic. Descriptors have hardly any of either.
 const MAX_ATTRIBUTES: usize = 128;
 const MAX_NAME_SPACES: usize = 16;
 
@@ -21,10 +21,10 @@ fn corrupt(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, OPERATION, message)
 }
 
-/// The text of a file, without a byte order mark and the zeros that some programs leave behind it.
+/// The text of a file, without a byte order mark and the zeros that some programs leave at its end.
 ///
-/// libxml2, with which libploop reads, knows many encodings, in which the same bytes say something
-/// else. These three are the ones that every reader reads alike.
+/// libxml2, with which libploop reads, knows many encodings, in which the same bytes are another text. Only three are
+/// taken, which all readers read alike.
 pub(super) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>> {
     if bytes.is_empty() {
         return Err(corrupt("the file is empty"));
@@ -54,7 +54,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>> {
                 ErrorKind::Unsupported,
                 OPERATION,
                 format!(
-                    "the file says that it is encoded in {}, and only UTF-8, UTF-16 and US-ASCII are read, each with bytes that are; convert it with iconv(1)",
+                    "the file says that its encoding is {}; only UTF-8, UTF-16 and US-ASCII are read, and only where the bytes are in that encoding; convert the file with iconv(1)",
                     excerpt(encoding)
                 ),
             ));
@@ -65,7 +65,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>> {
 
 const ASCII: [&str; 3] = ["utf-8", "us-ascii", "ascii"];
 
-/// How two bytes make a unit of UTF-16, if this is UTF-16: by its byte order mark, or by its `<?`.
+/// The byte order of UTF-16, if this is UTF-16: it begins with a byte order mark or with `<?`.
 fn utf_16(bytes: &[u8]) -> Option<fn([u8; 2]) -> u16> {
     match bytes {
         [0xff, 0xfe, ..] | [b'<', 0, b'?', 0, ..] => Some(u16::from_le_bytes),
@@ -119,7 +119,7 @@ pub(super) fn parse(text: &str) -> Result<Document<'_>> {
         ));
     }
     let options = ParsingOptions {
-        // What it could define is ruled out, so there are no entities but the five of XML itself.
+        // A DTD that defines anything was refused above, so there are only the five entities of XML.
         allow_dtd: true,
         nodes_limit: MAX_NODES,
         ..ParsingOptions::default()
@@ -165,7 +165,7 @@ fn check_depth(root: Node<'_, '_>) -> Result<()> {
     }
 }
 
-/// An element, whose name is part of what goes wrong with it.
+/// An element. Errors have its name.
 #[derive(Clone, Copy)]
 pub(super) struct Element<'a, 'input> {
     node: Node<'a, 'input>,
@@ -192,7 +192,7 @@ impl<'a, 'input> Element<'a, 'input> {
             .map(|node| Element { node })
     }
 
-    /// The first child of that name: libploop looks at no other.
+    /// The first child of that name: libploop ignores others.
     pub(super) fn optional(&self, name: &str) -> Option<Element<'a, 'input>> {
         self.children(name).next()
     }
@@ -202,7 +202,7 @@ impl<'a, 'input> Element<'a, 'input> {
             .ok_or_else(|| corrupt(format!("{} has no {name}", cut(self.name()))))
     }
 
-    /// The children of other names than these, as they stand in the file.
+    /// The text of all children with other names than these.
     #[cfg(feature = "libploop")]
     pub(super) fn others(&self, names: &[&str]) -> impl Iterator<Item = &'a str> {
         self.node
@@ -217,7 +217,7 @@ impl<'a, 'input> Element<'a, 'input> {
         self.node.document().input_text()
     }
 
-    /// The name and the attributes, as they stand in the file.
+    /// The name and the attributes, as in the file.
     #[cfg(feature = "libploop")]
     pub(super) fn tag(&self) -> String {
         let text = self.node.document().input_text();
@@ -229,12 +229,11 @@ impl<'a, 'input> Element<'a, 'input> {
         tag
     }
 
-    /// The first piece of text in the element, which is what libploop reads where a comment or an
-    /// element lies before or behind it.
+    /// The first text in the element. libploop reads no more, where a comment or an element splits the text.
     pub(super) fn text(&self) -> Result<&'a str> {
         let source = &self.node.document().input_text()[self.node.range()];
         if source.contains("<![CDATA[") {
-            // libploop reads none, and the parser used here does not tell it from other text.
+            // libploop does not read it, and the parser used here cannot tell it from other text.
             return Err(corrupt(format!(
                 "{} holds a CDATA section, which libploop does not read",
                 cut(self.name())
@@ -244,7 +243,7 @@ impl<'a, 'input> Element<'a, 'input> {
         Ok(first.and_then(|node| node.text()).unwrap_or(""))
     }
 
-    /// Decimal, hexadecimal after `0x`, octal after `0`; with white space around it.
+    /// A number: decimal, hexadecimal after `0x`, octal after `0`. White space around it is ignored.
     pub(super) fn number(&self) -> Result<u64> {
         let text = self.text()?;
         let text = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b');
@@ -274,7 +273,7 @@ impl<'a, 'input> Element<'a, 'input> {
             .transpose()
     }
 
-    /// A GUID in braces: libploop takes no other form.
+    /// A GUID in braces: libploop reads no other form.
     pub(super) fn guid(&self) -> Result<Guid> {
         let text = self.text()?;
         text.starts_with('{')
@@ -291,7 +290,7 @@ impl<'a, 'input> Element<'a, 'input> {
     }
 }
 
-/// A text from the file for an error message: quoted, of bounded length.
+/// A text from the file for an error message: quoted, of limited length.
 pub(super) fn excerpt(text: &str) -> String {
     format!("{:?}", cut(text))
 }

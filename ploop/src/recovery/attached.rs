@@ -1,39 +1,37 @@
-//! Operations that ended between the driver's part and the descriptor's, on an image that a device still has.
+//! Interrupted operations on an image that a device still has: the device shows which descriptor is right.
 //!
-//! libploop writes the new descriptor beside the old one, has the driver change the running device,
-//! and then renames. A process that dies in between leaves a device that writes where its descriptor
-//! does not look: after a snapshot to a delta it does not name, after a merge of the top below one
-//! that it still names. The next mount goes by the descriptor, and what was written since the snapshot
-//! is gone (hazard A13); a merge leaves an empty top, which hides nothing. As long as the device runs,
-//! it tells which of the two descriptors is true.
+//! libploop writes the new descriptor to `.tmp`, has the driver change the running device, and then renames the file. A
+//! process that is killed in between leaves a device that does not fit the descriptor. After a snapshot the device
+//! writes to a delta that the descriptor does not have; the next mount would go by the descriptor, and what was written
+//! since the snapshot would be lost (hazard A13). After a merge the descriptor still has the old top, which is empty
+//! and hides nothing. While the device runs, its deltas show which of the two descriptors is right.
 //!
-//! A process that dies while the driver merges the top leaves a device that goes on with it, and
-//! refuses most else until another `PLOOP_IOC_MERGE` finishes. libploop tries to, and corrupts memory
-//! (hazard 17); so it is finished here.
+//! A process that is killed while the driver merges the top leaves a device that goes on merging, and refuses most
+//! requests until another `PLOOP_IOC_MERGE` has finished it. libploop tries to, and corrupts memory (hazard 17); so
+//! this crate finishes it.
 //!
-//! Where no device is left to ask, see [`detached`](super::detached).
+//! For images that no device has any more, see [`detached`].
 
 use std::io;
 use std::path::Path;
 
-use super::detached::{put_in_place, settle};
+use super::detached::{self, put_in_place};
 use super::{merge, removal};
 use crate::ffi::finish_merge;
 use crate::identity::Identity;
 use crate::sysfs::{self, Device};
 use crate::{Descriptor, Error, Result, paths};
 
-/// What was found.
+/// The result of a recovery.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// Whether there was something to be mended: the descriptor may be another one.
+    /// Whether anything was changed, perhaps the descriptor.
     pub(super) changed: bool,
-    /// All devices, as they are then.
+    /// All devices, afterwards.
     pub(super) devices: Vec<Device>,
 }
 
-/// Finishes or takes back what was interrupted. The image's lock is held; `descriptor` is what the file
-/// says.
+/// Finishes or undoes what was interrupted. The image's lock is held, and `descriptor` is what the file says.
 pub(super) fn finish(
     operation: &'static str,
     path: &Path,
@@ -56,19 +54,19 @@ fn finish_in(
     if merged {
         found = devices();
     }
-    // These change the descriptor and marks, and no device. Where one has, there is nothing for the next.
-    let named = removal::finish(&found, operation, path, descriptor)?
+    // From here on devices do not change. Once a descriptor was put in place, nothing is left to do.
+    let replaced = removal::finish(&found, operation, path, descriptor)?
         || follow_device(&found, operation, path, descriptor)?;
-    let given_up = !named && merge::give_up(&found, operation, path, descriptor)?;
-    let settled = !named && settle(&found, operation, path, descriptor)?;
+    let marked = !replaced && merge::mark_lost_snapshots(&found, operation, path, descriptor)?;
+    let finished = !replaced && detached::finish(&found, operation, path, descriptor)?;
     Ok(Outcome {
-        changed: merged || named || given_up || settled,
+        changed: merged || replaced || marked || finished,
         devices: found,
     })
 }
 
-/// Finishes what the driver has begun. The chain that the descriptor names then reads as before, so
-/// it does not matter whether there is another descriptor. Whether there was a merge.
+/// Finishes merges that the driver has begun, and returns whether there were any. The chain of the descriptor reads as
+/// before then, whether or not there is a staged descriptor.
 fn finish_merges(
     devices: &[Device],
     operation: &'static str,
@@ -99,7 +97,7 @@ fn finish_merges(
     Ok(any)
 }
 
-/// Renames the descriptor for which a running device speaks.
+/// Puts the staged descriptor in place, if a running device has its chain of deltas.
 fn follow_device(
     devices: &[Device],
     operation: &'static str,
@@ -107,14 +105,14 @@ fn follow_device(
     old: &Descriptor,
 ) -> Result<bool> {
     let staged = paths::staged(path);
-    // One that is not complete was not yet followed by anything.
-    let Some(new) = super::read(&staged) else {
+    // While it is not complete, libploop has not told the driver anything.
+    let Some(new) = super::staged_descriptor(&staged) else {
         return Ok(false);
     };
     let Some(new_chain) = chain(&new) else {
         return Ok(false);
     };
-    // The old one need not be whole: a merge to a new file removes a delta that only the old one names.
+    // Deltas of the old descriptor may be missing: a merge to a new file removes one.
     let is_new = |device: &Device| {
         let chain = device.deltas.iter().map(|delta| delta.identity);
         device.writes() && chain.eq(new_chain.iter().copied().map(Some))
@@ -126,7 +124,7 @@ fn follow_device(
     Ok(true)
 }
 
-/// The deltas of the top, from the base up.
+/// The files of the top's chain, the base first.
 fn chain(descriptor: &Descriptor) -> Option<Vec<Identity>> {
     let chain = descriptor.chain(descriptor.top);
     chain
@@ -135,7 +133,7 @@ fn chain(descriptor: &Descriptor) -> Option<Vec<Identity>> {
         .collect()
 }
 
-/// Whether the device has this base.
+/// Whether the device has the base of this chain.
 fn has_base(device: &Device, chain: &[Identity]) -> bool {
     let base = device.base().and_then(|base| base.identity);
     base.is_some() && base.as_ref() == chain.first()

@@ -1,9 +1,9 @@
-//! Creations that were cut short.
+//! Interrupted creations of an image.
 //!
-//! An image is made in a hidden directory beside its place, which is locked for as long as somebody
-//! works in it. The base gets its name in the image's directory first, as a second link, and the
-//! descriptor is moved then. Where that did not come about, the second link tells that the base is the
-//! creation's own, and no file of somebody's.
+//! An image is made in a hidden directory (`.ploop-create-…`) inside the directory in which it is to be. The hidden
+//! directory is locked while a process works in it. The base is linked to its final name first, and then the
+//! descriptor is moved. If the creation was interrupted in between, the second link shows that the base was made by the
+//! creation, and is no file of somebody else.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,18 +13,18 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::identity::Identity;
 
-/// How the name of such a directory begins.
+/// How the name of the hidden directory begins.
 pub(crate) const DIRECTORY_PREFIX: &str = ".ploop-create-";
 
-/// The lock of such a directory, until it is dropped. None where somebody has it, or the file system has
-/// no locks.
+/// The lock of a hidden directory, held until the file is dropped. `None` where another process holds it, or the file
+/// system has no locks.
 pub(crate) fn lock(directory: &Path) -> Option<File> {
     let file = File::open(directory).ok()?;
     let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
     locked.is_ok().then_some(file)
 }
 
-/// Whether this is such a directory, and nobody works in it any more.
+/// Whether this is the hidden directory of a creation, and no process works in it.
 pub(crate) fn is_abandoned(directory: &Path) -> bool {
     let name = directory.file_name().map(OsStr::as_encoded_bytes);
     name.is_some_and(|name| name.starts_with(DIRECTORY_PREFIX.as_bytes()))
@@ -32,27 +32,27 @@ pub(crate) fn is_abandoned(directory: &Path) -> bool {
         && lock(directory).is_some()
 }
 
-/// Removes a base whose creation has not come to its descriptor.
+/// Removes a base whose creation was interrupted before the descriptor was in place.
 pub(crate) fn remove_unfinished(base: &Path, descriptor: &Path) {
     if fs::symlink_metadata(descriptor).is_ok() {
         return;
     }
     if let Some(made) = abandoned_directory_of(base) {
-        // What cannot be removed is in the way, and the creation says so.
+        // If it cannot be removed, the new creation finds a file of that name, and says so.
         let _ = fs::remove_file(base);
         let _ = fs::remove_dir_all(made);
     }
 }
 
-/// Removes the second link of a base whose creation was cut short after the descriptor was in place.
+/// Removes the second link of a base whose creation was interrupted after the descriptor was in place.
 pub(crate) fn remove_second_link(base: &Path) {
     if let Some(made) = abandoned_directory_of(base) {
-        // What cannot be removed is told by the link count.
+        // If it cannot be removed, the caller sees the link count.
         let _ = fs::remove_dir_all(made);
     }
 }
 
-/// The abandoned directory beside a base in which it was made, and where its second link is.
+/// The hidden directory in which a base was made and still has its second link, if no process works there.
 fn abandoned_directory_of(base: &Path) -> Option<PathBuf> {
     let (directory, name) = (base.parent()?, base.file_name()?);
     let identity = Identity::of(base).ok()?;

@@ -1,23 +1,21 @@
-//! What was cut short while no device has the image any more: by a power cut, or by a kill and an
-//! unmount.
+//! Interrupted operations on an image that no device has any more, after a power cut, or a kill and an unmount: the
+//! deltas show which descriptor is right.
 //!
-//! The descriptor that is in place decides. Up to the moment in which libploop renames the new one, it
-//! reads right:
+//! As a rule it is the one in place. Until libploop renames the new one, the image reads right by the old one:
 //!
-//! * A merge copies to the lower delta what the upper one goes on covering. The driver, which merges the
-//!   top of a running image and lets it write meanwhile, takes each cluster off the upper delta once it
-//!   is copied, so what the upper one still has is the newest. The lower delta is marked as in use, with
-//!   which it can neither be attached nor merged (A14): the mark goes, if the table is sound.
-//! * A snapshot leaves its old top, which is no top in the new descriptor, marked or not.
+//! * A merge copies data to the lower delta, and the upper one still hides it. Where the driver merges the top of a
+//!   running image, it removes each cluster from the upper delta once it is copied, so what the upper delta still has
+//!   is the newest. The lower delta is marked as in use, and so can be neither attached nor merged (A14). The mark is
+//!   cleared if the table is sound.
+//! * A snapshot leaves the old top, marked or not.
 //!
-//! There are three exceptions, in which the new descriptor is complete and the deltas prove it right:
+//! In three cases the new descriptor is right. It is complete then, and the deltas prove it:
 //!
-//! * A snapshot of a running image that the driver has made. What was written, and synced, since then is
-//!   in the new top (A13). That is marked, for it was never detached, and has clusters; the old top is
-//!   not marked, and neither written to nor unmounted since.
+//! * A snapshot that the driver has made of a running image: what was written and synced since then is in the new top
+//!   (A13). The new top is marked, because it was never detached, and has clusters. The old top is not marked, and was
+//!   neither written to nor unmounted since.
 //! * A conversion to raw whose base has no header any more.
-//! * A merge to a new file that has removed the old one, for which libploop does not wait until the new
-//!   descriptor is in its place.
+//! * A merge to a new file that has removed an old one: libploop does that before the new descriptor is in place.
 
 use std::fs;
 use std::io;
@@ -29,22 +27,24 @@ use crate::image::{Header, Image, Severity, check_image};
 use crate::sysfs::Device;
 use crate::{Descriptor, Error, ErrorKind, ImageMode, Result, paths};
 
-/// Mends what is left. Whether there was something. Nothing is touched while a device has one of the
-/// image's deltas, or may have.
-pub(super) fn settle(
+/// Finishes or undoes what was interrupted, and returns whether there was anything. Changes nothing while a device has
+/// one of the image's deltas, or may have.
+pub(super) fn finish(
     devices: &[Device],
     operation: &'static str,
     path: &Path,
     old: &Descriptor,
 ) -> Result<bool> {
     let staged = paths::staged(path);
-    let new = super::read(&staged);
+    let new = super::staged_descriptor(&staged);
     let all = old.images.iter();
-    if may_have(devices, all.chain(new.iter().flat_map(|new| &new.images))) {
+    if may_be_attached(devices, all.chain(new.iter().flat_map(|new| &new.images))) {
         return Ok(false);
     }
     let new = new.filter(|new| {
-        is_raw_by_now(old, new) || has_new_top(old, new, &staged) || is_merged_by_now(old, new)
+        is_converted_to_raw(old, new)
+            || has_written_snapshot(old, new, &staged)
+            || is_merged_to_new_file(old, new)
     });
     let done = new.is_some();
     if done {
@@ -54,18 +54,18 @@ pub(super) fn settle(
     let mut unmarked = false;
     for image in &descriptor.images {
         if image.guid != descriptor.top {
-            unmarked |= take_mark_off(operation, descriptor, image)?;
+            unmarked |= clear_unused_mark(operation, descriptor, image)?;
         }
     }
     if unmarked && !done {
-        // It is of the merge that was taken back, and what it says is not so.
+        // It is that of the merge, which was undone.
         let _ = fs::remove_file(&staged);
     }
     Ok(done || unmarked)
 }
 
-/// Whether a device has one of these deltas, or may have: nobody can tell which file it is.
-pub(super) fn may_have<'a>(
+/// Whether a device has one of these deltas, or may have: it has a file that cannot be identified.
+pub(super) fn may_be_attached<'a>(
     devices: &[Device],
     images: impl IntoIterator<Item = &'a Image>,
 ) -> bool {
@@ -77,8 +77,8 @@ pub(super) fn may_have<'a>(
             })
 }
 
-/// Whether the base has been exchanged for a plain one.
-fn is_raw_by_now(old: &Descriptor, new: &Descriptor) -> bool {
+/// Whether the new descriptor is that of a conversion to raw, and the base is raw already.
+fn is_converted_to_raw(old: &Descriptor, new: &Descriptor) -> bool {
     let files = |descriptor: &Descriptor| -> Vec<PathBuf> {
         let images = descriptor.images.iter();
         images.map(|image| image.file.clone()).collect()
@@ -95,8 +95,8 @@ fn is_raw_by_now(old: &Descriptor, new: &Descriptor) -> bool {
     whole && Header::read(&base.file).is_err_and(no_header)
 }
 
-/// Whether a file of a merge is gone, and all is there that remains of it.
-fn is_merged_by_now(old: &Descriptor, new: &Descriptor) -> bool {
+/// Whether the new descriptor is that of a merge to a new file, an old file is gone, and all new ones are there.
+fn is_merged_to_new_file(old: &Descriptor, new: &Descriptor) -> bool {
     let is_there = |image: &Image| image.file.exists();
     let is_added = |image: &&Image| old.images.iter().all(|other| other.file != image.file);
     let mut added = new.images.iter().filter(is_added);
@@ -111,9 +111,9 @@ fn is_merged_by_now(old: &Descriptor, new: &Descriptor) -> bool {
         && check_image(&merged.file).is_sound()
 }
 
-/// Whether the new descriptor adds a top that a device has written to after it made a snapshot, and
-/// nothing has been written below since.
-fn has_new_top(old: &Descriptor, new: &Descriptor, staged: &Path) -> bool {
+/// Whether the new descriptor is that of a snapshot, a device has written to the new top, and nothing was written to
+/// the old top since.
+fn has_written_snapshot(old: &Descriptor, new: &Descriptor, staged: &Path) -> bool {
     let (Some(old_top), Some(new_top)) = (old.top_image(), new.top_image()) else {
         return false;
     };
@@ -144,7 +144,7 @@ fn has_new_top(old: &Descriptor, new: &Descriptor, staged: &Path) -> bool {
     }
     let report = check_image(&new_top.file);
     let has_data = report.deltas.iter().any(|delta| !delta.allocated.is_zero());
-    // An unmount leaves the file system's size beside the base, until the next mount.
+    // An unmount leaves `.statfs` beside the base, until the next mount.
     let base = old.base().map(|base| paths::directory_of(&base.file));
     let unmounted = base.map(|directory| directory.join(paths::STATFS_NAME));
     let written = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified());
@@ -158,12 +158,12 @@ fn has_new_top(old: &Descriptor, new: &Descriptor, staged: &Path) -> bool {
         && !unmounted.is_some_and(|unmounted| newer(&unmounted, staged))
 }
 
-/// Makes a staged descriptor the descriptor.
+/// Renames the staged descriptor to the descriptor, and syncs it.
 pub(super) fn put_in_place(operation: &'static str, staged: &Path, path: &Path) -> Result<()> {
     fs::rename(staged, path).map_err(|error| {
         Error::io(
             operation,
-            "an earlier operation was interrupted, and its descriptor cannot be put in its place",
+            "an earlier operation was interrupted, and its new descriptor cannot be put in place",
             error,
         )
         .with_path(staged)
@@ -172,13 +172,14 @@ pub(super) fn put_in_place(operation: &'static str, staged: &Path, path: &Path) 
     sync_directories(operation, [paths::directory_of(path)])
 }
 
-/// Takes the mark off a delta that is no top and that nobody has.
-pub(super) fn take_mark_off(
+/// Clears the in-use mark of a delta that is not the top and that no device has, if its table is sound. Returns whether
+/// it was marked.
+pub(super) fn clear_unused_mark(
     operation: &'static str,
     descriptor: &Descriptor,
     image: &Image,
 ) -> Result<bool> {
-    // One that cannot be read is found by those operations that need it.
+    // Operations that need a header report one that cannot be read.
     if !Header::read(&image.file).is_ok_and(|header| header.in_use) {
         return Ok(false);
     }
@@ -196,7 +197,7 @@ pub(super) fn take_mark_off(
             ErrorKind::Corrupt,
             operation,
             format!(
-                "an operation on this delta was cut short and left it marked as in use, and its table is damaged: {}; the image can be read and exported, and image::check lists the damage",
+                "an operation on this delta was interrupted and left it marked as in use, and its table is damaged: {}; the image can be read and exported, and image::check lists the damage",
                 damage.message
             ),
         )
@@ -205,7 +206,7 @@ pub(super) fn take_mark_off(
     let failed = |error: io::Error| {
         Error::io(
             operation,
-            "an operation on this delta was cut short, and the mark it left cannot be taken off",
+            "an operation on this delta was interrupted, and the in-use mark that it left cannot be cleared",
             error,
         )
         .with_path(&image.file)
@@ -245,8 +246,8 @@ mod tests {
     }
 
     impl Fixture {
-        fn settle(&self) -> bool {
-            settle(&[], "test", &self.path, &self.descriptor()).unwrap()
+        fn finish(&self) -> bool {
+            finish(&[], "test", &self.path, &self.descriptor()).unwrap()
         }
 
         fn descriptor(&self) -> Descriptor {
@@ -275,9 +276,9 @@ mod tests {
     fn a_base_without_header_is_raw() {
         let convert = |image: &mut Ploop| image.convert(ImageMode::Raw).unwrap();
         let fixture = cut_after(convert);
-        assert!(fixture.settle());
+        assert!(fixture.finish());
         assert_eq!(fixture.descriptor().mode, ImageMode::Raw);
-        assert!(!fixture.settle());
+        assert!(!fixture.finish());
 
         // The base was not exchanged yet.
         let fixture = cut_after(convert);
@@ -288,7 +289,7 @@ mod tests {
         drop(Ploop::create(&param.fs(None)).unwrap());
         fs::rename(fixture.directory.path().join("b"), &base).unwrap();
         fs::rename(fixture.directory.path().join("kept"), &fixture.path).unwrap();
-        assert!(!fixture.settle());
+        assert!(!fixture.finish());
         assert_eq!(fixture.descriptor().mode, ImageMode::Expanded);
     }
 
@@ -326,7 +327,7 @@ mod tests {
                 "torn" => fs::write(&staged, "<?xml").unwrap(),
                 _ => {}
             }
-            let found = fixture.settle();
+            let found = fixture.finish();
             let expected = if case == "written" { 2 } else { 1 };
             assert_eq!(found, case == "written", "{case}");
             assert_eq!(fixture.descriptor().images.len(), expected, "{case}");
@@ -341,11 +342,11 @@ mod tests {
         fixture.mark(&base, true);
         let file = File::options().write(true).open(&base).unwrap();
         file.write_all_at(&u32::MAX.to_le_bytes(), 64).unwrap();
-        let error = settle(&[], "test", &fixture.path, &fixture.descriptor()).unwrap_err();
+        let error = finish(&[], "test", &fixture.path, &fixture.descriptor()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert_eq!(error.path(), Some(&*base));
         file.write_all_at(&[0; 4], 64).unwrap();
-        assert!(fixture.settle());
+        assert!(fixture.finish());
         assert!(!Header::read(&base).unwrap().in_use);
     }
 }

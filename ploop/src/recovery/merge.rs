@@ -1,15 +1,15 @@
-//! Merges that failed or were cut short after they had written to the lowest delta.
+//! Merges by libploop (`ploop_merge_snapshot`, `ploop_delete_snapshot`) that failed or were interrupted after they had
+//! written to the lowest delta: the snapshots that they have overwritten are marked temporary.
 //!
-//! libploop stages the new descriptor, copies the data of the upper deltas to the lowest one, and renames
-//! the descriptor then. Through the uppermost delta everything reads as before. But the lowest one is that
-//! of a snapshot, and nobody can say how much is left of the state it had; and what is between reads
-//! through it. So that nobody goes back to these, they are marked temporary: libploop's own word for
-//! snapshots whose removal has to wait, and which it merges in the next change or mount that can.
+//! libploop stages the new descriptor, copies the data of the upper deltas to the lowest one, and then renames the
+//! descriptor. Before the rename, the uppermost delta still reads right. But the lowest delta is that of a snapshot
+//! whose state is partly overwritten, and the snapshots in between read through it. So that nobody can go back to
+//! these, they are marked temporary. libploop merges temporary snapshots in the next change or mount that can.
 //!
-//! Going back to a snapshot that loses its GUID has the same new descriptor, and leaves the delta alone. A
-//! merge marks the delta first, unless it is a plain one, and takes the mark off before it renames; and
-//! what it has written may be on the disk after a power cut, and the time of that not. So this crate
-//! makes a record of each merge, which stays until the merge has succeeded or the marks are written.
+//! A switch under `SKIP_CREATE` stages the same descriptor, and does not write to the delta. How can the two be told
+//! apart? A merge marks the delta as in use, unless it is raw, and clears the mark before it renames. And after a power
+//! cut, its data may be on the disk while the new modification time is not. So this crate makes a record of each merge
+//! (`.ploop-merge`), which stays until the merge has succeeded or the snapshots are marked.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 
-use super::detached::take_mark_off;
+use super::detached::clear_unused_mark;
 use crate::canonical;
 use crate::identity::Identity;
 use crate::image::descriptor::DescriptorFile;
@@ -27,12 +27,12 @@ use crate::image::{Header, Image};
 use crate::sysfs::Device;
 use crate::{Descriptor, Error, Guid, Result, paths};
 
-/// A file that is there while libploop merges deltas into the lowest one's file: what tells later whether that
-/// was written to.
+/// The record of a merge: a file that is there while libploop merges. It holds a stamp of the lowest delta, which shows
+/// later whether that was written to.
 pub(crate) struct MergeRecord(PathBuf);
 
 impl MergeRecord {
-    /// Before C. libploop syncs the new descriptor before it merges, and with it this file's name.
+    /// Makes the record, before C. libploop syncs the new descriptor before it merges, and with it this file's name.
     pub(crate) fn make(operation: &'static str, path: &Path, lowest: &Path) -> Result<MergeRecord> {
         let record = paths::merge_record(path);
         File::options()
@@ -42,25 +42,25 @@ impl MergeRecord {
             .mode(0o600)
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
             .open(&record)
-            .and_then(|mut file| file.write_all(unwritten(lowest).unwrap_or_default().as_bytes()))
+            .and_then(|mut file| file.write_all(stamp(lowest).unwrap_or_default().as_bytes()))
             .map_err(|error| {
                 let _ = fs::remove_file(&record);
-                let why = "the record of a merge, which says that there was one if it is cut short, cannot be made";
+                let why = "the record that shows after an interruption that there was a merge cannot be made";
                 Error::io(operation, why, error).with_path(&record)
             })?;
         Ok(MergeRecord(record))
     }
 
-    /// The merge has succeeded. Otherwise the record is looked at after the failure, or by the next operation.
+    /// After the merge has succeeded. After a failure, the recovery reads the record and removes it.
     pub(crate) fn remove(self) {
-        // What stays of a merge that has succeeded says nothing: there is no staged descriptor.
+        // If it stays, it has no effect: there is no staged descriptor.
         let _ = fs::remove_file(self.0);
     }
 }
 
-/// What is true of a file for as long as nobody writes to it and the system runs. `None` where it has just been
-/// written to: the next time may be the same one.
-fn unwritten(file: &Path) -> Option<String> {
+/// A stamp that stays the same until somebody writes to the file, or the system starts anew. `None` where the file was
+/// written to just now: the next write may get the same time.
+fn stamp(file: &Path) -> Option<String> {
     let metadata = fs::metadata(file).ok()?;
     let changed = SystemTime::UNIX_EPOCH
         + Duration::new(
@@ -79,27 +79,27 @@ fn unwritten(file: &Path) -> Option<String> {
     })
 }
 
-/// Marks the snapshots whose states are gone. The image's lock is held; `old` is what the descriptor says.
-/// Whether there were any.
-pub(super) fn give_up(
+/// Marks the snapshots that a merge has overwritten, and returns whether there were any. The image's lock is held, and
+/// `old` is the descriptor in place.
+pub(super) fn mark_lost_snapshots(
     devices: &[Device],
     operation: &'static str,
     path: &Path,
     old: &Descriptor,
 ) -> Result<bool> {
     let record = paths::merge_record(path);
-    let is_file = fs::symlink_metadata(&record).is_ok_and(|metadata| metadata.is_file());
-    let recorded = is_file.then(|| fs::read_to_string(&record).unwrap_or_default());
+    let recorded =
+        paths::is_regular_file(&record).then(|| fs::read_to_string(&record).unwrap_or_default());
     let staged = paths::staged(path);
-    let new = super::read(&staged);
+    let new = super::staged_descriptor(&staged);
     let merged = new.as_ref().map_or(Vec::new(), |new| merged(old, new));
     let written = |lowest: &Image| match &recorded {
-        Some(recorded) => unwritten(&lowest.file).as_ref() != Some(recorded),
+        Some(recorded) => stamp(&lowest.file).as_ref() != Some(recorded),
         None => was_written(lowest, &staged),
     };
     let lowest = merged.first().copied().filter(|lowest| written(lowest));
     if let Some(lowest) = lowest {
-        // Somebody is there, and would be detached.
+        // A device on one of these snapshots is in use. libploop would detach it from a temporary snapshot.
         let is_top = |device: &Device| {
             let top = device.top().and_then(|top| top.identity);
             let is = |image: &&Image| Identity::of(&image.file).ok() == top;
@@ -110,9 +110,9 @@ pub(super) fn give_up(
         }
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
         mark_temporary(operation, path, &guids)?;
-        // A device that runs has it below its top, where the driver does not mark it.
-        take_mark_off(operation, old, lowest)?;
-        // What it says is not so.
+        // The mark is that of the merge: a device that runs has the delta below its top, and does not mark it.
+        clear_unused_mark(operation, old, lowest)?;
+        // It is that of the merge, which was not done.
         let _ = fs::remove_file(&staged);
     }
     if recorded.is_some() {
@@ -130,13 +130,13 @@ fn mark_temporary(operation: &'static str, path: &Path, guids: &[Guid]) -> Resul
     let directory = paths::directory_of(path);
     let text = file.descriptor.to_xml_with(&file.unknown, directory);
     canonical::replace(path, &text.map_err(failed)?).map_err(|error| {
-        let why = "a merge was cut short, and the snapshots whose states are gone cannot be marked temporary";
+        let why = "a merge was interrupted, and the snapshots that it has overwritten cannot be marked temporary";
         Error::io(operation, why, error).with_path(path)
     })
 }
 
-/// The deltas that are gone in the new descriptor, from the lowest up, whose file is there under the GUID of the
-/// uppermost.
+/// The deltas that the new descriptor merges, the lowest first, without the uppermost: there, the file of the lowest
+/// has the GUID of the uppermost.
 fn merged<'a>(old: &'a Descriptor, new: &Descriptor) -> Vec<&'a Image> {
     for lowest in &old.images {
         let upper = new.images.iter().find(|image| image.file == lowest.file);
@@ -150,7 +150,8 @@ fn merged<'a>(old: &'a Descriptor, new: &Descriptor) -> Vec<&'a Image> {
     Vec::new()
 }
 
-/// Of a merge without a record: one by a program that uses libploop alone, or to a new file, which writes to no other.
+/// Whether a merge without a record has written to the delta. Such a merge is one of a program that uses libploop
+/// without this crate, or one to a new file, which writes to no other.
 fn was_written(delta: &Image, staged: &Path) -> bool {
     let written = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified());
     let since = match (written(&delta.file), written(staged)) {
@@ -197,12 +198,12 @@ mod tests {
         file.set_modified(time).unwrap();
     }
 
-    fn give_up_in(directory: &Path, before: &Descriptor) -> (bool, Descriptor) {
+    fn mark_lost_snapshots_in(directory: &Path, before: &Descriptor) -> (bool, Descriptor) {
         let path = directory.join("DiskDescriptor.xml");
-        let given_up = give_up(&[], "test", &path, before).unwrap();
-        assert_eq!(paths::staged(&path).exists(), !given_up);
+        let marked = mark_lost_snapshots(&[], "test", &path, before).unwrap();
+        assert_eq!(paths::staged(&path).exists(), !marked);
         assert!(!paths::merge_record(&path).exists());
-        (given_up, Descriptor::open(&path).unwrap())
+        (marked, Descriptor::open(&path).unwrap())
     }
 
     #[test]
@@ -214,7 +215,7 @@ mod tests {
             let base = &before.base().unwrap().file;
             // Before anything was written, it is as it was.
             assert_eq!(
-                give_up_in(directory.path(), &before),
+                mark_lost_snapshots_in(directory.path(), &before),
                 (false, before.clone())
             );
             match evidence {
@@ -232,10 +233,10 @@ mod tests {
                 }
                 _ => set_times(base, SystemTime::now() + Duration::from_secs(10)),
             }
-            let (given_up, now) = give_up_in(directory.path(), &before);
+            let (marked, now) = mark_lost_snapshots_in(directory.path(), &before);
             let mut expected = before.clone();
             expected.snapshots[0].temporary = true;
-            assert!(given_up);
+            assert!(marked);
             assert_eq!(now, expected);
         }
     }
@@ -253,13 +254,13 @@ mod tests {
         let record = fs::read_to_string(paths::merge_record(&path)).unwrap();
         assert_eq!(record.split(' ').count(), 2, "{record:?}");
         assert_eq!(
-            give_up_in(directory.path(), &before),
+            mark_lost_snapshots_in(directory.path(), &before),
             (false, before.clone())
         );
         // As after another start of the system: then nothing proves it.
         let other = record.replacen(|c: char| c.is_ascii_hexdigit(), "x", 1);
         fs::write(paths::merge_record(&path), other).unwrap();
-        assert!(give_up_in(directory.path(), &before).0);
+        assert!(mark_lost_snapshots_in(directory.path(), &before).0);
     }
 
     /// What is between reads through the lowest.
@@ -272,8 +273,8 @@ mod tests {
         let base = &before.base().unwrap().file;
         MergeRecord::make("test", &path, base).unwrap();
         set_times(base, SystemTime::now());
-        let (given_up, now) = give_up_in(directory.path(), &before);
-        assert!(given_up);
+        let (marked, now) = mark_lost_snapshots_in(directory.path(), &before);
+        assert!(marked);
         let temporary = now.snapshots.iter().filter(|it| it.temporary);
         let temporary: Vec<Guid> = temporary.map(|it| it.guid).collect();
         let all = before.chain(before.top);
@@ -291,6 +292,9 @@ mod tests {
         let new = Descriptor::open(new).unwrap();
         let below = before.parent(before.top).unwrap();
         assert_eq!(merged(&before, &new), [before.image(below).unwrap()]);
-        assert_eq!(give_up_in(directory.path(), &before), (false, before));
+        assert_eq!(
+            mark_lost_snapshots_in(directory.path(), &before),
+            (false, before)
+        );
     }
 }

@@ -1,53 +1,53 @@
-//! Deltas that libploop was to remove and could not.
+//! Deltas that libploop cannot remove in `ploop_delete_snapshot` and `ploop_switch_snapshot_ex`: they get back into the
+//! descriptor.
 //!
-//! To delete the top delta or a leaf of the snapshot tree, and to switch away from the top, libploop
-//! writes a descriptor without the delta first and calls `unlink` then. The kernel refuses that
-//! (`EPERM`) where a device has the file, and where it is immutable. The file stays, the descriptor
-//! has lost it, and libploop returns 35 after a delete and 0 after a switch (28). Where a device
-//! writes to the delta, all that it writes is lost with the next unmount. So the descriptor is kept
-//! under another name until the delta is gone, and put back otherwise: at once, or where the program
-//! was killed, by the next operation.
+//! To delete the top or a snapshot without children, and to switch away from the top, libploop first writes a
+//! descriptor without the delta, and then calls `unlink`. The kernel refuses that (`EPERM`) where a device has the file,
+//! and where the file is immutable. The file stays, the descriptor no longer has it, and libploop returns 35 after a
+//! delete and 0 after a switch (28). If a device writes to the delta, all that it writes is lost with the next unmount.
+//! So this crate saves the descriptor (`.ploop-before`) until the delta is gone. If it is not, the descriptor is put
+//! back: at once, or if the program was killed, by the next operation.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::detached::may_have;
+use super::detached::may_be_attached;
 use crate::ffi::LockedImage;
 use crate::image::Image;
 use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
 use crate::{Descriptor, Error, Result, paths};
 
-/// A delta that is about to be removed, and the descriptor that names it.
+/// A delta that libploop is to remove, and the descriptor that still has it.
 pub(crate) struct Removal<'d> {
     delta: &'d Path,
     before: &'d Descriptor,
-    /// Where the descriptor is kept.
-    kept: PathBuf,
+    /// The file in which the descriptor is saved.
+    saved: PathBuf,
 }
 
 impl<'d> Removal<'d> {
-    /// Before C: of a delta of the descriptor that is in place.
-    pub(crate) fn of(
+    /// Saves the descriptor, before C.
+    pub(crate) fn begin(
         locked: &LockedImage<'_>,
         before: &'d Descriptor,
         delta: &'d Image,
     ) -> Result<Removal<'d>> {
-        let kept = paths::before_removal(locked.path());
-        keep(locked.path(), &kept).map_err(|error| {
-            let what = "the descriptor cannot be kept until the delta is removed";
-            Error::io(locked.operation(), what, error).with_path(&kept)
+        let saved = paths::before_removal(locked.path());
+        save_descriptor(locked.path(), &saved).map_err(|error| {
+            let what = "the descriptor cannot be saved for the time until the delta is removed";
+            Error::io(locked.operation(), what, error).with_path(&saved)
         })?;
         Ok(Removal {
             delta: &delta.file,
             before,
-            kept,
+            saved,
         })
     }
 
-    /// After C: `result` is what it said. If the delta is there and the descriptor has lost it, it is
-    /// removed after all, or named again.
+    /// After C, whose result this is. If the delta is still there and the descriptor no longer has it, the delta is
+    /// removed, or else the descriptor is put back.
     pub(crate) fn finish(self, locked: &LockedImage<'_>, result: Result<()>) -> Result<()> {
         let Ok(now) = locked.descriptor_file() else {
             return result;
@@ -57,7 +57,7 @@ impl<'d> Removal<'d> {
         if is_named || fs::symlink_metadata(self.delta).is_err() {
             return result;
         }
-        // libploop does not always say why it failed. Should the reason be gone, so is the delta.
+        // libploop does not always say why it failed. If the reason is gone by now, this succeeds.
         let refused = match fs::remove_file(self.delta) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -69,7 +69,7 @@ impl<'d> Removal<'d> {
                 "the delta cannot be removed: a device has it, or it is immutable. The image is as it was; unmount it, or see lsattr(1)".to_owned()
             }
             Err(error) => format!(
-                "the delta cannot be removed, and the descriptor, which has lost it, cannot be put back ({error}). While the delta is attached, nothing written to it survives an unmount; restore the descriptor first"
+                "the delta cannot be removed, and the old descriptor, which still has it, cannot be put back ({error}). If the image is attached, what is written to it is lost with the next unmount; restore the descriptor first"
             ),
         };
         let error = Error::io(locked.operation(), what, refused).with_path(self.delta);
@@ -79,8 +79,7 @@ impl<'d> Removal<'d> {
         })
     }
 
-    /// Puts the descriptor back, if nobody but libploop has changed it. `now` is what libploop made of
-    /// it.
+    /// Puts the saved descriptor back, if only libploop has changed the one in place, which is `now`.
     fn put_back(&self, locked: &LockedImage<'_>, now: &DescriptorFile) -> io::Result<()> {
         let path = locked.path();
         let Some((_, new)) = difference(self.before, &now.descriptor) else {
@@ -89,13 +88,13 @@ impl<'d> Removal<'d> {
         let mut done = Err(io::ErrorKind::WouldBlock.into());
         locked.lock_guard().try_with_libploop_lock(|| {
             done = match fs::read(path) {
-                Ok(found) if found == now.text => restore(&self.kept, path),
+                Ok(found) if found == now.text => restore(&self.saved, path),
                 Ok(_) => Err(io::Error::other("another program has changed it")),
                 Err(error) => Err(error),
             };
             if done.is_ok() {
                 if let Some(delta) = new {
-                    // The top that a switch has made, still empty. Should it stay, it only takes room.
+                    // The empty top that a switch has made. If it stays, it only takes space.
                     let _ = fs::remove_file(&delta.file);
                 }
             }
@@ -106,12 +105,12 @@ impl<'d> Removal<'d> {
 
 impl Drop for Removal<'_> {
     fn drop(&mut self) {
-        // Put back, or not needed any more. What stays is looked at by the next operation.
-        let _ = fs::remove_file(&self.kept);
+        // It was put back, or is not needed any more. If it stays, the next operation looks at it.
+        let _ = fs::remove_file(&self.saved);
     }
 }
 
-/// What libploop's descriptor lacks and what it has instead, if it is what libploop makes in a removal.
+/// The delta that is in `before` only, and the one that is in `now` only, if they differ as by a removal.
 fn difference<'d>(
     before: &'d Descriptor,
     now: &'d Descriptor,
@@ -126,54 +125,54 @@ fn difference<'d>(
     (lost.next().is_none() && new.next().is_none()).then_some(found)
 }
 
-/// Puts the descriptor back from which a program that was killed had a delta removed that a device has.
-/// Whether there was one.
+/// Puts a saved descriptor back: a program was killed in a removal, and a device has the delta. Returns whether that
+/// was done.
 pub(super) fn finish(
     devices: &[Device],
     operation: &'static str,
     path: &Path,
     now: &Descriptor,
 ) -> Result<bool> {
-    let kept = paths::before_removal(path);
-    if !fs::symlink_metadata(&kept).is_ok_and(|metadata| metadata.is_file()) {
+    let saved = paths::before_removal(path);
+    if !paths::is_regular_file(&saved) {
         return Ok(false);
     }
-    if let Ok(before) = Descriptor::open(&kept) {
+    if let Ok(before) = Descriptor::open(&saved) {
         let lost = difference(&before, now).map(|(lost, _)| lost);
         let is_there = |image: &&Image| fs::symlink_metadata(&image.file).is_ok();
         if lost
             .filter(is_there)
-            .is_some_and(|lost| may_have(devices, [lost]))
+            .is_some_and(|lost| may_be_attached(devices, [lost]))
         {
-            restore(&kept, path).map_err(|error| {
-                let what = "an earlier operation was interrupted, and its descriptor, which lacks a delta that a device has, cannot be put back";
+            restore(&saved, path).map_err(|error| {
+                let what = "an earlier operation was interrupted when it removed a delta that a device has, and the old descriptor cannot be put back";
                 Error::io(operation, what, error).with_path(path)
             })?;
             return Ok(true);
         }
     }
-    // The delta, if it is there still, is left over, and nobody writes to it.
-    let _ = fs::remove_file(&kept);
+    // No device has the delta. If its file is still there, it is an orphan.
+    let _ = fs::remove_file(&saved);
     Ok(false)
 }
 
-/// Under a second name, for libploop puts another file in the place of the first. It need not survive a
-/// power cut: then no device has the delta.
-fn keep(path: &Path, kept: &Path) -> io::Result<()> {
-    // Of a program that was killed, and looked at by now.
-    match fs::remove_file(kept) {
+/// Saves the descriptor by a second link: libploop replaces the first one by another file. It need not survive a power
+/// cut, after which no device has the delta.
+fn save_descriptor(path: &Path, saved: &Path) -> io::Result<()> {
+    // A program that was killed may have left one. The recovery has looked at it.
+    match fs::remove_file(saved) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Not every file system has links, nor may everybody make one of a file of others.
-    fs::hard_link(path, kept).or_else(|_| fs::copy(path, kept).map(drop))
+    // Not every file system has links, and not everybody may link a file of another user.
+    fs::hard_link(path, saved).or_else(|_| fs::copy(path, saved).map(drop))
 }
 
-fn restore(kept: &Path, path: &Path) -> io::Result<()> {
-    let file = File::open(kept)?;
+fn restore(saved: &Path, path: &Path) -> io::Result<()> {
+    let file = File::open(saved)?;
     file.sync_all()?;
-    fs::rename(kept, path)?;
-    // The new name, too. On the disk or not, the descriptor is the right one.
+    fs::rename(saved, path)?;
+    // Syncs the name. Errors do not matter: the descriptor is right, on the disk or not.
     let _ = file.sync_all();
     let _ = File::open(paths::directory_of(path)).and_then(|directory| directory.sync_all());
     Ok(())
@@ -213,8 +212,8 @@ mod tests {
         fs::hard_link(&top, &other).unwrap();
         image.switch_snapshot(snapshot).unwrap();
         let after = fs::read(&path).unwrap();
-        let kept = paths::before_removal(&path);
-        assert!(!kept.exists());
+        let saved = paths::before_removal(&path);
+        assert!(!saved.exists());
         fs::rename(&other, &top).unwrap();
         let identity = Identity::of(&top).ok();
         let finish_with = |device| {
@@ -229,23 +228,23 @@ mod tests {
             (device(&top, Identity::of(&path).ok()), false),
         ] {
             fs::write(&path, &after).unwrap();
-            fs::write(&kept, &before).unwrap();
+            fs::write(&saved, &before).unwrap();
             assert_eq!(finish_with(device), put_back);
             let expected = if put_back { &before } else { &after };
             assert_eq!(fs::read(&path).unwrap(), *expected);
-            assert!(!kept.exists());
+            assert!(!saved.exists());
         }
         // It was removed.
         fs::rename(&top, &other).unwrap();
-        fs::write(&kept, &before).unwrap();
+        fs::write(&saved, &before).unwrap();
         let unknown = device(Path::new(top.file_name().unwrap()), None);
         assert!(!finish_with(unknown));
         assert_eq!(fs::read(&path).unwrap(), after);
         fs::rename(&other, &top).unwrap();
-        // What was kept is not complete.
-        fs::write(&kept, &before[..before.len() / 2]).unwrap();
+        // The saved descriptor is not complete.
+        fs::write(&saved, &before[..before.len() / 2]).unwrap();
         assert!(!finish_with(device(&top, identity)));
         assert_eq!(fs::read(&path).unwrap(), after);
-        assert!(!kept.exists());
+        assert!(!saved.exists());
     }
 }

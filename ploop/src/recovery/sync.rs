@@ -1,9 +1,8 @@
-//! What a change has written is on the disk before the change is a success (`fsync`).
+//! `fsync` after a change: what it has written is on the disk before it is reported as done.
 //!
-//! libploop syncs a new delta, and the new descriptor under its temporary name, before it renames the
-//! descriptor, and nothing after that. Until the file system commits the renaming by itself, a power cut
-//! undoes it. On ext4 of old kernels syncing a directory commits nothing; syncing the file that was
-//! renamed there does, and elsewhere it takes the directory. So both are synced.
+//! libploop syncs a new delta, and the new descriptor before it renames it. It syncs nothing after the rename, which a
+//! power cut undoes until the file system commits it by itself. On ext4 of old kernels, a rename is committed by
+//! syncing the renamed file, and not the directory; elsewhere it is the other way round. So both are synced.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,11 +14,10 @@ use crate::identity::Identity;
 use crate::image::Image;
 use crate::{Descriptor, Error, Guid, ImageMode, Result, Size, durability};
 
-/// What the descriptor and its deltas are before a change, so that afterwards is known what must be
-/// brought to the disk.
+/// The descriptor and the deltas before a change. Compared with those after it, they show what must be synced.
 pub(crate) struct Unsynced {
     path: PathBuf,
-    /// The file that the descriptor was, and since when; a number may come back.
+    /// The file of the descriptor, with its change time: a new file may have the inode number of the old one.
     descriptor: Option<(Identity, (i64, i64))>,
     images: Vec<(Guid, PathBuf, Option<Identity>)>,
     size: Size,
@@ -27,7 +25,7 @@ pub(crate) struct Unsynced {
 }
 
 impl Unsynced {
-    /// Before the change. `None` where it need not be synced.
+    /// Before the change. `None` where the user wants no syncing: see [`durability`].
     pub(crate) fn before(path: &Path, descriptor: &Descriptor) -> Option<Unsynced> {
         durability::sync().then(|| Unsynced {
             path: path.to_owned(),
@@ -45,7 +43,7 @@ impl Unsynced {
         let mut files: BTreeSet<&Path> = BTreeSet::new();
         let mut directories: BTreeSet<&Path> = self.path.parent().into_iter().collect();
         let images: Vec<_> = now.images.iter().map(state).collect();
-        // A delta may be another file under the old name, and the descriptor the same.
+        // Also compares identities: a delta may be another file under the old name.
         if version(&self.path) == self.descriptor && images == self.images {
             return Ok(());
         }
@@ -60,7 +58,7 @@ impl Unsynced {
         let changed = removed.map(|image| &*image.1).chain(files.iter().copied());
         directories.extend(changed.filter_map(Path::parent));
         sync_files(operation, files)?;
-        // Behind the deltas that it names.
+        // After the deltas that it names.
         sync_files(operation, [&*self.path])?;
         sync_directories(operation, directories)
     }
@@ -80,7 +78,7 @@ fn state(image: &Image) -> (Guid, PathBuf, Option<Identity>) {
     )
 }
 
-/// Brings files to the disk.
+/// Syncs files.
 pub(crate) fn sync_files<'a>(
     operation: &'static str,
     files: impl IntoIterator<Item = &'a Path>,
@@ -96,7 +94,7 @@ pub(crate) fn sync_files<'a>(
     Ok(())
 }
 
-/// Brings the names in directories to the disk.
+/// Syncs directories, and so the names in them.
 pub(crate) fn sync_directories<'a>(
     operation: &'static str,
     directories: impl IntoIterator<Item = &'a Path>,
@@ -106,9 +104,9 @@ pub(crate) fn sync_directories<'a>(
     }
     for directory in directories {
         match File::open(directory).and_then(|directory| directory.sync_all()) {
-            // Not every file system syncs directories, and then it has to do without.
+            // Not every file system can sync directories.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-            // Its last file is gone, and it may be, too.
+            // The directory may have been removed after its last file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result.map_err(|error| not_synced(operation, directory, error))?,
         }
@@ -119,7 +117,7 @@ pub(crate) fn sync_directories<'a>(
 fn not_synced(operation: &'static str, path: &Path, error: io::Error) -> Error {
     Error::io(
         operation,
-        "this is done, but could not be brought to the disk; a power cut may undo it",
+        "the operation is done, but could not be synced to the disk, and a power cut may undo it",
         error,
     )
     .with_path(path)

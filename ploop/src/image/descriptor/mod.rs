@@ -1,4 +1,4 @@
-//! `DiskDescriptor.xml`: what an image consists of.
+//! [`Descriptor`]: the contents of a `DiskDescriptor.xml`, and reading it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,10 +16,10 @@ pub(crate) use write::UnknownFields;
 
 const OPERATION: &str = "read descriptor";
 
-/// No descriptor is as large: one entry is some 300 bytes and libploop ends at 127 deltas a chain.
+/// No descriptor is so large: one delta takes some 300 bytes, and libploop has at most 127 in a chain.
 const MAX_FILE: u64 = 16 << 20;
 
-/// libploop cuts longer names of image files, and then works on another file.
+/// libploop cuts off longer file names, and then works on another file.
 const MAX_PATH: usize = 4095;
 
 /// The contents of a `DiskDescriptor.xml`.
@@ -207,7 +207,7 @@ impl Descriptor {
         let mut chain = Vec::new();
         let mut next = guid;
         while next != Guid::NONE {
-            // More links than snapshots: a cycle, in contents that were not validated.
+            // A chain longer than there are snapshots is a cycle, in contents that were not validated.
             let link = (chain.len() < self.snapshots.len())
                 .then(|| Some((*images.get(&next)?, *parents.get(&next)?)))
                 .flatten();
@@ -242,19 +242,18 @@ impl Descriptor {
     }
 }
 
-/// A descriptor as it is in its file.
+/// A descriptor file: its text, and what it says.
 #[cfg(feature = "libploop")]
 pub(crate) struct DescriptorFile {
     pub(crate) text: Vec<u8>,
-    /// What the text says.
     pub(crate) descriptor: Descriptor,
-    /// What it says besides.
+    /// The fields that libploop does not know.
     pub(crate) unknown: UnknownFields,
 }
 
 #[cfg(feature = "libploop")]
 impl DescriptorFile {
-    /// `real` is without links.
+    /// `real` has no links.
     pub(crate) fn read(real: &Path) -> Result<DescriptorFile> {
         DescriptorFile::parse(text(real)?, directory(real))
     }
@@ -281,13 +280,13 @@ fn read(path: &Path) -> Result<Descriptor> {
     Descriptor::parse(text(&real)?, directory(&real))
 }
 
-/// Where the relative image names of the descriptor `real` begin.
+/// The directory to which relative image names of the descriptor `real` are joined.
 pub(crate) fn directory(real: &Path) -> &Path {
     real.parent().unwrap_or(Path::new("/"))
 }
 
-/// That a descriptor is left to libploop only where it is a file of a sensible size: libploop reads
-/// whatever there is, with the image's lock held, and says little of what it could not read.
+/// Requires that a descriptor is a regular file of a sensible size. libploop reads anything, with the image's lock
+/// held, and says little about what it could not read.
 #[cfg(feature = "libploop")]
 pub(crate) fn require_readable(path: &Path) -> Result<()> {
     let metadata = fs::metadata(path)
@@ -382,7 +381,7 @@ fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    // Descriptors of the first versions do not list the top.
+    // Old descriptors do not list the top.
     if snapshots.len() + 1 == images.len() && snapshots.iter().all(|shot| shot.guid != Guid::TOP) {
         snapshots.push(Snapshot {
             guid: Guid::TOP,
@@ -418,7 +417,7 @@ fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
     })
 }
 
-/// The low 32 bits, which are what libploop keeps.
+/// A value of the geometry: libploop keeps the low 32 bits.
 fn geometry(parameters: Element<'_, '_>, name: &str) -> Result<u32> {
     let value = parameters.optional_number(name)?.unwrap_or(0);
     Ok((value & u64::from(u32::MAX)) as u32)
@@ -431,7 +430,7 @@ fn image(element: Element<'_, '_>, dir: &Path) -> Result<Image> {
         Some(kind) => match kind.text()? {
             "Plain" => ImageKind::Plain,
             "" | "Compressed" => ImageKind::Compressed,
-            // libploop takes all but `Plain` for a delta with a table.
+            // libploop takes any other type than `Plain` for a delta with a table.
             other if ["plain", "compressed"].contains(&&*other.to_ascii_lowercase()) => {
                 ImageKind::Compressed
             }
@@ -455,8 +454,8 @@ fn image(element: Element<'_, '_>, dir: &Path) -> Result<Image> {
     })
 }
 
-/// Virtuozzo names a key below the root, Parallels Desktop an engine below the parameters; it
-/// writes the nil GUID there when nothing is encrypted.
+/// The key or engine of an encrypted image. Virtuozzo has a key below the root; Parallels Desktop has an engine below
+/// the parameters, which is the nil GUID if nothing is encrypted.
 fn encryption(root: Element<'_, '_>, parameters: Element<'_, '_>) -> Result<Option<String>> {
     for (parent, name) in [
         (root, "KeyId"),
@@ -477,7 +476,7 @@ fn encryption(root: Element<'_, '_>, parameters: Element<'_, '_>) -> Result<Opti
     Ok(None)
 }
 
-/// The first thing that does not fit. Linear in the number of snapshots.
+/// The first contradiction in a descriptor. Takes time linear in the number of snapshots.
 fn contradiction(descriptor: &Descriptor) -> Option<String> {
     if descriptor.size.is_zero() {
         return Some("Disk_size: the disk has no sectors".into());
@@ -542,7 +541,7 @@ fn contradiction(descriptor: &Descriptor) -> Option<String> {
 
 /// A GUID on a cycle of parents.
 fn cycle(snapshots: &[Snapshot], parents: &HashMap<Guid, Guid>) -> Option<Guid> {
-    // Which walk came by first; a walk that meets its own mark went round.
+    // The number of the walk that first came by. A walk that meets its own number has found a cycle.
     let mut walked: HashMap<Guid, usize> = HashMap::new();
     for (walk, shot) in snapshots.iter().enumerate() {
         let mut guid = shot.guid;

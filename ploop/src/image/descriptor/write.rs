@@ -1,4 +1,5 @@
-//! Writing a `DiskDescriptor.xml`, in the form that libploop 1.15 gives it.
+//! [`Descriptor::to_xml`]: writing a `DiskDescriptor.xml` as libploop 1.15 does, with fields that it would drop
+//! ([`UnknownFields`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,7 +12,7 @@ use crate::{Error, ErrorKind, Guid, ImageMode, Result};
 
 const ROOT: &str = "Parallels_disk_image";
 
-/// What libploop reads, and writes itself, in each of the elements that may hold more.
+/// The children that libploop reads and writes, for each element that may have others.
 #[cfg(feature = "libploop")]
 mod known {
     pub(super) const ROOT: &[&str] = &["Disk_Parameters", "StorageData", "Snapshots"];
@@ -30,19 +31,19 @@ mod known {
     pub(super) const SHOT: &[&str] = &["GUID", "ParentGUID", "Temporary"];
 }
 
-/// What a descriptor says that libploop does not know, and would drop when it writes: `UID`, `Name`
-/// and `Miscellaneous` of Parallels Desktop, say, or the version of the root.
+/// The fields of a descriptor that libploop does not know, and drops when it writes: `UID`, `Name` and `Miscellaneous`
+/// of Parallels Desktop, for example, or the version attribute of the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnknownFields {
     /// The name of the root element, and its attributes.
     root: String,
-    /// 0 in all descriptors but some of Parallels Desktop.
+    /// 0, but in some descriptors of Parallels Desktop.
     padding: u64,
-    /// Elements, whole, and where they stand.
+    /// The text of unknown elements, by parent.
     elements: HashMap<ParentElement, Vec<String>>,
 }
 
-/// An element that holds some that libploop does not know.
+/// An element with children that libploop does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum ParentElement {
     Root,
@@ -66,7 +67,7 @@ impl Default for UnknownFields {
 
 #[cfg(feature = "libploop")]
 impl UnknownFields {
-    /// Of the document of a descriptor, whose relative names begin at `dir`.
+    /// The unknown fields of a document, whose relative image names are joined to `dir`.
     pub(super) fn of(root: Element<'_, '_>, dir: &Path) -> Result<UnknownFields> {
         let mut elements = HashMap::new();
         let mut keep = |parent: ParentElement, element: Element<'_, '_>, known: &[&str]| {
@@ -108,13 +109,13 @@ impl UnknownFields {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 OPERATION,
-                "the descriptor declares XML name spaces, with which the elements that libploop does not know could not be kept; remove the declarations",
+                "the descriptor declares XML name spaces, and so its elements that libploop does not know could not be kept; remove the declarations",
             ));
         }
         Ok(unknown)
     }
 
-    /// Whether libploop writes all there is.
+    /// Whether libploop would drop nothing.
     pub(crate) fn is_empty(&self) -> bool {
         *self == UnknownFields::default()
     }
@@ -143,8 +144,8 @@ impl Descriptor {
         self.to_xml_with(&UnknownFields::default(), dir.as_ref())
     }
 
-    /// [`to_xml`](Descriptor::to_xml), with what libploop does not know. It ignores such elements where
-    /// none of them stands behind an image, a storage or a shot.
+    /// [`to_xml`](Descriptor::to_xml) with unknown fields. libploop ignores such elements only where none of them
+    /// follows an image, a storage or a shot, so they come first.
     pub(crate) fn to_xml_with(&self, unknown: &UnknownFields, dir: &Path) -> Result<String> {
         self.validate()?;
         let normal = self.normalized()?;
@@ -153,7 +154,7 @@ impl Descriptor {
         Ok(xml.finish())
     }
 
-    /// As libploop would write it, as far as it is not a matter of text.
+    /// The descriptor with the values that libploop would write.
     pub(crate) fn normalized(&self) -> Result<Descriptor> {
         let mut normal = self.clone();
         normal.max_delta_size = self.max_delta_size.filter(|size| *size != 0);
@@ -195,13 +196,13 @@ impl Descriptor {
             }
             normal.top = Guid::TOP;
         }
-        // libploop takes the first one for the base. The others stay in their order.
+        // libploop takes the first image for the base. The others keep their order.
         let base = normal.base().map(|image| image.guid);
         normal.images.sort_by_key(|image| Some(image.guid) != base);
         Ok(normal)
     }
 
-    /// As libploop makes it up for a new image.
+    /// The geometry that libploop gives a new image.
     fn usable_geometry(&self) -> Geometry {
         const HEADS: u32 = 16;
         const SECTORS: u32 = 32;
@@ -281,11 +282,11 @@ impl Descriptor {
     }
 }
 
-/// The name of a file as it is written: without the directory of the descriptor.
+/// The name of a file in the descriptor: relative if the file is in its directory.
 fn name<'a>(image: &'a Image, dir: &Path) -> Result<&'a str> {
     let name = image.file.strip_prefix(dir).unwrap_or(&image.file);
     match name.to_str() {
-        // These are all that XML cannot hold, and some that readers change.
+        // All characters that XML cannot hold, and some that readers change.
         Some(name)
             if !name
                 .chars()
@@ -305,7 +306,7 @@ fn name<'a>(image: &'a Image, dir: &Path) -> Result<&'a str> {
     }
 }
 
-/// Elements in lines of their own.
+/// Writes XML, each element on a line of its own.
 struct Writer {
     out: String,
     depth: usize,
@@ -351,7 +352,7 @@ impl Writer {
     }
 }
 
-/// As libxml2 writes it without an encoding.
+/// A text as libxml2 writes it if no encoding is set.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

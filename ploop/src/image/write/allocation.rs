@@ -1,4 +1,4 @@
-//! The clusters of a file: which are free, where the next one goes, and space that is got ahead.
+//! Allocation of clusters in a delta's file: free ones, new ones at its end, and preallocation as in the driver.
 
 use std::io;
 
@@ -7,40 +7,40 @@ use super::delta::WritableDelta;
 use super::storage::write_zeros;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result};
 
-/// What is known of the clusters of a file, by their offsets.
+/// The space of a file. Clusters are given by their offsets.
 #[derive(Debug)]
 pub(super) struct Space {
-    /// Clusters that nothing leads to, not even the table in the file.
+    /// Clusters without an entry, in memory and in the file.
     pub(super) free: Vec<u64>,
-    /// Clusters that the table in the file may still lead to.
+    /// Clusters without an entry in memory. The table in the file may still lead to them.
     pub(super) released: Vec<u64>,
-    /// Where the next cluster of the file begins.
+    /// The offset of the next new cluster.
     pub(super) end: u64,
-    /// Up to where the file was made longer ahead, and reads as zero from `end` on.
+    /// The end of the preallocated space, which reads as zero from `end` on.
     reserved: u64,
     /// The length of the file.
     len: u64,
-    /// How much the file is made longer at a time at most; 0 for not at all.
+    /// The most that is preallocated at a time; 0 for no preallocation.
     limit: u64,
-    /// So much may be added cluster by cluster before the file is made longer ahead again.
+    /// How much may be added cluster by cluster before more is preallocated.
     credit: u64,
-    /// What the file must not become longer than.
+    /// The greatest length that the file may have.
     max_len: u64,
 }
 
-/// What a cluster holds that was just allocated.
+/// The contents of a cluster that was just allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contents {
     Zero,
-    /// Something old.
+    /// Old data.
     Stale,
-    /// It lies behind the end of the file.
+    /// None: the cluster lies behind the end of the file.
     Missing,
 }
 
 impl Space {
-    /// The space in a file of `len` bytes. What is left at its end of a cluster is not counted, and
-    /// overwritten or cut off.
+    /// The space of a file of `len` bytes. A last cluster that is not whole does not count, and is overwritten or cut
+    /// off.
     pub(super) fn new(len: u64, cluster: ClusterSize) -> Space {
         let end = len - len % cluster.bytes();
         Space {
@@ -65,7 +65,7 @@ impl Space {
 }
 
 impl WritableDelta {
-    /// A cluster of the file for new data. [`ErrorKind::NoSpace`] changes nothing.
+    /// Allocates a cluster of the file. An error of [`ErrorKind::NoSpace`] changes nothing.
     pub(super) fn allocate(&mut self) -> Result<(u64, Contents)> {
         self.check_whole()?;
         if let Some(offset) = self.space.free.pop() {
@@ -84,8 +84,8 @@ impl WritableDelta {
         Ok((offset, contents))
     }
 
-    /// Sees that the file can become as long as `end`, a multiple of the cluster size, and gets the
-    /// space for that where that is done ahead. An error changes nothing.
+    /// Checks that the file may become as long as `end`, a multiple of the cluster size, and preallocates the space if
+    /// that is switched on. An error changes nothing.
     pub(super) fn reserve(&mut self, end: u64) -> Result<()> {
         let size = self.header.cluster.bytes();
         let limit = match self.header.version {
@@ -94,23 +94,23 @@ impl WritableDelta {
         };
         let refused = |message| Error::new(ErrorKind::NoSpace, OPERATION, message);
         if end - size > limit {
-            let error = refused("the table cannot lead further into the file");
+            let error = refused("an entry of the table cannot lead so far into the file");
             return Err(error.with_path(&self.path));
         }
         if end > self.space.max_len {
-            let error = refused("the file has the length that was set as its largest");
+            let error = refused("the file would become longer than the limit that was set");
             return Err(error.with_path(&self.path));
         }
         if self.space.limit == 0 || end <= self.space.reserved {
             return Ok(());
         }
         if self.space.len % size != 0 {
-            // Not even a part of the new cluster may hold anything.
+            // The new cluster must have no old data.
             self.cut_to(self.space.end)?;
         }
         let start = self.space.reserved.max(self.space.end);
-        // As the driver, which gets as much as the file is long with the new cluster, and does not
-        // count what it uses of that: after it come as many clusters one by one.
+        // As in the driver, which preallocates as much as the file is long with the new cluster. It does not count what
+        // it uses of that: when all is used, as much again is added cluster by cluster.
         let more = if self.space.credit >= size {
             0
         } else {
@@ -139,7 +139,7 @@ impl WritableDelta {
                 Ok(())
             }
             Err(error) => {
-                // Some of it may have been got.
+                // A part may have been allocated.
                 self.space.len = self.storage.len().unwrap_or(self.space.len);
                 Err(
                     Error::io(OPERATION, "the file cannot be made longer", error)
@@ -149,7 +149,7 @@ impl WritableDelta {
         }
     }
 
-    /// Makes the file longer by zeros, up to where its clusters end then.
+    /// Extends the file with zeros up to `end`, where the next new cluster will be.
     pub(super) fn extend_with_zeros(&mut self, end: u64) -> Result<()> {
         let old = self.space.end;
         if end > old.max(self.space.reserved) {
@@ -162,8 +162,7 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Takes clusters off the end of the file that nothing leads to, and what was got ahead.
-    /// Everything must be flushed.
+    /// Cuts off free clusters at the end of the file, and preallocated space. Everything must be flushed.
     pub(super) fn trim(&mut self) -> Result<()> {
         let size = self.header.cluster.bytes();
         let mut end = self.space.end;
@@ -180,7 +179,7 @@ impl WritableDelta {
         self.cut_to(end)
     }
 
-    /// Makes the file end at `end`, behind which there is nothing.
+    /// Cuts the file at `end`, behind which there is no data.
     pub(super) fn cut_to(&mut self, end: u64) -> Result<()> {
         if end != self.space.len {
             self.attempt("the file cannot be cut", |storage| storage.set_len(end))?;

@@ -1,4 +1,4 @@
-//! One delta that is written to: its clusters, its table and the order between them.
+//! [`WritableDelta`]: a delta that is written to. Data is on the disk before the table leads to it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,26 +21,26 @@ use crate::image::header::{Header, HeaderFlags};
 use crate::image::table::{PAGE, entry_offset};
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
 
-/// Table entries that wait in memory at most; then they are written, flushed or not.
+/// The most entries of the table that wait in memory to be written.
 const MAX_DIRTY: usize = 1 << 16;
 
-/// A delta with a table of its own in memory, which is ahead of the one in the file.
+/// A delta whose table in memory is ahead of the one in the file.
 pub(super) struct WritableDelta {
     pub(super) path: PathBuf,
     pub(super) storage: Box<dyn Storage>,
-    /// The file, for those who read without this; opened by the first of them.
+    /// The file for readers that do not hold the delta, once there is one.
     shared: Option<Arc<File>>,
     pub(super) header: Header,
-    /// The table, as far as it was looked at.
+    /// The pages of the table that were read.
     pages: Vec<Option<Box<[u32]>>>,
-    /// Clusters whose entries the file does not have yet.
+    /// Clusters whose entries are not yet in the file.
     dirty: BTreeSet<u32>,
     pub(super) space: Space,
     pub(super) tracker: WriteTracker,
     pub(super) partial_clusters: PartialClusters,
-    /// Parts of the file that hold nothing.
+    /// Ranges of the file without space on its disk, if the caller knows any. No entry may lead there.
     pub(super) holes: Vec<Range<u64>>,
-    /// After a failed write nobody knows what the disk has.
+    /// Whether a write has failed: it is unknown what is on the disk.
     broken: bool,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Debug for WritableDelta {
     }
 }
 
-/// What makes the header of a new delta.
+/// The header of a new delta.
 pub(super) fn new_header(
     version: FormatVersion,
     cluster: ClusterSize,
@@ -94,7 +94,7 @@ pub(super) fn new_header(
     })
 }
 
-/// Cylinders and heads, of 32 sectors a track. Nothing depends on them.
+/// Cylinders and heads, with 32 sectors a track. Nothing depends on them.
 fn geometry(sectors: u64) -> (u32, u32) {
     (u32::try_from(sectors / (16 * 32)).unwrap_or(u32::MAX), 16)
 }
@@ -206,7 +206,7 @@ impl WritableDelta {
         Ok(page.get((cluster % PAGE) as usize).copied().unwrap_or(0))
     }
 
-    /// Where a cluster of the disk lies in the file.
+    /// The offset of a cluster of the disk in the file.
     pub(super) fn cluster(&mut self, cluster: u32) -> Result<Option<u64>> {
         let entry = self.entry(cluster)?;
         if entry == 0 {
@@ -237,7 +237,7 @@ impl WritableDelta {
         })
     }
 
-    /// The file, for somebody who reads it while this writes.
+    /// The file, for readers that do not hold the delta.
     pub(super) fn shared_file(&mut self) -> Result<Arc<File>> {
         if let Some(file) = &self.shared {
             return Ok(Arc::clone(file));
@@ -248,7 +248,7 @@ impl WritableDelta {
         Ok(Arc::clone(self.shared.insert(Arc::new(file))))
     }
 
-    /// Writes into a cluster that is there.
+    /// Writes to the file, in a cluster that it has.
     pub(super) fn write(&mut self, data: &[u8], offset: u64) -> Result<()> {
         self.record(offset, data.len() as u64);
         self.attempt("the data cannot be written", |storage| {
@@ -270,12 +270,11 @@ impl WritableDelta {
             .record(offset, len, self.header.cluster.bytes());
     }
 
-    /// Puts a cluster that was not there into the file, and leads to it. It holds `data` from
-    /// `within` on, and zeros otherwise.
+    /// Adds a cluster of the disk to the file. It has `data` from `within` on, and zeros elsewhere.
     pub(super) fn add(&mut self, cluster: u32, within: u64, data: &[u8]) -> Result<()> {
         let size = self.header.cluster.bytes();
         let (offset, contents) = self.allocate()?;
-        // Whoever copies what is tracked needs the zeros, too.
+        // A copy of what is tracked needs the zeros, too.
         self.record(offset, size);
         match contents {
             _ if data.len() as u64 == size => self.write(data, offset)?,
@@ -293,7 +292,7 @@ impl WritableDelta {
         self.map_cluster(cluster, offset)
     }
 
-    /// Has the table lead to a cluster of the file, which the table can reach.
+    /// Sets the entry of a cluster to an offset in the file, so far as an entry can lead.
     pub(super) fn map_cluster(&mut self, cluster: u32, offset: u64) -> Result<()> {
         let unit = match self.header.version {
             FormatVersion::V1 => 512,
@@ -302,7 +301,7 @@ impl WritableDelta {
         self.set(cluster, (offset / unit) as u32)
     }
 
-    /// Forgets a cluster. `false` where it was not there.
+    /// Removes a cluster from the table. `false` where it was not there.
     pub(super) fn remove(&mut self, cluster: u32) -> Result<bool> {
         let Some(offset) = self.cluster(cluster)? else {
             return Ok(false);
@@ -312,12 +311,12 @@ impl WritableDelta {
         Ok(true)
     }
 
-    /// Whether the table leads anywhere.
+    /// Whether the table has an entry for a cluster, sound or not.
     pub(super) fn has_entry(&mut self, cluster: u32) -> Result<bool> {
         Ok(self.entry(cluster)? != 0)
     }
 
-    /// Has the table in memory lead somewhere, which is not looked at, and not the one in the file.
+    /// Sets the slot of a cluster in memory only. The slot is not checked.
     pub(super) fn set_in_memory(&mut self, cluster: u32, slot: u32) -> Result<()> {
         let entry = entry_of(&self.header, slot);
         self.entry(cluster)?;
@@ -340,7 +339,7 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Writes the entries that wait, after everything they lead to is on the disk.
+    /// Writes the entries that wait, after the data to which they lead is on the disk.
     fn commit(&mut self) -> Result<()> {
         if self.dirty.is_empty() {
             return Ok(());
@@ -371,7 +370,7 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Brings everything to the disk.
+    /// Syncs the data, then the table.
     pub(super) fn flush(&mut self) -> Result<()> {
         self.commit()?;
         self.attempt("the table cannot be brought to the disk", |storage| {
@@ -381,8 +380,7 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Sets or clears the mark, on the disk, too. Setting it also takes back that the delta is
-    /// empty.
+    /// Sets or clears the in-use mark, and syncs it. A delta in use is never flagged as empty.
     pub(super) fn mark(&mut self, in_use: bool) -> Result<()> {
         let mut header = self.header.clone();
         header.in_use = in_use;
@@ -402,14 +400,15 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Forgets the pages of the table: those in the file count. Their number changes with the header.
+    /// Drops the table in memory, with all that was not written. It is read from the file again. Needed, too, where the
+    /// header has changed, because the number of pages depends on it.
     pub(super) fn forget_table(&mut self) {
         self.pages = empty_pages(&self.header);
         self.dirty.clear();
         self.space.released.clear();
     }
 
-    /// Refuses where an earlier write failed.
+    /// Fails if an earlier write failed.
     pub(super) fn check_whole(&self) -> Result<()> {
         if self.broken {
             return Err(Error::new(
@@ -422,7 +421,7 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Changes the file; after a failure no more.
+    /// Changes the file. After a failure, all later changes fail.
     pub(super) fn attempt(
         &mut self,
         what: &str,

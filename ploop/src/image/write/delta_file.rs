@@ -1,4 +1,4 @@
-//! Deltas given as open files: a disk read and written through file descriptors that the caller opened.
+//! [`DeltaFile`]: deltas as open files, so that a disk is read and written through file descriptors of the caller.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -54,7 +54,7 @@ impl DeltaFile {
         &self.path
     }
 
-    /// The file anew.
+    /// Opens the file again.
     pub(super) fn reopen(&self, write: bool) -> Result<File> {
         reopen(&self.file, write).map_err(|error| {
             Error::io(OPERATION, "the file cannot be opened again", error).with_path(&self.path)
@@ -68,7 +68,7 @@ impl DeltaFile {
     }
 }
 
-/// Opens a file that is open already, whatever has become of its name.
+/// Opens an open file again, whether or not it still has its name.
 pub(super) fn reopen(file: &File, write: bool) -> io::Result<File> {
     OpenOptions::new()
         .read(true)

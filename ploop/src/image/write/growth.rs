@@ -1,4 +1,4 @@
-//! Making the disk larger, and with it the table.
+//! Growth of the disk (`PLOOP_IOC_GROW`): a longer table displaces clusters.
 
 use super::OPERATION;
 use super::delta::{WritableDelta, new_header};
@@ -6,10 +6,9 @@ use crate::image::table::entry_offset;
 use crate::{Error, ErrorKind, Result, Size};
 
 impl WritableDelta {
-    /// Makes the disk larger. The clusters that a longer table displaces are copied to the end of
-    /// the file, and only when they and their entries are on the disk, their place is cleared; only
-    /// when that is on the disk, the header counts it to the table. After [`ErrorKind::NoSpace`]
-    /// everything is as before, if space is got ahead.
+    /// Makes the disk larger. The clusters that the longer table displaces are copied to the end of the file. When they
+    /// and their entries are on the disk, their old place is cleared; when that is on the disk, the header is written,
+    /// and makes it a part of the table. With preallocation, [`ErrorKind::NoSpace`] changes nothing.
     pub(super) fn grow(&mut self, size: Size) -> Result<()> {
         let mut header = new_header(self.header.version, self.header.cluster, size)?;
         header.in_use = self.header.in_use;
@@ -50,7 +49,7 @@ impl WritableDelta {
             self.add(number, 0, &buffer)?;
         }
         self.flush()?;
-        // The rest of the old table, too: other programs may have left something there.
+        // Including the rest of the old table, where other programs may have left something.
         buffer.fill(0);
         let mut at = entry_offset(self.header.entries());
         while at < table.end {

@@ -1,4 +1,5 @@
-//! The deltas of a disk that is written to: more, fewer, and others in their place.
+//! The chain of a disk that is written to: adds, removes and exchanges deltas (`PLOOP_IOC_SNAPSHOT`,
+//! `PLOOP_IOC_REPLACE_DELTA`, `PLOOP_IOC_DEL_DELTA`).
 
 use std::path::Path;
 
@@ -64,7 +65,7 @@ impl DiskWriter {
         self.put_on_top(new)
     }
 
-    /// Refuses a delta that cannot stand on the others.
+    /// Refuses a delta that does not fit the others.
     fn check_fit(&self, new: &WritableDelta, size_fits: bool) -> Result<()> {
         let header = new.header();
         let fits = size_fits
@@ -92,13 +93,13 @@ impl DiskWriter {
         }
     }
 
-    /// After an error, the old top is the top still.
+    /// After an error, the old top is still the top.
     fn put_on_top(&mut self, mut new: WritableDelta) -> Result<()> {
         self.check_no_merge()?;
         let old_top = self.top.as_level()?;
         new.mark(true)?;
         if let Err(error) = self.finish().and_then(|()| self.add_lower(old_top)) {
-            // Nothing was written to it; what matters is the first error.
+            // Nothing was written to it, and the first error is returned.
             let _ = new.mark(false);
             if let Top::Delta(top) = &mut self.top {
                 let _ = top.mark(true);
@@ -110,7 +111,7 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Counts the old top to those below.
+    /// Adds a level to those below the top.
     pub(super) fn add_lower(&mut self, level: Level) -> Result<()> {
         match &mut self.lower {
             Some(lower) => lower.push(level),
@@ -161,7 +162,7 @@ impl DiskWriter {
             self.settings.apply(delta);
             delta.mark(true)?;
         }
-        // The disk does not depend on the old file any more.
+        // The disk no longer depends on the old file.
         let _ = self.finish();
         self.top = new;
         Ok(())
@@ -211,6 +212,6 @@ impl DiskWriter {
 }
 
 pub(super) fn no_level() -> Error {
-    let message = "there is no such delta below";
+    let message = "the disk has no such delta below the top";
     Error::new(ErrorKind::InvalidInput, OPERATION, message)
 }

@@ -431,7 +431,7 @@ impl DiskWriter {
                     ));
                 };
                 if self.settings.max_len.is_some_and(|max| new > max) {
-                    let message = "the file has the length that was set as its largest";
+                    let message = "the file would become longer than the limit that was set";
                     let error = Error::new(ErrorKind::NoSpace, OPERATION, message);
                     return Err(error.with_path(&*path));
                 }

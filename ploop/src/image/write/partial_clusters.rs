@@ -1,6 +1,6 @@
-//! Clusters of the file that are written to in part so far. The rest of them is space that was never
-//! written to and reads as zero; libploop takes such a part of a cluster for damage, so it is made
-//! real zeros before the table in the file leads to the cluster. Most clusters are full by then.
+//! New clusters of the file that are written in part so far. The rest of such a cluster is preallocated space that was
+//! never written and reads as zero. libploop takes it for a hole, and so for damage. So zeros are written there before
+//! the table in the file leads to the cluster. By then, most clusters are full.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,19 +9,19 @@ use super::delta::WritableDelta;
 use super::storage::write_zeros;
 use crate::Result;
 
-/// What was written of each such cluster, by the cluster's offset.
+/// The range that was written of each such cluster, by the cluster's offset.
 #[derive(Debug, Default)]
 pub(super) struct PartialClusters(BTreeMap<u64, Range<u64>>);
 
 impl PartialClusters {
-    /// The cluster is whole for another reason.
+    /// For a cluster that is complete for another reason.
     pub(super) fn forget(&mut self, offset: u64) {
         self.0.remove(&offset);
     }
 }
 
 impl WritableDelta {
-    /// Writes the first part of a cluster that reads as zero.
+    /// Writes the first part of a new cluster that reads as zero.
     pub(super) fn write_first_part(&mut self, offset: u64, within: u64, data: &[u8]) -> Result<()> {
         self.write(data, offset + within)?;
         if !data.is_empty() {
@@ -31,11 +31,11 @@ impl WritableDelta {
         Ok(())
     }
 
-    /// Writes into the cluster at `offset`, which is there.
+    /// Writes into the cluster at `offset`, which the file has.
     pub(super) fn write_within(&mut self, offset: u64, within: u64, data: &[u8]) -> Result<()> {
         if let Some(written) = self.partial_clusters.0.get(&offset).cloned() {
             let part = within..within + data.len() as u64;
-            // What was written stays in one piece.
+            // The written range stays contiguous.
             self.fill(offset, written.end..part.start)?;
             self.fill(offset, part.end..written.start)?;
             let written = written.start.min(part.start)..written.end.max(part.end);
@@ -48,7 +48,7 @@ impl WritableDelta {
         self.write(data, offset + within)
     }
 
-    /// Makes every cluster whole.
+    /// Writes zeros to the rest of all partial clusters.
     pub(super) fn complete_clusters(&mut self) -> Result<()> {
         let size = self.header.cluster.bytes();
         while let Some((offset, written)) = self.partial_clusters.0.pop_first() {
@@ -65,7 +65,7 @@ impl WritableDelta {
         self.write_zeros(offset + part.start, part.end - part.start)
     }
 
-    /// Makes a part of a cluster zero by writing to it.
+    /// Writes zeros to a part of a cluster.
     pub(super) fn write_zeros(&mut self, offset: u64, len: u64) -> Result<()> {
         self.record(offset, len);
         self.attempt("the data cannot be made zero", |storage| {

@@ -1,13 +1,13 @@
-//! Which devices have the deltas of an image that is to be changed.
+//! Which devices have the deltas of an image that is to be changed, and whether libploop would find them.
 //!
-//! libploop looks for a device by the letters of its base's path, and mostly for one without a component
-//! name. What it does not find it takes for an image that does not run, and changes it underneath. Here files
-//! are compared, on every level of every device.
+//! libploop looks for a device by the spelling of its base's path, and mostly for one without a component name. If it
+//! finds none, it takes the image for one that does not run, and changes the files under the device. Here files are
+//! compared, on every level of every device.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::change::Change;
+use super::Change;
 use crate::identity::Identity;
 use crate::image::Header;
 use crate::recovery::creation;
@@ -15,7 +15,8 @@ use crate::sysfs::Device;
 use crate::{Code, Error, ErrorKind, Guid, Result};
 
 impl Change<'_> {
-    /// That each delta is a file of its own: merging one into the other, or removing one, would remove both.
+    /// Requires that each delta is a file of its own. Otherwise merging one into the other, or removing one, would
+    /// remove both.
     pub(crate) fn require_distinct_files(&self) -> Result<()> {
         for (at, (guid, file)) in self.files.iter().enumerate() {
             if let Some((other, _)) = self.files[..at].iter().find(|(_, other)| other == file) {
@@ -31,7 +32,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// That no device libploop does not look for writes to the top delta (A16).
+    /// Requires that libploop would find each device that writes to the top delta (A16).
     pub(crate) fn require_writers_found(&self) -> Result<()> {
         let top = self.descriptor.top;
         for device in self.devices_with_top(top) {
@@ -42,8 +43,9 @@ impl Change<'_> {
         self.require_identified_writer(top)
     }
 
-    /// That a delta which is marked in use is in use by a device whose files can be told. The driver takes the
-    /// mark off when it stops; it stays where the host went down, and then no device runs.
+    /// Refuses a delta that is marked as in use while a device writes to a file that cannot be identified: it may be
+    /// this one. The driver clears the mark when the device stops. A mark that stays after the host went down is no
+    /// reason: then no device runs.
     pub(crate) fn require_identified_writer(&self, guid: Guid) -> Result<()> {
         if self.devices_with(&[guid]).next().is_some() {
             return Ok(());
@@ -59,7 +61,7 @@ impl Change<'_> {
         };
         let may_be_its = match Header::read(&image.file) {
             Ok(header) => header.in_use,
-            // A raw base has no mark. What is damaged is found to be so elsewhere.
+            // A raw base has no mark. Damage is reported elsewhere.
             Err(_) => device.deltas.len() == self.descriptor.chain(guid).len(),
         };
         if !may_be_its {
@@ -67,12 +69,12 @@ impl Change<'_> {
         }
         self.refuse_attached(
             device,
-            "it leads nowhere, so that nobody can tell which file the device writes to, and the image's top delta is in use",
+            "no file here has that path, so it cannot be told which file the device writes to, and the delta is marked as in use",
         )
     }
 
-    /// That no device has these deltas, on whatever level, but the one that libploop finds and works with:
-    /// the kernel removes no file that a device has, and a read-only device reads what is written to it.
+    /// Requires that no device has these deltas, on any level, but the one that libploop finds and works with. The
+    /// kernel does not remove a file that a device has, and a read-only device would read what is written to it.
     pub(crate) fn require_unattached(&self, guids: &[Guid]) -> Result<()> {
         for device in self.devices_with(guids) {
             let is_its_own = device.writes() && self.is_found(device);
@@ -85,8 +87,8 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// That the file of a delta which is to be merged into has no other name: another image may have it by that, as
-    /// linked clones and backups by hard links do, and would find its data changed.
+    /// Requires that the file of a delta into which others are merged has one name. By another name it may belong to
+    /// another image (linked clones, backups by hard links), whose data would change.
     pub(crate) fn require_no_hard_links(&self, lower: Guid) -> Result<()> {
         let Some(image) = self.descriptor.image(lower) else {
             return Ok(());
@@ -100,7 +102,7 @@ impl Change<'_> {
                 ErrorKind::Unsupported,
                 self.operation(),
                 format!(
-                    "this file has {} names (hard links), and merging into it would change what it is under the others; put a copy of it in its place, or remove them",
+                    "this file has {} names (hard links), and merging into it would change its contents under all of them; put a copy of the file in its place, or remove the other names",
                     names
                 ),
             )
@@ -109,17 +111,18 @@ impl Change<'_> {
         }
     }
 
-    /// Whether it is there for a temporary snapshot: libploop looks whether it is in use, and detaches it.
+    /// Whether a device is that of a temporary snapshot, which libploop detaches if it is not in use.
     fn is_temporary(&self, device: &Device) -> bool {
         let top = device.top().and_then(|top| top.identity);
         let snapshot = top
             .and_then(|file| self.delta_of_file(file))
             .and_then(|guid| self.descriptor.snapshot(guid));
-        // One without a holder stays for as long as it is attached.
+        // Without a holder (`~`) the snapshot stays until it is detached.
         snapshot.is_some_and(|snapshot| snapshot.temporary) && !device.component.starts_with(b"~")
     }
 
-    /// That libploop finds this device of the image, by its name and the letters of its base's path.
+    /// Requires that libploop finds this device of the image, by its component name and the spelling of its base's
+    /// path.
     pub(crate) fn require_found_by_libploop(&self, device: &Device) -> Result<()> {
         match self.is_found(device) {
             true => Ok(()),
@@ -127,7 +130,7 @@ impl Change<'_> {
         }
     }
 
-    /// The device that libploop would find.
+    /// The device that libploop finds.
     pub(crate) fn found_device(&self) -> Option<&Device> {
         self.devices.iter().find(|device| self.is_found(device))
     }
@@ -138,7 +141,7 @@ impl Change<'_> {
         base.is_some_and(|base| device.is_found_by(&base, self.component()))
     }
 
-    /// The error of an operation that a device is in the way of.
+    /// The error of an operation that cannot be done while this device has the image.
     pub(crate) fn refuse_attached<T>(&self, device: &Device, why: &str) -> Result<T> {
         let name = match device.component.as_slice() {
             b"" => String::new(),
@@ -155,7 +158,7 @@ impl Change<'_> {
         )
     }
 
-    /// Devices that have one of these deltas, on whatever level.
+    /// The devices that have one of these deltas, on any level.
     pub(crate) fn devices_with(&self, guids: &[Guid]) -> impl Iterator<Item = &Device> {
         let files = self.files.iter();
         let files: Vec<Identity> = files
@@ -166,7 +169,7 @@ impl Change<'_> {
         self.devices.iter().filter(has)
     }
 
-    /// Devices of which this delta is the top: those that may be writing to it.
+    /// The devices whose top this delta is: those that may write to it.
     pub(crate) fn devices_with_top(&self, guid: Guid) -> impl Iterator<Item = &Device> {
         let file = self.files.iter().find(|(other, _)| *other == guid);
         let file = file.map(|(_, file)| *file);
@@ -182,7 +185,7 @@ impl Change<'_> {
         self.devices.iter().find(has)
     }
 
-    /// The image's delta that is this file.
+    /// The delta of the image that is this file.
     pub(crate) fn delta_of_file(&self, file: Identity) -> Option<Guid> {
         let mut files = self.files.iter();
         files
