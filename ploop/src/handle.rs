@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::ffi::{self, CText, LockedImage};
+use crate::ffi::{self, LockedImage};
 use crate::{ComponentName, Descriptor, Result};
 
 /// An image, named by its `DiskDescriptor.xml`.
@@ -31,7 +31,6 @@ use crate::{ComponentName, Descriptor, Result};
 /// ```
 pub struct Ploop {
     pub(crate) image: ffi::ImageHandle,
-    pub(crate) component: Option<ComponentName>,
 }
 
 impl Ploop {
@@ -46,10 +45,8 @@ impl Ploop {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path that is empty, has a NUL byte, or
     /// is longer than libploop's buffers bear (4000 bytes).
     pub fn open(descriptor: impl AsRef<Path>) -> Result<Ploop> {
-        Ok(Ploop {
-            image: ffi::ImageHandle::open("open", descriptor.as_ref())?,
-            component: None,
-        })
+        let image = ffi::ImageHandle::open("open", descriptor.as_ref())?;
+        Ok(Ploop { image })
     }
 
     /// Gives the handle back (`ploop_close_dd`). Dropping it does the same.
@@ -71,15 +68,13 @@ impl Ploop {
     /// [`device`](Ploop::device) and [`discard`](Ploop::discard) go by it; all other operations look
     /// for the device without a name.
     pub fn set_component(&mut self, component: Option<ComponentName>) {
-        self.image
-            .set_component(component.as_ref().map(ComponentName::to_c));
-        self.component = component;
+        self.image.set_component(component);
     }
 
     /// The name set with [`set_component`](Ploop::set_component).
     #[must_use]
     pub fn component(&self) -> Option<&ComponentName> {
-        self.component.as_ref()
+        self.image.component()
     }
 
     /// How long operations of this handle wait for the image's lock; `None` for
@@ -99,17 +94,30 @@ impl Ploop {
     }
 }
 
+/// Another handle of the same image, with the same component and lock timeout: for another thread, say.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+/// # let image = ploop::Ploop::create(&param.fs(None))?;
+/// let mut other = image.clone();
+/// let snapshot = std::thread::spawn(move || other.snapshot()).join().unwrap()?;
+/// assert!(image.descriptor()?.snapshot(snapshot).is_some());
+/// # Ok::<(), ploop::Error>(())
+/// ```
+impl Clone for Ploop {
+    fn clone(&self) -> Ploop {
+        Ploop {
+            image: self.image.another(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Ploop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ploop")
             .field("descriptor", &self.path())
-            .field("component", &self.component)
+            .field("component", &self.component())
             .finish()
-    }
-}
-
-impl ComponentName {
-    pub(crate) fn to_c(&self) -> CText {
-        CText::component(self)
     }
 }

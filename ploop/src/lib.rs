@@ -112,7 +112,7 @@ pub use look_ups::fs_info;
 #[cfg(feature = "libploop")]
 pub use merge::{MergeParam, MergeTarget};
 #[cfg(feature = "libploop")]
-pub use mount::{MountFlags, MountGuard, MountParam, Mounted};
+pub use mount::{MountFlags, MountGuard, MountParam, Mounted, OwnedMountGuard};
 #[cfg(feature = "libploop")]
 pub use replace::{ReplaceFlag, ReplaceParam, ReplaceTarget};
 #[cfg(feature = "libploop")]

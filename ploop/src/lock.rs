@@ -238,6 +238,10 @@ impl ImageLock {
         }
     }
 
+    pub(crate) fn descriptor(&self) -> &Path {
+        &self.descriptor
+    }
+
     pub(crate) fn acquire(
         &self,
         operation: &'static str,

@@ -136,13 +136,13 @@ impl Ploop {
     /// (code [`FSCK`](crate::Code::FSCK)); [`NoDriver`](ErrorKind::NoDriver),
     /// [`Tool`](ErrorKind::Tool). After an error the image is detached.
     pub fn mount(&mut self, param: &MountParam) -> Result<Mounted> {
-        let before = self.component.clone();
+        let before = self.component().cloned();
         if param.component.is_some() {
             self.set_component(param.component.clone());
         }
         let result = self.mount_with_component(param);
         if result.is_err() {
-            if let Some(component) = &self.component {
+            if let Some(component) = self.component() {
                 device::forget_name(component);
             }
             self.set_component(before);
@@ -243,13 +243,54 @@ impl Ploop {
     /// # Ok::<(), ploop::Error>(())
     /// ```
     pub fn mount_guard(&mut self, param: &MountParam) -> Result<MountGuard<'_>> {
-        let mounted = self.mount(param)?;
-        Ok(MountGuard {
-            component: self.component.clone(),
-            ploop: self,
-            mounted,
-            armed: true,
-        })
+        let mount = GuardedMount::begin(self, param)?;
+        Ok(MountGuard { ploop: self, mount })
+    }
+
+    /// [`mount`](Ploop::mount) for as long as the guard lives, which has the handle in it: for a program
+    /// that keeps what it has mounted in a struct of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`mount`](Ploop::mount), with the handle: `map_err(|(_, error)| error)` where that is of no use.
+    ///
+    /// ```no_run
+    /// use ploop::{MountParam, OwnedMountGuard, Ploop};
+    ///
+    /// struct Volume {
+    ///     mount: OwnedMountGuard,
+    /// }
+    ///
+    /// # fn main() -> ploop::Result<()> {
+    /// let image = Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// let mut volume = Volume {
+    ///     mount: image
+    ///         .into_mount_guard(&MountParam::new().target("/mnt"))
+    ///         .map_err(|(_, error)| error)?,
+    /// };
+    /// volume.mount.snapshot()?;
+    /// match volume.mount.umount() {
+    ///     Ok(image) => image.close(),
+    ///     // Still mounted.
+    ///     Err((mount, error)) => {
+    ///         eprintln!("{error}");
+    ///         volume.mount = mount;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_mount_guard(
+        mut self,
+        param: &MountParam,
+    ) -> Result<OwnedMountGuard, (Ploop, Error)> {
+        match GuardedMount::begin(&mut self, param) {
+            Ok(mount) => Ok(OwnedMountGuard {
+                ploop: self,
+                mount: Box::new(mount),
+            }),
+            Err(error) => Err((self, error)),
+        }
     }
 
     /// Unmounts the file system and detaches the device (`ploop_umount_image`), of the handle's
@@ -363,22 +404,50 @@ pub(crate) fn mount_point(change: &Change<'_>, target: &Path) -> Result<CPath> {
     CPath::new(operation, &resolved)
 }
 
+/// What a guard unmounts.
+#[derive(Debug)]
+struct GuardedMount {
+    mounted: Mounted,
+    /// What it was attached under, whatever the handle is told later.
+    component: Option<ComponentName>,
+    unmounts_on_drop: bool,
+}
+
+impl GuardedMount {
+    fn begin(ploop: &mut Ploop, param: &MountParam) -> Result<GuardedMount> {
+        Ok(GuardedMount {
+            mounted: ploop.mount(param)?,
+            component: ploop.component().cloned(),
+            unmounts_on_drop: true,
+        })
+    }
+
+    fn umount(&self, ploop: &mut Ploop) -> Result<()> {
+        ploop.set_component(self.component.clone());
+        ploop.umount()
+    }
+
+    fn end(&self, ploop: &mut Ploop) {
+        if self.unmounts_on_drop {
+            // Nobody is there to be told; `umount` is for those who ask.
+            let _ = self.umount(ploop);
+        }
+    }
+}
+
 /// A mounted image that is unmounted when this is dropped. See [`Ploop::mount_guard`].
 #[derive(Debug)]
 #[must_use = "dropping the guard unmounts the image"]
 pub struct MountGuard<'a> {
     ploop: &'a mut Ploop,
-    mounted: Mounted,
-    /// What it was attached under, whatever the handle is told later.
-    component: Option<ComponentName>,
-    armed: bool,
+    mount: GuardedMount,
 }
 
 impl MountGuard<'_> {
     /// What was mounted where.
     #[must_use]
     pub fn mounted(&self) -> &Mounted {
-        &self.mounted
+        &self.mount.mounted
     }
 
     /// Unmounts.
@@ -387,21 +456,14 @@ impl MountGuard<'_> {
     ///
     /// As [`Ploop::umount`]. The image stays mounted then; the handle can try again.
     pub fn umount(mut self) -> Result<()> {
-        self.armed = false;
-        self.detach()
+        self.mount.unmounts_on_drop = false;
+        self.mount.umount(self.ploop)
     }
 
     /// Leaves the image mounted.
     pub fn keep(mut self) -> Mounted {
-        self.armed = false;
-        self.mounted.clone()
-    }
-
-    fn detach(&mut self) -> Result<()> {
-        if self.ploop.component != self.component {
-            self.ploop.set_component(self.component.clone());
-        }
-        self.ploop.umount()
+        self.mount.unmounts_on_drop = false;
+        self.mount.mounted.clone()
     }
 }
 
@@ -421,9 +483,62 @@ impl DerefMut for MountGuard<'_> {
 
 impl Drop for MountGuard<'_> {
     fn drop(&mut self) {
-        if self.armed {
-            // Nobody is there to be told; `umount` is for those who ask.
-            let _ = self.detach();
+        self.mount.end(self.ploop);
+    }
+}
+
+/// A mounted image, with its handle, that is unmounted when this is dropped. See
+/// [`Ploop::into_mount_guard`].
+#[derive(Debug)]
+#[must_use = "dropping the guard unmounts the image"]
+pub struct OwnedMountGuard {
+    ploop: Ploop,
+    mount: Box<GuardedMount>,
+}
+
+impl OwnedMountGuard {
+    /// What was mounted where.
+    #[must_use]
+    pub fn mounted(&self) -> &Mounted {
+        &self.mount.mounted
+    }
+
+    /// Unmounts, and gives the handle back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::umount`]. The image stays mounted then, and the guard comes back to try again. One that is
+    /// not wanted tries once more when it is dropped, unless it is told to [`keep`](OwnedMountGuard::keep).
+    pub fn umount(mut self) -> Result<Ploop, (OwnedMountGuard, Error)> {
+        match self.mount.umount(&mut self.ploop) {
+            Ok(()) => Ok(self.keep().0),
+            Err(error) => Err((self, error)),
         }
+    }
+
+    /// Leaves the image mounted, and gives the handle back.
+    pub fn keep(mut self) -> (Ploop, Mounted) {
+        self.mount.unmounts_on_drop = false;
+        (self.ploop.clone(), self.mount.mounted.clone())
+    }
+}
+
+impl Deref for OwnedMountGuard {
+    type Target = Ploop;
+
+    fn deref(&self) -> &Ploop {
+        &self.ploop
+    }
+}
+
+impl DerefMut for OwnedMountGuard {
+    fn deref_mut(&mut self) -> &mut Ploop {
+        &mut self.ploop
+    }
+}
+
+impl Drop for OwnedMountGuard {
+    fn drop(&mut self) {
+        self.mount.end(&mut self.ploop);
     }
 }

@@ -190,7 +190,7 @@ impl Ploop {
             .map(|target| crate::mount::mount_point(&change, target))
             .transpose()?;
         crate::kernel::require_driver(operation, change.path())?;
-        let component = param.component.to_c();
+        let component = CText::component(&param.component);
         let c_guid = CText::guid(guid);
         let (device, holder) = change.run(DescriptorWrite::Staged, |locked| {
             locked.create_temporary_snapshot(

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::canonical::{CanonicalDescriptor, DescriptorCopy};
 use crate::image::descriptor::DescriptorFile;
 use crate::image::{Descriptor, descriptor};
 use crate::lock::{self, ImageLock, ImageLockGuard, Purpose};
-use crate::{Error, Result, paths};
+use crate::{ComponentName, Error, Result, paths};
 
 /// C's handle of an image (`struct ploop_disk_images_data`), for one call: C does not reset every field when it reads
 /// the descriptor again, and a change that failed leaves its traces there. C does not lock it (hazard 2).
@@ -58,11 +58,10 @@ impl Drop for Handle {
 
 /// An opened image: the path of its descriptor, and its lock.
 pub(crate) struct ImageHandle {
-    /// Without symbolic links, and one that C takes.
-    path: PathBuf,
-    component: Option<CText>,
-    timeout: Option<Duration>,
+    /// Of the descriptor, by a path without symbolic links that C takes.
     lock: ImageLock,
+    component: Option<ComponentName>,
+    timeout: Option<Duration>,
 }
 
 impl ImageHandle {
@@ -78,17 +77,29 @@ impl ImageHandle {
         paths::require_c_path(operation, &resolved)?;
         Ok(ImageHandle {
             lock: ImageLock::of(&resolved),
-            path: resolved,
             component: None,
             timeout: None,
         })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Another handle of the same image.
+    pub(crate) fn another(&self) -> ImageHandle {
+        ImageHandle {
+            lock: ImageLock::of(self.path()),
+            component: self.component.clone(),
+            timeout: self.timeout,
+        }
     }
 
-    pub(crate) fn set_component(&mut self, component: Option<CText>) {
+    pub(crate) fn path(&self) -> &Path {
+        self.lock.descriptor()
+    }
+
+    pub(crate) fn component(&self) -> Option<&ComponentName> {
+        self.component.as_ref()
+    }
+
+    pub(crate) fn set_component(&mut self, component: Option<ComponentName>) {
         self.component = component;
     }
 
@@ -144,7 +155,7 @@ pub(crate) struct LockedImage<'a> {
 
 impl LockedImage<'_> {
     pub(crate) fn path(&self) -> &Path {
-        &self.image.path
+        self.image.path()
     }
 
     pub(crate) fn operation(&self) -> &'static str {
@@ -154,7 +165,7 @@ impl LockedImage<'_> {
     /// The name of the device that the call will look for; empty for one without.
     pub(crate) fn component(&self) -> &[u8] {
         match &self.image.component {
-            Some(component) if self.call.by_component => component.as_bytes(),
+            Some(component) if self.call.by_component => component.as_str().as_bytes(),
             _ => &[],
         }
     }
@@ -175,12 +186,12 @@ impl LockedImage<'_> {
     }
 
     pub(super) fn c_path(&self) -> Result<CPath> {
-        CPath::new(self.call.name, &self.image.path)
+        CPath::new(self.call.name, self.image.path())
     }
 
     /// The descriptor as it is on disk now.
     pub(crate) fn descriptor(&self) -> Result<Descriptor> {
-        let path = &self.image.path;
+        let path = self.image.path();
         descriptor::text(path)
             .and_then(|text| Descriptor::parse(text, descriptor::directory(path)))
             .map_err(|error| error.during(self.call.name).with_path(path))
@@ -188,7 +199,7 @@ impl LockedImage<'_> {
 
     /// [`descriptor`](LockedImage::descriptor), with the text of the file and the fields libploop does not know.
     pub(crate) fn descriptor_file(&self) -> Result<DescriptorFile> {
-        let path = &self.image.path;
+        let path = self.image.path();
         DescriptorFile::read(path).map_err(|error| error.during(self.call.name).with_path(path))
     }
 
@@ -217,13 +228,13 @@ impl LockedImage<'_> {
         let copy = if self.is_canonical {
             None
         } else {
-            DescriptorCopy::unless_canonical(self.call.name, &self.image.path)?
+            DescriptorCopy::unless_canonical(self.call.name, self.image.path())?
         };
         let path = match &copy {
             Some(copy) => CPath::new(self.call.name, copy.path())?,
             None => self.c_path()?,
         };
-        let component = self.image.component.as_ref();
+        let component = self.image.component().map(CText::component);
         // Closed after the call, and never by a child that C left behind in it.
         let mut handle = None;
         let (guard, lock) = (&self.guard, self.guard.libploop_file());
@@ -235,7 +246,7 @@ impl LockedImage<'_> {
                 // SAFETY: the file descriptor table is that of this call alone, and only this closure uses the number.
                 unsafe { libc::close(lock) };
             }
-            match Handle::open(&path, component) {
+            match Handle::open(&path, component.as_ref()) {
                 Ok(opened) => c(handle.insert(opened).0.as_ptr()),
                 Err(code) => code,
             }

@@ -62,10 +62,6 @@ impl CText {
         CText(CString::new(name.as_str()).unwrap_or_default())
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
     pub(super) fn as_ptr(&self) -> *const c_char {
         self.0.as_ptr()
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use ploop::image::Header;
 use ploop::{
-    Code, ComponentName, DiscardParam, ErrorKind, Guid, ImageMode, MountFlags, MountParam, Ploop,
-    ResizeMode, Size, SwitchFlag, device,
+    Code, ComponentName, DiscardParam, ErrorKind, Guid, ImageMode, MountFlags, MountParam,
+    OwnedMountGuard, Ploop, ResizeMode, Size, SwitchFlag, device,
 };
 
 use tempfile::TempDir;
@@ -23,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests![
         NEEDS =>
             a_guard_unmounts,
+            a_guard_with_the_handle_in_it,
             a_guard_unmounts_after_a_panic_and_under_its_name,
             without_target_it_is_attached_alone,
             a_read_only_mount_writes_nothing,
@@ -67,6 +68,50 @@ fn a_guard_unmounts() {
     container.verify(&["file"]);
     image.umount().unwrap();
     assert_detached(&mut image);
+}
+
+/// In a struct of the program's own, moved to another thread, and given back by a failed unmount.
+fn a_guard_with_the_handle_in_it() {
+    struct Volume {
+        mount: OwnedMountGuard,
+    }
+    let (mut container, image) = Container::new(SIZE);
+    let mount = image.into_mount_guard(&container.param()).unwrap();
+    let mut volume = Volume { mount };
+    container.write("a", 1 << 20);
+    let device = volume.mount.mounted().device.clone();
+    volume.mount.snapshot().unwrap();
+    // The image is mounted already: the handle comes back.
+    let second = volume.mount.clone();
+    let (second, error) = second.into_mount_guard(&container.param()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(second.is_mounted().unwrap());
+
+    let open = File::open(container.target().join("a")).unwrap();
+    let (mount, error) = std::thread::spawn(move || volume.mount.umount().unwrap_err())
+        .join()
+        .unwrap();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    drop(open);
+    container.verify(&["a"]);
+    let image = mount.umount().unwrap();
+    assert!(!image.is_mounted().unwrap());
+
+    // Dropped, and kept.
+    let mount = image.into_mount_guard(&container.param()).unwrap();
+    drop(mount);
+    assert!(!second.is_mounted().unwrap());
+    let mount = second.into_mount_guard(&container.param()).unwrap();
+    let (mut image, kept) = mount.keep();
+    assert_eq!(image.device().unwrap().as_ref(), Some(&kept.device));
+    assert_eq!(kept.device, device);
+    image.umount().unwrap();
+    let mount = image.into_mount_guard(&container.param()).unwrap();
+    // Nobody's handle is needed to unmount it in the end.
+    drop(mount);
+    let mut image = Ploop::open(container.descriptor()).unwrap();
+    assert!(!image.is_mounted().unwrap());
+    container.verify_image(&mut image, &["a"]);
 }
 
 fn a_guard_unmounts_after_a_panic_and_under_its_name() {
