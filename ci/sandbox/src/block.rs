@@ -1,4 +1,4 @@
-//! The block device behind ploopN: loop device, nodes, FUSE file, partition.
+//! The block device of ploopN: a loop device, its nodes, the FUSE file behind it, its partition.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use ploop_sandbox_wire as wire;
@@ -15,41 +15,42 @@ use rustix::io::Errno;
 
 use crate::data::{self, Data, DataFileSystem};
 use crate::ioctl::{self, PartitionChange};
+use crate::lock::lock;
 use crate::loop_device::{self, LoopDevice};
 use crate::mounts::{self, Mount};
 use crate::sandbox_directory::SandboxDirectory;
-use crate::{fuse, partition};
+use crate::{fuse, partition, processes};
 
 pub(crate) use crate::partition::Partition;
 
-/// Minor numbers a device has: one of its own and one for each partition.
+/// The minor numbers of a device: one for the device and one for each partition.
 pub(crate) const MINORS: u32 = 16;
 
 /// The number of the one partition that a ploop device has.
 const FIRST: u32 = 1;
 
-/// The block device behind ploopN. Dropping it removes all of it.
+/// The block device of ploopN. Dropping it removes all of it.
 pub(crate) struct Block {
     index: u32,
     sandbox: SandboxDirectory,
     device: LoopDevice,
     data: Weak<dyn Data>,
-    partition: Mutex<Seen>,
+    partition: Mutex<PartitionState>,
     file: Option<fuse::Mounted>,
 }
 
-/// What is known of the partition.
+/// What is known about the partition.
 #[derive(Default)]
-struct Seen {
-    /// As last seen; the kernel's view counts while the device is attached.
+struct PartitionState {
+    /// The partition as it was last seen. While the device is attached, the kernel's view counts.
     partition: Option<Partition>,
-    /// The device was attached, and nobody has opened it or asked for the table to be read since.
+    /// The partition table has to be read at the next open of the device.
     unread: bool,
 }
 
 impl Block {
-    /// Makes the device, unbound. [`io::ErrorKind::AlreadyExists`] where the loop device of that
-    /// number is somebody else's. The block does not keep `data` alive.
+    /// Makes the device, unbound. [`io::ErrorKind::AlreadyExists`] if there is a loop device of that number. The block does
+    /// not keep `data` alive.
     pub(crate) fn create(
         index: u32,
         sandbox: &SandboxDirectory,
@@ -64,7 +65,7 @@ impl Block {
             sandbox.forget_loop(index);
             return Err(error);
         }
-        // From here on, dropping removes what there is.
+        // From here on, dropping the block removes what there is.
         let mut block = Block {
             index,
             sandbox: sandbox.clone(),
@@ -81,57 +82,57 @@ impl Block {
         Ok(block)
     }
 
-    /// START: binds the device to the data. As in the driver, a partition that has stayed from before is there at once;
-    /// another one is found by the first who opens the device.
+    /// For `PLOOP_IOC_START`: binds the loop device to the FUSE file. As in the driver, a partition that has stayed from before
+    /// is there at once; another one is found at the first open of the device.
     pub(crate) fn attach(&self, read_only: bool) -> io::Result<()> {
         let path = self.sandbox.data(self.index).join(data::FILE);
         let file = File::options().read(true).write(!read_only).open(&path)?;
         let device = loop_device::open(&self.node(), !read_only, false)?;
         let name = path.as_os_str().as_bytes();
         ioctl::loop_configure(&device, file.as_fd(), name, read_only)?;
-        let stayed = {
-            let mut seen = self.lock_partition();
-            seen.unread = seen.partition.is_none();
-            !seen.unread
+        let unread = {
+            let mut state = lock(&self.partition);
+            state.unread = state.partition.is_none();
+            state.unread
         };
-        if !stayed {
+        if unread {
             return Ok(());
         }
         if let Err(error) = self.set_partition(&device, false) {
-            // Without its partition a device is of no use.
+            // A device without its partition is of no use.
             let _ = ioctl::loop_clear(&device);
             return Err(error);
         }
         Ok(())
     }
 
-    /// STOP. EBUSY if anybody has the device or its partition open, claimed or mounted.
+    /// For `PLOOP_IOC_STOP`: unbinds the loop device. EBUSY if the device or its partition is open, claimed or mounted.
     pub(crate) fn detach(&self) -> io::Result<()> {
         let device = loop_device::open(&self.node(), false, true)?;
         if is_unbound(ioctl::loop_status(&device).err()) {
             return Ok(());
         }
-        // Once unbound, what is still in the page cache has nowhere to go. Where it cannot be written
-        // either, the device is none the less let go of.
+        // What is still in the page cache afterwards is lost. A device that cannot be written to is stopped all the same.
         if let Err(error) = device.sync_all() {
             eprintln!(
-                "ploop-sandbox: ploop{} is stopped without what was last written: {error}",
+                "ploop-sandbox: ploop{} is stopped, and what was last written to it is lost: {error}",
                 self.index
             );
         }
         self.partition();
         ioctl::loop_clear(&device)?;
         if let Ok(status) = ioctl::loop_status(&device) {
-            // Somebody else has it open: it would be unbound when they leave.
+            // Another process has it open. The kernel would unbind it when that process closes it.
             ioctl::loop_set_status(&device, status.without_autoclear())?;
             return Err(Errno::BUSY.into());
         }
-        let mut seen = self.lock_partition();
-        seen.unread = false;
+        let mut state = lock(&self.partition);
+        state.unread = false;
         if self.device.partition(FIRST).is_some() {
             let change = PartitionChange::Delete;
-            // First, for the number may soon be another device's. Where there can be no such node, there is none.
-            if seen.partition.is_none() || self.make_dead_node().is_err() {
+            // Before the partition goes, because another device may get its number. Where no dead node can be made, the node
+            // goes.
+            if state.partition.is_none() || self.make_dead_node().is_err() {
                 let _ = fs::remove_file(self.partition_node());
             }
             loop_device::change_partition(&device, change, FIRST, (0, 0))?;
@@ -139,34 +140,33 @@ impl Block {
         Ok(())
     }
 
-    /// After [`Data::size`] changed.
+    /// Has the kernel take the new [`Data::size`].
     pub(crate) fn resized(&self) -> io::Result<()> {
-        // The kernel takes the size from what it last heard of the file.
+        // The loop driver takes the size from the kernel's inode, which this refreshes.
         fs::metadata(self.sandbox.data(self.index).join(data::FILE))?;
         ioctl::loop_set_capacity(loop_device::open(&self.node(), false, false)?)
     }
 
-    /// BLKRRPART: tells the kernel of what the partition table on the device says. EBUSY if the partition is open or
-    /// mounted.
+    /// `BLKRRPART`: reads the partition table and tells the kernel of the partition. EBUSY if it is open or mounted.
     pub(crate) fn reread_partitions(&self) -> io::Result<()> {
         let device = loop_device::open(&self.node(), false, false)?;
-        // Whoever wrote the table may have left it in the page cache.
+        // The table may still be in the page cache.
         device.sync_all()?;
         self.set_partition(&device, true)
     }
 
-    /// Whether [`Block::opened`] has something to do that the device must not be stopped meanwhile for.
+    /// Whether [`Block::opened`] has to read the table. The device must not be stopped meanwhile.
     pub(crate) fn is_unread(&self) -> bool {
-        self.lock_partition().unread
+        lock(&self.partition).unread
     }
 
-    /// A program has opened the whole device. The first to do so after START finds the partition; where the device is
-    /// empty, the one of before is gone.
+    /// A program has opened the whole device. The first open after START finds the partition. An open of an empty device
+    /// removes the partition that has stayed.
     pub(crate) fn opened(&self) -> io::Result<()> {
         if self.device.backing_file().is_none() {
-            let mut seen = self.lock_partition();
-            seen.partition = None;
-            return self.put_node(&seen);
+            let mut state = lock(&self.partition);
+            state.partition = None;
+            return self.update_node(&state);
         }
         if !self.is_unread() {
             return Ok(());
@@ -175,49 +175,50 @@ impl Block {
         self.set_partition(&device, false)
     }
 
-    /// `anew`: even if it is the same, so that it must not be in use.
-    fn set_partition(&self, device: &File, anew: bool) -> io::Result<()> {
+    /// Reads the table and tells the kernel of the partition. `replace`: also where it has not changed, so that it must not be
+    /// in use.
+    fn set_partition(&self, device: &File, replace: bool) -> io::Result<()> {
         let data = self.data.upgrade().ok_or(Errno::NODEV)?;
         let wanted = partition::find(FIRST, data.size(), |buffer, at| data.read(buffer, at));
-        let mut seen = self.lock_partition();
+        let mut state = lock(&self.partition);
         let change = |change, partition: Partition| {
             let range = (partition.start, partition.size);
             loop_device::change_partition(device, change, FIRST, range)
         };
-        // The node does not lead to a partition that is gone: its number may soon be another device's.
-        let delete = |seen: &Seen, there| {
+        // The node must not name a partition that is gone, because another device may get its number.
+        let delete = |state: &PartitionState, there| {
             self.make_dead_node()?;
             change(PartitionChange::Delete, there).inspect_err(|_| {
-                let _ = self.put_node(seen);
+                let _ = self.update_node(state);
             })
         };
         match (self.kernel_partition(), wanted) {
-            (Some(there), Some(wanted)) if !anew && there == wanted => {}
-            (Some(there), Some(wanted)) if !anew && there.start == wanted.start => {
+            (Some(there), Some(wanted)) if !replace && there == wanted => {}
+            (Some(there), Some(wanted)) if !replace && there.start == wanted.start => {
                 change(PartitionChange::Resize, wanted)?;
             }
             (there, wanted) => {
                 if let Some(there) = there {
-                    delete(&seen, there)?;
+                    delete(&state, there)?;
                 }
                 if let Some(wanted) = wanted {
                     change(PartitionChange::Add, wanted)?;
                 }
             }
         }
-        seen.partition = wanted;
-        seen.unread = false;
-        self.put_node(&seen)
+        state.partition = wanted;
+        state.unread = false;
+        self.update_node(&state)
     }
 
-    /// The partition as sysfs shows it: it outlives [`Block::detach`], until the next attach.
+    /// The partition as sysfs shows it. It stays after [`Block::detach`].
     pub(crate) fn partition(&self) -> Option<Partition> {
-        let mut seen = self.lock_partition();
-        // libploop and parted change partitions by themselves.
+        let mut state = lock(&self.partition);
+        // libploop and parted change the kernel's partition themselves.
         if self.device.backing_file().is_some() {
-            seen.partition = self.kernel_partition();
+            state.partition = self.kernel_partition();
         }
-        seen.partition
+        state.partition
     }
 
     fn kernel_partition(&self) -> Option<Partition> {
@@ -225,35 +226,26 @@ impl Block {
         Some(Partition { start, size })
     }
 
-    /// How often the device and its partition are open: by descriptors and mounts.
+    /// How often the device and its partition are open, by descriptors and mounts.
     pub(crate) fn openers(&self) -> u32 {
         let (whole, first) = (self.node(), self.partition_node());
-        let own = std::process::id().to_string();
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let descriptors = processes
-            .filter(|process| {
-                let name = process.file_name();
-                name.as_bytes()[0].is_ascii_digit() && name.as_bytes() != own.as_bytes()
-            })
-            .flat_map(|process| {
-                fs::read_dir(process.path().join("fd"))
-                    .into_iter()
-                    .flatten()
-            })
+        let descriptors = processes::all()
+            .filter(|process| *process != std::process::id())
+            .flat_map(|process| fs::read_dir(format!("/proc/{process}/fd")))
+            .flatten()
             .filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok())
             .filter(|to| *to == whole || *to == first)
             .count();
-        // A file system opens its device once, wherever it is mounted.
+        // A file system opens its device once, however often it is mounted.
         let mounted: HashSet<_> = self.mount_lines().into_iter().map(|m| m.device).collect();
         (descriptors + mounted.len()) as u32
     }
 
-    /// Which real devices stand behind the nodes. Its balloon's inode is not known here.
+    /// The real devices behind the nodes. The balloon's inode is not known here.
     pub(crate) fn alias(&self) -> wire::Alias {
         let partition = self.device.partition_number(FIRST);
-        // parted makes the partition anew: the node follows. A node that cannot be made is missed
-        // by whoever opens it.
-        let _ = self.put_node(&self.lock_partition());
+        // parted gives the partition a new number, so the node may have to be made again. Without it, an open of it fails.
+        let _ = self.update_node(&lock(&self.partition));
         wire::Alias {
             device: self.index,
             whole: self.device.number().unwrap_or_default(),
@@ -271,8 +263,8 @@ impl Block {
         lines
     }
 
-    /// Freezes every file system mounted from the device, until the result is dropped. No lock
-    /// that reading or writing takes may be held.
+    /// Freezes every file system mounted from the device until the result is dropped. The caller must hold no lock that a read
+    /// or write takes.
     pub(crate) fn freeze(&self) -> io::Result<Frozen> {
         let mut frozen = Frozen(Vec::new());
         let mut done = Vec::new();
@@ -283,12 +275,12 @@ impl Block {
             let directory = File::open(&mount.point)?;
             let (major, minor) = mount.device;
             if directory.metadata()?.dev() != rustix::fs::makedev(major, minor) {
-                // Something else is mounted over it.
+                // Another file system is mounted over it.
                 continue;
             }
             match ioctl::freeze(&directory) {
                 Ok(()) => frozen.0.push(directory),
-                // Frozen already, read-only, or a file system that cannot.
+                // It is frozen already, read-only, or cannot be frozen.
                 Err(error)
                     if matches!(
                         Errno::from_io_error(&error),
@@ -309,12 +301,12 @@ impl Block {
         Path::new("/dev").join(format!("ploop{}p{FIRST}", self.index))
     }
 
-    /// Has the partition's node be what the partition is: of the kernel's, if it has it; else one that leads nowhere,
-    /// if sysfs shows a partition that has stayed; else none.
-    fn put_node(&self, seen: &Seen) -> io::Result<()> {
+    /// Makes the partition's node as it has to be: with the number of the kernel's partition; or a dead one, where only sysfs
+    /// shows a partition; or none.
+    fn update_node(&self, state: &PartitionState) -> io::Result<()> {
         let node = self.partition_node();
         let there = fs::symlink_metadata(&node).ok();
-        let number = match (self.device.partition_number(FIRST), seen.partition) {
+        let number = match (self.device.partition_number(FIRST), state.partition) {
             (Some(number), _) => number,
             (None, Some(_)) => self.dead_number(),
             (None, None) if there.is_some() => return fs::remove_file(&node),
@@ -329,27 +321,21 @@ impl Block {
         loop_device::make_node(&node, number)
     }
 
-    /// Opening it gives ENXIO, as with an empty device of the driver's.
+    /// Makes a node whose open fails with ENXIO, as with an empty device of the driver.
     fn make_dead_node(&self) -> io::Result<()> {
         loop_device::make_node(&self.partition_node(), self.dead_number())
     }
 
-    /// The partition's number in the driver, which this kernel has not got.
+    /// The partition's number in the driver. This kernel has no driver of that number.
     fn dead_number(&self) -> (u32, u32) {
         (wire::MAJOR, self.index * MINORS + FIRST)
-    }
-
-    fn lock_partition(&self) -> MutexGuard<'_, Seen> {
-        self.partition
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
         if self.device.backing_file().is_some() {
-            // Whoever has it open keeps it; the launcher removes what is left.
+            // Fails where it is in use; the launcher removes it later.
             let _ = loop_device::open(&self.node(), false, false).and_then(ioctl::loop_clear);
         }
         drop(self.file.take());
@@ -362,7 +348,7 @@ impl Drop for Block {
     }
 }
 
-/// Whether that is what an ioctl of a loop device says that has no file.
+/// Whether this is the error of a loop device that is not bound to a file.
 fn is_unbound(error: Option<io::Error>) -> bool {
     error.is_some_and(|error| Errno::from_io_error(&error) == Some(Errno::NXIO))
 }
@@ -373,7 +359,7 @@ pub(crate) struct Frozen(Vec<File>);
 impl Drop for Frozen {
     fn drop(&mut self) {
         for directory in &self.0 {
-            // Thawed by somebody else is thawed.
+            // Fails where somebody else has thawed it.
             let _ = ioctl::thaw(directory);
         }
     }

@@ -1,11 +1,11 @@
-//! The FUSE file that holds a device's virtual disk: what the loop device reads and writes.
+//! The FUSE file system with the virtual disk of a device, a file that the loop device reads and writes.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -14,48 +14,50 @@ use fuser::{
 };
 use rustix::fs::FallocateFlags;
 
+use crate::fuse;
+use crate::lock::lock;
+
 /// The name of the file.
 pub(crate) const FILE: &str = "disk";
-/// Serve a device's requests: enough that a slow one does not hold up the others.
+/// The threads of a device: enough that a slow request does not delay the others.
 pub(crate) const THREADS: usize = 4;
 
 const MAX_WRITE: u32 = 1 << 20;
-/// Of requests that the kernel has under way in the background; direct I/O is, all of it.
+/// The most background requests that the kernel sends before it waits. All direct I/O is in the background.
 const MAX_BACKGROUND: u16 = 128;
 const DISK: INodeNo = INodeNo(2);
 
-/// What a device's FUSE file reads and writes.
+/// The virtual disk behind the file.
 pub(crate) trait Data: Send + Sync + 'static {
-    /// Of the virtual disk, in bytes; 0 when stopped.
+    /// The size in bytes; 0 when the device is stopped.
     fn size(&self) -> u64;
     /// `buffer` lies within [`Data::size`].
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// `data` lies within [`Data::size`].
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()>;
-    /// What was written is on the disk when this returns.
+    /// Makes everything that was written durable.
     fn flush(&self) -> io::Result<()>;
-    /// A discard, or zeroes to be written; it lies within [`Data::size`]. `done` may be answered
-    /// later, by another thread.
-    fn punch(&self, offset: u64, len: u64, done: Done);
+    /// A discard, or zeros to be written; the range lies within [`Data::size`]. Another thread may complete it later.
+    fn punch(&self, offset: u64, len: u64, completion: Completion);
 }
 
-/// The answer that a [`Data::punch`] owes. Dropped without one, it is EIO.
-pub(crate) struct Done(Option<Box<dyn FnOnce(io::Result<()>) + Send>>);
+/// Takes the result of a [`Data::punch`]. Dropped before, it answers EIO.
+pub(crate) struct Completion(Option<Box<dyn FnOnce(io::Result<()>) + Send>>);
 
-impl Done {
+impl Completion {
     /// Calls `answer` with the result.
-    pub(crate) fn new(answer: impl FnOnce(io::Result<()>) + Send + 'static) -> Done {
-        Done(Some(Box::new(answer)))
+    pub(crate) fn new(answer: impl FnOnce(io::Result<()>) + Send + 'static) -> Completion {
+        Completion(Some(Box::new(answer)))
     }
 
-    pub(crate) fn answer(mut self, result: io::Result<()>) {
+    pub(crate) fn complete(mut self, result: io::Result<()>) {
         if let Some(answer) = self.0.take() {
             answer(result);
         }
     }
 }
 
-impl Drop for Done {
+impl Drop for Completion {
     fn drop(&mut self) {
         if let Some(answer) = self.0.take() {
             answer(Err(io::Error::other("a discard was dropped")));
@@ -63,43 +65,40 @@ impl Drop for Done {
     }
 }
 
-/// Since when which requests are unanswered, of all devices: what the watchdog asks for.
-static UNDER_WAY: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
+/// When the unanswered requests of all devices came, by growing keys. The watchdog asks for the oldest.
+static PENDING: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
 
-/// How long the oldest unanswered request has been so.
+/// The age of the oldest unanswered request.
 pub(crate) fn oldest_request() -> Duration {
-    let under_way = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-    under_way
+    lock(&PENDING)
         .first_key_value()
         .map_or(Duration::ZERO, |(_, since)| since.elapsed())
 }
 
-/// A request that is under way until this is dropped.
-struct UnderWay(u64);
+/// A request is unanswered until this is dropped.
+struct PendingRequest(u64);
 
-impl UnderWay {
-    fn new() -> UnderWay {
-        let mut under_way = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-        // The keys grow, so that the first is the oldest; they start anew when nothing is left.
-        let key = under_way.last_key_value().map_or(0, |(key, _)| key + 1);
-        under_way.insert(key, Instant::now());
-        UnderWay(key)
+impl PendingRequest {
+    fn new() -> PendingRequest {
+        let mut pending = lock(&PENDING);
+        let key = pending.last_key_value().map_or(0, |(key, _)| key + 1);
+        pending.insert(key, Instant::now());
+        PendingRequest(key)
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
-        let mut under_way = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.remove(&self.0);
+        lock(&PENDING).remove(&self.0);
     }
 }
 
 thread_local! {
-    /// What is read is collected here, for FUSE takes an answer as one piece.
+    /// The data of a read, which FUSE takes as one piece.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The file system with the one file. It does not keep the device alive.
+/// The file system with one file. It does not keep the device alive.
 pub(crate) struct DataFileSystem(Weak<dyn Data>);
 
 impl DataFileSystem {
@@ -108,36 +107,18 @@ impl DataFileSystem {
     }
 
     fn attributes(&self, inode: INodeNo) -> FileAttr {
-        let is_disk = inode == DISK;
-        let size = match self.0.upgrade() {
-            Some(data) if is_disk => data.size(),
-            _ => 0,
-        };
+        if inode != DISK {
+            return fuse::attributes(inode, FileType::Directory, 0o700, 0);
+        }
+        let size = self.0.upgrade().map_or(0, |data| data.size());
         FileAttr {
-            ino: inode,
-            size,
             blocks: size / 512,
-            atime: SystemTime::UNIX_EPOCH,
-            mtime: SystemTime::UNIX_EPOCH,
-            ctime: SystemTime::UNIX_EPOCH,
-            crtime: SystemTime::UNIX_EPOCH,
-            kind: if is_disk {
-                FileType::RegularFile
-            } else {
-                FileType::Directory
-            },
-            perm: if is_disk { 0o600 } else { 0o700 },
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
+            ..fuse::attributes(inode, FileType::RegularFile, 0o600, size)
         }
     }
 
-    /// The device, if all of a range is on it.
-    fn within(&self, offset: u64, len: u64) -> Result<Arc<dyn Data>, Errno> {
+    /// The device, if the range lies on its disk.
+    fn data_in_range(&self, offset: u64, len: u64) -> Result<Arc<dyn Data>, Errno> {
         let data = self.0.upgrade().ok_or(Errno::EIO)?;
         let end = offset.checked_add(len).ok_or(Errno::EINVAL)?;
         if end > data.size() {
@@ -149,7 +130,7 @@ impl DataFileSystem {
 
 impl Filesystem for DataFileSystem {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Refused, they are what the library has by itself: slower or larger, not wrong.
+        // Where the kernel refuses one, the default does.
         let _ = config.set_max_write(MAX_WRITE);
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
@@ -184,7 +165,7 @@ impl Filesystem for DataFileSystem {
         mut reply: ReplyDirectory,
     ) {
         if offset == 0 {
-            // One entry fits.
+            // There is always room for one entry.
             let _ = reply.add(DISK, 1, FileType::RegularFile, FILE);
         }
         reply.ok();
@@ -201,7 +182,7 @@ impl Filesystem for DataFileSystem {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _under_way = UnderWay::new();
+        let _pending = PendingRequest::new();
         let Some(data) = self.0.upgrade() else {
             return reply.error(Errno::EIO);
         };
@@ -230,9 +211,9 @@ impl Filesystem for DataFileSystem {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let _under_way = UnderWay::new();
+        let _pending = PendingRequest::new();
         let result = self
-            .within(offset, bytes.len() as u64)
+            .data_in_range(offset, bytes.len() as u64)
             .and_then(|data| data.write(bytes, offset).map_err(|error| errno(&error)));
         match result {
             Ok(()) => reply.written(bytes.len() as u32),
@@ -241,9 +222,9 @@ impl Filesystem for DataFileSystem {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let _under_way = UnderWay::new();
+        let _pending = PendingRequest::new();
         let result = self
-            .within(0, 0)
+            .data_in_range(0, 0)
             .and_then(|data| data.flush().map_err(|error| errno(&error)));
         match result {
             Ok(()) => reply.ok(),
@@ -266,24 +247,24 @@ impl Filesystem for DataFileSystem {
         if !mode.intersects(zeroes) {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        match self.within(offset, len) {
+        match self.data_in_range(offset, len) {
             Ok(data) => {
-                let under_way = UnderWay::new();
-                let done = Done::new(move |result| {
+                let pending = PendingRequest::new();
+                let completion = Completion::new(move |result| {
                     match result {
                         Ok(()) => reply.ok(),
                         Err(error) => reply.error(errno(&error)),
                     }
-                    drop(under_way);
+                    drop(pending);
                 });
-                data.punch(offset, len, done);
+                data.punch(offset, len, completion);
             }
             Err(error) => reply.error(error),
         }
     }
 }
 
-/// What the block layer is told: a full disk, or an error.
+/// The `errno` for the block layer: ENOSPC or EIO.
 fn errno(error: &io::Error) -> Errno {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Errno::ENOSPC,

@@ -1,4 +1,4 @@
-//! Growth of a mounted file system without the privilege for it: behind the program's back.
+//! Enlarges a mounted file system where CAP_SYS_RESOURCE is missing: unmounts it, runs e2fsck and resize2fs, mounts it again.
 
 use std::ffi::CString;
 use std::fs;
@@ -16,8 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::mounts::{self, Mount};
 
-/// How often, and after what time, an unmount is tried again: the caller's descriptor may be on
-/// its way to be closed.
+/// How often an unmount is tried, and the pause in between: the caller may still be closing its descriptor.
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -35,12 +34,12 @@ fn try_grow(request: &Request, descriptors: Vec<OwnedFd>) -> io::Result<()> {
     let blocks = u64::from_le_bytes(blocks);
     let descriptor = descriptors.into_iter().next().ok_or_else(invalid)?;
     let device = rustix::fs::fstat(&descriptor)?.st_dev;
-    // It would keep the file system busy.
+    // An open descriptor would keep the file system busy.
     drop(descriptor);
     let mut lines = mounts::current()?;
     lines.retain(|mount| rustix::fs::makedev(mount.device.0, mount.device.1) == device);
     let [mount] = &*lines else {
-        // Nobody could put several mounts back as they were.
+        // Several mounts could not be restored as they were.
         return Err(if lines.is_empty() {
             invalid()
         } else {
@@ -52,8 +51,8 @@ fn try_grow(request: &Request, descriptors: Vec<OwnedFd>) -> io::Result<()> {
     let mounted = mount_again(mount);
     match (&grown, &mounted) {
         (Ok(()), Ok(())) => eprintln!(
-            "ploop-sandbox: unmounted {point}, enlarged its file system and mounted it again, \
-             behind the program's back: online resize needs CAP_SYS_RESOURCE, which is missing here",
+            "ploop-sandbox: unmounted {point}, enlarged its file system and mounted it again, because \
+             CAP_SYS_RESOURCE, which online resize needs, is missing here",
             point = mount.point.display(),
         ),
         (Err(error), _) => eprintln!(
@@ -79,7 +78,7 @@ fn unmount(point: &Path) -> io::Result<()> {
 }
 
 fn check_and_resize(device: &Path, blocks: u64) -> io::Result<()> {
-    // 1 to 3: errors that were corrected.
+    // Exit codes of e2fsck up to 3: errors were corrected.
     run(Command::new(tool("e2fsck")).arg("-fp").arg(device), 3)?;
     run(
         Command::new(tool("resize2fs"))
@@ -89,6 +88,7 @@ fn check_and_resize(device: &Path, blocks: u64) -> io::Result<()> {
     )
 }
 
+/// Runs a tool; fails if its exit code is greater than `worst`.
 fn run(command: &mut Command, worst: i32) -> io::Result<()> {
     let output = command
         .stdin(Stdio::null())
@@ -105,7 +105,7 @@ fn run(command: &mut Command, worst: i32) -> io::Result<()> {
     )))
 }
 
-/// Where a tool is: a program's PATH may lack the directories of system administration.
+/// The path of a tool, which may be in a directory that a program's PATH lacks; only its name if it is not found.
 pub(crate) fn tool(name: &str) -> std::path::PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own = std::env::split_paths(&path);

@@ -5,8 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use fuser::{BackgroundSession, Config, Filesystem, Session, SessionACL};
+use fuser::{
+    BackgroundSession, Config, FileAttr, FileType, Filesystem, INodeNo, Session, SessionACL,
+};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::mounts;
@@ -53,6 +56,27 @@ pub(crate) fn mount(
             rustix::mount::unmount(point, UnmountFlags::DETACH)?;
             Err(error)
         }
+    }
+}
+
+/// Attributes of a file of root's.
+pub(crate) fn attributes(inode: INodeNo, kind: FileType, perm: u16, size: u64) -> FileAttr {
+    FileAttr {
+        ino: inode,
+        size,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind,
+        perm,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
     }
 }
 

@@ -1,4 +1,5 @@
-//! The ioctls of loop devices, block devices and file systems. The only file with `unsafe`.
+//! The ioctls of loop devices (`LOOP_*`), block devices (`BLKPG`) and file systems (`FIFREEZE`, `FITHAW`, `FS_IOC_FIEMAP`). The
+//! only file with `unsafe`.
 
 #![allow(unsafe_code)]
 
@@ -69,7 +70,7 @@ impl LoopInfo {
         }
     }
 
-    /// The same, but staying bound when the last opener leaves.
+    /// The same without autoclear: the device stays bound when its last opener closes it.
     pub(crate) fn without_autoclear(mut self) -> LoopInfo {
         self.flags &= !LO_FLAGS_AUTOCLEAR;
         self
@@ -112,7 +113,7 @@ pub(crate) enum PartitionChange {
     Resize,
 }
 
-/// Makes the loop device of a number; EEXIST if it is there.
+/// Makes the loop device of this number; EEXIST if it is there.
 pub(crate) fn loop_add(control: impl AsFd, index: u32) -> io::Result<()> {
     // SAFETY: this ioctl of /dev/loop-control takes the number itself as its argument.
     let call = unsafe { IntegerSetter::<LOOP_CTL_ADD>::new_usize(index as usize) };
@@ -128,7 +129,7 @@ pub(crate) fn loop_remove(control: impl AsFd, index: u32) -> io::Result<()> {
     Ok(unsafe { ioctl(control, call) }?)
 }
 
-/// Binds a loop device to a file, for direct I/O and without a look for partitions.
+/// Binds a loop device to a file, with direct I/O and without a scan for partitions.
 pub(crate) fn loop_configure(
     device: impl AsFd,
     file: BorrowedFd<'_>,
@@ -148,7 +149,7 @@ pub(crate) fn loop_configure(
     Ok(unsafe { ioctl(device, call) }?)
 }
 
-/// Unbinds a loop device: at once or, where others have it open, when the last of them leaves.
+/// Unbinds a loop device: at once or, where others have it open, when the last of them closes it.
 pub(crate) fn loop_clear(device: impl AsFd) -> io::Result<()> {
     // SAFETY: this ioctl has no argument.
     let call = unsafe { NoArg::<LOOP_CLR_FD>::new() };
@@ -174,7 +175,7 @@ pub(crate) fn loop_set_status(device: impl AsFd, info: LoopInfo) -> io::Result<(
     Ok(unsafe { ioctl(device, call) }?)
 }
 
-/// Has a loop device take the size of its file anew.
+/// Has a loop device take the current size of its file.
 pub(crate) fn loop_set_capacity(device: impl AsFd) -> io::Result<()> {
     // SAFETY: this ioctl has no argument.
     let call = unsafe { NoArg::<LOOP_SET_CAPACITY>::new() };
@@ -182,7 +183,7 @@ pub(crate) fn loop_set_capacity(device: impl AsFd) -> io::Result<()> {
     Ok(unsafe { ioctl(device, call) }?)
 }
 
-/// Tells the kernel of a partition; `start` and `length` are in bytes.
+/// Tells the kernel of a partition (`BLKPG`); `start` and `length` are in bytes.
 pub(crate) fn change_partition(
     device: impl AsFd,
     change: PartitionChange,
@@ -214,9 +215,9 @@ pub(crate) fn change_partition(
     Ok(unsafe { ioctl(device, call) }?)
 }
 
-/// Writes out a file system and holds all writes to it until it is thawed.
+/// Freezes a file system: writes it out, and blocks all writes until it is thawed.
 pub(crate) fn freeze(directory: impl AsFd) -> io::Result<()> {
-    // SAFETY: the argument of this ioctl is not looked at.
+    // SAFETY: this ioctl ignores its argument.
     let call = unsafe { NoArg::<FIFREEZE>::new() };
     // SAFETY: as above.
     Ok(unsafe { ioctl(directory, call) }?)
@@ -224,7 +225,7 @@ pub(crate) fn freeze(directory: impl AsFd) -> io::Result<()> {
 
 /// Ends [`freeze`].
 pub(crate) fn thaw(directory: impl AsFd) -> io::Result<()> {
-    // SAFETY: the argument of this ioctl is not looked at.
+    // SAFETY: this ioctl ignores its argument.
     let call = unsafe { NoArg::<FITHAW>::new() };
     // SAFETY: as above.
     Ok(unsafe { ioctl(directory, call) }?)
@@ -238,7 +239,7 @@ struct FiemapHead {
     len: u64,
     flags: u32,
     mapped: u32,
-    room: u32,
+    capacity: u32,
     reserved: u32,
 }
 
@@ -261,8 +262,8 @@ struct Fiemap {
     extents: [FiemapExtent; 128],
 }
 
-/// The parts of a file of `len` bytes for which its file system has no space. Space that was never
-/// written to is space. An error where the file system does not tell.
+/// The ranges of a file of `len` bytes for which no space is allocated (`FS_IOC_FIEMAP`). Space that was allocated and never
+/// written is no hole. Fails where the file system does not tell.
 pub(crate) fn holes(file: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>>> {
     let mut holes = Vec::new();
     let mut at = 0;
@@ -272,13 +273,13 @@ pub(crate) fn holes(file: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>>> {
                 start: at,
                 len: len - at,
                 flags: FIEMAP_FLAG_SYNC,
-                room: 128,
+                capacity: 128,
                 ..FiemapHead::default()
             },
             extents: [FiemapExtent::default(); 128],
         };
-        // SAFETY: the kernel writes a `struct fiemap`, whose layout `Fiemap` has, and no more extents
-        // than there is said to be room for.
+        // SAFETY: the kernel writes a `struct fiemap`, whose layout `Fiemap` has, and no more extents than its
+        // `fm_extent_count` says, which is `capacity`.
         let call = unsafe { Updater::<FIEMAP, Fiemap>::new(&mut map) };
         // SAFETY: as above; every bit pattern is a valid `Fiemap`.
         unsafe { ioctl(file.as_fd(), call) }?;
@@ -306,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_are_the_kernel_s() {
+    fn layouts_are_those_of_the_kernel() {
         assert_eq!(size_of::<LoopInfo>(), 232);
         assert_eq!(size_of::<LoopConfig>(), 304);
         assert_eq!(size_of::<BlkpgPartition>(), 152);

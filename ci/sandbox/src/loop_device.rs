@@ -1,4 +1,4 @@
-//! Loop devices: the block devices of the kernel that stand behind ploop's nodes.
+//! Loop devices, the kernel's block devices behind ploop's nodes: made, bound, opened, removed.
 
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +23,7 @@ pub(crate) struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// `sysfs`: where the directories of virtual block devices are.
+    /// `sysfs` is the real `/sys/devices/virtual/block`.
     pub(crate) fn new(index: u32, sysfs: &Path) -> LoopDevice {
         LoopDevice {
             index,
@@ -31,7 +31,7 @@ impl LoopDevice {
         }
     }
 
-    /// Makes it. [`io::ErrorKind::AlreadyExists`] if it is there, and somebody else's.
+    /// Makes it. [`io::ErrorKind::AlreadyExists`] if it is there.
     pub(crate) fn add(&self) -> io::Result<()> {
         ioctl::loop_add(control()?, self.index)
     }
@@ -40,7 +40,7 @@ impl LoopDevice {
         self.sysfs.exists()
     }
 
-    /// Removes it, trying for some time: udev may be looking at it.
+    /// Removes it. Tries for some time, because udev may have it open.
     pub(crate) fn remove(&self, timeout: Duration) -> io::Result<()> {
         let control = control()?;
         let until = Instant::now() + timeout;
@@ -94,8 +94,7 @@ impl LoopDevice {
         Some(PathBuf::from(text.trim_end_matches('\n')))
     }
 
-    /// Opens the device through a node that is gone right afterwards, for the directory of devices
-    /// may have none for it.
+    /// Opens the device by a temporary node, where `/dev` may have none for it.
     pub(crate) fn open_without_node(&self) -> io::Result<File> {
         let node = Path::new("/dev").join(format!(".ploop-sandbox-{}", self.index));
         make_node(&node, self.number()?)?;
@@ -105,7 +104,7 @@ impl LoopDevice {
     }
 }
 
-/// Makes the node of a block device, in the place of what may be there, for root only.
+/// Makes the node of a block device, for root only; replaces what is there.
 pub(crate) fn make_node(path: &Path, (major, minor): (u32, u32)) -> io::Result<()> {
     if let Err(error) = fs::remove_file(path) {
         if error.kind() != io::ErrorKind::NotFound {

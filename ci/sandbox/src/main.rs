@@ -11,6 +11,7 @@ mod file_system;
 mod fuse;
 mod ioctl;
 mod launcher;
+mod lock;
 mod loop_device;
 mod mounts;
 mod namespace;

@@ -1,4 +1,4 @@
-//! The partition of a device. The kernel may know no partition tables, so the table is read here.
+//! Finds the partition of a device in its partition table, because the kernel may not know partition tables.
 
 use std::io;
 
@@ -10,12 +10,12 @@ use ploop::image::partitions_of;
 pub(crate) struct Partition {
     /// In sectors of 512 bytes.
     pub(crate) start: u64,
-    /// In sectors.
+    /// In sectors of 512 bytes.
     pub(crate) size: u64,
 }
 
-/// The partition of this number on a disk of `size` bytes, if there is one. A damaged table has
-/// none, as for the kernel.
+/// The partition of this number on a disk of `size` bytes, if there is one. A damaged table has no partitions, as for the
+/// kernel.
 pub(crate) fn find(
     number: u32,
     size: u64,

@@ -1,4 +1,4 @@
-//! The FUSE file system with what ploop has below `/sys` and `/proc`.
+//! The FUSE file system that takes the place of `/sys/block`, `/sys/devices/virtual/block`, `/sys/module` and `/proc/vz`.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
@@ -16,13 +16,15 @@ use fuser::{
     ReplyOpen, Request,
 };
 
-use crate::driver::{Driver, Entry, Reservation};
+use crate::driver::{Driver, Reservation, SysfsEntry};
+use crate::lock::lock;
 use crate::sandbox_directory::SandboxDirectory;
+use crate::{fuse, processes};
 
-/// Enough that a device that is busy does not hold up the others.
+/// Enough that a busy device does not delay the others.
 pub(crate) const THREADS: usize = 4;
 
-/// Of the kernel module: those that libploop and its users look at, with the driver's defaults.
+/// The parameters of the kernel module that libploop and its users read, with the driver's defaults.
 const PARAMETERS: [(&str, &str, u16); 6] = [
     ("large_disk_support", "1\n", 0o444),
     ("max_extent_map_pages", "16384\n", 0o644),
@@ -31,35 +33,35 @@ const PARAMETERS: [(&str, &str, u16); 6] = [
     ("root_threshold", "2097152\n", 0o644),
     ("user_threshold", "4194304\n", 0o644),
 ];
-/// What sysfs says of any of its files.
+/// The size that sysfs tells for each file.
 const FILE_SIZE: u64 = 4096;
 
-/// What a path is.
-enum Node {
+/// A file, directory or link of the tree.
+enum Entry {
     Directory,
     Link(PathBuf),
     File {
         text: String,
         mode: u16,
     },
-    /// Of the device of this number: a read ends when the device stops.
+    /// `pstate/event` of the device of this number: a read waits until the device stops.
     Event(u32),
-    /// Opening it reserves a device.
+    /// `/proc/vz/ploop_minor`: opening it reserves a device.
     Minor,
 }
 
-impl Node {
+impl Entry {
     fn kind(&self) -> FileType {
         match self {
-            Node::Directory => FileType::Directory,
-            Node::Link(_) => FileType::Symlink,
+            Entry::Directory => FileType::Directory,
+            Entry::Link(_) => FileType::Symlink,
             _ => FileType::RegularFile,
         }
     }
 }
 
-/// What is open.
-enum Open {
+/// An open file or directory.
+enum Handle {
     File { path: String, text: String },
     Directory(Vec<(INodeNo, FileType, String)>),
     Minor(Reservation),
@@ -70,12 +72,12 @@ pub(crate) struct Tree {
     sandbox: Arc<SandboxDirectory>,
     driver: Arc<Driver>,
     inodes: Mutex<Inodes>,
-    open: Arc<Mutex<HashMap<u64, Open>>>,
+    handles: Arc<Mutex<HashMap<u64, Handle>>>,
     next_handle: Arc<AtomicU64>,
-    waiting: Arc<Mutex<Vec<Waiting>>>,
+    event_reads: Arc<Mutex<Vec<EventRead>>>,
 }
 
-/// The paths that were asked for, each with a number that it keeps.
+/// The paths that were looked up, each with its inode number.
 struct Inodes {
     paths: Vec<String>,
     numbers: HashMap<String, usize>,
@@ -101,8 +103,8 @@ impl Inodes {
     }
 }
 
-/// A read of `event` that is not answered yet. Whoever answers takes the reply.
-struct Waiting {
+/// A read of `pstate/event` that waits. Whoever answers it takes the reply.
+struct EventRead {
     thread: u32,
     reply: Arc<Mutex<Option<ReplyData>>>,
 }
@@ -119,45 +121,45 @@ impl Tree {
             sandbox,
             driver,
             inodes: Mutex::new(inodes),
-            open: Arc::default(),
+            handles: Arc::default(),
             next_handle: Arc::new(AtomicU64::new(1)),
-            waiting: Arc::default(),
+            event_reads: Arc::default(),
         }
     }
 
-    fn node(&self, path: &str) -> Option<Node> {
+    fn entry(&self, path: &str) -> Option<Entry> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         match *parts {
-            [] | ["block" | "virtual" | "module" | "vz"] => Some(Node::Directory),
-            ["block", name] if self.is_device(name) => Some(Node::Link(
+            [] | ["block" | "virtual" | "module" | "vz"] => Some(Entry::Directory),
+            ["block", name] if self.is_device(name) => Some(Entry::Link(
                 format!("../devices/virtual/block/{name}").into(),
             )),
             ["block", name] => {
                 let target = fs::read_link(self.sandbox.real_block().join(name)).ok()?;
-                Some(Node::Link(target))
+                Some(Entry::Link(target))
             }
             ["virtual", ref rest @ ..] => match self.driver.entry(rest) {
-                Some(Entry::Directory(_)) => Some(Node::Directory),
-                Some(Entry::File { text, mode }) => Some(Node::File { text, mode }),
-                Some(Entry::Event) => {
+                Some(SysfsEntry::Directory(_)) => Some(Entry::Directory),
+                Some(SysfsEntry::File { text, mode }) => Some(Entry::File { text, mode }),
+                Some(SysfsEntry::Event) => {
                     let index = rest.first()?.strip_prefix("ploop")?.parse().ok()?;
-                    Some(Node::Event(index))
+                    Some(Entry::Event(index))
                 }
                 None => match *rest {
                     [name] => real(self.sandbox.real_virtual().join(name)),
                     _ => None,
                 },
             },
-            ["module", "ploop"] | ["module", "ploop", "parameters"] => Some(Node::Directory),
+            ["module", "ploop"] | ["module", "ploop", "parameters"] => Some(Entry::Directory),
             ["module", "ploop", "parameters", name] => {
                 let (_, text, mode) = PARAMETERS.iter().find(|parameter| parameter.0 == name)?;
-                Some(Node::File {
+                Some(Entry::File {
                     text: (*text).to_owned(),
                     mode: *mode,
                 })
             }
             ["module", name] => real(self.sandbox.real_module().join(name)),
-            ["vz", "ploop_minor"] => Some(Node::Minor),
+            ["vz", "ploop_minor"] => Some(Entry::Minor),
             _ => None,
         }
     }
@@ -165,7 +167,7 @@ impl Tree {
     fn names(&self, path: &str) -> Vec<String> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let driver = |path: &[&str]| match self.driver.entry(path) {
-            Some(Entry::Directory(names)) => names,
+            Some(SysfsEntry::Directory(names)) => names,
             _ => Vec::new(),
         };
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -188,82 +190,67 @@ impl Tree {
     }
 
     fn is_device(&self, name: &str) -> bool {
-        matches!(self.driver.entry(&[name]), Some(Entry::Directory(_)))
+        matches!(self.driver.entry(&[name]), Some(SysfsEntry::Directory(_)))
     }
 
     fn path(&self, inode: INodeNo) -> Result<String, Errno> {
         lock(&self.inodes).path(inode).ok_or(Errno::ESTALE)
     }
 
-    fn find(&self, inode: INodeNo) -> Result<(String, Node), Errno> {
+    fn find(&self, inode: INodeNo) -> Result<(String, Entry), Errno> {
         let path = self.path(inode)?;
-        let node = self.node(&path).ok_or(Errno::ENOENT)?;
-        Ok((path, node))
+        let entry = self.entry(&path).ok_or(Errno::ENOENT)?;
+        Ok((path, entry))
     }
 
-    fn attributes(&self, path: &str, node: &Node) -> FileAttr {
-        let (perm, size) = match node {
-            Node::Directory => (0o755, 0),
-            Node::Link(target) => (0o777, target.as_os_str().len() as u64),
-            Node::File { mode, .. } => (*mode, FILE_SIZE),
-            Node::Event(_) => (0o444, FILE_SIZE),
-            Node::Minor => (0o400, 0),
+    fn attributes(&self, path: &str, entry: &Entry) -> FileAttr {
+        let (perm, size) = match entry {
+            Entry::Directory => (0o755, 0),
+            Entry::Link(target) => (0o777, target.as_os_str().len() as u64),
+            Entry::File { mode, .. } => (*mode, FILE_SIZE),
+            Entry::Event(_) => (0o444, FILE_SIZE),
+            Entry::Minor => (0o400, 0),
         };
-        FileAttr {
-            ino: lock(&self.inodes).number(path),
-            size,
-            blocks: 0,
-            atime: SystemTime::UNIX_EPOCH,
-            mtime: SystemTime::UNIX_EPOCH,
-            ctime: SystemTime::UNIX_EPOCH,
-            crtime: SystemTime::UNIX_EPOCH,
-            kind: node.kind(),
-            perm,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
+        let inode = lock(&self.inodes).number(path);
+        fuse::attributes(inode, entry.kind(), perm, size)
     }
 
-    fn opened(&self, open: Open, reply: ReplyOpen) {
-        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        lock(&self.open).insert(handle, open);
-        reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO);
+    fn opened(&self, handle: Handle, reply: ReplyOpen) {
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        lock(&self.handles).insert(number, handle);
+        reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO);
     }
 
-    /// Holds a read until the device stops, without a thread.
-    fn wait(&self, index: u32, thread: u32, reply: ReplyData) {
+    /// Answers a read of `pstate/event` when the device stops. No thread waits meanwhile.
+    fn read_event(&self, index: u32, thread: u32, reply: ReplyData) {
         let reply = Arc::new(Mutex::new(Some(reply)));
         let answer = Arc::clone(&reply);
         {
-            let mut waiting = lock(&self.waiting);
-            waiting.push(Waiting { thread, reply });
-            if waiting.len() == 1 {
-                let waiting = Arc::clone(&self.waiting);
-                thread::spawn(move || answer_interrupted(&waiting));
+            let mut reads = lock(&self.event_reads);
+            reads.push(EventRead { thread, reply });
+            if reads.len() == 1 {
+                let reads = Arc::clone(&self.event_reads);
+                thread::spawn(move || answer_interrupted(&reads));
             }
         }
-        let when = move |text: &str| {
+        let callback = move |text: &str| {
             if let Some(reply) = lock(&answer).take() {
                 reply.data(text.as_bytes());
             }
         };
-        self.driver.stopped(index, Box::new(when));
+        self.driver.when_stopped(index, Box::new(callback));
     }
 }
 
-/// Ends the reads of threads that have a signal to handle, as long as there are reads.
+/// Answers EINTR to reads of threads that have a signal to handle, as long as there are reads.
 ///
-/// The kernel says so with a request of its own, which the FUSE library does not hand on; and
-/// without an answer, a process that waits here could not even be killed.
-fn answer_interrupted(waiting: &Mutex<Vec<Waiting>>) {
+/// The kernel tells a signal by a request of its own, which the FUSE library does not pass on. Without an answer, the process
+/// that waits here could not even be killed.
+fn answer_interrupted(reads: &Mutex<Vec<EventRead>>) {
     loop {
         thread::sleep(Duration::from_millis(100));
-        let mut waiting = lock(waiting);
-        waiting.retain(|read| {
+        let mut reads = lock(reads);
+        reads.retain(|read| {
             let mut reply = lock(&read.reply);
             if reply.is_some() && has_signal(read.thread) {
                 if let Some(reply) = reply.take() {
@@ -272,7 +259,7 @@ fn answer_interrupted(waiting: &Mutex<Vec<Waiting>>) {
             }
             reply.is_some()
         });
-        if waiting.is_empty() {
+        if reads.is_empty() {
             return;
         }
     }
@@ -280,15 +267,9 @@ fn answer_interrupted(waiting: &Mutex<Vec<Waiting>>) {
 
 /// Whether a thread is gone, or has a signal that it does not block.
 fn has_signal(thread: u32) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{thread}/status")) else {
-        return true;
-    };
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok())
-            .unwrap_or(0)
-    };
-    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
+    let names = ["SigPnd:", "ShdPnd:", "SigBlk:"];
+    processes::status_masks(&thread.to_string(), names)
+        .is_none_or(|[own, shared, blocked]| (own | shared) & !blocked != 0)
 }
 
 impl Filesystem for Tree {
@@ -296,8 +277,8 @@ impl Filesystem for Tree {
         let found = self.path(parent).and_then(|parent| {
             let name = name.to_str().ok_or(Errno::ENOENT)?;
             let path = join(&parent, name);
-            let node = self.node(&path).ok_or(Errno::ENOENT)?;
-            Ok(self.attributes(&path, &node))
+            let entry = self.entry(&path).ok_or(Errno::ENOENT)?;
+            Ok(self.attributes(&path, &entry))
         });
         match found {
             Ok(attributes) => reply.entry(&Duration::ZERO, &attributes, Generation(0)),
@@ -307,14 +288,14 @@ impl Filesystem for Tree {
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.find(inode) {
-            Ok((path, node)) => reply.attr(&Duration::ZERO, &self.attributes(&path, &node)),
+            Ok((path, entry)) => reply.attr(&Duration::ZERO, &self.attributes(&path, &entry)),
             Err(error) => reply.error(error),
         }
     }
 
     fn readlink(&self, _: &Request, inode: INodeNo, reply: ReplyData) {
         match self.find(inode) {
-            Ok((_, Node::Link(target))) => reply.data(target.as_os_str().as_bytes()),
+            Ok((_, Entry::Link(target))) => reply.data(target.as_os_str().as_bytes()),
             Ok(_) => reply.error(Errno::EINVAL),
             Err(error) => reply.error(error),
         }
@@ -325,22 +306,22 @@ impl Filesystem for Tree {
             return reply.error(Errno::EACCES);
         }
         match self.find(inode) {
-            Ok((_, Node::Minor)) => {
-                // Makes a device where none is free: not with this thread, which others wait for.
+            Ok((_, Entry::Minor)) => {
+                // This may make a device, which takes time: the threads of this file system must not wait.
                 let driver = Arc::clone(&self.driver);
-                let (open, next) = (Arc::clone(&self.open), Arc::clone(&self.next_handle));
+                let (handles, next) = (Arc::clone(&self.handles), Arc::clone(&self.next_handle));
                 thread::spawn(move || match driver.reserve() {
                     Ok(reservation) => {
-                        let handle = next.fetch_add(1, Ordering::Relaxed);
-                        lock(&open).insert(handle, Open::Minor(reservation));
-                        reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO);
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        lock(&handles).insert(number, Handle::Minor(reservation));
+                        reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO);
                     }
                     Err(error) => reply.error(error.into()),
                 });
             }
             Ok((path, _)) => {
                 let text = String::new();
-                self.opened(Open::File { path, text }, reply);
+                self.opened(Handle::File { path, text }, reply);
             }
             Err(error) => reply.error(error),
         }
@@ -357,29 +338,29 @@ impl Filesystem for Tree {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let path = match lock(&self.open).get(&handle.0) {
-            Some(Open::File { path, .. }) => Some(path.clone()),
-            Some(Open::Minor(_)) => None,
+        let path = match lock(&self.handles).get(&handle.0) {
+            Some(Handle::File { path, .. }) => Some(path.clone()),
+            Some(Handle::Minor(_)) => None,
             _ => return reply.error(Errno::EBADF),
         };
-        // As sysfs does: the start of a file is read anew, the rest is what belongs to it.
+        // As in sysfs, a read at the start makes the text again; later reads get the rest of that text.
         if let (0, Some(path)) = (offset, path) {
-            let new = match self.node(&path) {
-                Some(Node::File { text, .. }) => text,
-                Some(Node::Event(index)) => return self.wait(index, request.pid(), reply),
+            let new = match self.entry(&path) {
+                Some(Entry::File { text, .. }) => text,
+                Some(Entry::Event(index)) => return self.read_event(index, request.pid(), reply),
                 _ => return reply.error(Errno::ENODEV),
             };
-            if let Some(Open::File { text, .. }) = lock(&self.open).get_mut(&handle.0) {
+            if let Some(Handle::File { text, .. }) = lock(&self.handles).get_mut(&handle.0) {
                 *text = new;
             }
         }
-        let open = lock(&self.open);
-        let text = match open.get(&handle.0) {
-            Some(Open::File { text, .. }) => text.clone(),
-            Some(Open::Minor(reservation)) => reservation.text(),
+        let handles = lock(&self.handles);
+        let text = match handles.get(&handle.0) {
+            Some(Handle::File { text, .. }) => text.clone(),
+            Some(Handle::Minor(reservation)) => reservation.text(),
             _ => String::new(),
         };
-        drop(open);
+        drop(handles);
         let start = text.len().min(offset as usize);
         let end = text.len().min(start + size as usize);
         reply.data(&text.as_bytes()[start..end]);
@@ -395,9 +376,9 @@ impl Filesystem for Tree {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let open = lock(&self.open).remove(&handle.0);
-        // Not under the lock: this is the driver's.
-        drop(open);
+        let removed = lock(&self.handles).remove(&handle.0);
+        // Dropping a reservation takes the driver's lock, so it is done without this one.
+        drop(removed);
         reply.ok();
     }
 
@@ -412,11 +393,11 @@ impl Filesystem for Tree {
         ];
         for name in self.names(&path) {
             let path = join(&path, &name);
-            if let Some(node) = self.node(&path) {
-                entries.push((lock(&self.inodes).number(&path), node.kind(), name));
+            if let Some(entry) = self.entry(&path) {
+                entries.push((lock(&self.inodes).number(&path), entry.kind(), name));
             }
         }
-        self.opened(Open::Directory(entries), reply);
+        self.opened(Handle::Directory(entries), reply);
     }
 
     fn readdir(
@@ -427,7 +408,7 @@ impl Filesystem for Tree {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        if let Some(Open::Directory(entries)) = lock(&self.open).get(&handle.0) {
+        if let Some(Handle::Directory(entries)) = lock(&self.handles).get(&handle.0) {
             for (next, (inode, kind, name)) in (1..).zip(entries).skip(offset as usize) {
                 if reply.add(*inode, next, *kind, name) {
                     break;
@@ -445,7 +426,7 @@ impl Filesystem for Tree {
         _: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        lock(&self.open).remove(&handle.0);
+        lock(&self.handles).remove(&handle.0);
         reply.ok();
     }
 }
@@ -458,9 +439,9 @@ fn join(parent: &str, name: &str) -> String {
     }
 }
 
-/// A link to something real, if it is there.
-fn real(path: PathBuf) -> Option<Node> {
-    path.symlink_metadata().is_ok().then_some(Node::Link(path))
+/// A link to a real directory or file, if it is there.
+fn real(path: PathBuf) -> Option<Entry> {
+    path.symlink_metadata().is_ok().then_some(Entry::Link(path))
 }
 
 fn real_names(directory: PathBuf) -> Vec<String> {
@@ -468,9 +449,4 @@ fn real_names(directory: PathBuf) -> Vec<String> {
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect()
-}
-
-/// Nothing here is left half-changed by a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

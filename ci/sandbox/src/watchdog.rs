@@ -90,12 +90,7 @@ fn ping(sandbox: &SandboxDirectory, timeout: Duration) -> io::Result<Duration> {
     let mut stream = UnixStream::connect(sandbox.socket())?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    let request = Request {
-        call: call::PING,
-        node: Node::None,
-        argument: 0,
-        payload: Vec::new(),
-    };
+    let request = Request::new(call::PING, Node::None, Vec::new());
     stream.write_all(&request.to_bytes())?;
     let seconds = u64::try_from(Reply::read(&mut stream)?.result).unwrap_or(0);
     Ok(Duration::from_secs(seconds))

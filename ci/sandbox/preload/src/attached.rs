@@ -1,19 +1,19 @@
-//! Files that are attached to devices. The driver marks them as a swap file is marked: the last name of one is neither
-//! removed nor renamed (EPERM), and it is neither shortened nor given space (ETXTBSY). To make it longer, to write to
-//! it, to link it and to change its mode are allowed.
+//! Protects files that are attached to devices, as the driver does, which marks them like swap files: the last name of one
+//! cannot be removed or renamed (EPERM), and the file cannot be shortened, and no space allocated in it (ETXTBSY). It may be
+//! made longer, written to, linked, and its mode changed.
 //!
-//! Which files those are, the daemon writes to a file that every program maps, so that a call about any other file
-//! costs a `stat` at most, and where nothing is attached not even that.
+//! The daemon lists these files in a file that every program maps. So a call for any other file costs a `stat` at most, and
+//! nothing where no file is attached.
 
-use crate::errno::{fail, kept};
+use crate::errno::{fail, preserve_errno};
 use crate::{balloon, kernel, paths, real, settings};
 use libc::{c_char, c_int, c_uint, mode_t, off_t};
 use ploop_sandbox_wire::ATTACHED;
 use ploop_sandbox_wire::attached::{LEN, SLOTS};
-use std::ffi::CStr;
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// A slot of the list; what stands before the first is of the same size.
+/// A slot of the list. The head of the list has the size of a slot.
 #[repr(C)]
 struct Slot {
     device: AtomicU64,
@@ -25,7 +25,7 @@ const _: () = assert!(LEN == (SLOTS + 1) * size_of::<Slot>());
 /// The list, or null.
 static LIST: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Maps the list, if there is one. The mapping stays until the program ends; a child of a fork has it, too.
+/// Maps the list, if there is one. The mapping stays until the program ends; a forked child has it, too.
 pub(crate) fn map() {
     let Some(settings) = settings::settings() else {
         return;
@@ -36,35 +36,27 @@ pub(crate) fn map() {
         .iter()
         .rposition(|byte| *byte == b'/')
         .map_or(0, |at| at + 1);
-    let name = socket.get(..directory).unwrap_or_default();
-    // One byte stays 0.
-    if name.len() + ATTACHED.len() >= path.len() {
+    if !paths::join(
+        &mut path,
+        socket.get(..directory),
+        Some(ATTACHED.as_bytes()),
+    ) {
         return;
     }
-    for (to, from) in path.iter_mut().zip(name.iter().chain(ATTACHED.as_bytes())) {
-        *to = *from;
-    }
-    let (Ok(path), Some(open)) = (CStr::from_bytes_until_nul(&path), real::open()) else {
-        return;
-    };
-    kept(|| {
-        // SAFETY: a C string; no file is made, so no mode is needed. The mapping is a new one, of a file that is as
-        // long; the descriptor is this function's own.
+    preserve_errno(|| {
+        let Ok(file) = kernel::open(path.as_ptr().cast(), libc::O_RDONLY) else {
+            return;
+        };
+        // SAFETY: the mapping is a new one, of a file that is as long.
         let list = unsafe {
-            let file = open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-            if file < 0 {
-                return;
-            }
-            let list = libc::mmap(
+            libc::mmap(
                 std::ptr::null_mut(),
                 LEN,
                 libc::PROT_READ,
                 libc::MAP_SHARED,
-                file,
+                file.as_raw_fd(),
                 0,
-            );
-            libc::close(file);
-            list
+            )
         };
         if list != libc::MAP_FAILED {
             LIST.store(list.cast(), Ordering::Release);
@@ -78,8 +70,8 @@ fn slots() -> &'static [Slot] {
     if list.is_null() {
         return &[];
     }
-    // SAFETY: the mapping is `SLOTS` slots and one more long, is never taken away, and is made of atomic numbers. Only
-    // the daemon writes to it, which never makes it shorter.
+    // SAFETY: the mapping has `SLOTS` slots and the head, is never unmapped, and consists of atomic numbers. Only the
+    // daemon writes to the file, and never makes it shorter.
     unsafe {
         let used = (*list).device.load(Ordering::Acquire) as usize;
         std::slice::from_raw_parts(list.add(1), used.min(SLOTS))
@@ -99,7 +91,7 @@ fn is_held(status: &libc::stat) -> bool {
     status.st_nlink == 1 && is_attached(status)
 }
 
-/// The `errno` with which removing what this path names fails.
+/// The `errno` with which the removal of a path fails, if it does.
 fn removal(directory: c_int, path: *const c_char) -> Option<c_int> {
     if balloon::hides(directory, path) {
         return Some(libc::EPERM);
@@ -107,12 +99,12 @@ fn removal(directory: c_int, path: *const c_char) -> Option<c_int> {
     if slots().is_empty() {
         return None;
     }
-    kept(|| kernel::status_of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW))
+    preserve_errno(|| kernel::status_of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW))
         .is_some_and(|status| is_held(&status))
         .then_some(libc::EPERM)
 }
 
-/// The same for a renaming.
+/// The `errno` with which renaming fails, if it does.
 fn renaming(from: (c_int, *const c_char), to: (c_int, *const c_char)) -> Option<c_int> {
     if balloon::hides(from.0, from.1) || balloon::hides(to.0, to.1) {
         return Some(libc::EPERM);
@@ -120,18 +112,18 @@ fn renaming(from: (c_int, *const c_char), to: (c_int, *const c_char)) -> Option<
     if slots().is_empty() {
         return None;
     }
-    kept(|| {
+    preserve_errno(|| {
         let status =
             |(directory, path)| kernel::status_of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW);
         let (from, to) = (status(from)?, status(to));
-        // Two names of one file: nothing is done.
+        // The kernel does nothing with two names of one file.
         let same = to.is_some_and(|to| (to.st_dev, to.st_ino) == (from.st_dev, from.st_ino));
         let held = is_held(&from) || to.is_some_and(|to| is_held(&to));
         (held && !same).then_some(libc::EPERM)
     })
 }
 
-/// The same for opening a path with these flags.
+/// The `errno` with which `open` with these flags fails, if it does.
 pub(crate) fn opening(directory: c_int, path: *const c_char, flags: c_int) -> Option<c_int> {
     const NEW: c_int = libc::O_CREAT | libc::O_EXCL;
     if balloon::hides(directory, path) {
@@ -145,12 +137,12 @@ pub(crate) fn opening(directory: c_int, path: *const c_char, flags: c_int) -> Op
     } else {
         libc::AT_SYMLINK_NOFOLLOW
     };
-    kept(|| kernel::status_of_path(directory, path, follow))
+    preserve_errno(|| kernel::status_of_path(directory, path, follow))
         .is_some_and(|status| is_attached(&status))
         .then_some(libc::ETXTBSY)
 }
 
-/// The same for opening with a mode as `fopen` knows it.
+/// The `errno` with which `fopen` with this mode fails, if it does.
 pub(crate) fn opening_stream(path: *const c_char, mode: *const c_char) -> Option<c_int> {
     let mode = paths::bytes(mode);
     let flags = match mode.first() {
@@ -161,28 +153,29 @@ pub(crate) fn opening_stream(path: *const c_char, mode: *const c_char) -> Option
     opening(libc::AT_FDCWD, path, flags)
 }
 
-/// The same for giving a path this length.
-fn cutting(path: *const c_char, len: off_t) -> Option<c_int> {
+/// The `errno` with which `truncate` fails, if it does.
+fn truncation(path: *const c_char, len: off_t) -> Option<c_int> {
     if balloon::hides(libc::AT_FDCWD, path) {
         return Some(libc::EPERM);
     }
     if slots().is_empty() {
         return None;
     }
-    kept(|| kernel::status_of_path(libc::AT_FDCWD, path, 0))
-        .and_then(|status| too_short(&status, len))
+    preserve_errno(|| kernel::status_of_path(libc::AT_FDCWD, path, 0))
+        .and_then(|status| shortening(&status, len))
 }
 
-fn too_short(status: &libc::stat, len: off_t) -> Option<c_int> {
+/// The `errno` for giving a file this length, if that fails.
+fn shortening(status: &libc::stat, len: off_t) -> Option<c_int> {
     (len >= 0 && len <= status.st_size && is_attached(status)).then_some(libc::ETXTBSY)
 }
 
-/// An open file that is attached, and that may be written to: without that, the kernel's own answer comes first.
-fn writable(descriptor: c_int) -> Option<libc::stat> {
+/// The status of an open file that is attached and open for writing. For others the kernel's answer is right.
+fn attached_writable(descriptor: c_int) -> Option<libc::stat> {
     if slots().is_empty() {
         return None;
     }
-    kept(|| {
+    preserve_errno(|| {
         // SAFETY: no pointers; any number may be asked about.
         let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFL) };
         if flags < 0 || flags & libc::O_ACCMODE == libc::O_RDONLY {
@@ -192,7 +185,7 @@ fn writable(descriptor: c_int) -> Option<libc::stat> {
     })
 }
 
-/// libc's functions, refused where `$errno` says so.
+/// Functions of libc that fail if `$errno` is one.
 macro_rules! refuse {
     ($($name:ident($($argument:ident: $type:ty),+) = $errno:expr;)+) => {
         $(
@@ -219,25 +212,25 @@ refuse! {
     renameat(from: c_int, old: *const c_char, to: c_int, new: *const c_char) = renaming((from, old), (to, new));
     renameat2(from: c_int, old: *const c_char, to: c_int, new: *const c_char, flags: c_uint)
         = renaming((from, old), (to, new));
-    truncate(path: *const c_char, len: off_t) = cutting(path, len);
-    truncate64(path: *const c_char, len: off_t) = cutting(path, len);
-    ftruncate(descriptor: c_int, len: off_t) = writable(descriptor).and_then(|status| too_short(&status, len));
-    ftruncate64(descriptor: c_int, len: off_t) = writable(descriptor).and_then(|status| too_short(&status, len));
+    truncate(path: *const c_char, len: off_t) = truncation(path, len);
+    truncate64(path: *const c_char, len: off_t) = truncation(path, len);
+    ftruncate(descriptor: c_int, len: off_t) = attached_writable(descriptor).and_then(|status| shortening(&status, len));
+    ftruncate64(descriptor: c_int, len: off_t) = attached_writable(descriptor).and_then(|status| shortening(&status, len));
     fallocate(descriptor: c_int, mode: c_int, offset: off_t, len: off_t)
-        = writable(descriptor).map(|_| libc::ETXTBSY);
+        = attached_writable(descriptor).map(|_| libc::ETXTBSY);
     fallocate64(descriptor: c_int, mode: c_int, offset: off_t, len: off_t)
-        = writable(descriptor).map(|_| libc::ETXTBSY);
+        = attached_writable(descriptor).map(|_| libc::ETXTBSY);
     creat(path: *const c_char, mode: mode_t) = opening(libc::AT_FDCWD, path, libc::O_CREAT | libc::O_TRUNC);
     creat64(path: *const c_char, mode: mode_t) = opening(libc::AT_FDCWD, path, libc::O_CREAT | libc::O_TRUNC);
 }
 
-/// The functions that return the error and leave `errno` alone.
+/// Functions of libc that return the error and leave `errno` alone.
 macro_rules! allocate {
     ($($name:ident)+) => {
         $(
             #[unsafe(no_mangle)]
             unsafe extern "C-unwind" fn $name(descriptor: c_int, offset: off_t, len: off_t) -> c_int {
-                if writable(descriptor).is_some() {
+                if attached_writable(descriptor).is_some() {
                     return libc::ETXTBSY;
                 }
                 match real::$name() {
@@ -262,7 +255,7 @@ mod tests {
         let path = c"/proc/self/maps".as_ptr();
         assert_eq!(removal(libc::AT_FDCWD, path), None);
         assert_eq!(opening(libc::AT_FDCWD, path, libc::O_TRUNC), None);
-        assert_eq!(cutting(path, 0), None);
-        assert!(writable(-1).is_none());
+        assert_eq!(truncation(path, 0), None);
+        assert!(attached_writable(-1).is_none());
     }
 }

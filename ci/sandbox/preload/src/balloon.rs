@@ -1,17 +1,17 @@
-//! The balloon of a file system that is mounted with `balloon_ino=`: OpenVZ's ext4 lists it in no directory, and whoever
-//! names it gets EPERM. It has the name that libploop gives it.
+//! Hides the balloon of a file system that is mounted with `balloon_ino=`. As in OpenVZ's ext4, no directory lists it, and calls
+//! that name it fail with EPERM.
 
-use crate::errno::kept;
+use crate::errno::preserve_errno;
 use crate::{daemon, kernel, paths, real, settings};
 use libc::{DIR, c_char, c_int, dev_t, dirent};
 use std::ffi::CStr;
 
-/// The balloon, as libploop calls it in the root of each file system.
+/// The name that libploop gives the balloon in the root of each file system.
 pub(crate) const NAME: &CStr = c".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
 
 /// The inode of the balloon that the file system on this device was mounted with; changes `errno`.
 pub(crate) fn inode(device: dev_t) -> Option<u64> {
-    let _whole = daemon::NotCancelled::new();
+    let _guard = daemon::CancellationDisabled::new();
     let number = (libc::major(device), libc::minor(device));
     let aliases = daemon::aliases()?;
     // The file system lies on the partition, if there is one.
@@ -21,21 +21,21 @@ pub(crate) fn inode(device: dev_t) -> Option<u64> {
     alias.balloon_inode
 }
 
-/// Whether this path names a balloon that is hidden. Only paths that end in its name cost more than a glance.
+/// Whether a path names a hidden balloon. Only for a path that ends in its name is the daemon asked.
 pub(crate) fn hides(directory: c_int, path: *const c_char) -> bool {
     settings::settings().is_some() && {
         let path_bytes = paths::bytes(path);
         let name = NAME.to_bytes();
         path_bytes.ends_with(name)
             && matches!(path_bytes.iter().rev().nth(name.len()), None | Some(b'/'))
-            && kept(|| {
+            && preserve_errno(|| {
                 kernel::status_of_path(directory, path, libc::AT_SYMLINK_NOFOLLOW)
                     .is_some_and(|status| inode(status.st_dev) == Some(status.st_ino))
             })
     }
 }
 
-/// The next entry that is no balloon. Like `readdir` itself, it is not for two threads at once.
+/// `readdir` without the balloon.
 macro_rules! readdir {
     ($($name:ident)+) => {
         $(
@@ -54,7 +54,7 @@ macro_rules! readdir {
                     let (name, inode, descriptor) = unsafe {
                         (CStr::from_ptr((*entry).d_name.as_ptr()), (*entry).d_ino, libc::dirfd(directory))
                     };
-                    if name != NAME || !kept(|| is_balloon(descriptor, inode)) {
+                    if name != NAME || !preserve_errno(|| is_balloon(descriptor, inode)) {
                         return entry;
                     }
                 }

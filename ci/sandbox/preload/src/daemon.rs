@@ -1,30 +1,30 @@
-//! The daemon: one request and one answer a connection.
+//! Requests to the daemon: one request and one reply a connection.
 
-use crate::settings;
+use crate::{kernel, settings};
 use libc::{c_int, c_void};
 use ploop_sandbox_wire::{Alias, Node, Reply, Request, call};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
 }
 
-/// While this lives, the thread is not cancelled: the functions here own memory and descriptors, and a cancelled thread
-/// unwinds through C's frames too, which Rust's destructors do not survive.
-pub(crate) struct NotCancelled(c_int);
+/// The thread cannot be cancelled while this lives (`pthread_setcancelstate`). Cancellation unwinds the stack, and Rust's
+/// destructors must not be run by that.
+pub(crate) struct CancellationDisabled(c_int);
 
-impl NotCancelled {
-    pub(crate) fn new() -> NotCancelled {
+impl CancellationDisabled {
+    pub(crate) fn new() -> CancellationDisabled {
         const PTHREAD_CANCEL_DISABLE: c_int = 1;
         let mut old = 0;
-        // SAFETY: the state is one of the two, and the place for the old one is valid.
+        // SAFETY: the state is a valid one, and so is the pointer for the old one.
         unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &mut old) };
-        NotCancelled(old)
+        CancellationDisabled(old)
     }
 }
 
-impl Drop for NotCancelled {
+impl Drop for CancellationDisabled {
     fn drop(&mut self) {
         let mut old = 0;
         // SAFETY: as above; the state is what was there before.
@@ -32,45 +32,44 @@ impl Drop for NotCancelled {
     }
 }
 
-/// What is sent beside a request.
-pub(crate) enum Beside {
-    Nothing,
-    /// A descriptor of the program's, if it is one.
-    Descriptor(c_int),
-    /// A descriptor that this process has to have closed when the daemon gets to work.
-    LastOf(OwnedFd),
+/// The descriptor that is sent with a request.
+pub(crate) enum SentDescriptor {
+    None,
+    /// A number that the program passed, which may name no open file.
+    Open(c_int),
+    /// A descriptor that is closed here before the daemon has the whole request.
+    Closed(OwnedFd),
 }
 
-/// What ends the waiting for an answer.
+/// What ends the wait for a reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// Only the answer: as in the driver, most calls cannot be interrupted.
-    Answer,
-    /// Any signal that is handled: the daemon is told, and answers at once. It has then begun, as the driver has when a
-    /// signal comes, however late it got to the request.
-    Signal,
+    /// Only the reply: as in the driver, most calls cannot be interrupted.
+    Reply,
+    /// The reply, or a signal with a handler: the daemon is told of it, and replies at once. As in the driver, the call has
+    /// begun then.
+    ReplyOrSignal,
 }
 
-/// Asks; the error is an `errno`.
-pub(crate) fn ask(request: &Request, beside: Beside, wait: Wait) -> Result<Reply, c_int> {
-    let _whole = NotCancelled::new();
+/// Sends a request and returns the reply; the error is an `errno`.
+pub(crate) fn ask(
+    request: &Request,
+    descriptor: SentDescriptor,
+    wait: Wait,
+) -> Result<Reply, c_int> {
+    let _guard = CancellationDisabled::new();
     let mut connection = connect()?;
-    send(&connection, &request.to_bytes(), beside)?;
-    if wait == Wait::Signal {
+    send(&connection, &request.to_bytes(), descriptor)?;
+    if wait == Wait::ReplyOrSignal {
         connection.wait()?;
     }
     Reply::read(&mut connection).map_err(|_| libc::EIO)
 }
 
-/// Which numbers stand for which; asked each time, for partitions come and go. None: the daemon cannot be reached.
+/// The real devices behind ploop's nodes. Asked each time, because partitions come and go. None: the daemon cannot be reached.
 pub(crate) fn aliases() -> Option<Vec<Alias>> {
-    let request = Request {
-        call: call::ALIASES,
-        node: Node::None,
-        argument: 0,
-        payload: Vec::new(),
-    };
-    let reply = ask(&request, Beside::Nothing, Wait::Answer).ok()?;
+    let request = Request::new(call::ALIASES, Node::None, Vec::new());
+    let reply = ask(&request, SentDescriptor::None, Wait::Reply).ok()?;
     (reply.result >= 0).then(|| Alias::parse(&reply.payload).collect())
 }
 
@@ -90,12 +89,7 @@ fn connect() -> Result<Connection, c_int> {
     }
     // SAFETY: no pointers.
     let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        // Too many descriptors: that is for the program to know.
-        return Err(crate::errno::get());
-    }
-    // SAFETY: just made, and nobody else's.
-    let connection = Connection(unsafe { OwnedFd::from_raw_fd(socket) });
+    let connection = Connection(kernel::owned(socket)?);
     loop {
         // SAFETY: the address is valid and has that size.
         let result = unsafe {
@@ -113,16 +107,16 @@ fn connect() -> Result<Connection, c_int> {
     }
 }
 
-/// Sends the descriptor beside the first byte, and the rest after it: what this process had to close is closed before the
+/// Sends the descriptor with the first byte, and the rest after it, so that a [`SentDescriptor::Closed`] is closed before the
 /// daemon has the whole request.
-fn send(connection: &Connection, bytes: &[u8], beside: Beside) -> Result<(), c_int> {
+fn send(connection: &Connection, bytes: &[u8], descriptor: SentDescriptor) -> Result<(), c_int> {
     let Some((first, rest)) = bytes.split_at_checked(1) else {
         return Err(libc::EIO);
     };
-    match beside {
-        Beside::Nothing => connection.send(first, None)?,
-        Beside::Descriptor(descriptor) => connection.send(first, valid(descriptor))?,
-        Beside::LastOf(descriptor) => {
+    match descriptor {
+        SentDescriptor::None => connection.send(first, None)?,
+        SentDescriptor::Open(descriptor) => connection.send(first, valid(descriptor))?,
+        SentDescriptor::Closed(descriptor) => {
             connection.send(first, Some(descriptor.as_raw_fd()))?;
             drop(descriptor);
         }
@@ -130,9 +124,9 @@ fn send(connection: &Connection, bytes: &[u8], beside: Beside) -> Result<(), c_i
     connection.send(rest, None)
 }
 
-/// The kernel refuses to send what is no descriptor; the daemon answers EBADF where one is missing.
+/// The descriptor, if the number names an open file: the kernel sends no other. The daemon answers EBADF where one is missing.
 fn valid(descriptor: c_int) -> Option<c_int> {
-    // SAFETY: no pointers; any number may be asked for.
+    // SAFETY: no pointers; any number is allowed.
     (unsafe { libc::fcntl(descriptor, libc::F_GETFD) } >= 0).then_some(descriptor)
 }
 
@@ -180,14 +174,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Until there is something to read. A signal whose handler does not want calls restarted hangs up half-way.
+    /// Waits until there is something to read. A signal whose handler does not restart calls shuts down the sending side,
+    /// which tells the daemon.
     fn wait(&self) -> Result<(), c_int> {
         let mut poll = libc::pollfd {
             fd: self.0.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: the structure is valid, and one as said.
+        // SAFETY: a pointer to one valid structure.
         match unsafe { libc::poll(&mut poll, 1, -1) } {
             -1 if crate::errno::get() == libc::EINTR => {
                 // SAFETY: no pointers.

@@ -1,4 +1,4 @@
-//! `errno`.
+//! `errno`: get, set, fail with it, preserve it.
 
 use libc::c_int;
 
@@ -12,7 +12,7 @@ pub(crate) fn set(value: c_int) {
     unsafe { *libc::__errno_location() = value }
 }
 
-/// What a function of libc's returns when it fails.
+/// The result of a function of libc that fails.
 pub(crate) trait Failure {
     const FAILURE: Self;
 }
@@ -29,14 +29,14 @@ impl<T> Failure for *mut T {
     const FAILURE: *mut T = std::ptr::null_mut();
 }
 
-/// Fails with `errno` set.
+/// Sets `errno` and returns the result of a failure.
 pub(crate) fn fail<T: Failure>(value: c_int) -> T {
     set(value);
     T::FAILURE
 }
 
-/// Does something on the side, of which `errno` shows nothing.
-pub(crate) fn kept<T>(work: impl FnOnce() -> T) -> T {
+/// Does something and leaves `errno` as it was.
+pub(crate) fn preserve_errno<T>(work: impl FnOnce() -> T) -> T {
     let errno = get();
     let result = work();
     set(errno);

@@ -1,26 +1,28 @@
-//! What OpenVZ's ext4 can do and others cannot; and growing, which takes a privilege that root in a container lacks.
+//! The ioctls that only OpenVZ's ext4 has (`EXT4_IOC_OPEN_BALLOON`, `EXT4_IOC_SET_RSV_BLOCKS`), and growth (`EXT4_IOC_RESIZE_FS`)
+//! where CAP_SYS_RESOURCE is missing, as for root in a container.
 
-use crate::aside::{self, Aside};
-use crate::daemon::{self, Beside, NotCancelled, Wait};
+use crate::daemon::{self, CancellationDisabled, SentDescriptor, Wait};
 use crate::errno::{self, fail};
+use crate::released::{self, ReleasedDescriptor};
 use crate::{balloon, kernel, libploop, memory, real, settings, stat};
 use libc::{c_int, c_ulong, c_void, pid_t};
 use ploop_sandbox_wire::{Request, call};
 use std::cell::Cell;
 
-/// Opens the balloon of the file system that a directory is the root of: `_IO('f', 42)`.
+/// `EXT4_IOC_OPEN_BALLOON`, `_IO('f', 42)`: opens the balloon of the file system; called on its root directory.
 pub(crate) const OPEN_BALLOON: u32 = 0x662a;
-/// Reserves blocks: `_IOW('f', 44, __u64)`. To other ext4s the same number sets the file system's UUID.
+/// `EXT4_IOC_SET_RSV_BLOCKS`, `_IOW('f', 44, __u64)`: reserves blocks. In other kernels the same number sets the UUID of the
+/// file system.
 pub(crate) const SET_RSV_BLOCKS: u32 = 0x4008_662c;
-/// Grows the file system: `_IOW('f', 16, __u64)`.
+/// `EXT4_IOC_RESIZE_FS`, `_IOW('f', 16, __u64)`: enlarges the file system.
 pub(crate) const RESIZE_FS: u32 = 0x4008_6610;
 
 thread_local! {
-    /// The balloon that this thread has open, or −1. Nothing is done when a thread ends, so that no destructor is needed.
-    static OPENED: Cell<c_int> = const { Cell::new(-1) };
+    /// The balloon that this thread has open, or −1. A number needs no destructor when the thread ends.
+    static BALLOON: Cell<c_int> = const { Cell::new(-1) };
 }
 
-/// The result as of an ioctl; None: it is the kernel's call.
+/// `EXT4_IOC_OPEN_BALLOON`. None: the kernel has to answer.
 pub(crate) fn open_balloon(descriptor: c_int) -> Option<Result<c_int, c_int>> {
     if !libploop::is_used() {
         return None;
@@ -33,7 +35,7 @@ pub(crate) fn open_balloon(descriptor: c_int) -> Option<Result<c_int, c_int>> {
         return Some(Err(libc::ENOENT));
     }
     let openat = real::openat()?;
-    // Not for the programs that are started meanwhile: resize2fs would hold the file system that has to be unmounted.
+    // Close-on-exec, because resize2fs would keep the file system busy that has to be unmounted.
     // SAFETY: a C string; no file is made, so no mode is needed.
     let balloon = unsafe {
         openat(
@@ -45,17 +47,18 @@ pub(crate) fn open_balloon(descriptor: c_int) -> Option<Result<c_int, c_int>> {
     if balloon < 0 {
         return Some(Err(errno::get()));
     }
-    // A thread that is ending may have none.
-    let _ = OPENED.try_with(|opened| opened.set(balloon));
+    // Fails in a thread that is ending.
+    let _ = BALLOON.try_with(|number| number.set(balloon));
     Some(Ok(balloon))
 }
 
-/// Never the kernel's in a process that uses libploop, for it would change the UUID. libploop runs tune2fs instead.
+/// `EXT4_IOC_SET_RSV_BLOCKS`: ENOTTY in a process that uses libploop, because the kernel would change the UUID. libploop runs
+/// tune2fs then.
 pub(crate) fn set_reserved_blocks() -> Option<Result<c_int, c_int>> {
     libploop::is_used().then_some(Err(libc::ENOTTY))
 }
 
-/// The kernel grows the file system if it lets this process; if not, and it is one of the sandbox's, the daemon does.
+/// `EXT4_IOC_RESIZE_FS`: the kernel's, or, where that gives EPERM for a file system of the sandbox, the daemon's.
 pub(crate) fn resize(descriptor: c_int, argument: *mut c_void) -> c_int {
     let before = errno::get();
     let result = kernel::ioctl(descriptor, c_ulong::from(RESIZE_FS), argument);
@@ -63,7 +66,7 @@ pub(crate) fn resize(descriptor: c_int, argument: *mut c_void) -> c_int {
         return result;
     }
     let grown = {
-        let _whole = NotCancelled::new();
+        let _guard = CancellationDisabled::new();
         grow(descriptor, argument)
     };
     match grown {
@@ -77,10 +80,10 @@ pub(crate) fn resize(descriptor: c_int, argument: *mut c_void) -> c_int {
     }
 }
 
-/// None: the file system is not the sandbox's.
+/// Has the daemon enlarge the file system. None: it is not one of the sandbox.
 fn grow(descriptor: c_int, argument: *mut c_void) -> Option<Result<c_int, c_int>> {
     let device = kernel::status_of_descriptor(descriptor)?.st_dev;
-    if !stat::may_be_ours(device) {
+    if !stat::may_be_sandbox_device(device) {
         return None;
     }
     let node = stat::node(&daemon::aliases()?, device)?;
@@ -88,30 +91,25 @@ fn grow(descriptor: c_int, argument: *mut c_void) -> Option<Result<c_int, c_int>
     let Some(blocks) = memory::read(address, size_of::<u64>()) else {
         return Some(Err(libc::EFAULT));
     };
-    let path = aside::path(descriptor)?;
-    let request = Request {
-        call: call::GROW_FILE_SYSTEM,
-        node,
-        argument: 0,
-        payload: blocks,
-    };
-    // The daemon unmounts the file system, which an open descriptor forbids: it gets the last one.
-    let (aside, held) = match Aside::step(descriptor) {
-        Ok(stepped) => stepped,
+    let path = released::path(descriptor)?;
+    let request = Request::new(call::GROW_FILE_SYSTEM, node, blocks);
+    // The daemon unmounts the file system, so no descriptor may keep it busy.
+    let (released, file) = match ReleasedDescriptor::release(descriptor) {
+        Ok(released) => released,
         Err(errno) => return Some(Err(errno)),
     };
-    let reply = daemon::ask(&request, Beside::LastOf(held), Wait::Answer);
-    aside.back(&path);
+    let reply = daemon::ask(&request, SentDescriptor::Closed(file), Wait::Reply);
+    released.reopen(&path);
     Some(reply.map(|reply| reply.result))
 }
 
-/// A balloon that is closed is this thread's no more: another thread may get the number, for its own balloon. libploop
-/// closes a balloon in the thread that opened it.
+/// `close` forgets the thread's balloon, because another thread may get the number. libploop closes a balloon in the thread that
+/// opened it.
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn close(descriptor: c_int) -> c_int {
-    if descriptor >= 0 && OPENED.try_with(Cell::get) == Ok(descriptor) {
-        // Before the number is free.
-        let _ = OPENED.try_with(|opened| opened.set(-1));
+    if descriptor >= 0 && BALLOON.try_with(Cell::get) == Ok(descriptor) {
+        // Before the number can be used again.
+        let _ = BALLOON.try_with(|number| number.set(-1));
     }
     match real::close() {
         // SAFETY: called as the program calls it.
@@ -121,8 +119,8 @@ unsafe extern "C-unwind" fn close(descriptor: c_int) -> c_int {
     }
 }
 
-/// libploop holds the balloon open while it waits for resize2fs. Where the file system has to be unmounted for that, the
-/// balloon steps aside for as long as the thread waits for a child.
+/// libploop has the balloon open while it waits for resize2fs. Where the daemon has to unmount the file system for that,
+/// `waitpid` releases the balloon while it waits.
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn waitpid(pid: pid_t, status: *mut c_int, options: c_int) -> pid_t {
     let wait = || match real::waitpid() {
@@ -132,19 +130,19 @@ unsafe extern "C-unwind" fn waitpid(pid: pid_t, status: *mut c_int, options: c_i
     };
     if settings::settings().is_none()
         || options & libc::WNOHANG != 0
-        || OPENED.try_with(Cell::get).unwrap_or(-1) < 0
+        || BALLOON.try_with(Cell::get).unwrap_or(-1) < 0
         || may_grow()
     {
         return wait();
     }
-    let _whole = NotCancelled::new();
-    let aside = errno::kept(balloon_aside);
+    let _guard = CancellationDisabled::new();
+    let released = errno::preserve_errno(release_balloon);
     let result = wait();
-    errno::kept(|| {
-        if let Some((aside, path)) = aside {
-            let balloon = aside.descriptor();
-            aside.back(&path);
-            // As libploop had it. Nobody else who uses libploop can have taken it: the image is locked.
+    errno::preserve_errno(|| {
+        if let Some((released, path)) = released {
+            let balloon = released.descriptor();
+            released.reopen(&path);
+            // libploop had locked it. No other user of libploop can have locked it meanwhile: the image is locked.
             // SAFETY: no pointers.
             unsafe { libc::flock(balloon, libc::LOCK_EX | libc::LOCK_NB) };
         }
@@ -152,21 +150,21 @@ unsafe extern "C-unwind" fn waitpid(pid: pid_t, status: *mut c_int, options: c_i
     result
 }
 
-/// The thread's balloon steps aside, if the descriptor is still one.
-fn balloon_aside() -> Option<(Aside, std::ffi::CString)> {
-    let balloon = OPENED.try_with(Cell::get).ok()?;
+/// Releases the thread's balloon, if the descriptor still is one.
+fn release_balloon() -> Option<(ReleasedDescriptor, std::ffi::CString)> {
+    let balloon = BALLOON.try_with(Cell::get).ok()?;
     let path =
-        aside::path(balloon).filter(|path| path.to_bytes().ends_with(balloon::NAME.to_bytes()));
+        released::path(balloon).filter(|path| path.to_bytes().ends_with(balloon::NAME.to_bytes()));
     let Some(path) = path else {
-        // Replaced with `dup2`, say.
-        let _ = OPENED.try_with(|opened| opened.set(-1));
+        // The program has replaced it, with `dup2` for example.
+        let _ = BALLOON.try_with(|number| number.set(-1));
         return None;
     };
-    let (aside, _closed_here) = Aside::step(balloon).ok()?;
-    Some((aside, path))
+    let (released, _closed_here) = ReleasedDescriptor::release(balloon).ok()?;
+    Some((released, path))
 }
 
-/// Does the kernel let this process grow a mounted ext4?
+/// Whether the kernel lets this process enlarge a mounted ext4: it has CAP_SYS_RESOURCE.
 fn may_grow() -> bool {
     #[repr(C)]
     struct Header {
@@ -187,7 +185,7 @@ fn may_grow() -> bool {
         pid: 0,
     };
     let mut data = [Data::default(); 2];
-    errno::kept(|| {
+    errno::preserve_errno(|| {
         // SAFETY: version 3 fills two such structures.
         let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
         result == 0 && data[0].effective & 1 << CAP_SYS_RESOURCE != 0
@@ -218,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_of_other_file_systems_are_not_asked_for() {
+    fn other_file_systems_are_left_to_the_kernel() {
         assert!(grow(0, std::ptr::null_mut()).is_none());
     }
 }

@@ -1,14 +1,14 @@
-//! Opening and asking for files.
+//! Functions of libc that take a path: `open`, `fopen`, `access`, `readlink`, `mknod`, `chmod` and their variants.
 
-use crate::daemon::{self, Beside, Wait};
+use crate::daemon::{self, SentDescriptor, Wait};
 use crate::errno::{self, fail};
 use crate::paths::{self, redirected};
 use crate::{attached, balloon, libploop, mounts, real, settings};
 use libc::{DIR, FILE, c_char, c_int, dev_t, mode_t, size_t, ssize_t};
 use ploop_sandbox_wire::{MAJOR, Node, Request, call};
 
-/// The flags to open with. A user of libploop does not hand a device on to the programs it starts: to the driver that
-/// would be the same opener still, to the loop device behind it is another as long as that program runs.
+/// The flags to open with. A process that uses libploop opens ploop's devices close-on-exec: a program that it starts is no new
+/// opener to the driver, but would keep the loop device busy.
 fn flags(path: *const c_char, flags: c_int) -> c_int {
     if paths::starts_with(path, b"/dev/ploop")
         && settings::settings().is_some()
@@ -21,7 +21,7 @@ fn flags(path: *const c_char, flags: c_int) -> c_int {
     }
 }
 
-/// The directory that a function's path starts at.
+/// The directory that a path is relative to.
 macro_rules! start {
     () => {
         libc::AT_FDCWD
@@ -31,24 +31,19 @@ macro_rules! start {
     };
 }
 
-/// Tells the daemon of a device that was opened: the driver looks for partitions then.
+/// Tells the daemon that a device was opened, because the driver looks for partitions then.
 fn note_open(path: *const c_char) {
     if !paths::starts_with(path, b"/dev/ploop") || settings::settings().is_none() {
         return;
     }
     if let Some(node @ Node::Whole(_)) = paths::node(paths::bytes(path)) {
-        let request = Request {
-            call: call::OPENED,
-            node,
-            argument: 0,
-            payload: Vec::new(),
-        };
+        let request = Request::new(call::OPENED, node, Vec::new());
         // Where that fails, the program sees no partition.
-        let _ = errno::kept(|| daemon::ask(&request, Beside::Nothing, Wait::Answer));
+        let _ = errno::preserve_errno(|| daemon::ask(&request, SentDescriptor::None, Wait::Reply));
     }
 }
 
-/// The functions that open by a path, a mode behind the flags or none.
+/// The variants of `open`, with and without a mode.
 macro_rules! open {
     ($($name:ident $([$directory:ident])? (path, flags $(, $mode:ident)?);)+) => {
         $(
@@ -114,8 +109,8 @@ macro_rules! fopen {
 
 fopen! { fopen fopen64 setmntent }
 
-/// Functions of a path that are called with another one and nothing else.
-macro_rules! lead {
+/// Functions that are called with the redirected path.
+macro_rules! redirect {
     ($($name:ident $([$before:ident: $before_type:ty])? (path $(, $argument:ident: $type:ty)*) -> $result:ty;)+) => {
         $(
             #[unsafe(no_mangle)]
@@ -137,7 +132,7 @@ macro_rules! lead {
     };
 }
 
-lead! {
+redirect! {
     opendir(path) -> *mut DIR;
     access(path, mode: c_int) -> c_int;
     faccessat [directory: c_int] (path, mode: c_int, flags: c_int) -> c_int;
@@ -147,7 +142,7 @@ lead! {
     __readlinkat_chk [directory: c_int] (path, buffer: *mut c_char, len: size_t, size: size_t) -> ssize_t;
 }
 
-/// Is this a node of the driver's? The daemon makes those, and takes them away.
+/// Whether this is a node of the driver. The daemon makes and removes those.
 fn is_the_daemons(path: *const c_char, mode: mode_t, device: dev_t) -> bool {
     settings::settings().is_some()
         && ((mode & libc::S_IFMT == libc::S_IFBLK && libc::major(device) == MAJOR)
@@ -227,7 +222,7 @@ unsafe extern "C-unwind" fn chmod(path: *const c_char, mode: mode_t) -> c_int {
         Some(real) => unsafe { real(path, mode) },
         None => real::missing(),
     };
-    // The node of a partition that `mknod` above did not make.
+    // The node of a partition, which `mknod` above did not make.
     if result < 0
         && errno::get() == libc::ENOENT
         && settings::settings().is_some()

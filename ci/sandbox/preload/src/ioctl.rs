@@ -1,29 +1,22 @@
-//! The driver's ioctls.
+//! Sends the driver's ioctls, `PLOOP_IOC_*`, and `BLKRRPART` to the daemon, each with what its argument points to.
 
-use crate::aside::Aside;
-use crate::daemon::{self, Beside, Wait};
+use crate::daemon::{self, SentDescriptor, Wait};
+use crate::released::ReleasedDescriptor;
 use crate::stat::{self, Device};
 use crate::{errno, ext4, kernel, libploop, memory, settings};
 use libc::{c_int, c_ulong, c_void};
-use ploop_sandbox_wire::{Node, Request};
-
-/// Reads the partition table anew.
-const BLKRRPART: u32 = 0x125f;
-
-/// The letter of the driver's ioctls, and the last number.
-const TYPE: u32 = b'P' as u32;
-const LAST: u32 = 28;
+use ploop_sandbox_wire::{BLKRRPART, Node, Request, TYPE, number};
 
 const NONE: u32 = 0;
 const WRITE: u32 = 1;
 const READ: u32 = 2;
 
-/// The number of an ioctl, as the header's macros make it.
+/// The whole number of an ioctl: `_IO`, `_IOR` or `_IOW` of its number.
 const fn request(direction: u32, number: u32, size: usize) -> u32 {
     direction << 30 | (size as u32) << 16 | TYPE << 8 | number
 }
 
-/// Sizes of the header's structures. All of them are aligned to 8 bytes, hence 16 and not 12 here and there.
+/// Sizes of the structures of `ploop_if.h`, all of which are aligned to 8 bytes.
 const CTL: usize = 24;
 const CHUNK: usize = 32;
 const COOKIE: usize = 64;
@@ -35,30 +28,30 @@ const INDEX_CTL: usize = 8;
 const INDEX: usize = 8;
 const GETDEVICE_CTL: usize = 8;
 
-const ADD_DELTA: u32 = request(WRITE, 0, CTL);
-const STOP: u32 = request(NONE, 2, 0);
-const SNAPSHOT: u32 = request(WRITE, 4, CTL);
-const DEL_DELTA: u32 = request(WRITE, 5, 4);
-const TRACK_INIT: u32 = request(READ, 6, EXTENT);
-const TRACK_SETPOS: u32 = request(WRITE, 9, 8);
-const TRACK_READ: u32 = request(READ, 10, EXTENT);
-const MERGE: u32 = request(NONE, 12, 0);
-const REPLACE_DELTA: u32 = request(WRITE, 13, CTL);
-const TRUNCATE: u32 = request(WRITE, 14, TRUNCATE_CTL);
-const UPDATE_INDEX: u32 = request(WRITE, 16, INDEX_CTL);
-const GROW: u32 = request(WRITE, 17, CTL);
-const FBGET: u32 = request(WRITE, 18, BLOCKS_CTL);
-const BALLOON: u32 = request(WRITE, 19, BALLOON_CTL);
-const FREEBLKS: u32 = request(WRITE, 20, BLOCKS_CTL);
-const RELOCBLKS: u32 = request(WRITE, 21, BLOCKS_CTL);
-const GETDEVICE: u32 = request(WRITE, 22, GETDEVICE_CTL);
-const DISCARD_WAIT: u32 = request(NONE, 25, 0);
-const MAX_DELTA_SIZE: u32 = request(WRITE, 28, 8);
+const ADD_DELTA: u32 = request(WRITE, number::ADD_DELTA, CTL);
+const STOP: u32 = request(NONE, number::STOP, 0);
+const SNAPSHOT: u32 = request(WRITE, number::SNAPSHOT, CTL);
+const DEL_DELTA: u32 = request(WRITE, number::DEL_DELTA, 4);
+const TRACK_INIT: u32 = request(READ, number::TRACK_INIT, EXTENT);
+const TRACK_SETPOS: u32 = request(WRITE, number::TRACK_SETPOS, 8);
+const TRACK_READ: u32 = request(READ, number::TRACK_READ, EXTENT);
+const MERGE: u32 = request(NONE, number::MERGE, 0);
+const REPLACE_DELTA: u32 = request(WRITE, number::REPLACE_DELTA, CTL);
+const TRUNCATE: u32 = request(WRITE, number::TRUNCATE, TRUNCATE_CTL);
+const UPDATE_INDEX: u32 = request(WRITE, number::UPDATE_INDEX, INDEX_CTL);
+const GROW: u32 = request(WRITE, number::GROW, CTL);
+const FBGET: u32 = request(WRITE, number::FBGET, BLOCKS_CTL);
+const BALLOON: u32 = request(WRITE, number::BALLOON, BALLOON_CTL);
+const FREEBLKS: u32 = request(WRITE, number::FREEBLKS, BLOCKS_CTL);
+const RELOCBLKS: u32 = request(WRITE, number::RELOCBLKS, BLOCKS_CTL);
+const GETDEVICE: u32 = request(WRITE, number::GETDEVICE, GETDEVICE_CTL);
+const DISCARD_WAIT: u32 = request(NONE, number::DISCARD_WAIT, 0);
+const MAX_DELTA_SIZE: u32 = request(WRITE, number::MAX_DELTA_SIZE, 8);
 
 /// `pctl_flags`: a cookie follows.
 const FLAG_COOKIE: u32 = 4;
 
-/// No list is longer: the protocol takes no longer message, and the kernel would not find the memory.
+/// The longest list: the protocol takes no longer message, and the kernel would not have the memory.
 const MAX_LIST: usize = 255 << 20;
 
 #[unsafe(no_mangle)]
@@ -68,7 +61,7 @@ unsafe extern "C-unwind" fn ioctl(
     argument: *mut c_void,
 ) -> c_int {
     if settings::settings().is_some() {
-        // An `int` at the caller's is widened with its sign.
+        // Where the caller's type is `int`, the upper half is its sign.
         if let Some(result) = handled(descriptor, request as u32, argument) {
             return result;
         }
@@ -76,7 +69,7 @@ unsafe extern "C-unwind" fn ioctl(
     kernel::ioctl(descriptor, request, argument)
 }
 
-/// None: the call is the kernel's.
+/// The result of a call that the sandbox answers. None: the kernel has to answer.
 fn handled(descriptor: c_int, request: u32, argument: *mut c_void) -> Option<c_int> {
     let before = errno::get();
     let result = match request {
@@ -84,7 +77,7 @@ fn handled(descriptor: c_int, request: u32, argument: *mut c_void) -> Option<c_i
         ext4::SET_RSV_BLOCKS => ext4::set_reserved_blocks(),
         ext4::RESIZE_FS => return Some(ext4::resize(descriptor, argument)),
         BLKRRPART => forward(descriptor, request, argument),
-        _ if request >> 8 & 0xff == TYPE && request & 0xff <= LAST => {
+        _ if request >> 8 & 0xff == TYPE && request & 0xff <= number::LAST => {
             forward(descriptor, request, argument)
         }
         _ => return None,
@@ -98,8 +91,7 @@ fn handled(descriptor: c_int, request: u32, argument: *mut c_void) -> Option<c_i
     result?.ok()
 }
 
-/// Has the daemon answer, if the descriptor is a device of the sandbox. The result is as the daemon gives it; the error is
-/// an `errno` of this side.
+/// Has the daemon answer, if the descriptor is a device of the sandbox. The error is an `errno` of this side.
 fn forward(descriptor: c_int, request: u32, argument: *mut c_void) -> Option<Result<c_int, c_int>> {
     let node = match stat::device(descriptor) {
         Device::Node(node) => node,
@@ -110,38 +102,38 @@ fn forward(descriptor: c_int, request: u32, argument: *mut c_void) -> Option<Res
     if request != BLKRRPART {
         libploop::note_use();
     }
-    Some(asked(descriptor, node, request, argument))
+    Some(ask(descriptor, node, request, argument))
 }
 
-fn asked(descriptor: c_int, node: Node, call: u32, argument: *mut c_void) -> Result<c_int, c_int> {
+fn ask(descriptor: c_int, node: Node, call: u32, argument: *mut c_void) -> Result<c_int, c_int> {
     let address = argument.expose_provenance() as u64;
-    let Sent {
+    let Argument {
         payload,
         file,
-        room,
-    } = sent(call, address, &memory::read)?;
+        reply_len,
+    } = argument_of(call, address, &memory::read)?;
     let request = Request {
         call,
         node,
         argument: address,
         payload,
     };
-    let beside = file.map_or(Beside::Nothing, Beside::Descriptor);
+    let file = file.map_or(SentDescriptor::None, SentDescriptor::Open);
     let reply = match (call, node) {
-        // The driver does not count its caller; the loop device does.
+        // The driver does not count the caller's descriptor as an opener. The loop device does.
         (STOP, Node::Whole(device)) => {
-            let _whole = daemon::NotCancelled::new();
+            let _guard = daemon::CancellationDisabled::new();
             let path =
                 std::ffi::CString::new(format!("/dev/ploop{device}")).map_err(|_| libc::EIO)?;
-            let (aside, held) = Aside::step(descriptor)?;
-            let reply = daemon::ask(&request, Beside::LastOf(held), Wait::Answer);
-            aside.back(&path);
+            let (released, closed) = ReleasedDescriptor::release(descriptor)?;
+            let reply = daemon::ask(&request, SentDescriptor::Closed(closed), Wait::Reply);
+            released.reopen(&path);
             reply?
         }
-        (DISCARD_WAIT | MERGE, _) => daemon::ask(&request, beside, Wait::Signal)?,
-        _ => daemon::ask(&request, beside, Wait::Answer)?,
+        (DISCARD_WAIT | MERGE, _) => daemon::ask(&request, file, Wait::ReplyOrSignal)?,
+        _ => daemon::ask(&request, file, Wait::Reply)?,
     };
-    let len = reply.payload.len().min(room);
+    let len = reply.payload.len().min(reply_len);
     let written = reply.payload.get(..len).unwrap_or_default();
     if !memory::write(address, written) {
         return Err(libc::EFAULT);
@@ -149,72 +141,72 @@ fn asked(descriptor: c_int, node: Node, call: u32, argument: *mut c_void) -> Res
     Ok(reply.result)
 }
 
-/// What is sent of a call.
+/// What the argument of a call leads to.
 #[derive(Debug, Default, PartialEq)]
-struct Sent {
-    /// What the argument points to. Less than the call needs, or nothing, where that is no memory: when it is looked at,
-    /// and whether at all, depends on the state of the device, so it is the daemon that says EFAULT.
+struct Argument {
+    /// The bytes that it points to; fewer, or none, where that is no memory. The daemon answers EFAULT when it needs the
+    /// missing ones: whether it does depends on the state of the device.
     payload: Vec<u8>,
-    /// The descriptor in it.
+    /// The descriptor in these bytes.
     file: Option<c_int>,
-    /// How many bytes may be written back.
-    room: usize,
+    /// How many bytes the reply may write there.
+    reply_len: usize,
 }
 
-/// Reads what the argument of a call points to.
-fn sent(
+/// Reads the bytes that the argument of a call points to.
+fn argument_of(
     call: u32,
     address: u64,
     read: &dyn Fn(u64, usize) -> Option<Vec<u8>>,
-) -> Result<Sent, c_int> {
-    let mut sent = Sent::default();
+) -> Result<Argument, c_int> {
+    let mut argument = Argument::default();
     match call {
         ADD_DELTA | SNAPSHOT | REPLACE_DELTA => {
             let cookie = if call == ADD_DELTA { COOKIE } else { 0 };
-            sent.payload = delta(address, cookie, read);
-            sent.file = word(&sent.payload, CTL).map(|word| word as c_int);
+            argument.payload = delta(address, cookie, read);
+            argument.file = word(&argument.payload, CTL).map(|word| word as c_int);
         }
-        GROW => sent.payload = read(address, CTL).unwrap_or_default(),
-        DEL_DELTA => sent.payload = read(address, 4).unwrap_or_default(),
-        TRACK_SETPOS | MAX_DELTA_SIZE => sent.payload = read(address, 8).unwrap_or_default(),
-        TRACK_INIT => sent.room = EXTENT,
+        GROW => argument.payload = read(address, CTL).unwrap_or_default(),
+        DEL_DELTA => argument.payload = read(address, 4).unwrap_or_default(),
+        TRACK_SETPOS | MAX_DELTA_SIZE => argument.payload = read(address, 8).unwrap_or_default(),
+        TRACK_INIT => argument.reply_len = EXTENT,
         TRACK_READ => {
-            sent.payload = read(address, EXTENT).unwrap_or_default();
-            sent.room = EXTENT;
+            argument.payload = read(address, EXTENT).unwrap_or_default();
+            argument.reply_len = EXTENT;
         }
         TRUNCATE => {
-            sent.payload = read(address, TRUNCATE_CTL).unwrap_or_default();
-            sent.file = word(&sent.payload, 0).map(|word| word as c_int);
+            argument.payload = read(address, TRUNCATE_CTL).unwrap_or_default();
+            argument.file = word(&argument.payload, 0).map(|word| word as c_int);
         }
         BALLOON => {
-            sent.payload = read(address, BALLOON_CTL).unwrap_or_default();
-            sent.room = BALLOON_CTL;
+            argument.payload = read(address, BALLOON_CTL).unwrap_or_default();
+            argument.reply_len = BALLOON_CTL;
         }
-        GETDEVICE => sent.room = GETDEVICE_CTL,
-        UPDATE_INDEX => sent.payload = list(address, INDEX_CTL, INDEX, read)?,
+        GETDEVICE => argument.reply_len = GETDEVICE_CTL,
+        UPDATE_INDEX => argument.payload = list(address, INDEX_CTL, INDEX, read)?,
         FREEBLKS | RELOCBLKS => {
-            sent.payload = list(address, BLOCKS_CTL, EXTENT, read)?;
-            sent.room = sent.payload.len();
+            argument.payload = list(address, BLOCKS_CTL, EXTENT, read)?;
+            argument.reply_len = argument.payload.len();
         }
         FBGET => {
-            // What the extents are before the call does not matter, only how many there is room for.
-            sent.payload = read(address, BLOCKS_CTL).unwrap_or_default();
-            if let Some(extents) = word(&sent.payload, 0) {
-                sent.room = (extents as usize)
+            // Only the number of extents that the caller has room for matters.
+            argument.payload = read(address, BLOCKS_CTL).unwrap_or_default();
+            if let Some(extents) = word(&argument.payload, 0) {
+                argument.reply_len = (extents as usize)
                     .saturating_mul(EXTENT)
                     .saturating_add(BLOCKS_CTL);
             }
         }
-        // Nothing, or a number, or no call of the driver's.
+        // The argument is nothing or a number, or this is no call of the driver.
         _ => {}
     }
-    Ok(sent)
+    Ok(argument)
 }
 
-/// `struct ploop_ctl`, the one chunk behind it, and the cookie, of which there is one only if a flag says so.
+/// `struct ploop_ctl`, the chunk behind it, and the cookie, if a flag says that there is one.
 fn delta(address: u64, cookie: usize, read: &dyn Fn(u64, usize) -> Option<Vec<u8>>) -> Vec<u8> {
     let mut bytes = read(address, CTL).unwrap_or_default();
-    // The driver takes one chunk, and looks at no chunk if it is told of more or none.
+    // The driver refuses another number of chunks without a look at them.
     if half_word(&bytes, 16) != Some(1) {
         return bytes;
     }
@@ -230,7 +222,7 @@ fn delta(address: u64, cookie: usize, read: &dyn Fn(u64, usize) -> Option<Vec<u8
     bytes
 }
 
-/// A head whose first number says how many items follow.
+/// A head whose first number is the number of items behind it.
 fn list(
     address: u64,
     head: usize,
@@ -262,7 +254,7 @@ fn half_word(bytes: &[u8], at: usize) -> Option<u16> {
 mod tests {
     use super::*;
 
-    /// What the C compiler makes of the header.
+    /// The numbers that the C compiler makes of `ploop_if.h`.
     #[test]
     fn numbers_are_those_of_the_header() {
         for (number, expected) in [
@@ -285,9 +277,9 @@ mod tests {
 
     const AT: u64 = 0x1000;
 
-    /// What is sent if `memory` lies at `AT` and nothing behind it.
-    fn of(call: u32, memory: &[u8]) -> Sent {
-        sent(call, AT, &|address, len| {
+    /// The argument if `memory` lies at `AT` and nothing behind it.
+    fn of(call: u32, memory: &[u8]) -> Argument {
+        argument_of(call, AT, &|address, len| {
             let start = usize::try_from(address.checked_sub(AT)?).ok()?;
             Some(memory.get(start..start.checked_add(len)?)?.to_vec())
         })
@@ -311,16 +303,16 @@ mod tests {
             (REPLACE_DELTA, FLAG_COOKIE, CTL + CHUNK),
         ] {
             let memory = delta_of(1, flags);
-            let sent = of(call, &memory);
-            assert_eq!(sent.payload, memory[..len]);
-            assert_eq!((sent.file, sent.room), (Some(7), 0));
+            let argument = of(call, &memory);
+            assert_eq!(argument.payload, memory[..len]);
+            assert_eq!((argument.file, argument.reply_len), (Some(7), 0));
         }
-        let sent = of(ADD_DELTA, &delta_of(2, FLAG_COOKIE));
-        assert_eq!((sent.payload.len(), sent.file), (CTL, None));
+        let argument = of(ADD_DELTA, &delta_of(2, FLAG_COOKIE));
+        assert_eq!((argument.payload.len(), argument.file), (CTL, None));
     }
 
     #[test]
-    fn what_is_no_memory_is_not_sent() {
+    fn only_valid_memory_is_sent() {
         let memory = delta_of(1, FLAG_COOKIE);
         assert_eq!(
             of(ADD_DELTA, &memory[..CTL + CHUNK]).payload.len(),
@@ -336,37 +328,40 @@ mod tests {
             TRUNCATE,
             FBGET,
         ] {
-            let sent = of(call, &[]);
-            assert_eq!((sent.payload, sent.file), (Vec::new(), None));
+            let argument = of(call, &[]);
+            assert_eq!((argument.payload, argument.file), (Vec::new(), None));
         }
     }
 
     #[test]
-    fn lists_are_as_long_as_they_say() {
+    fn a_list_has_the_length_that_its_head_names() {
         let mut memory = vec![0; BLOCKS_CTL + 3 * EXTENT];
         memory[0] = 2;
         let len = BLOCKS_CTL + 2 * EXTENT;
         for call in [FREEBLKS, RELOCBLKS] {
-            let sent = of(call, &memory);
-            assert_eq!((sent.payload.len(), sent.room), (len, len));
+            let argument = of(call, &memory);
+            assert_eq!((argument.payload.len(), argument.reply_len), (len, len));
         }
-        let sent = of(FBGET, &memory);
-        assert_eq!((sent.payload.len(), sent.room), (BLOCKS_CTL, len));
+        let argument = of(FBGET, &memory);
+        assert_eq!(
+            (argument.payload.len(), argument.reply_len),
+            (BLOCKS_CTL, len)
+        );
         assert_eq!(
             of(UPDATE_INDEX, &memory).payload.len(),
             INDEX_CTL + 2 * INDEX
         );
         memory[..4].copy_from_slice(&u32::MAX.to_ne_bytes());
         assert_eq!(
-            sent_error(FREEBLKS, &memory),
+            argument_error(FREEBLKS, &memory),
             Some(libc::ENOMEM),
             "a list that no kernel has the memory for"
         );
         assert_eq!(of(FBGET, &memory).payload.len(), BLOCKS_CTL);
     }
 
-    fn sent_error(call: u32, memory: &[u8]) -> Option<c_int> {
-        sent(call, 0, &|address, len| {
+    fn argument_error(call: u32, memory: &[u8]) -> Option<c_int> {
+        argument_of(call, 0, &|address, len| {
             let start = address as usize;
             Some(memory.get(start..start + len)?.to_vec())
         })
@@ -374,8 +369,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_back_has_its_size() {
-        for (call, len, room) in [
+    fn a_reply_has_the_size_of_the_structure() {
+        for (call, len, reply_len) in [
             (TRACK_INIT, 0, 16),
             (TRACK_READ, 16, 16),
             (TRACK_SETPOS, 8, 0),
@@ -387,8 +382,12 @@ mod tests {
             (STOP, 0, 0),
             (BLKRRPART, 0, 0),
         ] {
-            let sent = of(call, &[0; 64]);
-            assert_eq!((sent.payload.len(), sent.room), (len, room), "{call:#x}");
+            let argument = of(call, &[0; 64]);
+            assert_eq!(
+                (argument.payload.len(), argument.reply_len),
+                (len, reply_len),
+                "{call:#x}"
+            );
         }
     }
 }

@@ -1,9 +1,26 @@
-//! What the kernel says, whatever this library tells the program.
+//! System calls without the changes of this library.
 
-use crate::real;
+use crate::{errno, real};
 use libc::{c_char, c_int, c_ulong, c_void};
+use std::os::fd::{FromRawFd as _, OwnedFd};
 
-/// The kernel's answer.
+/// Opens a file close-on-exec; makes none. The error is an `errno`.
+pub(crate) fn open(path: *const c_char, flags: c_int) -> Result<OwnedFd, c_int> {
+    let open = real::open().ok_or(libc::ENOSYS)?;
+    // SAFETY: a path is a C string, as for `open` itself; no file is made, so no mode is needed.
+    owned(unsafe { open(path, flags | libc::O_CLOEXEC) })
+}
+
+/// The descriptor that a call has just returned, or the `errno` of its failure.
+pub(crate) fn owned(descriptor: c_int) -> Result<OwnedFd, c_int> {
+    if descriptor < 0 {
+        return Err(errno::get());
+    }
+    // SAFETY: just made, and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// `ioctl` of the kernel.
 pub(crate) fn ioctl(descriptor: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     match real::ioctl() {
         // SAFETY: called as the program calls it.
@@ -12,7 +29,7 @@ pub(crate) fn ioctl(descriptor: c_int, request: c_ulong, argument: *mut c_void) 
     }
 }
 
-/// `fstatat` as the kernel has it, for a libc that has the function under another name.
+/// `fstatat` of the kernel; libc may have the function under another name.
 pub(crate) fn fstatat(
     directory: c_int,
     path: *const c_char,
@@ -23,19 +40,19 @@ pub(crate) fn fstatat(
     unsafe { libc::syscall(libc::SYS_newfstatat, directory, path, status, flags) as c_int }
 }
 
-/// The real numbers of an open file; None if it is none, with `errno` set.
+/// The status of an open file, with its real device numbers. None with `errno` set if it is none.
 pub(crate) fn status_of_descriptor(descriptor: c_int) -> Option<libc::stat> {
     // SAFETY: a structure of numbers, for which zeros are valid.
     let mut status: libc::stat = unsafe { std::mem::zeroed() };
     let result = match real::fstat() {
-        // SAFETY: the place is valid.
+        // SAFETY: the pointer is valid.
         Some(real) => unsafe { real(descriptor, &mut status) },
         None => fstatat(descriptor, c"".as_ptr(), &mut status, libc::AT_EMPTY_PATH),
     };
     (result == 0).then_some(status)
 }
 
-/// The real numbers of what a path names; None if it names nothing, with `errno` set.
+/// The status of a path, with its real device numbers. None with `errno` set if it names nothing.
 pub(crate) fn status_of_path(
     directory: c_int,
     path: *const c_char,

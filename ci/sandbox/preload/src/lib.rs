@@ -1,38 +1,39 @@
-//! Leads the calls through which libploop reaches the ploop driver to the sandbox.
+//! The preload library (`LD_PRELOAD`): replaces functions of libc, so that a program, and libploop in it, reaches the sandbox in
+//! the place of the ploop driver.
 //!
-//! The dynamic linker puts this library before libc (`LD_PRELOAD`); what it defines is what the program calls. Where
-//! [`wire::SOCKET`](ploop_sandbox_wire::SOCKET) is not set, each of its functions calls libc's and does nothing else.
+//! Where [`wire::SOCKET`](ploop_sandbox_wire::SOCKET) is not set, each of its functions calls libc's and does nothing else.
 //! Otherwise:
 //!
-//! | call | what becomes of it |
+//! | call | what it does here |
 //! |---|---|
-//! | `ioctl` of the driver's, or BLKRRPART, on a device of the sandbox | the daemon answers it (`ioctl`) |
-//! | `ioctl` of OpenVZ's ext4, and ext4's growth where the privilege for it is missing | `ext4` |
-//! | `open`, `stat` and the like below `/proc/vz` | the directory that the daemon serves (`files`) |
-//! | `open` of a device of the sandbox | the daemon is told, for partitions are found by who opens it (`files`) |
-//! | `open`, `fopen` of the list of mounts | a copy with the driver's numbers and options (`mounts`) |
-//! | `stat` and the like of the sandbox's devices, and of files on them | the driver's numbers (`stat`) |
-//! | `mknod`, `chmod` of the driver's nodes | nothing: the nodes are the daemon's (`files`) |
-//! | `close`, `waitpid` | the balloon steps aside where the file system has to be unmounted to grow (`ext4`) |
-//! | `mount` with `balloon_ino=` | without that option, which the daemon is told (`mounts`) |
-//! | removing, renaming, shortening, giving space to a file that is attached | refused (`attached`) |
-//! | what names the balloon, or lists its directory | refused, or without it (`balloon`) |
+//! | `ioctl` of the driver (`PLOOP_IOC_*`), and `BLKRRPART`, on a device of the sandbox | the daemon answers it (`ioctl`) |
+//! | `ioctl` of OpenVZ's ext4, and ext4's growth without CAP_SYS_RESOURCE | imitated (`ext4`) |
+//! | `open`, `stat` and the like below `/proc/vz` | are redirected to the directory that the daemon serves (`files`) |
+//! | `open` of a device of the sandbox | tells the daemon, which looks for partitions then (`files`) |
+//! | `open`, `fopen` of a list of mounts | opens a copy with the driver's numbers and options (`mounts`) |
+//! | `stat` and the like of the sandbox's devices, and of files on them | tell the driver's numbers (`stat`) |
+//! | `mknod`, `chmod` of the driver's nodes | do nothing: the daemon makes the nodes (`files`) |
+//! | `close`, `waitpid` | release the balloon where the file system has to be unmounted to grow (`ext4`) |
+//! | `mount` with `balloon_ino=` | mounts without that option, and tells the daemon (`mounts`) |
+//! | removing, renaming, shortening an attached file, allocating space in it | fails (`attached`) |
+//! | calls that name the balloon | fail, and `readdir` leaves it out (`balloon`) |
 //!
-//! Numbers are translated, the list of mounts is rewritten and OpenVZ's ext4 is imitated in processes that use libploop
-//! alone (see `libploop`): mkfs, parted and the rest work on the real devices behind the nodes, under their real numbers.
+//! Numbers are translated, lists of mounts rewritten and OpenVZ's ext4 imitated only in processes that use libploop (see
+//! `libploop`). mkfs, parted and other tools work on the real devices behind the nodes, under their real numbers.
 //!
-//! A program linked statically with libc never comes here, nor does a raw system call (`syscall`, Go without cgo), nor
-//! a call that libc makes inside itself (`popen`'s shell is a process of its own and comes here again). Of a path
-//! that points to no memory at all a program crashes here, where the kernel would answer EFAULT; a null pointer is
-//! passed on.
+//! Not replaced: the calls of a statically linked program, raw system calls (`syscall`, Go without cgo), and calls that libc
+//! makes inside itself (the shell of `popen` is a process of its own, and uses this library again). A path that points to no
+//! memory crashes the program here, where the kernel would answer EFAULT; a null pointer is passed on.
 //!
-//! The rules inside: libc's own functions are called through `real` wherever this library defines them too. No
-//! function here may panic, for that would end the program. `errno` is what the call leaves there, not what the work
-//! around it does. What is only passed on allocates nothing: allocators open files and read links before there is
-//! memory. Destructors must not be alive where libc's function is called in passing: these functions are
-//! cancellation points, and a cancelled thread unwinds through them.
+//! Rules for changes:
+//!
+//! * A function of libc that this library replaces is called through `real`.
+//! * No function may panic, because that would end the program.
+//! * `errno` is what the call itself leaves there.
+//! * A call that is only passed on allocates nothing: allocators open files and read links before they work.
+//! * No value with a destructor lives across such a call. Many functions of libc are cancellation points, and a cancelled
+//!   thread unwinds through them.
 
-mod aside;
 mod attached;
 mod balloon;
 mod daemon;
@@ -46,11 +47,12 @@ mod memory;
 mod mounts;
 mod paths;
 mod real;
+mod released;
 mod settings;
 mod stat;
 
-/// Looks everything up when the library is loaded: no lock of the dynamic linker's is taken later, in a signal handler
-/// or in the child of a fork.
+/// Looks up all functions of libc when the library is loaded. Later, in a signal handler or a forked child, the lock of the
+/// dynamic linker must not be taken.
 extern "C" fn load() {
     real::resolve_all();
     if settings::settings().is_some() {

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static USED: AtomicBool = AtomicBool::new(false);
 
-/// Remembers that the process does what only users of ploop do. This finds those that have libploop linked in.
+/// Remembers that the process uses libploop. Called for what only users of ploop do, it also finds statically linked libploop.
 pub(crate) fn note_use() {
     USED.store(true, Ordering::Relaxed);
 }
 
-/// Is libploop loaded, or was the driver used? A no is asked anew each time, for a library can be loaded later; callers
-/// ask only when the answer matters, which is seldom.
+/// Whether libploop is loaded, or the driver was used. False is not remembered, because a library can be loaded later. Callers
+/// ask only when the answer matters.
 pub(crate) fn is_used() -> bool {
     if USED.load(Ordering::Relaxed) {
         return true;
     }
-    // Not `dlsym`: it sees no library that was loaded locally (plug-ins, Python's ctypes), and its failure replaces the
+    // Not `dlsym`: it finds no library that was loaded locally (plug-ins, Python's ctypes), and its failure replaces the
     // text of the program's `dlerror`.
-    // SAFETY: the callback has the type that is asked for, and needs no data.
+    // SAFETY: the callback has the right type, and uses no data.
     let found = unsafe { libc::dl_iterate_phdr(Some(is_libploop), std::ptr::null_mut()) } != 0;
     if found {
         note_use();
@@ -32,7 +32,7 @@ unsafe extern "C" fn is_libploop(
     _size: usize,
     _data: *mut c_void,
 ) -> c_int {
-    // SAFETY: the dynamic linker hands a valid structure to its callback.
+    // SAFETY: the dynamic linker passes a valid structure to its callback.
     let name = unsafe { (*info).dlpi_name };
     if name.is_null() {
         return 0;

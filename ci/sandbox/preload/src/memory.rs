@@ -1,14 +1,14 @@
-//! The program's memory, as the kernel sees it: an address that is none is an error, no crash.
+//! Reads and writes the program's memory by system calls, so that an invalid address is an error and no crash.
 
 use libc::{c_ulong, c_void, iovec};
 
-/// What lies at `address`; None if not all of it is memory.
+/// The bytes at `address`; None if not all of them are readable.
 pub(crate) fn read(address: u64, len: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; len];
     transfer(bytes.as_mut_ptr(), address, len, false).then_some(bytes)
 }
 
-/// Writes there; false if not all of it is memory that can be written.
+/// Writes bytes to `address`; false if not all of that is writable.
 pub(crate) fn write(address: u64, bytes: &[u8]) -> bool {
     transfer(bytes.as_ptr().cast_mut(), address, bytes.len(), true)
 }
@@ -30,8 +30,7 @@ fn transfer(own: *mut u8, address: u64, len: usize, to_address: bool) -> bool {
         iov_len: len,
     };
     const ONE: c_ulong = 1;
-    // SAFETY: `own` holds `len` bytes. The other side is checked by the kernel: that is what this call is for. What
-    // lies there is the program's, which gave its address to be read or written.
+    // SAFETY: `own` has `len` bytes. The kernel checks the other address, which the program passed to be read or written.
     let moved = unsafe {
         let me = libc::getpid();
         if to_address {
@@ -46,8 +45,8 @@ fn transfer(own: *mut u8, address: u64, len: usize, to_address: bool) -> bool {
     if !matches!(crate::errno::get(), libc::ENOSYS | libc::EPERM) {
         return false;
     }
-    // Containers forbid the call. The address is then believed, as libc believes it.
-    // SAFETY: the program says that these bytes are its own, and `own` is this library's, so they do not overlap.
+    // Some containers forbid the call. Then the address is taken for valid, as libc does.
+    // SAFETY: the bytes are the program's by its contract with `ioctl`; `own` is this library's, so they do not overlap.
     unsafe {
         if to_address {
             std::ptr::copy_nonoverlapping(own, remote, len);
@@ -72,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_an_error() {
+    fn an_invalid_address_is_an_error() {
         assert_eq!(read(0, 4), None);
         assert_eq!(read(8, 4), None);
         assert!(!write(8, &[1]));

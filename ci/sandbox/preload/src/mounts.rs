@@ -1,13 +1,12 @@
-//! Mounting, and the lists of what is mounted.
+//! `mount` with `balloon_ino=`, and the lists of mounts in `/proc` as OpenVZ's kernel would print them.
 
-use crate::daemon::{self, Beside, NotCancelled, Wait};
-use crate::errno::{self, kept};
+use crate::daemon::{self, CancellationDisabled, SentDescriptor, Wait};
+use crate::errno::{self, preserve_errno};
 use crate::paths::{self, Table};
 use crate::{kernel, libploop, real, settings, stat};
 use libc::{FILE, c_char, c_int, c_uint, c_ulong, c_void};
 use ploop_sandbox_wire::{Alias, Node, Request, call};
-
-use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd};
 
 /// The option that only OpenVZ's ext4 knows.
 const BALLOON: &[u8] = b"balloon_ino=";
@@ -33,15 +32,15 @@ unsafe extern "C-unwind" fn mount(
     let Some(node) = node else {
         return real(data);
     };
-    let _whole = NotCancelled::new();
+    let _guard = CancellationDisabled::new();
     // The data of a file system on a block device is a C string.
-    let (rest, inode) = stripped(paths::bytes(data.cast()));
+    let (rest, inode) = without_balloon(paths::bytes(data.cast()));
     let result = real(match inode {
         Some(_) => rest.as_ptr().cast(),
         None => data,
     });
     if result == 0 {
-        kept(|| note_balloon(node, target, flags, inode));
+        preserve_errno(|| note_balloon(node, target, flags, inode));
     }
     let errno = errno::get();
     drop(rest);
@@ -49,8 +48,8 @@ unsafe extern "C-unwind" fn mount(
     result
 }
 
-/// Tells the daemon which balloon a file system was mounted with. As in OpenVZ's ext4, a number that is none of a regular
-/// file changes nothing, and without one a mount has no balloon and a remount the one it had.
+/// Tells the daemon with which balloon a file system was mounted. As in OpenVZ's ext4, the number of anything but a regular file
+/// changes nothing. Without a number a new mount has no balloon, and a remount keeps the one it had.
 fn note_balloon(node: Node, target: *const c_char, flags: c_ulong, inode: Option<u64>) {
     const OTHER: c_ulong = libc::MS_BIND | libc::MS_MOVE;
     const PROPAGATION: c_ulong =
@@ -58,29 +57,20 @@ fn note_balloon(node: Node, target: *const c_char, flags: c_ulong, inode: Option
     let is_new = flags & (libc::MS_REMOUNT | OTHER | PROPAGATION) == 0;
     let found = match inode {
         Some(0) => Some(0),
-        Some(inode) => (of_balloon(target) == Some(inode)).then_some(inode),
+        Some(inode) => (balloon_in(target) == Some(inode)).then_some(inode),
         None => None,
     };
     let Some(inode) = found.or(is_new.then_some(0)) else {
         return;
     };
-    let request = Request {
-        call: call::BALLOON_INODE,
-        node,
-        argument: 0,
-        payload: inode.to_string().into_bytes(),
-    };
+    let request = Request::new(call::BALLOON_INODE, node, inode.to_string().into_bytes());
     // Where that fails, the list of mounts lacks the option.
-    let _ = daemon::ask(&request, Beside::Nothing, Wait::Answer);
+    let _ = daemon::ask(&request, SentDescriptor::None, Wait::Reply);
 }
 
-/// The inode of the file in the root of what is mounted here that has the balloon's name.
-fn of_balloon(target: *const c_char) -> Option<u64> {
-    // SAFETY: a C string, which a call has just mounted something to.
-    let root = owned(unsafe {
-        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
-        real::open()?(target, flags)
-    })?;
+/// The inode of the file with the balloon's name in the root of the file system mounted here.
+fn balloon_in(target: *const c_char) -> Option<u64> {
+    let root = kernel::open(target, libc::O_PATH | libc::O_DIRECTORY).ok()?;
     let status = kernel::status_of_path(
         root.as_raw_fd(),
         crate::balloon::NAME.as_ptr(),
@@ -89,9 +79,9 @@ fn of_balloon(target: *const c_char) -> Option<u64> {
     (status.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(status.st_ino)
 }
 
-/// The options without those that say the balloon's inode, as a C string, and the last inode, if there is one. One that
-/// is no number stays, for the kernel to refuse it.
-fn stripped(options: &[u8]) -> (Vec<u8>, Option<u64>) {
+/// The options without `balloon_ino=`, as a C string, and the last inode that it named, if any. A value that is no number stays,
+/// and the kernel refuses it.
+fn without_balloon(options: &[u8]) -> (Vec<u8>, Option<u64>) {
     let mut rest = Vec::with_capacity(options.len() + 1);
     let mut inode = None;
     let mut first = true;
@@ -113,7 +103,7 @@ fn stripped(options: &[u8]) -> (Vec<u8>, Option<u64>) {
     (rest, inode)
 }
 
-/// Which list to rewrite, if it is one and this process is to see it so.
+/// The kind of list at a path, if it is one and this process uses libploop.
 fn table(path: *const c_char) -> Option<Table> {
     if !paths::starts_with(path, b"/proc/") || settings::settings().is_none() {
         return None;
@@ -121,45 +111,44 @@ fn table(path: *const c_char) -> Option<Table> {
     paths::table(paths::bytes(path)).filter(|_| libploop::is_used())
 }
 
-/// A descriptor of the rewritten list; None if it is none, or the real one will do.
+/// Opens the rewritten list for `open`. None: the path is no list, or the real one is right.
 pub(crate) fn opened(path: *const c_char, flags: c_int) -> Option<c_int> {
     let table = table(path)?;
     let other = libc::O_ACCMODE | libc::O_PATH | libc::O_DIRECTORY;
     if flags & other != libc::O_RDONLY {
         return None;
     }
-    kept(|| {
-        let _whole = NotCancelled::new();
+    preserve_errno(|| {
+        let _guard = CancellationDisabled::new();
         Some(list(path, table, flags & libc::O_CLOEXEC != 0)?.into_raw_fd())
     })
 }
 
-/// The same for `fopen`.
+/// Opens the rewritten list for `fopen`.
 pub(crate) fn fopened(path: *const c_char, mode: *const c_char) -> Option<*mut FILE> {
     let table = table(path)?;
     let words = paths::bytes(mode);
     if words.first() != Some(&b'r') || words.contains(&b'+') {
         return None;
     }
-    kept(|| {
-        let _whole = NotCancelled::new();
+    preserve_errno(|| {
+        let _guard = CancellationDisabled::new();
         let list = list(path, table, words.contains(&b'e'))?;
-        // SAFETY: the descriptor is open, the mode a C string that libc's `fopen` was to get.
+        // SAFETY: the descriptor is open, and the mode is the C string of the program's `fopen`.
         let file = unsafe { libc::fdopen(list.as_raw_fd(), mode) };
         if file.is_null() {
             return None;
         }
-        // The file has it now.
+        // The `FILE` owns it now.
         let _ = list.into_raw_fd();
         Some(file)
     })
 }
 
+/// A copy of a list, rewritten.
 fn list(path: *const c_char, table: Table, close_on_exec: bool) -> Option<OwnedFd> {
     let aliases = daemon::aliases().filter(|aliases| !aliases.is_empty())?;
-    let open = real::open()?;
-    // SAFETY: a C string; no file is made, so no mode is needed.
-    let list = owned(unsafe { open(path, libc::O_RDONLY | libc::O_CLOEXEC) })?;
+    let list = kernel::open(path, libc::O_RDONLY).ok()?;
     let text = rewritten(table, &read(&list)?, &aliases);
     let copy = memory_file(close_on_exec).or_else(|| nameless_file(close_on_exec))?;
     write(&copy, &text)?;
@@ -170,22 +159,17 @@ fn list(path: *const c_char, table: Table, close_on_exec: bool) -> Option<OwnedF
 fn memory_file(close_on_exec: bool) -> Option<OwnedFd> {
     let flags: c_uint = if close_on_exec { libc::MFD_CLOEXEC } else { 0 };
     // SAFETY: a C string.
-    owned(unsafe { libc::memfd_create(c"mounts".as_ptr(), flags) })
+    kernel::owned(unsafe { libc::memfd_create(c"mounts".as_ptr(), flags) }).ok()
 }
 
-/// Where there are no memory files: the kernel is too old, or a filter keeps the program from making any.
+/// For where `memfd_create` fails: the kernel is too old, or a system call filter forbids it.
 fn nameless_file(close_on_exec: bool) -> Option<OwnedFd> {
     let mut name = *b"/tmp/ploop-sandbox-mounts-XXXXXX\0";
     let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
-    // SAFETY: a C string that may be written to, with the six letters that are replaced.
-    let file = owned(unsafe { libc::mkostemp(name.as_mut_ptr().cast(), flags) })?;
+    // SAFETY: a writable C string that ends in the six letters to be replaced.
+    let file = kernel::owned(unsafe { libc::mkostemp(name.as_mut_ptr().cast(), flags) }).ok()?;
     // SAFETY: a C string.
     (unsafe { libc::unlink(name.as_ptr().cast()) } == 0).then_some(file)
-}
-
-fn owned(descriptor: c_int) -> Option<OwnedFd> {
-    // SAFETY: just made, and nobody else's.
-    (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn read(file: &OwnedFd) -> Option<Vec<u8>> {
@@ -212,7 +196,7 @@ fn write(file: &OwnedFd, mut text: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// The list as OpenVZ's kernel would print it.
+/// A list as OpenVZ's kernel would print it.
 fn rewritten(table: Table, text: &[u8], aliases: &[Alias]) -> Vec<u8> {
     let mut result = Vec::with_capacity(text.len() + 128);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -228,7 +212,7 @@ fn rewritten(table: Table, text: &[u8], aliases: &[Alias]) -> Vec<u8> {
     result
 }
 
-/// `36 35 259:3 / /mnt rw,relatime shared:1 - ext4 /dev/ploop7p1 rw,discard`. None: it stays as it is.
+/// `36 35 259:3 / /mnt rw,relatime shared:1 - ext4 /dev/ploop7p1 rw,discard`. None: the line stays as it is.
 fn info_line(line: &[u8], aliases: &[Alias]) -> Option<Vec<u8>> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
     let (id, parent, device, rest) = (
@@ -263,7 +247,7 @@ fn info_line(line: &[u8], aliases: &[Alias]) -> Option<Vec<u8>> {
     )
 }
 
-/// `/dev/ploop7p1 /mnt ext4 rw,relatime 0 0`. None: it stays as it is.
+/// `/dev/ploop7p1 /mnt ext4 rw,relatime 0 0`. None: the line stays as it is.
 fn mounts_line(line: &[u8], aliases: &[Alias]) -> Option<Vec<u8>> {
     let mut fields = line.splitn(5, |byte| *byte == b' ');
     let (source, target, kind, options, rest) = (
@@ -304,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_balloon_is_stripped_wherever_it_is() {
+    fn balloon_ino_is_removed_from_the_options() {
         for (options, rest, inode) in [
             ("balloon_ino=12,", "", Some(12)),
             ("balloon_ino=12", "", Some(12)),
@@ -319,7 +303,7 @@ mod tests {
             ("xballoon_ino=1", "xballoon_ino=1", None),
             ("balloon_ino", "balloon_ino", None),
         ] {
-            let (found_rest, found) = stripped(options.as_bytes());
+            let (found_rest, found) = without_balloon(options.as_bytes());
             assert_eq!((text(found_rest), found), (format!("{rest}\0"), inode));
         }
     }
@@ -364,7 +348,7 @@ broken
     }
 
     #[test]
-    fn mounts_have_the_drivers_option() {
+    fn mounts_shows_balloon_ino() {
         let before = "\
 /dev/vda / ext4 rw,relatime 0 0
 /dev/ploop59915p1 /mnt/a\\040b ext4 rw,relatime,discard 0 0
@@ -387,9 +371,7 @@ broken
 
     #[test]
     fn a_list_is_read_whole() {
-        let path = c"/proc/self/mountinfo";
-        // SAFETY: a C string; no file is made.
-        let file = owned(unsafe { real::open().unwrap()(path.as_ptr(), libc::O_RDONLY) }).unwrap();
+        let file = kernel::open(c"/proc/self/mountinfo".as_ptr(), libc::O_RDONLY).unwrap();
         assert_eq!(
             read(&file).unwrap(),
             std::fs::read("/proc/self/mountinfo").unwrap()

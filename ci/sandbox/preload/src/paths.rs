@@ -1,15 +1,15 @@
-//! Paths that mean something to the sandbox. Only as they are usually written: what is spelt in a roundabout way, or
-//! relative to a directory, is left alone.
+//! The paths that the sandbox handles: nodes, lists of mounts, `/proc/vz`, sysfs. Only in their usual spelling: relative paths,
+//! and those with `..` or `//`, are left alone.
 
 use libc::c_char;
 use ploop_sandbox_wire::Node;
 use std::ffi::CStr;
 
-/// Does the path begin so? Reads no further than they agree, so that other paths cost next to nothing.
+/// Whether a path begins with a prefix. Reads no further than the first difference, so that other paths cost little.
 pub(crate) fn starts_with(path: *const c_char, prefix: &[u8]) -> bool {
     !path.is_null()
         && prefix.iter().enumerate().all(|(at, byte)| {
-            // SAFETY: a path is a C string; all bytes before this one are known not to be its end.
+            // SAFETY: a path is a C string, and none of the bytes before this one is its end.
             let found = unsafe { *path.add(at) };
             found as u8 == *byte
         })
@@ -20,7 +20,7 @@ pub(crate) fn bytes<'a>(path: *const c_char) -> &'a [u8] {
     if path.is_null() {
         return b"";
     }
-    // SAFETY: a path is a C string, which its caller keeps until the call returns; the result is not kept longer.
+    // SAFETY: a path is a C string, which the caller keeps until the call returns; the result is not kept longer.
     unsafe { CStr::from_ptr(path) }.to_bytes()
 }
 
@@ -33,7 +33,7 @@ pub(crate) enum Table {
     Mounts,
 }
 
-/// Which list of mounts this is. Those of other processes count: libploop reads them for other mount namespaces.
+/// The list of mounts at a path; also of another process, because libploop reads those of other mount namespaces.
 pub(crate) fn table(path: &[u8]) -> Option<Table> {
     let rest = path.strip_prefix(b"/proc/")?;
     if rest == b"mounts" {
@@ -51,13 +51,13 @@ pub(crate) fn table(path: &[u8]) -> Option<Table> {
     }
 }
 
-/// Where a path at or below `/proc/vz` is served: `directory` and the rest of it.
+/// The rest of a path at or below `/proc/vz`.
 pub(crate) fn proc_vz_rest(path: &[u8]) -> Option<&[u8]> {
     let rest = path.strip_prefix(b"/proc/vz")?;
     matches!(rest.first(), None | Some(b'/')).then_some(rest)
 }
 
-/// The node that `/dev/ploopN` or `/dev/ploopNp1` names.
+/// The node at `/dev/ploopN` or `/dev/ploopNp1`.
 pub(crate) fn node(path: &[u8]) -> Option<Node> {
     let rest = path.strip_prefix(b"/dev/ploop")?;
     let (digits, partition) = match rest.strip_suffix(b"p1") {
@@ -75,7 +75,7 @@ pub(crate) fn node(path: &[u8]) -> Option<Node> {
     })
 }
 
-/// Does only who uses ploop ask for this file?
+/// Whether only users of ploop open this file.
 pub(crate) fn is_of_the_driver(path: &[u8]) -> bool {
     proc_vz_rest(path).is_some()
         || path
@@ -84,8 +84,7 @@ pub(crate) fn is_of_the_driver(path: &[u8]) -> bool {
             .is_some_and(|part| matches!(part, b"pstate" | b"pdelta"))
 }
 
-/// Calls with the path that is meant: that of the daemon's directory for what is at or below `/proc/vz`, otherwise the
-/// same.
+/// Calls with the path to use: for one at or below `/proc/vz` the one in the daemon's directory, otherwise the same.
 pub(crate) fn redirected<T>(path: *const c_char, call: impl FnOnce(*const c_char) -> T) -> T {
     const SYS: &[u8] = b"/sys/block/ploop";
     const PROC: &[u8] = b"/proc/vz";
@@ -101,14 +100,14 @@ pub(crate) fn redirected<T>(path: *const c_char, call: impl FnOnce(*const c_char
     }
     let mut buffer = [0; libc::PATH_MAX as usize];
     let to = settings.proc_vz.as_ref().map(|path| path.bytes());
-    if is_proc && fill(&mut buffer, to, proc_vz_rest(bytes(path))) {
+    if is_proc && join(&mut buffer, to, proc_vz_rest(bytes(path))) {
         return call(buffer.as_ptr().cast());
     }
     call(path)
 }
 
-/// Puts the path together; false if there is none or it is too long.
-fn fill(buffer: &mut [u8], directory: Option<&[u8]>, rest: Option<&[u8]>) -> bool {
+/// Joins two parts to a C string; false if one is missing or they do not fit.
+pub(crate) fn join(buffer: &mut [u8], directory: Option<&[u8]>, rest: Option<&[u8]>) -> bool {
     let (Some(directory), Some(rest)) = (directory, rest) else {
         return false;
     };
@@ -127,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_end_with_the_path() {
+    fn a_prefix_is_not_longer_than_the_path() {
         assert!(starts_with(c"/proc/vz/x".as_ptr(), b"/proc/vz"));
         assert!(starts_with(c"/proc/vz".as_ptr(), b"/proc/vz"));
         assert!(!starts_with(c"/proc".as_ptr(), b"/proc/vz"));
@@ -172,24 +171,24 @@ mod tests {
     }
 
     #[test]
-    fn proc_vz_is_led_elsewhere() {
+    fn proc_vz_is_redirected() {
         let mut buffer = [0; 16];
-        assert!(fill(
+        assert!(join(
             &mut buffer,
             Some(b"/run/vz"),
             proc_vz_rest(b"/proc/vz")
         ));
         assert_eq!(&buffer[..8], b"/run/vz\0");
-        assert!(fill(
+        assert!(join(
             &mut buffer,
             Some(b"/d"),
             proc_vz_rest(b"/proc/vz/minor")
         ));
         assert_eq!(&buffer[..9], b"/d/minor\0");
-        assert!(!fill(&mut buffer, Some(b"/d"), proc_vz_rest(b"/proc/vzx")));
-        assert!(!fill(&mut buffer, None, proc_vz_rest(b"/proc/vz")));
+        assert!(!join(&mut buffer, Some(b"/d"), proc_vz_rest(b"/proc/vzx")));
+        assert!(!join(&mut buffer, None, proc_vz_rest(b"/proc/vz")));
         // Sixteen bytes and the zero do not fit.
-        assert!(!fill(&mut buffer, Some(b"/456789012345"), Some(b"/56")));
+        assert!(!join(&mut buffer, Some(b"/456789012345"), Some(b"/56")));
     }
 
     #[test]

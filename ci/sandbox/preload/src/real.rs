@@ -1,4 +1,4 @@
-//! libc's own functions of the names that this library defines.
+//! The functions of libc that this library replaces, looked up by `dlsym`.
 
 use crate::errno::{self, Failure};
 use libc::{
@@ -8,7 +8,7 @@ use libc::{
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Not asked yet. No function has this address.
+/// Not looked up yet. No function has this address.
 const UNKNOWN: *mut c_void = std::ptr::without_provenance_mut(1);
 
 macro_rules! real {
@@ -29,7 +29,7 @@ macro_rules! real {
             }
         )+
 
-        /// Asks for all of them.
+        /// Looks all of them up.
         pub(crate) fn resolve_all() {
             $($name();)+
         }
@@ -105,7 +105,7 @@ fn address(known: &AtomicPtr<c_void>, name: &[u8]) -> *mut c_void {
     address
 }
 
-/// The answer in the place of a function that libc has not got.
+/// The result of a function that libc does not have: ENOSYS.
 pub(crate) fn missing<T: Failure>() -> T {
     errno::fail(libc::ENOSYS)
 }

@@ -1,18 +1,17 @@
-//! The variables that the launcher sets.
+//! The environment variables that the launcher sets: [`ploop_sandbox_wire::SOCKET`], [`ploop_sandbox_wire::PROC_VZ`].
 
 use libc::c_char;
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
-/// A path, kept without allocated memory: the first of these functions to be called may be called by an allocator that
-/// is just being set up.
+/// A path that needs no allocated memory, because an allocator may call these functions while it is being set up.
 pub(crate) struct Path {
     bytes: [u8; Path::MAX],
     len: usize,
 }
 
 impl Path {
-    /// More than the path of a socket may have.
+    /// Longer than the path of a socket can be.
     const MAX: usize = 512;
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -23,7 +22,7 @@ impl Path {
 pub(crate) struct Settings {
     /// The path of the daemon's socket.
     pub(crate) socket: Path,
-    /// The directory that stands for `/proc/vz`.
+    /// The directory that takes the place of `/proc/vz`.
     pub(crate) proc_vz: Option<Path>,
 }
 
@@ -41,18 +40,17 @@ pub(crate) fn settings() -> Option<&'static Settings> {
 }
 
 unsafe extern "C" {
-    /// Not by `getenv`, of which some programs have their own.
+    /// Read directly, because some programs replace `getenv`.
     static environ: *const *const c_char;
 }
 
-/// One that is empty or longer than a path is none.
+/// The value of a variable. None if it is empty or longer than a path.
 fn variable(name: &str) -> Option<Path> {
-    // SAFETY: libc sets it before any library's code runs; nobody changes it while libraries are loaded, which is when
-    // this runs.
+    // SAFETY: libc sets it before it loads libraries, and nobody changes it while they are loaded, which is when this runs.
     let mut entry = unsafe { environ };
     loop {
-        // SAFETY: null in the place of the list is looked for; in the list, what follows an entry is one or the null at
-        // its end.
+        // SAFETY: `as_ref` checks for a null list. Within the list, an entry is followed by another or by the null at its
+        // end.
         let text = unsafe { entry.as_ref() }?;
         if text.is_null() {
             return None;

@@ -1,10 +1,10 @@
-//! What files and devices are said to be. Users of libploop are told the driver's numbers, as sysfs is: libploop compares
-//! them.
+//! `stat`, `statx` and their variants with the driver's device numbers, for processes that use libploop: it compares them with
+//! those in sysfs.
 //!
-//! The daemon is asked each time that the number is of a loop device or a partition, and of nothing else: partitions get
-//! another number each time they are made, so that nothing remembered would hold.
+//! The daemon is asked for each number of a loop device or a partition. Nothing is remembered, because a partition gets another
+//! number each time it is made.
 
-use crate::errno::{fail, kept};
+use crate::errno::{fail, preserve_errno};
 use crate::paths::redirected;
 use crate::{balloon, daemon, kernel, libploop, real, settings};
 use libc::{c_char, c_int, c_uint, dev_t};
@@ -15,12 +15,12 @@ const LOOP: c_uint = 7;
 /// Major number of partitions that have dynamic numbers.
 const PARTITION: c_uint = 259;
 
-/// Can this be a device of the sandbox?
-pub(crate) fn may_be_ours(device: dev_t) -> bool {
+/// Whether this can be the number of a device of the sandbox.
+pub(crate) fn may_be_sandbox_device(device: dev_t) -> bool {
     matches!(libc::major(device), LOOP | PARTITION)
 }
 
-/// Which node of the sandbox has this real number.
+/// The node of the sandbox with this real number.
 pub(crate) fn node(aliases: &[Alias], device: dev_t) -> Option<Node> {
     let number = (libc::major(device), libc::minor(device));
     aliases.iter().find_map(|alias| {
@@ -34,7 +34,7 @@ pub(crate) fn node(aliases: &[Alias], device: dev_t) -> Option<Node> {
     })
 }
 
-/// The number that the driver gives to a node: major and minor.
+/// The major and minor number of a node in the driver.
 pub(crate) fn number(node: Node) -> Option<(c_uint, c_uint)> {
     match node {
         Node::Whole(device) => Some((MAJOR, device.checked_mul(16)?)),
@@ -43,10 +43,9 @@ pub(crate) fn number(node: Node) -> Option<(c_uint, c_uint)> {
     }
 }
 
-/// The numbers to show in the place of real ones; None where they stay. The first is where a file lies, the second, if
-/// the file is a device, which.
-fn shown(devices: [dev_t; 2]) -> Option<[dev_t; 2]> {
-    if !devices.into_iter().any(may_be_ours)
+/// The numbers to tell instead of the real `st_dev` and `st_rdev`. None: the real ones are right.
+fn driver_numbers(devices: [dev_t; 2]) -> Option<[dev_t; 2]> {
+    if !devices.into_iter().any(may_be_sandbox_device)
         || settings::settings().is_none()
         || !libploop::is_used()
     {
@@ -60,14 +59,14 @@ fn shown(devices: [dev_t; 2]) -> Option<[dev_t; 2]> {
     }))
 }
 
-/// Translates what libc's function answered.
+/// Translates the numbers in the result of libc's function.
 fn translated(result: c_int, status: *mut libc::stat) -> c_int {
     if result != 0 || status.is_null() {
         return result;
     }
     // SAFETY: the call that filled it succeeded, so it points to such a structure.
     let devices = unsafe { [(*status).st_dev, (*status).st_rdev] };
-    if let Some([device, special]) = kept(|| shown(devices)) {
+    if let Some([device, special]) = preserve_errno(|| driver_numbers(devices)) {
         // SAFETY: as above.
         unsafe {
             (*status).st_dev = device;
@@ -77,7 +76,7 @@ fn translated(result: c_int, status: *mut libc::stat) -> c_int {
     result
 }
 
-/// The functions that take a path; the second is what programs built with an older libc call.
+/// The functions that take a path. Programs built with an older libc call the second of each pair.
 macro_rules! stat {
     ($($name:ident $old:ident $flags:expr;)+) => {
         $(
@@ -212,7 +211,7 @@ unsafe extern "C-unwind" fn statx(
             libc::makedev((*status).stx_rdev_major, (*status).stx_rdev_minor),
         ]
     };
-    if let Some([device, special]) = kept(|| shown(devices)) {
+    if let Some([device, special]) = preserve_errno(|| driver_numbers(devices)) {
         // SAFETY: as above.
         unsafe {
             (*status).stx_dev_major = libc::major(device);
@@ -229,16 +228,16 @@ pub(crate) enum Device {
     Node(Node),
     /// Not of the sandbox.
     Other,
-    /// It may be one, but the daemon does not say.
+    /// It may be one, but the daemon cannot be asked.
     Unknown,
 }
 
-/// Which device a descriptor is; changes `errno`.
+/// The device that a descriptor names; changes `errno`.
 pub(crate) fn device(descriptor: c_int) -> Device {
     let Some(status) = kernel::status_of_descriptor(descriptor) else {
         return Device::Other;
     };
-    if status.st_mode & libc::S_IFMT != libc::S_IFBLK || !may_be_ours(status.st_rdev) {
+    if status.st_mode & libc::S_IFMT != libc::S_IFBLK || !may_be_sandbox_device(status.st_rdev) {
         return Device::Other;
     }
     match daemon::aliases() {
@@ -281,7 +280,7 @@ mod tests {
         assert!(kernel::status_of_descriptor(-1).is_none());
         assert_eq!(crate::errno::get(), libc::EBADF);
         let status = kernel::status_of_descriptor(0).unwrap();
-        assert!(!may_be_ours(status.st_rdev));
+        assert!(!may_be_sandbox_device(status.st_rdev));
         assert!(matches!(device(0), Device::Other));
     }
 }

@@ -1,7 +1,7 @@
-//! Which files are attached to devices, and the list of them that programs see.
+//! The files that are attached to devices, and which device writes to which.
 //!
-//! The driver marks an attached file in the kernel, so that it is neither removed nor shortened. Here
-//! the preload library refuses that, by a list that it maps.
+//! The driver marks an attached file in the kernel, so that it is neither removed nor shortened. Here the preload library
+//! refuses that. It finds the attached files in a list that it maps.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,18 +12,20 @@ use std::sync::Mutex;
 
 use ploop_sandbox_wire::attached::{LEN, SLOT_LEN, SLOTS};
 
-use super::lock::lock;
+use crate::lock::lock;
 
-/// Device and inode.
+/// Device and inode of a file.
 pub(super) type Identity = (u64, u64);
 
 #[derive(Default)]
 struct Attached {
-    /// How many levels of devices are in this file, and its slot in the list.
+    /// How many levels of devices use each file, and its slot in the list.
     files: HashMap<Identity, (usize, Option<usize>)>,
     /// The files in the list.
     slots: Vec<Option<Identity>>,
     list: Option<File>,
+    /// The number of the device that writes to a file.
+    writers: HashMap<Identity, u32>,
 }
 
 static ATTACHED: Mutex<Option<Attached>> = Mutex::new(None);
@@ -32,7 +34,7 @@ fn with<T>(work: impl FnOnce(&mut Attached) -> T) -> T {
     work(lock(&ATTACHED).get_or_insert_default())
 }
 
-/// Keeps the list in this file from now on, which is made. Nothing is attached yet.
+/// Makes the file for the list, and keeps the list in it from now on. Nothing is attached yet.
 pub(crate) fn list_in(path: &Path) -> io::Result<()> {
     let list = File::create_new(path)?;
     list.set_len(LEN as u64)?;
@@ -40,7 +42,7 @@ pub(crate) fn list_in(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A level of a device in a file, for as long as this lives.
+/// A file is attached as a level of a device for as long as this lives.
 pub(super) struct Attachment(Option<Identity>);
 
 impl Attachment {
@@ -61,9 +63,24 @@ impl Drop for Attachment {
     }
 }
 
-/// Whether a level of any device is in this file.
+/// Whether a file is attached to any device.
 pub(super) fn is_attached(file: &File) -> bool {
     identity(file).is_some_and(|identity| with(|attached| attached.files.contains_key(&identity)))
+}
+
+/// The number of the device that writes to a file.
+pub(super) fn writer_of(file: &File) -> Option<u32> {
+    identity(file).and_then(|identity| with(|attached| attached.writers.get(&identity).copied()))
+}
+
+/// Sets which device writes to a file.
+pub(super) fn set_writer(file: &File, device: Option<u32>) {
+    if let Some(identity) = identity(file) {
+        with(|attached| match device {
+            Some(device) => attached.writers.insert(identity, device),
+            None => attached.writers.remove(&identity),
+        });
+    }
 }
 
 pub(super) fn identity(file: &File) -> Option<Identity> {
@@ -87,12 +104,12 @@ impl Attached {
         }
         self.files.insert(identity, (1, slot));
         if let Some(slot) = slot {
-            self.show(|list| {
+            self.update_list(|list| {
                 write(list, slot + 1, 0, identity.0)?;
                 write(list, slot + 1, 1, identity.1)
             });
             let used = self.slots.len() as u64;
-            self.show(|list| write(list, 0, 0, used));
+            self.update_list(|list| write(list, 0, 0, used));
         }
     }
 
@@ -108,19 +125,19 @@ impl Attached {
         self.files.remove(&identity);
         if let Some(slot) = slot {
             self.slots[slot] = None;
-            self.show(|list| write(list, slot + 1, 1, 0));
+            self.update_list(|list| write(list, slot + 1, 1, 0));
         }
     }
 
-    /// Where there is no list, nobody looks at one.
-    fn show(&self, change: impl FnOnce(&File) -> io::Result<()>) {
+    /// Does nothing where there is no list, as in unit tests.
+    fn update_list(&self, change: impl FnOnce(&File) -> io::Result<()>) {
         if let Some(Err(error)) = self.list.as_ref().map(change) {
-            eprintln!("ploop-sandbox: the list of attached files: {error}");
+            eprintln!("ploop-sandbox: cannot write the list of attached files: {error}");
         }
     }
 }
 
-/// Writes one of a slot's two numbers. The slots count from 1 here: the first two numbers are the head.
+/// Writes one of a slot's two numbers. Slots count from 1 here, because slot 0 is the head of the list.
 fn write(list: &File, slot: usize, which: usize, number: u64) -> io::Result<()> {
     let at = slot * SLOT_LEN + which * size_of::<u64>();
     list.write_all_at(&number.to_ne_bytes(), at as u64)
@@ -142,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_listed_while_a_level_is_in_them() {
+    fn a_file_is_listed_while_any_level_uses_it() {
         let list = tempfile::tempfile().unwrap();
         list.set_len(LEN as u64).unwrap();
         let mut attached = Attached {

@@ -1,22 +1,22 @@
-//! A device's files in sysfs.
+//! A device's files in sysfs: `pstate`, `pdelta`, `pstat`, `ptune`, `size`, `dev`, `ro` and its partition.
 
-use super::device::{Device, Level, Shown};
-use super::lock::lock;
+use super::device::{Device, DeviceState, Level};
 use crate::block::MINORS;
 use crate::data::Data as _;
+use crate::lock::lock;
 
-/// What a path below `/sys/devices/virtual/block` leads to.
-pub(crate) enum Entry {
+/// A file or directory below `/sys/devices/virtual/block`.
+pub(crate) enum SysfsEntry {
     Directory(Vec<String>),
     File {
         text: String,
         mode: u16,
     },
-    /// `pstate/event`: reads as text once the device stops.
+    /// `pstate/event`: a read waits until the device stops.
     Event,
 }
 
-/// Of `pstate/`, those that are always zero here: requests never queue up in the driver itself.
+/// The files of `pstate` that are always zero here, because no requests queue up in the driver itself.
 const QUEUES: [&str; 9] = [
     "active_reqs",
     "barrier_reqs",
@@ -29,7 +29,7 @@ const QUEUES: [&str; 9] = [
     "total_bios",
 ];
 
-/// The driver's tunables and their first values. They tune nothing here.
+/// The driver's tunables and their defaults. They have no effect here.
 const TUNABLES: [(&str, &str); 16] = [
     ("batch_entry_delay", "16"),
     ("batch_entry_qlen", "32"),
@@ -49,39 +49,38 @@ const TUNABLES: [(&str, &str); 16] = [
     ("pass_flushes", "1"),
 ];
 
-/// Of the driver's counters, those that programs read.
+/// The driver's counters that programs read.
 const COUNTERS: [&str; 4] = ["bio_fsync", "bio_in", "bio_out", "map_reads"];
 
-fn file(text: impl ToString) -> Entry {
-    Entry::File {
+fn file(text: impl ToString) -> SysfsEntry {
+    SysfsEntry::File {
         text: text.to_string() + "\n",
         mode: 0o444,
     }
 }
 
-fn directory<S: ToString>(names: impl IntoIterator<Item = S>) -> Entry {
-    Entry::Directory(names.into_iter().map(|name| name.to_string()).collect())
+fn directory<S: ToString>(names: impl IntoIterator<Item = S>) -> SysfsEntry {
+    SysfsEntry::Directory(names.into_iter().map(|name| name.to_string()).collect())
 }
 
 impl Device {
-    /// What `path` leads to below the device's directory.
-    pub(super) fn entry(&self, path: &[&str]) -> Option<Entry> {
-        let shown = lock(&self.shown);
+    /// The entry at a path below the device's directory.
+    pub(super) fn entry(&self, path: &[&str]) -> Option<SysfsEntry> {
+        let state = lock(&self.state);
         let number = self.index * MINORS;
         let partition = self.name() + "p1";
         match *path {
             [] => {
-                drop(shown);
+                drop(state);
                 let mut names = vec!["dev", "pdelta", "pstat", "pstate", "ptune", "ro", "size"];
-                let has = self.block().and_then(|block| block.partition()).is_some();
-                if has {
+                if self.block().and_then(|block| block.partition()).is_some() {
                     names.push(&partition);
                 }
                 Some(directory(names))
             }
             ["dev"] => Some(file(format!("{}:{number}", ploop_sandbox_wire::MAJOR))),
             ["size"] => Some(file(self.size() / 512)),
-            ["ro"] => Some(file(u8::from(shown.read_only))),
+            ["ro"] => Some(file(u8::from(state.read_only))),
             ["pstate"] => {
                 let others = [
                     "aborted",
@@ -97,19 +96,19 @@ impl Device {
                 ];
                 Some(directory(QUEUES.into_iter().chain(others)))
             }
-            ["pstate", "aborted"] => Some(Entry::File {
+            ["pstate", "aborted"] => Some(SysfsEntry::File {
                 text: format!("{}\n", u8::from(self.is_aborted())),
                 mode: 0o644,
             }),
-            ["pstate", "event"] => Some(Entry::Event),
+            ["pstate", "event"] => Some(SysfsEntry::Event),
             ["pstate", "open_count"] => {
-                drop(shown);
+                drop(state);
                 self.block().map(|block| file(block.openers()))
             }
-            ["pstate", name] => state(&shown, name),
-            ["pdelta"] => Some(directory(0..shown.levels.len())),
+            ["pstate", name] => pstate(&state, name),
+            ["pdelta"] => Some(directory(0..state.levels.len())),
             ["pdelta", level] => {
-                find(&shown, level)?;
+                find(&state, level)?;
                 let names = [
                     "dump",
                     "format",
@@ -121,19 +120,19 @@ impl Device {
                 ];
                 Some(directory(names))
             }
-            ["pdelta", level, name] => delta(level, find(&shown, level)?, name),
+            ["pdelta", level, name] => delta(level, find(&state, level)?, name),
             ["pstat"] => Some(directory(COUNTERS)),
             ["pstat", name] => COUNTERS.contains(&name).then(|| file(0)),
             ["ptune"] => Some(directory(TUNABLES.map(|(name, _)| name))),
             ["ptune", name] => {
                 let (_, value) = TUNABLES.iter().find(|(tunable, _)| *tunable == name)?;
-                Some(Entry::File {
+                Some(SysfsEntry::File {
                     text: format!("{value}\n"),
                     mode: 0o644,
                 })
             }
             [name, ..] if name == partition => {
-                drop(shown);
+                drop(state);
                 let partition = self.block()?.partition()?;
                 match path[1..] {
                     [] => Some(directory(["dev", "partition", "size", "start"])),
@@ -153,28 +152,28 @@ impl Device {
     }
 }
 
-fn find<'a>(shown: &'a Shown, level: &str) -> Option<&'a Level> {
-    shown.levels.get(level.parse::<usize>().ok()?)
+fn find<'a>(state: &'a DeviceState, level: &str) -> Option<&'a Level> {
+    state.levels.get(level.parse::<usize>().ok()?)
 }
 
-fn state(shown: &Shown, name: &str) -> Option<Entry> {
-    let top = match shown.levels.len() {
+fn pstate(state: &DeviceState, name: &str) -> Option<SysfsEntry> {
+    let top = match state.levels.len() {
         0 => u32::MAX,
         levels => levels as u32 - 1,
     };
     Some(match name {
-        "block_size" => file(1u32 << shown.cluster_log),
-        "cookie" => file(String::from_utf8_lossy(&shown.cookie)),
-        "fmt_version" => file(shown.version),
+        "block_size" => file(1u32 << state.cluster_log),
+        "cookie" => file(String::from_utf8_lossy(&state.cookie)),
+        "fmt_version" => file(state.version),
         "locked" | "map_pages" => file(0),
-        "running" => file(u8::from(shown.running)),
+        "running" => file(u8::from(state.running)),
         "top" => file(top),
         _ if QUEUES.contains(&name) => file(0),
         _ => return None,
     })
 }
 
-fn delta(number: &str, level: &Level, name: &str) -> Option<Entry> {
+fn delta(number: &str, level: &Level, name: &str) -> Option<SysfsEntry> {
     Some(match name {
         "dump" | "transparent" => file(0),
         "format" => file(if level.raw { "raw" } else { "ploop1" }),

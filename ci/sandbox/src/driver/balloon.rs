@@ -1,4 +1,5 @@
-//! The balloon, and the room that it gives back: relocation, growing.
+//! `PLOOP_IOC_BALLOON`, the lists of free clusters (`PLOOP_IOC_FREEBLKS`, `_FBGET`, `_FBFILTER`, `_FBDROP`), relocation
+//! (`PLOOP_IOC_RELOCBLKS`) and growth (`PLOOP_IOC_GROW`).
 
 use ploop::Size;
 use ploop_sandbox_wire::Reply;
@@ -7,15 +8,15 @@ use rustix::io::Errno;
 use super::contents::Contents;
 use super::device::Device;
 use super::errors::{errno, errno_of};
-use super::lock::lock;
 use super::maintenance::Kind;
 use super::request::{Control, Extent, FreeBlocks, Ioctl};
 use super::stack::Stack;
+use crate::lock::lock;
 
 impl Device {
     /// The level of the top delta; an error where there is none.
     pub(super) fn top_level(&self) -> Result<u8, Errno> {
-        let levels = lock(&self.shown).levels.len();
+        let levels = lock(&self.state).levels.len();
         levels
             .checked_sub(1)
             .and_then(|level| u8::try_from(level).ok())
@@ -23,10 +24,10 @@ impl Device {
     }
 
     fn top_is_raw(&self) -> bool {
-        lock(&self.shown).levels.last().is_some_and(|top| top.raw)
+        lock(&self.state).levels.last().is_some_and(|top| top.raw)
     }
 
-    /// The balloon is about to be changed, or somebody asks what the device is busy with.
+    /// `PLOOP_IOC_BALLOON`: begins or ends the change of the balloon, and tells the maintenance state.
     pub(super) fn balloon(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
         let mut maintenance = lock(&self.control);
         self.top_level()?;
@@ -35,13 +36,13 @@ impl Device {
         if inflate && keep {
             return Err(Errno::INVAL);
         }
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.lock();
         let Contents { disk, discards } = &mut *contents;
         discards.touch();
         match maintenance.kind {
-            Kind::Discard if discards.is_loaded() => {
+            Kind::Discard if discards.is_held() => {
                 // The caller is going to read the table in the file.
-                discards.head = settle(disk)?;
+                discards.head = flush(disk)?;
                 discards.loaded = true;
                 maintenance.kind = Kind::FreeBlocksLoaded;
             }
@@ -49,7 +50,7 @@ impl Device {
                 if self.top_is_raw() {
                     return Err(Errno::OPNOTSUPP);
                 }
-                settle(disk)?;
+                flush(disk)?;
                 maintenance.kind = Kind::Balloon;
             }
             Kind::Balloon if !inflate && !keep => maintenance.kind = Kind::Off,
@@ -63,7 +64,7 @@ impl Device {
         Ok(Reply { result: 0, payload })
     }
 
-    /// The caller names clusters whose contents nobody needs.
+    /// `PLOOP_IOC_FREEBLKS`: takes a list of clusters whose contents are not needed any more.
     pub(super) fn free_blocks(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
         let mut maintenance = lock(&self.control);
         let level = self.top_level()?;
@@ -85,10 +86,10 @@ impl Device {
         if extents.windows(2).any(overlap) {
             return Err(Errno::INVAL);
         }
-        let cluster_log = lock(&self.shown).cluster_log;
-        let mut contents = lock(&self.data);
+        let cluster_log = lock(&self.state).cluster_log;
+        let mut contents = self.data.lock();
         let Contents { disk, discards } = &mut *contents;
-        discards.head = settle(disk)?;
+        discards.head = flush(disk)?;
         discards.level = level;
         discards.set_cluster(cluster_log);
         discards.free = extents;
@@ -100,21 +101,22 @@ impl Device {
         })
     }
 
-    /// An error where no free clusters are known.
+    /// Fails unless there is a list of free clusters.
     fn require_free_blocks(&self, kind: Kind) -> Result<(), Errno> {
         self.top_level()?;
         match kind {
             Kind::FreeBlocksLoaded => Ok(()),
-            Kind::Discard if lock(&self.data).discards.is_loaded() => Ok(()),
+            Kind::Discard if self.data.lock().discards.is_held() => Ok(()),
             _ => Err(Errno::INVAL),
         }
     }
 
+    /// `PLOOP_IOC_FBGET`: replies with the list of free clusters, or their number if the caller has no room.
     pub(super) fn free_blocks_get(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
         let maintenance = lock(&self.control);
         self.require_free_blocks(maintenance.kind)?;
         let room = ioctl.word(0)?;
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.lock();
         let discards = &mut contents.discards;
         discards.touch();
         let count = discards.free.len() as u32;
@@ -129,11 +131,12 @@ impl Device {
         Ok(Reply { result: 0, payload })
     }
 
+    /// `PLOOP_IOC_FBFILTER`: drops short extents from the list; returns the number of clusters left.
     pub(super) fn free_blocks_filter(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
         let maintenance = lock(&self.control);
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.lock();
         let discards = &mut contents.discards;
-        if maintenance.kind != Kind::Discard || !discards.is_loaded() {
+        if maintenance.kind != Kind::Discard || !discards.is_held() {
             return Err(Errno::INVAL);
         }
         discards.touch();
@@ -145,6 +148,7 @@ impl Device {
         Ok(Reply::of(i32::try_from(left).unwrap_or(i32::MAX)))
     }
 
+    /// `PLOOP_IOC_FBDROP`: drops the list.
     pub(super) fn free_blocks_drop(&self) -> Result<(), Errno> {
         let mut maintenance = lock(&self.control);
         self.require_free_blocks(maintenance.kind)?;
@@ -152,7 +156,7 @@ impl Device {
         Ok(())
     }
 
-    /// Gives the free clusters up, moves others into their places and cuts the file.
+    /// `PLOOP_IOC_RELOCBLKS`: frees the clusters of the list, moves others into their slots and truncates the file.
     pub(super) fn relocate(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
         let mut maintenance = lock(&self.control);
         let level = self.top_level()?;
@@ -160,8 +164,8 @@ impl Device {
             return Err(Errno::INVAL);
         }
         let mut payload = ioctl.payload.get(..16).ok_or(Errno::FAULT)?.to_vec();
-        let lost = {
-            let mut contents = lock(&self.data);
+        let removed = {
+            let mut contents = self.data.lock();
             let Contents { disk, discards } = &mut *contents;
             discards.touch();
             if payload[12] != level || discards.level != level || ioctl.word(8)? != discards.head {
@@ -171,10 +175,10 @@ impl Device {
                 return Err(Errno::INVAL);
             };
             if ioctl.word(4)? == 0 {
-                // Nobody has looked which clusters could move.
+                // The caller has found no clusters that could move.
                 Ok(0)
             } else {
-                // What was written to since is not free any more.
+                // A cluster that was written to since is not free any more.
                 let mut clusters = Vec::new();
                 for (cluster, slot) in discards.free.iter().flat_map(|extent| extent.each()) {
                     if disk.slot(cluster).map_err(|e| errno_of(&e))? == Some(slot) {
@@ -186,11 +190,12 @@ impl Device {
                     .map_err(|error| errno_of(&error))
             }
         };
-        self.restart_discards(&mut maintenance, lost.is_ok());
-        payload[8..12].copy_from_slice(&lost?.to_le_bytes());
+        self.restart_discards(&mut maintenance, removed.is_ok());
+        payload[8..12].copy_from_slice(&removed?.to_le_bytes());
         Ok(Reply { result: 0, payload })
     }
 
+    /// `PLOOP_IOC_GROW`: enlarges the disk.
     pub(super) fn grow(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let maintenance = lock(&self.control);
         self.top_level()?;
@@ -198,7 +203,7 @@ impl Device {
             return Err(Errno::BUSY);
         }
         let control = Control::parse(ioctl)?;
-        let cluster_log = lock(&self.shown).cluster_log;
+        let cluster_log = lock(&self.state).cluster_log;
         if control.cluster_log != cluster_log {
             return Err(Errno::INVAL);
         }
@@ -207,7 +212,7 @@ impl Device {
             sectors <<= cluster_log;
         }
         let now = {
-            let mut contents = lock(&self.data);
+            let mut contents = self.data.lock();
             let Stack::Writable(disk) = &mut contents.disk else {
                 return Err(Errno::INVAL);
             };
@@ -222,9 +227,9 @@ impl Device {
                 .map_err(|error| errno_of(&error))?;
             disk.size().bytes()
         };
-        // Also of one that does not run.
+        // Also where the device does not run.
         self.set_size(now);
-        if lock(&self.shown).running {
+        if lock(&self.state).running {
             self.require_block()?
                 .resized()
                 .map_err(|error| errno(&error))?;
@@ -233,8 +238,8 @@ impl Device {
     }
 }
 
-/// Brings everything into the file, as a reader of it expects, and tells where its clusters end.
-fn settle(disk: &mut Stack) -> Result<u32, Errno> {
+/// Writes everything to the file, for callers that read it, and returns its allocation head.
+fn flush(disk: &mut Stack) -> Result<u32, Errno> {
     match disk {
         Stack::Writable(disk) => {
             disk.flush().map_err(|error| errno_of(&error))?;

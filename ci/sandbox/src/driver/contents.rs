@@ -1,16 +1,16 @@
-//! What the disk of a device holds.
+//! The virtual disk of a device and the discards that are under way.
 
-use super::discards::Discards;
+use super::discard_queue::DiscardQueue;
 use super::stack::Stack;
 
-/// What the disk holds, and what is to become of parts of it.
+/// The virtual disk of a device and the discards that are under way.
 pub(super) struct Contents {
     pub(super) disk: Stack,
-    pub(super) discards: Discards,
+    pub(super) discards: DiscardQueue,
 }
 
 impl Contents {
-    /// None where there is nothing to write to.
+    /// None where the disk cannot be written to.
     pub(super) fn write(&mut self, data: &[u8], offset: u64) -> Option<ploop::Result<()>> {
         let Contents { disk, discards } = self;
         let Stack::Writable(disk) = disk else {

@@ -1,40 +1,34 @@
-//! The lock of what a device holds. Reads happen outside of it, and see no cluster that is moved away under them.
+//! The lock around the contents of a device, which is not held while a read waits for the host's files.
 //!
-//! A read looks up under the lock where its data lies, and then reads the files without it, so that reads wait neither for
-//! each other nor for a write to the host. In between, the place must not become another cluster's. So a read says that it
-//! is in flight (it holds `in_flight` for reading) before it looks anything up, and until it has the data. Who takes the
-//! lock the usual way ([`lock`]) waits until no read is in flight, and none begins meanwhile: it may move
-//! clusters, give them up and exchange the files, as discards, relocation, merges and all changes of levels do.
+//! A read looks up under the lock where its data lies, and then reads the files without it. So reads wait neither for each
+//! other nor for a write to the host. Meanwhile the slot in the file must not become another cluster's. So a read holds
+//! `in_flight` for reading from before the look-up until it has the data. [`lock`](ContentsLock::lock) waits until no read is
+//! in flight, and keeps new ones from beginning: its holder may move clusters, free them and exchange the files, as discards,
+//! relocation, merges and all changes of levels do.
 //!
-//! [`beside_reads`](ContentsLock::beside_reads) does not wait. It is for what neither gives a cluster up nor moves one: a
-//! write goes into a cluster that is there, and a read at the same time gets the old bytes or the new ones; or it gets a new
-//! cluster, which no read in flight can have found, because the place was given up under the full lock if it was ever
-//! another's.
+//! [`lock_during_reads`](ContentsLock::lock_during_reads) does not wait for reads. It is for work that neither frees nor moves
+//! a cluster. A write goes into a cluster that is there: then a read at the same time gets the old bytes or the new ones. Or it
+//! goes into a new cluster: no read in flight has looked that slot up, for slots are freed under the exclusive lock only.
 //!
-//! Reads in flight end by themselves: they wait for the host's files and for nothing of this process.
+//! Reads in flight wait for the host's files and for nothing of this process, so they end by themselves.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::lock::{Lock, lock};
+use crate::lock::lock;
 
-/// See the module. `in_flight` is taken first.
+/// `in_flight` is always taken before `contents`.
 #[derive(Default)]
 pub(super) struct ContentsLock<T> {
     in_flight: RwLock<()>,
     contents: Mutex<T>,
 }
 
-/// The full lock: no read is in flight.
-pub(super) struct Alone<'a, T> {
+/// The exclusive lock: no read is in flight.
+pub(super) struct ExclusiveGuard<'a, T> {
     // Dropped first.
     contents: MutexGuard<'a, T>,
     _in_flight: RwLockWriteGuard<'a, ()>,
-}
-
-/// A read is in flight until this is dropped.
-pub(super) struct InFlight<'a> {
-    _guard: RwLockReadGuard<'a, ()>,
 }
 
 impl<T> ContentsLock<T> {
@@ -45,39 +39,34 @@ impl<T> ContentsLock<T> {
         }
     }
 
-    /// Looks something up for a read, which has to drop what is returned beside it when it has its data.
-    pub(super) fn look_up<R>(&self, look: impl FnOnce(&mut T) -> R) -> (R, InFlight<'_>) {
-        let guard = self.in_flight.read();
-        let in_flight = InFlight {
-            _guard: guard.unwrap_or_else(PoisonError::into_inner),
-        };
-        let found = look(&mut lock(&self.contents));
-        (found, in_flight)
-    }
-
-    /// The contents, while reads may be in flight.
-    pub(super) fn beside_reads(&self) -> MutexGuard<'_, T> {
-        lock(&self.contents)
-    }
-}
-
-impl<T> Lock for ContentsLock<T> {
-    type Guard<'a>
-        = Alone<'a, T>
-    where
-        T: 'a;
-
-    fn take(&self) -> Alone<'_, T> {
+    /// Takes the exclusive lock: waits until no read is in flight.
+    pub(super) fn lock(&self) -> ExclusiveGuard<'_, T> {
         let in_flight = self.in_flight.write();
         let in_flight = in_flight.unwrap_or_else(PoisonError::into_inner);
-        Alone {
+        ExclusiveGuard {
             contents: lock(&self.contents),
             _in_flight: in_flight,
         }
     }
+
+    /// Looks up where the data of a read lies. The read is in flight until the guard is dropped.
+    pub(super) fn begin_read<R>(
+        &self,
+        look_up: impl FnOnce(&mut T) -> R,
+    ) -> (R, RwLockReadGuard<'_, ()>) {
+        let in_flight = self.in_flight.read();
+        let in_flight = in_flight.unwrap_or_else(PoisonError::into_inner);
+        let found = look_up(&mut lock(&self.contents));
+        (found, in_flight)
+    }
+
+    /// Locks the contents while reads may be in flight.
+    pub(super) fn lock_during_reads(&self) -> MutexGuard<'_, T> {
+        lock(&self.contents)
+    }
 }
 
-impl<T> Deref for Alone<'_, T> {
+impl<T> Deref for ExclusiveGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -85,7 +74,7 @@ impl<T> Deref for Alone<'_, T> {
     }
 }
 
-impl<T> DerefMut for Alone<'_, T> {
+impl<T> DerefMut for ExclusiveGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.contents
     }
@@ -99,36 +88,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_writes_does_not_wait_for_reads_and_who_moves_does() {
+    fn only_the_exclusive_lock_waits_for_reads() {
         let contents = ContentsLock::new(1);
-        let (found, in_flight) = contents.look_up(|value| *value);
+        let (found, in_flight) = contents.begin_read(|value| *value);
         assert_eq!(found, 1);
-        let (other, also_in_flight) = contents.look_up(|value| *value);
+        let (other, also_in_flight) = contents.begin_read(|value| *value);
         assert_eq!(other, 1);
-        *contents.beside_reads() = 2;
-        let is_alone = AtomicBool::new(false);
+        *contents.lock_during_reads() = 2;
+        let is_locked = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                let mut alone = lock(&contents);
-                is_alone.store(true, Ordering::SeqCst);
-                *alone = 3;
+                let mut locked = contents.lock();
+                is_locked.store(true, Ordering::SeqCst);
+                *locked = 3;
             });
             thread::sleep(std::time::Duration::from_millis(50));
             drop(in_flight);
             thread::sleep(std::time::Duration::from_millis(50));
-            assert!(!is_alone.load(Ordering::SeqCst), "a read is in flight");
-            assert_eq!(*contents.beside_reads(), 2);
+            assert!(!is_locked.load(Ordering::SeqCst), "a read is in flight");
+            assert_eq!(*contents.lock_during_reads(), 2);
             drop(also_in_flight);
         });
-        assert_eq!(contents.look_up(|value| *value).0, 3);
+        assert_eq!(contents.begin_read(|value| *value).0, 3);
     }
 
-    /// Clusters are slots of a file here, and a mover swaps two of them, so that each slot is always another's soon.
+    /// One thread keeps swapping the slots of two clusters while others read.
     #[test]
     fn a_read_gets_no_other_cluster_s_data() {
         const CLUSTERS: usize = 4;
         let slots: [AtomicU64; CLUSTERS] = std::array::from_fn(|n| AtomicU64::new(n as u64));
-        // Where each cluster lies.
+        // The slot of each cluster.
         let table = ContentsLock::new(std::array::from_fn::<usize, CLUSTERS, _>(|n| n));
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -136,7 +125,7 @@ mod tests {
                 scope.spawn(|| {
                     for n in 0..20_000 {
                         let cluster = n % CLUSTERS;
-                        let (slot, _in_flight) = table.look_up(|table| table[cluster]);
+                        let (slot, _in_flight) = table.begin_read(|table| table[cluster]);
                         thread::yield_now();
                         let data = slots[slot].load(Ordering::SeqCst);
                         assert_eq!(data, cluster as u64);
@@ -150,7 +139,7 @@ mod tests {
                         return;
                     }
                     let (one, other) = (n % CLUSTERS, (n + 1) % CLUSTERS);
-                    let mut table = lock(&table);
+                    let mut table = table.lock();
                     table.swap(one, other);
                     for cluster in [one, other] {
                         slots[table[cluster]].store(cluster as u64, Ordering::SeqCst);

@@ -1,4 +1,5 @@
-//! The stack of deltas: added, started, stopped, snapshotted, merged, replaced and deleted.
+//! The stack of deltas: `PLOOP_IOC_ADD_DELTA`, `_START`, `_STOP`, `_CLEAR`, `_SNAPSHOT`, `_DEL_DELTA`, `_REPLACE_DELTA`,
+//! `_TRUNCATE`, `_UPDATE_INDEX`, `_MAX_DELTA_SIZE`, `_SYNC`.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -9,43 +10,43 @@ use ploop::image::{DeltaFile, Disk, DiskWriter, header_of};
 use rustix::fs::{OFlags, fcntl_getfl, fstatfs};
 use rustix::io::Errno;
 
-use super::attached::{self, Attachment, identity};
+use super::attached::{self, Attachment, identity, set_writer, writer_of};
 use super::contents::Contents;
 use super::device::{Device, Level, path_of};
 use super::errors::{errno, errno_of};
-use super::lock::lock;
-use super::maintenance::{Kind, Moved};
+use super::maintenance::{Kind, MergeProgress};
 use super::request::{Control, Ioctl};
 use super::stack::Stack;
-use super::written::{set_written, written_by};
 use crate::ioctl::holes;
+use crate::lock::lock;
 
+/// `PLOOP_FMT_RAW`.
 const FORMAT_RAW: u32 = 1;
+/// `PLOOP_FMT_PLOOP1`.
 const FORMAT_PLOOP1: u32 = 2;
 
-/// `PLOOP_IO_AUTO`, `_DIRECT` and `_KAIO`. Files on NFS are not special here.
+/// `PLOOP_IO_AUTO`, `_DIRECT` and `_KAIO`.
 const IO_TYPES: [u32; 3] = [0, 1, 4];
 
-/// Levels count to 127.
+/// The highest level is 127.
 const MAX_LEVELS: usize = 128;
 
-/// How far ahead of its data the top delta is given space at most.
+/// The most space that is preallocated for the top delta.
 const PREALLOCATION: u64 = 128 << 20;
 
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 impl Level {
-    /// The file for a disk to be made of. The driver reads and writes by the file's extents, so it
-    /// matters where it has none.
+    /// The delta's file and its holes. The driver reads and writes by the file's extents, so a cluster in a hole is an error.
     fn delta_file(&self) -> std::io::Result<DeltaFile> {
         let file = DeltaFile::new(self.file.try_clone()?, self.path());
         let len = self.file.metadata()?.len();
-        // Not every file system tells.
+        // Not every file system tells its extents.
         Ok(file.with_holes(holes(&self.file, len).unwrap_or_default()))
     }
 }
 
-/// A delta that was looked at and fits.
+/// A delta that was checked and fits, but is not part of the stack yet.
 struct Candidate {
     level: Level,
     version: u32,
@@ -53,7 +54,7 @@ struct Candidate {
 }
 
 impl Device {
-    /// Looks at the file of a request: whether it can become the delta `at` that level.
+    /// Checks whether the file of a request can become a delta of this device; `above`: on top of the others.
     fn candidate(
         &self,
         ioctl: &Ioctl<'_>,
@@ -65,19 +66,19 @@ impl Device {
             FORMAT_PLOOP1 => false,
             _ => return Err(Errno::INVAL),
         };
-        let shown = lock(&self.shown);
-        if above && shown.levels.len() >= MAX_LEVELS {
+        let state = lock(&self.state);
+        if above && state.levels.len() >= MAX_LEVELS {
             return Err(Errno::INVAL);
         }
-        if above && (control.cluster_log != shown.cluster_log || raw) {
+        if above && (control.cluster_log != state.cluster_log || raw) {
             return Err(Errno::INVAL);
         }
         let (device_version, device_size) = if above {
-            (shown.version, self.disk_size())
+            (state.version, self.disk_size())
         } else {
             (0, 0)
         };
-        drop(shown);
+        drop(state);
         if !Control::is_whole_file(ioctl)? {
             return Err(Errno::INVAL);
         }
@@ -92,8 +93,8 @@ impl Device {
         if read_only != (mode == OFlags::RDONLY) {
             return Err(Errno::INVAL);
         }
-        // Whatever its mark says: that is in the file, where everybody can write.
-        match written_by(&file) {
+        // The in-use mark does not count here: everybody can write it to the file.
+        match writer_of(&file) {
             Some(by) if read_only && by != self.index => return Err(Errno::TXTBSY),
             Some(_) if !read_only => return Err(Errno::BUSY),
             None if !read_only && attached::is_attached(&file) => return Err(Errno::BUSY),
@@ -117,7 +118,7 @@ impl Device {
         Ok(Candidate {
             level: Level {
                 _attachment: Attachment::of(&file),
-                called: path_of(&file).file_name().unwrap_or_default().to_owned(),
+                name: path_of(&file).file_name().unwrap_or_default().to_owned(),
                 file,
                 raw,
                 read_only,
@@ -127,15 +128,16 @@ impl Device {
         })
     }
 
-    /// Of the stack, running or not.
+    /// The size of the virtual disk in bytes, whether the device runs or not.
     fn disk_size(&self) -> u64 {
-        match &lock(&self.data).disk {
+        match &self.data.lock().disk {
             Stack::Writable(disk) => disk.size().bytes(),
             Stack::ReadOnly(disk) => disk.size().bytes(),
             Stack::None => 0,
         }
     }
 
+    /// `PLOOP_IOC_ADD_DELTA`: adds a delta on top. A writable one gets the in-use mark.
     pub(super) fn add_delta(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let control = Control::parse(ioctl)?;
         if control.chunks != 1 {
@@ -143,52 +145,52 @@ impl Device {
         }
         let maintenance = lock(&self.control);
         let levels = {
-            let mut shown = lock(&self.shown);
-            if control.flags & Control::COOKIE != 0 && shown.cookie.is_empty() {
-                shown.cookie = Control::cookie(ioctl)?;
+            let mut state = lock(&self.state);
+            if control.flags & Control::COOKIE != 0 && state.cookie.is_empty() {
+                state.cookie = Control::cookie(ioctl)?;
             }
-            if shown.running {
+            if state.running {
                 return Err(Errno::BUSY);
             }
-            shown.levels.len()
+            state.levels.len()
         };
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
         }
         let candidate = self.candidate(ioctl, &control, levels > 0)?;
-        let mut shown = lock(&self.shown);
-        if shown.levels.last().is_some_and(|top| !top.read_only) {
+        let mut state = lock(&self.state);
+        if state.levels.last().is_some_and(|top| !top.read_only) {
             return Err(Errno::INVAL);
         }
-        shown.cluster_log = candidate.cluster_log;
+        state.cluster_log = candidate.cluster_log;
         if levels == 0 {
-            shown.version = 0;
+            state.version = 0;
         }
         if candidate.version != 0 {
-            shown.version = candidate.version;
+            state.version = candidate.version;
         }
-        let written = (!candidate.level.read_only).then_some(self.index);
+        let writer = (!candidate.level.read_only).then_some(self.index);
         let file = candidate.level.file.try_clone();
-        shown.levels.push(candidate.level);
-        drop(shown);
-        // Marks the image as in use, if it is to be written to.
+        state.levels.push(candidate.level);
+        drop(state);
+        // Sets the in-use mark of a writable delta.
         if let Err(error) = self.assemble() {
-            lock(&self.shown).levels.pop();
-            // What there was before.
+            lock(&self.state).levels.pop();
+            // Restores the disk of before.
             let _ = self.assemble();
             return Err(error);
         }
-        if let (Some(index), Ok(file)) = (written, file) {
-            set_written(&file, Some(index));
+        if let (Some(index), Ok(file)) = (writer, file) {
+            set_writer(&file, Some(index));
         }
         Ok(())
     }
 
-    /// Makes one disk of the levels.
+    /// Makes one disk of all levels.
     fn assemble(&self) -> Result<(), Errno> {
         let (files, raw, read_only, cluster_log) = {
-            let shown = lock(&self.shown);
-            let files = shown
+            let state = lock(&self.state);
+            let files = state
                 .levels
                 .iter()
                 .map(Level::delta_file)
@@ -196,9 +198,9 @@ impl Device {
                 .map_err(|error| errno(&error))?;
             (
                 files,
-                shown.levels.first().is_some_and(|base| base.raw),
-                shown.levels.last().is_none_or(|top| top.read_only),
-                shown.cluster_log,
+                state.levels.first().is_some_and(|base| base.raw),
+                state.levels.last().is_none_or(|top| top.read_only),
+                state.cluster_log,
             )
         };
         let cluster = ClusterSize::from_log2_sectors(cluster_log).map_err(|_| Errno::INVAL)?;
@@ -211,74 +213,76 @@ impl Device {
             let mut disk =
                 DiskWriter::from_files(files, cluster, raw, true).map_err(|e| errno_of(&e))?;
             disk.set_preallocation(PREALLOCATION);
-            // A preallocated image stays one.
+            // A preallocated image keeps its clusters.
             let clusters = disk.size().bytes().div_ceil(cluster.bytes());
             disk.set_keep_clusters(u64::from(disk.allocation_head()) > clusters);
             Stack::Writable(Box::new(disk))
         };
-        lock(&self.data).disk = disk;
+        self.data.lock().disk = disk;
         Ok(())
     }
 
+    /// `PLOOP_IOC_START`.
     pub(super) fn start(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let _control = lock(&self.control);
         {
-            let shown = lock(&self.shown);
-            if shown.running {
+            let state = lock(&self.state);
+            if state.running {
                 return Err(Errno::BUSY);
             }
-            if shown.levels.is_empty() {
+            if state.levels.is_empty() {
                 return Err(Errno::NOENT);
             }
         }
         if ioctl.partition {
             return Err(Errno::BUSY);
         }
-        if let Stack::Writable(disk) = &mut lock(&self.data).disk {
-            // It may have been stopped, and be started again.
+        if let Stack::Writable(disk) = &mut self.data.lock().disk {
+            // STOP has cleared the mark.
             disk.set_in_use(true).map_err(|error| errno_of(&error))?;
         }
         let read_only = {
-            let mut shown = lock(&self.shown);
-            shown.read_only = shown.levels.last().is_none_or(|top| top.read_only);
-            shown.running = true;
-            shown.read_only
+            let mut state = lock(&self.state);
+            state.read_only = state.levels.last().is_none_or(|top| top.read_only);
+            state.running = true;
+            state.read_only
         };
         self.set_size(self.disk_size());
         if let Err(error) = self.require_block()?.attach(read_only) {
             self.set_size(0);
-            lock(&self.shown).running = false;
+            lock(&self.state).running = false;
             return Err(errno(&error));
         }
         Ok(())
     }
 
+    /// `PLOOP_IOC_STOP`: detaches the block device; the deltas stay.
     pub(super) fn stop(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let maintenance = lock(&self.control);
         if ioctl.partition {
             return Err(Errno::NODEV);
         }
-        if !lock(&self.shown).running {
+        if !lock(&self.state).running {
             return Err(Errno::INVAL);
         }
-        if maintenance.moved == Moved::Moving {
+        if maintenance.merge == MergeProgress::Moving {
             return Err(Errno::BUSY);
         }
         self.require_block()?
             .detach()
             .map_err(|error| errno(&error))?;
-        lock(&self.shown).running = false;
+        lock(&self.state).running = false;
         self.set_size(0);
         self.set_balloon_inode(None);
         {
-            let mut contents = lock(&self.data);
+            let mut contents = self.data.lock();
             contents.discards.answer_all();
-            // As the driver: the device is stopped in any case, and the image keeps its mark where not
-            // everything is on the disk.
+            // As in the driver, the device stops in any case; the image keeps its in-use mark where something was not
+            // written.
             if let Stack::Writable(disk) = &mut contents.disk {
                 if self.is_aborted() {
                     eprintln!(
-                        "ploop-sandbox: {} was aborted, and its image stays marked as in use",
+                        "ploop-sandbox: {} was aborted; its image keeps the in-use mark",
                         self.name()
                     );
                 } else if let Err(error) = disk.set_in_use(false) {
@@ -291,28 +295,29 @@ impl Device {
         Ok(())
     }
 
+    /// `PLOOP_IOC_CLEAR`: removes all deltas from the device.
     pub(super) fn clear(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let mut maintenance = lock(&self.control);
-        let mut shown = lock(&self.shown);
-        if shown.running || (ioctl.partition && !shown.levels.is_empty()) {
+        let mut state = lock(&self.state);
+        if state.running || (ioctl.partition && !state.levels.is_empty()) {
             return Err(Errno::BUSY);
         }
-        if maintenance.kind == Kind::Track || maintenance.moved == Moved::Moving {
+        if maintenance.kind == Kind::Track || maintenance.merge == MergeProgress::Moving {
             return Err(Errno::BUSY);
         }
-        for level in shown.levels.drain(..) {
+        for level in state.levels.drain(..) {
             if !level.read_only {
-                set_written(&level.file, None);
+                set_writer(&level.file, None);
             }
         }
-        shown.cookie.clear();
-        drop(shown);
+        state.cookie.clear();
+        drop(state);
         maintenance.reset();
         self.set_size(0);
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.lock();
         contents.discards.reset();
         let disk = std::mem::replace(&mut contents.disk, Stack::None);
-        // What was never started keeps its mark, and so does what was aborted; but not what was got ahead.
+        // A device that was never started, or was aborted, keeps the in-use mark. Preallocated space goes in any case.
         if let Stack::Writable(mut disk) = disk {
             let trimmed = disk.trim();
             if let Err(error) = trimmed.map_err(|error| self.abort(error)) {
@@ -323,14 +328,15 @@ impl Device {
         Ok(())
     }
 
+    /// `PLOOP_IOC_SNAPSHOT`: puts a new delta on top, and clears the in-use mark of the old one.
     pub(super) fn snapshot(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         {
-            let shown = lock(&self.shown);
-            if shown.levels.is_empty() {
+            let state = lock(&self.state);
+            if state.levels.is_empty() {
                 return Err(Errno::NOENT);
             }
-            if !shown.running {
-                drop(shown);
+            if !state.running {
+                drop(state);
                 return self.add_delta(ioctl);
             }
         }
@@ -353,30 +359,30 @@ impl Device {
             maintenance.kind = Kind::Off;
             Some(frozen.map_err(|error| errno(&error))?)
         };
-        let pushed = match &mut lock(&self.data).disk {
+        let pushed = match &mut self.data.lock().disk {
             Stack::Writable(disk) => disk.push_file(new).map_err(|error| errno_of(&error)),
-            // The device stays read-only, and has a top that nothing is written to.
+            // As in the driver, the device stays read-only, and nothing is written to the new top.
             Stack::ReadOnly(_) => Ok(()),
             Stack::None => Err(Errno::INVAL),
         };
         drop(frozen);
         pushed?;
         let was_read_only = {
-            let mut shown = lock(&self.shown);
-            let was_read_only = shown.levels.last().is_some_and(|top| top.read_only);
-            if let Some(top) = shown.levels.last_mut().filter(|top| !top.read_only) {
+            let mut state = lock(&self.state);
+            let was_read_only = state.levels.last().is_some_and(|top| top.read_only);
+            if let Some(top) = state.levels.last_mut().filter(|top| !top.read_only) {
                 top.read_only = true;
-                set_written(&top.file, None);
+                set_writer(&top.file, None);
             }
-            set_written(&candidate.level.file, Some(self.index));
-            shown.levels.push(candidate.level);
+            set_writer(&candidate.level.file, Some(self.index));
+            state.levels.push(candidate.level);
             was_read_only
         };
         if was_read_only {
             if let Err(error) = self.assemble() {
-                let top = lock(&self.shown).levels.pop();
+                let top = lock(&self.state).levels.pop();
                 if let Some(top) = top {
-                    set_written(&top.file, None);
+                    set_writer(&top.file, None);
                 }
                 return Err(error);
             }
@@ -384,6 +390,7 @@ impl Device {
         Ok(())
     }
 
+    /// `PLOOP_IOC_DEL_DELTA`.
     pub(super) fn delete_delta(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let number = ioctl.word(0)? as usize;
         let maintenance = lock(&self.control);
@@ -391,8 +398,8 @@ impl Device {
             return Err(Errno::BUSY);
         }
         let (running, levels) = {
-            let shown = lock(&self.shown);
-            (shown.running, shown.levels.len())
+            let state = lock(&self.state);
+            (state.running, state.levels.len())
         };
         if number == 0 && running {
             return Err(Errno::BUSY);
@@ -402,32 +409,33 @@ impl Device {
         }
         let was_top = number + 1 == levels;
         if running && !was_top {
-            match &mut lock(&self.data).disk {
+            match &mut self.data.lock().disk {
                 Stack::Writable(disk) => disk.remove_level(number),
                 Stack::ReadOnly(disk) => disk.remove_level(number),
                 Stack::None => Ok(()),
             }
             .map_err(|error| errno_of(&error))?;
-            self.forget(number);
+            self.remove_level(number);
             return Ok(());
         }
-        let disk = std::mem::replace(&mut lock(&self.data).disk, Stack::None);
+        let disk = std::mem::replace(&mut self.data.lock().disk, Stack::None);
         close(disk)?;
-        self.forget(number);
+        self.remove_level(number);
         self.assemble()
     }
 
-    fn forget(&self, number: usize) {
-        let mut shown = lock(&self.shown);
-        let level = shown.levels.remove(number);
+    fn remove_level(&self, number: usize) {
+        let mut state = lock(&self.state);
+        let level = state.levels.remove(number);
         if !level.read_only {
-            set_written(&level.file, None);
+            set_writer(&level.file, None);
         }
-        if shown.levels.is_empty() {
-            shown.cookie.clear();
+        if state.levels.is_empty() {
+            state.cookie.clear();
         }
     }
 
+    /// `PLOOP_IOC_REPLACE_DELTA`: replaces the file of one level.
     pub(super) fn replace_delta(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let control = Control::parse(ioctl)?;
         if control.chunks != 1 {
@@ -439,44 +447,44 @@ impl Device {
         }
         let number = usize::from(control.level);
         {
-            let shown = lock(&self.shown);
-            let old = shown.levels.get(number).ok_or(Errno::NOENT)?;
+            let state = lock(&self.state);
+            let old = state.levels.get(number).ok_or(Errno::NOENT)?;
             let read_only = control.flags & Control::READ_ONLY != 0;
-            if old.read_only != read_only || control.cluster_log != shown.cluster_log {
+            if old.read_only != read_only || control.cluster_log != state.cluster_log {
                 return Err(Errno::INVAL);
             }
         }
         let candidate = self.candidate(ioctl, &control, false)?;
         let new = candidate.level.delta_file().map_err(|e| errno(&e))?;
-        match &mut lock(&self.data).disk {
+        match &mut self.data.lock().disk {
             Stack::Writable(disk) => disk.replace_level(number, new),
             Stack::ReadOnly(disk) => disk.replace_level(number, new),
             Stack::None => Ok(()),
         }
         .map_err(|error| errno_of(&error))?;
-        if let Some(level) = lock(&self.shown).levels.get_mut(number) {
+        if let Some(level) = lock(&self.state).levels.get_mut(number) {
             *level = candidate.level;
         }
         Ok(())
     }
 
-    /// The delta's file is cut, or made longer, to so many clusters, and its table read again.
+    /// `PLOOP_IOC_TRUNCATE`: sets the length of a delta's file to a number of clusters, and reads its table again.
     pub(super) fn truncate(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let file = ioctl.file()?;
         let clusters = ioctl.word(4)?;
         let number = usize::from(ioctl.word(8)? as u8);
         let _control = lock(&self.control);
         {
-            let shown = lock(&self.shown);
-            let level = shown.levels.get(number).ok_or(Errno::NOENT)?;
+            let state = lock(&self.state);
+            let level = state.levels.get(number).ok_or(Errno::NOENT)?;
             if !level.read_only {
                 return Err(Errno::BUSY);
             }
             if identity(&file) != identity(&level.file) {
                 return Err(Errno::INVAL);
             }
-            let len = u64::from(clusters) << (shown.cluster_log + 9);
-            // However the descriptor was opened.
+            let len = u64::from(clusters) << (state.cluster_log + 9);
+            // The caller's descriptor may be read-only.
             File::options()
                 .write(true)
                 .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
@@ -486,31 +494,35 @@ impl Device {
         self.reload(number)
     }
 
-    /// Clusters of a level are elsewhere in its file now: in memory, for the caller has written the
-    /// table.
+    /// `PLOOP_IOC_UPDATE_INDEX`: the caller has moved clusters of a level within its file and has written the table; here the
+    /// table in memory is changed.
     pub(super) fn update_index(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let (count, level) = (ioctl.word(0)?, ioctl.word(4)? as u8);
         let _control = lock(&self.control);
-        if lock(&self.shown).levels.is_empty() {
+        if lock(&self.state).levels.is_empty() {
             return Err(Errno::NOENT);
         }
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.lock();
         for at in (8..).step_by(8).take(count as usize) {
             let (cluster, slot) = (ioctl.word(at)?, ioctl.word(at + 4)?);
-            let known = match &mut contents.disk {
+            let changed = match &mut contents.disk {
                 Stack::Writable(disk) => disk.set_slot(level.into(), cluster, slot),
                 Stack::ReadOnly(disk) => disk.set_slot(level.into(), cluster, slot),
                 Stack::None => Ok(()),
             };
-            if let Err(error) = known {
-                eprintln!("ploop-sandbox: {}: UPDATE_INDEX: {error}", self.name());
+            if let Err(error) = changed {
+                eprintln!(
+                    "ploop-sandbox: {}: PLOOP_IOC_UPDATE_INDEX: {error}",
+                    self.name()
+                );
             }
         }
         Ok(())
     }
 
+    /// Reads the table of a level again.
     fn reload(&self, number: usize) -> Result<(), Errno> {
-        match &mut lock(&self.data).disk {
+        match &mut self.data.lock().disk {
             Stack::Writable(disk) => disk.reload_level(number),
             Stack::ReadOnly(disk) => disk.reload_level(number),
             Stack::None => Ok(()),
@@ -518,14 +530,15 @@ impl Device {
         .map_err(|error| errno_of(&error))
     }
 
+    /// `PLOOP_IOC_MAX_DELTA_SIZE`.
     pub(super) fn set_max_delta_size(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let _control = lock(&self.control);
         let cluster_log = {
-            let shown = lock(&self.shown);
-            if shown.levels.is_empty() {
+            let state = lock(&self.state);
+            if state.levels.is_empty() {
                 return Err(Errno::INVAL);
             }
-            shown.cluster_log
+            state.cluster_log
         };
         // In sectors; the driver counts whole clusters.
         let clusters = ioctl.long()? >> cluster_log;
@@ -533,16 +546,17 @@ impl Device {
         if let Contents {
             disk: Stack::Writable(disk),
             ..
-        } = &mut *lock(&self.data)
+        } = &mut *self.data.lock()
         {
             disk.set_max_len(len);
         }
         Ok(())
     }
 
+    /// `PLOOP_IOC_SYNC`.
     pub(super) fn sync(&self) -> Result<(), Errno> {
         let _control = lock(&self.control);
-        match &mut lock(&self.data).disk {
+        match &mut self.data.lock().disk {
             Stack::None => Err(Errno::NOENT),
             Stack::ReadOnly(_) => Ok(()),
             Stack::Writable(disk) => disk.flush().map_err(|error| errno_of(&error)),

@@ -1,4 +1,4 @@
-//! One device: its state, and what its block device reads and writes.
+//! One device: its state, which function answers which ioctl ([`Device::ioctl`]), and the reads and writes of its block device.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,53 +11,53 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use ploop::ErrorKind;
 use ploop::image::{Disk, ReadPlan};
-use ploop_sandbox_wire::{Alias, Reply};
+use ploop_sandbox_wire::{Alias, BLKRRPART, Reply, number};
 use rustix::io::Errno;
 
 use super::attached::Attachment;
 use super::contents::Contents;
 use super::contents_lock::ContentsLock;
-use super::discards::Discards;
+use super::discard_queue::DiscardQueue;
 use super::errors::{errno, into_io};
-use super::lock::lock;
 use super::maintenance::Maintenance;
-use super::request::{BLKRRPART, Ioctl, number};
+use super::request::Ioctl;
 use super::stack::Stack;
 use crate::block::Block;
-use crate::data::{Data, Done};
+use crate::data::{Completion, Data};
+use crate::lock::lock;
 
-/// A device. Its locks are taken in the order of the fields; `data` is never held while the kernel is
-/// asked for something that may read or write the device, `control` may be.
+/// A device. Its locks are taken in the order of the fields. `data` is never held during a system call that may read or write
+/// the device; `control` may be.
 pub(super) struct Device {
     pub(super) index: u32,
     block: OnceLock<Block>,
-    /// One ioctl at a time, but for those that only wait.
+    /// Held during an ioctl, so that only one runs at a time. Those that wait let go of it.
     pub(super) control: Mutex<Maintenance>,
-    /// Wakes who waits for the clusters of a merge.
-    pub(super) moved: Condvar,
-    /// The device is about to go, with the sandbox.
+    /// Notified when the thread that moves the clusters of a merge has ended.
+    pub(super) merge_progressed: Condvar,
+    /// The sandbox is ending.
     pub(super) ending: AtomicBool,
-    /// Something is wrong with the image, and it is not written to any more.
+    /// The image had an error, and is not written to any more.
     pub(super) aborted: AtomicBool,
     pub(super) data: ContentsLock<Contents>,
-    /// Wakes who waits for discards.
+    /// Notified when a discard comes or has ended.
     pub(super) discarded: Condvar,
-    /// What sysfs shows.
-    pub(super) shown: Mutex<Shown>,
-    /// Of the disk, in bytes; 0 while it is stopped.
+    /// The deltas, and what else sysfs shows.
+    pub(super) state: Mutex<DeviceState>,
+    /// The size of the block device in bytes.
     size: AtomicU64,
-    /// Who reads `pstate/event`.
-    waiting: Mutex<Vec<Waiting>>,
+    /// One for each read of `pstate/event` that waits.
+    stop_callbacks: Mutex<Vec<StopCallback>>,
     balloon_inode: Mutex<Option<u64>>,
 }
 
-/// Who is told the text of `pstate/event` when the device stops.
-type Waiting = Box<dyn FnOnce(&str) + Send>;
+/// Called with the text of `pstate/event` when the device stops.
+type StopCallback = Box<dyn FnOnce(&str) + Send>;
 
-/// What a read looks up.
-enum Found {
-    Planned(ReadPlan),
-    /// Its deltas are not written to.
+/// What a read looks up: where its data is.
+enum ReadSource {
+    Plan(ReadPlan),
+    /// A read-only disk, which does not change.
     Disk(Box<Disk>),
 }
 
@@ -66,17 +66,17 @@ pub(super) struct Level {
     pub(super) file: File,
     pub(super) raw: bool,
     pub(super) read_only: bool,
-    /// What the file was called last in its directory when it was added.
-    pub(super) called: OsString,
+    /// The file's name in its directory when it was added.
+    pub(super) name: OsString,
     pub(super) _attachment: Attachment,
 }
 
 impl Level {
-    /// Where the file is now, for it may have been renamed since. One whose mount is gone has its name alone.
+    /// The current path of the file, which may have been renamed. Where its mount is gone, only its name.
     pub(super) fn path(&self) -> String {
         let mut name = path_of(&self.file).into_os_string();
         if name == "/" {
-            name.clone_from(&self.called);
+            name.clone_from(&self.name);
         }
         let name = name.into_vec();
         let name = name.strip_suffix(b" (deleted)").unwrap_or(&name).to_vec();
@@ -90,7 +90,8 @@ pub(super) fn path_of(file: &File) -> PathBuf {
     std::fs::read_link(link).unwrap_or_default()
 }
 
-pub(super) struct Shown {
+/// The deltas of a device, and what else sysfs shows.
+pub(super) struct DeviceState {
     pub(super) levels: Vec<Level>,
     pub(super) running: bool,
     pub(super) read_only: bool,
@@ -105,15 +106,15 @@ impl Device {
             index,
             block: OnceLock::new(),
             control: Mutex::new(Maintenance::default()),
-            moved: Condvar::new(),
+            merge_progressed: Condvar::new(),
             ending: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             data: ContentsLock::new(Contents {
                 disk: Stack::None,
-                discards: Discards::default(),
+                discards: DiscardQueue::default(),
             }),
             discarded: Condvar::new(),
-            shown: Mutex::new(Shown {
+            state: Mutex::new(DeviceState {
                 levels: Vec::new(),
                 running: false,
                 read_only: false,
@@ -122,7 +123,7 @@ impl Device {
                 version: 0,
             }),
             size: AtomicU64::new(0),
-            waiting: Mutex::new(Vec::new()),
+            stop_callbacks: Mutex::new(Vec::new()),
             balloon_inode: Mutex::new(None),
         }
     }
@@ -132,7 +133,7 @@ impl Device {
     }
 
     pub(super) fn set_block(&self, block: Block) {
-        // Called once, for a device nobody else knows yet.
+        // Called once, before the device is in the driver's list.
         let _ = self.block.set(block);
     }
 
@@ -149,9 +150,9 @@ impl Device {
         self.size.store(size, Ordering::Release);
     }
 
-    /// Whether it can be given to somebody.
+    /// Whether the device has no deltas, so that a program can be given it.
     pub(super) fn is_empty(&self) -> bool {
-        lock(&self.shown).levels.is_empty()
+        lock(&self.state).levels.is_empty()
     }
 
     pub(super) fn alias(&self) -> Option<Alias> {
@@ -164,27 +165,29 @@ impl Device {
         *lock(&self.balloon_inode) = number;
     }
 
-    pub(super) fn when_stopped(&self, when: Waiting) {
-        // Whoever stops the device takes the list after it says so.
-        let mut waiting = lock(&self.waiting);
-        if lock(&self.shown).running {
-            waiting.push(when);
+    /// Calls back when the device stops, or at once if it does not run.
+    pub(super) fn when_stopped(&self, callback: StopCallback) {
+        // `stop` clears `running` before it takes the list, so that no callback is lost.
+        let mut callbacks = lock(&self.stop_callbacks);
+        if lock(&self.state).running {
+            callbacks.push(callback);
         } else {
-            drop(waiting);
-            when(STOPPED);
+            drop(callbacks);
+            callback(STOPPED);
         }
     }
 
     pub(super) fn tell_stopped(&self) {
-        let waiting = std::mem::take(&mut *lock(&self.waiting));
-        for when in waiting {
-            when(STOPPED);
+        let callbacks = std::mem::take(&mut *lock(&self.stop_callbacks));
+        for callback in callbacks {
+            callback(STOPPED);
         }
     }
 
+    /// Answers an ioctl: one of the driver's, `PLOOP_IOC_*`, or `BLKRRPART`.
     pub(super) fn ioctl(self: &Arc<Self>, mut ioctl: Ioctl<'_>) -> Result<Reply, Errno> {
         if ioctl.of_ploop() == Some(number::STOP) {
-            // The caller's own reference to the device, which must not count as somebody else's.
+            // The caller's descriptor of the device was sent along, and must not count as another opener.
             ioctl.descriptors.clear();
         }
         let ioctl = &ioctl;
@@ -225,7 +228,7 @@ impl Device {
             number::DISCARD_WAIT => self.discard_wait(ioctl),
             number::GETDEVICE => Ok(Reply {
                 result: 0,
-                // The first minor that no device has: those here are numbered from elsewhere on.
+                // The lowest minor that no device has: devices are numbered from 10000 on.
                 payload: vec![0; 8],
             }),
             _ => Err(Errno::INVAL),
@@ -236,7 +239,7 @@ impl Device {
         self.aborted.load(Ordering::Relaxed)
     }
 
-    /// What becomes of an error of the image: unless it is one of space, nothing is written any more.
+    /// Marks the device as aborted for an error of the image, unless the host is full. Returns the error.
     pub(super) fn abort(&self, error: ploop::Error) -> ploop::Error {
         if error.kind() != ErrorKind::NoSpace {
             self.aborted.store(true, Ordering::Relaxed);
@@ -244,10 +247,10 @@ impl Device {
         error
     }
 
-    /// A program has opened the device's node.
+    /// A program has opened the node of the whole device.
     pub(super) fn opened(&self) -> Result<(), Errno> {
         let block = self.require_block()?;
-        // Most opens change nothing, and wait for no ioctl.
+        // An open that finds nothing to do waits for no ioctl.
         let _control = block.is_unread().then(|| lock(&self.control));
         block.opened().map_err(|error| errno(&error))
     }
@@ -259,7 +262,7 @@ impl Device {
             .map_err(|error| errno(&error))
     }
 
-    /// Stops and clears it, if nothing holds it any more.
+    /// Stops and clears the device, if nothing uses it any more.
     pub(super) fn shut_down(&self) {
         let ioctl = Ioctl {
             number: 0,
@@ -267,22 +270,19 @@ impl Device {
             argument: 0,
             payload: &[],
             descriptors: Vec::new(),
-            gone: &|| true,
+            caller_gone: &|| true,
         };
         self.end_merge();
-        // Held discards would keep the file system from letting go.
+        // Held discards would keep the file system from being unmounted.
         let _ = self.discard_finish();
         let _ = self.track_stop(true);
         let stopped = match self.stop(&ioctl) {
-            // It was not running.
+            // It did not run.
             Err(Errno::INVAL) => Ok(()),
             stopped => stopped,
         };
         if let Err(error) = stopped.and_then(|()| self.clear(&ioctl)) {
-            eprintln!(
-                "ploop-sandbox: {} could not be stopped: {error}",
-                self.name()
-            );
+            eprintln!("ploop-sandbox: cannot stop {}: {error}", self.name());
         }
     }
 }
@@ -297,19 +297,19 @@ impl Data for Device {
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let len = buffer.len();
-        let (found, _in_flight) = self.data.look_up(|contents| match &mut contents.disk {
-            Stack::Writable(disk) => Some(disk.plan_read(offset, len).map(Found::Planned)),
-            Stack::ReadOnly(disk) => Some(Ok(Found::Disk(disk.clone()))),
+        let (source, _in_flight) = self.data.begin_read(|contents| match &mut contents.disk {
+            Stack::Writable(disk) => Some(disk.plan_read(offset, len).map(ReadSource::Plan)),
+            Stack::ReadOnly(disk) => Some(Ok(ReadSource::Disk(disk.clone()))),
             Stack::None => None,
         });
-        let found = found.ok_or(io::ErrorKind::NotConnected)?;
-        let read = found.and_then(|found| match found {
-            Found::Planned(plan) => plan.read(buffer).map(|()| plan.len()),
-            Found::Disk(disk) => disk.read_at(buffer, offset),
+        let source = source.ok_or(io::ErrorKind::NotConnected)?;
+        let read = source.and_then(|source| match source {
+            ReadSource::Plan(plan) => plan.read(buffer).map(|()| plan.len()),
+            ReadSource::Disk(disk) => disk.read_at(buffer, offset),
         });
         let read = read.map_err(|error| into_io(self.abort(error)))?;
         if read < buffer.len() {
-            // The device is a whole number of clusters, a raw file may be less.
+            // The device has a whole number of clusters; a raw file may end before.
             buffer[read..].fill(0);
         }
         Ok(())
@@ -319,13 +319,13 @@ impl Data for Device {
         if self.is_aborted() {
             return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
         }
-        let mut contents = self.data.beside_reads();
+        let mut contents = self.data.lock_during_reads();
         let written = if contents.discards.free.is_empty() {
             contents.write(data, offset)
         } else {
-            // It may get a place that is about to be given up.
+            // The write may take the slot of a free cluster.
             drop(contents);
-            lock(&self.data).write(data, offset)
+            self.data.lock().write(data, offset)
         };
         match written {
             Some(written) => written.map_err(|error| into_io(self.abort(error))),
@@ -334,14 +334,14 @@ impl Data for Device {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let mut contents = self.data.beside_reads();
+        let mut contents = self.data.lock_during_reads();
         match &mut contents.disk {
             Stack::Writable(disk) => disk.flush().map_err(|error| into_io(self.abort(error))),
             Stack::ReadOnly(_) | Stack::None => Ok(()),
         }
     }
 
-    fn punch(&self, offset: u64, len: u64, done: Done) {
-        self.zero(offset, len, done);
+    fn punch(&self, offset: u64, len: u64, completion: Completion) {
+        self.zero(offset, len, completion);
     }
 }

@@ -1,6 +1,7 @@
-//! Discards. As the driver does, one that is asked for between `DISCARD_INIT` and `DISCARD_FINI` is
-//! held until its clusters were given back; unlike the driver, only for as long as somebody is at
-//! that: a discard that waits for a dead program would hang its file system.
+//! Discards: `PLOOP_IOC_DISCARD_INIT`, `_WAIT`, `_FINI`.
+//!
+//! As in the driver, a discard that comes between INIT and FINI is held until its clusters were freed. Unlike the driver, the
+//! sandbox releases it when no request about it comes any more: otherwise a program that dies would hang the file system.
 
 use std::time::Duration;
 
@@ -9,24 +10,24 @@ use rustix::io::Errno;
 
 use super::contents::Contents;
 use super::device::Device;
-use super::discards::Hole;
+use super::discard_queue::DiscardRequest;
 use super::errors::into_io;
-use super::lock::lock;
 use super::maintenance::{Kind, Maintenance};
 use super::request::Ioctl;
 use super::stack::Stack;
-use crate::data::Done;
+use crate::data::Completion;
+use crate::lock::lock;
 
-/// How long a discard is held while nobody asks about it.
+/// How long a discard is held while no request about it comes.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Device {
-    /// Part of the disk is to read as zero: a discard, or zeros that are written.
-    pub(super) fn zero(&self, offset: u64, len: u64, done: Done) {
-        let mut contents = lock(&self.data);
+    /// Makes a part of the disk read as zero: for a discard, and for zeros that are written.
+    pub(super) fn zero(&self, offset: u64, len: u64, completion: Completion) {
+        let mut contents = self.data.lock();
         let Contents { disk, discards } = &mut *contents;
         let Stack::Writable(disk) = disk else {
-            done.answer(Err(std::io::Error::from_raw_os_error(
+            completion.complete(Err(std::io::Error::from_raw_os_error(
                 Errno::IO.raw_os_error(),
             )));
             return;
@@ -34,56 +35,62 @@ impl Device {
         if !discards.active {
             discards.written(offset, len);
             if self.is_aborted() {
-                // As if it were dropped.
+                // The dropped completion answers EIO.
                 return;
             }
             let zeroed = disk.write_zeroes(offset, len);
-            done.answer(zeroed.map_err(|error| into_io(self.abort(error))));
+            completion.complete(zeroed.map_err(|error| into_io(self.abort(error))));
             return;
         }
-        discards.waiting.push_back(Hole { offset, len, done });
+        discards.waiting.push_back(DiscardRequest {
+            offset,
+            len,
+            completion,
+        });
         if discards.free.is_empty() {
-            discards.next(disk);
+            discards.hold_next(disk);
         }
         drop(contents);
         self.discarded.notify_all();
     }
 
+    /// `PLOOP_IOC_DISCARD_INIT`: discards are held from now on.
     pub(super) fn discard_init(&self) -> Result<(), Errno> {
         let mut maintenance = lock(&self.control);
         let cluster_log = {
-            let shown = lock(&self.shown);
-            let top = shown.levels.last().ok_or(Errno::INVAL)?;
+            let state = lock(&self.state);
+            let top = state.levels.last().ok_or(Errno::INVAL)?;
             if top.raw {
                 return Err(Errno::OPNOTSUPP);
             }
-            shown.cluster_log
+            state.cluster_log
         };
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
         }
         maintenance.kind = Kind::Discard;
         maintenance.discarding = true;
-        let discards = &mut lock(&self.data).discards;
+        let discards = &mut self.data.lock().discards;
         discards.set_cluster(cluster_log);
         discards.active = true;
         discards.touch();
         Ok(())
     }
 
+    /// `PLOOP_IOC_DISCARD_FINI`: does at once what the held discards ask for, and ends the holding.
     pub(super) fn discard_finish(&self) -> Result<(), Errno> {
         let mut maintenance = lock(&self.control);
         if !std::mem::take(&mut maintenance.discarding) {
             return Ok(());
         }
         {
-            let mut contents = lock(&self.data);
+            let mut contents = self.data.lock();
             let Contents { disk, discards } = &mut *contents;
             discards.active = false;
             if maintenance.kind == Kind::Discard {
                 discards.finish(disk);
             } else {
-                // The one whose clusters are being given back is answered after that.
+                // The discard whose clusters are being freed stays; relocation completes it.
                 let (held, free) = (discards.held.take(), std::mem::take(&mut discards.free));
                 discards.finish(disk);
                 (discards.held, discards.free) = (held, free);
@@ -97,7 +104,7 @@ impl Device {
         Ok(())
     }
 
-    /// Waits for a discard: 1 once there is one, 0 where there will be none.
+    /// `PLOOP_IOC_DISCARD_WAIT`: waits for a discard. Returns 1 when one is held, 0 when holding has ended.
     pub(super) fn discard_wait(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
         {
             let maintenance = lock(&self.control);
@@ -110,16 +117,16 @@ impl Device {
                 _ => return Err(Errno::INVAL),
             }
         }
-        let mut contents = self.data.beside_reads();
-        contents.discards.watchers += 1;
+        let mut contents = self.data.lock_during_reads();
+        contents.discards.waiters += 1;
         let found = loop {
-            if contents.discards.is_loaded() {
+            if contents.discards.is_held() {
                 break Ok(1);
             }
             if !contents.discards.active {
                 break Ok(0);
             }
-            if (ioctl.gone)() {
+            if (ioctl.caller_gone)() {
                 break Err(Errno::INTR);
             }
             let wait = Duration::from_millis(100);
@@ -128,20 +135,20 @@ impl Device {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         };
-        contents.discards.watchers -= 1;
+        contents.discards.waiters -= 1;
         contents.discards.touch();
         found.map(Reply::of)
     }
 
-    /// The free clusters are dealt with; `given_back` tells whether their contents are gone.
-    pub(super) fn restart_discards(&self, maintenance: &mut Maintenance, given_back: bool) {
-        let mut contents = lock(&self.data);
+    /// Drops the list of free clusters and holds the next discard; `freed`: the clusters of the list were freed.
+    pub(super) fn restart_discards(&self, maintenance: &mut Maintenance, freed: bool) {
+        let mut contents = self.data.lock();
         let Contents { disk, discards } = &mut *contents;
         discards.loaded = false;
-        if given_back {
+        if freed {
             discards.free.clear();
-            if let Some(hole) = discards.held.take() {
-                hole.done.answer(Ok(()));
+            if let Some(request) = discards.held.take() {
+                request.completion.complete(Ok(()));
             }
         }
         if maintenance.discarding {
@@ -150,7 +157,7 @@ impl Device {
             discards.finish(disk);
             discards.waiting = waiting;
             if let Stack::Writable(disk) = disk {
-                discards.next(disk);
+                discards.hold_next(disk);
             }
         } else {
             discards.finish(disk);
@@ -160,12 +167,12 @@ impl Device {
         self.discarded.notify_all();
     }
 
-    /// Lets go of discards that nobody asks about any more.
+    /// Completes held discards about which no request has come for a while.
     pub(super) fn release_abandoned_discards(&self) {
-        let mut contents = lock(&self.data);
+        let mut contents = self.data.lock();
         let Contents { disk, discards } = &mut *contents;
         let abandoned = discards.held.is_some()
-            && discards.watchers == 0
+            && discards.waiters == 0
             && discards.touched.elapsed() > TIMEOUT;
         if abandoned {
             discards.finish(disk);

@@ -1,11 +1,11 @@
-//! Errors of images and of the host as the driver's numbers.
+//! Errors of images and of the host as `errno`s of the driver.
 
 use std::io;
 
 use ploop::ErrorKind;
 use rustix::io::Errno;
 
-/// The number that stands for an error of an image.
+/// The `errno` of an ioctl for an error of an image.
 pub(super) fn errno_of(error: &ploop::Error) -> Errno {
     match error.kind() {
         ErrorKind::NoSpace => Errno::NOSPC,
@@ -16,7 +16,7 @@ pub(super) fn errno_of(error: &ploop::Error) -> Errno {
     }
 }
 
-/// For a read or a write: whatever is wrong with the image, it failed.
+/// The error of a read or a write: ENOSPC, or EIO after a line on standard error.
 pub(super) fn into_io(error: ploop::Error) -> io::Error {
     let errno = match error.kind() {
         ErrorKind::NoSpace => Errno::NOSPC,
@@ -28,6 +28,7 @@ pub(super) fn into_io(error: ploop::Error) -> io::Error {
     io::Error::from_raw_os_error(errno.raw_os_error())
 }
 
+/// The `errno` of an error of the host.
 pub(super) fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

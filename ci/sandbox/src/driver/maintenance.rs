@@ -1,15 +1,16 @@
-//! What a device is busy with, and what it must not do meanwhile.
+//! The maintenance state of a device (`PLOOP_MNTN_*`): balloon, snapshot, tracking, discards or merge.
 
 use rustix::io::Errno;
 
-use super::tracked::Track;
+use super::changed_ranges::ChangedRanges;
 
-/// What a device is busy with; the numbers are the driver's.
+/// `PLOOP_MNTN_*`, with the driver's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Kind {
     #[default]
     Off = 0,
     Balloon = 1,
+    /// `PLOOP_MNTN_FBLOADED`: a caller was given a list of free clusters, or gave one.
     FreeBlocksLoaded = 2,
     Snapshot = 3,
     Track = 4,
@@ -17,14 +18,14 @@ pub(super) enum Kind {
     Merge = 257,
 }
 
+/// The maintenance state of a device.
 #[derive(Default)]
 pub(super) struct Maintenance {
     pub(super) kind: Kind,
-    /// Discards are asked for, whatever is being done about those there are.
+    /// Between `PLOOP_IOC_DISCARD_INIT` and `_FINI`, also while `kind` is another one.
     pub(super) discarding: bool,
-    pub(super) track: Option<Track>,
-    /// What a merge has come to.
-    pub(super) moved: Moved,
+    pub(super) track: Option<ChangedRanges>,
+    pub(super) merge: MergeProgress,
 }
 
 impl Maintenance {
@@ -33,15 +34,16 @@ impl Maintenance {
     }
 }
 
-/// How far the clusters of a merge are.
+/// How far a merge is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Moved {
-    /// There is no merge, or what moved them has stopped before the end.
+pub(super) enum MergeProgress {
+    /// There is no merge, or its thread has stopped before the end.
     #[default]
-    Not,
-    /// They are being moved.
+    Stopped,
+    /// Its thread moves clusters.
     Moving,
-    /// They could not be moved; the next MERGE tries again.
+    /// A cluster could not be moved. The next `PLOOP_IOC_MERGE` tries again.
     Failed(Errno),
-    All,
+    /// All clusters are moved.
+    Complete,
 }

@@ -1,6 +1,6 @@
-//! MERGE: a thread moves the top's clusters down, one after another, while the device is read and
-//! written. It goes on when the caller of the ioctl is gone, as the driver does, and the device stays
-//! in this state until another MERGE finishes.
+//! `PLOOP_IOC_MERGE`: a thread moves the clusters of the top delta into the delta below, one after another, while the device is
+//! read and written. As in the driver, it goes on when the caller of the ioctl is gone, and the device stays in this state until
+//! another MERGE finishes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,18 +10,19 @@ use std::time::Duration;
 use ploop::ErrorKind;
 use rustix::io::Errno;
 
+use super::attached::set_writer;
 use super::device::Device;
 use super::errors::{errno, errno_of};
-use super::lock::lock;
-use super::maintenance::{Kind, Moved};
+use super::maintenance::{Kind, MergeProgress};
 use super::request::Ioctl;
 use super::stack::Stack;
-use super::written::set_written;
+use crate::lock::lock;
 
-/// Between two clusters. The lock of the device is not fair: who waits for it gets it then.
+/// The pause between two clusters. The device's lock is not fair: those who wait for it get it in the pause.
 const PAUSE: Duration = Duration::from_micros(200);
 
 impl Device {
+    /// `PLOOP_IOC_MERGE`: merges the top delta into the one below.
     pub(super) fn merge(self: &Arc<Self>, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let mut maintenance = lock(&self.control);
         match maintenance.kind {
@@ -30,95 +31,99 @@ impl Device {
             _ => return Err(Errno::BUSY),
         }
         maintenance.kind = Kind::Merge;
-        if matches!(maintenance.moved, Moved::Not | Moved::Failed(_)) {
+        if matches!(
+            maintenance.merge,
+            MergeProgress::Stopped | MergeProgress::Failed(_)
+        ) {
             let device = Arc::clone(self);
             thread::Builder::new()
                 .name("merge".to_owned())
                 .spawn(move || device.move_clusters())
                 .map_err(|error| errno(&error))?;
-            maintenance.moved = Moved::Moving;
+            maintenance.merge = MergeProgress::Moving;
         }
         loop {
-            match maintenance.moved {
-                Moved::Moving if (ioctl.gone)() => return Err(Errno::INTR),
-                Moved::Moving => {}
-                // Somebody else's MERGE has finished.
+            match maintenance.merge {
+                MergeProgress::Moving if (ioctl.caller_gone)() => return Err(Errno::INTR),
+                MergeProgress::Moving => {}
+                // Another MERGE has finished it.
                 _ if maintenance.kind != Kind::Merge => return Err(Errno::ALREADY),
-                Moved::All => break,
-                Moved::Not => return Err(Errno::INTR),
-                Moved::Failed(errno) => {
+                MergeProgress::Complete => break,
+                MergeProgress::Stopped => return Err(Errno::INTR),
+                MergeProgress::Failed(errno) => {
                     if self.is_aborted() {
                         maintenance.kind = Kind::Off;
                     }
                     return Err(errno);
                 }
             }
-            maintenance = match self.moved.wait_timeout(maintenance, PAUSE * 100) {
+            maintenance = match self.merge_progressed.wait_timeout(maintenance, PAUSE * 100) {
                 Ok((maintenance, _)) => maintenance,
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
-        if let Stack::Writable(disk) = &mut lock(&self.data).disk {
+        if let Stack::Writable(disk) = &mut self.data.lock().disk {
             disk.finish_merge()
                 .map_err(|error| errno_of(&self.abort(error)))?;
         }
-        maintenance.moved = Moved::Not;
+        maintenance.merge = MergeProgress::Stopped;
         maintenance.kind = Kind::Off;
-        if let Some(top) = lock(&self.shown).levels.pop() {
-            set_written(&top.file, None);
+        if let Some(top) = lock(&self.state).levels.pop() {
+            set_writer(&top.file, None);
         }
         Ok(())
     }
 
-    /// Both levels are written to from now on.
+    /// Makes the level below the top writable, too.
     fn begin_merge(&self) -> Result<(), Errno> {
-        if lock(&self.shown).levels.len() < 2 {
+        if lock(&self.state).levels.len() < 2 {
             return Err(Errno::NOENT);
         }
-        match &mut lock(&self.data).disk {
+        match &mut self.data.lock().disk {
             Stack::Writable(disk) => disk.begin_merge().map_err(|error| errno_of(&error))?,
             Stack::ReadOnly(_) | Stack::None => return Err(Errno::ROFS),
         }
-        let mut shown = lock(&self.shown);
-        if let Some(below) = shown.levels.iter_mut().nth_back(1) {
+        let mut state = lock(&self.state);
+        if let Some(below) = state.levels.iter_mut().nth_back(1) {
             below.read_only = false;
-            set_written(&below.file, Some(self.index));
+            set_writer(&below.file, Some(self.index));
         }
         Ok(())
     }
 
+    /// The thread of a merge.
     fn move_clusters(&self) {
-        let moved = loop {
+        let progress = loop {
             if self.ending.load(Ordering::Relaxed) {
-                break Moved::Not;
+                break MergeProgress::Stopped;
             }
-            let next = match &mut lock(&self.data).disk {
+            let next = match &mut self.data.lock().disk {
                 Stack::Writable(disk) => disk.merge_next(),
                 Stack::ReadOnly(_) | Stack::None => Ok(false),
             };
             match next {
                 Ok(true) => {}
-                Ok(false) => break Moved::All,
+                Ok(false) => break MergeProgress::Complete,
                 Err(error) if error.kind() == ErrorKind::NoSpace => {
-                    break Moved::Failed(Errno::NOSPC);
+                    break MergeProgress::Failed(Errno::NOSPC);
                 }
                 Err(error) => {
                     self.abort(error);
-                    break Moved::Failed(Errno::IO);
+                    break MergeProgress::Failed(Errno::IO);
                 }
             }
             thread::sleep(PAUSE);
         };
-        lock(&self.control).moved = moved;
-        self.moved.notify_all();
+        lock(&self.control).merge = progress;
+        self.merge_progressed.notify_all();
     }
 
-    /// Has the clusters that are left stay where they are; the device is about to go.
+    /// Stops the thread of a merge before its end, because the sandbox ends.
     pub(super) fn end_merge(&self) {
         self.ending.store(true, Ordering::Relaxed);
         let mut maintenance = lock(&self.control);
-        while maintenance.moved == Moved::Moving {
-            maintenance = match self.moved.wait(maintenance) {
+        while maintenance.merge == MergeProgress::Moving {
+            maintenance = match self.merge_progressed.wait(maintenance) {
                 Ok(maintenance) => maintenance,
                 Err(poisoned) => poisoned.into_inner(),
             };

@@ -1,23 +1,21 @@
-//! The driver: which devices there are, and who is asked what.
+//! The driver: the devices, which of them a program is given, and which device answers which request.
 
 mod attached;
 mod attributes;
 mod balloon;
+mod changed_ranges;
 mod contents;
 mod contents_lock;
 mod deltas;
 mod device;
 mod discard;
-mod discards;
+mod discard_queue;
 mod errors;
-mod lock;
 mod maintenance;
 mod merge;
 mod request;
 mod stack;
 mod track;
-mod tracked;
-mod written;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -29,20 +27,20 @@ use ploop_sandbox_wire::{Alias, Node, Reply, Request, call};
 use rustix::io::Errno;
 
 use crate::block::{Block, MINORS};
+use crate::lock::lock;
 use crate::sandbox_directory::SandboxDirectory;
 pub(crate) use attached::list_in as list_attached_in;
-pub(crate) use attributes::Entry;
+pub(crate) use attributes::SysfsEntry;
 use device::Device;
-use lock::lock;
 use request::Ioctl;
 
-/// Where new devices are numbered.
+/// The numbers of devices.
 const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
 
 /// All devices.
 pub(crate) struct Driver {
     sandbox: Arc<SandboxDirectory>,
-    /// By their number.
+    /// Ordered by their numbers.
     devices: Mutex<Vec<Slot>>,
 }
 
@@ -51,14 +49,14 @@ struct Slot {
     reserved: bool,
 }
 
-/// A device that nobody else is given, until this is dropped.
+/// A device that no other program is given until this is dropped.
 pub(crate) struct Reservation {
     driver: Weak<Driver>,
     pub(crate) index: u32,
 }
 
 impl Reservation {
-    /// What `/proc/vz/ploop_minor` reads as.
+    /// The text of `/proc/vz/ploop_minor`.
     pub(crate) fn text(&self) -> String {
         format!("{}\n", self.index * MINORS)
     }
@@ -82,7 +80,7 @@ impl Driver {
             devices: Mutex::new(Vec::new()),
         });
         let weak = Arc::downgrade(&driver);
-        // Ends with the driver.
+        // The thread ends with the driver.
         thread::spawn(move || {
             while let Some(driver) = weak.upgrade() {
                 for device in driver.all() {
@@ -152,7 +150,7 @@ impl Driver {
                     device.set_block(block);
                     return Ok(device);
                 }
-                // Another sandbox has it.
+                // The loop device of this number is another sandbox's.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
                 Err(error) => return Err(error),
             }
@@ -160,32 +158,32 @@ impl Driver {
         Err(last)
     }
 
-    /// What is below `/sys/devices/virtual/block`.
-    pub(crate) fn entry(&self, path: &[&str]) -> Option<Entry> {
+    /// The entry at a path below `/sys/devices/virtual/block`.
+    pub(crate) fn entry(&self, path: &[&str]) -> Option<SysfsEntry> {
         let Some((name, rest)) = path.split_first() else {
             let names = self.all().iter().map(|device| device.name()).collect();
-            return Some(Entry::Directory(names));
+            return Some(SysfsEntry::Directory(names));
         };
         let index = name.strip_prefix("ploop")?.parse().ok()?;
         self.device(index)?.entry(rest)
     }
 
-    /// Calls `when` with the text of `pstate/event`, once the device is not running.
-    pub(crate) fn stopped(&self, index: u32, when: Box<dyn FnOnce(&str) + Send>) {
+    /// Calls back with the text of `pstate/event` when the device does not run any more.
+    pub(crate) fn when_stopped(&self, index: u32, callback: Box<dyn FnOnce(&str) + Send>) {
         match self.device(index) {
-            Some(device) => device.when_stopped(when),
-            None => when(""),
+            Some(device) => device.when_stopped(callback),
+            None => callback(""),
         }
     }
 
-    /// One request of a program. `gone` tells whether it still waits for the reply.
+    /// Answers one request of a program.
     pub(crate) fn control(
         &self,
         request: &Request,
         descriptors: Vec<OwnedFd>,
-        gone: &dyn Fn() -> bool,
+        caller_gone: &dyn Fn() -> bool,
     ) -> Reply {
-        match self.answer(request, descriptors, gone) {
+        match self.answer(request, descriptors, caller_gone) {
             Ok(reply) => reply,
             Err(errno) => Reply::of(-errno.raw_os_error()),
         }
@@ -195,7 +193,7 @@ impl Driver {
         &self,
         request: &Request,
         descriptors: Vec<OwnedFd>,
-        gone: &dyn Fn() -> bool,
+        caller_gone: &dyn Fn() -> bool,
     ) -> Result<Reply, Errno> {
         let (index, partition) = match request.node {
             Node::Whole(index) => (index, false),
@@ -222,7 +220,7 @@ impl Driver {
             argument: request.argument,
             payload: &request.payload,
             descriptors,
-            gone,
+            caller_gone,
         };
         device.ioctl(ioctl)
     }
@@ -235,8 +233,7 @@ impl Driver {
         }
     }
 
-    /// Stops and clears every device that nothing holds any more, so that the images are closed, and
-    /// gives the loop devices back.
+    /// Stops and clears every device that nothing uses any more, so that the images are closed, and removes the loop devices.
     pub(crate) fn shut_down(&self) {
         for slot in lock(&self.devices).drain(..) {
             slot.device.shut_down();

@@ -1,66 +1,31 @@
-//! The ioctls of `ploop_if.h`: numbers, and the structures behind their arguments.
+//! An ioctl request to the driver, and the structures of `ploop_if.h` behind its argument.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
+use ploop_sandbox_wire as wire;
 use rustix::io::Errno;
 
-/// An ioctl on its way.
+/// An ioctl request.
 pub(super) struct Ioctl<'a> {
     pub(super) number: u32,
-    /// On the partition's node.
+    /// Whether it was called on the node of the partition.
     pub(super) partition: bool,
     pub(super) argument: u64,
+    /// The bytes that the argument points to.
     pub(super) payload: &'a [u8],
     pub(super) descriptors: Vec<OwnedFd>,
-    /// Whether nobody waits for the answer any more.
-    pub(super) gone: &'a dyn Fn() -> bool,
+    /// Whether the caller has died or was interrupted.
+    pub(super) caller_gone: &'a dyn Fn() -> bool,
 }
-
-/// Their numbers within type `P`. The direction and size in the other bits say nothing more.
-pub(super) mod number {
-    pub(crate) const ADD_DELTA: u32 = 0;
-    pub(crate) const CLEAR: u32 = 1;
-    pub(crate) const STOP: u32 = 2;
-    pub(crate) const START: u32 = 3;
-    pub(crate) const SNAPSHOT: u32 = 4;
-    pub(crate) const DEL_DELTA: u32 = 5;
-    pub(crate) const TRACK_INIT: u32 = 6;
-    pub(crate) const TRACK_STOP: u32 = 7;
-    pub(crate) const TRACK_ABORT: u32 = 8;
-    pub(crate) const TRACK_SETPOS: u32 = 9;
-    pub(crate) const TRACK_READ: u32 = 10;
-    pub(crate) const SYNC: u32 = 11;
-    pub(crate) const MERGE: u32 = 12;
-    pub(crate) const REPLACE_DELTA: u32 = 13;
-    pub(crate) const TRUNCATE: u32 = 14;
-    pub(crate) const UPDATE_INDEX: u32 = 16;
-    pub(crate) const GROW: u32 = 17;
-    pub(crate) const FBGET: u32 = 18;
-    pub(crate) const BALLOON: u32 = 19;
-    pub(crate) const FREEBLKS: u32 = 20;
-    pub(crate) const RELOCBLKS: u32 = 21;
-    pub(crate) const GETDEVICE: u32 = 22;
-    pub(crate) const DISCARD_INIT: u32 = 23;
-    pub(crate) const DISCARD_FINI: u32 = 24;
-    pub(crate) const DISCARD_WAIT: u32 = 25;
-    pub(crate) const FBDROP: u32 = 26;
-    pub(crate) const FBFILTER: u32 = 27;
-    pub(crate) const MAX_DELTA_SIZE: u32 = 28;
-}
-
-/// The block layer's request to read the partition table again.
-pub(super) const BLKRRPART: u32 = 0x125f;
-
-/// `'P'`, the type of ploop's ioctls.
-const TYPE: u32 = 0x50;
 
 impl Ioctl<'_> {
-    /// Which of ploop's it is.
+    /// Its number among the driver's ioctls ([`wire::number`]), if it is one.
     pub(super) fn of_ploop(&self) -> Option<u32> {
-        (self.number >> 8 & 0xff == TYPE).then_some(self.number & 0xff)
+        (self.number >> 8 & 0xff == wire::TYPE).then_some(self.number & 0xff)
     }
 
+    /// `__u32` at an offset of the argument.
     pub(super) fn word(&self, at: usize) -> Result<u32, Errno> {
         word(self.payload, at)
     }
@@ -122,12 +87,12 @@ impl Control {
         })
     }
 
-    /// How the chunk's file is to be read.
+    /// `PLOOP_IO_*` of the chunk.
     pub(super) fn io_type(ioctl: &Ioctl<'_>) -> Result<u32, Errno> {
         ioctl.word(Control::LEN + 4)
     }
 
-    /// Whether the chunk begins and ends with its file; others there were never.
+    /// Whether the chunk is the whole file. The driver takes no other.
     pub(super) fn is_whole_file(ioctl: &Ioctl<'_>) -> Result<bool, Errno> {
         // The offset, the start and the length.
         for at in (12..Control::CHUNK_LEN).step_by(4) {
@@ -138,7 +103,7 @@ impl Control {
         Ok(true)
     }
 
-    /// The name the device gets; one byte of it stays for the end of the text.
+    /// The cookie (component name) of the device: text that ends with a zero.
     pub(super) fn cookie(ioctl: &Ioctl<'_>) -> Result<Vec<u8>, Errno> {
         let start = Control::LEN + Control::CHUNK_LEN;
         let cookie = ioctl
@@ -153,8 +118,7 @@ impl Control {
     }
 }
 
-/// Clusters of the disk and where they are in the top delta's file: `len` of them, from `cluster` and
-/// `slot` on.
+/// A run of `len` clusters of the disk from `cluster` on, which lie in the top delta's file from `slot` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) cluster: u32,
@@ -163,13 +127,13 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// Its numbers one by one.
+    /// Each cluster with its slot.
     pub(super) fn each(self) -> impl Iterator<Item = (u32, u32)> {
         (0..self.len).map(move |n| (self.cluster.wrapping_add(n), self.slot.wrapping_add(n)))
     }
 }
 
-/// `struct ploop_freeblks_ctl`: how many extents the caller has, or has room for, and those there are.
+/// `struct ploop_freeblks_ctl`: the number of extents that the caller has, or has room for, and the extents.
 pub(super) struct FreeBlocks {
     pub(super) count: u32,
     pub(super) level: u8,
@@ -200,7 +164,7 @@ impl FreeBlocks {
         })
     }
 
-    /// The structure with other values, and these extents behind it.
+    /// The structure to reply with.
     pub(super) fn reply(
         ioctl: &Ioctl<'_>,
         count: u32,

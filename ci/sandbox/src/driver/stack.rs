@@ -1,10 +1,10 @@
-//! The deltas of a device as one disk.
+//! The stack of deltas of a device as one disk.
 
 use ploop::image::{Disk, DiskWriter};
 
-/// The deltas as one disk.
+/// The stack of deltas as one disk.
 pub(super) enum Stack {
-    /// There are none, or none was started yet.
+    /// The device has no deltas.
     None,
     Writable(Box<DiskWriter>),
     ReadOnly(Box<Disk>),

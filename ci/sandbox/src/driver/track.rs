@@ -1,15 +1,16 @@
-//! Which clusters of the top delta's file changed, for a copy of the running image.
+//! Change tracking, for a copy of a running image: `PLOOP_IOC_TRACK_INIT`, `_SETPOS`, `_READ`, `_STOP`, `_ABORT`.
 
 use ploop_sandbox_wire::Reply;
 use rustix::io::Errno;
 
+use super::changed_ranges::ChangedRanges;
 use super::device::Device;
-use super::lock::lock;
 use super::maintenance::Kind;
 use super::request::Ioctl;
 use super::stack::Stack;
-use super::tracked::Track;
+use crate::lock::lock;
 
+/// `struct ploop_track_extent`.
 fn extent(start: u64, end: u64) -> Reply {
     let mut payload = start.to_le_bytes().to_vec();
     payload.extend_from_slice(&end.to_le_bytes());
@@ -17,36 +18,38 @@ fn extent(start: u64, end: u64) -> Reply {
 }
 
 impl Device {
-    /// Of the file of the top delta, without what it was given ahead.
+    /// The length of the top delta's file without preallocated space.
     fn top_len(&self) -> Result<u64, Errno> {
         let cluster_log = {
-            let shown = lock(&self.shown);
-            let top = shown.levels.last().ok_or(Errno::NOENT)?;
+            let state = lock(&self.state);
+            let top = state.levels.last().ok_or(Errno::NOENT)?;
             if top.read_only || top.raw {
                 return top.file.metadata().map(|m| m.len()).map_err(|_| Errno::IO);
             }
-            shown.cluster_log
+            state.cluster_log
         };
-        match &lock(&self.data).disk {
+        match &self.data.lock().disk {
             Stack::Writable(disk) => Ok(u64::from(disk.allocation_head()) << (cluster_log + 9)),
             Stack::ReadOnly(_) | Stack::None => Err(Errno::NOENT),
         }
     }
 
+    /// `PLOOP_IOC_TRACK_INIT`. The reply is the range to copy first.
     pub(super) fn track_init(&self) -> Result<Reply, Errno> {
         let mut maintenance = lock(&self.control);
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
         }
         let len = self.top_len()?;
-        if let Stack::Writable(disk) = &mut lock(&self.data).disk {
+        if let Stack::Writable(disk) = &mut self.data.lock().disk {
             disk.track(true);
         }
         maintenance.kind = Kind::Track;
-        maintenance.track = Some(Track::default());
+        maintenance.track = Some(ChangedRanges::default());
         Ok(extent(0, len))
     }
 
+    /// `PLOOP_IOC_TRACK_SETPOS`: the caller has copied everything up to here. 0 begins again.
     pub(super) fn track_set_position(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let position = ioctl.long()? & !511;
         let mut maintenance = lock(&self.control);
@@ -55,22 +58,23 @@ impl Device {
             if position != 0 {
                 return Err(Errno::INVAL);
             }
-            *track = Track::default();
+            *track = ChangedRanges::default();
         } else {
             track.end = position;
         }
         Ok(())
     }
 
-    /// Takes over what the disk noted.
-    fn gather(&self, track: &mut Track) {
-        if let Stack::Writable(disk) = &mut lock(&self.data).disk {
+    /// Adds the changes that the disk noted.
+    fn gather(&self, track: &mut ChangedRanges) {
+        if let Stack::Writable(disk) = &mut self.data.lock().disk {
             for range in disk.take_tracked() {
                 track.insert(range.start, range.end);
             }
         }
     }
 
+    /// `PLOOP_IOC_TRACK_READ`: the next range that changed; EAGAIN if there is none.
     pub(super) fn track_read(&self) -> Result<Reply, Errno> {
         let mut maintenance = lock(&self.control);
         let track = maintenance.track.as_mut().ok_or(Errno::INVAL)?;
@@ -85,16 +89,17 @@ impl Device {
         Err(Errno::AGAIN)
     }
 
+    /// `PLOOP_IOC_TRACK_STOP`, which fails while there are changes, and `PLOOP_IOC_TRACK_ABORT`.
     pub(super) fn track_stop(&self, abort: bool) -> Result<(), Errno> {
         let mut maintenance = lock(&self.control);
         let Some(track) = maintenance.track.as_mut() else {
             return Ok(());
         };
         self.gather(track);
-        if !abort && !track.changed.is_empty() {
+        if !abort && !track.ranges.is_empty() {
             return Err(Errno::BUSY);
         }
-        if let Stack::Writable(disk) = &mut lock(&self.data).disk {
+        if let Stack::Writable(disk) = &mut self.data.lock().disk {
             disk.track(false);
         }
         maintenance.track = None;

@@ -1,26 +1,24 @@
-//! What the preload library asks the daemon, and what it answers, over a Unix stream socket: one
-//! request and one reply a connection. File descriptors travel beside the first byte of a message.
+//! The protocol between the preload library and the daemon: one [`Request`] and one [`Reply`] a connection, over a Unix stream
+//! socket. File descriptors are sent with the first byte of a request.
 
 use std::io::{self, Read, Write};
 
-/// The variable that holds the path of the daemon's socket. Where it is not set, the preload
-/// library does nothing.
+/// The environment variable with the path of the daemon's socket. Where it is not set, the preload library does nothing.
 pub const SOCKET: &str = "PLOOP_SANDBOX_SOCKET";
 
-/// The variable that holds the directory in which the daemon serves what belongs into `/proc/vz`.
+/// The environment variable with the directory that takes the place of `/proc/vz`.
 pub const PROC_VZ: &str = "PLOOP_SANDBOX_PROC_VZ";
 
-/// The file beside the socket in which the daemon lists the files that are attached to devices, for
-/// every program to map: see [`attached`].
+/// The file in the directory of the socket in which the daemon lists the files that are attached to devices. Every program maps
+/// it; [`attached`] is its layout.
 pub const ATTACHED: &str = "attached";
 
-/// The layout of [`ATTACHED`]: 64-bit numbers as the machine has them. First how many slots were ever
-/// used, and an unused number; then the slots, a device and an inode each. A slot whose inode is 0 is
-/// free. The device is written before the inode.
+/// The layout of [`ATTACHED`]: 64-bit numbers in native byte order. The head has the number of slots that were ever used, and 0.
+/// Then come the slots, a device and an inode each. A slot whose inode is 0 is free. The device is written before the inode.
 pub mod attached {
     /// How many slots there are.
     pub const SLOTS: usize = 4096;
-    /// Bytes of a slot, and of what stands before the first.
+    /// Bytes of a slot, and of the head.
     pub const SLOT_LEN: usize = 16;
     /// Bytes of the file.
     pub const LEN: usize = (SLOTS + 1) * SLOT_LEN;
@@ -29,10 +27,10 @@ pub mod attached {
 /// The major number of ploop's block devices.
 pub const MAJOR: u32 = 182;
 
-/// No message is longer: lists of extents of a disk of 16 TiB fit.
+/// The longest message. The list of extents of a disk of 16 TiB fits.
 const MAX_LEN: u32 = 256 << 20;
 
-/// Which node of a device was asked.
+/// The node of a device on which a request is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {
     /// `/dev/ploopN`.
@@ -43,46 +41,86 @@ pub enum Node {
     None,
 }
 
-/// Requests that are no ioctl of ploop's or the block layer's.
+/// `BLKRRPART`, the block layer's ioctl that reads the partition table again.
+pub const BLKRRPART: u32 = 0x125f;
+
+/// `PLOOPCTLTYPE`, the type of the driver's ioctls.
+pub const TYPE: u32 = b'P' as u32;
+
+/// The numbers of the driver's ioctls, `PLOOP_IOC_*`, within their type.
+#[allow(missing_docs)]
+pub mod number {
+    pub const ADD_DELTA: u32 = 0;
+    pub const CLEAR: u32 = 1;
+    pub const STOP: u32 = 2;
+    pub const START: u32 = 3;
+    pub const SNAPSHOT: u32 = 4;
+    pub const DEL_DELTA: u32 = 5;
+    pub const TRACK_INIT: u32 = 6;
+    pub const TRACK_STOP: u32 = 7;
+    pub const TRACK_ABORT: u32 = 8;
+    pub const TRACK_SETPOS: u32 = 9;
+    pub const TRACK_READ: u32 = 10;
+    pub const SYNC: u32 = 11;
+    pub const MERGE: u32 = 12;
+    pub const REPLACE_DELTA: u32 = 13;
+    pub const TRUNCATE: u32 = 14;
+    pub const UPDATE_INDEX: u32 = 16;
+    pub const GROW: u32 = 17;
+    pub const FBGET: u32 = 18;
+    pub const BALLOON: u32 = 19;
+    pub const FREEBLKS: u32 = 20;
+    pub const RELOCBLKS: u32 = 21;
+    pub const GETDEVICE: u32 = 22;
+    pub const DISCARD_INIT: u32 = 23;
+    pub const DISCARD_FINI: u32 = 24;
+    pub const DISCARD_WAIT: u32 = 25;
+    pub const FBDROP: u32 = 26;
+    pub const FBFILTER: u32 = 27;
+    pub const MAX_DELTA_SIZE: u32 = 28;
+    /// The greatest.
+    pub const LAST: u32 = MAX_DELTA_SIZE;
+}
+
+/// Requests that are no ioctls.
 pub mod call {
-    /// Which device numbers stand for which: see [`Alias`](super::Alias).
+    /// Asks for the real devices behind ploop's nodes: [`Alias`](super::Alias).
     pub const ALIASES: u32 = 0xf000_0001;
-    /// A partition was mounted, or remounted, with `balloon_ino=`. The payload is the inode's number
-    /// as text, the node says where. 0: it was mounted without a balloon.
+    /// The node was mounted, or remounted, with `balloon_ino=`. The payload is the number of the inode as text; 0 for a mount
+    /// without a balloon.
     pub const BALLOON_INODE: u32 = 0xf000_0002;
-    /// The file system mounted from a partition is to be made larger without the privilege for that.
-    /// The payload is the number of blocks wanted (`u64`), the descriptor sent the mount point.
+    /// Enlarges the file system that is mounted from the node, for a program that lacks CAP_SYS_RESOURCE. The payload is the
+    /// new number of blocks (`u64`), the descriptor the mount point.
     pub const GROW_FILE_SYSTEM: u32 = 0xf000_0003;
     /// A program has opened the whole device.
     pub const OPENED: u32 = 0xf000_0005;
-    /// Does the daemon answer?
+    /// Asks whether the daemon answers. The result is the age of its oldest unanswered data request, in seconds.
     pub const PING: u32 = 0xf000_0004;
 }
 
-/// A request: an ioctl as it was called, the bytes behind its argument included, or one of
-/// [`call`].
+/// A request: an ioctl with the bytes behind its argument, or one of [`call`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The number of the ioctl, or one of [`call`].
     pub call: u32,
-    /// Of which node.
+    /// The node on which it is made.
     pub node: Node,
     /// The argument itself, where it is a number.
     pub argument: u64,
-    /// What the argument points to.
+    /// The bytes that the argument points to.
     pub payload: Vec<u8>,
 }
 
-/// What the daemon answers.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// What the call returns: 0 or more, or an `errno` with a minus before it.
+    /// The result of the call: 0 or more, or a negative `errno`.
     pub result: i32,
-    /// What goes back to where the argument points.
+    /// The bytes to write to where the argument points.
     pub payload: Vec<u8>,
 }
 
-/// Which real device stands behind a node; numbers as in `st_rdev`, the driver's beside the real one.
+/// The real devices behind the nodes of a device; major and minor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alias {
     /// N of ploopN.
@@ -91,11 +129,22 @@ pub struct Alias {
     pub whole: (u32, u32),
     /// Its partition, if it has one.
     pub partition: Option<(u32, u32)>,
-    /// The number of the balloon's inode that the mount of the partition was given.
+    /// The inode of the balloon, as the last mount named it.
     pub balloon_inode: Option<u64>,
 }
 
 impl Request {
+    /// A request that is no ioctl, so that it has no argument.
+    #[must_use]
+    pub fn new(call: u32, node: Node, payload: Vec<u8>) -> Request {
+        Request {
+            call,
+            node,
+            argument: 0,
+            payload,
+        }
+    }
+
     /// The message.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -118,7 +167,7 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// Those of the stream, and [`io::ErrorKind::InvalidData`] for what is no request.
+    /// Those of the stream, and [`io::ErrorKind::InvalidData`] for bytes that are no request.
     pub fn read(stream: &mut impl Read) -> io::Result<Request> {
         let mut head = [0; 24];
         stream.read_exact(&mut head)?;
@@ -140,7 +189,7 @@ impl Request {
 }
 
 impl Reply {
-    /// A result without more.
+    /// A reply without payload.
     #[must_use]
     pub fn of(result: i32) -> Reply {
         Reply {
@@ -149,7 +198,7 @@ impl Reply {
         }
     }
 
-    /// Sends it.
+    /// Writes the message.
     ///
     /// # Errors
     ///
@@ -162,7 +211,7 @@ impl Reply {
         stream.write_all(&bytes)
     }
 
-    /// Reads one.
+    /// Reads a message.
     ///
     /// # Errors
     ///
@@ -179,7 +228,7 @@ impl Reply {
 }
 
 impl Alias {
-    /// The answer to [`call::ALIASES`]. A partition or inode that is not there is all ones.
+    /// The payload of the reply to [`call::ALIASES`]. A missing partition or inode is all ones.
     #[must_use]
     pub fn to_payload(aliases: &[Alias]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(28 * aliases.len());
@@ -199,7 +248,7 @@ impl Alias {
         bytes
     }
 
-    /// Reads such an answer. What is cut off at its end is left out.
+    /// Reads such a payload. An incomplete alias at its end is left out.
     pub fn parse(payload: &[u8]) -> impl Iterator<Item = Alias> {
         payload.chunks_exact(28).map(|bytes| {
             let word = |at: usize| {
@@ -237,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_come_back() {
+    fn what_is_written_is_read() {
         for node in [Node::Whole(7), Node::Partition(65535), Node::None] {
             let request = Request {
                 call: 0x4010_5000,

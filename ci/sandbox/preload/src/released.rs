@@ -1,23 +1,23 @@
-//! Stepping aside: a descriptor of the program's holds open what the daemon has to have to itself. Its place is taken by
-//! `/dev/null` meanwhile, and afterwards the file is opened anew, by its path.
+//! Releases a descriptor of the program for a while, so that it does not keep a device or file system busy that the daemon has
+//! to stop or unmount. The number names `/dev/null` meanwhile; afterwards the file is opened again by its path.
 
-use crate::{errno, real};
+use crate::{errno, kernel, real};
 use libc::c_int;
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
-/// A descriptor whose place `/dev/null` has taken.
-pub(crate) struct Aside {
+/// A descriptor number that names `/dev/null` for a while.
+pub(crate) struct ReleasedDescriptor {
     descriptor: c_int,
-    /// Of the open file: access mode, O_DIRECT and so on.
+    /// Flags of the open file: access mode, O_DIRECT and so on.
     flags: c_int,
     close_on_exec: bool,
     position: libc::off_t,
 }
 
-impl Aside {
-    /// Steps aside. Returns the open file too, which has to be dropped for it to be closed. The error is an `errno`.
-    pub(crate) fn step(descriptor: c_int) -> Result<(Aside, OwnedFd), c_int> {
+impl ReleasedDescriptor {
+    /// Releases a descriptor. Returns the open file, too; it is closed when that is dropped. The error is an `errno`.
+    pub(crate) fn release(descriptor: c_int) -> Result<(ReleasedDescriptor, OwnedFd), c_int> {
         // SAFETY: no pointers; the kernel checks the number.
         let (flags, descriptor_flags, position) = unsafe {
             (
@@ -30,49 +30,41 @@ impl Aside {
             return Err(errno::get());
         }
         // SAFETY: no pointers.
-        let held = owned(unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) })?;
-        let null = open(c"/dev/null", libc::O_RDWR)?;
-        place(&null, descriptor, true)?;
+        let file = kernel::owned(unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) })?;
+        let null = kernel::open(c"/dev/null".as_ptr(), libc::O_RDWR)?;
+        replace(&null, descriptor, true)?;
         Ok((
-            Aside {
+            ReleasedDescriptor {
                 descriptor,
                 flags,
                 close_on_exec: descriptor_flags & libc::FD_CLOEXEC != 0,
                 position: position.max(0),
             },
-            held,
+            file,
         ))
     }
 
-    /// Takes the place again. If the file cannot be opened any more, `/dev/null` stays there, and the program's next call
-    /// fails.
-    pub(crate) fn back(self, path: &CStr) {
-        // Those that only mean something when a file is made are never among an open file's.
-        let Ok(file) = open(path, self.flags) else {
+    /// Opens the file again, under the old number. If it cannot be opened any more, the number goes on naming `/dev/null`,
+    /// and the program's next call fails.
+    pub(crate) fn reopen(self, path: &CStr) {
+        // O_CREAT and its like are never among the flags of an open file.
+        let Ok(file) = kernel::open(path.as_ptr(), self.flags) else {
             return;
         };
         // SAFETY: no pointers.
         unsafe { libc::lseek(file.as_raw_fd(), self.position, libc::SEEK_SET) };
-        // Where that fails there is nothing better to do.
-        let _ = place(&file, self.descriptor, self.close_on_exec);
+        // Where that fails, nothing more can be done.
+        let _ = replace(&file, self.descriptor, self.close_on_exec);
     }
 
-    /// The descriptor that stepped aside.
+    /// The number.
     pub(crate) fn descriptor(&self) -> c_int {
         self.descriptor
     }
 }
 
-fn open(path: &CStr, flags: c_int) -> Result<OwnedFd, c_int> {
-    let Some(open) = real::open() else {
-        return Err(libc::ENOSYS);
-    };
-    // SAFETY: a C string; no file is made, so no mode is needed.
-    owned(unsafe { open(path.as_ptr(), flags | libc::O_CLOEXEC) })
-}
-
-/// Puts a file in the place of what `descriptor` is now.
-fn place(file: &OwnedFd, descriptor: c_int, close_on_exec: bool) -> Result<(), c_int> {
+/// Makes a descriptor number name this file.
+fn replace(file: &OwnedFd, descriptor: c_int, close_on_exec: bool) -> Result<(), c_int> {
     let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
     // SAFETY: no pointers. The number is the program's, and the program is in a call about it.
     let placed = unsafe { libc::dup3(file.as_raw_fd(), descriptor, flags) };
@@ -80,14 +72,6 @@ fn place(file: &OwnedFd, descriptor: c_int, close_on_exec: bool) -> Result<(), c
         return Err(errno::get());
     }
     Ok(())
-}
-
-fn owned(descriptor: c_int) -> Result<OwnedFd, c_int> {
-    if descriptor < 0 {
-        return Err(errno::get());
-    }
-    // SAFETY: just made, and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// The path of an open file, as the kernel knows it.
@@ -98,7 +82,7 @@ pub(crate) fn path(descriptor: c_int) -> Option<std::ffi::CString> {
     // SAFETY: a C string, and a buffer of that size.
     let len = unsafe { readlink(link.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
     let path = buffer.get(..usize::try_from(len).ok()?)?;
-    // Cut off, perhaps.
+    // A path that fills the buffer may be cut off.
     if path.len() == buffer.len() {
         return None;
     }
@@ -109,20 +93,20 @@ pub(crate) fn path(descriptor: c_int) -> Option<std::ffi::CString> {
 mod tests {
     use super::*;
     use std::io::{Read as _, Seek as _};
-    use std::os::fd::IntoRawFd as _;
+    use std::os::fd::{FromRawFd as _, IntoRawFd as _};
 
     #[test]
-    fn a_descriptor_steps_aside_and_back() {
+    fn a_descriptor_is_released_and_reopened() {
         let mut file = std::fs::File::open("/proc/self/maps").unwrap();
         file.seek(std::io::SeekFrom::Start(7)).unwrap();
         let path = path(file.as_raw_fd()).unwrap();
         assert!(path.to_bytes().ends_with(b"/maps"));
         let number = file.into_raw_fd();
-        let (aside, held) = Aside::step(number).unwrap();
-        drop(held);
-        assert_eq!(aside.descriptor(), number);
+        let (released, file) = ReleasedDescriptor::release(number).unwrap();
+        drop(file);
+        assert_eq!(released.descriptor(), number);
         assert_eq!(super::path(number).unwrap().as_c_str(), c"/dev/null");
-        aside.back(&path);
+        released.reopen(&path);
         assert_eq!(super::path(number).unwrap(), path);
         // SAFETY: the number is this test's own.
         let mut file = unsafe { std::fs::File::from_raw_fd(number) };
@@ -131,6 +115,6 @@ mod tests {
         // SAFETY: no pointers.
         let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
         assert_eq!(flags, libc::FD_CLOEXEC);
-        assert_eq!(Aside::step(-1).err(), Some(libc::EBADF));
+        assert_eq!(ReleasedDescriptor::release(-1).err(), Some(libc::EBADF));
     }
 }

@@ -1,4 +1,4 @@
-//! Discards that are asked for, and the clusters of the top delta that they make free.
+//! The queue of discards, and the list of free clusters of the top delta that a held discard or the balloon makes.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -8,44 +8,45 @@ use ploop::image::DiskWriter;
 use super::errors::into_io;
 use super::request::Extent;
 use super::stack::Stack;
-use crate::data::Done;
+use crate::data::Completion;
 
-/// Part of the disk that is to read as zero.
-pub(super) struct Hole {
+/// A discard that is not completed yet.
+pub(super) struct DiscardRequest {
     pub(super) offset: u64,
     pub(super) len: u64,
-    pub(super) done: Done,
+    pub(super) completion: Completion,
 }
 
-/// Free clusters, of discards or of the balloon, and the discards behind them.
-pub(super) struct Discards {
+/// The queue of discards and the list of free clusters.
+pub(super) struct DiscardQueue {
     /// Discards are held.
     pub(super) active: bool,
-    pub(super) held: Option<Hole>,
-    pub(super) waiting: VecDeque<Hole>,
-    /// When somebody last asked about them.
+    pub(super) held: Option<DiscardRequest>,
+    pub(super) waiting: VecDeque<DiscardRequest>,
+    /// When the last request about discards came.
     pub(super) touched: Instant,
-    /// Who waits for one.
-    pub(super) watchers: usize,
+    /// How many `PLOOP_IOC_DISCARD_WAIT` are waiting.
+    pub(super) waiters: usize,
+    /// The size of a cluster in bytes.
     cluster: u64,
-    /// Clusters of the top delta that are to be given up, ordered by their slots.
+    /// Clusters of the top delta that are going to be freed, ordered by their slots.
     pub(super) free: Vec<Extent>,
-    /// Where the clusters of the file ended when they were asked for.
+    /// The allocation head of the file when a caller was given the list.
     pub(super) head: u32,
-    /// They are named to whoever asked, and new clusters take their places.
+    /// A caller was given the list, and new clusters take the slots of the free ones.
     pub(super) loaded: bool,
-    /// The level of the top delta then.
+    /// The level of the top delta at that time.
     pub(super) level: u8,
 }
 
-impl Default for Discards {
-    fn default() -> Discards {
-        Discards {
+impl Default for DiscardQueue {
+    fn default() -> DiscardQueue {
+        DiscardQueue {
             active: false,
             held: None,
             waiting: VecDeque::new(),
             touched: Instant::now(),
-            watchers: 0,
+            waiters: 0,
             cluster: 512,
             free: Vec::new(),
             head: 0,
@@ -55,14 +56,14 @@ impl Default for Discards {
     }
 }
 
-impl Discards {
-    /// Somebody is at it.
+impl DiscardQueue {
+    /// Notes that a request about discards has come.
     pub(super) fn touch(&mut self) {
         self.touched = Instant::now();
     }
 
-    /// A discard is held.
-    pub(super) fn is_loaded(&self) -> bool {
+    /// Whether a discard is held.
+    pub(super) fn is_held(&self) -> bool {
         self.held.is_some()
     }
 
@@ -70,7 +71,7 @@ impl Discards {
         self.cluster = 512 << log;
     }
 
-    /// What is written to is not free.
+    /// Takes clusters that are written to off the list.
     pub(super) fn written(&mut self, offset: u64, len: u64) {
         if self.free.is_empty() || len == 0 {
             return;
@@ -89,7 +90,7 @@ impl Discards {
         self.free = extents(kept);
     }
 
-    /// There are none any more, and none is held.
+    /// Completes everything, and holds no more discards.
     pub(super) fn reset(&mut self) {
         self.active = false;
         self.loaded = false;
@@ -97,7 +98,7 @@ impl Discards {
         self.free.clear();
     }
 
-    /// Sees that what is about to be written finds room in the free clusters, the first of them first.
+    /// Frees clusters of the list for a write that needs new ones, so that it gets their slots.
     pub(super) fn take_free(
         &mut self,
         disk: &mut DiskWriter,
@@ -117,7 +118,7 @@ impl Discards {
                 break;
             };
             disk.release(&[free.cluster])?;
-            // Only then its place is free.
+            // Its slot is free only after that.
             disk.flush()?;
             (free.cluster, free.slot) = (free.cluster + 1, free.slot + 1);
             free.len -= 1;
@@ -128,46 +129,50 @@ impl Discards {
         Ok(())
     }
 
-    /// Answers everything; the device has stopped.
+    /// Completes all discards without doing what they ask for; the device has stopped.
     pub(super) fn answer_all(&mut self) {
         if self.held.is_some() {
             self.free.clear();
         }
-        for hole in self.held.take().into_iter().chain(self.waiting.drain(..)) {
-            hole.done.answer(Ok(()));
+        for request in self.held.take().into_iter().chain(self.waiting.drain(..)) {
+            request.completion.complete(Ok(()));
         }
     }
 
-    /// Holds the discard that waits longest, if it frees anything.
-    pub(super) fn next(&mut self, disk: &mut DiskWriter) {
+    /// Holds the first waiting discard that frees any clusters; completes those before it.
+    pub(super) fn hold_next(&mut self, disk: &mut DiskWriter) {
         while self.held.is_none() {
-            let Some(hole) = self.waiting.pop_front() else {
+            let Some(request) = self.waiting.pop_front() else {
                 return;
             };
-            match self.load(disk, &hole) {
+            match self.list_free(disk, &request) {
                 Ok(true) => {
-                    self.held = Some(hole);
+                    self.held = Some(request);
                     self.touch();
                 }
-                Ok(false) => hole.done.answer(Ok(())),
-                Err(error) => hole.done.answer(Err(into_io(error))),
+                Ok(false) => request.completion.complete(Ok(())),
+                Err(error) => request.completion.complete(Err(into_io(error))),
             }
         }
     }
 
-    /// Makes whole clusters of the top delta free. Whether there are any.
+    /// Lists the whole clusters of the top delta that a discard frees. False if there are none.
     ///
-    /// Zeros that are written arrive as discards do. Those shorter than a cluster are no discards of
-    /// libploop's, and made zeros. Otherwise what the top has a part of is made zero, and what a delta
-    /// below has is to be seen again, as in the driver: zeros would make the image grow.
-    fn load(&mut self, disk: &mut DiskWriter, hole: &Hole) -> ploop::Result<bool> {
-        if hole.len < self.cluster {
-            disk.write_zeroes(hole.offset, hole.len)?;
+    /// Zeros that are written arrive as discards do. A range shorter than a cluster is no discard of libploop: zeros are
+    /// written. In a longer one, zeros are written to a cluster of the top delta that is covered in part. A cluster that only a
+    /// lower delta has is left as it is, as in the driver: zeros would make the image grow.
+    fn list_free(
+        &mut self,
+        disk: &mut DiskWriter,
+        request: &DiscardRequest,
+    ) -> ploop::Result<bool> {
+        if request.len < self.cluster {
+            disk.write_zeroes(request.offset, request.len)?;
             return Ok(false);
         }
-        let end = hole.offset + hole.len;
+        let end = request.offset + request.len;
         let mut free = Vec::new();
-        let mut at = hole.offset;
+        let mut at = request.offset;
         while at < end {
             // The size of a disk in clusters fits in 32 bits.
             let number = (at / self.cluster) as u32;
@@ -187,27 +192,29 @@ impl Discards {
         Ok(!self.free.is_empty())
     }
 
-    /// Does at once what is asked for by everything that is held or waits, and answers it.
+    /// Does at once what all discards ask for, held and waiting, and completes them.
     pub(super) fn finish(&mut self, disk: &mut Stack) {
         let Stack::Writable(disk) = disk else {
             return self.reset();
         };
-        if let Some(hole) = self.held.take() {
-            hole.done.answer(self.give_up(disk).map_err(into_io));
+        if let Some(request) = self.held.take() {
+            request
+                .completion
+                .complete(self.release_free(disk).map_err(into_io));
         }
-        while let Some(hole) = self.waiting.pop_front() {
-            let given_up = match self.load(disk, &hole) {
-                Ok(true) => self.give_up(disk),
+        while let Some(request) = self.waiting.pop_front() {
+            let released = match self.list_free(disk, &request) {
+                Ok(true) => self.release_free(disk),
                 Ok(false) => Ok(()),
                 Err(error) => Err(error),
             };
-            hole.done.answer(given_up.map_err(into_io));
+            request.completion.complete(released.map_err(into_io));
         }
         self.free.clear();
     }
 
-    /// Drops the free clusters from the disk, without moving others into their places.
-    fn give_up(&mut self, disk: &mut DiskWriter) -> ploop::Result<()> {
+    /// Frees the clusters of the list, without moving others into their slots.
+    fn release_free(&mut self, disk: &mut DiskWriter) -> ploop::Result<()> {
         let free = std::mem::take(&mut self.free);
         let clusters: Vec<u32> = free
             .iter()
@@ -218,7 +225,7 @@ impl Discards {
     }
 }
 
-/// Joins neighbours, of the disk and of the file.
+/// Joins clusters that are neighbours both on the disk and in the file.
 fn extents(clusters: impl Iterator<Item = (u32, u32)>) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::new();
     for (cluster, slot) in clusters {
