@@ -30,7 +30,7 @@
 //!       │             finishes what was cut short; checks descriptor, deltas and
 //!       │             tables; puts the descriptor in place as this crate writes it
 //!       ▼
-//!  ffi                C's strings, buffers and error text: the only unsafe code
+//!  ffi                the only module that knows C: its strings, buffers, error text
 //!       │
 //!       ▼
 //!  process of C       libploop and the tools that it starts, for this one call:
@@ -97,5 +97,7 @@ pub mod _10_power_cuts {}
 pub mod _11_trust_and_paths {}
 #[doc = include_str!("from_goploop.md")]
 pub mod _12_from_goploop {}
+/// What libploop does to programs that use it, line by line, and what this crate does about it.
+///
 #[doc = include_str!("../hazards.md")]
 pub mod _13_hazards {}
