@@ -300,38 +300,44 @@ impl Ploop {
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where `descriptor` is there; otherwise as
     /// [`Ploop::create`].
     pub fn create_descriptor(descriptor: impl AsRef<Path>, param: &CreateParam) -> Result<Ploop> {
-        const OPERATION: &str = "create descriptor";
-        let destination = Destination::of(OPERATION, descriptor.as_ref())?;
-        let image = Destination::of(OPERATION, &param.file)?.image;
-        paths::require_new_delta_path(OPERATION, &image, &destination.directory)?;
-        paths::require_own_side_files(OPERATION, &destination.image, [image.as_path()])?;
-        let format = param.checked(OPERATION)?;
-        let _write_signals = ffi::WriteSignalsBlocked::begin();
-        lock::with_lock_of(OPERATION, &destination.image, || {
-            if fs::symlink_metadata(&destination.image).is_ok() {
-                return Err(exists(OPERATION, &destination.image));
-            }
-            let staging = StagingDirectory::open(&destination)?;
-            let made = &staging.descriptor;
-            // A name that begins with the descriptor's directory is stored without it.
-            let image = match image.strip_prefix(&destination.directory) {
-                Ok(inside) => staging.directory.join(inside),
-                Err(_) => image,
-            };
-            let c_descriptor = CPath::new(OPERATION, made)?;
-            let c_image = CPath::new(OPERATION, &image)?;
-            let fs = param.fs_text()?;
-            let args = param.args(&c_image, fs.as_ref(), param.mode, format);
-            ffi::create_descriptor(&destination.image, &c_descriptor, &args)?;
-            // libploop also reports success where it could not write it (25).
-            Descriptor::open(made)?;
-            move_new(made, &destination.image)?;
-            sync_files(OPERATION, [&*destination.image])?;
-            sync_directories(OPERATION, [&*destination.directory])
-        })
-        .map_err(|error| error.during(OPERATION))?;
-        Ploop::open(&destination.image)
+        let descriptor = descriptor.as_ref();
+        create_descriptor(descriptor, param)
+            .map_err(|error| error.with_paths(descriptor, &param.file))?;
+        Ploop::open(descriptor)
     }
+}
+
+fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
+    const OPERATION: &str = "create descriptor";
+    let destination = Destination::of(OPERATION, descriptor)?;
+    let image = Destination::of(OPERATION, &param.file)?.image;
+    paths::require_new_delta_path(OPERATION, &image, &destination.directory)?;
+    paths::require_own_side_files(OPERATION, &destination.image, [image.as_path()])?;
+    let format = param.checked(OPERATION)?;
+    let _write_signals = ffi::WriteSignalsBlocked::begin();
+    lock::with_lock_of(OPERATION, &destination.image, || {
+        if fs::symlink_metadata(&destination.image).is_ok() {
+            return Err(exists(OPERATION, &destination.image));
+        }
+        let staging = StagingDirectory::open(&destination)?;
+        let made = &staging.descriptor;
+        // A name that begins with the descriptor's directory is stored without it.
+        let image = match image.strip_prefix(&destination.directory) {
+            Ok(inside) => staging.directory.join(inside),
+            Err(_) => image,
+        };
+        let c_descriptor = CPath::new(OPERATION, made)?;
+        let c_image = CPath::new(OPERATION, &image)?;
+        let fs = param.fs_text()?;
+        let args = param.args(&c_image, fs.as_ref(), param.mode, format);
+        ffi::create_descriptor(&destination.image, &c_descriptor, &args)?;
+        // libploop also reports success where it could not write it (25).
+        Descriptor::open(made)?;
+        move_new(made, &destination.image)?;
+        sync_files(OPERATION, [&*destination.image])?;
+        sync_directories(OPERATION, [&*destination.directory])
+    })
+    .map_err(|error| error.during(OPERATION))
 }
 
 /// Where an image goes.

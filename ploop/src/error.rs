@@ -9,30 +9,50 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failed operation: what was tried, on what, why it failed.
 ///
-/// Branch on [`kind`](Error::kind); show the whole. One word large, so a `Result` stays small.
+/// Branch on [`kind`](Error::kind). Show the whole: [`Display`](fmt::Display) is one sentence with the operation,
+/// the files, the reason (the system's included), what to do about it, and libploop's code. [`Debug`] is that
+/// sentence and below it what the tools said, since it is what `main` and `unwrap` print; `{:#?}` shows the fields.
+///
+/// The sentence contains the system's reason, so [`source`](std::error::Error::source) is only what lies behind
+/// that, which is nothing most of the time: who prints the whole chain sees each reason once.
+/// [`raw_os_error`](Error::raw_os_error) is the system's number.
+///
+/// One word large, so a `Result` stays small.
 ///
 /// ```
-/// use ploop::{Error, ErrorKind, Guid};
+/// use std::error::Error as _;
+/// use ploop::{ErrorKind, image::Descriptor};
 ///
-/// let error = "not a guid".parse::<Guid>().unwrap_err();
-/// assert_eq!(error.kind(), ErrorKind::InvalidInput);
-/// assert_eq!(error.operation(), "parse GUID");
+/// let error = Descriptor::open("/none/DiskDescriptor.xml").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// assert_eq!(error.operation(), "read descriptor");
+/// assert_eq!(error.path(), Some("/none/DiskDescriptor.xml".as_ref()));
+/// assert_eq!(error.message(), "the file cannot be found");
+/// assert_eq!(error.raw_os_error(), Some(2));
 /// assert_eq!(error.code(), None); // libploop was not involved
+/// assert_eq!(
+///     error.to_string(),
+///     "cannot read descriptor /none/DiskDescriptor.xml: the file cannot be found: \
+///      No such file or directory (os error 2)",
+/// );
+/// assert!(error.source().is_none()); // the sentence has it all
 /// ```
 #[derive(thiserror::Error)]
 #[error(transparent)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
     code: Option<i32>,
     operation: &'static str,
     path: Option<PathBuf>,
     offset: Option<u64>,
+    other_path: Option<PathBuf>,
     message: String,
+    os: Option<io::Error>,
+    advice: Option<&'static str>,
     output: Option<String>,
-    source: Option<io::Error>,
 }
 
 impl fmt::Display for Inner {
@@ -44,9 +64,15 @@ impl fmt::Display for Inner {
         if let Some(offset) = self.offset {
             write!(f, " at offset {offset}")?;
         }
+        if let Some(other) = &self.other_path {
+            write!(f, " (with {})", other.display())?;
+        }
         write!(f, ": {}", self.message)?;
-        if let Some(source) = &self.source {
-            write!(f, ": {source}")?;
+        if let Some(os) = &self.os {
+            write!(f, ": {os}")?;
+        }
+        if let Some(advice) = self.advice {
+            write!(f, "; {advice}")?;
         }
         if let Some(code) = self.code {
             write!(f, " [{}]", Code(code))?;
@@ -55,22 +81,45 @@ impl fmt::Display for Inner {
     }
 }
 
-/// The same fields by name, for logs and panics.
+impl std::error::Error for Inner {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.os.as_ref()?.source()
+    }
+}
+
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
-        f.debug_struct("Error")
-            .field("kind", &inner.kind)
-            .field("code", &inner.code.map(Code))
-            .field("operation", &inner.operation)
-            .field("path", &inner.path)
-            .field("offset", &inner.offset)
-            .field("message", &inner.message)
-            .field("output", &inner.output)
-            .field("source", &inner.source)
-            .finish()
+        if f.alternate() {
+            return f
+                .debug_struct("Error")
+                .field("kind", &inner.kind)
+                .field("code", &inner.code.map(Code))
+                .field("operation", &inner.operation)
+                .field("path", &inner.path)
+                .field("offset", &inner.offset)
+                .field("other_path", &inner.other_path)
+                .field("message", &inner.message)
+                .field("os", &inner.os)
+                .field("advice", &inner.advice)
+                .field("output", &inner.output)
+                .finish();
+        }
+        write!(f, "{inner}")?;
+        for line in inner.output.iter().flat_map(|output| output.lines()) {
+            write!(f, "\n    {line}")?;
+        }
+        Ok(())
     }
 }
+
+/// What to do where the driver is missing.
+#[cfg(feature = "libploop")]
+pub(crate) const LOAD_DRIVER: &str = "load it with ploop::load_kernel_modules() on a kernel of OpenVZ or Virtuozzo, or run this program in the sandbox of this crate's repository: cargo xtask sandbox";
+
+/// What to do where the system refused.
+#[cfg(feature = "libploop")]
+const BE_ROOT: &str = "most operations need root, which this process is not";
 
 impl Error {
     pub(crate) fn new(
@@ -84,9 +133,11 @@ impl Error {
             operation,
             path: None,
             offset: None,
+            other_path: None,
             message: message.into(),
+            os: None,
+            advice: None,
             output: None,
-            source: None,
         }))
     }
 
@@ -99,13 +150,37 @@ impl Error {
     ) -> Error {
         let source = source.into();
         let mut error = Error::new(ErrorKind::from_io(&source), operation, what);
-        error.0.source = Some(source);
+        #[cfg(feature = "libploop")]
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            error = error.with_advice_for_others_than_root();
+        }
+        error.0.os = Some(source);
         error
+    }
+
+    /// For what the system refused: says so where the process is not root's.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn with_advice_for_others_than_root(self) -> Error {
+        if rustix::process::geteuid().is_root() {
+            return self;
+        }
+        self.with_advice(BE_ROOT)
     }
 
     #[cfg(feature = "image")]
     pub(crate) fn with_path(mut self, path: impl Into<PathBuf>) -> Error {
         self.0.path = Some(path.into());
+        self
+    }
+
+    /// The two files of an operation, one of which may be the path already.
+    #[cfg(feature = "image")]
+    pub(crate) fn with_paths(mut self, path: &Path, other: &Path) -> Error {
+        let is_other = |path: &Path| {
+            path == other || std::fs::canonicalize(other).is_ok_and(|other| other == path)
+        };
+        let blamed = self.0.path.get_or_insert_with(|| path.to_owned());
+        self.0.other_path = Some(if is_other(blamed) { path } else { other }.to_owned());
         self
     }
 
@@ -133,9 +208,8 @@ impl Error {
 
     /// Says what can be done about it, behind what is wrong.
     #[cfg(feature = "libploop")]
-    pub(crate) fn with_advice(mut self, advice: &str) -> Error {
-        self.0.message.push_str("; ");
-        self.0.message.push_str(advice);
+    pub(crate) fn with_advice(mut self, advice: &'static str) -> Error {
+        self.0.advice = Some(advice);
         self
     }
 
@@ -166,16 +240,63 @@ impl Error {
         self.0.code
     }
 
+    /// [`code`](Error::code) with its name.
+    ///
+    /// ```
+    /// use ploop::{Code, Error};
+    ///
+    /// fn is_locked(error: &Error) -> bool {
+    ///     error.libploop_code() == Some(Code::LOCK)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn libploop_code(&self) -> Option<Code> {
+        self.0.code.map(Code)
+    }
+
+    /// The number of the system's error (`errno`), where a system call that this crate made is the reason.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.0.os.as_ref()?.raw_os_error()
+    }
+
     /// The operation that failed, such as "create snapshot".
     #[must_use]
     pub fn operation(&self) -> &str {
         self.0.operation
     }
 
-    /// The file, directory or device the operation was about.
+    /// The file, directory or device that is to blame, or that the operation was about.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.0.path.as_deref()
+    }
+
+    /// The other file of an operation that has two: exporting, replacing, merging into a new file, making a
+    /// descriptor. The image where [`path`](Error::path) is the other file, and the other file where that is the
+    /// image.
+    ///
+    /// ```
+    /// # #[cfg(not(feature = "libploop"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "libploop")]
+    /// # fn main() -> ploop::Result<()> {
+    /// use ploop::{CreateParam, Guid, Ploop, ReplaceParam, ReplaceTarget, Size};
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path();
+    /// let param = CreateParam::new(dir.join("root.hds"), Size::from_mib(16)).fs(None);
+    /// let mut image = Ploop::create(&param)?;
+    /// let copy = ReplaceParam::new("/none", ReplaceTarget::Guid(Guid::TOP));
+    /// let error = image.replace(&copy).unwrap_err();
+    /// assert_eq!(error.path(), Some("/none".as_ref()));
+    /// assert_eq!(error.other_path(), Some(&*dir.join("DiskDescriptor.xml")));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn other_path(&self) -> Option<&Path> {
+        self.0.other_path.as_deref()
     }
 
     /// The offset in [`path`](Error::path) of what is wrong, in bytes, where an image file is to
@@ -185,10 +306,17 @@ impl Error {
         self.0.offset
     }
 
-    /// The reason, without operation, path and code: libploop's own words where it left any.
+    /// The reason, without operation, path, the system's reason, advice and code: libploop's own words where it
+    /// left any.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// What to do about it, where this crate knows: to load the driver, say.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.0.advice
     }
 
     /// What the tools said that libploop ran for this operation (`mke2fs`, `resize2fs`, `e2fsck`,
@@ -208,8 +336,25 @@ impl Error {
     }
 }
 
+/// The sentence stays. The kind is that of the system's error where there is one, else what comes nearest to
+/// [`Error::kind`].
+///
+/// An `io::Error` with words of its own has no `raw_os_error`; the number is in the [`Error`] inside:
+///
+/// ```
+/// use std::io;
+/// use ploop::{Error, image::Disk};
+///
+/// let error: io::Error = Disk::open_image("/none").unwrap_err().into();
+/// assert_eq!(error.kind(), io::ErrorKind::NotFound);
+/// let inside = error.get_ref().and_then(|inside| inside.downcast_ref::<Error>());
+/// assert_eq!(inside.and_then(Error::raw_os_error), Some(2));
+/// ```
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
+        if let Some(os) = error.0.os.as_ref().filter(|os| os.raw_os_error().is_some()) {
+            return io::Error::new(os.kind(), error);
+        }
         let kind = match error.kind() {
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
@@ -227,8 +372,19 @@ impl From<Error> for io::Error {
 }
 
 /// The class of an [`Error`].
+///
+/// With `serde`, a kind that a later version has added is read as [`Other`](ErrorKind::Other).
+///
+/// ```
+/// use ploop::{ErrorKind, Size};
+///
+/// let error = "much".parse::<Size>().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidInput);
+/// assert_eq!(error.kind().to_string(), "invalid input");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A descriptor, image, directory or device does not exist.
@@ -260,6 +416,7 @@ pub enum ErrorKind {
     /// The operating system reported an error.
     Io,
     /// None of the others.
+    #[cfg_attr(feature = "serde", serde(other))]
     Other,
 }
 
@@ -327,7 +484,7 @@ macro_rules! codes {
 
 /// A return code of libploop.
 ///
-/// Any number may come back; those libploop names are constants here.
+/// libploop may return any number; those that it names are constants here.
 ///
 /// ```
 /// use ploop::Code;
@@ -461,6 +618,83 @@ mod tests {
     #[test]
     fn error_crosses_threads() {
         is_plain::<Error>();
+    }
+
+    #[cfg(feature = "image")]
+    #[test]
+    fn the_system_s_reason_is_said_once_and_kept() {
+        use std::error::Error as _;
+
+        let full = || io::Error::from_raw_os_error(28);
+        let error = Error::io("try", "it cannot be written", full()).with_path("/a");
+        let sentence = "cannot try /a: it cannot be written: No space left on device (os error 28)";
+        assert_eq!(error.to_string(), sentence);
+        assert!(error.source().is_none());
+        assert_eq!(error.raw_os_error(), Some(28));
+        let error = io::Error::from(error);
+        assert_eq!(error.to_string(), sentence);
+        assert_eq!(error.kind(), full().kind());
+        // A kind that has none of its own here.
+        let not_directory = io::Error::from_raw_os_error(20);
+        let kind = not_directory.kind();
+        let error = Error::io("try", "it cannot be opened", not_directory);
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert_eq!(io::Error::from(error).kind(), kind);
+        // Of an error that has words of its own, what lies behind them.
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] fmt::Error);
+        let error = Error::io("try", "no", io::Error::other(Outer(fmt::Error)));
+        assert_eq!(error.to_string(), "cannot try: no: outer");
+        assert!(
+            error
+                .source()
+                .is_some_and(|source| source.is::<fmt::Error>())
+        );
+        assert_eq!(error.raw_os_error(), None);
+    }
+
+    #[cfg(feature = "libploop")]
+    #[test]
+    fn debug_is_for_people_and_its_alternate_for_developers() {
+        let error = Error::new(ErrorKind::Tool, "create image", "mkfs failed")
+            .with_path("/a")
+            .with_advice("do it by hand")
+            .with_code(24)
+            .with_output(Some("mke2fs 1.47\nno room\n".into()));
+        let sentence = "cannot create image /a: mkfs failed; do it by hand [SYSEXIT_MKFS = 24]";
+        assert_eq!(error.to_string(), sentence);
+        let text = format!("{error:?}");
+        assert_eq!(text, format!("{sentence}\n    mke2fs 1.47\n    no room"));
+        let fields = format!("{error:#?}");
+        assert!(fields.starts_with("Error {\n    kind: Tool,\n"), "{fields}");
+        assert_eq!(error.advice(), Some("do it by hand"));
+        assert_eq!(error.message(), "mkfs failed");
+        assert_eq!(error.libploop_code(), Some(Code::MKFS));
+    }
+
+    #[cfg(feature = "image")]
+    #[test]
+    fn both_paths_are_there_whichever_is_to_blame() {
+        let error = || Error::new(ErrorKind::Other, "replace", "no");
+        let (image, new) = (Path::new("/image"), Path::new("/new"));
+        for (error, path, other) in [
+            (error(), image, new),
+            (error().with_path(image), image, new),
+            (error().with_path(new), new, image),
+            (error().with_path("/third"), Path::new("/third"), new),
+        ] {
+            let error = error.with_paths(image, new);
+            assert_eq!(
+                (error.path(), error.other_path()),
+                (Some(path), Some(other))
+            );
+            let (path, other) = (path.display(), other.display());
+            assert_eq!(
+                error.to_string(),
+                format!("cannot replace {path} (with {other}): no")
+            );
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::error::LOAD_DRIVER;
 use crate::ffi;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, FsType, Result, Size};
 
@@ -68,7 +69,7 @@ pub fn load_kernel_modules() -> Result<()> {
 /// Whether the driver is loaded: whether images can be attached and mounted.
 #[must_use]
 pub fn is_driver_present() -> bool {
-    ffi::exists(Path::new("/proc/vz/ploop_minor"))
+    ffi::is_driver_present()
 }
 
 /// Whether the driver knows format version 2 (what `ploop_is_large_disk_supported` answers).
@@ -116,16 +117,19 @@ pub(crate) fn require_driver(operation: &'static str, path: &Path) -> Result<()>
     if is_driver_present() {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::NoDriver, operation, MISSING).with_path(path))
+    let error = Error::new(ErrorKind::NoDriver, operation, MISSING);
+    Err(error.with_path(path).with_advice(LOAD_DRIVER))
 }
 
-const MISSING: &str = "the ploop kernel driver is not loaded; see ploop::load_kernel_modules";
+const MISSING: &str = "the ploop kernel driver is not loaded";
 
 /// What a missing tool means where the driver is missing too: that libploop will say so.
 pub(crate) fn require_tools_or_driver(tools: impl FnOnce() -> Result<()>) -> Result<()> {
     match tools() {
         Err(error) if is_driver_present() => Err(error),
-        Err(error) => Err(error.meaning(ErrorKind::NoDriver, MISSING)),
+        Err(error) => Err(error
+            .meaning(ErrorKind::NoDriver, MISSING)
+            .with_advice(LOAD_DRIVER)),
         Ok(()) => Ok(()),
     }
 }

@@ -74,6 +74,14 @@ impl Ploop {
     /// that their states are gone, and only the upper end reads as before. The next change or mount merges
     /// them. One to a new file leaves them as they were.
     pub fn merge(&mut self, param: &MergeParam) -> Result<()> {
+        self.merge_deltas(param)
+            .map_err(|error| match &param.new_delta {
+                Some(file) => error.with_paths(self.path(), file),
+                None => error,
+            })
+    }
+
+    fn merge_deltas(&mut self, param: &MergeParam) -> Result<()> {
         let change = Change::begin(&self.image, &LockedImage::MERGE)?;
         let descriptor = &change.descriptor;
         let parent_of = |guid: Guid| match descriptor.parent(guid) {

@@ -83,6 +83,11 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
     /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success.
     pub fn replace(&mut self, param: &ReplaceParam) -> Result<()> {
+        self.replace_delta(param)
+            .map_err(|error| error.with_paths(self.path(), &param.new_file))
+    }
+
+    fn replace_delta(&mut self, param: &ReplaceParam) -> Result<()> {
         let change = Change::begin(&self.image, &LockedImage::REPLACE)?;
         let operation = change.operation();
         let descriptor = &change.descriptor;

@@ -124,6 +124,10 @@ fn refused(kind: ErrorKind, test: Test) -> Result<(), Failed> {
     if error.kind() != kind {
         return Err(format!("{:?}, not {kind:?}: {error}", error.kind()).into());
     }
+    let advice = error.advice().unwrap_or_default();
+    if kind == ErrorKind::NoDriver && !advice.contains("ploop::load_kernel_modules()") {
+        return Err(format!("no advice: {error}").into());
+    }
     let mut after = files(&known);
     // A snapshot was made on the way.
     if known.states.len() == 1 {

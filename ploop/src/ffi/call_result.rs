@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::error::LOAD_DRIVER;
 use crate::{Code, Error, ErrorKind, Result};
 
 /// What a C function returned, and what it said.
@@ -60,6 +61,13 @@ impl CallResult {
         let error = Error::new(kind, self.operation, message)
             .with_path(path)
             .with_code(self.code);
+        match kind {
+            ErrorKind::NoDriver if !super::is_driver_present() => {
+                return error.with_advice(LOAD_DRIVER);
+            }
+            ErrorKind::PermissionDenied => return error.with_advice_for_others_than_root(),
+            _ => {}
+        }
         if error.message().starts_with(UNKNOWN_VERSION) {
             return error.with_advice(
                 "libploop makes deltas of format v2 only with a driver that supports large disks",

@@ -196,6 +196,11 @@ pub(crate) fn max_size(block_size: u32) -> Result<u64> {
     Ok(max)
 }
 
+/// Whether images can be attached and mounted.
+pub(crate) fn is_driver_present() -> bool {
+    exists(Path::new("/proc/vz/ploop_minor"))
+}
+
 /// Whether a path exists. Asked by `access` of the C library, which the sandbox replaces.
 pub(crate) fn exists(path: &Path) -> bool {
     CPath::new("look for a file", path).is_ok_and(|path| {

@@ -147,9 +147,28 @@ impl Disk {
         &self,
         path: impl AsRef<Path>,
         options: &ExportOptions,
-        mut progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress),
     ) -> Result<()> {
         let path = path.as_ref();
+        self.export_to(path, options, progress)
+            .map_err(|error| match self.source() {
+                Some(source) => error.with_paths(path, source),
+                None => error,
+            })
+    }
+
+    /// What errors call the image: its descriptor, or the topmost file that was opened.
+    fn source(&self) -> Option<&Path> {
+        let descriptor = self.image_files().descriptor.as_deref();
+        descriptor.or_else(|| self.files().last())
+    }
+
+    fn export_to(
+        &self,
+        path: &Path,
+        options: &ExportOptions,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<()> {
         check_target(self, path, options.overwrite)?;
         let mut total = 0;
         for extent in self.extents() {
@@ -160,7 +179,7 @@ impl Disk {
         target
             .file()
             .set_len(self.size().bytes())
-            .map_err(|error| write_failed(error).with_path(path))?;
+            .map_err(write_failed)?;
 
         let job = ExportJob {
             chain: self.chain(),
@@ -185,15 +204,11 @@ impl Disk {
         job.run(report);
         let failure = job.failure.into_inner();
         if let Some(error) = failure.unwrap_or_else(PoisonError::into_inner) {
-            // Errors of reading have a path already: that of the delta.
-            return Err(match error.path() {
-                Some(_) => error,
-                None => error.with_path(path),
-            });
+            return Err(error);
         }
         if options.sync {
             let synced = target.file().sync_all();
-            synced.map_err(|error| write_failed(error).with_path(path))?;
+            synced.map_err(write_failed)?;
         }
         let dir = options.sync.then(|| target.dir().to_owned());
         target.publish(options.overwrite)?;
