@@ -51,19 +51,9 @@ fn main() {
 fn make(path: &Path, size: Size, allocated: impl Fn(u32) -> bool) {
     let cluster = ClusterSize::DEFAULT;
     let entries = u32::try_from(size.bytes() / cluster.bytes()).unwrap();
-    let table = (64 + 4 * u64::from(entries)).next_multiple_of(cluster.bytes());
-    let header = Header {
-        version: FormatVersion::V2,
-        cluster,
-        heads: 16,
-        cylinders: 1,
-        stored_entries: entries,
-        size,
-        in_use: false,
-        first_block_offset: u32::try_from(table / 512).unwrap(),
-        flags: HeaderFlags::empty(),
-        extension_offset: 0,
-    };
+    let mut header = Header::new(FormatVersion::V2, cluster, size).unwrap();
+    header.flags = HeaderFlags::empty();
+    let table = header.data_start();
     let file = File::create(path).unwrap();
     file.set_len(table).unwrap();
     file.write_all_at(&header.to_bytes(), 0).unwrap();

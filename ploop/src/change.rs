@@ -307,7 +307,7 @@ fn require_sound<'i>(
     }
     let accept = |header: &Header| {
         require_header_of(operation, image, descriptor, header)?;
-        if header.extension_offset == 0 {
+        if header.extension_sector == 0 {
             return Ok(());
         }
         Err(Error::new(

@@ -49,6 +49,7 @@ bitflags! {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct CreateParam {
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     file: PathBuf,
     size: Size,
     mode: ImageMode,

@@ -18,7 +18,7 @@ use crate::{Error, ErrorKind, Result};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum ImageMode {
     /// Clusters are allocated when they are first written.
     #[default]
@@ -58,8 +58,18 @@ impl FromStr for ImageMode {
 }
 
 /// The version of the image format.
+///
+/// With `serde` it is the number; formats for people are read with the text as well.
+///
+/// ```
+/// use ploop::FormatVersion;
+///
+/// assert_eq!(FormatVersion::V2.to_string(), "v2");
+/// assert_eq!("v2".parse::<FormatVersion>()?, FormatVersion::V2);
+/// assert_eq!(FormatVersion::try_from(1)?.number(), 1);
+/// # Ok::<(), ploop::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum FormatVersion {
     /// Up to 2 TiB; every driver knows it.
     V1,
@@ -80,7 +90,16 @@ impl FormatVersion {
 
 impl fmt::Display for FormatVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "v{}", self.number())
+        f.pad(match self {
+            FormatVersion::V1 => "v1",
+            FormatVersion::V2 => "v2",
+        })
+    }
+}
+
+impl From<FormatVersion> for u32 {
+    fn from(version: FormatVersion) -> u32 {
+        version.number()
     }
 }
 
@@ -100,10 +119,53 @@ impl TryFrom<u32> for FormatVersion {
     }
 }
 
+impl FromStr for FormatVersion {
+    type Err = Error;
+
+    /// Reads `1`, `v1`, `V1` and the same of 2.
+    fn from_str(text: &str) -> Result<FormatVersion> {
+        match text.strip_prefix(['v', 'V']).unwrap_or(text) {
+            "1" => Ok(FormatVersion::V1),
+            "2" => Ok(FormatVersion::V2),
+            _ => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "parse format version",
+                format!("{text:?} is neither v1 nor v2"),
+            )),
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for FormatVersion {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.number().into())
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for FormatVersion {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<FormatVersion, D::Error> {
+        crate::stored::number_or_text(deserializer, "1, 2, \"v1\" or \"v2\"", |number| {
+            u32::try_from(number).unwrap_or(u32::MAX).try_into()
+        })
+    }
+}
+
 /// A file system that libploop can make in a new image.
+///
+/// ```
+/// use ploop::FsType;
+///
+/// assert_eq!("ext4".parse::<FsType>()?, FsType::Ext4);
+/// assert_eq!(FsType::default().as_str(), "ext4");
+/// # Ok::<(), ploop::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum FsType {
     /// The only one libploop 1.15 has options for.
@@ -127,9 +189,42 @@ impl fmt::Display for FsType {
     }
 }
 
+impl FromStr for FsType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<FsType> {
+        match text {
+            "ext4" => Ok(FsType::Ext4),
+            _ => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "parse file system type",
+                format!("{text:?} is not ext4, the only one that libploop can make"),
+            )),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_are_read_with_and_without_the_letter() {
+        for version in [FormatVersion::V1, FormatVersion::V2] {
+            for text in [
+                version.to_string(),
+                format!("V{}", version.number()),
+                version.number().to_string(),
+            ] {
+                assert_eq!(text.parse::<FormatVersion>().unwrap(), version);
+            }
+            assert_eq!(FormatVersion::try_from(version.number()).unwrap(), version);
+        }
+        for text in ["", "v", "3", "vv1", "v1 "] {
+            let error = text.parse::<FormatVersion>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
+        }
+    }
 
     #[test]
     fn modes_go_there_and_back() {

@@ -22,6 +22,7 @@
 //! | `serde` | yes | `Serialize` and `Deserialize` for plain data and parameters |
 
 #![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "libploop")]
 mod canonical;
@@ -82,6 +83,8 @@ mod resize;
 mod size;
 #[cfg(feature = "libploop")]
 mod snapshot;
+#[cfg(feature = "serde")]
+mod stored;
 #[cfg(feature = "libploop")]
 mod sysfs;
 #[cfg(feature = "libploop")]

@@ -12,6 +12,7 @@ use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 /// Which deltas [`Ploop::merge`] merges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum MergeTarget {
     /// The top into its parent.
@@ -35,6 +36,7 @@ pub enum MergeTarget {
 #[must_use]
 pub struct MergeParam {
     target: MergeTarget,
+    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
     new_delta: Option<PathBuf>,
 }
 

@@ -38,6 +38,7 @@ bitflags! {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct MountParam {
+    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
     target: Option<PathBuf>,
     snapshot: Option<Guid>,
     read_only: bool,
@@ -110,10 +111,12 @@ impl MountParam {
 #[non_exhaustive]
 pub struct Mounted {
     /// The device, as `/dev/ploop12345`.
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     pub device: PathBuf,
     /// What `fsck.ext4` exited with, where it was asked for: 0 for clean, 1 or 2 for mended.
     pub fsck: Option<i32>,
     /// The mount point, where there is one.
+    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
     pub target: Option<PathBuf>,
 }
 

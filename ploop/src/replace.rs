@@ -30,11 +30,12 @@ bitflags! {
 /// Which delta [`Ploop::replace`] replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum ReplaceTarget {
     /// The delta of a snapshot, or of the top.
     Guid(Guid),
     /// The delta in this file. A relative path starts at the working directory.
-    File(PathBuf),
+    File(#[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))] PathBuf),
     /// The delta at this level of the running device; 0 is the base.
     Level(u32),
 }
@@ -44,6 +45,7 @@ pub enum ReplaceTarget {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct ReplaceParam {
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     new_file: PathBuf,
     target: ReplaceTarget,
     flags: ReplaceFlag,

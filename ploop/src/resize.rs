@@ -11,6 +11,7 @@ use crate::{ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel};
 /// Whether [`Ploop::resize`] works on the mounted file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum ResizeMode {
     /// On the mounted file system, or one that is mounted for the purpose. Shrinking inflates the
     /// balloon: the file system shows less space, the image can be compacted, and the device keeps

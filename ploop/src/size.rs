@@ -1,6 +1,8 @@
 //! Sizes that carry their unit.
 
 use std::fmt;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Mul, Sub, SubAssign};
 use std::str::FromStr;
 
 use crate::{Error, ErrorKind, Result};
@@ -10,6 +12,13 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const PIB: u64 = 1 << 50;
+const UNITS: [(u64, &str); 5] = [
+    (PIB, "PiB"),
+    (TIB, "TiB"),
+    (GIB, "GiB"),
+    (MIB, "MiB"),
+    (KIB, "KiB"),
+];
 /// libploop, the descriptor and the kernel driver count 512-byte sectors.
 const SECTOR: u64 = 512;
 
@@ -18,19 +27,30 @@ const SECTOR: u64 = 512;
 /// libploop counts in 512-byte sectors, its command line in KiB and its statistics in bytes; here
 /// the unit is named where a number enters or leaves.
 ///
-/// The constructors saturate at [`Size::MAX`], which no operation accepts, so an overflow ends in
-/// [`ErrorKind::InvalidInput`] and never in a wrapped, small size. [`FromStr`] reports it at once.
+/// Nothing wraps or panics: constructors, `+` and `*` stop at [`Size::MAX`] and `-` at [`Size::ZERO`], which no
+/// operation accepts as the size of an image, so an overflow ends in [`ErrorKind::InvalidInput`] and never in a
+/// wrapped size. [`checked_add`](Size::checked_add) and [`checked_sub`](Size::checked_sub) tell.
+///
+/// [`Display`](fmt::Display) is exact, and [`FromStr`] reads it back: the largest unit in which up to three decimals
+/// are enough. With a precision it is for people: so many decimals of the largest unit that fits, rounded.
 ///
 /// ```
 /// use ploop::Size;
 ///
 /// assert_eq!(Size::from_gib(10).bytes(), 10 << 30);
 /// assert_eq!("1.5G".parse::<Size>()?, Size::from_mib(1536));
-/// assert_eq!(Size::from_mib(384).to_string(), "384 MiB");
+/// assert_eq!(Size::from_mib(384) + Size::from_kib(64) * 2, "393344K".parse()?);
+///
+/// let size = Size::from_bytes(10_000_001);
+/// assert_eq!(size.to_string(), "10000001 B");
+/// assert_eq!(size.to_string().parse::<Size>()?, size);
+/// assert_eq!(format!("{size:.1}"), "9.5 MiB");
 /// # Ok::<(), ploop::Error>(())
 /// ```
+///
+/// With `serde` it is a number of bytes; formats for people are read with a text as well, such as `"10G"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(transparent))]
 pub struct Size(u64);
 
@@ -107,24 +127,108 @@ impl Size {
     }
 }
 
+impl Add for Size {
+    type Output = Size;
+
+    fn add(self, other: Size) -> Size {
+        Size(self.0.saturating_add(other.0))
+    }
+}
+
+impl AddAssign for Size {
+    fn add_assign(&mut self, other: Size) {
+        *self = *self + other;
+    }
+}
+
+impl Sub for Size {
+    type Output = Size;
+
+    fn sub(self, other: Size) -> Size {
+        Size(self.0.saturating_sub(other.0))
+    }
+}
+
+impl SubAssign for Size {
+    fn sub_assign(&mut self, other: Size) {
+        *self = *self - other;
+    }
+}
+
+impl Mul<u64> for Size {
+    type Output = Size;
+
+    fn mul(self, n: u64) -> Size {
+        Size(self.0.saturating_mul(n))
+    }
+}
+
+impl Sum for Size {
+    fn sum<I: Iterator<Item = Size>>(sizes: I) -> Size {
+        sizes.fold(Size::ZERO, Add::add)
+    }
+}
+
+impl<'a> Sum<&'a Size> for Size {
+    fn sum<I: Iterator<Item = &'a Size>>(sizes: I) -> Size {
+        sizes.copied().sum()
+    }
+}
+
 impl fmt::Display for Size {
-    /// The largest binary unit in which at least one whole unit fits, with up to two decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, name) = match self.0 {
-            PIB.. => (PIB, "PiB"),
-            TIB.. => (TIB, "TiB"),
-            GIB.. => (GIB, "GiB"),
-            MIB.. => (MIB, "MiB"),
-            KIB.. => (KIB, "KiB"),
-            _ => return f.pad(&format!("{} B", self.0)),
+        let text = match f.precision() {
+            Some(digits) => self.rounded(digits),
+            None => self.exact(),
         };
-        let hundredths = u128::from(self.0 % unit) * 100 / u128::from(unit);
-        let whole = self.0 / unit;
-        f.pad(&match (hundredths / 10, hundredths % 10) {
-            (0, 0) => format!("{whole} {name}"),
-            (tenths, 0) => format!("{whole}.{tenths} {name}"),
-            (tenths, rest) => format!("{whole}.{tenths}{rest} {name}"),
-        })
+        // As `pad`, which would cut the text at the precision; a number is right-aligned.
+        f.pad_integral(true, "", &text)
+    }
+}
+
+impl Size {
+    fn exact(self) -> String {
+        for (unit, name) in UNITS {
+            let (whole, rest) = (self.0 / unit, u128::from(self.0 % unit) * 1000);
+            if whole > 0 && rest % u128::from(unit) == 0 {
+                let decimals = format!("{whole}.{:03}", rest / u128::from(unit));
+                let decimals = decimals.trim_end_matches('0').trim_end_matches('.');
+                return format!("{decimals} {name}");
+            }
+        }
+        format!("{} B", self.0)
+    }
+
+    fn rounded(self, digits: usize) -> String {
+        let Some(at) = UNITS.iter().position(|(unit, _)| self.0 >= *unit) else {
+            return self.exact();
+        };
+        // With 18 decimals, numbers of 128 bits hold the largest size.
+        let digits = digits.min(18);
+        let scale = 10u128.pow(digits as u32);
+        let unit = u128::from(UNITS[at].0);
+        let scaled = (u128::from(self.0) * scale + unit / 2) / unit;
+        // 1023.99 KiB, rounded, is 1.0 MiB.
+        let (scaled, at) = match at.checked_sub(1) {
+            Some(larger) if scaled >= 1024 * scale => (scale, larger),
+            _ => (scaled, at),
+        };
+        let (whole, rest, name) = (scaled / scale, scaled % scale, UNITS[at].1);
+        if digits == 0 {
+            return format!("{whole} {name}");
+        }
+        format!("{whole}.{rest:0digits$} {name}")
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Size {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+        crate::stored::number_or_text(
+            deserializer,
+            "a number of bytes, or a size such as \"10G\"",
+            |n| Ok(Size(n)),
+        )
     }
 }
 
@@ -187,8 +291,8 @@ fn parse(text: &str) -> Option<Size> {
 /// # Ok::<(), ploop::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "u64", into = "u64"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(into = "u64"))]
 pub struct ClusterSize(u32);
 
 impl ClusterSize {
@@ -279,6 +383,14 @@ impl FromStr for ClusterSize {
     }
 }
 
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for ClusterSize {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ClusterSize, D::Error> {
+        let size = Size::deserialize(deserializer)?;
+        size.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
 impl fmt::Display for ClusterSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Size::from(*self).fmt(f)
@@ -328,18 +440,85 @@ mod tests {
     }
 
     #[test]
-    fn display_names_the_largest_unit() {
+    fn display_is_exact_in_the_largest_unit() {
         for (bytes, text) in [
             (0, "0 B"),
             (1023, "1023 B"),
             (1536, "1.5 KiB"),
+            (1537 << 10, "1537 KiB"),
+            (10_000_001, "10000001 B"),
             (384 << 20, "384 MiB"),
-            ((1 << 40) + (1 << 38), "1.25 TiB"),
-            (u64::MAX, "16383.99 PiB"),
+            ((1 << 40) + (1 << 37), "1.125 TiB"),
+            ((1 << 40) + (1 << 36), "1088 GiB"),
+            (u64::MAX, "18446744073709551615 B"),
         ] {
             assert_eq!(Size::from_bytes(bytes).to_string(), text);
         }
-        assert_eq!(format!("{:>9}|", Size::from_gib(1)), "    1 GiB|");
+        assert_eq!(
+            format!("{:>9}|{0:<9}|{0:9}", Size::from_gib(1)),
+            "    1 GiB|1 GiB    |    1 GiB"
+        );
+        assert_eq!(format!("{:-^9}", ClusterSize::DEFAULT), "--1 MiB--");
+    }
+
+    #[test]
+    fn a_precision_rounds() {
+        for (bytes, digits, text) in [
+            (0, 2, "0 B"),
+            (1023, 2, "1023 B"),
+            (600 << 20, 0, "600 MiB"),
+            (1536, 0, "2 KiB"),
+            (1536, 3, "1.500 KiB"),
+            ((1 << 20) - 1, 1, "1.0 MiB"),
+            ((1 << 20) - 1, 6, "1023.999023 KiB"),
+            (u64::MAX, 1, "16384.0 PiB"),
+            (u64::MAX, 40, "16383.999999999999999112 PiB"),
+        ] {
+            assert_eq!(format!("{:.*}", digits, Size(bytes)), text);
+        }
+        assert_eq!(format!("{:>9.1}|", Size(1500)), "  1.5 KiB|");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..Default::default()
+        })]
+
+        #[test]
+        fn what_is_printed_is_read_back(bytes: u64, shift in 0..64u32) {
+            for size in [bytes, bytes >> shift, bytes >> shift << shift].map(Size) {
+                proptest::prop_assert_eq!(size.to_string().parse::<Size>().unwrap(), size);
+            }
+        }
+
+        #[test]
+        fn a_precision_is_at_most_half_a_digit_off(bytes: u64, shift in 0..64u32, digits in 0..6usize) {
+            let bytes = bytes >> shift;
+            let text = format!("{:.*}", digits, Size(bytes));
+            let (number, unit) = text.split_once(' ').unwrap();
+            let unit = UNITS.iter().find(|(_, name)| *name == unit).map_or(1, |(unit, _)| *unit);
+            let shown: f64 = number.parse().unwrap();
+            let off = (shown - bytes as f64 / unit as f64).abs();
+            proptest::prop_assert!(off <= 0.501 * 10f64.powi(-(digits as i32)), "{}", text);
+        }
+    }
+
+    #[test]
+    fn sums_and_differences_stop_at_the_ends() {
+        let (one, two) = (Size::from_kib(1), Size::from_kib(2));
+        assert_eq!(one + one, two);
+        assert_eq!(two - one, one);
+        assert_eq!(one * 2, two);
+        assert_eq!(Size::MAX + one, Size::MAX);
+        assert_eq!(Size::MAX * 2, Size::MAX);
+        assert_eq!(one - two, Size::ZERO);
+        assert_eq!([one, two].iter().sum::<Size>(), Size::from_kib(3));
+        assert_eq!([Size::MAX, two].into_iter().sum::<Size>(), Size::MAX);
+        let mut size = one;
+        size += two;
+        size -= one;
+        assert_eq!(size, two);
     }
 
     #[test]

@@ -38,6 +38,7 @@ bitflags! {
 #[must_use]
 pub struct SnapshotParam {
     guid: Option<Guid>,
+    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
     directory: Option<PathBuf>,
 }
 
@@ -67,7 +68,9 @@ impl SnapshotParam {
 pub struct TemporarySnapshotParam {
     component: ComponentName,
     guid: Option<Guid>,
+    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
     directory: Option<PathBuf>,
+    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
     target: Option<PathBuf>,
     hold: bool,
 }

@@ -70,34 +70,28 @@ fn numbered(n: u64) -> Guid {
 #[test]
 fn a_tree_of_libploop() {
     let descriptor = parse(BRANCHED);
-    let image = |guid: &str, file: &str| Image {
-        guid: guid.parse().unwrap(),
-        file: Path::new("/vz/101").join(file),
-        kind: ImageKind::Compressed,
+    let image = |id: &str, file: &str| {
+        Image::new(
+            guid(id),
+            Path::new("/vz/101").join(file),
+            ImageKind::Compressed,
+        )
     };
-    let shot = |guid: &str, parent: &str| Snapshot {
-        guid: guid.parse().unwrap(),
-        parent: parent.parse().unwrap(),
-        temporary: false,
-    };
+    let shot = |id: &str, parent: &str| Snapshot::new(guid(id), guid(parent));
     let base = image(BASE, "root.hds");
     let leaf = image(LEAF, "root.hds.{3a15b5b5-5473-48e7-8100-23ea9a4c788a}");
     let top = image(TOP, "root.hds.{bd7c42d5-2202-46dd-98fc-2420fd9e50e0}");
-    let expected = Descriptor {
-        size: Size::from_mib(10),
-        cluster: ClusterSize::from_bytes(64 << 10).unwrap(),
-        mode: ImageMode::Expanded,
-        max_delta_size: None,
-        geometry: Geometry {
-            cylinders: 40,
-            heads: 16,
-            sectors: 32,
-        },
-        images: vec![base.clone(), leaf.clone(), top.clone()],
-        snapshots: vec![shot(BASE, NONE), shot(LEAF, BASE), shot(TOP, BASE)],
-        top: Guid::TOP,
-        encryption: None,
-    };
+    let mut expected = Descriptor::new(Size::from_mib(10), base.clone());
+    expected.cluster = ClusterSize::from_bytes(64 << 10).unwrap();
+    expected.images.extend([leaf.clone(), top.clone()]);
+    expected
+        .snapshots
+        .extend([shot(LEAF, BASE), shot(TOP, BASE)]);
+    expected.top = Guid::TOP;
+    assert_eq!(
+        (expected.geometry.cylinders, expected.geometry.heads),
+        (40, 16)
+    );
     assert_eq!(descriptor, expected);
 
     assert_eq!(descriptor.base(), Some(&base));

@@ -67,14 +67,19 @@ fn write(dir: &Path, chain: &[Delta], raw: bool) -> PathBuf {
     describe(dir, &names, top.size, top.cluster, raw)
 }
 
-/// The parts of a disk of which a delta has a cluster.
-fn allocated(chain: &[Delta]) -> Vec<Extent> {
+fn extents(disk: &Disk) -> Vec<(u64, u64)> {
+    let extent = |extent: Extent| (extent.offset, extent.len);
+    disk.extents().map(Result::unwrap).map(extent).collect()
+}
+
+/// The parts of a disk of which a delta has a cluster: their offsets and lengths.
+fn allocated(chain: &[Delta]) -> Vec<(u64, u64)> {
     let top = chain.last().unwrap();
     let numbers: BTreeSet<u32> = chain
         .iter()
         .flat_map(|delta| delta.clusters.iter().map(|(number, _)| *number))
         .collect();
-    let mut extents: Vec<Extent> = Vec::new();
+    let mut extents: Vec<(u64, u64)> = Vec::new();
     for number in numbers {
         let offset = u64::from(number) * top.cluster;
         if offset >= top.size {
@@ -82,8 +87,8 @@ fn allocated(chain: &[Delta]) -> Vec<Extent> {
         }
         let len = top.cluster.min(top.size - offset);
         match extents.last_mut() {
-            Some(last) if last.offset + last.len == offset => last.len += len,
-            _ => extents.push(Extent { offset, len }),
+            Some((last, last_len)) if *last + *last_len == offset => *last_len += len,
+            _ => extents.push((offset, len)),
         }
     }
     extents
@@ -120,8 +125,7 @@ proptest! {
                 prop_assert!(buffer[read..].iter().all(|byte| *byte == 0xa5));
             }
             if !raw {
-                let extents: Vec<Extent> = disk.extents().map(Result::unwrap).collect();
-                prop_assert_eq!(extents, allocated(part));
+                prop_assert_eq!(extents(&disk), allocated(part));
             }
             let target = dir.path().join("exported");
             let options = ExportOptions::new().overwrite(true).sync(false).threads(2);
@@ -285,8 +289,7 @@ fn a_disk_of_16_tib_opens_at_once() {
     }
     let read = work_done::bytes_read() - before;
     assert!(read < M, "{read} bytes for three sectors");
-    let extents: Vec<Extent> = disk.extents().map(Result::unwrap).collect();
-    assert_eq!(extents, allocated(&[delta]));
+    assert_eq!(extents(&disk), allocated(&[delta]));
     // The table is 64 MiB.
     let read = work_done::bytes_read() - before;
     assert!(read < 2 * M, "{read}");

@@ -2,11 +2,16 @@
 //! the form they expect.
 #![cfg(all(feature = "libploop", feature = "serde"))]
 
+use std::ffi::OsStr;
 use std::fmt::Debug;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use ploop::image::{Geometry, Header, Image, ImageKind, Snapshot};
+use ploop::image::{
+    Disk, Extent, Finding, Header, Image, ImageKind, Issue, Report, Severity, Snapshot,
+};
 use ploop::{
-    ClusterSize, Code, ComponentName, CreateFlags, CreateParam, Descriptor, DiscardStat,
+    ClusterSize, Code, ComponentName, CreateFlags, CreateParam, Descriptor, DiscardStat, ErrorKind,
     FormatVersion, FsInfo, FsType, Guid, ImageInfo, ImageMode, MergeParam, MergeTarget, MountFlags,
     MountParam, Mounted, Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget, ResizeMode, ResizeParam,
     Size, SnapshotParam, SwitchFlag, TemporarySnapshotParam,
@@ -56,11 +61,101 @@ fn small_values() {
     shape(ImageMode::Preallocated, json!("preallocated"));
     shape(ImageMode::Raw, json!("raw"));
     shape(FsType::Ext4, json!("ext4"));
-    shape(FormatVersion::V1, json!("V1"));
-    shape(FormatVersion::V2, json!("V2"));
+    shape(FormatVersion::V1, json!(1));
+    shape(FormatVersion::V2, json!(2));
     shape(Code::NOSNAP, json!(43));
-    shape(ResizeMode::Online, json!("Online"));
+    shape(ErrorKind::NoSpace, json!("no_space"));
+    shape(ResizeMode::Online, json!("online"));
+    shape(Severity::Warning, json!("warning"));
+    shape(Issue::SharedCluster, json!("shared_cluster"));
     shape(ImageKind::Compressed, json!("compressed"));
+}
+
+/// As people write them in configuration files.
+#[test]
+fn numbers_may_be_texts() {
+    for (text, size) in [
+        ("10G", Size::from_gib(10)),
+        ("4096", Size::from_bytes(4096)),
+    ] {
+        assert_eq!(from_value::<Size>(json!(text)).unwrap(), size);
+    }
+    assert_eq!(
+        from_value::<ClusterSize>(json!("1 MiB")).unwrap(),
+        ClusterSize::DEFAULT
+    );
+    for text in ["2", "v2", "V2"] {
+        let version = from_value::<FormatVersion>(json!(text)).unwrap();
+        assert_eq!(version, FormatVersion::V2);
+    }
+    refused::<Size>(json!("much"));
+    refused::<Size>(json!(1.5));
+    refused::<ClusterSize>(json!("3 MiB"));
+    for other in [json!("v3"), json!(3), json!(1u64 << 32 | 1), json!(-1)] {
+        refused::<FormatVersion>(other);
+    }
+    let error = from_value::<Size>(json!([])).unwrap_err().to_string();
+    assert!(error.contains("a size such as \"10G\""), "{error}");
+}
+
+/// What a later version writes is read by this one.
+#[test]
+fn what_is_not_known_is_left_out() {
+    let later = json!("power_failure");
+    assert_eq!(from_value::<ErrorKind>(later).unwrap(), ErrorKind::Other);
+    let mut info = to_value(FsInfo::default()).unwrap();
+    info["later"] = json!([1]);
+    assert_eq!(from_value::<FsInfo>(info).unwrap(), FsInfo::default());
+    let report = json!({ "findings": [], "later": {} });
+    assert_eq!(from_value::<Report>(report).unwrap(), Report::default());
+    let mounted = json!({ "device": "/dev/ploop1", "later": true });
+    let mounted = from_value::<Mounted>(mounted).unwrap();
+    assert_eq!((mounted.fsck, mounted.target), (None, None));
+    let finding = json!({ "severity": "note", "issue": "orphan", "message": "one" });
+    let finding = from_value::<Finding>(finding).unwrap();
+    assert_eq!((finding.file, finding.offset), (None, None));
+}
+
+/// Their bytes, where a text cannot have them.
+#[test]
+fn paths_that_are_not_utf_8() {
+    let path = || Path::new(OsStr::from_bytes(b"/\xff"));
+    let bytes = || json!([0x2f, 0xff]);
+    let image = Image::new(Guid::TOP, path(), ImageKind::Plain);
+    assert_eq!(round_trip(image)["file"], bytes());
+    let mut report = Report::default();
+    report.orphans = vec![path().to_owned(), "/b".into()];
+    assert_eq!(round_trip(report)["orphans"], json!([bytes(), "/b"]));
+    let finding =
+        json!({ "severity": "note", "issue": "orphan", "message": "one", "file": bytes() });
+    let finding = from_value::<Finding>(finding).unwrap();
+    assert_eq!(finding.file.as_deref(), Some(path()));
+    assert_eq!(round_trip(finding)["file"], bytes());
+    let mounted = json!({ "device": bytes(), "fsck": null, "target": bytes() });
+    shape(from_value::<Mounted>(mounted.clone()).unwrap(), mounted);
+
+    let create = round_trip(CreateParam::new(path(), Size::from_gib(1)));
+    assert_eq!(create["file"], bytes());
+    assert_eq!(
+        round_trip(MountParam::new().target(path()))["target"],
+        bytes()
+    );
+    let merge = MergeParam::new(MergeTarget::All).new_delta(path());
+    assert_eq!(round_trip(merge)["new_delta"], bytes());
+    let target = ReplaceTarget::File(path().into());
+    let replace = round_trip(ReplaceParam::new(path(), target));
+    assert_eq!(replace["new_file"], bytes());
+    assert_eq!(replace["target"], json!({ "file": bytes() }));
+    let snapshot = round_trip(SnapshotParam::new().directory(path()));
+    assert_eq!(snapshot["directory"], bytes());
+    let param = TemporarySnapshotParam::new("name".parse().unwrap());
+    let param = round_trip(param.directory(path()).target(path()));
+    assert_eq!(
+        (&param["directory"], &param["target"]),
+        (&bytes(), &bytes())
+    );
+    refused::<MountParam>(json!({ "target": 5 }));
+    refused::<MountParam>(json!({ "target": [256] }));
 }
 
 /// By name, so that a log can be read; what has no name is kept as a number.
@@ -122,38 +217,19 @@ fn what_images_are_like() {
 #[test]
 fn a_descriptor() {
     let base: Guid = "{0123abcd-4567-89ab-cdef-0123456789ab}".parse().unwrap();
-    let image = |guid, name: &str| Image {
-        guid,
-        file: format!("/vz/{name}").into(),
-        kind: ImageKind::Compressed,
-    };
-    let shot = |guid, parent| Snapshot {
-        guid,
-        parent,
-        temporary: false,
-    };
+    let image = |guid, file| Image::new(guid, file, ImageKind::Compressed);
+    let mut descriptor = Descriptor::new(Size::from_mib(10), image(base, "/vz/root.hds"));
+    descriptor.images.push(image(Guid::TOP, "/vz/top"));
+    descriptor.snapshots.push(Snapshot::new(Guid::TOP, base));
+    descriptor.top = Guid::TOP;
     shape(
-        Descriptor {
-            size: Size::from_mib(10),
-            cluster: ClusterSize::DEFAULT,
-            mode: ImageMode::Expanded,
-            max_delta_size: None,
-            geometry: Geometry {
-                cylinders: 40,
-                heads: 16,
-                sectors: 32,
-            },
-            images: vec![image(base, "root.hds"), image(Guid::TOP, "top")],
-            snapshots: vec![shot(base, Guid::NONE), shot(Guid::TOP, base)],
-            top: Guid::TOP,
-            encryption: None,
-        },
+        descriptor,
         json!({
             "size": 10_485_760,
             "cluster": 1_048_576,
             "mode": "expanded",
             "max_delta_size": null,
-            "geometry": { "cylinders": 40, "heads": 16, "sectors": 32 },
+            "geometry": { "cylinders": 40, "heads": 16, "sectors_per_track": 32 },
             "images": [
                 { "guid": base.to_string(), "file": "/vz/root.hds", "kind": "compressed" },
                 { "guid": TOP, "file": "/vz/top", "kind": "compressed" },
@@ -234,5 +310,12 @@ fn what_was_read_from_a_real_image() {
     ploop.snapshot().unwrap();
     round_trip(ploop.descriptor().unwrap());
     round_trip(ploop.image_info().unwrap());
-    round_trip(Header::read(ploop.top_delta_file().unwrap()).unwrap());
+    let header = round_trip(Header::read(ploop.top_delta_file().unwrap()).unwrap());
+    assert_eq!(header["version"], 1);
+    assert_eq!(header["size"], 2 << 20);
+    assert_eq!(header["first_block_sector"], 2048);
+    round_trip(ploop::image::check(ploop.path()));
+    let disk = Disk::open(ploop.path()).unwrap();
+    let extents: Vec<Extent> = disk.extents().map(Result::unwrap).collect();
+    round_trip(extents);
 }

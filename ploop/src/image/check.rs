@@ -530,7 +530,7 @@ impl TableCheck<'_> {
 
     /// How many clusters the format extension has.
     fn extension_clusters(&self, findings: &mut Findings) -> u64 {
-        if self.header.extension_offset == 0 {
+        if self.header.extension_sector == 0 {
             return 0;
         }
         match extension::clusters(self.file, self.header, self.len) {

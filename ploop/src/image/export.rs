@@ -117,7 +117,8 @@ impl ExportOptions {
 }
 
 /// How far an export is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Progress {
     /// What has been copied of [`total`](Progress::total).
     pub copied: Size,

@@ -22,7 +22,7 @@ pub(super) fn clusters(file: &File, header: &Header, len: u64) -> Result<Vec<u64
             && offset >= header.data_start()
             && offset.checked_add(cluster).is_some_and(|end| end <= len)
     };
-    let start = header.extension_offset.checked_mul(512);
+    let start = header.extension_sector.checked_mul(512);
     let Some(start) = start.filter(|start| is_cluster(*start)) else {
         return Err(damaged(
             "it does not begin a cluster of the file".to_owned(),

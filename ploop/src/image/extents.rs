@@ -10,6 +10,7 @@ use crate::Result;
 /// A part of a disk for which clusters are allocated, in any delta of its chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Extent {
     /// Where it begins on the disk, in bytes.
     pub offset: u64,
@@ -20,6 +21,7 @@ pub struct Extent {
 /// A part of a disk that lies in one piece in one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Mapping {
     /// Where it begins on the disk, in bytes.
     pub offset: u64,

@@ -54,6 +54,7 @@ bitflags::bitflags! {
 /// that lies makes it write beyond its buffers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Header {
     /// The version of the format, from the signature.
     pub version: FormatVersion,
@@ -70,17 +71,51 @@ pub struct Header {
     pub size: Size,
     /// Whether the image is marked as in use: mounted now, or not unmounted before a power cut.
     pub in_use: bool,
-    /// Where the table ends and the data begins, in sectors.
-    pub first_block_offset: u32,
+    /// The sector of the file at which the table ends and the data begins.
+    pub first_block_sector: u32,
     /// State flags.
     pub flags: HeaderFlags,
-    /// Where the format extension with dirty bitmaps lies, in sectors; 0 where there is none.
-    pub extension_offset: u64,
+    /// The sector of the file at which the format extension with dirty bitmaps lies; 0 where there is none.
+    pub extension_sector: u64,
 }
 
 impl Header {
     /// The length of a header in bytes. The table follows immediately.
     pub const LEN: usize = 64;
+
+    /// The header of a new delta without data, with a geometry as libploop makes it up.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] for a size of zero, and for one that the version or the cluster cannot hold.
+    pub fn new(version: FormatVersion, cluster: ClusterSize, size: Size) -> Result<Header> {
+        let invalid = |message| Error::new(ErrorKind::InvalidInput, "make image header", message);
+        let sectors = size.sectors();
+        if sectors == 0 {
+            return Err(invalid(format!("{size} is no size of a disk")));
+        }
+        let entries = sectors.div_ceil(cluster.sectors().into());
+        let table = (Header::LEN as u64 + 4 * entries).next_multiple_of(cluster.bytes());
+        let fits = version == FormatVersion::V2 || u32::try_from(sectors).is_ok();
+        match (u32::try_from(entries), u32::try_from(table / 512)) {
+            (Ok(stored_entries), Ok(first_block_sector)) if fits => Ok(Header {
+                version,
+                cluster,
+                heads: 16,
+                // Of 32 sectors a track.
+                cylinders: u32::try_from(sectors / (16 * 32)).unwrap_or(u32::MAX),
+                stored_entries,
+                size: Size::from_sectors(sectors),
+                in_use: false,
+                first_block_sector,
+                flags: HeaderFlags::EMPTY,
+                extension_sector: 0,
+            }),
+            _ => Err(invalid(format!(
+                "a disk of {size} is too large for {version} and clusters of {cluster}"
+            ))),
+        }
+    }
 
     /// Reads and checks the header of a delta file, also of one in use.
     ///
@@ -209,11 +244,11 @@ impl Header {
             stored_entries: u32_at(at::ENTRIES),
             size: Size::from_sectors(sectors),
             in_use: !matches!(u32_at(at::IN_USE), 0 | CLOSED),
-            first_block_offset: u32_at(at::FIRST_BLOCK),
+            first_block_sector: u32_at(at::FIRST_BLOCK),
             flags: HeaderFlags::from_bits_retain(u32_at(at::FLAGS)),
-            extension_offset: u64_at(at::EXTENSION),
+            extension_sector: u64_at(at::EXTENSION),
         };
-        let first = header.first_block_offset;
+        let first = header.first_block_sector;
         if first % cluster.sectors() != 0 {
             return Err(corrupt(
                 at::FIRST_BLOCK,
@@ -258,12 +293,12 @@ impl Header {
             (at::CLUSTER, self.cluster.sectors()),
             (at::ENTRIES, self.stored_entries),
             (at::IN_USE, in_use),
-            (at::FIRST_BLOCK, self.first_block_offset),
+            (at::FIRST_BLOCK, self.first_block_sector),
             (at::FLAGS, self.flags.bits()),
         ] {
             put(at, &field.to_le_bytes());
         }
-        put(at::EXTENSION, &self.extension_offset.to_le_bytes());
+        put(at::EXTENSION, &self.extension_sector.to_le_bytes());
         bytes
     }
 
@@ -278,7 +313,7 @@ impl Header {
                 at::FIRST_BLOCK,
                 format!(
                     "the file has {len} bytes and ends before the first block, at sector {}",
-                    self.first_block_offset
+                    self.first_block_sector
                 ),
             ));
         }
@@ -296,7 +331,7 @@ impl Header {
     /// Where the data begins, in bytes.
     #[must_use]
     pub fn data_start(&self) -> u64 {
-        u64::from(self.first_block_offset) * 512
+        u64::from(self.first_block_sector) * 512
     }
 
     /// Where the table ends, in bytes.
@@ -335,19 +370,14 @@ mod tests {
     #[test]
     fn a_header_of_libploop() {
         let header = Header::parse(BY_LIBPLOOP).unwrap();
-        let expected = Header {
-            version: FormatVersion::V1,
-            cluster: ClusterSize::from_bytes(64 << 10).unwrap(),
-            heads: 16,
-            cylinders: 40,
-            stored_entries: 160,
-            size: Size::from_mib(10),
-            in_use: false,
-            first_block_offset: 128,
-            flags: HeaderFlags::EMPTY,
-            extension_offset: 0,
-        };
-        assert_eq!(header, expected);
+        assert_eq!((header.heads, header.cylinders), (16, 40));
+        assert_eq!(
+            (header.stored_entries, header.first_block_sector),
+            (160, 128)
+        );
+        let cluster = ClusterSize::from_bytes(64 << 10).unwrap();
+        let new = Header::new(FormatVersion::V1, cluster, Size::from_mib(10));
+        assert_eq!(header, new.unwrap());
         assert_eq!(header.entries(), 160);
         assert_eq!(header.data_start(), 64 << 10);
         assert_eq!(&header.to_bytes(), BY_LIBPLOOP);
@@ -381,7 +411,7 @@ mod tests {
         let header = Header::parse(&with(&[(52, 0x8000_0003), (56, 5), (60, 1)])).unwrap();
         assert!(header.flags.contains(HeaderFlags::CONVERTING));
         assert_eq!(header.flags.bits(), 0x8000_0003);
-        assert_eq!(header.extension_offset, 5 | 1 << 32);
+        assert_eq!(header.extension_sector, 5 | 1 << 32);
     }
 
     #[test]

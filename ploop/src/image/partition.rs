@@ -20,6 +20,7 @@ const MAX_LOGICAL: usize = 128;
 /// A partition of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Partition {
     /// Its number, as in the name of its device: from 1 on, logical ones from 5.
     pub number: u32,
@@ -34,7 +35,8 @@ pub struct Partition {
 /// What a partition table says about a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum PartitionKind {
     /// In a GUID partition table.
     Gpt {

@@ -8,6 +8,8 @@ use crate::{Guid, Size};
 /// What [`check`](super::check) or [`check_image`](super::check_image) found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
+#[non_exhaustive]
 pub struct Report {
     /// What is wrong or worth knowing, file by file.
     pub findings: Vec<Finding>,
@@ -16,6 +18,7 @@ pub struct Report {
     /// The snapshots and the top, in the order of the descriptor.
     pub snapshots: Vec<SnapshotReport>,
     /// Files that look like deltas of this image and are named by no descriptor beside them.
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     pub orphans: Vec<PathBuf>,
 }
 
@@ -48,7 +51,7 @@ impl Report {
 /// How bad a [`Finding`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Severity {
     /// Worth knowing.
     Note,
@@ -61,12 +64,14 @@ pub enum Severity {
 /// One thing that is wrong or worth knowing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
     /// What it is, for a program.
     pub issue: Issue,
     /// The file it is about.
+    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
     pub file: Option<PathBuf>,
     /// The offset of what is wrong in that file, in bytes.
     pub offset: Option<u64>,
@@ -134,10 +139,12 @@ pub enum Issue {
 /// A delta file as a [`Report`] has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct DeltaReport {
     /// The snapshot or top whose data it holds; `None` for a file checked by itself.
     pub guid: Option<Guid>,
     /// The file.
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     pub file: PathBuf,
     /// Its header; `None` for a plain base.
     pub header: Option<super::Header>,
@@ -152,6 +159,7 @@ pub struct DeltaReport {
 /// A snapshot, or the top, as a [`Report`] has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct SnapshotReport {
     /// Its name.
     pub guid: Guid,

@@ -481,7 +481,10 @@ fn h0_12_h4_23_a_busy_mount_point_that_a_shell_obeys() {
             device::umount(&device).unwrap_err(),
         ] {
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-            assert!(error.message().contains("umount(8)"), "{error}");
+            assert!(
+                error.advice().unwrap_or_default().contains("umount(8)"),
+                "{error}"
+            );
             assert_eq!(error.path(), Some(&*target), "{error}");
         }
         drop(open);

@@ -291,7 +291,13 @@ fn no_room_for_the_journal() {
             (ErrorKind::Tool, Some(Code::MKFS.get())),
             "{error}"
         );
-        assert!(error.message().contains("make the image larger"), "{error}");
+        assert!(
+            error
+                .advice()
+                .unwrap_or_default()
+                .contains("make the image larger"),
+            "{error}"
+        );
         let words = error.output().unwrap_or_default();
         assert!(words.contains("ournal size too big"), "{words}");
         assert_eq!(container.beside(), [""; 0]);

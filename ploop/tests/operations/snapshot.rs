@@ -106,7 +106,10 @@ fn new_deltas_of_version_2_need_a_driver() {
         known.ploop.switch_snapshot(guids[0]).unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        assert!(error.message().contains("driver"), "{error}");
+        assert!(
+            error.advice().unwrap_or_default().contains("driver"),
+            "{error}"
+        );
     }
     assert_eq!(known.names(), names);
     assert_eq!(fs::read(known.xml()).unwrap(), text);

@@ -30,23 +30,13 @@ impl Delta {
     }
 
     pub fn header(&self) -> Header {
-        let entries = u32::try_from(self.size.div_ceil(self.cluster)).unwrap();
-        let table = (64 + 4 * u64::from(entries)).next_multiple_of(self.cluster);
-        Header {
-            version: self.version,
-            cluster: ClusterSize::from_bytes(self.cluster).unwrap(),
-            heads: 16,
-            cylinders: 1,
-            stored_entries: entries,
-            size: Size::from_bytes(self.size),
-            in_use: false,
-            first_block_offset: u32::try_from(table / 512).unwrap(),
-            flags: match self.clusters[..] {
-                [] => HeaderFlags::EMPTY,
-                _ => HeaderFlags::empty(),
-            },
-            extension_offset: 0,
-        }
+        let cluster = ClusterSize::from_bytes(self.cluster).unwrap();
+        let size = Size::from_bytes(self.size);
+        let mut header = Header::new(self.version, cluster, size).unwrap();
+        header
+            .flags
+            .set(HeaderFlags::EMPTY, self.clusters.is_empty());
+        header
     }
 
     /// The entry for what lies at an offset of the file.

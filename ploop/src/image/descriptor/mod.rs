@@ -43,6 +43,7 @@ const MAX_PATH: usize = 4095;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Descriptor {
     /// The size of the virtual disk (`Disk_size`).
     pub size: Size,
@@ -54,6 +55,7 @@ pub struct Descriptor {
     /// the number to the driver unchanged.
     pub max_delta_size: Option<u64>,
     /// The made-up geometry.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub geometry: Geometry,
     /// The delta files, in the order of the descriptor.
     pub images: Vec<Image>,
@@ -76,18 +78,37 @@ pub struct Geometry {
     pub cylinders: u32,
     /// `Heads`, 0 where it is missing.
     pub heads: u32,
-    /// `Sectors`, 0 where it is missing.
-    pub sectors: u32,
+    /// `Sectors` of a track, 0 where it is missing.
+    pub sectors_per_track: u32,
+}
+
+impl Geometry {
+    /// The one that libploop makes up for a disk of this size.
+    #[must_use]
+    pub fn of(size: Size) -> Geometry {
+        const HEADS: u32 = 16;
+        const SECTORS: u32 = 32;
+        let cylinders = size.sectors() / u64::from(HEADS * SECTORS);
+        let cylinders = cylinders.clamp(1, u64::from(u32::MAX / HEADS)) as u32;
+        let tracks = u64::from(cylinders * HEADS);
+        Geometry {
+            cylinders,
+            heads: HEADS,
+            sectors_per_track: u32::try_from(size.sectors() / tracks).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// A delta file of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Image {
     /// The snapshot (or the top) whose data this file holds.
     pub guid: Guid,
     /// The file. A relative name is joined to the directory of the descriptor, with any `..` left
     /// in place.
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     pub file: PathBuf,
     /// The type as stored. libploop gives all images of a raw disk the type `Plain`, though only
     /// its base is a plain file.
@@ -97,7 +118,8 @@ pub struct Image {
 /// The type a descriptor states for a delta file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum ImageKind {
     /// Of a disk whose base is a plain file.
     Plain,
@@ -108,16 +130,76 @@ pub enum ImageKind {
 /// A node of the snapshot tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Its name.
     pub guid: Guid,
     /// The snapshot below, [`Guid::NONE`] for the base.
     pub parent: Guid,
     /// Whether libploop removes it as soon as it can.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub temporary: bool,
 }
 
+impl Image {
+    /// The file that holds the data of a snapshot, or of the top.
+    #[must_use]
+    pub fn new(guid: Guid, file: impl Into<PathBuf>, kind: ImageKind) -> Image {
+        let file = file.into();
+        Image { guid, file, kind }
+    }
+}
+
+impl Snapshot {
+    /// A snapshot that is not temporary, on top of another, or of [`Guid::NONE`].
+    #[must_use]
+    pub fn new(guid: Guid, parent: Guid) -> Snapshot {
+        let temporary = false;
+        Snapshot {
+            guid,
+            parent,
+            temporary,
+        }
+    }
+}
+
 impl Descriptor {
+    /// The descriptor of a disk that is in one file, with clusters of [`ClusterSize::DEFAULT`].
+    ///
+    /// ```
+    /// use ploop::image::{Image, ImageKind, Snapshot};
+    /// use ploop::{Descriptor, Guid, Size};
+    ///
+    /// let base = Guid::generate();
+    /// let file = Image::new(base, "/vz/root.hds", ImageKind::Compressed);
+    /// let mut descriptor = Descriptor::new(Size::from_gib(10), file);
+    /// descriptor.images.push(Image::new(Guid::TOP, "/vz/top", ImageKind::Compressed));
+    /// descriptor.snapshots.push(Snapshot::new(Guid::TOP, base));
+    /// descriptor.top = Guid::TOP;
+    /// descriptor.validate()?;
+    ///
+    /// let xml = descriptor.to_xml("/vz")?;
+    /// assert_eq!(Descriptor::parse(xml, "/vz")?, descriptor);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    #[must_use]
+    pub fn new(size: Size, base: Image) -> Descriptor {
+        Descriptor {
+            size,
+            cluster: ClusterSize::DEFAULT,
+            mode: match base.kind {
+                ImageKind::Plain => ImageMode::Raw,
+                ImageKind::Compressed => ImageMode::Expanded,
+            },
+            max_delta_size: None,
+            geometry: Geometry::of(size),
+            snapshots: vec![Snapshot::new(base.guid, Guid::NONE)],
+            top: base.guid,
+            images: vec![base],
+            encryption: None,
+        }
+    }
+
     /// Reads a descriptor file.
     ///
     /// Symbolic links are followed first, as libploop does it: relative image names start at the
@@ -408,7 +490,7 @@ fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
         geometry: Geometry {
             cylinders: geometry(parameters, "Cylinders")?,
             heads: geometry(parameters, "Heads")?,
-            sectors: geometry(parameters, "Sectors")?,
+            sectors_per_track: geometry(parameters, "Sectors")?,
         },
         images,
         snapshots,

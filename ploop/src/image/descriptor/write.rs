@@ -162,7 +162,7 @@ impl Descriptor {
             cylinders, heads, ..
         } = self.geometry;
         if cylinders.wrapping_mul(heads) == 0 {
-            normal.geometry = self.usable_geometry();
+            normal.geometry = Geometry::of(self.size);
         }
         if self.mode == ImageMode::Raw {
             for image in &mut normal.images {
@@ -202,20 +202,6 @@ impl Descriptor {
         Ok(normal)
     }
 
-    /// The geometry that libploop gives a new image.
-    fn usable_geometry(&self) -> Geometry {
-        const HEADS: u32 = 16;
-        const SECTORS: u32 = 32;
-        let cylinders = self.size.sectors() / u64::from(HEADS * SECTORS);
-        let cylinders = cylinders.clamp(1, u64::from(u32::MAX / HEADS)) as u32;
-        Geometry {
-            cylinders,
-            heads: HEADS,
-            sectors: u32::try_from(self.size.sectors() / u64::from(cylinders * HEADS))
-                .unwrap_or(u32::MAX),
-        }
-    }
-
     fn write(&self, xml: &mut Writer, unknown: &UnknownFields, dir: &Path) -> Result<()> {
         let sectors = self.size.sectors();
         let others = |xml: &mut Writer, at: &ParentElement| {
@@ -232,7 +218,7 @@ impl Descriptor {
         }
         xml.text("Cylinders", self.geometry.cylinders);
         xml.text("Heads", self.geometry.heads);
-        xml.text("Sectors", self.geometry.sectors);
+        xml.text("Sectors", self.geometry.sectors_per_track);
         xml.text("Padding", unknown.padding);
         others(xml, &ParentElement::Parameters);
         xml.close("Disk_Parameters");
@@ -445,7 +431,7 @@ mod tests {
                     geometry: Geometry {
                         cylinders,
                         heads,
-                        sectors: tracks,
+                        sectors_per_track: tracks,
                     },
                     images,
                     snapshots,

@@ -57,46 +57,15 @@ impl fmt::Debug for WritableDelta {
     }
 }
 
-/// The header of a new delta.
+/// [`Header::new`] of a disk of whole clusters.
 pub(super) fn new_header(
     version: FormatVersion,
     cluster: ClusterSize,
     size: Size,
 ) -> Result<Header> {
-    let invalid = |message: String| Error::new(ErrorKind::InvalidInput, OPERATION, message);
-    let rounded = size
-        .bytes()
-        .checked_next_multiple_of(cluster.bytes())
-        .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| invalid(format!("{size} is no size of a disk")))?;
-    let entries = u32::try_from(rounded / cluster.bytes())
-        .ok()
-        .filter(|_| version == FormatVersion::V2 || rounded / 512 <= u64::from(u32::MAX))
-        .ok_or_else(|| {
-            invalid(format!(
-                "a disk of {size} is too large for {version} and clusters of {cluster}"
-            ))
-        })?;
-    let table = entry_offset(entries).next_multiple_of(cluster.bytes());
-    let (cylinders, heads) = geometry(rounded / 512);
-    Ok(Header {
-        version,
-        cluster,
-        heads,
-        cylinders,
-        stored_entries: entries,
-        size: Size::from_bytes(rounded),
-        in_use: false,
-        first_block_offset: u32::try_from(table / 512)
-            .map_err(|_| invalid(format!("the table of a disk of {size} is too large")))?,
-        flags: HeaderFlags::EMPTY,
-        extension_offset: 0,
-    })
-}
-
-/// Cylinders and heads, with 32 sectors a track. Nothing depends on them.
-fn geometry(sectors: u64) -> (u32, u32) {
-    (u32::try_from(sectors / (16 * 32)).unwrap_or(u32::MAX), 16)
+    // What cannot be rounded up is too large for any header.
+    let rounded = size.bytes().checked_next_multiple_of(cluster.bytes());
+    Header::new(version, cluster, rounded.map_or(size, Size::from_bytes))
 }
 
 impl WritableDelta {
@@ -148,7 +117,7 @@ impl WritableDelta {
             let header = Header::parse(&bytes)?;
             header.check_len(len)?;
             check_readable(&header, allow_in_use)?;
-            if header.extension_offset != 0 {
+            if header.extension_sector != 0 {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     OPERATION,

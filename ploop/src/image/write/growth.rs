@@ -24,7 +24,7 @@ impl WritableDelta {
         self.flush()?;
         let cluster = self.header.cluster.bytes();
         let table = self.header.data_start()..header.data_start().max(self.header.data_start());
-        header.first_block_offset = (table.end / 512) as u32;
+        header.first_block_sector = (table.end / 512) as u32;
         let mut displaced = Vec::new();
         for number in 0..self.header.entries() {
             let offset = self.cluster(number)?;
