@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the benchmarks, with what they measure with and against.
+//! `cargo xtask bench`: runs the benchmarks, in the sandbox where they need a driver.
 
 use crate::packages::{self, Kind, Program};
 use crate::sandbox::{self, Sandbox};
@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Which (default: all)
+    /// The benchmarks to run (default: all)
     #[arg(value_name = "BENCHMARK", value_parser = PossibleValuesParser::new(BENCHMARKS.map(|b| b.name)))]
     names: Vec<String>,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Options {
 struct Benchmark {
     name: &'static str,
     title: &'static str,
-    /// What Cargo is told.
+    /// The options of Cargo that choose it.
     target: &'static str,
     arguments: &'static [&'static str],
     /// Runs in a sandbox, unless the kernel has the driver.
@@ -34,7 +34,7 @@ const BENCHMARKS: [Benchmark; 4] = [
         name: "overhead",
         title: "safe calls and libploop's own",
         target: "-p ploop --bench overhead",
-        // Raw and safe calls by turns: their quotient means something on a busy machine, too.
+        // Raw and safe calls in turns, so that their ratio means something on a busy machine, too.
         arguments: &["--bars"],
         needs_driver: false,
     },
@@ -48,7 +48,7 @@ const BENCHMARKS: [Benchmark; 4] = [
     Benchmark {
         name: "image",
         title: "reading images, and QEMU's tools",
-        // As those use it who want no C library.
+        // Without the C library, as it is used elsewhere.
         target: "-p ploop --bench image --no-default-features --features image",
         arguments: &[],
         needs_driver: false,
@@ -70,7 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let chosen = BENCHMARKS.iter().filter(|benchmark| {
         options.names.is_empty() || options.names.iter().any(|name| name == benchmark.name)
     });
-    // All are built before any is measured, so that the tables stand together.
+    // All are built before the first runs, so that the tables are printed together.
     let mut built = Vec::new();
     for benchmark in chosen {
         let line = format!("bench --no-run {}", benchmark.target);
@@ -104,7 +104,7 @@ impl Benchmark {
         }
         let program = packages::find(programs, Kind::Benchmark, self.name)?;
         let mut command = sandbox.command(&program.path, Some(&program.package), LIMIT)?;
-        // What Cargo tells it.
+        // The argument that Cargo gives a benchmark.
         command.args(self.arguments).arg("--bench");
         Ok(command)
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask bindgen`: the committed bindings, made or checked.
+//! `cargo xtask bindgen`: generates the committed bindings of libploop, or checks them.
 
 use crate::{Install, run, setup};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -6,11 +6,11 @@ use clap::Args;
 use similar::TextDiff;
 use std::path::PathBuf;
 
-/// The very generator of ploop-sys's feature `bindgen`.
+/// The generator that the feature `bindgen` of ploop-sys uses, too.
 #[path = "../../ploop-sys/build/generate.rs"]
 mod generate;
 
-/// The version whose header the committed bindings are made from.
+/// The version of the header that the committed bindings are made from.
 const VERSION: &str = "1.15";
 const FILE: &str = "ploop-sys/src/bindings/v1_15.rs";
 
@@ -32,7 +32,7 @@ fn write() -> Result<()> {
     let path = run::root().join(FILE);
     let fresh = generated()?;
     if std::fs::read_to_string(&path).is_ok_and(|old| old == fresh) {
-        println!("{FILE} is fresh already");
+        println!("{FILE} matches the header already");
         return Ok(());
     }
     std::fs::write(&path, fresh).with_context(|| format!("cannot write {FILE}"))?;
@@ -45,17 +45,17 @@ pub(crate) fn check() -> Result<()> {
         .with_context(|| format!("cannot read {FILE}"))?;
     match difference(&committed, &generated()?) {
         None => {
-            println!("{FILE} is fresh");
+            println!("{FILE} matches the header");
             Ok(())
         }
         Some(diff) => {
             print!("{diff}");
-            bail!("{FILE} is stale: `cargo xtask bindgen` brings it up to date");
+            bail!("{FILE} does not match the header: update it with `cargo xtask bindgen`");
         }
     }
 }
 
-/// What would have to be changed, as a unified diff.
+/// The unified diff from the committed to the generated bindings.
 fn difference(committed: &str, fresh: &str) -> Option<String> {
     if committed == fresh {
         return None;
@@ -66,7 +66,7 @@ fn difference(committed: &str, fresh: &str) -> Option<String> {
 }
 
 fn generated() -> Result<String> {
-    // Another version's header makes good bindings for another file.
+    // The header of another version would make other bindings.
     let version = run::output(
         run::command(std::env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into()))
             .args(["--modversion", "ploop"]),

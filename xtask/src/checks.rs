@@ -1,5 +1,5 @@
-//! Steps of `cargo xtask ci` that need a tool which not every machine has. Where it is missing they are left out, and the
-//! end of the output says so: `skipped: miri (…)`.
+//! The steps of `cargo xtask ci` whose tools not every machine has. Where the tool is missing, the step is left out, and the end
+//! of the output says so: `skipped: miri (…)`.
 
 mod consumer;
 mod deny;
@@ -25,7 +25,7 @@ struct Check {
     work: fn(&Settings) -> Result<()>,
 }
 
-/// What the command line says to them.
+/// Options of the command line for these steps.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
     /// How long each fuzz target runs.
@@ -45,7 +45,7 @@ const ALL: [Check; 10] = [
     semver::CHECK,
 ];
 
-/// Those for which `ci/setup.sh rust` is run first.
+/// The steps that need `ci/setup.sh rust`.
 pub(crate) const NEED_RUST: [&str; 2] = [msrv::CHECK.name, targets::CHECK.name];
 
 pub(crate) fn steps<'a>(settings: Settings) -> impl Iterator<Item = Step<'a>> {
@@ -53,7 +53,7 @@ pub(crate) fn steps<'a>(settings: Settings) -> impl Iterator<Item = Step<'a>> {
         .map(move |check| Step::new(check.name, check.title, move || (check.work)(&settings)))
 }
 
-/// Takes out of `steps` what cannot run here, and returns a line for each. What was asked for by name has to run.
+/// Removes the steps that cannot run here, and returns a line for each. Fails if one of them was asked for by name.
 pub(crate) fn leave_out(steps: &mut Vec<Step<'_>>, asked_for: &[String]) -> Result<Vec<String>> {
     let mut skipped = Vec::new();
     for check in ALL {
@@ -72,6 +72,7 @@ pub(crate) fn leave_out(steps: &mut Vec<Step<'_>>, asked_for: &[String]) -> Resu
     Ok(skipped)
 }
 
+/// [`Check::missing`] of a step that can always run.
 fn always() -> Result<Option<String>> {
     Ok(None)
 }

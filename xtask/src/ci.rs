@@ -1,20 +1,17 @@
-//! `cargo xtask ci`: everything that has to hold.
+//! `cargo xtask ci`: the checks of CI, in steps.
 
-use crate::jobs::{self, Job, Share};
-use crate::layers::Level;
-use crate::packages::{self, Kind, Program};
+use crate::cycles::ModuleDirectory;
+use crate::packages::{self, Kind};
 use crate::steps::{self, Step};
-use crate::{Install, bindgen, checks, demo, run, setup, test};
+use crate::{Install, bindgen, checks, demo, jobs, run, setup, test, valgrind};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek as _};
-use std::num::NonZero;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -41,7 +38,11 @@ fn names() -> Vec<&'static str> {
 
 fn all<'a>(settings: checks::Settings) -> Vec<Step<'a>> {
     let mut steps = vec![
-        Step::new("tidy", "the top level, and where unsafe code is", tidy),
+        Step::new(
+            "tidy",
+            "files at the top, places of unsafe code, cycles of modules",
+            tidy,
+        ),
         Step::new("fmt", "formatting", || {
             run::run(&mut run::cargo("fmt --all --check"))
         }),
@@ -57,7 +58,11 @@ fn all<'a>(settings: checks::Settings) -> Vec<Step<'a>> {
         ),
         Step::new("test", "all tests", || test::all(&test::Options::default())),
         Step::new("demo", "the examples", demo::examples),
-        Step::new("bindgen", "committed bindings are fresh", bindgen::check),
+        Step::new(
+            "bindgen",
+            "committed bindings match the header",
+            bindgen::check,
+        ),
         Step::new(
             "rust-versions",
             "no dependency needs a newer Rust",
@@ -73,7 +78,7 @@ fn all<'a>(settings: checks::Settings) -> Vec<Step<'a>> {
             "a static program runs without libploop.so",
             static_program,
         ),
-        Step::new("valgrind", "memory errors in offline tests", valgrind),
+        Step::new("valgrind", "memory errors in offline tests", valgrind::run),
     ];
     steps.extend(checks::steps(settings));
     steps
@@ -119,13 +124,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// The steps that build in target directories of their own, so that they never wait for a build of another step.
+/// The steps that build in target directories of their own, and so never wait for the build of another step.
 const OWN_TARGET_DIRECTORY: [&str; 6] = [
     "docs-rs", "hidden", "msrv", "targets", "minimal", "consumer",
 ];
 
-/// A second `cargo xtask ci` beside this one, for the steps that build in directories of their own: most steps compile
-/// one crate after the other for much of their time, and leave processors idle.
+/// A second `cargo xtask ci` at the same time, for the steps that build in directories of their own. Most steps compile one crate
+/// after the other for much of their time, and leave processors idle.
 struct SecondProcess {
     child: Child,
     output: File,
@@ -133,7 +138,7 @@ struct SecondProcess {
 }
 
 impl SecondProcess {
-    /// Takes its steps out of `steps`. None where there is nothing to be done beside it, or one processor only.
+    /// Moves its steps out of `steps`. None if that would leave either process without steps, or there is one processor.
     fn start(steps: &mut Vec<Step<'_>>, options: &Options) -> Result<Option<SecondProcess>> {
         let is_own = |step: &Step<'_>| OWN_TARGET_DIRECTORY.contains(&step.name);
         let names: Vec<_> = steps
@@ -141,7 +146,7 @@ impl SecondProcess {
             .filter(|step| is_own(step))
             .map(|step| step.name)
             .collect();
-        if names.is_empty() || names.len() == steps.len() || processors() == 1 {
+        if names.is_empty() || names.len() == steps.len() || jobs::processors() == 1 {
             return Ok(None);
         }
         steps.retain(|step| !is_own(step));
@@ -186,11 +191,7 @@ impl SecondProcess {
     }
 }
 
-fn processors() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get)
-}
-
-/// What may be at the top, beside files that begin with a dot and what Cargo builds.
+/// What has to be at the top of the workspace.
 const TOP: [&str; 9] = [
     "CHANGELOG.md",
     "Cargo.lock",
@@ -217,7 +218,7 @@ fn tidy() -> Result<()> {
             bail!("{name} is missing");
         }
     }
-    // The lint says the same of code; this also holds where a lint is allowed away.
+    // The lint `unsafe_code` says the same, unless somebody allows it.
     let mut outside = Vec::new();
     let (source, ffi) = (root.join("ploop/src"), root.join("ploop/src/ffi"));
     for_each_source(&source, &mut |path, text| {
@@ -235,29 +236,29 @@ fn tidy() -> Result<()> {
     if !outside.is_empty() {
         bail!("unsafe outside ploop/src/ffi: {}", outside.join(", "));
     }
-    one_way()
+    no_cycles()
 }
 
-/// Where modules may not know each other in a circle: a directory, and the path of its module.
-const LEVELS: [(&str, &[&str]); 4] = [
+/// The directories whose modules must not form cycles, with the paths of their modules.
+const MODULE_DIRECTORIES: [(&str, &[&str]); 4] = [
     ("ploop/src", &[]),
     ("ci/sandbox/src", &[]),
     ("ci/sandbox/src/driver", &["driver"]),
     ("ci/sandbox/preload/src", &[]),
 ];
 
-fn one_way() -> Result<()> {
-    let mut circles = Vec::new();
-    for (directory, path) in LEVELS {
-        let level = Level {
+fn no_cycles() -> Result<()> {
+    let mut cycles = Vec::new();
+    for (directory, path) in MODULE_DIRECTORIES {
+        let modules = ModuleDirectory {
             directory: run::root().join(directory),
             path: path.iter().map(|&name| name.to_owned()).collect(),
         };
-        let found = level.circles()?;
-        circles.extend(found.iter().map(|circle| format!("{directory}: {circle}")));
+        let found = modules.cycles()?;
+        cycles.extend(found.iter().map(|cycle| format!("{directory}: {cycle}")));
     }
-    if !circles.is_empty() {
-        bail!("modules that know each other:\n{}", circles.join("\n"));
+    if !cycles.is_empty() {
+        bail!("modules that use each other:\n{}", cycles.join("\n"));
     }
     Ok(())
 }
@@ -301,7 +302,7 @@ fn features() -> Result<()> {
     if !failed.is_empty() {
         bail!("{}", failed.join("; "));
     }
-    // Who wants no C library must get none.
+    // The feature `image` alone must not need the C library.
     let tree = run::output(&mut run::cargo(
         "tree -p ploop --edges normal,build --prefix none --no-default-features --features image",
     ))?;
@@ -322,7 +323,7 @@ fn docs() -> Result<()> {
     Ok(())
 }
 
-/// As if nothing of libploop were installed, in a directory of its own, so that nothing found before counts.
+/// Hides an installed libploop from a command. It gets its own target directory, so that nothing built before counts.
 fn hide_library(command: &mut Command) -> Result<&mut Command> {
     let directory = packages::metadata()?.target_directory.join("hidden");
     for name in [
@@ -350,11 +351,11 @@ fn docs_rs() -> Result<()> {
 }
 
 fn hidden_library() -> Result<()> {
-    // Images need none.
+    // Images need no libploop.
     run::run(hide_library(&mut run::cargo(
         "check -p ploop --no-default-features --features image",
     ))?)?;
-    // The rest has to say what is missing.
+    // The rest has to fail and say what is missing.
     let mut command = run::cargo("check -p ploop-sys");
     println!("$ {} (has to fail)", run::shown(&command));
     let output = hide_library(&mut command)?.output()?;
@@ -376,8 +377,8 @@ fn hidden_library() -> Result<()> {
     Ok(())
 }
 
-/// The program must run, and the loader must find libploop.so in the shared one only: if it found it in neither, this
-/// would prove nothing.
+/// An example of `ploop-sys` has to run both linked dynamically and statically. `ldd` has to show libploop.so for the first, or
+/// else its absence in the second would prove nothing.
 fn static_program() -> Result<()> {
     const EXAMPLE: &str = "raw";
     for (features, shared) in [("", true), (" --features static", false)] {
@@ -406,158 +407,6 @@ fn static_program() -> Result<()> {
     Ok(())
 }
 
-/// Tests that make no sense under valgrind, by a part of their names.
-const NOT_UNDER_VALGRIND: [(&str, &str); 5] = [
-    ("linear_time", "measures time"),
-    (
-        "image::",
-        "safe Rust alone: the module forbids unsafe code, and calls nothing of C",
-    ),
-    (
-        "on_an_old_kernel",
-        "starts its program anew, which valgrind does not follow",
-    ),
-    (
-        "a_silent_failure_has_no_words_of_an_earlier_one",
-        "provokes a failure by a null path, which libploop hands to access()",
-    ),
-    (
-        "the_text_of_an_earlier_call_is_forgotten",
-        "provokes a failure by a null path, which libploop hands to access()",
-    ),
-];
-
-/// Programs of which valgrind would see nothing of interest.
-const PROGRAMS_NOT_UNDER_VALGRIND: [(&str, &str); 3] = [
-    (
-        "hazards",
-        "its work is done by child processes, some of which crash on purpose",
-    ),
-    ("bad_input", "its work is done by child processes"),
-    (
-        "threads",
-        "valgrind runs one thread at a time, for many minutes",
-    ),
-];
-
-/// The program that takes longest: longer than all others together.
-const SLOW_UNDER_VALGRIND: &str = "operations";
-
-/// The tests of a program, all of them, as words that choose a part each.
-fn parts(program: &Program, number: usize) -> Result<Vec<Vec<String>>> {
-    let list = run::output(run::command(&program.path).arg("--list"))?;
-    let skipped = |name: &str| {
-        NOT_UNDER_VALGRIND
-            .iter()
-            .any(|(part, _)| name.contains(part))
-    };
-    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
-    // Beside `--exact` a name to skip would have to be exact, too.
-    let names = names.filter(|name| !skipped(name));
-    let mut parts = vec![vec!["--exact".to_owned()]; number];
-    // Neighbours in the list take similar times.
-    for (at, name) in names.enumerate() {
-        parts[at % number].push(name.to_owned());
-    }
-    // A part without a name would be all of them.
-    parts.retain(|part| part.len() > 1);
-    if parts.is_empty() {
-        bail!("{} has no tests", program.name);
-    }
-    Ok(parts)
-}
-
-/// What `ci/valgrind.sh` ends with where a program has nothing of libploop in it.
-const NOTHING_TO_WATCH: i32 = 4;
-
-/// One program at a time on each processor: a program under valgrind uses one.
-fn valgrind() -> Result<()> {
-    let left_out = |name: &str| {
-        PROGRAMS_NOT_UNDER_VALGRIND
-            .iter()
-            .any(|(other, _)| *other == name)
-    };
-    let tests = packages::tests(&["ploop", "ploop-sys"])?;
-    let tests = tests.iter().filter(|name| !left_out(name));
-    let programs = packages::build(
-        // Linked statically, because the shared library has no names for the suppressions to name. Not optimized: optimized
-        // code compares what it does not use, and valgrind calls that uninitialised.
-        run::cargo(
-            "test -p ploop -p ploop-sys --lib --no-run --features ploop-sys/static \
-             --config profile.dev.package.ploop.opt-level=0 \
-             --config profile.dev.package.roxmltree.opt-level=0",
-        )
-        .args(tests.flat_map(|name| ["--test", name])),
-    )?;
-    let mut skips = Vec::new();
-    for (name, reason) in NOT_UNDER_VALGRIND {
-        println!("left out: *{name}* ({reason})");
-        skips.extend(["--skip", name]);
-    }
-    for (name, reason) in PROGRAMS_NOT_UNDER_VALGRIND {
-        println!("left out: the test program {name} ({reason})");
-    }
-    let job = |program: &Program, part: &str, tests: &[String]| {
-        let mut command = run::command("bash");
-        command
-            .arg(run::root().join("ci/valgrind.sh"))
-            .arg(&program.path)
-            .arg("--")
-            .args(&skips)
-            .args(tests)
-            .current_dir(&program.package)
-            .env("CARGO_MANIFEST_DIR", &program.package)
-            // Random cases by the hundred, and whole disks, are for a processor, not for a simulation of one.
-            .env("PROPTEST_CASES", "8")
-            .env("PLOOP_TESTS_UNDER_VALGRIND", "1");
-        Job {
-            name: format!("{}{part} under valgrind", program.title()),
-            command,
-            share: Share::One,
-        }
-    };
-    let mut programs: Vec<&Program> = programs.iter().collect();
-    let at_once = processors();
-    // What takes longest comes first, and in parts.
-    programs.sort_by_key(|program| program.name != SLOW_UNDER_VALGRIND);
-    let mut all = Vec::new();
-    for program in programs {
-        if program.name == SLOW_UNDER_VALGRIND {
-            let parts = parts(program, 2 * at_once)?;
-            for (number, tests) in parts.iter().enumerate() {
-                let part = format!(", part {} of {}", number + 1, parts.len());
-                all.push(job(program, &part, tests));
-            }
-        } else {
-            all.push(job(program, "", &[]));
-        }
-    }
-    let (mut watched, mut failed) = (0, Vec::new());
-    jobs::run(all, at_once, |done| {
-        let code = done.status.code();
-        let word = match code {
-            Some(0) => "ok",
-            Some(NOTHING_TO_WATCH) => "left out, libploop is not in it",
-            _ => "FAILED",
-        };
-        println!("{:>12}  {}: {word}", steps::seconds(done.time), done.name);
-        watched += usize::from(code == Some(0));
-        if ![Some(0), Some(NOTHING_TO_WATCH)].contains(&code) {
-            done.print_output();
-            failed.push(done.name);
-        }
-        Ok(())
-    })?;
-    if !failed.is_empty() {
-        bail!("{}", failed.join("; "));
-    }
-    if watched == 0 {
-        bail!("libploop is in none of the programs");
-    }
-    println!("{watched} programs, no error outside ci/valgrind.supp");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #[test]
@@ -567,7 +416,7 @@ mod tests {
         }
     }
 
-    /// A step that the workflow does not name is one that nobody runs before a merge.
+    /// A step that the workflow does not name would not run before a merge.
     #[test]
     fn every_step_has_a_job() {
         let workflow = crate::run::root().join(".github/workflows/ci.yml");

@@ -1,9 +1,10 @@
-//! Programs that run at the same time, each with its output in a file, and how long each took.
+//! Runs programs at the same time, each with its output in a file, and measures their times.
 
 use crate::{packages, run};
 use anyhow::{Context as _, Result};
 use std::fs::File;
 use std::io::Read as _;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,13 +14,13 @@ use std::time::{Duration, Instant};
 /// How much of the machine a program takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// It waits most of the time: it runs beside the others and takes nobody's slot.
+    /// It mostly waits: it runs beside the others and takes no slot.
     Waits,
-    /// One of as many as may run at once.
+    /// One slot of as many as programs may run at once.
     One,
-    /// Cargo: like [`Share::One`], and never two at once, for they would wait for each other's lock.
+    /// Cargo: like [`Share::One`], but never two at once, because they would wait for each other's lock.
     Cargo,
-    /// Nothing else runs meanwhile.
+    /// No other program runs meanwhile.
     Alone,
 }
 
@@ -35,14 +36,14 @@ pub(crate) struct Done {
     pub(crate) name: String,
     pub(crate) status: ExitStatus,
     pub(crate) time: Duration,
-    /// What it and the processes it waited for took of the processors.
+    /// The processor time that it took, with the processes that it waited for.
     pub(crate) processor: Duration,
-    /// Everything it printed, a line each, and when since its start.
+    /// The lines that it printed, each with its time since the start.
     pub(crate) lines: Vec<(Duration, String)>,
 }
 
 impl Done {
-    /// Everything it printed, in a way in which nobody takes it for this program's own words.
+    /// Prints its output, marked so that it is not taken for this program's own.
     pub(crate) fn print_output(&self) {
         for (_, line) in &self.lines {
             println!("    | {line}");
@@ -53,11 +54,16 @@ impl Done {
     }
 }
 
-/// How often a running program is looked at.
+/// How many programs the processors can run at once.
+pub(crate) fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// How often a running program is checked.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Runs the jobs, `at_once` at the same time, in this order as far as their shares allow; those that have to be alone
-/// come last. `done` hears of each when it ends.
+/// Runs the jobs, `at_once` at the same time, in this order as far as their shares allow; those that have to run alone come
+/// last. Calls `done` when one has ended.
 pub(crate) fn run(
     mut jobs: Vec<Job>,
     at_once: usize,
@@ -65,7 +71,7 @@ pub(crate) fn run(
 ) -> Result<()> {
     jobs.sort_by_key(|job| job.share == Share::Alone);
     let slots = Slots::new(at_once);
-    // The jobs report one after another.
+    // Calls of `done` come one after another.
     let done = Mutex::new(done);
     let logs = logs()?;
     thread::scope(|scope| {
@@ -81,7 +87,7 @@ pub(crate) fn run(
             }));
         }
         running.into_iter().try_for_each(|thread| {
-            // A panic here is a bug of this program.
+            // A panic there is a bug of this program.
             thread
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -89,7 +95,7 @@ pub(crate) fn run(
     })
 }
 
-/// Where the outputs are, also afterwards.
+/// The directory of the outputs, which stay there.
 fn logs() -> Result<PathBuf> {
     let target = packages::metadata()?.target_directory;
     let directory = PathBuf::from(target).join("test-output");
@@ -98,13 +104,13 @@ fn logs() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Runs one. A file takes its output, not a pipe: what the program leaves running holds up nobody then.
+/// Runs one job. Its output goes to a file, not a pipe, so that processes that it leaves behind delay nothing.
 fn follow(mut job: Job, logs: &Path) -> Result<Done> {
     let plain = |c: char| if c.is_alphanumeric() { c } else { '-' };
     let path = logs.join(job.name.chars().map(plain).collect::<String>());
     let cannot = || format!("cannot write {}", path.display());
     let log = File::create(&path).with_context(cannot)?;
-    // Both ends of the output append, so that neither writes over the other.
+    // Both streams append, so that neither overwrites the other.
     let append = || {
         File::options()
             .append(true)
@@ -127,7 +133,7 @@ fn follow(mut job: Job, logs: &Path) -> Result<Done> {
         lines: Vec::new(),
     };
     let processor = loop {
-        // A process that has ended is asked before it is waited for: afterwards nobody knows.
+        // Its times have to be read before it is waited for, after which `/proc` does not have it.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))
             .ok()
             .and_then(|text| Stat::parse(&text));
@@ -158,7 +164,7 @@ struct Output {
 }
 
 impl Output {
-    /// What came since the last time.
+    /// Reads what has come since the last call.
     fn read(&mut self) -> Result<()> {
         let at = self.begun.elapsed();
         self.file.read_to_end(&mut self.rest)?;
@@ -178,19 +184,19 @@ impl Output {
     }
 }
 
-/// What `/proc/PID/stat` says of a process.
+/// A part of `/proc/PID/stat`.
 struct Stat {
     ended: bool,
-    /// Its own and that of its children that it has waited for.
+    /// Its processor time, with that of the children that it has waited for.
     processor: Duration,
 }
 
 impl Stat {
     fn parse(line: &str) -> Option<Stat> {
-        // The name before may hold anything.
+        // The name before the bracket may hold anything.
         let (_, rest) = line.rsplit_once(')')?;
         let words: Vec<&str> = rest.split_whitespace().collect();
-        // As user and in the kernel, in hundredths of a second.
+        // User and kernel time, its own and that of children, in hundredths of a second.
         let ticks = words.get(11..15)?.iter().map(|word| word.parse::<u64>());
         let ticks: u64 = ticks.sum::<Result<_, _>>().ok()?;
         Some(Stat {
@@ -200,23 +206,23 @@ impl Stat {
     }
 }
 
-/// Who runs now.
+/// The slots in which programs run.
 struct Slots {
     at_once: usize,
-    taken: Mutex<Taken>,
+    usage: Mutex<Usage>,
     freed: Condvar,
 }
 
 #[derive(Default)]
-struct Taken {
-    /// All, those that wait too.
+struct Usage {
+    /// All programs, also those that take no slot.
     running: usize,
     slots: usize,
     cargo: bool,
     alone: bool,
 }
 
-/// A slot that is free again when this is dropped.
+/// A slot that is taken until this is dropped.
 struct Slot<'a> {
     slots: &'a Slots,
     share: Share,
@@ -226,47 +232,47 @@ impl Slots {
     fn new(at_once: usize) -> Slots {
         Slots {
             at_once: at_once.max(1),
-            taken: Mutex::default(),
+            usage: Mutex::default(),
             freed: Condvar::new(),
         }
     }
 
-    /// Waits until one of the jobs, which are some, may run, and takes its slot: the first that may.
+    /// Waits until any of the jobs may run, and takes a slot for the first that may. There is at least one job.
     fn next(&self, jobs: &[Job]) -> (usize, Slot<'_>) {
-        let mut taken = lock(&self.taken);
+        let mut usage = lock(&self.usage);
         loop {
-            if let Some(next) = jobs.iter().position(|job| self.fits(&taken, job.share)) {
+            if let Some(next) = jobs.iter().position(|job| self.fits(&usage, job.share)) {
                 let share = jobs[next].share;
-                taken.count(share, 1);
+                usage.count(share, 1);
                 let slot = Slot { slots: self, share };
                 return (next, slot);
             }
-            taken = self
+            usage = self
                 .freed
-                .wait(taken)
+                .wait(usage)
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn fits(&self, taken: &Taken, share: Share) -> bool {
-        !taken.alone
+    fn fits(&self, usage: &Usage, share: Share) -> bool {
+        !usage.alone
             && match share {
                 Share::Waits => true,
-                Share::One => taken.slots < self.at_once,
-                Share::Cargo => taken.slots < self.at_once && !taken.cargo,
-                Share::Alone => taken.running == 0,
+                Share::One => usage.slots < self.at_once,
+                Share::Cargo => usage.slots < self.at_once && !usage.cargo,
+                Share::Alone => usage.running == 0,
             }
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        lock(&self.slots.taken).count(self.share, -1);
+        lock(&self.slots.usage).count(self.share, -1);
         self.slots.freed.notify_all();
     }
 }
 
-impl Taken {
+impl Usage {
     fn count(&mut self, share: Share, by: isize) {
         let change = |number: &mut usize| *number = number.saturating_add_signed(by);
         change(&mut self.running);
@@ -283,7 +289,7 @@ impl Taken {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a thread that panicked leaves here is in order.
+    // The values are consistent even if a thread has panicked.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -317,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn output_and_status_are_told() {
+    fn output_and_status_are_returned() {
         let script = "echo one; echo two >&2; printf three; exit 7";
         let all = run_all(vec![job("output", Share::One, script)], 1);
         assert_eq!(output(&all[0]), "one\ntwo\nthree");
@@ -325,11 +331,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_running_holds_up_nobody() {
+    fn a_process_that_is_left_behind_delays_nothing() {
         let all = run_all(vec![job("left", Share::One, "sleep 60 & echo $!")], 1);
         assert!(all[0].time < Duration::from_secs(50), "{:?}", all[0].time);
         let left = output(&all[0]);
-        // The shell's own: a minimal system has no program of that name.
+        // `kill` of the shell, because a minimal system has no program of that name.
         let kill = ["-c", "kill \"$0\"", &left];
         assert!(Command::new("sh").args(kill).status().unwrap().success());
     }
@@ -350,7 +356,7 @@ mod tests {
         assert!(Stat::parse("7 (a) S 1 2 3").is_none());
     }
 
-    /// Each makes a file while it runs, and fails where it finds one that must not be there.
+    /// Each job makes a file while it runs, and fails if it finds one of a job that must not run at the same time.
     #[test]
     fn shares_are_kept() {
         let directory = std::env::temp_dir().join(format!("jobs-test-{}", std::process::id()));

@@ -1,15 +1,14 @@
 //! Maintainers' commands of the ploop workspace: `cargo xtask COMMAND`.
 //!
-//! Building this needs the Rust toolchain and nothing else. What a command needs beyond that it has installed by
-//! `ci/setup.sh`, after saying what.
+//! Building this needs only the Rust toolchain. A command names what else it needs and has `ci/setup.sh` install it.
 
 mod bench;
 mod bindgen;
 mod checks;
 mod ci;
+mod cycles;
 mod demo;
 mod jobs;
-mod layers;
 mod packages;
 mod report;
 mod run;
@@ -17,6 +16,7 @@ mod sandbox;
 mod setup;
 mod steps;
 mod test;
+mod valgrind;
 
 use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
@@ -39,17 +39,17 @@ enum Command {
     Bindgen(bindgen::Options),
     /// Build the library's examples and show real images being managed
     Demo(demo::Options),
-    /// Run a program in a world in which ploop works, whatever the kernel
+    /// Run a program in the sandbox, where ploop works without the kernel driver
     Sandbox(sandbox::Options),
-    /// Run every test of the workspace, and say which could not run and why
+    /// Run all tests, and say which could not run and why
     Test(test::Options),
     /// Run the benchmarks and print their tables
     Bench(bench::Options),
-    /// Everything CI checks, the tests included
+    /// Run all checks of CI, the tests included
     Ci(ci::Options),
 }
 
-/// What every command that may install something takes.
+/// The option of every command that may install something.
 #[derive(Args, Default)]
 struct Install {
     /// Install nothing: fail if something is missing

@@ -1,4 +1,4 @@
-//! `cargo xtask sandbox`: a program in a world in which ploop works; and the same for tests and examples.
+//! `cargo xtask sandbox`, and the commands by which tests, benchmarks and examples run in the sandbox.
 
 use crate::packages::{self, Kind, Program};
 use crate::{Install, run, setup};
@@ -15,10 +15,10 @@ use std::time::Duration;
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// The directory in which the sandbox is made; sandboxes of different ones leave each other alone
+    /// The directory in which the sandbox is made; sandboxes of different directories leave each other alone
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// The program and its arguments; it runs as root, where this is called
+    /// The program and its arguments; it runs as root, in the current directory
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     words.extend(sandbox.run(options.base.as_deref()));
     words.extend(options.command.iter().cloned());
     let mut command = command(words)?;
-    // Where the user is, not at the workspace's root; and Cargo's word about this package is not the program's concern.
+    // In the user's directory, not the root of the workspace, and without the variables that Cargo sets for this package.
     command.current_dir(std::env::current_dir().context("cannot tell the current directory")?);
     for (name, _) in std::env::vars_os() {
         if is_cargos(&name.to_string_lossy()) {
@@ -44,12 +44,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-/// Is this a variable that Cargo sets for this program alone?
+/// Whether Cargo sets this variable for this package.
 fn is_cargos(name: &str) -> bool {
     name == "CARGO" || name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
 }
 
-/// The kernel has the real thing.
+/// Whether the kernel has the ploop driver.
 pub(crate) fn driver_is_there() -> bool {
     Path::new("/proc/vz/ploop_minor").exists()
 }
@@ -57,18 +57,18 @@ pub(crate) fn driver_is_there() -> bool {
 /// The built sandbox.
 pub(crate) struct Sandbox {
     program: PathBuf,
-    /// The library it preloads.
+    /// The preload library.
     library: PathBuf,
 }
 
 impl Sandbox {
-    /// Optimized: its daemon moves every byte of the disks.
+    /// Builds it, optimized, because its daemon copies every byte of the disks.
     pub(crate) fn build() -> Result<Sandbox> {
         let line = "build --quiet --release -p ploop-sandbox -p ploop-sandbox-preload";
         Sandbox::among(&packages::build(&mut run::cargo(line))?)
     }
 
-    /// The one that was built with the tests.
+    /// The sandbox among built programs.
     pub(crate) fn among(programs: &[Program]) -> Result<Sandbox> {
         let path = |kind, name| packages::find(programs, kind, name).map(|it| it.path.clone());
         Ok(Sandbox {
@@ -77,7 +77,7 @@ impl Sandbox {
         })
     }
 
-    /// The words before the program that is to run inside; `base` is where the sandbox keeps its directory.
+    /// The words before the program that runs inside; `base` is the directory in which the sandbox is made.
     fn run(&self, base: Option<&Path>) -> Vec<OsString> {
         let (program, library) = (self.program.clone(), self.library.clone());
         let mut words = vec![
@@ -106,7 +106,7 @@ impl Sandbox {
         }
         let text = [output.stderr, output.stdout].concat();
         let text = String::from_utf8_lossy(&text);
-        // The last line, if a library had something to say before.
+        // The last line; libraries may have printed others before.
         let reason = text.lines().rfind(|line| !line.trim().is_empty());
         let reason = reason.map(|line| line.trim_start_matches("ploop-sandbox: ").to_owned());
         Ok(Some(reason.unwrap_or_else(|| {
@@ -114,8 +114,8 @@ impl Sandbox {
         })))
     }
 
-    /// A command that runs a program in a sandbox of its own, and ends it when it has taken too long. A test runs in the
-    /// directory of its package, as Cargo has it.
+    /// A command that runs a program in a sandbox of its own, and ends it after a time limit. A test runs in the directory of
+    /// its package, as under Cargo.
     pub(crate) fn command(
         &self,
         program: &Path,
@@ -123,8 +123,8 @@ impl Sandbox {
         limit: Duration,
     ) -> Result<Command> {
         let mut words = self.root(false);
-        // The sandbox is told to end, and takes all that is in it along. In the foreground, so that an interrupt from the
-        // terminal reaches it too.
+        // `timeout` ends the sandbox, which ends everything in it. In the foreground, so that an interrupt from the terminal
+        // reaches the sandbox, too.
         words.extend(
             ["timeout", "--foreground", "--kill-after=60"]
                 .map(OsString::from)
@@ -133,7 +133,7 @@ impl Sandbox {
         );
         words.extend(self.run(None));
         if let Some(package) = package {
-            // sudo would not let it through.
+            // sudo removes it from the environment.
             let mut word = OsString::from("CARGO_MANIFEST_DIR=");
             word.push(package);
             words.extend(["env".into(), word]);
@@ -146,8 +146,8 @@ impl Sandbox {
         Ok(command)
     }
 
-    /// What goes before a command to have it run as root: nothing if this is root, or if there is no sudo, in which case
-    /// the sandbox says so. Without `asking`, sudo must not want a password.
+    /// The words before a command that has to run as root: none if this is root, or if there is no sudo; then the sandbox says
+    /// what is missing. Without `asking`, sudo must not ask for a password.
     fn root(&self, asking: bool) -> Vec<OsString> {
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         let works = |arguments: &[&str]| {
@@ -173,7 +173,7 @@ impl Sandbox {
         if !asking {
             words.push("-n".into());
         }
-        // sudo clears the environment, and may refuse to keep it. These are what programs are found by, and Cargo.
+        // sudo clears the environment, and may refuse to keep it. These variables are needed to find programs and Cargo.
         words.extend(["--".into(), "env".into()]);
         for (name, value) in std::env::vars_os() {
             let text = name.to_string_lossy();

@@ -1,11 +1,11 @@
-//! What has to be installed: asked of, and done by, `ci/setup.sh`.
+//! Installs what a command needs, by `ci/setup.sh`.
 
 use crate::run;
 use anyhow::{Context as _, Result};
 use std::fmt;
 use std::process::Stdio;
 
-/// Something is missing that may not or could not be installed.
+/// Something is missing that could not be installed, or must not be.
 #[derive(Debug)]
 pub(crate) struct Missing(String);
 
@@ -23,7 +23,7 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
-/// Installs what a group holds, if it can be had here. Who needs it looks again.
+/// Tries to install a group of `ci/setup.sh`. The caller has to check what it needs.
 pub(crate) fn offer(group: &str) -> Result<()> {
     let status = run::command("bash")
         .args(["ci/setup.sh", group])
@@ -36,7 +36,7 @@ pub(crate) fn offer(group: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that what the groups of `ci/setup.sh` hold is there. Says what is going to be installed before it is.
+/// Makes sure that groups of `ci/setup.sh` are installed. Prints what is missing before it is installed.
 pub(crate) fn ensure(groups: &[&str], no_install: bool) -> Result<()> {
     let script = "ci/setup.sh";
     let check = run::command("bash")
@@ -62,12 +62,12 @@ pub(crate) fn ensure(groups: &[&str], no_install: bool) -> Result<()> {
     if no_install {
         return Err(Missing(format!(
             "these packages are missing, and --no-install forbids installing them: {missing}\n\
-             Install them yourself, or by `{script} {groups}`."
+             Install them, or run `{script} {groups}`."
         ))
         .into());
     }
     println!("Missing packages: {missing}");
-    println!("Installing them now by `{script} {groups}` (--no-install prevents this).");
+    println!("Installing them now with `{script} {groups}` (--no-install prevents this).");
     let status = run::command("bash")
         .arg(script)
         .args(groups.split(' '))

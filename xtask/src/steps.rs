@@ -1,10 +1,10 @@
-//! Long work in steps: which of how many, what, how long.
+//! Runs work in steps, and prints for each its number, its name and its time.
 
 use anyhow::{Result, bail};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-/// One step: a short name to choose it by, what it does, and the doing.
+/// One step: a name to choose it by, a title that says what it does, and the work.
 pub(crate) struct Step<'a> {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
@@ -25,7 +25,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Runs all of them, whichever fail, and reports at the end: one run shows everything that is wrong.
+/// Runs all steps, also after one has failed, so that one run shows everything that is wrong.
 pub(crate) fn run(steps: Vec<Step<'_>>) -> Result<()> {
     let total = steps.len();
     let started = Instant::now();
@@ -40,7 +40,7 @@ pub(crate) fn run(steps: Vec<Step<'_>>) -> Result<()> {
                 step.name,
                 seconds(begun.elapsed())
             )),
-            // Nothing after this could work either, and the exit code has to say so.
+            // The other steps would miss the same, and the exit code has to say so.
             Err(error) if error.is::<crate::setup::Missing>() => return Err(error),
             Err(error) => {
                 note(&format!(

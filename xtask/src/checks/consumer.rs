@@ -1,5 +1,5 @@
-//! A crate outside of the workspace that depends on `ploop` by git, as the README says: with the newest versions of the
-//! dependencies that it allows.
+//! The step `consumer`: a crate outside of the workspace depends on `ploop` by git, as the README says, and gets the newest
+//! versions of the dependencies.
 
 use super::{Check, Settings, always};
 use crate::packages;
@@ -15,7 +15,7 @@ pub(super) const CHECK: Check = Check {
     work,
 };
 
-/// What it depends with, and its program, which says what it has done.
+/// Crates: name, features of the dependency, program, and the output of the program.
 const CRATES: [(&str, &str, &str, &str); 2] = [
     (
         "whole",
@@ -58,9 +58,9 @@ fn work(_: &Settings) -> Result<()> {
     let repository = git(&["rev-parse", "--path-format=absolute", "--git-common-dir"])?;
     let commit = git(&["rev-parse", "HEAD"])?;
     if !git(&["status", "--porcelain"])?.is_empty() {
-        println!("what is not committed is not looked at");
+        println!("changes that are not committed are not checked");
     }
-    // Not below the workspace, whose member Cargo would take it for.
+    // Not below the workspace: Cargo would take it for a member.
     let elsewhere = run::output(run::command("mktemp").arg("-d"))?;
     let elsewhere = Path::new(elsewhere.trim_end());
     let result = CRATES
@@ -84,7 +84,7 @@ fn work(_: &Settings) -> Result<()> {
                     .current_dir(&directory),
             )?;
             if said != expected {
-                bail!("the program of crate {name} said {said:?} and not {expected:?}");
+                bail!("the program of crate {name} printed {said:?} instead of {expected:?}");
             }
             Ok(())
         });

@@ -1,4 +1,5 @@
-//! What the dependencies are: their licences, their origins, and what is known against them. `ci/deny.toml` has the rules.
+//! The steps `licences` and `advisories`: licences, origins and advisories of the dependencies, by cargo-deny. `ci/deny.toml` has
+//! the rules.
 
 use super::Check;
 use super::toolchain::has_cargo;
@@ -15,12 +16,12 @@ pub(super) const LICENCES: Check = Check {
 
 pub(super) const ADVISORIES: Check = Check {
     name: "advisories",
-    title: "what is known against the dependencies",
+    title: "advisories against the dependencies",
     missing: database_missing,
     work: |_| run::run(deny("check").args(["--disable-fetch", "advisories"])),
 };
 
-/// The rules are for everything that is in the lock file, whatever feature brings it.
+/// cargo-deny for everything in the lock file, with all features.
 fn deny(word: &str) -> Command {
     let mut command = run::plain_cargo();
     command.args(["deny", "--locked", "--all-features"]);

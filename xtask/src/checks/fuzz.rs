@@ -1,4 +1,4 @@
-//! Each fuzz target for a while, from the committed corpus. What is found anew goes to the target directory.
+//! The step `fuzz`: runs each fuzz target from the committed corpus. New inputs go to the target directory.
 
 use super::toolchain::has_cargo;
 use super::{Check, Settings};
@@ -32,9 +32,9 @@ fn work(settings: &Settings) -> Result<()> {
             .arg(format!("ploop/fuzz/corpus/{target}"))
             .args(["--", "-rss_limit_mb=256", "-print_final_stats=1"])
             .arg(format!("-max_total_time={}", settings.fuzz_seconds))
-            // The sanitizer's option is not stable; the runtime comes with every toolchain.
+            // The option of the sanitizer is not stable, but its runtime comes with every toolchain.
             .env("RUSTC_BOOTSTRAP", "1")
-            // What the sanitizer holds back of freed memory by default is as much as the limit.
+            // By default the sanitizer keeps as much freed memory as the limit allows.
             .env("ASAN_OPTIONS", "quarantine_size_mb=16");
         if run::run(&mut command).is_err() {
             failed.push(target);

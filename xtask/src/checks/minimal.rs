@@ -1,4 +1,4 @@
-//! The lowest versions that the manifests allow, of every direct dependency: what a manifest says is enough has to be.
+//! The step `minimal`: builds with the lowest version of each direct dependency that the manifests allow.
 
 use super::{Check, Settings, always};
 use crate::{packages, run};
@@ -18,7 +18,7 @@ fn work(_: &Settings) -> Result<()> {
     let copy = directory.join("workspace");
     copy_workspace(copy.as_std_path())?;
     fs::remove_file(copy.join("Cargo.lock"))?;
-    // The option is not stable; what it does has long been.
+    // The option is not stable, but works with a stable toolchain like this.
     run::run(
         run::plain_cargo()
             .args(["generate-lockfile", "-Z", "direct-minimal-versions"])
@@ -32,7 +32,7 @@ fn work(_: &Settings) -> Result<()> {
     )
 }
 
-/// The files of the working copy, with their times, so that Cargo compiles what changed only.
+/// Copies the files of the working copy with their times, so that Cargo compiles only what has changed.
 fn copy_workspace(to: &Path) -> Result<()> {
     let root = run::root();
     let list = run::output(run::command("git").args([
@@ -46,7 +46,7 @@ fn copy_workspace(to: &Path) -> Result<()> {
     }
     for name in list.lines() {
         let (from, to) = (root.join(name), to.join(name));
-        // Removed, and Git has not been told yet.
+        // Removed, but not in Git's index.
         if !from.exists() {
             continue;
         }

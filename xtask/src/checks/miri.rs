@@ -1,5 +1,5 @@
-//! Undefined behaviour in the reader of images, looked for by Miri. It has neither `ioctl` nor memory files, and takes a
-//! hundred times as long: so the unit tests and those that parse, not those that work on disks.
+//! The step `miri`: looks for undefined behaviour in the reader of images. Miri has no `ioctl` and no memory files, and takes a
+//! hundred times as long. So it runs the unit tests and the tests of parsers, but not those of disks.
 
 use super::Check;
 use super::toolchain::{has_nightly_cargo, nightly_cargo};

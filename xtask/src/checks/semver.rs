@@ -1,4 +1,4 @@
-//! Whether the version number admits the changes since the last release.
+//! The step `semver`: whether the version number allows the changes since the last release, by cargo-semver-checks.
 
 use super::toolchain::has_cargo;
 use super::{Check, Settings};
@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result};
 
 pub(super) const CHECK: Check = Check {
     name: "semver",
-    title: "the version admits what changed since the last tag",
+    title: "the version allows the changes since the last tag",
     missing,
     work,
 };
 
-/// The last release.
+/// The tag of the last release.
 fn tag() -> Result<Option<String>> {
     let tags = run::output(run::command("git").args([
         "tag",

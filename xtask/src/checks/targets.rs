@@ -1,4 +1,5 @@
-//! Other machines: 64 bits, little-endian; 64 bits, big-endian; 32 bits. Nothing is linked, so no library of theirs is needed.
+//! The step `targets`: compiles for machines with 64 bits and little-endian, 64 bits and big-endian, and 32 bits. Nothing is
+//! linked, so their libraries are not needed.
 
 use super::toolchain::Msrv;
 use super::{Check, Settings};
@@ -12,8 +13,8 @@ pub(super) const CHECK: Check = Check {
     work,
 };
 
-/// What of the workspace each has to compile: the tests once for 64 bits, where the order of bytes differs from here.
-/// libploop's structures are known for 64 bits only.
+/// The targets and what has to compile for each. Of those with 64 bits only the big-endian one compiles the tests, too. The
+/// bindings of libploop are for 64 bits only.
 const TARGETS: [(&str, &[&str]); 3] = [
     (
         "aarch64-unknown-linux-gnu",
@@ -47,7 +48,7 @@ fn work(_: &Settings) -> Result<()> {
     for (target, lines) in TARGETS {
         for line in lines {
             let mut command = toolchain.cargo(&format!("check --target {target} {line}"))?;
-            // There is no libploop of that target to be found, and none is linked.
+            // pkg-config would look for a libploop of that target, which is not needed.
             command.env("PLOOP_NO_PKG_CONFIG", "1");
             if run::run(&mut command).is_err() {
                 failed.push(target);

@@ -1,4 +1,4 @@
-//! Rust toolchains beside the one that runs this, and Cargo's further commands.
+//! Finds the oldest supported Rust, the nightly toolchain, and subcommands of Cargo.
 
 use crate::{packages, run};
 use anyhow::{Context as _, Result};
@@ -6,15 +6,15 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A toolchain of the version that the workspace promises to build with.
+/// A toolchain of the oldest Rust that the workspace supports.
 pub(super) struct Msrv {
-    /// Words before Cargo's own.
+    /// The program and its first arguments.
     cargo: Vec<OsString>,
     rustc: Vec<OsString>,
 }
 
 impl Msrv {
-    /// The one that runs this, rustup's, the one that `ci/rust.sh` unpacked, or what the system has installed.
+    /// Looks at the toolchain that runs this, at rustup's, at the one that `ci/rust.sh` unpacked, and at the system's.
     pub(super) fn find() -> Result<Option<Msrv>> {
         let version = packages::rust_version()?;
         let minor = format!("{}.{}", version.major, version.minor);
@@ -36,7 +36,8 @@ impl Msrv {
             let wanted = [format!("cargo {minor}."), format!("rustc {minor}.")];
             let both = [&cargo, &rustc].into_iter().zip(&wanted);
             if both.into_iter().all(|(words, wanted)| {
-                said(command(words).arg("--version")).is_some_and(|said| said.starts_with(wanted))
+                output(command(words).arg("--version"))
+                    .is_some_and(|output| output.starts_with(wanted))
             }) {
                 return Ok(Some(Msrv { cargo, rustc }));
             }
@@ -44,7 +45,7 @@ impl Msrv {
         Ok(None)
     }
 
-    /// As [`Msrv::find`], where it is known to be there.
+    /// As [`Msrv::find`], where it was found before.
     pub(super) fn get() -> Result<Msrv> {
         Msrv::find()?.context("the toolchain is gone")
     }
@@ -73,9 +74,9 @@ impl Msrv {
         Ok(command)
     }
 
-    /// Has it the standard library of that target?
+    /// Whether it has the standard library of a target.
     pub(super) fn knows(&self, target: &str) -> bool {
-        said(command(&self.rustc).args(["--print", "target-libdir", "--target", target]))
+        output(command(&self.rustc).args(["--print", "target-libdir", "--target", target]))
             .is_some_and(|directory| {
                 Path::new(directory.trim())
                     .read_dir()
@@ -84,7 +85,7 @@ impl Msrv {
     }
 }
 
-/// A program of another toolchain. What rustup and Cargo tell this program is not for it.
+/// A program of another toolchain, without the variables that rustup and Cargo set for this program.
 fn command(words: &[OsString]) -> Command {
     let mut command = run::command(&words[0]);
     command.args(&words[1..]);
@@ -101,8 +102,8 @@ fn command(words: &[OsString]) -> Command {
     command
 }
 
-/// What a program says, if it is there and succeeds.
-fn said(command: &mut Command) -> Option<String> {
+/// The output of a program, if there is the program and it succeeds.
+fn output(command: &mut Command) -> Option<String> {
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::null())
@@ -112,21 +113,21 @@ fn said(command: &mut Command) -> Option<String> {
     output.status.success().then_some(text)
 }
 
-/// Is there a `cargo WORD`?
+/// Whether there is the subcommand `cargo WORD`.
 pub(super) fn has_cargo(word: &str) -> bool {
-    said(run::plain_cargo().args([word, "--version"])).is_some()
+    output(run::plain_cargo().args([word, "--version"])).is_some()
 }
 
-/// Cargo of the nightly toolchain: the one that runs this if it is that, or rustup's.
+/// Cargo of the nightly toolchain: the one that runs this, if it is nightly, or rustup's.
 pub(super) fn nightly_cargo() -> Command {
-    let own = said(run::plain_cargo().arg("--version"));
+    let own = output(run::plain_cargo().arg("--version"));
     if own.is_some_and(|version| version.contains("-nightly")) {
         return run::plain_cargo();
     }
     command(&["rustup", "run", "nightly", "cargo"].map(OsString::from))
 }
 
-/// Has it a `cargo WORD`?
+/// Whether the nightly toolchain has the subcommand `cargo WORD`.
 pub(super) fn has_nightly_cargo(word: &str) -> bool {
-    said(nightly_cargo().args([word, "--version"])).is_some()
+    output(nightly_cargo().args([word, "--version"])).is_some()
 }

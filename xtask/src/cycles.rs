@@ -1,4 +1,4 @@
-//! Which modules know each other: none may know one that knows it.
+//! Finds cycles of modules: two modules must not use each other, directly or by way of others.
 
 use anyhow::{Context as _, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,19 +6,19 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
-/// A directory of modules: which are looked at, each with all that lies below it.
-pub(crate) struct Level {
+/// A directory of modules. What lies below a module counts as the module.
+pub(crate) struct ModuleDirectory {
     pub(crate) directory: PathBuf,
-    /// Its path in its crate; empty for the crate itself.
+    /// The path of its module in the crate; empty for the crate itself.
     pub(crate) path: Vec<String>,
 }
 
-/// What a module names, and in which files.
+/// The modules that a module uses, and in which of its files.
 type Edges = BTreeMap<String, BTreeSet<String>>;
 
-impl Level {
-    /// The circles among the modules, one a line.
-    pub(crate) fn circles(&self) -> Result<Vec<String>> {
+impl ModuleDirectory {
+    /// A line for each cycle.
+    pub(crate) fn cycles(&self) -> Result<Vec<String>> {
         let modules = self.modules()?;
         let exports = self.exports(&modules)?;
         let mut graph: BTreeMap<&str, Edges> = BTreeMap::new();
@@ -32,7 +32,7 @@ impl Level {
                     let known = exports.get(first).unwrap_or(first);
                     let known = match modules.contains_key(known) {
                         true => known.as_str(),
-                        // An item of the module that holds them all.
+                        // An item of the parent module itself.
                         false if modules.contains_key(OWN) => OWN,
                         false => continue,
                     };
@@ -45,10 +45,10 @@ impl Level {
                 }
             }
         }
-        Ok(circles(&graph))
+        Ok(cycles(&graph))
     }
 
-    /// Each module and its files. A crate's root only ties them together; the `mod.rs` of a module is one of them.
+    /// Each module and its files. The root of a crate is left out, because it names all modules; `mod.rs` counts as one.
     fn modules(&self) -> Result<BTreeMap<String, Vec<PathBuf>>> {
         let mut modules = BTreeMap::new();
         for entry in self.directory.read_dir()? {
@@ -72,7 +72,7 @@ impl Level {
         Ok(modules)
     }
 
-    /// Names under which the root hands on items of its modules.
+    /// The names that the root reexports, with their modules.
     fn exports(
         &self,
         modules: &BTreeMap<String, Vec<PathBuf>>,
@@ -121,7 +121,7 @@ impl Level {
     }
 }
 
-/// What the modules' holder itself is called here.
+/// The name of the parent module itself among its modules.
 const OWN: &str = "mod.rs";
 
 fn parsed(file: &Path) -> Result<syn::File> {
@@ -142,7 +142,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The paths that a source file outside of tests names, from the root of its crate.
+/// The paths that a source file names outside of its tests, from the root of the crate.
 struct Names {
     here: Vec<String>,
     found: BTreeSet<Vec<String>>,
@@ -232,41 +232,41 @@ impl<'ast> Visit<'ast> for Names {
     }
 }
 
-/// For each module that leads back to itself, the shortest way.
-fn circles(graph: &BTreeMap<&str, Edges>) -> Vec<String> {
+/// The shortest cycle from each module that is in one; each cycle once.
+fn cycles(graph: &BTreeMap<&str, Edges>) -> Vec<String> {
     let mut found = Vec::new();
-    let mut told: BTreeSet<BTreeSet<&str>> = BTreeSet::new();
+    let mut reported: BTreeSet<BTreeSet<&str>> = BTreeSet::new();
     for &start in graph.keys() {
-        let mut ways = vec![vec![start]];
+        let mut paths = vec![vec![start]];
         let mut seen = BTreeSet::new();
-        'search: while !ways.is_empty() {
+        'search: while !paths.is_empty() {
             let mut longer = Vec::new();
-            for way in ways {
-                let last = way[way.len() - 1];
+            for path in paths {
+                let last = path[path.len() - 1];
                 for next in graph.get(last).into_iter().flat_map(|edges| edges.keys()) {
                     if next == start {
-                        if told.insert(way.iter().copied().collect()) {
-                            found.push(describe(graph, &way));
+                        if reported.insert(path.iter().copied().collect()) {
+                            found.push(describe(graph, &path));
                         }
                         break 'search;
                     }
                     if seen.insert(next) {
-                        let mut way = way.clone();
-                        way.push(next);
-                        longer.push(way);
+                        let mut path = path.clone();
+                        path.push(next);
+                        longer.push(path);
                     }
                 }
             }
-            ways = longer;
+            paths = longer;
         }
     }
     found
 }
 
-fn describe(graph: &BTreeMap<&str, Edges>, way: &[&str]) -> String {
-    let mut text = way[0].to_owned();
-    for (at, module) in way.iter().enumerate() {
-        let next = way[(at + 1) % way.len()];
+fn describe(graph: &BTreeMap<&str, Edges>, path: &[&str]) -> String {
+    let mut text = path[0].to_owned();
+    for (at, module) in path.iter().enumerate() {
+        let next = path[(at + 1) % path.len()];
         let files: Vec<&str> = graph[module][next].iter().map(String::as_str).collect();
         text += &format!(" -> {next} (in {})", files.join(", "));
     }
