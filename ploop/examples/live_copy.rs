@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut backup = File::create(scratch.path().join("backup.raw"))?;
     let copied = io::copy(&mut File::open(&snapshot.device)?, &mut backup)?;
     println!("the backup has {}", Size::from_bytes(copied));
-    // Once it is not used, the next operation on the image would merge it, too.
+    // Once it is not used, the next snapshot, deletion or mount would merge it, too.
     let guid = snapshot.guid;
     drop(snapshot);
     guard.delete_snapshot(guid)?;
