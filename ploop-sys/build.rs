@@ -1,4 +1,4 @@
-//! Finds libploop and tells Cargo how to link it. See the crate documentation for the variables it obeys.
+//! Finds libploop and tells Cargo how to link it. The crate documentation lists the environment variables.
 
 #[path = "build/env.rs"]
 mod env;
@@ -19,8 +19,8 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(ploop_generated)");
 
     // A documentation build has neither the library nor its header and links nothing.
-    if env::plain("DOCS_RS").is_some() {
-        say_version(probe::BOUND_VERSION);
+    if env::var("DOCS_RS").is_some() {
+        emit_version(probe::BOUND_VERSION);
         return;
     }
 
@@ -39,7 +39,7 @@ fn build() -> Result<(), String> {
     let library = probe::find()?;
     link::emit(&library)?;
 
-    say_version(&library.version);
+    emit_version(&library.version);
     if let Some(include) = &library.include {
         println!("cargo::metadata=include={}", include.display());
         // For this crate's own layout test.
@@ -56,8 +56,8 @@ fn build() -> Result<(), String> {
     Ok(())
 }
 
-/// To dependent build scripts, and to the crate itself.
-fn say_version(version: &str) {
+/// For the build scripts of crates that depend on this one, and for this crate itself.
+fn emit_version(version: &str) {
     println!("cargo::metadata=version={version}");
     println!("cargo::metadata=abi={ABI}");
     println!("cargo::rustc-env=PLOOP_SYS_VERSION={version}");

@@ -1,18 +1,18 @@
-//! The bindings' text, from the header. One place for the build script (feature `bindgen`) and for `cargo xtask bindgen`,
-//! so that generated and committed bindings can only differ where the headers do.
+//! Generates the bindings from the header. Both the build script (feature `bindgen`) and `cargo xtask bindgen` use this
+//! file, so generated and committed bindings differ only where the headers do.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Reads `ploop/libploop.h` in `include`, or on the compiler's own path, and returns formatted Rust.
+/// Reads `ploop/libploop.h` from `include`, or from the compiler's own path, and returns formatted Rust.
 pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
     let mut builder = bindgen::Builder::default()
-        // By text and not by path, so that no machine's directory can get into the result.
+        // The header's text and not its path, so that no directory of this machine gets into the result.
         .header_contents("ploop-sys.h", "#include <ploop/libploop.h>\n")
         .allowlist_function("ploop_.*")
         .allowlist_type("ploop_.*")
         .allowlist_var("ploop_.*|PLOOP_.*|SYSEXIT_.*|DISKDESCRIPTOR_XML")
-        // An attribute's spelling, not a constant.
+        // It stands for an attribute, and is not a constant.
         .blocklist_item("PLOOP_DEPRECATED")
         // C types that Rust or `libc` already has.
         .blocklist_type("__u32|__u64|_*off_t|_*pid_t")
@@ -21,11 +21,11 @@ pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
         .raw_line("type __u64 = u64;")
         .use_core()
         .generate_cstr(true)
-        // The library takes flags and modes and returns codes as `int`.
+        // The library's flags, modes and codes are `int`.
         .default_macro_constant_type(bindgen::MacroTypeVariation::Signed)
         .prepend_enum_name(false)
         .derive_debug(true)
-        // All parameter structs of the library must be zeroed where they are not filled in.
+        // Members of parameter structs that are not filled in must be zero.
         .derive_default(true)
         .layout_tests(true)
         .merge_extern_blocks(true)
@@ -34,7 +34,7 @@ pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
         .rust_target(bindgen::RustTarget::stable(85, 0).map_err(|e| e.to_string())?)
         .rust_edition(bindgen::RustEdition::Edition2024)
         .parse_callbacks(Box::new(Types))
-        // The header's comments are ordinary ones, and its directory may count as a system one.
+        // The header has ordinary comments, and may be in a system directory.
         .clang_args([
             "-fparse-all-comments",
             "-fretain-comments-from-system-headers",
@@ -42,8 +42,8 @@ pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
     if let Some(dir) = include {
         builder = builder.clang_arg(format!("-I{}", dir.display()));
     }
-    // Debian's libclang1 comes without the compiler's own headers (stddef.h); gcc's will do. They go last, so that
-    // a libclang that has its own uses those.
+    // Debian's libclang1 comes without the compiler's own headers (stddef.h), so those of gcc are added. They come
+    // last: a libclang with its own headers uses these.
     if let Some(dir) = compiler_headers() {
         builder = builder.clang_arg("-idirafter").clang_arg(dir);
     }
@@ -53,7 +53,7 @@ pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
     Ok(finish(&text))
 }
 
-/// bindgen panics where it finds no libclang, which reads badly.
+/// Turns a panic into an error: bindgen panics where it finds no libclang.
 fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -71,7 +71,7 @@ fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// The directory of the C compiler's own headers, if there is a C compiler that says.
+/// The directory of the C compiler's own headers, if there is such a compiler.
 fn compiler_headers() -> Option<String> {
     let output = Command::new("cc")
         .arg("-print-file-name=include")
@@ -81,12 +81,12 @@ fn compiler_headers() -> Option<String> {
     Path::new(&dir).is_absolute().then_some(dir)
 }
 
-/// What bindgen cannot know of the types it is told to leave out.
+/// Tells bindgen about the types that it leaves out.
 #[derive(Debug)]
 struct Types;
 
 impl bindgen::callbacks::ParseCallbacks for Types {
-    // All of them are integers, so what contains them may derive like the rest.
+    // They are integers, so structs with such members may derive all traits.
     fn blocklisted_type_implements_trait(
         &self,
         _name: &str,
@@ -96,9 +96,9 @@ impl bindgen::callbacks::ParseCallbacks for Types {
     }
 }
 
-/// C's enumerators are `int`, whatever type the compiler keeps the enumeration in; bindgen goes by the latter.
-/// Every mode, flag and code of the library is an `int` too, so with `c_int` they compare without a cast.
-/// The codes' own enumeration has no name in C and gets none here.
+/// Gives enumerators the type `c_int`, as in C: bindgen gives them the type of the enumeration. The library's modes,
+/// flags and codes are `int`, so they compare without a cast. The enumeration of the codes has no name in C, and gets
+/// none.
 fn finish(text: &str) -> String {
     const NAMELESS: &str = "_bindgen_ty_1";
     let mut out = String::with_capacity(text.len() + 128);

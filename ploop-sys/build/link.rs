@@ -1,13 +1,13 @@
-//! The link lines.
+//! Tells Cargo what to link: `libploop.so`, or `libploop.a` and the libraries that it needs.
 
 use crate::env;
 use crate::probe::Library;
 use std::path::Path;
 
 pub(crate) fn emit(library: &Library) -> Result<(), String> {
-    // The variable wins over the feature: features are switched on by any crate of the tree, the variable by who builds.
+    // The variable wins: any crate of the tree can switch on the feature, but only the user sets the variable.
     let wanted = env::switch("PLOOP_STATIC").unwrap_or(cfg!(feature = "static"));
-    // A directory given by hand may hold the archive alone.
+    // The directory of PLOOP_LIB_DIR may hold the archive only.
     let only_archive = library
         .lib_dir
         .as_deref()
@@ -24,7 +24,7 @@ pub(crate) fn emit(library: &Library) -> Result<(), String> {
 }
 
 fn emit_static(library: &Library) -> Result<(), String> {
-    // rustc opens the archive itself, so it has to know the directory even where the linker would.
+    // rustc opens the archive itself, so it needs the directory, even if the linker does not.
     if let Some(dir) = &library.lib_dir {
         if !dir.join("libploop.a").exists() {
             return Err(format!(
@@ -37,14 +37,15 @@ fn emit_static(library: &Library) -> Result<(), String> {
     }
     println!("cargo::rustc-link-lib=static=ploop");
     emit_libxml2(library.lib_dir.as_deref());
-    // Parts of the C library itself since glibc 2.34, libraries of their own before.
+    // Before glibc 2.34 these are libraries of their own.
     println!("cargo::rustc-link-lib=dylib=rt");
     println!("cargo::rustc-link-lib=dylib=pthread");
     Ok(())
 }
 
-/// The one library that libploop.a needs besides libc. It stays shared unless the user asks pkg-config otherwise
-/// (`LIBXML_2.0_STATIC` or `PKG_CONFIG_ALL_STATIC`): a static one drags in ICU, and with it the C++ run-time.
+/// Links libxml2, the one library that libploop.a needs besides libc. It is a shared one unless the user tells
+/// pkg-config otherwise (`LIBXML_2.0_STATIC` or `PKG_CONFIG_ALL_STATIC`): a static one needs ICU, and so the C++
+/// run-time.
 fn emit_libxml2(lib_dir: Option<&Path>) {
     let by_pkg_config = pkg_config::Config::new()
         .probe_cflags(false)
@@ -53,15 +54,15 @@ fn emit_libxml2(lib_dir: Option<&Path>) {
     if by_pkg_config.is_ok() {
         return;
     }
-    // libploop-dev brings libxml2's run-time library but not its development package, hence not the name `libxml2.so`
-    // that `-lxml2` looks for. The linker takes the run-time name just as well.
+    // libploop-dev depends on the run-time library of libxml2, but not on its development package. So there is no
+    // `libxml2.so`, which `-lxml2` needs; the linker takes the run-time name, too.
     match lib_dir.and_then(libxml2_soname) {
         Some(soname) => println!("cargo::rustc-link-lib=dylib:+verbatim={soname}"),
         None => println!("cargo::rustc-link-lib=dylib=xml2"),
     }
 }
 
-/// `libxml2.so.2`, if it is beside libploop.a and there is no `libxml2.so`.
+/// The run-time name (`libxml2.so.2`), if that is beside libploop.a and there is no `libxml2.so`.
 fn libxml2_soname(dir: &Path) -> Option<String> {
     if dir.join("libxml2.so").exists() {
         return None;

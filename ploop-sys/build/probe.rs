@@ -1,4 +1,4 @@
-//! Where the library and its header are, and which version.
+//! Finds the library and its header, and checks the version.
 
 use crate::env;
 use std::path::{Path, PathBuf};
@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 /// The version whose header the committed bindings were made from.
 pub(crate) const BOUND_VERSION: &str = "1.15";
 
-/// The oldest and the first no longer accepted version of this ABI line.
+/// The oldest version of this ABI line, and the first that does not belong to it.
 const RANGE: (&str, &str) = ("1.12", "2");
 
 /// What was found.
 pub(crate) struct Library {
-    /// As the .pc file says, or as read off the file name, or the version of the bindings if neither is to be had.
+    /// From the .pc file or from the file name; if there is neither, the version of the bindings.
     pub(crate) version: String,
-    /// Where `libploop.so` or `libploop.a` is; `None` when it is left to the linker.
+    /// The directory of `libploop.so` or `libploop.a`; `None` where the linker is to find it.
     pub(crate) lib_dir: Option<PathBuf>,
     /// The directory that holds `ploop/libploop.h`, if it was found.
     pub(crate) include: Option<PathBuf>,
-    /// Whether `lib_dir` must be put on the linker's path, because the linker does not look there by itself.
+    /// Whether the linker must be told `lib_dir`.
     pub(crate) search: bool,
 }
 
-/// The user's variables first, then pkg-config.
+/// Finds the library by the user's variables, or else by pkg-config.
 pub(crate) fn find() -> Result<Library, String> {
-    let lib_dir = env::of_target("PLOOP_LIB_DIR").map(PathBuf::from);
-    let include = env::of_target("PLOOP_INCLUDE_DIR").map(PathBuf::from);
+    let lib_dir = env::target_var("PLOOP_LIB_DIR").map(PathBuf::from);
+    let include = env::target_var("PLOOP_INCLUDE_DIR").map(PathBuf::from);
     let no_pkg_config = env::switch("PLOOP_NO_PKG_CONFIG").unwrap_or(false);
 
     if let Some(dir) = &include {
@@ -36,14 +36,14 @@ pub(crate) fn find() -> Result<Library, String> {
         }
     }
     let mut library = match lib_dir {
-        Some(dir) => in_directory(dir)?,
+        Some(dir) => library_in_directory(dir)?,
         None if no_pkg_config => Library {
             version: BOUND_VERSION.to_owned(),
             lib_dir: None,
             include: None,
             search: false,
         },
-        None => by_pkg_config()?,
+        None => library_by_pkg_config()?,
     };
     if include.is_some() {
         library.include = include;
@@ -51,8 +51,8 @@ pub(crate) fn find() -> Result<Library, String> {
     Ok(library)
 }
 
-/// The directory the user named. There may be no .pc file beside it, so the version is read off what is there.
-fn in_directory(dir: PathBuf) -> Result<Library, String> {
+/// The library in the directory that the user has set. There may be no .pc file; then the file name has the version.
+fn library_in_directory(dir: PathBuf) -> Result<Library, String> {
     let shared = dir.join("libploop.so");
     if !shared.exists() && !dir.join("libploop.a").exists() {
         return Err(format!(
@@ -74,15 +74,15 @@ fn in_directory(dir: PathBuf) -> Result<Library, String> {
     })
 }
 
-fn by_pkg_config() -> Result<Library, String> {
-    let found = ask(true).map_err(|error| not_found(&error))?;
+fn library_by_pkg_config() -> Result<Library, String> {
+    let found = query_pkg_config(true).map_err(|error| not_found(&error))?;
     if !in_range(&found.version) {
         return Err(out_of_range(&found.version));
     }
     let lib_dir = found.link_paths.into_iter().next();
-    // The linker is told a directory only where it does not look by itself: a system one in front of the others would
-    // hide what a user put there.
-    let search = ask(false).is_ok_and(|found| !found.link_paths.is_empty());
+    // The linker is not told of a system directory: before the others, it would hide libraries that the user has put
+    // there.
+    let search = query_pkg_config(false).is_ok_and(|found| !found.link_paths.is_empty());
     Ok(Library {
         version: found.version,
         include: lib_dir.as_deref().and_then(include_near),
@@ -91,10 +91,10 @@ fn by_pkg_config() -> Result<Library, String> {
     })
 }
 
-fn ask(system_dirs_too: bool) -> Result<pkg_config::Library, pkg_config::Error> {
-    // Neither cflags nor static: ploop.pc requires libxml-2.0 privately, and either of the two (unlike libs) walks private
-    // requirements, so that it fails wherever only libploop-dev is installed. The header needs no cflags, and what a static
-    // library needs is known here. Nothing is linked from here either: `link` does it.
+fn query_pkg_config(system_dirs_too: bool) -> Result<pkg_config::Library, pkg_config::Error> {
+    // Without cflags and static: for either, pkg-config follows the private requirement of ploop.pc, libxml-2.0, and
+    // fails where only libploop-dev is installed. The header needs no cflags, and `link` knows what a static library
+    // needs. `link` also tells Cargo.
     pkg_config::Config::new()
         .probe_cflags(false)
         .statik(false)
@@ -103,7 +103,7 @@ fn ask(system_dirs_too: bool) -> Result<pkg_config::Library, pkg_config::Error> 
         .probe("ploop")
 }
 
-/// `lib` or `lib/<multiarch>`: the header is in `include` beside it.
+/// The directory of the header: `include` beside `lib` or `lib/<multiarch>`.
 fn include_near(lib_dir: &Path) -> Option<PathBuf> {
     lib_dir
         .ancestors()
@@ -119,12 +119,12 @@ fn version_of_pc_file(file: &Path) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// `libploop.so` is a link to `libploop.so.1.15`.
+/// The version in the name of the file to which `libploop.so` links, such as `libploop.so.1.15`.
 fn version_of_file_name(shared: &Path) -> Option<String> {
     let file = shared.canonicalize().ok()?;
     let name = file.file_name()?.to_str()?;
     let version = name.strip_prefix("libploop.so.")?;
-    // With the major number alone nothing more can be said.
+    // The major number alone is not enough.
     version.contains('.').then(|| version.to_owned())
 }
 

@@ -54,8 +54,8 @@ compile_error!(
     "ploop-sys supports 64-bit Linux only: the sizes and offsets of libploop's structures are those of LP64"
 );
 
-// C's names are kept, and so is what its header leaves without a comment. The one unsafe thing in generated code is
-// `Default` writing zeros, which is a value of every integer, array and pointer there is.
+// C's names are kept, and what has no comment in the header has none here. The only `unsafe` in generated code is in
+// `Default`, which writes zeros: a value of every integer, array and pointer.
 #[cfg(not(ploop_generated))]
 #[allow(missing_docs, non_camel_case_types, clippy::undocumented_unsafe_blocks)]
 #[path = "bindings/v1_15.rs"]
@@ -70,6 +70,6 @@ mod bindings {
 
 pub use bindings::*;
 
-/// The version of the libploop this crate was built against, as its `.pc` file has it; that of the bindings where
-/// none was asked.
+/// The version of the libploop that this crate was built against, from its `.pc` file or its file name; where there is
+/// neither, the version of the bindings.
 pub const VERSION: &str = env!("PLOOP_SYS_VERSION");

@@ -1,4 +1,4 @@
-//! The committed bindings against the installed header, by a C compiler and not by the tool that made them.
+//! Compares the committed bindings with the installed header, by a C compiler: bindgen has made the bindings.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 const BINDINGS: &str = include_str!("../src/bindings/v1_15.rs");
 
-/// The quoted part and the number of `["Size of X"][… - 168usize];`, however it is broken into lines.
+/// The layout assertions of bindgen, `["Size of X"][… - 168usize];` in one line or several: the label and the number.
 fn asserts() -> Vec<(String, u64)> {
     let mut found = Vec::new();
     let mut label = None;
@@ -26,7 +26,7 @@ fn asserts() -> Vec<(String, u64)> {
     found
 }
 
-/// `pub const NAME: type = number;`
+/// The constants, `pub const NAME: type = number;`.
 fn constants() -> Vec<(&'static str, i64)> {
     BINDINGS
         .lines()
@@ -45,7 +45,7 @@ fn functions() -> Vec<&'static str> {
         .collect()
 }
 
-/// Feeds a C program to the compiler, which checks it and writes nothing.
+/// Has the C compiler check a program. Writes no file.
 fn compile(program: &str) {
     let mut command = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()));
     command.args(["-std=gnu11", "-fsyntax-only", "-xc"]);
@@ -107,7 +107,7 @@ fn constants_are_those_of_the_header() {
 
 #[test]
 fn every_function_of_the_header_is_bound() {
-    // In C, taking the address of an undeclared function is an error; the other direction needs the header's text.
+    // In C, taking the address of an undeclared function is an error. For the other direction, the header's text is read.
     let bound = functions();
     assert_eq!(bound.len(), 53, "{bound:?}");
     let mut body = String::from("void *functions[] = {\n");

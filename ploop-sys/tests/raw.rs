@@ -1,4 +1,4 @@
-//! A few raw calls: the library is found at run time and its functions are what the bindings say.
+//! A few raw calls: the library is found at run time, and its functions work as bound.
 
 use ploop_sys::*;
 use std::ffi::{CStr, CString, c_char};

@@ -1,4 +1,4 @@
-//! What is done with an input, by the fuzzer and by the test that replays the corpus.
+//! The fuzz targets: what is done with an input. `tests/fuzz_corpus.rs` replays the corpus with them.
 //!
 //! ```text
 //! cd ploop
@@ -6,8 +6,7 @@
 //! cargo +nightly fuzz run delta -- -max_total_time=600 -rss_limit_mb=256
 //! ```
 //!
-//! The option keeps freed memory from being counted: what the sanitizer holds back by default is as
-//! much as the limit.
+//! The option limits the freed memory that the sanitizer keeps. By default that alone reaches the memory limit.
 
 use std::fs::File;
 use std::io::Write;
@@ -37,8 +36,8 @@ pub fn descriptor(input: &[u8]) {
     assert_eq!(descriptor.children(Guid::NONE).count(), 1);
 }
 
-/// A delta: its first byte says how many times 32 KiB of zeros follow, so that a small input can be
-/// an image with clusters.
+/// A delta. The first byte says how many times 32 KiB of zeros follow the rest, so that a small input can be an image
+/// with clusters.
 pub fn delta(input: &[u8]) {
     let Some((zeros, bytes)) = input.split_first() else {
         return;
@@ -59,8 +58,7 @@ pub fn delta(input: &[u8]) {
     walk(&disk, report.is_sound());
 }
 
-/// A descriptor, of the length its first two bytes say, and a delta as in [`delta`], which lies
-/// under two names beside it.
+/// A descriptor, whose length is in the first two bytes, and a delta as in [`delta`], which is beside it under two names.
 pub fn check(input: &[u8]) {
     let Some((len, rest)) = input.split_first_chunk() else {
         return;
@@ -85,7 +83,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// Reads here and there; if the check found the image sound, all of that succeeds.
+/// Reads parts of a disk. If the check found the image sound, all reads must succeed.
 fn walk(disk: &Disk, sound: bool) {
     let mut buffer = vec![0; 70_000];
     let size = disk.size().bytes();
@@ -121,7 +119,7 @@ fn fill(file: &File, zeros: u8, bytes: &[u8]) {
         .unwrap();
 }
 
-/// A directory in memory, one for the process.
+/// A directory in memory, the same for the whole process.
 pub fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {

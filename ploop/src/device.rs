@@ -72,7 +72,7 @@ pub(crate) fn running(
             ErrorKind::Busy,
             locked.operation(),
             format!(
-                "this is the image of a stopped ploop device, {}: a program was killed and left the device attached; unmounting the image frees it",
+                "this is the image of a stopped ploop device, {}: a program was killed and left the device attached; unmount the image to free it",
                 device.path().display()
             ),
         )

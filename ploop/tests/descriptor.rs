@@ -247,13 +247,13 @@ fn three_encodings_are_read() {
         odd.push(b' ');
         assert!(refused(odd, ErrorKind::Corrupt).contains("not UTF-16"));
         let declared = utf_16(&format!("\u{feff}{}", declared("UTF-8", &lone)), little);
-        assert!(refused(declared, ErrorKind::Unsupported).contains("encoded in \"UTF-8\""));
+        assert!(refused(declared, ErrorKind::Unsupported).contains("encoding is \"UTF-8\""));
     }
     // The same bytes say other things in these, or other bytes.
     for encoding in ["UTF-7", "ISO-8859-1", "UTF-16", "EBCDIC-US", "utf8", ""] {
         let message = refused(declared(encoding, &ascii), ErrorKind::Unsupported);
         assert!(
-            message.contains(&format!("encoded in {encoding:?}")),
+            message.contains(&format!("encoding is {encoding:?}")),
             "{message}"
         );
     }

@@ -75,7 +75,7 @@ impl CallResult {
         }
         if error.message().starts_with(STOPPED_DEVICE) {
             return error.with_advice(
-                "a program was killed and left the device attached; unmounting the image frees it",
+                "a program was killed and left the device attached; unmount the image to free it",
             );
         }
         if is_without_balloon(error.message()) {

@@ -16,11 +16,10 @@ use crate::image::file;
 use crate::image::header::Header;
 use crate::{ClusterSize, Error, ErrorKind, Result};
 
-/// An open file of an image, with a name for messages.
+/// An open file of an image, with a path for messages.
 ///
-/// The file is opened once more, through `/proc`, with the access that is needed, and without
-/// direct I/O: how it was opened does not matter, and its position does not change. It may have been
-/// renamed or removed since.
+/// The file is opened again through `/proc/self/fd`, with the access that is needed and without direct I/O. So it does
+/// not matter how it was opened, its position does not change, and it may have been renamed or removed since.
 #[derive(Debug)]
 pub struct DeltaFile {
     file: File,
@@ -29,16 +28,15 @@ pub struct DeltaFile {
 }
 
 impl DeltaFile {
-    /// A file and the name that errors give it.
+    /// A file, and the path that errors have for it.
     pub fn new(file: File, path: impl Into<PathBuf>) -> DeltaFile {
         let path = path.into();
         let holes = Vec::new();
         DeltaFile { file, path, holes }
     }
 
-    /// Parts of the file that have no space on its disk (default: none known): the table must lead to
-    /// none of them. The driver reads and writes by the file's extents, and fails there. In a plain
-    /// base they do not matter.
+    /// Ranges of the file without space on its disk (default: none). The table must not lead there: the driver reads
+    /// and writes by the file's extents, and fails. In a raw base they do not matter.
     #[must_use]
     pub fn with_holes(self, holes: Vec<Range<u64>>) -> DeltaFile {
         DeltaFile { holes, ..self }
@@ -48,7 +46,7 @@ impl DeltaFile {
         &self.holes
     }
 
-    /// The name.
+    /// The path that errors have for the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -77,7 +75,7 @@ pub(super) fn reopen(file: &File, write: bool) -> io::Result<File> {
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// The header of an open delta, also of one in use.
+/// The header of an open delta, which may be in use.
 ///
 /// # Errors
 ///
@@ -90,8 +88,8 @@ pub fn header_of(file: &File) -> Result<Header> {
 }
 
 impl Disk {
-    /// Opens a chain of open files, the base first; with `raw`, the base is a plain file. With
-    /// `allow_in_use`, they may be marked as in use. Needs the feature `image-write`.
+    /// Opens a chain of open files, the base first; with `raw`, the base is a raw file. With `allow_in_use`, they may
+    /// be marked as in use. Needs the feature `image-write`.
     ///
     /// # Errors
     ///
@@ -107,8 +105,7 @@ impl Disk {
         Disk::from_levels(levels.collect::<Result<_>>()?, cluster)
     }
 
-    /// Puts a file in the place of one with the same contents; the base has level 0. Needs the
-    /// feature `image-write`.
+    /// Replaces a file by one with the same contents; the base has level 0. Needs the feature `image-write`.
     ///
     /// # Errors
     ///
@@ -121,8 +118,8 @@ impl Disk {
         exclusive_chain(self)?.replace(level, new)
     }
 
-    /// Takes out a delta that others have merged into the one below, of which everything is read
-    /// again. Needs the feature `image-write`.
+    /// Removes a delta after others have merged it into the one below, whose header and table are read again. Needs the
+    /// feature `image-write`.
     ///
     /// # Errors
     ///
@@ -132,8 +129,8 @@ impl Disk {
         exclusive_chain(self)?.remove(level)
     }
 
-    /// Takes a cluster of a level to be elsewhere in its file, whose table somebody else changes: in
-    /// memory alone. `slot` counts clusters of the file. Needs the feature `image-write`.
+    /// Sets the slot of a cluster of a level, in memory only: others change the table in the file. `slot` counts
+    /// clusters of the file. Needs the feature `image-write`.
     ///
     /// # Errors
     ///
@@ -142,8 +139,7 @@ impl Disk {
         exclusive_chain(self)?.set_slot(level, cluster, slot)
     }
 
-    /// Forgets what was read of the header and table of a file, which others have changed. Needs the
-    /// feature `image-write`.
+    /// Reads the header and the table of a file again, after others have changed it. Needs the feature `image-write`.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Which clusters the top delta has, and how it gives them up.
+//! Discarding, zeroing and compacting the clusters of the top delta, and where they are in its file.
 
 use super::storage::Storage;
 use super::storage::write_zeros;
@@ -6,9 +6,9 @@ use super::{DiskWriter, Top, raw_error};
 use crate::Result;
 
 impl DiskWriter {
-    /// Gives up the clusters of the top delta that lie wholly within a range, and that no delta
-    /// below has; they read as zero. Returns how many bytes that were. The file becomes shorter
-    /// when it is closed, if they were at its end; otherwise they are used again.
+    /// Frees the clusters of the top delta that lie wholly within a range, and that no delta below has: the range then
+    /// reads as zero there. Returns how many bytes were freed. Clusters at the end of the file are cut off when it is
+    /// closed; others are used again.
     ///
     /// # Errors
     ///
@@ -30,8 +30,8 @@ impl DiskWriter {
         let Top::Delta(delta) = &mut self.top else {
             return Ok(0);
         };
-        let mut given = 0;
-        // `check_range` has seen that these are clusters of the disk.
+        let mut freed = 0;
+        // `check_range` has checked that these are clusters of the disk.
         for number in numbers {
             if let Some(lower) = &self.lower {
                 if lower.has(number)? {
@@ -39,15 +39,14 @@ impl DiskWriter {
                 }
             }
             if delta.remove(number)? {
-                given += cluster;
+                freed += cluster;
             }
         }
-        Ok(given)
+        Ok(freed)
     }
 
-    /// Has a range read as zero. Clusters that lie wholly in it are given up where no delta below has
-    /// them; otherwise they are made zero in the file of the top delta. In a plain base, the range is
-    /// made zero and stays allocated.
+    /// Makes a range read as zero. Clusters that lie wholly in it are freed where no delta below has them; the rest is
+    /// zeroed in the top delta's file. In a raw base, the range is zeroed and stays allocated.
     ///
     /// # Errors
     ///
@@ -61,7 +60,7 @@ impl DiskWriter {
             let start = at - at % cluster;
             let stop = end.min(start + cluster);
             let whole = at == start && (stop == start + cluster || stop == size);
-            // `check_range` has seen that it is a cluster of the disk.
+            // `check_range` has checked that it is a cluster of the disk.
             self.zero_within((start / cluster) as u32, at, stop - at, whole)?;
             at = stop;
         }
@@ -78,7 +77,7 @@ impl DiskWriter {
                 let zeroed = if whole {
                     file.zero(offset, len)
                 } else {
-                    // Not by space that was never written to: see `partial_clusters`.
+                    // Written, and not unwritten extents: see `partial_clusters`.
                     write_zeros(&**file, offset, len)
                 };
                 return zeroed
@@ -89,20 +88,20 @@ impl DiskWriter {
             Some(_) if whole && !below && !self.settings.keep_clusters => {
                 delta.remove(cluster).map(drop)
             }
-            Some(place) if whole => delta.zero(place, self.cluster.bytes()),
-            Some(place) => {
+            Some(file_offset) if whole => delta.zero(file_offset, self.cluster.bytes()),
+            Some(file_offset) => {
                 let within = offset % self.cluster.bytes();
-                delta.write_within(place, within, &vec![0; len as usize])
+                delta.write_within(file_offset, within, &vec![0; len as usize])
             }
             None if !below => Ok(()),
             None if whole => delta.add(cluster, 0, &[]),
-            // With the rest of the cluster as it is below.
+            // Copies the rest of the cluster from below.
             None => self.write_at(&vec![0; len as usize], offset),
         }
     }
 
-    /// Where the file of the top delta ends, in clusters of the file from its beginning, without what
-    /// was got [ahead](DiskWriter::set_preallocation): the place of the next cluster, if none is free.
+    /// The slot at the end of the top delta's file, without [preallocated](DiskWriter::set_preallocation) space: that of
+    /// the next new cluster, if none is free. A slot counts clusters from the beginning of the file.
     #[must_use]
     pub fn allocation_head(&self) -> u32 {
         let end = match &self.top {
@@ -112,8 +111,8 @@ impl DiskWriter {
         u32::try_from(end.div_ceil(self.cluster.bytes())).unwrap_or(u32::MAX)
     }
 
-    /// Where a cluster of the disk lies in the file of the top delta, in clusters of the file from its
-    /// beginning. `None` where the top does not have it, and always for a plain base.
+    /// The slot of a cluster of the disk in the top delta's file. `None` where the top does not have the cluster, and
+    /// always for a raw base.
     ///
     /// # Errors
     ///
@@ -121,9 +120,9 @@ impl DiskWriter {
     pub fn slot(&mut self, cluster: u32) -> Result<Option<u32>> {
         match &mut self.top {
             Top::Delta(delta) => {
-                let place = delta.cluster(cluster)?;
-                // Places in the file are of 32 bits in both versions.
-                Ok(place.map(|place| (place / self.cluster.bytes()) as u32))
+                let file_offset = delta.cluster(cluster)?;
+                // Slots have 32 bits in both versions.
+                Ok(file_offset.map(|file_offset| (file_offset / self.cluster.bytes()) as u32))
             }
             Top::Raw { .. } => Ok(None),
         }
@@ -156,9 +155,9 @@ impl DiskWriter {
         }
     }
 
-    /// Gives up clusters of the top delta whose contents are not needed: they read as the deltas below
-    /// have them, or as zero. Those that it does not have are passed over, and a plain base keeps all.
-    /// Their places in the file are free after the next [`flush`](DiskWriter::flush).
+    /// Frees clusters of the top delta whose contents are not needed: they then read as in the deltas below, or as zero.
+    /// Clusters that the delta does not have are skipped, and a raw base keeps all. Their slots are free after the next
+    /// [`flush`](DiskWriter::flush).
     ///
     /// # Errors
     ///
@@ -173,14 +172,14 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Moves clusters from the end of the top delta's file into places that nothing leads to, and cuts
-    /// the file. Returns by how many clusters it is shorter, without what was got
-    /// [ahead](DiskWriter::set_preallocation). What was written so far is on the disk afterwards.
+    /// Moves clusters from the end of the top delta's file to free slots, and cuts the file. Returns by how many
+    /// clusters it is shorter, without [preallocated](DiskWriter::set_preallocation) space. Everything written so far is
+    /// synced.
     ///
     /// # Errors
     ///
-    /// Those of the operating system, after which all but reading is refused where a write failed;
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) where the table leads to a place twice.
+    /// Those of the operating system: if a write failed, only reading is possible afterwards.
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) where two entries of the table lead to one slot.
     pub fn compact(&mut self) -> Result<u32> {
         self.check_no_merge()?;
         match &mut self.top {

@@ -20,8 +20,8 @@ impl DiskWriter {
         self.lower.as_ref().map_or(0, |lower| lower.levels().len())
     }
 
-    /// Puts a new, empty delta on top, which from now on is written to. Everything written so far is
-    /// brought to the disk first, and the mark of the old top is cleared.
+    /// Puts a new, empty delta on top, which is written to from now on. First everything written so far is synced, and
+    /// the in-use mark of the old top is cleared.
     ///
     /// # Errors
     ///
@@ -35,8 +35,8 @@ impl DiskWriter {
         self.put_on_top(new)
     }
 
-    /// As [`snapshot`](DiskWriter::snapshot), with a delta that is there already, as libploop makes
-    /// it for the driver. What it holds is part of the disk from now on.
+    /// [`snapshot`](DiskWriter::snapshot) with a delta that exists: libploop makes one for the driver. Its data is part
+    /// of the disk from now on.
     ///
     /// # Errors
     ///
@@ -51,8 +51,7 @@ impl DiskWriter {
         self.put_on_top(new)
     }
 
-    /// As [`push`](DiskWriter::push), of an open file, which may be for a larger disk: that is the
-    /// size then.
+    /// [`push`](DiskWriter::push) with an open file. If it is that of a larger disk, the disk gets that size.
     ///
     /// # Errors
     ///
@@ -122,8 +121,8 @@ impl DiskWriter {
         }
     }
 
-    /// Puts a file in the place of one with the same contents. One in the place of the top may be
-    /// marked as in use, as a copy of it is; the old one is closed.
+    /// Replaces a file by one with the same contents. In the place of the top, it may be marked as in use, as a copy
+    /// of the top is; the old file is closed.
     ///
     /// # Errors
     ///
@@ -168,8 +167,8 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Takes out a delta, not the top, that others have merged into the one below, of which
-    /// everything is read again.
+    /// Removes a delta below the top, after others have merged it into the one below it. The header and the table of
+    /// that one are read again.
     ///
     /// # Errors
     ///
@@ -180,19 +179,18 @@ impl DiskWriter {
         self.lower.as_mut().ok_or_else(no_level)?.remove(level)
     }
 
-    /// Forgets what was read of the header, the table and the length of a file other than the top,
-    /// which others have changed.
+    /// Reads the header, the table and the length of a file below the top again, after others have changed it.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidInput`] for the top and where there is no such level; those of
-    /// [`Disk::open`](crate::image::Disk::open), and then what was known stays.
+    /// [`Disk::open`](crate::image::Disk::open), and then nothing changes.
     pub fn reload_level(&mut self, level: usize) -> Result<()> {
         self.lower.as_mut().ok_or_else(no_level)?.reload(level)
     }
 
-    /// Takes a cluster of a level to be elsewhere in its file, whose table somebody else changes: in
-    /// memory alone. `slot` counts clusters of the file.
+    /// Sets the slot of a cluster of a level, in memory only: others change the table in the file. `slot` counts
+    /// clusters of the file.
     ///
     /// # Errors
     ///

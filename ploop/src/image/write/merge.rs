@@ -1,10 +1,9 @@
 //! Merging the top delta into the one below (`PLOOP_IOC_MERGE`), cluster by cluster, while the disk is
 //! read and written.
 //!
-//! The delta below is the top from the beginning of a merge, and the old top stands above it until it
-//! is empty. A cluster is copied to the lower file and is on the disk there before the upper file
-//! loses its entry. So the two files together are whole at any moment, and what is written meanwhile
-//! is never hidden by an old cluster.
+//! From the beginning of a merge the delta below is the top. The old top, the source of the merge, stays above it until
+//! it is empty. A cluster is synced in the lower file before the upper file loses its entry, so the two files together
+//! are complete at any moment. A cluster is moved before it is written to, so no old cluster hides the new data.
 
 use std::path::PathBuf;
 
@@ -15,47 +14,48 @@ use super::{DiskWriter, OPERATION, Top};
 use crate::image::chain::Chain;
 use crate::{Error, ErrorKind, Result};
 
-/// After so many clusters, the tables are written: each time costs as much as a few clusters.
+/// After how many clusters the tables are written: that costs as much as a few clusters.
 const BATCH: u32 = 16;
 
-/// The delta that is being merged into the top.
+/// A merge that is running.
 #[derive(Debug)]
 pub(super) struct RunningMerge {
+    /// The old top, which is merged into the new one.
     pub(super) source: WritableDelta,
-    /// Those before it were moved.
+    /// The next cluster to move.
     next: u32,
-    /// Since the tables were last written.
+    /// How many clusters were moved since the tables were last written.
     moved: u32,
 }
 
 impl DiskWriter {
-    /// Merges the top delta into the one below, which then is the top and marked as in use, and
-    /// returns the path of the file that is no longer needed: its table is empty then, and its mark
-    /// cleared. Other deltas must not stand on the one below: they would see the change. After a
-    /// crash at any point, the chain of both files reads the same. A smaller disk below grows.
+    /// Merges the top delta into the one below, which becomes the top and is marked as in use. Returns the path of the
+    /// old top, which is no longer needed: its table is empty, and its mark is cleared. No other delta may be based on
+    /// the one below: its contents would change. After a crash at any point, the chain of both files reads the same. If
+    /// the disk below is smaller, it grows.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidInput`] where there is no delta below; otherwise as
-    /// [`write_at`](DiskWriter::write_at). The top is the top still then, without the clusters that
-    /// the delta below has already, and nothing reads otherwise.
+    /// [`write_at`](DiskWriter::write_at). Then the old top is the top again, without the clusters that were moved, and
+    /// the disk reads as before.
     pub fn merge_down(&mut self) -> Result<PathBuf> {
         self.begin_merge()?;
         let merged = self.finish_merge();
         if merged.is_err() {
-            // What matters is the first error.
-            let _ = self.give_up_merge();
+            // The first error is returned.
+            let _ = self.cancel_merge();
         }
         merged
     }
 
-    /// Begins what [`merge_down`](DiskWriter::merge_down) does, or goes on with it: clusters are moved
-    /// by [`merge_next`](DiskWriter::merge_next), and before they are written to. The disk can be read
-    /// and written meanwhile, but its deltas and its size do not change.
+    /// Begins a merge in steps, if none is running. Clusters are moved by [`merge_next`](DiskWriter::merge_next), and
+    /// whenever one is to be written to. The disk can be read and written meanwhile; its deltas and its size cannot be
+    /// changed.
     ///
     /// # Errors
     ///
-    /// As [`merge_down`](DiskWriter::merge_down), and then there is no merge.
+    /// As [`merge_down`](DiskWriter::merge_down). Then no merge is running.
     pub fn begin_merge(&mut self) -> Result<()> {
         if self.merge.is_some() {
             return Ok(());
@@ -77,7 +77,7 @@ impl DiskWriter {
         target.settings = self.settings;
         target.apply_settings();
         if let Err(error) = target.take_as_top(size) {
-            // Clusters may have moved in the file.
+            // Growing may have moved clusters in the file.
             if target.flush().is_ok() {
                 let _ = target.finish();
             }
@@ -95,7 +95,7 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Marks the delta, and makes the disk as large as what it takes in.
+    /// Marks the delta as in use, and makes its disk as large as that of the source.
     fn take_as_top(&mut self, size: crate::Size) -> Result<()> {
         if let Top::Delta(delta) = &mut self.top {
             delta.mark(true)?;
@@ -106,17 +106,17 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Whether a merge has begun and is not finished.
+    /// Whether a merge is running.
     #[must_use]
     pub fn is_merging(&self) -> bool {
         self.merge.is_some()
     }
 
-    /// Moves the next cluster of the merge. `false` where there is none left; all are on the disk then.
+    /// Moves the next cluster of the merge. `false` where none is left; then all are synced.
     ///
     /// # Errors
     ///
-    /// As [`write_at`](DiskWriter::write_at). The merge can go on where that can.
+    /// As [`write_at`](DiskWriter::write_at). If the writer can go on, so can the merge.
     pub fn merge_next(&mut self) -> Result<bool> {
         while let Some(merge) = &mut self.merge {
             let number = merge.next;
@@ -138,12 +138,11 @@ impl DiskWriter {
         Ok(false)
     }
 
-    /// Moves the clusters that are left, and takes the old top out of the chain.
+    /// Moves the clusters that are left, and removes the old top from the chain. Returns its path.
     ///
     /// # Errors
     ///
-    /// As [`merge_down`](DiskWriter::merge_down), but the merge can go on where writes can;
-    /// [`ErrorKind::InvalidInput`] where none has begun.
+    /// [`ErrorKind::InvalidInput`] where no merge is running; otherwise as [`merge_next`](DiskWriter::merge_next).
     pub fn finish_merge(&mut self) -> Result<PathBuf> {
         while self.merge_next()? {}
         let merge = self
@@ -157,14 +156,14 @@ impl DiskWriter {
         Ok(path)
     }
 
-    /// Makes the old top the top again, as far as it was not moved.
-    fn give_up_merge(&mut self) -> Result<()> {
+    /// Makes the source the top again, with the clusters that were not moved.
+    fn cancel_merge(&mut self) -> Result<()> {
         let flushed = self.flush();
         let Some(mut merge) = self.merge.take() else {
             return flushed;
         };
         if flushed.is_err() {
-            // As the file has it.
+            // Entries that were not written are still in the file.
             merge.source.forget_table();
         }
         let target = std::mem::replace(&mut self.top, Top::Delta(Box::new(merge.source)));
@@ -175,16 +174,16 @@ impl DiskWriter {
         finished
     }
 
-    /// Refuses what a merge has no place for.
+    /// Refuses an operation that cannot be done during a merge.
     pub(super) fn check_no_merge(&self) -> Result<()> {
         if self.merge.is_none() {
             return Ok(());
         }
-        let message = "a merge of the top is under way, and has to be finished first";
+        let message = "a merge of the top is running and has to be finished first";
         Err(Error::new(ErrorKind::Busy, OPERATION, message).with_path(self.top()))
     }
 
-    /// Where a cluster is in the delta that is being merged.
+    /// The offset of a cluster in the source of the merge.
     pub(super) fn merge_source_cluster(&mut self, number: u32) -> Result<Option<u64>> {
         match &mut self.merge {
             Some(merge) => merge.source.cluster(number),
@@ -192,17 +191,18 @@ impl DiskWriter {
         }
     }
 
-    /// Sees that a cluster is not above the top any more, where a write to it would not be seen.
+    /// Moves a cluster from the source to the top, if it is still in the source: there it would hide what is written
+    /// to the top.
     pub(super) fn move_down(&mut self, number: u32) -> Result<()> {
         let Some(merge) = &mut self.merge else {
             return Ok(());
         };
-        let Some(place) = merge.source.cluster(number)? else {
+        let Some(file_offset) = merge.source.cluster(number)? else {
             return Ok(());
         };
         let offset = u64::from(number) * self.cluster.bytes();
         let mut buffer = vec![0; self.cluster.bytes() as usize];
-        merge.source.read(&mut buffer, place)?;
+        merge.source.read(&mut buffer, file_offset)?;
         let left = self.size().bytes().saturating_sub(offset);
         let len = left.min(self.cluster.bytes()) as usize;
         self.write_to_top(&buffer[..len], offset)?;
@@ -217,7 +217,7 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Cuts off what was got ahead. Clusters that were moved stay, though nothing leads to them.
+    /// Cuts off preallocated space of the source. Clusters that were moved stay in the file, without an entry.
     pub(super) fn trim_merge_source(&mut self) -> Result<()> {
         match &mut self.merge {
             Some(merge) => merge.source.cut_to(merge.source.space.end),
@@ -225,7 +225,7 @@ impl DiskWriter {
         }
     }
 
-    /// After the top: what it took in is on the disk.
+    /// Syncs the source, after the top: what was moved there is on the disk.
     pub(super) fn flush_merge_source(&mut self) -> Result<()> {
         if let Some(merge) = &mut self.merge {
             merge.source.flush()?;

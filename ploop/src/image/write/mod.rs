@@ -1,4 +1,4 @@
-//! Writing to the virtual disk of an image.
+//! [`DiskWriter`]: writing to the virtual disk of an image, as the driver does it.
 
 mod allocation;
 mod compact;
@@ -36,8 +36,8 @@ pub use read_plan::ReadPlan;
 
 const OPERATION: &str = "write image";
 
-/// Makes an empty delta of its own, such as the base of a new image. The file must not exist; the
-/// size is rounded up to whole clusters.
+/// Makes an empty delta, such as the base of a new image. The file must not exist. The size is rounded up to whole
+/// clusters.
 ///
 /// # Errors
 ///
@@ -56,25 +56,24 @@ pub fn create_delta(
 /// The virtual disk of an image, for reading and writing: what the driver does to the files, without
 /// the driver.
 ///
-/// Writes go to the top delta. A cluster it does not have yet is copied from the deltas below and
-/// put at the end of its file. Deltas below are only read, except by
-/// [`merge_down`](DiskWriter::merge_down).
+/// Writes go to the top delta. A cluster that it does not have yet is copied from the deltas below to the end of its
+/// file. Deltas below are only read, except by [`merge_down`](DiskWriter::merge_down).
 ///
 /// # After a crash
 ///
-/// The rule, for a process that is killed and for a host that goes down at any point:
+/// This holds after a process was killed, or a host went down, at any point:
 ///
 /// * What was written before the last [`flush`](DiskWriter::flush) that returned is there. Each
-///   sector written since has its old or one of its new contents.
-/// * The table leads to clusters only that are on the disk, whole; none is used twice. Clusters
-///   that nothing leads to may be left; they cost space until the next check.
-/// * The top delta is marked as in use, from when it is opened to [`close`](DiskWriter::close).
+///   sector written since has its old contents or one of its new ones.
+/// * The table leads only to whole clusters that are on the disk, and no cluster is used twice. Clusters without an
+///   entry may be left; they cost space until the next check.
+/// * The top delta is marked as in use from when it is opened to [`close`](DiskWriter::close).
 ///
-/// For that, data is brought to the disk before an entry of the table leads to it, the entry before
-/// a cluster it has left is used again, and the header before anything relies on it. It is assumed
-/// that the disk writes a sector wholly or not at all.
+/// For that, data is synced before an entry of the table leads to it, an entry is synced before the cluster that it
+/// has left is used again, and the header is synced before anything relies on it. It is assumed that the disk writes a
+/// sector wholly or not at all.
 ///
-/// Nothing here keeps others from writing to the same files, or touches the descriptor.
+/// The files are not locked, and the descriptor is not changed.
 ///
 /// ```no_run
 /// use ploop::image::{DiskWriter, create_delta};
@@ -93,13 +92,13 @@ pub fn create_delta(
 pub struct DiskWriter {
     lower: Option<Chain>,
     top: Top,
-    /// While a merge is under way.
+    /// The merge that is running, if there is one.
     merge: Option<Box<RunningMerge>>,
     cluster: ClusterSize,
     settings: Settings,
 }
 
-/// What holds for each delta that becomes the top.
+/// The settings that each new top gets.
 #[derive(Debug, Clone, Copy, Default)]
 struct Settings {
     preallocation: u64,
@@ -111,7 +110,7 @@ struct Settings {
 #[derive(Debug)]
 enum Top {
     Delta(Box<WritableDelta>),
-    /// A plain base with nothing upon it.
+    /// A raw base without deltas upon it.
     Raw {
         path: PathBuf,
         file: Arc<File>,
@@ -120,7 +119,7 @@ enum Top {
 }
 
 impl Top {
-    /// An open file as the top, not marked yet; with `raw`, as a plain base.
+    /// An open file as the top; with `raw`, as a raw base. Does not mark it.
     fn open(
         path: &Path,
         file: File,
@@ -143,7 +142,7 @@ impl Top {
         Ok(Top::Delta(Box::new(delta)))
     }
 
-    /// Parts of the file that hold nothing.
+    /// Ranges of the file without space on its disk, if the caller knows any.
     fn holes(&self) -> Vec<Range<u64>> {
         match self {
             Top::Delta(delta) => delta.holes.clone(),
@@ -157,7 +156,7 @@ impl Top {
         }
     }
 
-    /// The top as one of the files below another.
+    /// The top as a level below another top.
     fn as_level(&self) -> Result<Level> {
         let path = match self {
             Top::Delta(delta) => delta.path(),
@@ -211,7 +210,7 @@ impl DiskWriter {
         DiskWriter::open_files(&files, descriptor.cluster, raw, false)
     }
 
-    /// Opens a chain of files, the base first; with `raw`, the base is a plain file. With
+    /// Opens a chain of files, the base first; with `raw`, the base is a raw file. With
     /// `allow_in_use`, the top may be marked as in use, as after a crash.
     ///
     /// # Errors
@@ -236,14 +235,13 @@ impl DiskWriter {
         DiskWriter::open_top(levels, top, file, cluster, raw, allow_in_use)
     }
 
-    /// As [`open_files`](DiskWriter::open_files), of files that are open already: the lower ones for
-    /// reading at least, the top for writing, too, or so that the process may open it for that.
-    /// With `allow_in_use`, each may be marked as in use. Later marks on those below do not matter.
+    /// [`open_files`](DiskWriter::open_files) with files that are open already. The process must be able to open them
+    /// again through `/proc/self/fd`: the top for writing, the others for reading. With `allow_in_use`, each may be
+    /// marked as in use. Marks that those below get later do not matter.
     ///
     /// # Errors
     ///
-    /// As [`Disk::open`](super::Disk::open), and those of opening a file once more through
-    /// `/proc/self/fd`.
+    /// As [`Disk::open`](super::Disk::open), and those of opening a file again.
     pub fn from_files(
         mut files: Vec<DeltaFile>,
         cluster: ClusterSize,
@@ -273,7 +271,7 @@ impl DiskWriter {
     ) -> Result<DiskWriter> {
         let top = Top::open(path, file, cluster, raw, allow_in_use)?;
         let mut writer = DiskWriter::from_levels(levels, top, cluster)?;
-        // Only now nothing can go wrong any more.
+        // Last, after everything that can fail.
         if let Top::Delta(delta) = &mut writer.top {
             delta.mark(true)?;
         }
@@ -322,23 +320,23 @@ impl DiskWriter {
         let left = self.size().bytes().saturating_sub(offset);
         let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let buffer = &mut buffer[..len];
-        for piece in cluster_parts(offset, len, self.cluster) {
-            let part = &mut buffer[piece.range()];
+        for part in cluster_parts(offset, len, self.cluster) {
+            let bytes = &mut buffer[part.range()];
             if let Some(merge) = &mut self.merge {
-                if let Some(place) = merge.source.cluster(piece.cluster)? {
-                    merge.source.read(part, place + piece.within)?;
+                if let Some(file_offset) = merge.source.cluster(part.cluster)? {
+                    merge.source.read(bytes, file_offset + part.within)?;
                     continue;
                 }
             }
             match &mut self.top {
                 Top::Raw { path, file, .. } => file
-                    .read_exact_at(part, piece.offset)
+                    .read_exact_at(bytes, part.offset)
                     .map_err(|error| raw_error(path, "the data cannot be read", error))?,
-                Top::Delta(delta) => match delta.cluster(piece.cluster)? {
-                    Some(place) => delta.read(part, place + piece.within)?,
+                Top::Delta(delta) => match delta.cluster(part.cluster)? {
+                    Some(file_offset) => delta.read(bytes, file_offset + part.within)?,
                     None => match &self.lower {
-                        Some(lower) => lower.read(part, piece.offset)?,
-                        None => part.fill(0),
+                        Some(lower) => lower.read(bytes, part.offset)?,
+                        None => bytes.fill(0),
                     },
                 },
             }
@@ -350,45 +348,44 @@ impl DiskWriter {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] where that does not end within the disk, and nothing is written;
-    /// [`ErrorKind::NoSpace`] and others of the operating system, after which all but reading is
-    /// refused. Where there is no space for what is got [ahead](DiskWriter::set_preallocation), or
-    /// the file must not become [longer](DiskWriter::set_max_len), no harm is done: the writer goes
-    /// on, and some of the data may have been written.
+    /// [`ErrorKind::InvalidInput`] where the range does not end within the disk; then nothing is written.
+    /// [`ErrorKind::NoSpace`] and others of the operating system: afterwards only reading is possible. But where there
+    /// is no space to [preallocate](DiskWriter::set_preallocation), or the file would exceed its
+    /// [largest length](DiskWriter::set_max_len), the writer can go on; some of the data may have been written.
     pub fn write_at(&mut self, data: &[u8], offset: u64) -> Result<()> {
         self.check_range(offset, data.len() as u64)?;
         if self.is_merging() {
-            for piece in cluster_parts(offset, data.len(), self.cluster) {
-                self.move_down(piece.cluster)?;
+            for part in cluster_parts(offset, data.len(), self.cluster) {
+                self.move_down(part.cluster)?;
             }
         }
         self.write_to_top(data, offset)
     }
 
-    /// [`write_at`](DiskWriter::write_at) of what the top is to have.
+    /// [`write_at`](DiskWriter::write_at) without regard to a running merge.
     fn write_to_top(&mut self, data: &[u8], offset: u64) -> Result<()> {
         let size = self.cluster.bytes() as usize;
-        for piece in cluster_parts(offset, data.len(), self.cluster) {
-            let part = &data[piece.range()];
+        for part in cluster_parts(offset, data.len(), self.cluster) {
+            let bytes = &data[part.range()];
             match &mut self.top {
                 Top::Raw { path, file, .. } => file
-                    .write_all_at(part, piece.offset)
+                    .write_all_at(bytes, part.offset)
                     .map_err(|error| raw_error(path, "the data cannot be written", error))?,
-                Top::Delta(delta) => match delta.cluster(piece.cluster)? {
-                    Some(place) => delta.write_within(place, piece.within, part)?,
+                Top::Delta(delta) => match delta.cluster(part.cluster)? {
+                    Some(file_offset) => delta.write_within(file_offset, part.within, bytes)?,
                     None => match &self.lower {
-                        Some(lower) if part.len() < size && lower.has(piece.cluster)? => {
+                        Some(lower) if bytes.len() < size && lower.has(part.cluster)? => {
                             let mut whole = vec![0; size];
-                            let start = piece.offset - piece.within;
+                            let start = part.offset - part.within;
                             let left = (delta.header().size.bytes() - start).min(size as u64);
                             lower.read(&mut whole[..left as usize], start)?;
-                            whole[piece.within as usize..][..part.len()].copy_from_slice(part);
-                            delta.add(piece.cluster, 0, &whole)?;
+                            whole[part.within as usize..][..bytes.len()].copy_from_slice(bytes);
+                            delta.add(part.cluster, 0, &whole)?;
                         }
                         // It reads as zero already.
-                        None if is_zero(part) => {}
-                        Some(lower) if is_zero(part) && !lower.has(piece.cluster)? => {}
-                        _ => delta.add(piece.cluster, piece.within, part)?,
+                        None if is_zero(bytes) => {}
+                        Some(lower) if is_zero(bytes) && !lower.has(part.cluster)? => {}
+                        _ => delta.add(part.cluster, part.within, bytes)?,
                     },
                 },
             }
@@ -396,11 +393,11 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Brings everything written so far to the disk. The table in the file is complete then.
+    /// Syncs everything written so far. The table in the file is complete then.
     ///
     /// # Errors
     ///
-    /// Those of the operating system, after which all but reading is refused.
+    /// Those of the operating system: afterwards only reading is possible.
     pub fn flush(&mut self) -> Result<()> {
         match &mut self.top {
             Top::Delta(delta) => delta.flush(),
@@ -443,21 +440,20 @@ impl DiskWriter {
         }
     }
 
-    /// Has the file of the top delta made longer ahead, as the driver does it: where there is no room
-    /// for a new cluster, by as much as the file is long with it, but by no more than so many bytes
-    /// (default: 0, not at all; rounded up to whole clusters). A new cluster then is space of the file that reads as
-    /// zero, of which only the part is written that has data. Without it, and where the file system
-    /// cannot do it, new clusters are written whole.
+    /// Preallocates space at the end of the top delta's file, as the driver does: whenever a new cluster needs it, as
+    /// much as the file is long with that cluster, but at most so many bytes, rounded up to whole clusters (default: 0,
+    /// nothing). Such space reads as zero, so of a new cluster only the part with data is written. Without
+    /// preallocation, and where the file system cannot do it, new clusters are written whole.
     ///
-    /// What is left is cut off by [`trim`](DiskWriter::trim), [`close`](DiskWriter::close), and when
-    /// another delta is put on top. After a crash it stays, as clusters that nothing leads to.
+    /// What is not used is cut off by [`trim`](DiskWriter::trim) and [`close`](DiskWriter::close), and when another
+    /// delta is put on top. After a crash it stays, as clusters without an entry.
     pub fn set_preallocation(&mut self, bytes: u64) {
         self.settings.preallocation = bytes;
         self.apply_settings();
     }
 
-    /// The length in bytes that the file of the top delta must not exceed (default: none). Clusters
-    /// behind that give [`ErrorKind::NoSpace`], and the writer goes on.
+    /// The largest length of the top delta's file, in bytes (default: no limit). A cluster behind it is
+    /// [`ErrorKind::NoSpace`], and the writer can go on.
     pub fn set_max_len(&mut self, len: Option<u64>) {
         self.settings.max_len = len;
         self.apply_settings();
@@ -469,17 +465,16 @@ impl DiskWriter {
         self.settings.keep_clusters = keep;
     }
 
-    /// Begins to remember which clusters of the top delta's file are written, its header and table
-    /// included, or ends it and forgets. A new top begins with none; a plain base has none.
+    /// Begins to track which clusters of the top delta's file are written (`PLOOP_IOC_TRACK_INIT`), header and table
+    /// included; or ends it, and forgets them. A new top begins with none. Of a raw base nothing is tracked.
     pub fn track(&mut self, on: bool) {
         self.settings.track = on;
         self.apply_settings();
     }
 
-    /// What was written to the file of the top delta since it is [tracked](DiskWriter::track), and
-    /// forgets it: ranges of bytes of the file, in whole clusters, in order. The last may end behind
-    /// the file, if its end was cut off since. The table follows with the next
-    /// [`flush`](DiskWriter::flush) only.
+    /// Takes what was written to the top delta's file since the last call: ranges of bytes of the file, in whole
+    /// clusters and in order. The last may end behind the file, if that was cut since. Entries of the table are written,
+    /// and so tracked, by the next [`flush`](DiskWriter::flush).
     pub fn take_tracked(&mut self) -> Vec<Range<u64>> {
         match &mut self.top {
             Top::Delta(delta) => delta.tracker.take(self.cluster.bytes()),
@@ -493,8 +488,7 @@ impl DiskWriter {
         }
     }
 
-    /// Brings everything to the disk, and makes the file of the top delta as short as it is when
-    /// closed.
+    /// Syncs everything, and cuts the top delta's file as [`close`](DiskWriter::close) does.
     ///
     /// # Errors
     ///
@@ -508,8 +502,8 @@ impl DiskWriter {
         self.trim_merge_source()
     }
 
-    /// Brings everything to the disk and sets or clears the mark of the top, which stays open. The
-    /// tables are read again when next needed.
+    /// Syncs everything, and sets or clears the in-use mark of the top, which stays open. The tables are read again
+    /// when next needed.
     ///
     /// # Errors
     ///
@@ -522,7 +516,7 @@ impl DiskWriter {
         match &mut self.top {
             Top::Delta(delta) => {
                 delta.forget_table();
-                // As in the driver, the mark is none of what a copy has to follow.
+                // The mark is not tracked, as in the driver: a live copy does not need it.
                 let tracker = std::mem::take(&mut delta.tracker);
                 let marked = delta.mark(in_use);
                 delta.tracker = tracker;
@@ -532,9 +526,9 @@ impl DiskWriter {
         }
     }
 
-    /// Brings everything to the disk, gives back unused space at the end of the top delta and clears
-    /// its mark. A writer that is dropped instead leaves the mark, as after a crash. A merge that is
-    /// not finished leaves the mark of the old top, which may still hold clusters.
+    /// Syncs everything, cuts off unused space at the end of the top delta, and clears its in-use mark. A writer that is
+    /// dropped leaves the mark, as after a crash. A merge that is not finished leaves the mark of the old top, which may
+    /// still have clusters.
     ///
     /// # Errors
     ///
@@ -575,7 +569,7 @@ fn raw_error(path: &Path, what: &str, error: io::Error) -> Error {
     Error::io(OPERATION, what, error).with_path(path)
 }
 
-/// Makes a plain file longer, without a hole; or leaves it as it is.
+/// Makes a raw file longer, without a hole. An error changes nothing.
 fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
     if new == old {
         return Ok(());
@@ -601,14 +595,14 @@ fn no_file() -> Error {
     )
 }
 
-/// A part of a request that lies in one cluster.
+/// The part of a request that lies in one cluster.
 struct ClusterPart {
     cluster: u32,
-    /// Where it begins in its cluster.
+    /// The offset in the cluster.
     within: u64,
-    /// Where it begins on the disk.
+    /// The offset on the disk.
     offset: u64,
-    /// Where it lies in the buffer.
+    /// The offset in the buffer.
     start: usize,
     len: usize,
 }
@@ -633,14 +627,14 @@ fn cluster_parts(
         }
         let at = offset + start as u64;
         let within = at % size;
-        let piece = ClusterPart {
+        let part = ClusterPart {
             cluster: (at / size) as u32,
             within,
             offset: at,
             start,
             len: (len - start).min((size - within) as usize),
         };
-        start += piece.len;
-        Some(piece)
+        start += part.len;
+        Some(part)
     })
 }

@@ -1,5 +1,5 @@
-//! Reading in two steps: where the data lies is looked up in the writer, and read without it. So many threads can read
-//! while one writes.
+//! [`ReadPlan`]: reading in two steps, so that many threads can read while one writes. The writer looks up where the
+//! data is; the plan then reads it without the writer.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ use super::{DiskWriter, Top, cluster_parts};
 use crate::image::chain::Chain;
 use crate::{Error, Result};
 
-/// Where the data of a part of a disk lies: see [`DiskWriter::plan_read`].
+/// Where the data of a range of a disk is: see [`DiskWriter::plan_read`].
 #[derive(Debug)]
 pub struct ReadPlan {
     segments: Vec<Segment>,
@@ -19,11 +19,11 @@ pub struct ReadPlan {
 #[derive(Debug)]
 struct Segment {
     len: usize,
-    /// None reads as zero.
+    /// `None` reads as zero.
     source: Option<Source>,
 }
 
-/// The files stay open, whatever becomes of the writer.
+/// A place in a file. The file stays open when the writer is gone.
 #[derive(Debug)]
 struct Source {
     file: Arc<File>,
@@ -32,19 +32,19 @@ struct Source {
 }
 
 impl ReadPlan {
-    /// How many bytes it is about: fewer than were asked for only at the end of the disk.
+    /// How many bytes the plan reads: fewer than were asked for only at the end of the disk.
     #[must_use]
     pub fn len(&self) -> usize {
         self.segments.iter().map(|segment| segment.len).sum()
     }
 
-    /// Whether the part begins behind the end of the disk, or has no length.
+    /// Whether the range is empty, or begins behind the end of the disk.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// Fills the first [`len`](ReadPlan::len) bytes of the buffer, which must have as many.
+    /// Fills the first [`len`](ReadPlan::len) bytes of the buffer, which must be so long at least.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl ReadPlan {
         self.segments.push(Segment { len, source });
     }
 
-    /// A part of the disk that is in the chain below the top.
+    /// Adds a range that is read from the chain below the top.
     fn push_lower(&mut self, chain: &Chain, mut offset: u64, mut len: usize) -> Result<()> {
         while len > 0 {
             let (location, run) = chain.locate(offset, len as u64)?;
@@ -120,9 +120,9 @@ impl Source {
 }
 
 impl DiskWriter {
-    /// Looks up where the disk's data from `offset` on lies, for somebody who reads it without holding the writer.
+    /// Looks up where the disk's data from `offset` on is, for a reader that does not hold the writer.
     ///
-    /// The plan holds until clusters are given up or moved, for another's data may then lie in the same place: until
+    /// The plan is valid until clusters are discarded or moved, after which other data may be in the same place: until
     /// [`discard`](DiskWriter::discard), [`write_zeroes`](DiskWriter::write_zeroes), [`release`](DiskWriter::release),
     /// [`compact`](DiskWriter::compact), [`merge_down`](DiskWriter::merge_down) and everything that changes or reloads
     /// levels. [`write_at`](DiskWriter::write_at) and [`flush`](DiskWriter::flush) leave it valid: where they run at the
@@ -137,31 +137,31 @@ impl DiskWriter {
         let mut plan = ReadPlan {
             segments: Vec::new(),
         };
-        for piece in cluster_parts(offset, len, self.cluster) {
+        for part in cluster_parts(offset, len, self.cluster) {
             if let Some(merge) = &mut self.merge {
                 let delta = &mut merge.source;
-                if let Some(location) = delta.cluster(piece.cluster)? {
+                if let Some(file_offset) = delta.cluster(part.cluster)? {
                     let file = delta.shared_file()?;
                     plan.push(
-                        piece.len,
-                        Some((&file, delta.path(), location + piece.within)),
+                        part.len,
+                        Some((&file, delta.path(), file_offset + part.within)),
                     );
                     continue;
                 }
             }
             match &mut self.top {
                 Top::Raw { path, file, .. } => {
-                    plan.push(piece.len, Some((file, path, piece.offset)));
+                    plan.push(part.len, Some((file, path, part.offset)));
                 }
-                Top::Delta(delta) => match delta.cluster(piece.cluster)? {
-                    Some(location) => {
+                Top::Delta(delta) => match delta.cluster(part.cluster)? {
+                    Some(file_offset) => {
                         let file = delta.shared_file()?;
-                        let source = (&file, delta.path(), location + piece.within);
-                        plan.push(piece.len, Some(source));
+                        let source = (&file, delta.path(), file_offset + part.within);
+                        plan.push(part.len, Some(source));
                     }
                     None => match &self.lower {
-                        Some(lower) => plan.push_lower(lower, piece.offset, piece.len)?,
-                        None => plan.push(piece.len, None),
+                        Some(lower) => plan.push_lower(lower, part.offset, part.len)?,
+                        None => plan.push(part.len, None),
                     },
                 },
             }

@@ -1,4 +1,4 @@
-//! The storage of a delta that is written to: a file, or what a test puts in its place.
+//! [`Storage`]: the file of a delta that is written to, or a fake of it in tests.
 
 use std::fs::File;
 use std::io;
@@ -7,18 +7,18 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 
-/// A file. Tests put something in its place that remembers in which order it was written.
+/// A file. The fake of the tests records the order of writes and syncs.
 pub(super) trait Storage: Send {
     fn len(&self) -> io::Result<u64>;
     fn set_len(&self, len: u64) -> io::Result<()>;
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()>;
-    /// Makes the file longer by space that is its own and reads as zero.
-    /// [`io::ErrorKind::Unsupported`] where the file system cannot.
+    /// Makes the file longer by space that is allocated and reads as zero. [`io::ErrorKind::Unsupported`] where the file
+    /// system cannot do it.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Makes a part of the file zero. It stays allocated.
+    /// Zeroes a range of the file, which stays allocated.
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
-    /// Brings everything written so far to the disk, the length of the file, too.
+    /// Syncs everything written so far, and the length of the file.
     fn sync(&self) -> io::Result<()>;
     /// The file itself.
     fn file(&self) -> &File;
@@ -68,7 +68,7 @@ impl Storage for File {
     }
 }
 
-/// Writes zeros: no hole, which the driver could not write to.
+/// Writes zeros. A hole would do for a reader, but the driver cannot write to one.
 pub(super) fn write_zeros(storage: &dyn Storage, mut offset: u64, len: u64) -> io::Result<()> {
     let end = offset + len;
     let zeros = vec![0; len.min(1 << 20) as usize];

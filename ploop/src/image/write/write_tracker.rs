@@ -1,4 +1,4 @@
-//! Which clusters of a file were written.
+//! [`WriteTracker`]: which clusters of a file were written (`PLOOP_IOC_TRACK_INIT`, `PLOOP_IOC_TRACK_READ`).
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -6,12 +6,12 @@ use std::ops::Range;
 /// The clusters of a file that were written since they were last taken.
 #[derive(Debug, Default)]
 pub(super) struct WriteTracker {
-    /// `None` while nobody wants to know.
+    /// `None` while nothing is tracked.
     slots: Option<BTreeSet<u64>>,
 }
 
 impl WriteTracker {
-    /// Begins or ends to remember. What was remembered stays where nothing changes.
+    /// Begins or ends tracking. If it is on already, nothing is forgotten.
     pub(super) fn track(&mut self, on: bool) {
         match on {
             true => drop(self.slots.get_or_insert_default()),
@@ -19,14 +19,14 @@ impl WriteTracker {
         }
     }
 
-    /// Remembers a write of `len` bytes at `offset`.
+    /// Records a write of `len` bytes at `offset`.
     pub(super) fn record(&mut self, offset: u64, len: u64, cluster: u64) {
         if let Some(slots) = &mut self.slots {
             slots.extend(offset / cluster..(offset + len).div_ceil(cluster));
         }
     }
 
-    /// What was written, in order and in whole clusters, and forgets it.
+    /// Takes the ranges that were written, in order and in whole clusters.
     pub(super) fn take(&mut self, cluster: u64) -> Vec<Range<u64>> {
         let slots = self.slots.as_mut().map(std::mem::take).unwrap_or_default();
         let mut ranges: Vec<Range<u64>> = Vec::new();
