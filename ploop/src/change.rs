@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bitflags::Flags;
 use rustix::fs::{Access, OFlags};
 
 use crate::canonical::CanonicalDescriptor;
@@ -264,6 +265,24 @@ impl<'a> Change<'a> {
     /// child returns as a second copy of the program (21).
     pub(crate) fn require_tools(&self, tools: &[&str]) -> Result<()> {
         require_tools(self.operation(), tools)
+    }
+}
+
+/// That libploop knows these flags.
+pub(crate) fn require_known_flags<F: Flags<Bits = u32>>(
+    operation: &'static str,
+    path: &Path,
+    flags: F,
+    known: F,
+) -> Result<()> {
+    match flags.bits() & !known.bits() {
+        0 => Ok(()),
+        unknown => Err(Error::new(
+            ErrorKind::Unsupported,
+            operation,
+            format!("this libploop does not know the flags {unknown:#x}"),
+        )
+        .with_path(path)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::change::require_tools;
+use crate::change::{require_known_flags, require_tools};
 use crate::ffi::{self, CPath, CText, CreateArgs, LockedImage};
 use crate::lock;
 use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
@@ -34,6 +34,11 @@ bitflags! {
     }
 }
 
+impl CreateFlags {
+    /// What libploop 1.15 knows. It ignores others.
+    const KNOWN: CreateFlags = CreateFlags::NO_LAZY;
+}
+
 /// What [`Ploop::create`] is to make.
 ///
 /// ```
@@ -45,20 +50,29 @@ bitflags! {
 ///     .fs(None);
 /// # Ok::<(), ploop::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct CreateParam {
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     file: PathBuf,
     size: Size,
+    #[cfg_attr(feature = "serde", serde(default))]
     mode: ImageMode,
+    #[cfg_attr(feature = "serde", serde(default))]
     cluster: ClusterSize,
+    #[cfg_attr(feature = "serde", serde(default))]
     flags: CreateFlags,
+    #[cfg_attr(feature = "serde", serde(default = "default_fs"))]
     fs: Option<FsType>,
     format: Option<FormatVersion>,
     fs_block_size: Option<u32>,
+    #[cfg_attr(feature = "serde", serde(default))]
     without_partition: bool,
+}
+
+fn default_fs() -> Option<FsType> {
+    Some(FsType::default())
 }
 
 impl CreateParam {
@@ -69,14 +83,26 @@ impl CreateParam {
         CreateParam {
             file: file.as_ref().to_owned(),
             size,
-            mode: ImageMode::Expanded,
+            mode: ImageMode::default(),
             cluster: ClusterSize::DEFAULT,
             flags: CreateFlags::empty(),
-            fs: Some(FsType::Ext4),
+            fs: default_fs(),
             format: None,
             fs_block_size: None,
             without_partition: false,
         }
+    }
+
+    /// The file of the base delta.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The size of the disk, before it is rounded up.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        self.size
     }
 
     /// How the base stores its clusters.
@@ -138,6 +164,7 @@ impl CreateParam {
                 .with_path(&self.file)
                 .with_code(Code::PARAM.get()))
         };
+        require_known_flags(operation, &self.file, self.flags, CreateFlags::KNOWN)?;
         let large = kernel::is_large_disk_supported();
         let format = match self.format {
             None if large => FormatVersion::V2,

@@ -31,12 +31,15 @@ impl StopFlag {
 
 /// What [`Ploop::discard`] is to do.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[must_use]
 pub struct DiscardParam {
     min_length: Size,
     to_free: Option<Size>,
     automount: bool,
     defrag: bool,
+    #[cfg_attr(feature = "serde", serde(skip))]
     stop: Option<StopFlag>,
 }
 
@@ -79,8 +82,9 @@ impl DiscardParam {
 }
 
 /// How much of an image is used, and how much could be given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct DiscardStat {
     /// What the file system uses.
     pub data_size: Size,

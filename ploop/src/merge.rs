@@ -31,7 +31,7 @@ pub enum MergeTarget {
 }
 
 /// What [`Ploop::merge`] is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct MergeParam {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 
 use crate::canonical::CanonicalDescriptor;
-use crate::change::{Change, DescriptorWrite};
+use crate::change::{Change, DescriptorWrite, require_known_flags};
 use crate::ffi::{CPath, CText, LockedImage, MountArgs, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::sysfs::{self, Device};
@@ -34,11 +34,12 @@ bitflags! {
 ///
 /// let param = MountParam::new().target("/vz/mnt/101").fsck(true).flags(MountFlags::NOATIME);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[must_use]
 pub struct MountParam {
-    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     target: Option<PathBuf>,
     snapshot: Option<Guid>,
     read_only: bool,
@@ -106,7 +107,7 @@ impl MountParam {
 }
 
 /// An image was attached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Mounted {
@@ -156,6 +157,7 @@ impl Ploop {
     fn mount_with_component(&mut self, param: &MountParam) -> Result<Mounted> {
         let change = Change::begin(&self.image, &LockedImage::MOUNT)?;
         let operation = change.operation();
+        require_known_flags(operation, change.path(), param.flags, MountFlags::all())?;
         let target = param
             .target
             .as_deref()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::change::{Change, DescriptorWrite};
+use crate::change::{Change, DescriptorWrite, require_known_flags};
 use crate::ffi::{self, CPath, CText, LockedImage, ReplaceWhich};
 use crate::identity::Identity;
 use crate::image::Header;
@@ -27,10 +27,16 @@ bitflags! {
     }
 }
 
+impl ReplaceFlag {
+    /// What libploop 1.15 knows. It ignores others.
+    const KNOWN: ReplaceFlag = ReplaceFlag::KEEP_NAME;
+}
+
 /// Which delta [`Ploop::replace`] replaces.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum ReplaceTarget {
     /// The delta of a snapshot, or of the top.
     Guid(Guid),
@@ -41,13 +47,14 @@ pub enum ReplaceTarget {
 }
 
 /// What [`Ploop::replace`] is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct ReplaceParam {
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     new_file: PathBuf,
     target: ReplaceTarget,
+    #[cfg_attr(feature = "serde", serde(default))]
     flags: ReplaceFlag,
 }
 
@@ -120,14 +127,7 @@ impl Ploop {
                 ),
             );
         }
-        if let Some(bits) =
-            Some(param.flags - ReplaceFlag::KEEP_NAME).filter(|bits| !bits.is_empty())
-        {
-            return change.refuse(
-                ErrorKind::Unsupported,
-                format!("this libploop does not know the flags {bits:?}"),
-            );
-        }
+        require_known_flags(operation, change.path(), param.flags, ReplaceFlag::KNOWN)?;
         // By GUID wherever possible: a relative file name is looked up in one directory and used in
         // another.
         let guid = match &param.target {

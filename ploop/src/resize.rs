@@ -12,6 +12,7 @@ use crate::{ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum ResizeMode {
     /// On the mounted file system, or one that is mounted for the purpose. Shrinking inflates the
     /// balloon: the file system shows less space, the image can be compacted, and the device keeps
@@ -22,10 +23,15 @@ pub enum ResizeMode {
 }
 
 /// What [`Ploop::resize_with`] is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct ResizeParam {
+    /// Null is as small as possible. Not so one that is missing, which is an error.
+    #[cfg_attr(
+        feature = "serde",
+        serde(deserialize_with = "serde::Deserialize::deserialize")
+    )]
     size: Option<Size>,
     mode: ResizeMode,
     mount_namespace: Option<u32>,

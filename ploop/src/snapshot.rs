@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::change::{Change, DescriptorWrite, no_snapshot};
+use crate::change::{Change, DescriptorWrite, no_snapshot, require_known_flags};
 use crate::ffi::{self, CPath, CText, LockedImage};
+use crate::image::Snapshot;
 use crate::recovery::{MergeRecord, Removal};
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
 
@@ -32,13 +33,19 @@ bitflags! {
     }
 }
 
+impl SwitchFlag {
+    /// What libploop 1.15 knows. It ignores others.
+    const KNOWN: SwitchFlag = SwitchFlag::SKIP_DESTROY.union(SwitchFlag::SKIP_CREATE);
+}
+
 /// What [`Ploop::snapshot_with`] is to make.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[must_use]
 pub struct SnapshotParam {
     guid: Option<Guid>,
-    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     directory: Option<PathBuf>,
 }
 
@@ -62,7 +69,7 @@ impl SnapshotParam {
 }
 
 /// What [`Ploop::temporary_snapshot`] is to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct TemporarySnapshotParam {
@@ -72,7 +79,12 @@ pub struct TemporarySnapshotParam {
     directory: Option<PathBuf>,
     #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
     target: Option<PathBuf>,
+    #[cfg_attr(feature = "serde", serde(default = "default_hold"))]
     hold: bool,
+}
+
+fn default_hold() -> bool {
+    true
 }
 
 impl TemporarySnapshotParam {
@@ -83,7 +95,7 @@ impl TemporarySnapshotParam {
             guid: None,
             directory: None,
             target: None,
-            hold: true,
+            hold: default_hold(),
         }
     }
 
@@ -115,6 +127,7 @@ impl TemporarySnapshotParam {
 
 /// A temporary snapshot, attached.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct TemporarySnapshot {
     /// Its GUID, for [`Ploop::delete_snapshot`].
     pub guid: Guid,
@@ -126,6 +139,32 @@ pub struct TemporarySnapshot {
 }
 
 impl Ploop {
+    /// The snapshots of the image, in the order of its descriptor: the states that
+    /// [`switch_snapshot`](Ploop::switch_snapshot) goes back to. [`descriptor`](Ploop::descriptor) has the top,
+    /// too, and walks the tree. Needs no driver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ploop::descriptor`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// let guid = image.snapshot()?;
+    /// for snapshot in image.snapshots()? {
+    ///     println!("{} on {}", snapshot.guid, snapshot.parent);
+    /// }
+    /// assert_eq!(image.snapshots()?[0].guid, guid);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let descriptor = self.descriptor()?;
+        let mut snapshots = descriptor.snapshots;
+        snapshots.retain(|snapshot| snapshot.guid != descriptor.top);
+        Ok(snapshots)
+    }
+
     /// Makes a snapshot with a random GUID (`ploop_create_snapshot`). See
     /// [`snapshot_with`](Ploop::snapshot_with).
     ///
@@ -242,12 +281,7 @@ impl Ploop {
         let change = Change::begin(&self.image, &LockedImage::SWITCH)?;
         let skip_create = flags.contains(SwitchFlag::SKIP_CREATE);
         let skip_destroy = flags.contains(SwitchFlag::SKIP_DESTROY);
-        if flags.bits() & !SwitchFlag::SKIP_CREATE.bits() & !SwitchFlag::SKIP_DESTROY.bits() != 0 {
-            return change.refuse(
-                ErrorKind::Unsupported,
-                format!("this libploop does not know the flags {flags:?}"),
-            );
-        }
+        require_known_flags(change.operation(), change.path(), flags, SwitchFlag::KNOWN)?;
         if skip_create && skip_destroy {
             // libploop would destroy.
             return change.refuse(

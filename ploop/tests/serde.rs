@@ -11,10 +11,10 @@ use ploop::image::{
     Disk, Extent, Finding, Header, Image, ImageKind, Issue, Report, Severity, Snapshot,
 };
 use ploop::{
-    ClusterSize, Code, ComponentName, CreateFlags, CreateParam, Descriptor, DiscardStat, ErrorKind,
-    FormatVersion, FsInfo, FsType, Guid, ImageInfo, ImageMode, MergeParam, MergeTarget, MountFlags,
-    MountParam, Mounted, Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget, ResizeMode, ResizeParam,
-    Size, SnapshotParam, SwitchFlag, TemporarySnapshotParam,
+    ClusterSize, Code, ComponentName, CreateFlags, CreateParam, Descriptor, DiscardParam,
+    DiscardStat, ErrorKind, FormatVersion, FsInfo, FsType, Guid, ImageInfo, ImageMode, MergeParam,
+    MergeTarget, MountFlags, MountParam, Mounted, Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget,
+    ResizeMode, ResizeParam, Size, SnapshotParam, SwitchFlag, TemporarySnapshotParam,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -201,15 +201,11 @@ fn what_images_are_like() {
         },
         json!({ "blocks": 20480, "block_size": 2048, "version": 2 }),
     );
-    shape(
-        DiscardStat {
-            data_size: Size::from_kib(1),
-            ploop_size: Size::from_kib(2),
-            image_size: Size::from_kib(3),
-            balloon_size: Size::ZERO,
-        },
-        json!({ "data_size": 1024, "ploop_size": 2048, "image_size": 3072, "balloon_size": 0 }),
-    );
+    let stat =
+        json!({ "data_size": 1024, "ploop_size": 2048, "image_size": 3072, "balloon_size": 0 });
+    let read: DiscardStat = from_value(stat.clone()).unwrap();
+    assert_eq!(read.ploop_size, Size::from_kib(2));
+    shape(read, stat);
     refused::<FsInfo>(json!({ "block_size": 4096 }));
     refused::<ImageInfo>(json!({ "blocks": -1, "block_size": 1, "version": 1 }));
 }
@@ -300,6 +296,56 @@ fn what_operations_are_told() {
         .unwrap(),
         json!({ "device": "/dev/ploop12345", "fsck": 0, "target": "/mnt" }),
     );
+}
+
+/// What is not said has the default of the constructor, and what a later version says is ignored.
+#[test]
+fn what_operations_are_told_in_few_words() {
+    #[track_caller]
+    fn same<T: DeserializeOwned + PartialEq + Debug>(mut json: Value, expected: T) {
+        assert_eq!(from_value::<T>(json.clone()).unwrap(), expected);
+        json["of a later version"] = json!({ "x": [1] });
+        assert_eq!(from_value::<T>(json).unwrap(), expected);
+    }
+    let size = Size::from_gib(1);
+    same(
+        json!({ "file": "/vz/root.hds", "size": size.bytes() }),
+        CreateParam::new("/vz/root.hds", size),
+    );
+    same(
+        json!({ "file": "/vz/root.hds", "size": size.bytes(), "fs": null }),
+        CreateParam::new("/vz/root.hds", size).fs(None),
+    );
+    same(json!({}), MountParam::new());
+    same(json!({}), SnapshotParam::new());
+    let name: ComponentName = "backup".parse().unwrap();
+    same(
+        json!({ "component": "backup" }),
+        TemporarySnapshotParam::new(name),
+    );
+    let target = to_value(MergeTarget::Top).unwrap();
+    same(
+        json!({ "target": target }),
+        MergeParam::new(MergeTarget::Top),
+    );
+    let target = ReplaceTarget::Level(0);
+    same(
+        json!({ "new_file": "/vz/new", "target": to_value(&target).unwrap() }),
+        ReplaceParam::new("/vz/new", target),
+    );
+    let mode = to_value(ResizeMode::Online).unwrap();
+    same(
+        json!({ "mode": mode, "size": size.bytes() }),
+        ResizeParam::to(size, ResizeMode::Online),
+    );
+    same(
+        json!({ "mode": mode, "size": null }),
+        ResizeParam::to_minimum(ResizeMode::Online),
+    );
+    // A size that was forgotten is not the smallest.
+    refused::<ResizeParam>(json!({ "mode": mode }));
+    let json = to_value(from_value::<DiscardParam>(json!({})).unwrap()).unwrap();
+    assert_eq!(json, to_value(DiscardParam::new()).unwrap());
 }
 
 #[test]

@@ -254,3 +254,16 @@ fn a_descriptor_for_each_mode() {
         assert_eq!(names_in(&dir), ["d.xml"]);
     }
 }
+
+#[test]
+fn flags_that_libploop_does_not_know_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("root.hds");
+    let param = CreateParam::new(&file, Size::from_mib(64)).fs(None);
+    assert_eq!((param.file(), param.size()), (&*file, Size::from_mib(64)));
+    let param = param.flags(CreateFlags::from_bits_retain(0x80) | CreateFlags::NO_LAZY);
+    let error = Ploop::create(&param).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().ends_with("the flags 0x80"), "{error}");
+    assert!(!file.exists());
+}

@@ -1,11 +1,11 @@
 //! What can be asked, and settings that live in the descriptor.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ploop::{
-    ClusterSize, ComponentName, ErrorKind, FormatVersion, FsInfo, Guid, ImageMode, Ploop, Size,
-    device, fs_info,
+    ClusterSize, ComponentName, Descriptor, ErrorKind, FormatVersion, FsInfo, Guid, ImageMode,
+    Ploop, Size, device, fs_info,
 };
 
 use super::filled_image::FilledImage;
@@ -45,6 +45,63 @@ fn the_limit_of_a_delta_is_stored_and_taken_back() {
     known.went_back_to(guid);
     assert_eq!(known.descriptor().max_delta_size, None);
     known.verify();
+}
+
+#[test]
+fn what_is_no_descriptor_says_what_to_open() {
+    let known = FilledImage::new(ImageMode::Expanded);
+    let (xml, base) = (known.xml(), known.path("root.hds"));
+    let directory = xml.parent().unwrap();
+    let open = [
+        (base.as_path(), "this is a delta, not a descriptor; open "),
+        (directory, "this is a directory, not a descriptor; open "),
+    ];
+    for (path, words) in open {
+        let errors = [
+            Ploop::open(path).unwrap_err(),
+            Descriptor::open(path).unwrap_err(),
+            fs_info(path).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            assert_eq!(error.path(), Some(path));
+            assert!(error.message().starts_with(words), "{error}");
+            assert!(error.message().ends_with("/DiskDescriptor.xml"), "{error}");
+        }
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let error = Ploop::open(empty.path()).unwrap_err();
+    assert!(error.message().contains("there is no "), "{error}");
+}
+
+#[test]
+fn snapshots_are_listed_without_the_top() {
+    let mut known = FilledImage::new(ImageMode::Expanded);
+    assert_eq!(known.ploop.snapshots().unwrap(), []);
+    let guids = [known.snapshot(), known.snapshot()];
+    let listed = known.ploop.snapshots().unwrap();
+    let found: Vec<Guid> = listed.iter().map(|snapshot| snapshot.guid).collect();
+    assert_eq!(found, guids);
+    assert_eq!(listed[1].parent, guids[0]);
+}
+
+/// In one thread a handle can be shared.
+#[test]
+fn look_ups_need_no_exclusive_handle() {
+    let known = FilledImage::new(ImageMode::Expanded);
+    let image: &Ploop = &known.ploop;
+    let other = image.clone();
+    assert_eq!(other.path(), image.path());
+    for image in [image, &other] {
+        assert_eq!(image.descriptor().unwrap(), known.descriptor());
+        assert_eq!(image.top_delta_file().unwrap(), known.path("root.hds"));
+        assert_eq!(image.base_delta_file().unwrap(), known.path("root.hds"));
+        assert_eq!(image.image_info().unwrap().size(), known.descriptor().size);
+        assert_eq!(image.leftovers().unwrap(), [""; 0].map(PathBuf::from));
+        assert!(!image.is_mounted().unwrap());
+        let error = image.discard_stat().unwrap_err();
+        assert!(error.is_not_mounted(), "{error}");
+    }
 }
 
 #[test]

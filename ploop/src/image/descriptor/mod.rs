@@ -10,6 +10,7 @@ use super::xml::{self, Element};
 
 mod write;
 
+use crate::image::Header;
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
 #[cfg(feature = "libploop")]
 pub(crate) use write::UnknownFields;
@@ -359,7 +360,8 @@ fn corrupt(message: impl Into<String>) -> Error {
 fn read(path: &Path) -> Result<Descriptor> {
     let real = fs::canonicalize(path)
         .map_err(|error| Error::io(OPERATION, "the file cannot be found", error))?;
-    Descriptor::parse(text(&real)?, directory(&real))
+    let descriptor = text(&real).and_then(|text| Descriptor::parse(text, directory(&real)));
+    descriptor.map_err(|error| require_readable(&real).err().unwrap_or(error))
 }
 
 /// The directory to which relative image names of the descriptor `real` are joined.
@@ -367,17 +369,26 @@ pub(crate) fn directory(real: &Path) -> &Path {
     real.parent().unwrap_or(Path::new("/"))
 }
 
-/// Requires that a descriptor is a regular file of a sensible size. libploop reads anything, with the image's lock
-/// held, and says little about what it could not read.
-#[cfg(feature = "libploop")]
+/// Requires that this can be a descriptor, a regular file of a sensible size, and says what to open instead. libploop
+/// reads anything, with the image's lock held, and says little about what it could not read.
 pub(crate) fn require_readable(path: &Path) -> Result<()> {
     let metadata = fs::metadata(path)
         .map_err(|error| Error::io(OPERATION, "the file cannot be examined", error))?;
     let refused = |message| Err(Error::new(ErrorKind::InvalidInput, OPERATION, message));
+    let other = |what, directory: &Path| {
+        let descriptor = directory.join("DiskDescriptor.xml");
+        refused(match descriptor.is_file() {
+            true => format!("this is {what}; open {}", descriptor.display()),
+            false => format!("this is {what}, and there is no {}", descriptor.display()),
+        })
+    };
     match metadata.file_type() {
-        kind if kind.is_dir() => refused("this is a directory, not a file"),
+        kind if kind.is_dir() => other("a directory, not a descriptor", path),
+        kind if kind.is_file() && Header::read(path).is_ok() => {
+            other("a delta, not a descriptor", directory(path))
+        }
         kind if kind.is_file() => require_sensible_size(metadata.len()),
-        _ => refused("this is not a regular file"),
+        _ => refused("this is not a regular file".into()),
     }
 }
 
