@@ -64,7 +64,7 @@ fn show(path: &Path, everything: &Everything) {
     let report = &everything.report;
     if let Some(descriptor) = &everything.descriptor {
         println!(
-            "{}: {}, {} in clusters of {}",
+            "{}: {}, {:.2} in clusters of {}",
             path.display(),
             descriptor.mode,
             descriptor.size,
@@ -74,7 +74,7 @@ fn show(path: &Path, everything: &Everything) {
     }
     for partition in &everything.partitions {
         println!(
-            "partition {}: {} from {} on",
+            "partition {}: {:.2} from {} on",
             partition.number,
             partition.size,
             Size::from_bytes(partition.offset)
@@ -107,7 +107,7 @@ fn line(descriptor: &Descriptor, report: &Report, guid: Guid, indent: &str) {
         .and_then(|image| image.file.file_name())
         .unwrap_or_default();
     let delta = report.deltas.iter().find(|delta| delta.guid == Some(guid));
-    let allocated = delta.map_or("unreadable".to_owned(), |delta| delta.allocated.to_string());
+    let allocated = delta.map_or("unreadable".into(), |delta| format!("{:.2}", delta.allocated));
     let top = if guid == descriptor.top { " (top)" } else { "" };
     println!(
         "{indent}{guid}{top}  {allocated}  {}",

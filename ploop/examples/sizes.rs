@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     guard.resize(Size::from_gib(1), ResizeMode::Online)?;
     let show = |when| -> ploop::Result<()> {
         let info = fs_info(home.join("DiskDescriptor.xml"))?;
-        println!("{when}: {} free of {}", info.free(), info.size());
+        println!("{when}: {:.1} free of {:.1}", info.free(), info.size());
         Ok(())
     };
     show("grown")?;
