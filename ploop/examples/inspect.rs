@@ -107,7 +107,9 @@ fn line(descriptor: &Descriptor, report: &Report, guid: Guid, indent: &str) {
         .and_then(|image| image.file.file_name())
         .unwrap_or_default();
     let delta = report.deltas.iter().find(|delta| delta.guid == Some(guid));
-    let allocated = delta.map_or("unreadable".into(), |delta| format!("{:.2}", delta.allocated));
+    let allocated = delta.map_or("unreadable".into(), |delta| {
+        format!("{:.2}", delta.allocated)
+    });
     let top = if guid == descriptor.top { " (top)" } else { "" };
     println!(
         "{indent}{guid}{top}  {allocated}  {}",
