@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The Rust version that the workspace promises to build with, and the standard libraries of other targets, unpacked from
-# Debian's packages below target/.
+# Unpacks the oldest Rust that builds the workspace, and standard libraries of other targets, from Debian's packages below
+# target/.
 #
 #   ci/rust.sh [--check]
 #
 # --check    unpack nothing; exit with 1 if it is not there
 #
-# target/rust-VERSION/bin/cargo and rustc run it. Nothing is installed: these packages conflict with rustup's and with
-# Debian's own Rust, and the other targets' ones would need foreign architectures in dpkg. So it needs no root either, and
-# what is on the machine stays as it is. apt checks the signatures as ever.
+# The programs are target/rust-VERSION/bin/cargo and rustc. Nothing is installed, because these packages conflict with rustup's
+# and with Debian's own Rust, and those of other targets would need foreign architectures in dpkg. So no root is needed. apt
+# checks the signatures as always.
 #
 # Debian 12 has Rust 1.85 as rustc-web, Debian 13 as rustc. Elsewhere: rustup toolchain install VERSION.
 # Exit code: 0 it is there; 1 it is not, or there is no such package; 2 wrong usage.
@@ -33,11 +33,11 @@ case ${1:-} in
 esac
 if [ -x "$directory/bin/cargo" ]; then exit 0; fi
 if ! command -v apt-get >/dev/null; then
-    say "no apt-get here; install Rust $version by rustup"
+    say "no apt-get here; install Rust $version with rustup"
     exit 1
 fi
 
-# What the workspace is checked for beside the machine's own.
+# The architectures that the workspace is checked for beside the machine's own.
 own=$(dpkg --print-architecture)
 others=()
 for architecture in amd64 arm64 i386 s390x; do
@@ -49,7 +49,7 @@ rm -rf "$work"
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/apt/lists/partial "$work"/apt/archives/partial "$work"/bin
 
-# Package lists of its own, for they are of other architectures, too.
+# Separate package lists, because they are of other architectures, too.
 options=(-o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache::archives=$work/apt/archives"
     -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o Debug::NoLocking=1 -o APT::Sandbox::User=root)
 for architecture in "$own" "${others[@]}"; do
@@ -57,7 +57,7 @@ for architecture in "$own" "${others[@]}"; do
 done
 
 say "unpacking Rust $version below target/; reading package lists"
-# A list that cannot be had is no matter as long as the packages are found.
+# A list that cannot be read does not matter as long as the packages are found.
 apt-get -qq "${options[@]}" update 2>"$work/apt/words" || true
 
 candidate() { apt-cache "${options[@]}" policy "$1" 2>/dev/null | sed -n 's/^  Candidate: //p'; }
@@ -68,11 +68,11 @@ for try in -web ''; do
 done
 if [ "$suffix" = none ]; then
     cat "$work/apt/words" >&2
-    say "no package with Rust $version here; install it by rustup"
+    say "no package has Rust $version here; install it with rustup"
     exit 1
 fi
 
-# With the libraries they need and the machine has not got.
+# With the libraries that they need and the machine lacks.
 apt-get -qq "${options[@]}" --download-only --reinstall --yes --no-install-recommends \
     install "rustc$suffix" "cargo$suffix" "libstd-rust$suffix-dev" >&2
 for architecture in "${others[@]}"; do
@@ -84,8 +84,8 @@ for package in "$work"/apt/archives/*.deb; do
 done
 rm -rf "$work/apt" "$work/usr/share"
 
-# The programs look for libraries where the packages would have put them. Cargo starts rustc itself and not by its script: a
-# shell would drop the variables that no shell could have set, such as CARGO_BIN_EXE_ploop-sandbox.
+# The programs look for libraries where the packages would have installed them. Cargo starts rustc directly and not by its
+# script: a shell would drop variables whose names it does not allow, such as CARGO_BIN_EXE_ploop-sandbox.
 for program in rustc rustdoc cargo; do
     cat >"$work/bin/$program" <<'SCRIPT'
 #!/bin/sh

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Installs what the workspace needs beside the Rust toolchain, by the system's package manager.
+# Installs what the workspace needs beside the Rust toolchain, with the system's package manager.
 #
 #   ci/setup.sh [--check | --dry-run] [GROUP...]
 #
 # Groups (none named: all but rust):
 #   build    libploop's development package, pkg-config, a C compiler to link with
 #   test     the programs libploop and the tests run
-#   sandbox  what the stand-in for the ploop driver runs, and its tests
+#   sandbox  the programs that the sandbox and its tests run
 #   bench    what the sandbox is measured with and against
-#   bindgen  libclang, which `cargo xtask bindgen` reads the C header with
-#   ci       what `cargo xtask ci` needs beyond these
-#   rust     the oldest Rust the workspace builds with, and other targets' standard libraries, by ci/rust.sh: on Debian only,
+#   bindgen  libclang, with which `cargo xtask bindgen` reads the C header
+#   ci       what else `cargo xtask ci` needs
+#   rust     the oldest Rust that builds the workspace, and standard libraries of other targets, by ci/rust.sh: on Debian only,
 #            unpacked below target/ and not installed
 #
 # --check    install nothing; print the missing packages, one a line; exit with 1 if there are any
 # --dry-run  install nothing; print the commands that would run
 #
-# It says what it is about to install, uses sudo if not root, and does nothing where nothing is missing.
-# Exit code: 0 everything is there; 1 something is missing or could not be installed; 2 wrong usage or unknown system.
+# Prints what it installs, uses sudo if not root, and does nothing if nothing is missing.
+# Exit code: 0 nothing is missing; 1 something is missing or could not be installed; 2 wrong usage or unknown system.
 set -euo pipefail
 
-# Debian keeps administrators' programs off the path of other users.
+# On Debian, only root's PATH has the directories of administrators' programs.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 say() { printf 'ci/setup.sh: %s\n' "$*" >&2; }
@@ -52,7 +52,7 @@ wants() {
     return 1
 }
 
-# Which names the packages have.
+# Packages have other names in other distributions.
 family=unknown
 if command -v apt-get >/dev/null; then
     family=debian
@@ -70,8 +70,8 @@ fi
 
 missing=()
 
-# need DEBIAN-PACKAGE RHEL-PACKAGE TEST...: the package is missing if the test fails. What is there is asked, not what is
-# installed as a package, so that a tool from elsewhere counts and the check is quick.
+# need DEBIAN-PACKAGE RHEL-PACKAGE TEST...: the package is missing if the test fails. The tests look for the programs, not the
+# packages: so a program from elsewhere counts, and the check is quick.
 need() {
     local debian=$1 rhel=$2
     shift 2
@@ -83,7 +83,7 @@ program() { command -v "$1"; }
 
 pkg_config() { command -v "${PKG_CONFIG:-pkg-config}" || command -v pkgconf; }
 
-# Not --exists, nor --cflags: either also asks for libxml2's development package, which is not needed.
+# --exists and --cflags would also look for the development package of libxml2, which is not needed.
 libploop() { [ -n "${PLOOP_LIB_DIR:-}" ] || "$(pkg_config)" --modversion ploop; }
 
 libclang() {
@@ -91,10 +91,10 @@ libclang() {
         ls /usr/lib/llvm*/lib/libclang.so* /usr/lib/llvm*/lib/libclang-[0-9]*.so*
 }
 
-# Where they are modules that are not loaded, the sandbox says so; loading them takes modprobe.
+# Where their modules are not loaded, the sandbox says so; modprobe loads them.
 loop_and_fuse() { { [ -e /dev/loop-control ] && [ -e /dev/fuse ]; } || command -v modprobe; }
 
-# The package with qemu-storage-daemon: Debian moved it out of qemu-system-common between QEMU 7 and 10.
+# The package with qemu-storage-daemon, which Debian moved out of qemu-system-common between QEMU 7 and 10.
 storage_daemon() {
     if [ "$family" = debian ] && grep -q 'Candidate: [0-9]*:[0-9][.]' <<<"$(apt-cache policy qemu-utils 2>/dev/null)"; then
         printf 'qemu-system-common\n'
@@ -146,9 +146,9 @@ fi
 
 case $family in
 debian)
-    # A C compiler without the C library's headers links nothing.
+    # The C compiler needs the headers of the C library.
     case " ${missing[*]} " in *" gcc "*) missing+=(libc6-dev) ;; esac
-    # Another package manager at work is waited for.
+    # Waits for another package manager that is running.
     apt=(env DEBIAN_FRONTEND=noninteractive apt-get --quiet -o DPkg::Lock::Timeout=120)
     refresh=("${apt[@]}" update)
     install=("${apt[@]}" install --yes --no-install-recommends "${missing[@]}")
@@ -157,11 +157,11 @@ rhel)
     refresh=()
     install=(dnf install --assumeyes "${missing[@]}")
     case " ${missing[*]} " in
-    *" ploop-devel "*) say "ploop-devel comes from the OpenVZ repositories; dnf has to know them" ;;
+    *" ploop-devel "*) say "ploop-devel is in the OpenVZ repositories; add them to dnf" ;;
     esac
     ;;
 *)
-    say "neither apt-get nor dnf here; install by hand what Debian calls: ${missing[*]}"
+    say "no apt-get and no dnf here; install these packages (Debian's names) by hand: ${missing[*]}"
     exit 2
     ;;
 esac
@@ -169,13 +169,13 @@ esac
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then
     if [ "$mode" = install ] && ! command -v sudo >/dev/null; then
-        say "not root and no sudo; install by hand: ${missing[*]}"
+        say "not root, and no sudo here; install these packages by hand: ${missing[*]}"
         exit 1
     fi
     sudo=(sudo)
 fi
 
-# Whether the package lists are there and know every missing package; refreshing them takes longer than the rest.
+# Whether the package lists know every missing package. Refreshing them takes longer than the rest.
 lists_known() {
     local package
     for package in "${missing[@]}"; do
@@ -198,7 +198,7 @@ if [ "$family" = debian ] && ! lists_known; then
     refresh=()
 fi
 if ! run "${sudo[@]}" "${install[@]}"; then
-    # Lists that are known may still be too old for the archive.
+    # The lists may be too old for the archive.
     if [ "${#refresh[@]}" -eq 0 ]; then exit 1; fi
     run "${sudo[@]}" "${refresh[@]}"
     run "${sudo[@]}" "${install[@]}" || exit 1

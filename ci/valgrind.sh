@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs test programs under valgrind: any memory error that ci/valgrind.supp does not name is a failure.
+# Runs test programs under valgrind. Any memory error that ci/valgrind.supp does not name is a failure.
 #
 #   ci/valgrind.sh PROGRAM... [-- TEST-ARGUMENT...]
 #
-# The programs are what `cargo test --no-run --features ploop-sys/static --message-format=json` names as "executable"
-# (`cargo xtask ci` does that). They have to be linked with libploop.a: the shared library is stripped, and a suppression
-# that could not name a function would hide every error of the library.
+# `cargo xtask ci` builds the programs; `cargo test --no-run --features ploop-sys/static --message-format=json` names them as
+# "executable". They have to be linked with libploop.a: the shared library is stripped, and a suppression that cannot name a
+# function would hide every error of the library.
 #
-# Programs that a test starts run without valgrind; forked children are watched.
+# Programs that a test starts run without valgrind; forked children run under it.
 #
 # Exit code: 0 no error; 1 errors or failed tests; 2 wrong usage; 4 libploop is in none of the programs.
 set -euo pipefail
@@ -37,21 +37,21 @@ for program in "${programs[@]}"; do
         exit 2
     fi
     name=$(basename "$program")
-    # Any call of libploop brings this function with it.
+    # A program that calls libploop has this function.
     if ! grep -q __ploop_err "$program"; then
-        printf 'valgrind: %s: left out, libploop is not in it\n' "$name"
+        printf 'valgrind: %s: left out, without libploop\n' "$name"
         continue
     fi
     printf 'valgrind: %s\n' "$name"
     watched=$((watched + 1))
-    # Its own exit code tells valgrind's errors from failed tests. Threads take turns under valgrind; one test at a time
-    # keeps waits for locks short.
+    # A separate exit code tells valgrind's errors from failed tests. Only one thread runs at a time under valgrind, so one
+    # test at a time keeps waits for locks short.
     status=0
-    # Debian's over-reads must end in the space between blocks; beyond it may be nothing, and the program faults.
+    # The over-reads of Debian's libploop must end in the space between blocks; otherwise the program may crash.
     valgrind --quiet --redzone-size=4096 --error-exitcode=99 --leak-check=no --num-callers=30 --fair-sched=try \
         --suppressions="$suppressions" --log-file="$log" \
         "$program" --test-threads=1 "$@" </dev/null || status=$?
-    # Without errors the log is empty: --quiet. A child killed by the test leaves its own lines, not an error.
+    # Because of --quiet, the log is empty without errors. A child that the test kills leaves lines that are no errors.
     if [ "$status" -eq 99 ] || grep -qE 'Invalid (read|write|free)|uninitialised|unaddressable|overlap|Mismatched|Jump to the invalid' "$log"; then
         cat "$log" >&2
         printf 'valgrind: %s: memory errors\n' "$name" >&2
@@ -67,7 +67,7 @@ if [ "${#failed[@]}" -ne 0 ]; then
     exit 1
 fi
 if [ "$watched" -eq 0 ]; then
-    echo "valgrind: libploop is in none of the programs" >&2
+    echo "valgrind: none of the programs has libploop in it" >&2
     exit 4
 fi
 printf 'valgrind: %d programs, no error outside ci/valgrind.supp\n' "$watched"
