@@ -15,7 +15,7 @@
 //! | feature | default | what |
 //! |---|---|---|
 //! | `libploop` | yes | the C library, through `ploop-sys`, and everything that needs it. A program that links libploop 1.15 links code under GPL-2.0-or-later |
-//! | `static` | | links `libploop.a` in the place of `libploop.so` |
+//! | `static` | | links `libploop.a` instead of `libploop.so` |
 //! | `image` | yes | the module `image`, in pure Rust. `--no-default-features --features image` links no C library |
 //! | `image-write` | | `image` also writes, as the driver would |
 //! | `log` | yes | what libploop and its tools say goes to the log facade |

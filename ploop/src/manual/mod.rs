@@ -87,8 +87,8 @@ pub mod _05_live_copies {}
 pub mod _06_images_without_c {}
 #[doc = include_str!("errors.md")]
 pub mod _07_errors {}
-#[doc = include_str!("threads_async_processes.md")]
-pub mod _08_threads_async_processes {}
+#[doc = include_str!("threads_and_async.md")]
+pub mod _08_threads_and_async {}
 #[doc = include_str!("driver_and_sandbox.md")]
 pub mod _09_driver_and_sandbox {}
 #[doc = include_str!("power_cuts.md")]
