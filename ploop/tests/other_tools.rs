@@ -508,7 +508,7 @@ fn damage_is_found_by_all() -> Outcome {
 #[cfg(feature = "image-write")]
 fn what_is_written_here() -> Outcome {
     use ploop::Size;
-    use ploop::image::{DiskWriter, create_delta};
+    use ploop::image::{ChainOptions, DiskWriter, create_delta};
     use proptest::prelude::*;
     use proptest::test_runner::{Config, TestRunner};
 
@@ -548,7 +548,7 @@ fn what_is_written_here() -> Outcome {
             Size::from_bytes(model.len() as u64),
         )
         .unwrap();
-        let mut writer = DiskWriter::open_files(&[&path], cluster, false, false).unwrap();
+        let mut writer = DiskWriter::open_files(&[&path], cluster, ChainOptions::new()).unwrap();
         let put = |writer: &mut DiskWriter, model: &mut Vec<u8>, at: u64, len: usize, byte: u8| {
             let len = len.min(model.len() - at as usize);
             writer.write_at(&vec![byte; len], at).unwrap();

@@ -66,4 +66,4 @@ pub use partition::{Partition, PartitionKind};
 pub(crate) use preallocate::preallocate;
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
 #[cfg(feature = "image-write")]
-pub use write::{DeltaFile, DiskWriter, ReadPlan, create_delta, header_of};
+pub use write::{ChainOptions, DeltaFile, DiskWriter, ReadPlan, create_delta, header_of};

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
 use ploop::ClusterSize;
-use ploop::image::{DeltaFile, Disk, DiskWriter, header_of};
+use ploop::image::{ChainOptions, DeltaFile, Disk, DiskWriter, header_of};
 use rustix::fs::{OFlags, fcntl_getfl, fstatfs};
 use rustix::io::Errno;
 
@@ -204,14 +204,15 @@ impl Device {
             )
         };
         let cluster = ClusterSize::from_log2_sectors(cluster_log).map_err(|_| Errno::INVAL)?;
+        let options = ChainOptions::new().raw_base(raw).allow_in_use(true);
         let disk = if files.is_empty() {
             Stack::None
         } else if read_only {
-            let disk = Disk::from_files(files, cluster, raw, true).map_err(|e| errno_of(&e))?;
+            let disk = Disk::from_files(files, cluster, options).map_err(|e| errno_of(&e))?;
             Stack::ReadOnly(Box::new(disk))
         } else {
             let mut disk =
-                DiskWriter::from_files(files, cluster, raw, true).map_err(|e| errno_of(&e))?;
+                DiskWriter::from_files(files, cluster, options).map_err(|e| errno_of(&e))?;
             disk.set_preallocation(PREALLOCATION);
             // A preallocated image keeps its clusters.
             let clusters = disk.size().bytes().div_ceil(cluster.bytes());

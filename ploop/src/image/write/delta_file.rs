@@ -66,6 +66,40 @@ impl DeltaFile {
     }
 }
 
+/// How a chain of files is opened that no descriptor tells of.
+///
+/// ```
+/// use ploop::image::ChainOptions;
+///
+/// let after_a_crash = ChainOptions::new().raw_base(true).allow_in_use(true);
+/// # let _ = after_a_crash;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[must_use]
+pub struct ChainOptions {
+    pub(super) raw_base: bool,
+    pub(super) allow_in_use: bool,
+}
+
+impl ChainOptions {
+    /// Deltas with a header each, none of them marked as in use.
+    pub fn new() -> ChainOptions {
+        ChainOptions::default()
+    }
+
+    /// Whether the base is a raw file (default: no).
+    pub fn raw_base(mut self, raw: bool) -> ChainOptions {
+        self.raw_base = raw;
+        self
+    }
+
+    /// Whether deltas may be marked as in use, as after a crash (default: no).
+    pub fn allow_in_use(mut self, allow: bool) -> ChainOptions {
+        self.allow_in_use = allow;
+        self
+    }
+}
+
 /// Opens an open file again, whether or not it still has its name.
 pub(super) fn reopen(file: &File, write: bool) -> io::Result<File> {
     OpenOptions::new()
@@ -88,8 +122,7 @@ pub fn header_of(file: &File) -> Result<Header> {
 }
 
 impl Disk {
-    /// Opens a chain of open files, the base first; with `raw`, the base is a raw file. With `allow_in_use`, they may
-    /// be marked as in use. Needs the feature `image-write`.
+    /// Opens a chain of open files, the base first. Needs the feature `image-write`.
     ///
     /// # Errors
     ///
@@ -97,11 +130,15 @@ impl Disk {
     pub fn from_files(
         files: Vec<DeltaFile>,
         cluster: ClusterSize,
-        raw: bool,
-        allow_in_use: bool,
+        options: ChainOptions,
     ) -> Result<Disk> {
+        let ChainOptions {
+            raw_base,
+            allow_in_use,
+        } = options;
         let levels = files.iter().enumerate();
-        let levels = levels.map(|(level, file)| file.open_level(raw && level == 0, allow_in_use));
+        let levels =
+            levels.map(|(level, file)| file.open_level(raw_base && level == 0, allow_in_use));
         Disk::from_levels(levels.collect::<Result<_>>()?, cluster)
     }
 

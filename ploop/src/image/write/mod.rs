@@ -31,7 +31,7 @@ use delta::WritableDelta;
 use merge::RunningMerge;
 use storage::Storage;
 
-pub use delta_file::{DeltaFile, header_of};
+pub use delta_file::{ChainOptions, DeltaFile, header_of};
 pub use read_plan::ReadPlan;
 
 const OPERATION: &str = "write image";
@@ -76,12 +76,12 @@ pub fn create_delta(
 /// The files are not locked, and the descriptor is not changed.
 ///
 /// ```no_run
-/// use ploop::image::{DiskWriter, create_delta};
+/// use ploop::image::{ChainOptions, DiskWriter, create_delta};
 /// use ploop::{ClusterSize, FormatVersion, Size};
 ///
 /// let cluster = ClusterSize::DEFAULT;
 /// create_delta("root.hds", FormatVersion::V2, cluster, Size::from_gib(10))?;
-/// let mut disk = DiskWriter::open_files(&["root.hds"], cluster, false, false)?;
+/// let mut disk = DiskWriter::open_files(&["root.hds"], cluster, ChainOptions::new())?;
 /// disk.write_at(b"hello", 4096)?;
 /// disk.snapshot("root.hds.1")?;
 /// disk.write_at(b"world", 4096)?;
@@ -207,11 +207,11 @@ impl DiskWriter {
             .map(|image| &*image.file)
             .collect();
         let raw = descriptor.mode == ImageMode::Raw;
-        DiskWriter::open_files(&files, descriptor.cluster, raw, false)
+        let options = ChainOptions::new().raw_base(raw);
+        DiskWriter::open_files(&files, descriptor.cluster, options)
     }
 
-    /// Opens a chain of files, the base first; with `raw`, the base is a raw file. With
-    /// `allow_in_use`, the top may be marked as in use, as after a crash.
+    /// Opens a chain of files, the base first. Only the top may be marked as in use, where the options allow that.
     ///
     /// # Errors
     ///
@@ -219,9 +219,12 @@ impl DiskWriter {
     pub fn open_files(
         files: &[impl AsRef<Path>],
         cluster: ClusterSize,
-        raw: bool,
-        allow_in_use: bool,
+        options: ChainOptions,
     ) -> Result<DiskWriter> {
+        let ChainOptions {
+            raw_base: raw,
+            allow_in_use,
+        } = options;
         let Some((top, lower)) = files.split_last() else {
             return Err(no_file());
         };
@@ -236,8 +239,7 @@ impl DiskWriter {
     }
 
     /// [`open_files`](DiskWriter::open_files) with files that are open already. The process must be able to open them
-    /// again through `/proc/self/fd`: the top for writing, the others for reading. With `allow_in_use`, each may be
-    /// marked as in use. Marks that those below get later do not matter.
+    /// again through `/proc/self/fd`: the top for writing, the others for reading. Marks that those below get later do not matter.
     ///
     /// # Errors
     ///
@@ -245,9 +247,12 @@ impl DiskWriter {
     pub fn from_files(
         mut files: Vec<DeltaFile>,
         cluster: ClusterSize,
-        raw: bool,
-        allow_in_use: bool,
+        options: ChainOptions,
     ) -> Result<DiskWriter> {
+        let ChainOptions {
+            raw_base: raw,
+            allow_in_use,
+        } = options;
         let top = files.pop().ok_or_else(no_file)?;
         let lower = files.iter().enumerate();
         let levels = lower

@@ -44,9 +44,9 @@ fn what_cannot_be_written_is_refused() {
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     writer.write_at(&[5], 0).unwrap();
     drop(writer);
-    let error = DiskWriter::open_files(&[&path], cluster(), false, false).unwrap_err();
+    let error = DiskWriter::open_files(&[&path], cluster(), ChainOptions::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
-    DiskWriter::open_files(&[&path], cluster(), false, true)
+    DiskWriter::open_files(&[&path], cluster(), ChainOptions::new().allow_in_use(true))
         .unwrap()
         .close()
         .unwrap();
@@ -115,7 +115,7 @@ fn open_files_make_a_writer() {
     let dir = tempfile::tempdir().unwrap();
     let paths = two(dir.path());
     let expected = {
-        let disk = Disk::from_files(given(&paths), cluster(), false, false).unwrap();
+        let disk = Disk::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap();
         contents(&disk)
     };
     let mut files = given(&paths);
@@ -133,7 +133,7 @@ fn open_files_make_a_writer() {
     for path in &paths {
         std::fs::remove_file(path).unwrap();
     }
-    let mut writer = DiskWriter::from_files(files, cluster(), false, false).unwrap();
+    let mut writer = DiskWriter::from_files(files, cluster(), ChainOptions::new()).unwrap();
     let in_use = || [0, 1].map(|level| header_of(&kept[level]).unwrap().in_use);
     assert_eq!(in_use(), [false, true]);
     let mut now = vec![0; expected.len()];
@@ -159,7 +159,7 @@ fn open_files_make_a_writer() {
 fn a_merge_without_space_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let paths = two(dir.path());
-    let mut writer = DiskWriter::from_files(given(&paths), cluster(), false, false).unwrap();
+    let mut writer = DiskWriter::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap();
     let mut expected = vec![0; writer.size().bytes() as usize];
     writer.read_at(&mut expected, 0).unwrap();
     let mut now = vec![0; expected.len()];
@@ -185,8 +185,8 @@ fn a_merge_without_space_changes_nothing() {
 fn changes_below_are_seen_when_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let paths = two(dir.path());
-    let mut writer = DiskWriter::from_files(given(&paths), cluster(), false, false).unwrap();
-    let mut disk = Disk::from_files(given(&paths[..1]), cluster(), false, false).unwrap();
+    let mut writer = DiskWriter::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap();
+    let mut disk = Disk::from_files(given(&paths[..1]), cluster(), ChainOptions::new()).unwrap();
     let mut byte = [0];
     writer.read_at(&mut byte, 15 * CLUSTER).unwrap();
     disk.read_at(&mut byte, 15 * CLUSTER).unwrap();
@@ -250,22 +250,42 @@ fn files_in_use_are_refused_unless_allowed() {
         header.in_use = true;
         let file = WritableDelta::open_file(&paths[level]).unwrap();
         file.write_all_at(&header.to_bytes(), 0).unwrap();
-        let error = DiskWriter::from_files(given(&paths), cluster(), false, false).unwrap_err();
+        let error =
+            DiskWriter::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         assert_eq!(error.path(), Some(&*paths[level]));
-        let error = Disk::from_files(given(&paths), cluster(), false, false).unwrap_err();
+        let error = Disk::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
-        let writer = DiskWriter::from_files(given(&paths), cluster(), false, true).unwrap();
-        Disk::from_files(given(&paths), cluster(), false, true).unwrap();
+        let writer = DiskWriter::from_files(
+            given(&paths),
+            cluster(),
+            ChainOptions::new().allow_in_use(true),
+        )
+        .unwrap();
+        Disk::from_files(
+            given(&paths),
+            cluster(),
+            ChainOptions::new().allow_in_use(true),
+        )
+        .unwrap();
         writer.close().unwrap();
         header.in_use = false;
         file.write_all_at(&header.to_bytes(), 0).unwrap();
     }
-    let error = DiskWriter::from_files(Vec::new(), cluster(), false, true).unwrap_err();
+    let error = DiskWriter::from_files(
+        Vec::new(),
+        cluster(),
+        ChainOptions::new().allow_in_use(true),
+    )
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     // A delta with other clusters is not marked.
-    let error =
-        DiskWriter::from_files(given(&paths[1..]), ClusterSize::DEFAULT, false, true).unwrap_err();
+    let error = DiskWriter::from_files(
+        given(&paths[1..]),
+        ClusterSize::DEFAULT,
+        ChainOptions::new().allow_in_use(true),
+    )
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(!Header::read(&paths[1]).unwrap().in_use);
 }
@@ -293,7 +313,7 @@ fn a_larger_delta_can_be_put_on_top_as_a_file() {
     );
     assert!(Header::read(&upper).unwrap().in_use);
     writer.close().unwrap();
-    let disk = Disk::from_files(given(&[base, upper]), cluster(), false, false).unwrap();
+    let disk = Disk::from_files(given(&[base, upper]), cluster(), ChainOptions::new()).unwrap();
     assert!(contents(&disk)[..16] == [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0]);
 }
 

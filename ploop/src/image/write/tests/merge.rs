@@ -61,7 +61,14 @@ fn of_files(paths: &[PathBuf], raw: bool) -> Vec<u8> {
     let files = paths
         .iter()
         .map(|path| DeltaFile::new(std::fs::File::open(path).unwrap(), path));
-    contents(&Disk::from_files(files.collect(), cluster(), raw, true).unwrap())
+    contents(
+        &Disk::from_files(
+            files.collect(),
+            cluster(),
+            ChainOptions::new().raw_base(raw).allow_in_use(true),
+        )
+        .unwrap(),
+    )
 }
 
 fn is_empty(delta: &Path) -> bool {
@@ -148,7 +155,8 @@ fn a_merge_that_is_not_finished_leaves_both() {
     assert!(!is_empty(&paths[2]));
     assert!(of_files(&paths, false) == model);
     // And a merge of them can begin again.
-    let mut writer = DiskWriter::open_files(&paths, cluster(), false, true).unwrap();
+    let mut writer =
+        DiskWriter::open_files(&paths, cluster(), ChainOptions::new().allow_in_use(true)).unwrap();
     writer.merge_down().unwrap();
     assert!(whole(&mut writer) == model);
     writer.close().unwrap();

@@ -39,7 +39,7 @@ fn contents(disk: &Disk) -> Vec<u8> {
 }
 
 fn open(files: &[PathBuf], raw: bool) -> DiskWriter {
-    DiskWriter::open_files(files, cluster(), raw, false).unwrap()
+    DiskWriter::open_files(files, cluster(), ChainOptions::new().raw_base(raw)).unwrap()
 }
 
 fn descriptor(dir: &Path, files: &[PathBuf], size: Size, raw: bool) -> PathBuf {

@@ -177,7 +177,14 @@ impl Modelled {
         });
         let below = match given.len() {
             0 => None,
-            _ => Some(Disk::from_files(given.collect(), cluster(), self.raw, false).unwrap()),
+            _ => Some(
+                Disk::from_files(
+                    given.collect(),
+                    cluster(),
+                    ChainOptions::new().raw_base(self.raw),
+                )
+                .unwrap(),
+            ),
         };
         self.writer().release(clusters).unwrap();
         for number in clusters {
@@ -253,7 +260,12 @@ impl Modelled {
                 let file = File::open(path).unwrap();
                 DeltaFile::new(file, path)
             });
-            DiskWriter::from_files(given.collect(), cluster(), self.raw, false).unwrap()
+            DiskWriter::from_files(
+                given.collect(),
+                cluster(),
+                ChainOptions::new().raw_base(self.raw),
+            )
+            .unwrap()
         };
         writer.set_preallocation(self.ahead);
         self.writer = Some(writer);

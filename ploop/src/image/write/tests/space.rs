@@ -208,7 +208,7 @@ fn clusters_got_ahead_are_not_written_whole() {
     let path = dir.path().join("delta");
     let large = ClusterSize::DEFAULT;
     create_delta(&path, FormatVersion::V2, large, Size::from_gib(1)).unwrap();
-    let mut writer = DiskWriter::open_files(&[&path], large, false, false).unwrap();
+    let mut writer = DiskWriter::open_files(&[&path], large, ChainOptions::new()).unwrap();
     writer.set_preallocation(64 << 20);
     for at in 0..60 {
         writer
@@ -366,7 +366,7 @@ fn clusters_are_where_the_writer_says() {
     assert_eq!(slots, [true, true, false, false]);
     writer.close().unwrap();
     let files = [base, top].map(|path| DeltaFile::new(File::open(&path).unwrap(), path));
-    let disk = Disk::from_files(files.into(), cluster(), false, false).unwrap();
+    let disk = Disk::from_files(files.into(), cluster(), ChainOptions::new()).unwrap();
     assert!(contents(&disk).iter().all(|byte| *byte == 0));
 }
 
@@ -492,7 +492,8 @@ fn holes_are_no_clusters() {
         let file = DeltaFile::new(File::open(path).unwrap(), path);
         file.with_holes(vec![hole])
     });
-    let mut writer = DiskWriter::from_files(files.collect(), cluster(), false, false).unwrap();
+    let mut writer =
+        DiskWriter::from_files(files.collect(), cluster(), ChainOptions::new()).unwrap();
     let mut merged = false;
     loop {
         let mut byte = [0];
