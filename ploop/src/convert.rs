@@ -23,6 +23,17 @@ impl Ploop {
     /// [`Unsupported`](ErrorKind::Unsupported) from raw, [`Busy`](ErrorKind::Busy) while attached,
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where libploop's temporary file `<base>.tmp` is
     /// there. After an error the image is as it was, possibly with more clusters allocated.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// use ploop::ImageMode;
+    ///
+    /// image.convert(ImageMode::Preallocated)?;
+    /// assert_eq!(image.descriptor()?.mode, ImageMode::Preallocated);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn convert(&mut self, mode: ImageMode) -> Result<()> {
         convert(&self.image, &LockedImage::CONVERT, mode)
     }

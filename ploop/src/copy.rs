@@ -29,6 +29,15 @@ use crate::{Error, Result, paths};
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for what is not of the form `/dev/ploop12345`, and
 /// where the stream broke. libploop does not check the last block and the final sync: compare
 /// checksums before the source is given up.
+///
+/// ```no_run
+/// use std::net::TcpStream;
+/// use std::os::fd::AsFd;
+///
+/// let receiver = TcpStream::connect("203.0.113.7:4444")?;
+/// ploop::copy::send("/dev/ploop12345", &receiver, Some(receiver.as_fd()))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn send(
     device: impl AsRef<Path>,
     output: impl AsFd,
@@ -49,6 +58,15 @@ pub fn send(
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for other descriptors,
 /// [`Corrupt`](crate::ErrorKind::Corrupt) for a stream that is none,
 /// [`Io`](crate::ErrorKind::Io) for one that ends early. The file is removed after an error.
+///
+/// ```no_run
+/// use std::net::TcpListener;
+/// use std::os::fd::AsFd;
+///
+/// let (sender, _) = TcpListener::bind("203.0.113.7:4444")?.accept()?;
+/// ploop::copy::receive("/vz/private/101/root.hdd/root.hds", &sender, Some(sender.as_fd()))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn receive(
     file: impl AsRef<Path>,
     input: impl AsFd,

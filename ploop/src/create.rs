@@ -298,6 +298,17 @@ impl Ploop {
     /// file system, [`NoSpace`](ErrorKind::NoSpace). After an error nothing is left; after `kill -9`
     /// or a power cut a directory `.ploop-create-…` may be, which is not in the way of another try, and
     /// which [`Ploop::remove_leftovers`] removes.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use ploop::{CreateParam, Ploop, Size};
+    ///
+    /// let param = CreateParam::new(dir.path().join("root.hds"), Size::from_gib(10));
+    /// // With a file system, which takes the driver, leave this out.
+    /// let image = Ploop::create(&param.fs(None))?;
+    /// assert_eq!(image.descriptor()?.size, Size::from_gib(10));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn create(param: &CreateParam) -> Result<Ploop> {
         let destination = Destination::of(OPERATION, &param.file)?;
         let format = param.checked(OPERATION)?;
@@ -327,6 +338,20 @@ impl Ploop {
     ///
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where `descriptor` is there; otherwise as
     /// [`Ploop::create`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # ploop::Ploop::create(&param.fs(None))?;
+    /// use ploop::{CreateParam, Ploop, Size};
+    ///
+    /// // A descriptor was lost: the delta is still there.
+    /// std::fs::remove_file(dir.path().join("DiskDescriptor.xml")).unwrap();
+    /// let param = CreateParam::new(dir.path().join("root.hds"), Size::from_mib(64)).fs(None);
+    /// let image = Ploop::create_descriptor(dir.path().join("DiskDescriptor.xml"), &param)?;
+    /// assert_eq!(image.image_info()?.size(), Size::from_mib(64));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn create_descriptor(descriptor: impl AsRef<Path>, param: &CreateParam) -> Result<Ploop> {
         let descriptor = descriptor.as_ref();
         create_descriptor(descriptor, param)

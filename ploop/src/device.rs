@@ -20,6 +20,14 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::is_mounted`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let image = ploop::Ploop::create(&param.fs(None))?;
+    /// assert_eq!(image.device()?, None);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn device(&self) -> Result<Option<PathBuf>> {
         let locked = self.image.lock(&LockedImage::DEVICE)?;
         let device = running(&locked, &descriptor(&locked)?)?;
@@ -31,6 +39,14 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::descriptor`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let image = ploop::Ploop::create(&param.fs(None))?;
+    /// assert!(image.devices()?.is_empty());
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn devices(&self) -> Result<Vec<PathBuf>> {
         let locked = self.image.lock(&LockedImage::DEVICES)?;
         let found = with_base_of(&locked, &descriptor(&locked)?)?;
@@ -129,6 +145,11 @@ fn find_all(operation: &'static str, base: &Path) -> Result<Vec<FoundDevice>> {
 ///
 /// [`InvalidInput`](ErrorKind::InvalidInput) for what is not of the form `/dev/ploop12345`,
 /// [`NoDriver`](ErrorKind::NoDriver) for a device that does not exist, [`Busy`](ErrorKind::Busy).
+///
+/// ```no_run
+/// ploop::device::umount("/dev/ploop12345")?;
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     const OPERATION: &str = "unmount device";
     let device = device.as_ref();
@@ -145,6 +166,18 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
 /// # Errors
 ///
 /// [`InvalidInput`](ErrorKind::InvalidInput) for a path that is none, and where it cannot be resolved.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+/// # let image = ploop::Ploop::create(&param.fs(None))?;
+/// use ploop::device;
+///
+/// let base = image.base_delta_file()?;
+/// assert_eq!(device::find(&base, None)?, None);
+/// assert_eq!(device::find(&base, Some(&"backup".parse()?))?, None);
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn find(base: impl AsRef<Path>, component: Option<&ComponentName>) -> Result<Option<PathBuf>> {
     const OPERATION: &str = "find device";
     let base = base.as_ref();
@@ -160,6 +193,12 @@ pub fn find(base: impl AsRef<Path>, component: Option<&ComponentName>) -> Result
 /// # Errors
 ///
 /// Where the mount table cannot be read.
+///
+/// ```
+/// // What is mounted here is no ploop device.
+/// assert_eq!(ploop::device::by_mount_point("/proc")?, None);
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     let target = target.as_ref();
     ffi::device_by_mount(target, &CPath::new("find device of mount point", target)?)
@@ -170,6 +209,11 @@ pub fn by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
 /// # Errors
 ///
 /// Where the mount table cannot be read.
+///
+/// ```
+/// assert_eq!(ploop::device::partition_by_mount_point("/proc")?, None);
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn partition_by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     let target = target.as_ref();
     ffi::partition_by_mount(
@@ -184,6 +228,13 @@ pub fn partition_by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathB
 ///
 /// [`InvalidInput`](ErrorKind::InvalidInput) for what is not of the form `/dev/ploop12345`; otherwise
 /// for a device that does not exist.
+///
+/// ```no_run
+/// if let Some(target) = ploop::device::mount_point("/dev/ploop12345")? {
+///     println!("mounted on {}", target.display());
+/// }
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn mount_point(device: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     const OPERATION: &str = "find mount point of device";
     let device = device.as_ref();
@@ -205,6 +256,12 @@ pub fn mount_point(device: impl AsRef<Path>) -> Result<Option<PathBuf>> {
 /// # Errors
 ///
 /// As [`mount_point`].
+///
+/// ```no_run
+/// let (file, format) = ploop::device::top_delta("/dev/ploop12345")?;
+/// println!("{} ({format})", file.display());
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn top_delta(device: impl AsRef<Path>) -> Result<(PathBuf, String)> {
     let device = device.as_ref();
     let name = device_name("find top delta of device", device)?;

@@ -7,6 +7,15 @@ use crate::temporary_mount::TemporaryMount;
 use crate::{ErrorKind, Ploop, Result, Size, device};
 
 /// Ends a discard early, from any thread. Clones are one and the same flag.
+///
+/// ```
+/// use ploop::StopFlag;
+///
+/// let flag = StopFlag::new();
+/// flag.clone().stop();
+/// assert!(flag.is_stopped());
+/// # Ok::<(), ploop::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct StopFlag(StopInt);
 
@@ -117,6 +126,20 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) while another operation of the driver goes on,
     /// [`Unsupported`](ErrorKind::Unsupported) also for a file system that is mounted without its balloon,
     /// [`NoDriver`](ErrorKind::NoDriver). What was given back before an error stays so.
+    ///
+    /// ```no_run
+    /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// use ploop::{DiscardParam, Size, StopFlag};
+    ///
+    /// let flag = StopFlag::new();
+    /// let alarm = flag.clone();
+    /// std::thread::spawn(move || {
+    ///     std::thread::sleep(std::time::Duration::from_secs(60));
+    ///     alarm.stop();
+    /// });
+    /// image.discard(&DiscardParam::new().to_free(Size::from_gib(1)).stop(&flag))?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn discard(&mut self, param: &DiscardParam) -> Result<()> {
         let change = Change::begin(&self.image, &LockedImage::DISCARD)?;
         let cluster = Size::from(change.descriptor.cluster);
@@ -150,6 +173,13 @@ impl Ploop {
     /// # Errors
     ///
     /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached.
+    ///
+    /// ```no_run
+    /// # let image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// let stat = image.discard_stat()?;
+    /// println!("{} of {} are data", stat.data_size, stat.image_size);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn discard_stat(&self) -> Result<DiscardStat> {
         let locked = self.image.lock(&LockedImage::DISCARD_STAT)?;
         let descriptor = locked.descriptor()?;

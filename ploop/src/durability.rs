@@ -24,6 +24,14 @@ pub fn sync() -> bool {
 /// Sets whether changes are brought to the disk before they return, for the whole process.
 ///
 /// Without it a power cut may undo what succeeded some seconds ago. Images stay whole all the same.
+///
+/// ```
+/// ploop::durability::set_sync(false);
+/// // … a hundred changes …
+/// ploop::durability::set_sync(true);
+/// # assert!(ploop::durability::sync());
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn set_sync(sync: bool) {
     SYNC.store(sync, Ordering::Relaxed);
 }

@@ -36,37 +36,65 @@ pub struct Ploop {
 impl Ploop {
     /// Opens an image by its descriptor (`ploop_open_dd`).
     ///
-    /// Symbolic links in the path are resolved now; the descriptor is read by each operation, and
-    /// not yet here. Needs no driver and does not wait.
+    /// Symbolic links in the path are resolved now. The descriptor itself is read by each operation, and not here.
+    /// Needs no driver; does not wait.
     ///
     /// # Errors
     ///
-    /// [`NotFound`](crate::ErrorKind::NotFound) where the path leads nowhere,
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path that is empty, has a NUL byte, or
-    /// is longer than libploop's buffers bear (4000 bytes).
+    /// [`NotFound`](crate::ErrorKind::NotFound) where there is no such file,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a delta or a directory (the message says what to open) and for a
+    /// path that is empty, has a NUL byte or is longer than 4000 bytes.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # ploop::Ploop::create(&param.fs(None))?;
+    /// use ploop::Ploop;
+    ///
+    /// let image = Ploop::open(dir.path().join("DiskDescriptor.xml"))?;
+    /// let error = Ploop::open(dir.path().join("root.hds")).unwrap_err();
+    /// assert!(error.message().contains("this is a delta"));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn open(descriptor: impl AsRef<Path>) -> Result<Ploop> {
         let image = ffi::ImageHandle::open("open", descriptor.as_ref())?;
         Ok(Ploop { image })
     }
 
-    /// Gives the handle back (`ploop_close_dd`). Dropping it does the same.
-    ///
-    /// A mounted image stays mounted.
+    /// Closes the handle (`ploop_close_dd`), as dropping it does. A mounted image stays mounted.
     pub fn close(self) {}
 
-    /// The absolute path of the descriptor.
+    /// The absolute path of the descriptor, without symbolic links.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let image = ploop::Ploop::create(&param.fs(None))?;
+    /// assert!(image.path().ends_with("DiskDescriptor.xml"));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         self.image.path()
     }
 
-    /// The name under which this handle attaches the image and finds its device
-    /// (`ploop_set_component_name`).
+    /// Sets the name under which this handle attaches the image and finds its device
+    /// (`ploop_set_component_name`); `None` is no name.
     ///
-    /// An image can be attached several times, under a name each: the top without one, snapshots
-    /// read-only under their own. [`mount`](Ploop::mount), [`umount`](Ploop::umount),
-    /// [`device`](Ploop::device) and [`discard`](Ploop::discard) go by it; all other operations look
-    /// for the device without a name.
+    /// An image can be attached several times, each time under another name: the top without one, snapshots
+    /// read-only under their own. [`mount`](Ploop::mount), [`umount`](Ploop::umount), [`device`](Ploop::device),
+    /// [`discard`](Ploop::discard) and [`discard_stat`](Ploop::discard_stat) use the name; all other operations look
+    /// for the device without one.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// image.set_component(Some("backup".parse()?));
+    /// assert_eq!(image.component().unwrap().as_str(), "backup");
+    /// assert_eq!(image.device()?, None);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn set_component(&mut self, component: Option<ComponentName>) {
         self.image.set_component(component);
     }
@@ -77,18 +105,39 @@ impl Ploop {
         self.image.component()
     }
 
-    /// How long operations of this handle wait for the image's lock; `None` for
-    /// [the process's default](crate::lock::timeout).
+    /// Sets how long operations of this handle wait for the image's lock; `None` is
+    /// [the process's default](crate::lock::timeout), zero is one attempt.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// image.set_lock_timeout(Some(std::time::Duration::from_secs(5)));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn set_lock_timeout(&mut self, timeout: Option<Duration>) {
         self.image.set_timeout(timeout);
     }
 
-    /// What the descriptor says now: size, mode, cluster, images and the snapshot tree. Read under the
-    /// image's lock, in pure Rust; needs no driver.
+    /// Reads the descriptor: size, mode, cluster, images and the snapshot tree, as they are now.
+    ///
+    /// Needs no driver. Waits for the image's lock.
     ///
     /// # Errors
     ///
     /// As [`Descriptor::open`], and [`Locked`](crate::ErrorKind::Locked).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// image.snapshot()?;
+    /// let descriptor = image.descriptor()?;
+    /// for image in descriptor.chain(descriptor.top) {
+    ///     println!("{} is in {}", image.guid, image.file.display());
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn descriptor(&self) -> Result<Descriptor> {
         self.image.lock(&LockedImage::DESCRIPTOR)?.descriptor()
     }

@@ -29,6 +29,15 @@ const ESSENTIAL: usize = 3;
 /// [`NoDriver`](ErrorKind::NoDriver) where one of `ploop`, `pfmt_ploop1` and `pio_direct` cannot be
 /// loaded; the others serve special cases, and not every kernel has them.
 /// [`Tool`](ErrorKind::Tool) where there is no `modprobe`.
+///
+/// ```no_run
+/// use ploop::kernel;
+///
+/// if !kernel::is_driver_present() {
+///     ploop::load_kernel_modules()?;
+/// }
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn load_kernel_modules() -> Result<()> {
     const OPERATION: &str = "load kernel modules";
     let mut failed = Vec::new();
@@ -67,12 +76,28 @@ pub fn load_kernel_modules() -> Result<()> {
 }
 
 /// Whether the driver is loaded: whether images can be attached and mounted.
+///
+/// ```
+/// if !ploop::kernel::is_driver_present() {
+///     println!("bare images only");
+/// }
+/// # Ok::<(), ploop::Error>(())
+/// ```
 #[must_use]
 pub fn is_driver_present() -> bool {
     ffi::is_driver_present()
 }
 
 /// Whether the driver knows format version 2 (what `ploop_is_large_disk_supported` answers).
+///
+/// ```
+/// let newest = match ploop::kernel::is_large_disk_supported() {
+///     true => ploop::FormatVersion::V2,
+///     false => ploop::FormatVersion::V1,
+/// };
+/// # let _ = newest;
+/// # Ok::<(), ploop::Error>(())
+/// ```
 #[must_use]
 pub fn is_large_disk_supported() -> bool {
     ffi::exists(Path::new("/sys/module/ploop/parameters/large_disk_support"))
@@ -84,11 +109,23 @@ pub fn is_large_disk_supported() -> bool {
 /// # Errors
 ///
 /// None in libploop 1.15.
+///
+/// ```
+/// use ploop::{ClusterSize, Size};
+///
+/// assert!(ploop::kernel::max_size(ClusterSize::DEFAULT)? > Size::from_gib(1024));
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn max_size(cluster: ClusterSize) -> Result<Size> {
     ffi::max_size(cluster.sectors()).map(Size::from_sectors)
 }
 
 /// The version of the libploop that this crate was built against, as `1.15`.
+///
+/// ```
+/// assert!(ploop::kernel::library_version().starts_with("1."));
+/// # Ok::<(), ploop::Error>(())
+/// ```
 #[must_use]
 pub fn library_version() -> &'static str {
     ffi::VERSION

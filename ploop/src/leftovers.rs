@@ -38,6 +38,16 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::descriptor`], and where a directory of the image cannot be read.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let image = ploop::Ploop::create(&param.fs(None))?;
+    /// for file in image.leftovers()? {
+    ///     println!("{} could be removed", file.display());
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn leftovers(&self) -> Result<Vec<PathBuf>> {
         let locked = self.image.lock(&LOOK)?;
         find(LOOK.name, locked.path(), &locked.descriptor()?)
@@ -51,6 +61,15 @@ impl Ploop {
     ///
     /// As [`leftovers`](Ploop::leftovers), [`Locked`](crate::ErrorKind::Locked) while another image in the
     /// same directory is being changed, and where a file cannot be removed; those before it are gone.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// std::fs::write(dir.path().join("DiskDescriptor.xml.tmp"), "torn").unwrap();
+    /// assert_eq!(image.remove_leftovers()?.len(), 1);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn remove_leftovers(&mut self) -> Result<Vec<PathBuf>> {
         let change = Change::begin(&self.image, &REMOVE)?;
         // An operation on another image here may be about to name what this one does not.

@@ -78,6 +78,14 @@ pub fn timeout() -> Duration {
 /// Sets how long operations wait, for the whole process. Zero means one attempt.
 ///
 /// [`Ploop::set_lock_timeout`](crate::Ploop::set_lock_timeout) sets it for one handle.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// ploop::lock::set_timeout(Duration::from_secs(5));
+/// assert_eq!(ploop::lock::timeout(), Duration::from_secs(5));
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn set_timeout(timeout: Duration) {
     let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     TIMEOUT_MILLIS.store(millis, Ordering::Relaxed);

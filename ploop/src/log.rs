@@ -32,6 +32,11 @@ pub const TIMESTAMPS: i32 = ffi::TIMESTAMPS;
 /// to standard output (`ploop_set_verbose_level`). From level 0 on, what its tools say, too.
 ///
 /// [`NO_CONSOLE`], [`NO_STDOUT`], 0 for the essential, 3 for everything, or [`TIMESTAMPS`].
+///
+/// ```
+/// ploop::log::set_verbose_level(ploop::log::NO_STDOUT);
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn set_verbose_level(level: i32) {
     ffi::set_verbose_level(level);
 }

@@ -25,6 +25,15 @@ impl Ploop {
     ///
     /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
     /// that), and as [`Ploop::descriptor`] and [`Header::read`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let image = ploop::Ploop::create(&param.fs(None))?;
+    /// let info = image.image_info()?;
+    /// assert_eq!(info.size(), ploop::Size::from_mib(64));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn image_info(&self) -> Result<ImageInfo> {
         let locked = self.image.lock(&LockedImage::IMAGE_INFO)?;
         let descriptor = device::descriptor(&locked)?;
@@ -45,6 +54,15 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::descriptor`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// image.snapshot()?;
+    /// assert_ne!(image.top_delta_file()?, image.base_delta_file()?);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn top_delta_file(&self) -> Result<PathBuf> {
         self.delta_file(&LockedImage::TOP_DELTA_FILE, Descriptor::top_image)
     }
@@ -73,6 +91,14 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`Ploop::descriptor`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let image = ploop::Ploop::create(&param.fs(None))?;
+    /// assert!(image.base_delta_file()?.ends_with("root.hds"));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn base_delta_file(&self) -> Result<PathBuf> {
         self.delta_file(&LockedImage::BASE_DELTA_FILE, Descriptor::base)
     }
@@ -186,6 +212,12 @@ fn info_of_top(operation: &'static str, descriptor: &Descriptor) -> Result<Image
 ///
 /// [`NotMounted`](ErrorKind::NotMounted) where the image is attached without its file system being
 /// mounted, and as [`Ploop::mount`].
+///
+/// ```no_run
+/// let info = ploop::fs_info("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+/// println!("{} of {} are free", info.free(), info.size());
+/// # Ok::<(), ploop::Error>(())
+/// ```
 pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let call = &LockedImage::FS_INFO;
     let descriptor = descriptor.as_ref();

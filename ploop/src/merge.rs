@@ -75,6 +75,19 @@ impl Ploop {
     /// [temporary](crate::image::Snapshot::temporary): the lowest delta holds part of the data of the others, so
     /// that their states are gone, and only the upper end reads as before. The next change or mount merges
     /// them. One to a new file leaves them as they were.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// use ploop::{MergeParam, MergeTarget};
+    ///
+    /// image.snapshot()?;
+    /// image.snapshot()?;
+    /// image.merge(&MergeParam::new(MergeTarget::All))?;
+    /// assert_eq!(image.descriptor()?.images.len(), 1);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn merge(&mut self, param: &MergeParam) -> Result<()> {
         self.merge_deltas(param)
             .map_err(|error| match &param.new_delta {

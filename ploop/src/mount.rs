@@ -139,6 +139,16 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta, or where the file system check failed
     /// (code [`FSCK`](crate::Code::FSCK)); [`NoDriver`](ErrorKind::NoDriver),
     /// [`Tool`](ErrorKind::Tool). After an error the image is detached.
+    ///
+    /// ```no_run
+    /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// use ploop::MountParam;
+    ///
+    /// let mounted = image.mount(&MountParam::new().target("/vz/mnt/101").fsck(true))?;
+    /// println!("{} is on /vz/mnt/101", mounted.device.display());
+    /// image.umount()?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn mount(&mut self, param: &MountParam) -> Result<Mounted> {
         let before = self.component().cloned();
         if param.component.is_some() {
@@ -311,6 +321,15 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) while files in it are open,
     /// [`Unsupported`](ErrorKind::Unsupported) where a link or the like has the name of a file that
     /// libploop writes beside the image. The image stays mounted then.
+    ///
+    /// ```no_run
+    /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// match image.umount() {
+    ///     Err(error) if error.is_not_mounted() => {}
+    ///     other => other?,
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn umount(&mut self) -> Result<()> {
         let _write_signals = WriteSignalsBlocked::begin();
         let mut locked = self.image.lock(&LockedImage::UMOUNT)?;
@@ -343,6 +362,14 @@ impl Ploop {
     ///
     /// As [`Ploop::descriptor`]; [`Busy`](ErrorKind::Busy) for a device that has the image and does not
     /// run, as a program that was killed leaves it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let image = ploop::Ploop::create(&param.fs(None))?;
+    /// assert!(!image.is_mounted()?);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn is_mounted(&self) -> Result<bool> {
         let locked = self.image.lock(&LockedImage::IS_MOUNTED)?;
         let descriptor = device::descriptor(&locked)?;

@@ -91,6 +91,21 @@ impl Ploop {
     /// the image does not have, [`Unsupported`](ErrorKind::Unsupported) for a raw base,
     /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
     /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// use ploop::{Guid, ReplaceFlag, ReplaceParam, ReplaceTarget};
+    ///
+    /// let (old, new) = (image.top_delta_file()?, dir.path().join("copy.hds"));
+    /// std::fs::copy(&old, &new).unwrap();
+    /// let param = ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP));
+    /// image.replace(&param.flags(ReplaceFlag::KEEP_NAME))?;
+    /// assert_eq!(image.top_delta_file()?, old);
+    /// assert!(!new.exists());
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn replace(&mut self, param: &ReplaceParam) -> Result<()> {
         self.replace_delta(param)
             .map_err(|error| error.with_paths(self.path(), &param.new_file))

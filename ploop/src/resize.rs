@@ -70,6 +70,14 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`resize_with`](Ploop::resize_with).
+    ///
+    /// ```no_run
+    /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// use ploop::{ResizeMode, Size};
+    ///
+    /// image.resize(Size::from_gib(20), ResizeMode::Online)?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn resize(&mut self, size: Size, mode: ResizeMode) -> Result<()> {
         self.resize_with(&ResizeParam::to(size, mode))
     }
@@ -91,6 +99,14 @@ impl Ploop {
     /// [`NoSpace`](ErrorKind::NoSpace) where there is nothing left to take.
     /// After an error the data is whole; the size may have changed in part, and the same call goes on
     /// from there.
+    ///
+    /// ```no_run
+    /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// use ploop::{ResizeMode, ResizeParam};
+    ///
+    /// image.resize_with(&ResizeParam::to_minimum(ResizeMode::Offline))?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn resize_with(&mut self, param: &ResizeParam) -> Result<()> {
         let change = Change::begin(&self.image, &LockedImage::RESIZE)?;
         let descriptor = &change.descriptor;

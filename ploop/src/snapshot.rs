@@ -171,6 +171,16 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`snapshot_with`](Ploop::snapshot_with).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// let before = image.snapshot()?;
+    /// // … the image is used …
+    /// image.switch_snapshot(before)?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn snapshot(&mut self) -> Result<Guid> {
         self.snapshot_with(&SnapshotParam::new())
     }
@@ -191,6 +201,17 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) while a temporary snapshot with several children is in the way,
     /// [`Corrupt`](ErrorKind::Corrupt) where the top delta is damaged. After an error the image is as
     /// it was, save for temporary snapshots merged already.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// use ploop::{Guid, SnapshotParam};
+    ///
+    /// let guid = Guid::generate();
+    /// assert_eq!(image.snapshot_with(&SnapshotParam::new().guid(guid))?, guid);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn snapshot_with(&mut self, param: &SnapshotParam) -> Result<Guid> {
         let change = Change::begin(&self.image, &LockedImage::SNAPSHOT)?;
         let guid = param.guid.unwrap_or_else(Guid::generate);
@@ -211,6 +232,18 @@ impl Ploop {
     ///
     /// As [`snapshot_with`](Ploop::snapshot_with) and [`mount`](Ploop::mount). The snapshot is merged
     /// again when it cannot be attached.
+    ///
+    /// ```no_run
+    /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// use ploop::TemporarySnapshotParam;
+    ///
+    /// let param = TemporarySnapshotParam::new("backup".parse()?).target("/vz/backup/101");
+    /// let snapshot = image.temporary_snapshot(&param)?;
+    /// // … the files below /vz/backup/101 are copied …
+    /// drop(snapshot.holder);
+    /// image.delete_snapshot(snapshot.guid)?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn temporary_snapshot(
         &mut self,
         param: &TemporarySnapshotParam,
@@ -256,6 +289,18 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`switch_snapshot_with`](Ploop::switch_snapshot_with).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// let first = image.snapshot()?;
+    /// image.snapshot()?;
+    /// image.switch_snapshot(first)?;
+    /// let descriptor = image.descriptor()?;
+    /// assert_eq!(descriptor.parent(descriptor.top), Some(first));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn switch_snapshot(&mut self, guid: Guid) -> Result<()> {
         self.switch_snapshot_with(guid, SwitchFlag::empty())
             .map(|_| ())
@@ -277,6 +322,19 @@ impl Ploop {
     /// is immutable, or attached where this process does not see it;
     /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that
     /// supports large disks. After an error the image is as it was.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// use ploop::SwitchFlag;
+    ///
+    /// let first = image.snapshot()?;
+    /// let kept = image.switch_snapshot_with(first, SwitchFlag::SKIP_DESTROY)?.unwrap();
+    /// // And back to what was the top.
+    /// image.switch_snapshot(kept)?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn switch_snapshot_with(&mut self, guid: Guid, flags: SwitchFlag) -> Result<Option<Guid>> {
         let change = Change::begin(&self.image, &LockedImage::SWITCH)?;
         let skip_create = flags.contains(SwitchFlag::SKIP_CREATE);
@@ -374,6 +432,16 @@ impl Ploop {
     /// failed or was cut short after it had begun to write leaves the snapshot marked temporary, for its
     /// own state is gone: its delta holds part of the data of the one above, through which it all reads
     /// as before. The next change or mount merges it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// let guid = image.snapshot()?;
+    /// image.delete_snapshot(guid)?;
+    /// assert!(image.snapshots()?.is_empty());
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn delete_snapshot(&mut self, guid: Guid) -> Result<()> {
         let change = Change::begin(&self.image, &LockedImage::DELETE)?;
         delete(change, guid)
@@ -385,6 +453,16 @@ impl Ploop {
     /// # Errors
     ///
     /// As [`delete_snapshot`](Ploop::delete_snapshot).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// image.snapshot()?;
+    /// image.delete_top_delta()?;
+    /// assert_eq!(image.descriptor()?.images.len(), 1);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn delete_top_delta(&mut self) -> Result<()> {
         // C's own function looks for the top before it reads the descriptor.
         let change = Change::begin(&self.image, &LockedImage::DELETE)?;
