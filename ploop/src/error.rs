@@ -656,6 +656,16 @@ mod tests {
 
     #[cfg(feature = "libploop")]
     #[test]
+    fn what_the_system_refuses_to_others_than_root_needs_root() {
+        let is_root = rustix::process::geteuid().is_root();
+        for (number, is_refused) in [(1, true), (13, true), (30, false), (2, false)] {
+            let error = Error::io("try", "no", io::Error::from_raw_os_error(number));
+            assert_eq!(error.advice().is_some(), is_refused && !is_root, "{error}");
+        }
+    }
+
+    #[cfg(feature = "libploop")]
+    #[test]
     fn debug_is_for_people_and_its_alternate_for_developers() {
         let error = Error::new(ErrorKind::Tool, "create image", "mkfs failed")
             .with_path("/a")

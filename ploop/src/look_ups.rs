@@ -143,7 +143,8 @@ impl Ploop {
         change.run(DescriptorWrite::Direct, |locked| {
             let locked = locked.set_max_delta_size(sectors)?;
             // 25: success is also reported where the descriptor could not be written.
-            if locked.descriptor()?.max_delta_size.unwrap_or(0) == sectors {
+            let stored = locked.descriptor()?.max_delta_size;
+            if stored.map_or(0, Size::sectors) == sectors {
                 return Ok(());
             }
             Err(Error::new(

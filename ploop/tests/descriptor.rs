@@ -138,7 +138,7 @@ fn other_products() {
     let virtuozzo = parse(VIRTUOZZO);
     assert_eq!(virtuozzo.size, Size::from_gib(1));
     assert_eq!(virtuozzo.cluster, ClusterSize::DEFAULT);
-    assert_eq!(virtuozzo.max_delta_size, Some(0o2000));
+    assert_eq!(virtuozzo.max_delta_size, Some(Size::from_sectors(0o2000)));
     assert_eq!(virtuozzo.encryption.as_deref(), Some("key-17"));
     assert_eq!(virtuozzo.top, Guid::TOP);
     let files: Vec<_> = virtuozzo
@@ -543,7 +543,7 @@ fn written_as_libploop_writes() {
         assert_eq!(parse(xml).to_xml("/vz/101").unwrap(), xml);
     }
     let mut descriptor = parse(BRANCHED);
-    descriptor.max_delta_size = Some(4096);
+    descriptor.max_delta_size = Some(Size::from_sectors(4096));
     descriptor.snapshots[1].temporary = true;
     descriptor.images[0].file = "/vz/101/../töp & <co>/\u{1f4bf}.hds".into();
     descriptor.images[1].file = "/vz/1010/root.hds".into();

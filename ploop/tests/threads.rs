@@ -106,7 +106,7 @@ fn step(known: &mut FilledImage, choice: &mut Choice, number: u64) {
                 .set_max_delta_size(Size::from_sectors(number))
                 .unwrap();
             let stored = known.ploop.descriptor().unwrap().max_delta_size;
-            assert_eq!(stored, Some(number));
+            assert_eq!(stored, Some(Size::from_sectors(number)));
         }
         _ => {
             assert_eq!(

@@ -472,7 +472,7 @@ fn h0_10_h4_25_a_descriptor_that_cannot_be_written() {
                             // It did not need that name. What it says was done was done.
                             if name == "max delta size" {
                                 let now = ploop::Descriptor::open(disk::descriptor(dir)).unwrap();
-                                assert_eq!(now.max_delta_size, Some(77));
+                                assert_eq!(now.max_delta_size, Some(Size::from_sectors(77)));
                             }
                         }
                         Err(error) => {
@@ -511,7 +511,11 @@ fn h0_10_h4_25_no_descriptors_left() {
             assert_whole(&dir, &format!("with {spare} descriptors"));
             let now = image.descriptor().unwrap();
             let size = if sized.is_ok() { 77 } else { 5 };
-            assert_eq!(now.max_delta_size, Some(size), "{spare}");
+            assert_eq!(
+                now.max_delta_size,
+                Some(Size::from_sectors(size)),
+                "{spare}"
+            );
             assert_eq!(deleted.is_ok(), !top.exists(), "{spare}");
             match snapshot {
                 Ok(guid) => assert!(now.snapshot(guid).is_some()),

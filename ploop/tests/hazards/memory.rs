@@ -429,7 +429,7 @@ fn h4_07_a_missing_geometry_kills() {
             image.set_max_delta_size(Size::from_sectors(4096)).unwrap();
             let now = image.descriptor().unwrap();
             assert_eq!(now.geometry.cylinders * now.geometry.heads, 20480 / 32);
-            assert_eq!(now.max_delta_size, Some(4096));
+            assert_eq!(now.max_delta_size, Some(Size::from_sectors(4096)));
         }
     })
     .succeeded();

@@ -184,7 +184,7 @@ fn a_limit_for_deltas() {
     let limit = Size::from_gib(1);
     guard.set_max_delta_size(limit).unwrap();
     let stored = guard.descriptor().unwrap().max_delta_size;
-    assert_eq!(stored, Some(limit.sectors()));
+    assert_eq!(stored, Some(limit));
     container.write("b", 20 << 20);
     container.verify(&["a", "b"]);
     // None at all is none at all to the driver (A18).

@@ -22,19 +22,22 @@ fn the_limit_of_a_delta_is_stored_and_taken_back() {
             .set_max_delta_size(Size::from_sectors(size))
             .unwrap();
         let mut expected = before.clone();
-        expected.max_delta_size = Some(size);
+        expected.max_delta_size = Some(Size::from_sectors(size));
         assert_eq!(known.descriptor(), expected);
         assert_eq!(other.descriptor().unwrap(), expected);
     }
     // It survives a change by a handle that was opened before it was set.
     let guid = other.snapshot().unwrap();
     known.took(guid);
-    assert_eq!(known.descriptor().max_delta_size, Some(12345));
+    assert_eq!(
+        known.descriptor().max_delta_size,
+        Some(Size::from_sectors(12345))
+    );
     // Whole sectors are stored; zero is no limit, as in libploop.
     for (limit, stored) in [
-        (Some(Size::from_bytes(513)), Some(2)),
+        (Some(Size::from_bytes(513)), Some(Size::from_sectors(2))),
         (Some(Size::ZERO), None),
-        (Some(Size::MAX), Some(Size::MAX.sectors())),
+        (Some(Size::MAX), Some(Size::MAX)),
         (None, None),
     ] {
         known.ploop.set_max_delta_size(limit).unwrap();

@@ -52,9 +52,8 @@ pub struct Descriptor {
     pub cluster: ClusterSize,
     /// How the base is stored: raw where any image is of type `Plain`, as libploop has it.
     pub mode: ImageMode,
-    /// The size from which on the driver refuses to let a delta grow, as stored: libploop passes
-    /// the number to the driver unchanged.
-    pub max_delta_size: Option<u64>,
+    /// The size beyond which the driver lets no delta grow (`Max_delta_size`, a number of sectors).
+    pub max_delta_size: Option<Size>,
     /// The made-up geometry.
     #[cfg_attr(feature = "serde", serde(default))]
     pub geometry: Geometry,
@@ -497,7 +496,9 @@ fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
         size,
         cluster,
         mode,
-        max_delta_size: parameters.optional_number("Max_delta_size")?,
+        max_delta_size: parameters
+            .optional_number("Max_delta_size")?
+            .map(Size::from_sectors),
         geometry: Geometry {
             cylinders: geometry(parameters, "Cylinders")?,
             heads: geometry(parameters, "Heads")?,

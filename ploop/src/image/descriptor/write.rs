@@ -157,7 +157,7 @@ impl Descriptor {
     /// The descriptor with the values that libploop would write.
     pub(crate) fn normalized(&self) -> Result<Descriptor> {
         let mut normal = self.clone();
-        normal.max_delta_size = self.max_delta_size.filter(|size| *size != 0);
+        normal.max_delta_size = self.max_delta_size.filter(|size| !size.is_zero());
         let Geometry {
             cylinders, heads, ..
         } = self.geometry;
@@ -214,7 +214,7 @@ impl Descriptor {
         xml.open("Disk_Parameters");
         xml.text("Disk_size", sectors);
         if let Some(max) = self.max_delta_size {
-            xml.text("Max_delta_size", max);
+            xml.text("Max_delta_size", max.sectors());
         }
         xml.text("Cylinders", self.geometry.cylinders);
         xml.text("Heads", self.geometry.heads);
@@ -380,7 +380,7 @@ mod tests {
             1..1u64 << 40,
             15..26u32,
             any::<[u32; 3]>(),
-            any::<Option<u64>>(),
+            prop::option::of(any::<u64>().prop_map(Size::from_sectors)),
             0..3usize,
             any::<prop::sample::Index>(),
         );
