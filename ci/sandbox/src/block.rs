@@ -123,7 +123,7 @@ impl Block {
         ioctl::loop_clear(&device)?;
         if let Ok(status) = ioctl::loop_status(&device) {
             // Another process has it open. The kernel would unbind it when that process closes it.
-            ioctl::loop_set_status(&device, status.without_autoclear())?;
+            ioctl::loop_stay_bound(&device, status)?;
             return Err(Errno::BUSY.into());
         }
         let mut state = lock(&self.partition);

@@ -264,10 +264,11 @@ impl Filesystem for DataFileSystem {
     }
 }
 
-/// The `errno` for the block layer: ENOSPC or EIO.
+/// The `errno` for the block layer: ENOSPC, EOPNOTSUPP or EIO.
 fn errno(error: &io::Error) -> Errno {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Errno::ENOSPC,
+        io::ErrorKind::Unsupported => Errno::EOPNOTSUPP,
         _ => Errno::EIO,
     }
 }

@@ -8,83 +8,16 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use rustix::ioctl::{IntegerSetter, NoArg, Opcode, Setter, Updater, ioctl, opcode};
-
-const LOOP_CLR_FD: Opcode = 0x4c01;
-const LOOP_SET_STATUS64: Opcode = 0x4c04;
-const LOOP_GET_STATUS64: Opcode = 0x4c05;
-const LOOP_SET_CAPACITY: Opcode = 0x4c07;
-const LOOP_CONFIGURE: Opcode = 0x4c0a;
-const LOOP_CTL_ADD: Opcode = 0x4c80;
-const LOOP_CTL_REMOVE: Opcode = 0x4c81;
-const BLKPG: Opcode = opcode::none(0x12, 105);
-const FIFREEZE: Opcode = opcode::read_write::<c_int>(b'X', 119);
-const FIEMAP: Opcode = opcode::read_write::<FiemapHead>(b'f', 11);
-const FITHAW: Opcode = opcode::read_write::<c_int>(b'X', 120);
+use linux_raw_sys::ioctl::{BLKPG, FIFREEZE, FITHAW, FS_IOC_FIEMAP};
+use linux_raw_sys::loop_device::{
+    LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CLR_FD, LOOP_CONFIGURE,
+    LOOP_CTL_ADD, LOOP_CTL_REMOVE, LOOP_GET_STATUS64, LOOP_SET_CAPACITY, LOOP_SET_STATUS64,
+    loop_config, loop_info64,
+};
+use rustix::ioctl::{IntegerSetter, NoArg, Setter, Updater, ioctl};
 
 const FIEMAP_FLAG_SYNC: u32 = 1;
 const FIEMAP_EXTENT_LAST: u32 = 1;
-
-const LO_FLAGS_READ_ONLY: u32 = 1;
-const LO_FLAGS_AUTOCLEAR: u32 = 4;
-const LO_FLAGS_DIRECT_IO: u32 = 16;
-
-/// `struct loop_info64`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct LoopInfo {
-    device: u64,
-    inode: u64,
-    rdevice: u64,
-    offset: u64,
-    size_limit: u64,
-    number: u32,
-    encrypt_type: u32,
-    encrypt_key_size: u32,
-    flags: u32,
-    file_name: [u8; 64],
-    crypt_name: [u8; 64],
-    encrypt_key: [u8; 32],
-    init: [u64; 2],
-}
-
-impl LoopInfo {
-    fn new(read_only: bool, name: &[u8]) -> LoopInfo {
-        let mut file_name = [0; 64];
-        let len = name.len().min(file_name.len() - 1);
-        file_name[..len].copy_from_slice(&name[..len]);
-        LoopInfo {
-            device: 0,
-            inode: 0,
-            rdevice: 0,
-            offset: 0,
-            size_limit: 0,
-            number: 0,
-            encrypt_type: 0,
-            encrypt_key_size: 0,
-            flags: LO_FLAGS_DIRECT_IO | if read_only { LO_FLAGS_READ_ONLY } else { 0 },
-            file_name,
-            crypt_name: [0; 64],
-            encrypt_key: [0; 32],
-            init: [0; 2],
-        }
-    }
-
-    /// The same without autoclear: the device stays bound when its last opener closes it.
-    pub(crate) fn without_autoclear(mut self) -> LoopInfo {
-        self.flags &= !LO_FLAGS_AUTOCLEAR;
-        self
-    }
-}
-
-/// `struct loop_config`.
-#[repr(C)]
-struct LoopConfig {
-    fd: u32,
-    block_size: u32,
-    info: LoopInfo,
-    reserved: [u64; 8],
-}
 
 /// `struct blkpg_ioctl_arg`.
 #[repr(C)]
@@ -136,15 +69,19 @@ pub(crate) fn loop_configure(
     name: &[u8],
     read_only: bool,
 ) -> io::Result<()> {
-    let config = LoopConfig {
-        // A descriptor that is open is not negative.
-        fd: file.as_raw_fd() as u32,
-        block_size: 0,
-        info: LoopInfo::new(read_only, name),
-        reserved: [0; 8],
-    };
-    // SAFETY: the kernel reads a `struct loop_config`, whose layout `LoopConfig` has.
-    let call = unsafe { Setter::<LOOP_CONFIGURE, LoopConfig>::new(config) };
+    // SAFETY: numbers alone, all of which may be 0.
+    let mut config: loop_config = unsafe { std::mem::zeroed() };
+    // A descriptor that is open is not negative.
+    config.fd = file.as_raw_fd() as u32;
+    config.info.lo_flags = LO_FLAGS_DIRECT_IO as u32;
+    if read_only {
+        config.info.lo_flags |= LO_FLAGS_READ_ONLY as u32;
+    }
+    // The name ends with a 0.
+    let len = name.len().min(config.info.lo_file_name.len() - 1);
+    config.info.lo_file_name[..len].copy_from_slice(&name[..len]);
+    // SAFETY: the kernel reads a `struct loop_config`.
+    let call = unsafe { Setter::<LOOP_CONFIGURE, loop_config>::new(config) };
     // SAFETY: as above; the descriptor in it is borrowed for the time of the call.
     Ok(unsafe { ioctl(device, call) }?)
 }
@@ -158,21 +95,28 @@ pub(crate) fn loop_clear(device: impl AsFd) -> io::Result<()> {
 }
 
 /// How a loop device is bound; ENXIO if it is not.
-pub(crate) fn loop_status(device: impl AsFd) -> io::Result<LoopInfo> {
-    let mut info = LoopInfo::new(false, b"");
-    // SAFETY: the kernel writes a `struct loop_info64`, whose layout `LoopInfo` has.
-    let call = unsafe { Updater::<LOOP_GET_STATUS64, LoopInfo>::new(&mut info) };
-    // SAFETY: as above; every bit pattern is a valid `LoopInfo`.
+pub(crate) fn loop_status(device: impl AsFd) -> io::Result<loop_info64> {
+    // SAFETY: numbers alone, all of which may be 0.
+    let mut info: loop_info64 = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes a `struct loop_info64`.
+    let call = unsafe { Updater::<LOOP_GET_STATUS64, loop_info64>::new(&mut info) };
+    // SAFETY: as above; every bit pattern is a valid one.
     unsafe { ioctl(device, call) }?;
     Ok(info)
 }
 
 /// Changes how a loop device is bound.
-pub(crate) fn loop_set_status(device: impl AsFd, info: LoopInfo) -> io::Result<()> {
-    // SAFETY: the kernel reads a `struct loop_info64`, whose layout `LoopInfo` has.
-    let call = unsafe { Setter::<LOOP_SET_STATUS64, LoopInfo>::new(info) };
+pub(crate) fn loop_set_status(device: impl AsFd, info: loop_info64) -> io::Result<()> {
+    // SAFETY: the kernel reads a `struct loop_info64`.
+    let call = unsafe { Setter::<LOOP_SET_STATUS64, loop_info64>::new(info) };
     // SAFETY: as above.
     Ok(unsafe { ioctl(device, call) }?)
+}
+
+/// Has a loop device stay bound when the last opener leaves.
+pub(crate) fn loop_stay_bound(device: impl AsFd, mut info: loop_info64) -> io::Result<()> {
+    info.lo_flags &= !(LO_FLAGS_AUTOCLEAR as u32);
+    loop_set_status(device, info)
 }
 
 /// Has a loop device take the current size of its file.
@@ -280,7 +224,7 @@ pub(crate) fn holes(file: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>>> {
         };
         // SAFETY: the kernel writes a `struct fiemap`, whose layout `Fiemap` has, and no more extents than its
         // `fm_extent_count` says, which is `capacity`.
-        let call = unsafe { Updater::<FIEMAP, Fiemap>::new(&mut map) };
+        let call = unsafe { Updater::<FS_IOC_FIEMAP, Fiemap>::new(&mut map) };
         // SAFETY: as above; every bit pattern is a valid `Fiemap`.
         unsafe { ioctl(file.as_fd(), call) }?;
         let mapped = map.head.mapped as usize;
@@ -308,12 +252,7 @@ mod tests {
 
     #[test]
     fn layouts_are_those_of_the_kernel() {
-        assert_eq!(size_of::<LoopInfo>(), 232);
-        assert_eq!(size_of::<LoopConfig>(), 304);
         assert_eq!(size_of::<BlkpgPartition>(), 152);
-        assert_eq!(BLKPG, 0x1269);
-        assert_eq!(FIFREEZE, 0xc004_5877);
-        assert_eq!(FIEMAP, 0xc020_660b);
         assert_eq!(size_of::<FiemapExtent>(), 56);
     }
 }

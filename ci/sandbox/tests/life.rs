@@ -12,75 +12,58 @@ use std::process::{Child, ChildStdout, Command, ExitCode, ExitStatus, Output, St
 use std::thread;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
+#[path = "faults/sandbox.rs"]
+mod sandbox;
+#[path = "../../../ploop/tests/fixture/test_list.rs"]
+#[allow(dead_code, reason = "the tests use a part of it")]
+mod test_list;
+
+use sandbox::{PROGRAM, base};
+
+type Test = test_list::Test<()>;
+
 /// For all that a sandbox does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let tests: [(&'static str, fn()); 18] = [
-        (
-            "the_exit_code_is_the_program_s",
+    let tests = tests![
+        &[] =>
             the_exit_code_is_the_program_s,
-        ),
-        (
-            "a_program_that_is_not_there_is_told_of",
             a_program_that_is_not_there_is_told_of,
-        ),
-        (
-            "a_program_has_its_input_directory_and_environment",
             a_program_has_its_input_directory_and_environment,
-        ),
-        ("the_world_has_ploop_in_it", the_world_has_ploop_in_it),
-        ("the_host_sees_nothing_of_it", the_host_sees_nothing_of_it),
-        (
-            "two_sandboxes_do_not_see_each_other",
+            the_world_has_ploop_in_it,
+            the_host_sees_nothing_of_it,
             two_sandboxes_do_not_see_each_other,
-        ),
-        ("signals_reach_the_program", signals_reach_the_program),
-        ("ignored_signals_stay_ignored", ignored_signals_stay_ignored),
-        (
-            "what_the_program_left_is_ended",
+            signals_reach_the_program,
+            ignored_signals_stay_ignored,
             what_the_program_left_is_ended,
-        ),
-        ("the_program_is_killed", the_program_is_killed),
-        ("the_launcher_is_killed", the_launcher_is_killed),
-        ("the_daemon_is_killed", the_daemon_is_killed),
-        ("the_daemon_hangs", the_daemon_hangs),
-        (
-            "launcher_and_daemon_are_killed",
+            the_program_is_killed,
+            the_launcher_is_killed,
+            the_daemon_is_killed,
+            the_daemon_hangs,
             launcher_and_daemon_are_killed,
-        ),
-        ("the_next_sandbox_cleans_up", the_next_sandbox_cleans_up),
-        ("another_base_is_left_alone", another_base_is_left_alone),
-        ("a_base_that_cannot_be_one", a_base_that_cannot_be_one),
-        ("it_runs_in_a_chroot", it_runs_in_a_chroot),
+            the_next_sandbox_cleans_up,
+            another_base_is_left_alone,
+            a_base_that_cannot_be_one,
+            it_runs_in_a_chroot;
     ];
-    let check = Command::new(PROGRAM).arg("check").output().expect("check");
-    let missing = String::from_utf8_lossy(&check.stderr).trim().to_owned();
+    let missing = sandbox::missing().map(str::to_owned);
+    let run = |test: Test| {
+        (test.body)();
+        Ok(())
+    };
     let trials = tests
         .into_iter()
-        .map(|(name, body)| {
-            Trial::test(name, move || {
-                body();
-                Ok(())
-            })
-            .with_ignored_flag(!check.status.success())
-            .with_kind(missing.clone())
-        })
+        .map(|test| test.trial(missing.clone(), run))
         .collect();
     let mut arguments = Arguments::from_args();
     // The mounts of the host are compared, and one cleans up after the others.
     arguments.test_threads = Some(1);
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// Where the sandboxes of these tests are: not where those of others clean up after the dead.
-fn base() -> PathBuf {
-    format!("/run/ploop-sandbox.{}", std::process::id()).into()
 }
 
 /// A sandbox with this script in it, or with a program by its arguments.
@@ -281,18 +264,7 @@ fn send(process: u32, signal: Signal) {
 }
 
 fn wait(child: &mut Child) -> ExitStatus {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait().expect("a child") {
-            return status;
-        }
-        if Instant::now() >= until {
-            // Its daemon cleans up.
-            let _ = child.kill();
-            panic!("still there after {PATIENCE:?}");
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
+    sandbox::finish(child, PATIENCE).expect("it ends in time")
 }
 
 /// Runs a script that is expected to end by itself.

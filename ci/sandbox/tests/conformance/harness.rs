@@ -2,15 +2,15 @@
 //! listed as ignored, with the reason.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Failed};
 
-use crate::{image, program};
+use crate::{image, program, sandbox, test_list};
 
 /// How long a test may take.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -30,28 +30,7 @@ pub(crate) enum Need {
     Driver(&'static str),
 }
 
-pub(crate) struct Test {
-    pub(crate) name: String,
-    pub(crate) needs: &'static [Need],
-    pub(crate) body: fn(),
-}
-
-/// `tests![NEEDS: name, name; …]`: a list of tests by the names of their functions.
-#[macro_export]
-macro_rules! tests {
-    ($($needs:expr => $($test:ident),+;)+) => {
-        vec![$($($crate::harness::Test {
-            name: $crate::harness::name(module_path!(), stringify!($test)),
-            needs: $needs,
-            body: $test,
-        }),+),+]
-    };
-}
-
-/// The section and the test.
-pub(crate) fn name(module: &str, test: &str) -> String {
-    format!("{}::{test}", module.rsplit("::").next().unwrap_or(module))
-}
+pub(crate) type Test = test_list::Test<Need>;
 
 /// Where the tests find a driver.
 enum World {
@@ -95,9 +74,9 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
     } else if arguments.list {
         World::Nowhere("only listed".to_owned())
     } else {
-        match Sandbox::find() {
-            Ok(sandbox) => return run_inside(&sandbox),
-            Err(why) => World::Nowhere(why),
+        match sandbox::missing() {
+            None => return run_inside(),
+            Some(why) => World::Nowhere(why.to_owned()),
         }
     };
     if matches!(world, World::Kernel | World::Sandbox) && !arguments.list {
@@ -108,9 +87,7 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
         .into_iter()
         .map(|test| {
             let missing = world.missing(test.needs);
-            Trial::test(test.name, move || bounded(test.body))
-                .with_ignored_flag(missing.is_some())
-                .with_kind(missing.unwrap_or_default())
+            test.trial(missing, |test| bounded(test.body))
         })
         .collect();
     let code = libtest_mimic::run(&arguments, trials).exit_code();
@@ -148,71 +125,23 @@ fn bounded(body: fn()) -> Result<(), Failed> {
     }
 }
 
-/// The sandbox's program and the library to preload.
-struct Sandbox {
-    program: &'static Path,
-    preload: PathBuf,
-}
-
-impl Sandbox {
-    /// If everything it needs is there.
-    fn find() -> Result<Sandbox, String> {
-        const LIBRARY: &str = "libploop_sandbox_preload.so";
-        let program = Path::new(env!("CARGO_BIN_EXE_ploop-sandbox"));
-        let own = env::current_exe()
-            .map_err(|error| format!("the path of this program is unknown: {error}"))?;
-        // Beside this program if Cargo built it for the tests, beside the sandbox if it was asked to build it.
-        let preload = [&own, program]
-            .iter()
-            .filter_map(|path| Some(path.parent()?.join(LIBRARY)))
-            .find(|path| path.exists())
-            .ok_or_else(|| format!("{LIBRARY} is not built"))?;
-        let output = program::run_for(Duration::from_secs(30), program, &[&"check"]);
-        if output.code == Some(0) {
-            return Ok(Sandbox { program, preload });
-        }
-        // A kind is one line.
-        let text: Vec<&str> = output.text.split_whitespace().collect();
-        Err(format!("no sandbox here: {}", text.join(" ")))
-    }
-}
-
 /// The same tests again, inside.
-fn run_inside(sandbox: &Sandbox) -> ExitCode {
-    match try_run_inside(sandbox) {
-        Ok(code) => code,
-        Err(why) => {
-            eprintln!("conformance: {why}");
-            ExitCode::FAILURE
-        }
-    }
+fn run_inside() -> ExitCode {
+    try_run_inside().unwrap_or_else(|why| {
+        eprintln!("conformance: {why}");
+        ExitCode::FAILURE
+    })
 }
 
-fn try_run_inside(sandbox: &Sandbox) -> Result<ExitCode, String> {
+fn try_run_inside() -> Result<ExitCode, String> {
     let text = |error: std::io::Error| error.to_string();
-    let own = env::current_exe().map_err(text)?;
     let ran = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).map_err(text)?;
-    let mut child = Command::new(sandbox.program)
-        .args(["run", "--preload"])
-        .arg(&sandbox.preload)
-        .arg("--")
-        .arg(own)
+    let mut child = sandbox::with_this_program()
         .args(env::args_os().skip(1))
         .env(INSIDE, ran.path())
-        // One of its own, so that nobody else cleans up there.
-        .env(
-            "PLOOP_SANDBOX_BASE",
-            format!("/run/ploop-sandbox.{}", std::process::id()),
-        )
         .spawn()
-        .map_err(|error| format!("{} cannot be run: {error}", sandbox.program.display()))?;
-    let Some(status) = program::ends(&mut child, LIMIT_OF_ALL) else {
-        program::terminate(&child);
-        if program::ends(&mut child, Duration::from_secs(30)).is_none() {
-            let _ = child.kill();
-        }
-        return Err(format!("still running after {LIMIT_OF_ALL:?}, and stopped"));
-    };
+        .map_err(text)?;
+    let status = sandbox::finish(&mut child, LIMIT_OF_ALL)?;
     if status.success() && fs::read_to_string(ran.path()).map_err(text)? != RAN {
         return Err("the sandbox says that all is well, but the tests did not run".to_owned());
     }

@@ -20,8 +20,12 @@ mod mounts;
 mod operations;
 mod program;
 mod running;
+#[path = "../faults/sandbox.rs"]
+mod sandbox;
 mod sysfs;
 mod tables;
+#[path = "../../../../ploop/tests/fixture/test_list.rs"]
+mod test_list;
 
 use std::process::ExitCode;
 

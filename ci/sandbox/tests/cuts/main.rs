@@ -5,20 +5,36 @@
 //! `PLOOP_CUTS` is how many there are of images that are not attached, and four times those of one that
 //! is. `PLOOP_CUT_SEED` is the first of their seeds.
 
+#[path = "../../src/data.rs"]
+#[allow(dead_code, reason = "the tests use a part of it")]
+mod data;
+#[path = "../../src/fuse.rs"]
+#[allow(dead_code, reason = "the tests use a part of it")]
+mod fuse;
 mod host;
 #[path = "../faults/image.rs"]
 mod image;
+#[path = "../../src/lock.rs"]
+mod lock;
+#[path = "../../src/mounts.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use a part of it")]
+mod mounts;
 mod offline;
 mod online;
-#[path = "../faults/random.rs"]
-mod random;
 mod recorder;
 #[path = "../faults/sandbox.rs"]
 mod sandbox;
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
+use fastrand::Rng;
 use libtest_mimic::Arguments;
+
+use host::Host;
+use recorder::Recorder;
+use sandbox::note;
 
 fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -40,6 +56,75 @@ fn seed() -> u64 {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
         number("PLOOP_CUT_SEED", now.map_or(1, |since| since.as_secs()))
     })
+}
+
+/// What was done to an image while its disk was recorded.
+trait Life {
+    /// The operations that returned: where in the record, and their names.
+    fn steps(&self) -> Vec<(usize, &str)>;
+
+    /// What is wrong with the image after the cut of this number, if anything is.
+    fn verify(&self, image: &Path, position: usize, number: u64) -> Result<(), String>;
+}
+
+/// Cuts the power so many times, and says what was wrong. Before a record begins, `prepare` makes the directory of the
+/// image in a file system of `size` bytes; `live` is what is recorded.
+fn try_cuts<L: Life>(
+    place: &Path,
+    total: u64,
+    size: u64,
+    prepare: impl Fn(&Path),
+    live: impl Fn(&Recorder, &Path, &mut Rng) -> L,
+) -> Vec<String> {
+    /// Of one record.
+    const CUTS: u64 = 25;
+
+    let base = place.join("base");
+    Host::format(&base, size);
+    let host = Host::mount(&base, &place.join("host"));
+    prepare(&host.target.join("image"));
+    drop(host);
+    let mut wrong = Vec::new();
+    let mut done = 0;
+    for seed in seed().. {
+        if done >= total {
+            break;
+        }
+        let mut random = Rng::with_seed(seed);
+        let directory = place.join(seed.to_string());
+        fs::create_dir(&directory).unwrap();
+        let recorder = Recorder::new(&directory, &base);
+        let host = Host::mount(&recorder.disk(), &directory.join("host"));
+        let start = recorder.position();
+        let life = live(&recorder, &host.target.join("image"), &mut random);
+        drop(host);
+        let end = recorder.position();
+        let steps = life.steps();
+        for number in 0..CUTS.min(total - done) {
+            // Half of them soon after something has returned.
+            let position = match random.bool() {
+                true => (steps[random.usize(..steps.len())].0 + random.usize(..6)).min(end),
+                false => random.usize(start..end),
+            };
+            let (disk, lost) = recorder.cut(position, &mut random.fork());
+            let host = Host::mount(&disk, &directory.join("after"));
+            let last = steps.iter().rfind(|step| step.0 <= position);
+            let next = steps.iter().find(|step| step.0 > position);
+            if let Err(error) = life.verify(&host.target.join("image"), position, number) {
+                wrong.push(format!(
+                    "seed {seed}, cut {number} at {position} of {end}, after {}, in {}, {lost}: {error}",
+                    last.map_or("nothing", |step| step.1),
+                    next.map_or("nothing", |step| step.1),
+                ));
+            }
+            drop(host);
+            done += 1;
+        }
+        drop(recorder);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+    note!("{done} cuts, the first seed {}", self::seed());
+    wrong
 }
 
 const PARTS: &[sandbox::Part] = &[

@@ -15,19 +15,16 @@ use ploop::{
     ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam,
 };
 
-use super::host::Host;
-use super::random::Random;
+use fastrand::Rng;
+
 use super::recorder::Recorder;
 use super::sandbox::{self, RunningPart, note};
-use super::{cuts, seed};
+use super::{Life, cuts, try_cuts};
 
 const CLUSTER: usize = 32 << 10;
 const CLUSTERS: usize = 48;
 const HOST: u64 = 64 << 20;
 const STEPS: u64 = 14;
-/// Of one record.
-const CUTS: u64 = 25;
-
 /// A disk writes these whole.
 const SECTOR: usize = 512;
 
@@ -84,12 +81,12 @@ impl Subject<'_> {
     }
 
     /// Writes to the top, and syncs.
-    fn write(&mut self, random: &mut Random) {
+    fn write(&mut self, random: &mut Rng) {
         let mut state = self.state();
         let mut disk = DiskWriter::open(descriptor(&self.directory)).unwrap();
         for _ in 0..8 {
-            let cluster = random.below(CLUSTERS as u64) as usize;
-            let fill = 1 + random.below(255) as u8;
+            let cluster = random.usize(..CLUSTERS);
+            let fill = 1 + random.u8(..255);
             let data = [fill; CLUSTER];
             let sectors = CLUSTER / SECTOR;
             state.top[cluster * sectors..][..sectors].fill(fill);
@@ -100,17 +97,14 @@ impl Subject<'_> {
     }
 
     /// One operation.
-    fn operate(&mut self, random: &mut Random) {
+    fn operate(&mut self, random: &mut Rng) {
         let mut image = Ploop::open(descriptor(&self.directory)).unwrap();
         let now = image.descriptor().unwrap();
         let mut state = self.state();
-        let any = |guids: Vec<Guid>, random: &mut Random| {
-            let index = random.below(guids.len() as u64) as usize;
-            guids.get(index).copied()
-        };
+        let any = |guids: Vec<Guid>, random: &mut Rng| random.choice(guids);
         let snapshots: Vec<Guid> = state.snapshots.keys().copied().collect();
         let chain: Vec<Guid> = now.chain(now.top).iter().map(|image| image.guid).collect();
-        let name = match random.below(8) {
+        let name = match random.u64(..8) {
             0 | 1 if snapshots.len() < 5 => {
                 let guid = image.snapshot().unwrap();
                 state.snapshots.insert(guid, state.top.clone());
@@ -153,10 +147,10 @@ impl Subject<'_> {
                     return;
                 }
                 let mut param = MergeParam::new(MergeTarget::Top);
-                if random.below(2) == 0 && state.mode != ImageMode::Raw {
+                if random.u64(..2) == 0 && state.mode != ImageMode::Raw {
                     param = param.new_delta(
                         self.directory
-                            .join(format!("merged.{}", random.below(1 << 30))),
+                            .join(format!("merged.{}", random.u64(..1 << 30))),
                     );
                 }
                 image.merge(&param).unwrap();
@@ -179,10 +173,10 @@ impl Subject<'_> {
                 };
                 let copy = self
                     .directory
-                    .join(format!("copy.{}", random.below(1 << 30)));
+                    .join(format!("copy.{}", random.u64(..1 << 30)));
                 fs::copy(&now.image(target).unwrap().file, &copy).unwrap();
                 let mut param = ReplaceParam::new(&copy, ReplaceTarget::Guid(target));
-                if random.below(2) == 0 {
+                if random.u64(..2) == 0 {
                     param = param.flags(ReplaceFlag::KEEP_NAME);
                 }
                 image.replace(&param).unwrap();
@@ -202,8 +196,20 @@ impl Subject<'_> {
     }
 }
 
+impl Life for Vec<Step> {
+    fn steps(&self) -> Vec<(usize, &str)> {
+        self.iter().map(|step| (step.end, &*step.name)).collect()
+    }
+
+    fn verify(&self, image: &Path, position: usize, _: u64) -> Result<(), String> {
+        let last = self.iter().rposition(|step| step.end <= position);
+        let last = last.unwrap_or(0);
+        verify(image, &self[last], self.get(last + 1))
+    }
+}
+
 /// Records an image's life.
-fn live(recorder: &Recorder, directory: &Path, random: &mut Random) -> Vec<Step> {
+fn live(recorder: &Recorder, directory: &Path, random: &mut Rng) -> Vec<Step> {
     let mut subject = Subject {
         recorder,
         directory: directory.to_owned(),
@@ -223,13 +229,13 @@ fn live(recorder: &Recorder, directory: &Path, random: &mut Random) -> Vec<Step>
         while subject.steps.len() == before {
             subject.operate(random);
         }
-        if random.below(2) == 0 {
+        if random.u64(..2) == 0 {
             subject.write(random);
         }
-        if number == STEPS / 2 && random.below(2) == 0 {
+        if number == STEPS / 2 && random.u64(..2) == 0 {
             subject.convert(ImageMode::Preallocated);
         }
-        if number == STEPS - 3 && random.below(2) == 0 {
+        if number == STEPS - 3 && random.u64(..2) == 0 {
             subject.convert(ImageMode::Raw);
         }
     }
@@ -359,7 +365,7 @@ fn listing(directory: &Path) -> String {
 
 /// With mounts of its own. Nothing may be wrong.
 pub(crate) fn conduct(place: &Path) {
-    let wrong = try_cuts(place, cuts());
+    let wrong = offline_cuts(place, cuts());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -367,64 +373,14 @@ pub(crate) fn conduct(place: &Path) {
 /// the syncs.
 pub(crate) fn conduct_unsynced(place: &Path) {
     ploop::durability::set_sync(false);
-    let wrong = try_cuts(place, cuts() / 8);
+    let wrong = offline_cuts(place, cuts() / 8);
     note!("{} undone", wrong.len());
     assert!(wrong.iter().any(|what| what.contains(UNDONE)));
 }
 
-fn try_cuts(place: &Path, total: u64) -> Vec<String> {
-    let base = place.join("base");
-    Host::format(&base, HOST);
-    let mut wrong = Vec::new();
-    let mut done = 0;
-    for seed in seed().. {
-        if done >= total {
-            break;
-        }
-        let mut random = Random::new(seed);
-        let directory = place.join(seed.to_string());
-        fs::create_dir(&directory).unwrap();
-        let recorder = Recorder::new(&directory, &base);
-        let host = Host::mount(&recorder.disk(), &directory.join("host"));
-        let image = host.target.join("image");
-        fs::create_dir(&image).unwrap();
-        rustix::fs::syncfs(fs::File::open(&image).unwrap()).unwrap();
-        let steps = live(&recorder, &image, &mut random);
-        let end = recorder.position();
-        drop(host);
-        for number in 0..CUTS.min(total - done) {
-            let mut random = Random::new(random.next());
-            // Half of them soon after something has returned.
-            let position = match random.below(2) {
-                0 => {
-                    let step = &steps[random.below(steps.len() as u64) as usize];
-                    (step.end + random.below(4) as usize).min(end)
-                }
-                _ => {
-                    let start = steps[0].end;
-                    start + random.below((end - start) as u64) as usize
-                }
-            };
-            let (disk, lost) = recorder.cut(position, &mut random);
-            let last = steps.iter().rposition(|step| step.end <= position).unwrap();
-            let (last, next) = (&steps[last], steps.get(last + 1));
-            let what = format!(
-                "seed {seed}, cut {number} at {position} of {end}, after {}, in {}, {lost}",
-                last.name,
-                next.map_or("nothing", |next| &*next.name),
-            );
-            let host = Host::mount(&disk, &directory.join("after"));
-            if let Err(error) = verify(&host.target.join("image"), last, next) {
-                wrong.push(format!("{what}: {error}"));
-            }
-            drop(host);
-            done += 1;
-        }
-        drop(recorder);
-        fs::remove_dir_all(&directory).unwrap();
-    }
-    note!("{done} cuts, the first seed {}", seed());
-    wrong
+fn offline_cuts(place: &Path, total: u64) -> Vec<String> {
+    let prepare = |image: &Path| fs::create_dir(image).unwrap();
+    try_cuts(place, total, HOST, prepare, live)
 }
 
 /// Starts one of the two.

@@ -15,16 +15,14 @@ use std::time::Duration;
 use ploop::image::{Issue, check};
 use ploop::{Guid, Ploop, ReplaceParam, ReplaceTarget, ResizeMode, Size};
 
-use super::host::Host;
+use fastrand::Rng;
+
 use super::image::{Files, Image, differences, write_synced};
-use super::random::Random;
 use super::recorder::Recorder;
-use super::sandbox::{self, RunningPart, note, run};
-use super::{cuts, seed};
+use super::sandbox::{self, RunningPart, run};
+use super::{Life, cuts, try_cuts};
 
 const HOST: u64 = 700 << 20;
-/// Of one record.
-const CUTS: u64 = 25;
 
 /// What an image's descriptor is to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,21 +63,18 @@ struct Record {
     events: Arc<Mutex<Vec<Event>>>,
 }
 
-struct Life<'a> {
+struct Subject<'a> {
     recorder: &'a Recorder,
     image: Image,
-    random: Random,
+    random: Rng,
     record: Record,
 }
 
-impl Life<'_> {
+impl Subject<'_> {
     fn write(&mut self) {
         for _ in 0..3 {
-            let name = format!("file.{}", self.random.below(12));
-            let (seed, len) = (
-                self.random.next(),
-                1 + self.random.below(512 << 10) as usize,
-            );
+            let name = format!("file.{}", self.random.u64(..12));
+            let (seed, len) = (self.random.u64(..), 1 + self.random.usize(..512 << 10));
             let target = self.image.target();
             write(self.recorder, &self.record.events, &target, name, seed, len);
         }
@@ -99,8 +94,8 @@ impl Life<'_> {
     }
 
     fn live(&mut self) {
-        let random = self.random.next();
-        let mount = |image: &mut Ploop, life: &Image| image.mount(&life.param()).map(drop);
+        let random = self.random.u64(..);
+        let mount = |ploop: &mut Ploop, image: &Image| ploop.mount(&image.param()).map(drop);
         let image = Image::at(&self.image.directory);
         self.step("mount", |ploop| mount(ploop, &image));
         let writer = Arc::new(AtomicBool::new(true));
@@ -113,10 +108,10 @@ impl Life<'_> {
             );
             let goes_on = Arc::clone(&writer);
             scope.spawn(move || {
-                let mut random = Random::new(random);
+                let mut random = Rng::with_seed(random);
                 while goes_on.load(Ordering::Relaxed) {
-                    let name = format!("meanwhile.{}", random.below(20));
-                    let (seed, len) = (random.next(), 1 + random.below(64 << 10) as usize);
+                    let name = format!("meanwhile.{}", random.u64(..20));
+                    let (seed, len) = (random.u64(..), 1 + random.usize(..64 << 10));
                     write(recorder, &events, &target, name, seed, len);
                     thread::sleep(Duration::from_millis(5));
                 }
@@ -125,7 +120,7 @@ impl Life<'_> {
             writer.store(false, Ordering::Relaxed);
         });
         self.write();
-        if self.random.below(2) == 0 {
+        if self.random.u64(..2) == 0 {
             // Some sandboxes unmount the file system for a moment, so nobody writes meanwhile.
             self.step(GROWTH, |image| {
                 image.resize(Size::from_mib(448), ResizeMode::Online)
@@ -151,7 +146,7 @@ impl Life<'_> {
         self.write();
         self.step("merge below the top", delete_base);
         self.write();
-        if self.random.below(2) == 0 {
+        if self.random.u64(..2) == 0 {
             let base = self.image.open().base_delta_file().unwrap();
             let copy = base.with_file_name("copy.hdd");
             fs::copy(&base, &copy).unwrap();
@@ -210,6 +205,19 @@ impl Record {
 }
 
 const GROWTH: &str = "growth";
+
+impl Life for Record {
+    fn steps(&self) -> Vec<(usize, &str)> {
+        self.steps
+            .iter()
+            .map(|step| (step.end, step.name))
+            .collect()
+    }
+
+    fn verify(&self, image: &Path, position: usize, number: u64) -> Result<(), String> {
+        verify(image, self, position, number % 5 == 0)
+    }
+}
 
 fn verify(place: &Path, record: &Record, position: usize, thorough: bool) -> Result<(), String> {
     let image = Image::at(place);
@@ -272,69 +280,19 @@ fn verify(place: &Path, record: &Record, position: usize, thorough: bool) -> Res
 
 /// In a sandbox.
 pub(crate) fn conduct(place: &Path) {
-    let wrong = try_cuts(place, cuts() / 4);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-fn try_cuts(place: &Path, total: u64) -> Vec<String> {
-    let base = place.join("base");
-    Host::format(&base, HOST);
-    let host = Host::mount(&base, &place.join("host"));
-    Image::create(&host.target.join("image"));
-    drop(host);
-    let mut wrong = Vec::new();
-    let mut done = 0;
-    for seed in seed().. {
-        if done >= total {
-            break;
-        }
-        let mut random = Random::new(seed);
-        let directory = place.join(seed.to_string());
-        fs::create_dir(&directory).unwrap();
-        let recorder = Recorder::new(&directory, &base);
-        let host = Host::mount(&recorder.disk(), &directory.join("host"));
-        let mut life = Life {
-            recorder: &recorder,
-            image: Image::at(&host.target.join("image")),
-            random: Random::new(random.next()),
+    let prepare = |image: &Path| drop(Image::create(image));
+    let live = |recorder: &Recorder, image: &Path, random: &mut Rng| {
+        let mut subject = Subject {
+            recorder,
+            image: Image::at(image),
+            random: random.fork(),
             record: Record::default(),
         };
-        let start = recorder.position();
-        life.live();
-        let record = life.record;
-        drop(host);
-        let end = recorder.position();
-        for number in 0..CUTS.min(total - done) {
-            let mut random = Random::new(random.next());
-            // Half of them soon after something has returned.
-            let position = match random.below(2) {
-                0 => {
-                    let step = random.below(record.steps.len() as u64) as usize;
-                    (record.steps[step].end + random.below(6) as usize).min(end)
-                }
-                _ => start + random.below((end - start) as u64) as usize,
-            };
-            let (disk, lost) = recorder.cut(position, &mut random);
-            let last = record.steps.iter().rfind(|step| step.end <= position);
-            let next = record.steps.iter().find(|step| step.end > position);
-            let host = Host::mount(&disk, &directory.join("after"));
-            let image = host.target.join("image");
-            if let Err(error) = verify(&image, &record, position, number % 5 == 0) {
-                let name = |step: Option<&Step>| step.map_or("nothing", |step| step.name);
-                wrong.push(format!(
-                    "seed {seed}, cut {number} at {position} of {end}, after {}, in {}, {lost}: {error}",
-                    name(last),
-                    name(next),
-                ));
-            }
-            drop(host);
-            done += 1;
-        }
-        drop(recorder);
-        fs::remove_dir_all(&directory).unwrap();
-    }
-    note!("{done} cuts, the first seed {}", super::seed());
-    wrong
+        subject.live();
+        subject.record
+    };
+    let wrong = try_cuts(place, cuts() / 4, HOST, prepare, live);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Starts it.

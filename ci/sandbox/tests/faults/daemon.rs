@@ -9,8 +9,8 @@ use rustix::process::{Signal, kill_process};
 
 use super::image::{Files, Image, write_synced};
 use super::program::points;
-use super::random::Random;
 use super::sandbox::{self, Lines, RunningPart};
+use fastrand::Rng;
 
 /// Makes an image. In a sandbox.
 pub(crate) fn prepare(directory: &Path) {
@@ -32,13 +32,13 @@ pub(crate) fn write(directory: &Path) {
 
 /// Says what it begins to write, and what is synced.
 pub(crate) fn write_until_it_fails(target: &Path, seed: u64) {
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     println!("mounted");
     for number in 0.. {
         // Some are written again, large and small ones.
         let name = format!("written.{}", number % 200);
         let limit = if number % 8 == 0 { 2 << 20 } else { 64 << 10 };
-        let (seed, len) = (random.next(), 1 + random.below(limit) as usize);
+        let (seed, len) = (random.u64(..), 1 + random.usize(..limit));
         println!("begins {name}");
         if let Err(error) = write_synced(target, &name, seed, len) {
             println!("failed {name}: {error}");
@@ -87,8 +87,8 @@ pub(crate) fn killed() {
     .succeed(limit);
     let (count, first) = points(3);
     for seed in first..first + count {
-        let mut random = Random::new(seed);
-        let delay = Duration::from_micros(random.below(1_500_000));
+        let mut random = Rng::with_seed(seed);
+        let delay = Duration::from_micros(random.u64(..1_500_000));
         let what = format!("daemon killed, seed {seed}, after {delay:.1?}");
         let mut command = sandbox::sandboxed("daemon-write", directory.path());
         command.env(SEED, seed.to_string());

@@ -5,14 +5,15 @@
 //! mounted, and every access beyond gets EIO from the block layer. Taking the limit off mends it.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fastrand::Rng;
+
 use super::daemon::{read_manifest, write_until_it_fails};
 use super::image::Image;
+use super::ioctl;
 use super::program::points;
-use super::random::Random;
 use super::sandbox::{self, Lines, RunningPart, run, tool};
 
 const MIB: u64 = 1 << 20;
@@ -78,28 +79,14 @@ impl Host {
 
     /// The disk ends there; 0 for its whole length.
     fn limit(&self, end: u64) {
-        const LOOP_SET_STATUS64: libc::c_ulong = 0x4c04;
-        const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
-        const SIZE_LIMIT: usize = 4;
         let device = File::options()
             .read(true)
             .write(true)
             .open(&self.device)
             .unwrap();
-        let mut info = [0u64; 29];
-        // SAFETY: `struct loop_info64` has 232 bytes, and the array outlives both calls.
-        unsafe {
-            let info = info.as_mut_ptr();
-            assert_eq!(
-                libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64 as _, info),
-                0
-            );
-            *info.add(SIZE_LIMIT) = end;
-            assert_eq!(
-                libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64 as _, info),
-                0
-            );
-        }
+        let mut status = ioctl::loop_status(&device).unwrap();
+        status.lo_sizelimit = end;
+        ioctl::loop_set_status(&device, status).unwrap();
     }
 }
 
@@ -122,7 +109,7 @@ pub(crate) fn full(directory: &Path) {
         let ballast = host.target.join("ballast");
         let stat = rustix::fs::statvfs(&host.target).unwrap();
         let free = stat.f_bavail * stat.f_frsize;
-        let left = 8 * MIB + random.below(24 * MIB);
+        let left = 8 * MIB + random.u64(..24 * MIB);
         let len = free.saturating_sub(left);
         tool(
             "fallocate",
@@ -140,7 +127,7 @@ pub(crate) fn full(directory: &Path) {
 pub(crate) fn failing(directory: &Path) {
     fault(directory, |host, image, random| {
         let end = host.end_of(&image.directory);
-        host.limit(end + (20 + random.below(60)) * MIB);
+        host.limit(end + (20 + random.u64(..60)) * MIB);
         Box::new(|host: &mut Host| {
             // Without what memory still has of it.
             host.limit(0);
@@ -157,10 +144,10 @@ pub(crate) fn failing(directory: &Path) {
 
 type Mend = Box<dyn FnOnce(&mut Host)>;
 
-fn fault(directory: &Path, inject: fn(&Host, &Image, &mut Random) -> Mend) {
+fn fault(directory: &Path, inject: fn(&Host, &Image, &mut Rng) -> Mend) {
     let (count, first) = points(1);
     for seed in first..first + count.div_ceil(5) {
-        let mut random = Random::new(seed);
+        let mut random = Rng::with_seed(seed);
         let place = directory.join(seed.to_string());
         fs::create_dir(&place).unwrap();
         let mut host = Host::make(&place, 700 * MIB);

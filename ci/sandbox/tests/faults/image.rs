@@ -14,8 +14,8 @@ use std::time::Duration;
 use ploop::image::{Issue, check};
 use ploop::{CreateParam, MountParam, Ploop, Size};
 
-use super::random::Random;
 use super::sandbox::{run, tool};
+use fastrand::Rng;
 
 /// The size of the images: libploop makes a journal of 128 MiB.
 pub(crate) const SIZE: Size = Size::from_mib(384);
@@ -27,10 +27,10 @@ pub(crate) type Files = BTreeMap<String, (u64, usize)>;
 /// and the contents of gigabytes are there at once.
 pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
     const SECTOR: usize = 512;
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     let mut bytes = Vec::with_capacity(len + SECTOR);
     while bytes.len() < len {
-        let number = random.next().to_le_bytes();
+        let number = random.u64(..).to_le_bytes();
         bytes.extend_from_slice(&number.repeat(SECTOR / number.len()));
     }
     bytes.truncate(len);
@@ -137,14 +137,14 @@ impl Image {
         let stopped = Arc::clone(&stop);
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
-            let mut random = Random::new(seed);
+            let mut random = Rng::with_seed(seed);
             for number in 0.. {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
                 // A hundred names, so that some are written again.
                 let name = format!("written.{}", number % 100);
-                let (seed, len) = (random.next(), 1 + random.below(96 << 10) as usize);
+                let (seed, len) = (random.u64(..), 1 + random.usize(..96 << 10));
                 // From here on neither the old nor the new bytes are certain.
                 files.lock().unwrap().remove(&name);
                 if write_synced(&target, &name, seed, len).is_err() {

@@ -9,8 +9,10 @@ mod daemon;
 mod exact;
 mod host;
 mod image;
+#[path = "../../src/ioctl.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use a part of it")]
+mod ioctl;
 mod program;
-mod random;
 mod sandbox;
 
 use std::path::Path;

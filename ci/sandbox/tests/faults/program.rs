@@ -14,8 +14,8 @@ use ploop::{CreateParam, DiscardParam, Ploop, ResizeMode, Size, copy, device};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group};
 
 use super::image::{Image, SIZE};
-use super::random::Random;
 use super::sandbox::{self, Lines, RunningPart, note};
+use fastrand::Rng;
 
 /// Of one operation, at most.
 const LONG: Duration = Duration::from_secs(120);
@@ -315,15 +315,15 @@ pub(crate) fn points(default: u64) -> (u64, u64) {
 }
 
 /// For each of the seeds.
-fn each_point(mut body: impl FnMut(u64, &mut Random)) {
+fn each_point(mut body: impl FnMut(u64, &mut Rng)) {
     let (count, first) = points(6);
     for seed in first..first + count {
-        body(seed, &mut Random::new(seed));
+        body(seed, &mut Rng::with_seed(seed));
     }
 }
 
-fn within(length: Duration, random: &mut Random) -> Duration {
-    Duration::from_micros(random.below(length.as_micros() as u64))
+fn within(length: Duration, random: &mut Rng) -> Duration {
+    Duration::from_micros(random.u64(..length.as_micros() as u64))
 }
 
 const GROWTH: &str = "growth, mounted";
@@ -365,7 +365,7 @@ pub(crate) fn conduct(directory: &Path, wanted: fn(&str) -> bool) {
         .collect();
     let mut ended = 0;
     each_point(|seed, random| {
-        let number = random.below(operations.len() as u64) as usize;
+        let number = random.usize(..operations.len());
         let (operation, (original, length)) = (operations[number], &originals[number]);
         let delay = within(*length, random);
         let what = format!("{}, seed {seed}, killed after {delay:.1?}", operation.name);

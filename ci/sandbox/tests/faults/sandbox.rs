@@ -16,7 +16,7 @@ use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
 
 const PART: &str = "PLOOP_FAULT_PART";
 const DIRECTORY: &str = "PLOOP_FAULT_DIRECTORY";
@@ -25,7 +25,7 @@ const DIRECTORY: &str = "PLOOP_FAULT_DIRECTORY";
 /// has the same.
 const BASE: &str = "PLOOP_SANDBOX_BASE";
 
-fn base() -> PathBuf {
+pub(crate) fn base() -> PathBuf {
     match env::var_os(BASE) {
         Some(base) if env::var_os(PART).is_some() => base.into(),
         _ => format!("/run/ploop-sandbox.{}", std::process::id()).into(),
@@ -151,13 +151,22 @@ fn for_part(command: &mut Command, name: &str, directory: &Path) {
 
 /// This program again, for a part, in a sandbox.
 pub(crate) fn sandboxed(name: &str, directory: &Path) -> Command {
+    let mut command = with_this_program();
+    for_part(&mut command, name, directory);
+    command
+}
+
+/// A sandbox, and this program again in it.
+pub(crate) fn with_this_program() -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("run");
     if let Some(library) = library() {
         command.arg("--preload").arg(library);
     }
-    command.arg("--").arg(env::current_exe().unwrap());
-    for_part(&mut command, name, directory);
+    command
+        .arg("--")
+        .arg(env::current_exe().unwrap())
+        .env(BASE, base());
     command
 }
 
@@ -217,29 +226,8 @@ impl RunningPart {
 
     /// How it ended, or the reason for which it was ended.
     pub(crate) fn finish(&mut self, limit: Duration) -> Result<ExitStatus, String> {
-        if let Some(status) = wait(&mut self.child, limit) {
-            return Ok(status);
-        }
-        let mut after = "was still running at its limit";
-        self.signal(Signal::TERM);
-        if wait(&mut self.child, Duration::from_secs(20)).is_none() {
-            after = "was still running at its limit, and SIGTERM did not end it";
-            self.signal(Signal::KILL);
-            if wait(&mut self.child, Duration::from_secs(10)).is_none() {
-                after = "hangs in the kernel";
-            }
-        }
-        Err(format!(
-            "{} {after}; it said:\n{}",
-            self.what,
-            self.output()
-        ))
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
-            let _ = kill_process(pid, signal);
-        }
+        finish(&mut self.child, limit)
+            .map_err(|why| format!("{} {why}; it said:\n{}", self.what, self.output()))
     }
 
     /// That it succeeds within the limit and leaves nothing behind. Returns what it said.
@@ -307,13 +295,25 @@ fn traces(state: &str) -> Vec<String> {
 impl Drop for RunningPart {
     fn drop(&mut self) {
         // Where a test panicked.
-        if let Ok(None) = self.child.try_wait() {
-            self.signal(Signal::TERM);
-            if wait(&mut self.child, Duration::from_secs(20)).is_none() {
-                self.signal(Signal::KILL);
-                let _ = wait(&mut self.child, Duration::from_secs(5));
-            }
-        }
+        let _ = finish(&mut self.child, Duration::ZERO);
+    }
+}
+
+/// Waits for a child, and ends it where it is still running at its limit.
+pub(crate) fn finish(child: &mut Child, limit: Duration) -> Result<ExitStatus, &'static str> {
+    if let Some(status) = wait(child, limit) {
+        return Ok(status);
+    }
+    if let Some(pid) = Pid::from_raw(child.id() as i32) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    if wait(child, Duration::from_secs(20)).is_some() {
+        return Err("was still running at its limit");
+    }
+    let _ = child.kill();
+    match wait(child, Duration::from_secs(10)) {
+        Some(_) => Err("was still running at its limit, and SIGTERM did not end it"),
+        None => Err("hangs in the kernel"),
     }
 }
 
@@ -342,23 +342,28 @@ pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
 /// How a program ends, and what it says, within a minute.
 #[track_caller]
 pub(crate) fn run(program: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    output(Command::new(program).args(arguments))
+}
+
+/// How a command ends, and what it says, within a minute.
+#[track_caller]
+pub(crate) fn output(command: &mut Command) -> (Option<i32>, String) {
     let log = tempfile::NamedTempFile::new().unwrap();
     let sink = || Stdio::from(File::options().append(true).open(log.path()).unwrap());
-    let mut child = Command::new(program)
-        .args(arguments)
+    let program = command.get_program().to_owned();
+    let mut child = command
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(sink())
         .stderr(sink())
         .spawn()
-        .unwrap_or_else(|error| panic!("{program} cannot be started: {error}"));
-    let status = wait(&mut child, Duration::from_secs(60));
+        .unwrap_or_else(|error| panic!("{program:?} cannot be started: {error}"));
+    let status = finish(&mut child, Duration::from_secs(60));
     let text = String::from_utf8_lossy(&fs::read(log.path()).unwrap()).into_owned();
-    let Some(status) = status else {
-        let _ = child.kill();
-        panic!("{program} {arguments:?} has not ended after a minute; it said:\n{text}");
-    };
-    (status.code(), text)
+    match status {
+        Ok(status) => (status.code(), text),
+        Err(why) => panic!("{program:?} {why}; it said:\n{text}"),
+    }
 }
 
 /// The daemon of a sandbox: the one of the launcher's descendants that runs the same program.

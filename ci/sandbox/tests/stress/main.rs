@@ -6,8 +6,6 @@
 
 #[path = "../faults/image.rs"]
 mod image;
-#[path = "../faults/random.rs"]
-mod random;
 #[path = "../faults/sandbox.rs"]
 mod sandbox;
 
@@ -22,8 +20,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Arguments;
 use ploop::{CreateParam, Guid, Ploop, Size};
 
+use fastrand::Rng;
 use image::{Files, Image};
-use random::Random;
 use sandbox::RunningPart;
 
 const IMAGES: u64 = 8;
@@ -50,7 +48,7 @@ type Counts = BTreeMap<&'static str, u64>;
 /// An image in the hands of chance, and what it must hold.
 struct Worker {
     image: Image,
-    random: Random,
+    random: Rng,
     /// The snapshots, from the base up, and what was in the file system then.
     snapshots: Vec<(Guid, Files)>,
     mounted: bool,
@@ -62,7 +60,7 @@ impl Worker {
     fn new(directory: &Path, seed: u64) -> Worker {
         Worker {
             image: Image::create(directory),
-            random: Random::new(seed),
+            random: Rng::with_seed(seed),
             snapshots: Vec::new(),
             mounted: false,
             written: 0,
@@ -80,7 +78,7 @@ impl Worker {
 
     fn step(&mut self) {
         if !self.mounted {
-            match self.random.below(10) {
+            match self.random.u64(..10) {
                 0..6 => {
                     self.image.mount();
                     self.mounted = true;
@@ -94,7 +92,7 @@ impl Worker {
             }
             return;
         }
-        match self.random.below(10) {
+        match self.random.u64(..10) {
             0..5 => self.write(),
             5 => {
                 self.snapshot();
@@ -118,9 +116,9 @@ impl Worker {
     }
 
     fn write(&mut self) {
-        let name = format!("file.{}", self.random.below(20));
-        let len = 1 + self.random.below(1 << 20) as usize;
-        let seed = self.random.next();
+        let name = format!("file.{}", self.random.u64(..20));
+        let len = 1 + self.random.usize(..1 << 20);
+        let seed = self.random.u64(..);
         image::write_synced(&self.image.target(), &name, seed, len).unwrap();
         self.image.files.lock().unwrap().insert(name, (seed, len));
         self.written += len as u64;
@@ -139,7 +137,7 @@ impl Worker {
         if self.snapshots.is_empty() {
             return;
         }
-        let which = self.random.below(self.snapshots.len() as u64) as usize;
+        let which = self.random.usize(..self.snapshots.len());
         let (guid, _) = self.snapshots.remove(which);
         self.image.open().delete_snapshot(guid).unwrap();
         self.count(if self.mounted {
