@@ -58,16 +58,11 @@ fn make(path: &Path, size: Size, allocated: impl Fn(u32) -> bool) {
     file.set_len(table).unwrap();
     file.write_all_at(&header.to_bytes(), 0).unwrap();
     let first = u32::try_from(table / cluster.bytes()).unwrap();
-    let mut state = 1u64;
+    let mut random = fastrand::Rng::with_seed(1);
     let mut noise = vec![0; usize::try_from(cluster.bytes()).unwrap()];
     let chosen = (0..entries).filter(|number| allocated(*number));
     for (place, number) in (first..).zip(chosen) {
-        for word in noise.chunks_mut(8) {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            word.copy_from_slice(&(state | 1).to_le_bytes());
-        }
+        random.fill(&mut noise);
         let at = u64::from(place) * cluster.bytes();
         file.write_all_at(&noise, at).unwrap();
         let entry = 64 + 4 * u64::from(number);
@@ -129,13 +124,9 @@ fn export(image: &Path, dir: &Path) {
 
 /// Offsets of blocks that lie in clusters which are allocated.
 fn offsets(seed: u64) -> impl Iterator<Item = u64> {
-    let mut state = seed;
-    std::iter::from_fn(move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let random = state >> 33;
-        Some((random % 2048) * (2 << 20) + (random >> 11) % 256 * BLOCK as u64)
+    let mut random = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(move || {
+        random.u64(..2048) * (2 << 20) + random.u64(..256) * BLOCK as u64
     })
 }
 

@@ -20,17 +20,14 @@ fn replay(name: &str, target: fn(&[u8])) {
         for cut in (0..input.len()).step_by(1 + input.len() / 20) {
             target(&input[..cut]);
         }
-        let mut state = 1u64;
+        let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..40 {
             let mut input = input.clone();
             for _ in 0..3 {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
                 // Of what lies far behind, little is read.
-                let at = (state >> 33) as usize % input.len().clamp(1, 300);
+                let at = random.usize(..input.len().clamp(1, 300));
                 if let Some(byte) = input.get_mut(at) {
-                    *byte = (state >> 24) as u8;
+                    *byte = random.u8(..);
                 }
             }
             target(&input);

@@ -320,18 +320,13 @@ fn conversions() -> Outcome {
 
 /// Bytes that look random, with some zeros among them.
 fn sample(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = fastrand::Rng::with_seed(1);
     let mut bytes = vec![0; len];
     for (number, block) in bytes.chunks_mut(4096).enumerate() {
         if number % 7 < 3 || number % 50 > 40 {
             continue;
         }
-        for byte in block {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            *byte = (state >> 56) as u8;
-        }
+        random.fill(block);
     }
     bytes
 }

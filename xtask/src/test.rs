@@ -42,7 +42,7 @@ const BUILD: &str = "test --no-run --workspace";
 /// enough here.
 const CARGO: [&str; 3] = [
     "test --doc --workspace --no-fail-fast",
-    "test -p ploop --no-default-features --features image,image-write --no-fail-fast --test disk",
+    "test -p ploop --no-default-features --features image,image-write --no-fail-fast --test image",
     "test -p ploop --no-default-features --features image,image-write --no-fail-fast --doc",
 ];
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use crate::fixture::child::{child, child_for};
 use crate::fixture::disk::{self, MOMENT};
 use crate::fixture::harness::{Need, Test};
 use crate::fixture::raw;
+use crate::fixture::refused::refused;
 use crate::tests;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -31,8 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_23_without_standard_streams,
             ha_24_lock_files_are_not_followed;
         &[Need::Root] =>
-            h0_02_the_lock_of_all_devices_ends_in_a_worker;
-        &[Need::Root] =>
+            h0_02_the_lock_of_all_devices_ends_in_a_worker,
             h0_02_a_lock_that_is_lost_to_a_race_ends_too;
     ]
 }
@@ -44,16 +44,17 @@ fn waits_in_flock(tid: i32) -> bool {
             .is_ok_and(|text| text.starts_with(&format!("{} ", libc::SYS_flock)))
 }
 
-/// Whether the process does in which C runs.
-fn a_child_waits_in_flock() -> bool {
+/// The process in which C runs, if it waits in `flock`.
+fn child_in_flock() -> Option<i32> {
     let parent = std::process::id().to_string();
-    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+    let waiting = fs::read_dir("/proc").unwrap().flatten().find(|entry| {
         let read = |name| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
         let stat = read("stat");
         let words = stat.rsplit_once(')').map_or("", |(_, words)| words);
         words.split_ascii_whitespace().nth(1) == Some(&*parent)
             && read("syscall").starts_with(&format!("{} ", libc::SYS_flock))
-    })
+    })?;
+    waiting.file_name().to_str()?.parse().ok()
 }
 
 fn signal_action() -> libc::sigaction {
@@ -176,8 +177,7 @@ fn h0_01_an_application_s_handler_survives() {
 
 #[track_caller]
 fn assert_locked<T: std::fmt::Debug>(begin: Instant, result: ploop::Result<T>, path: &Path) {
-    let error = result.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    let error = refused(result, ErrorKind::Locked);
     assert_eq!(error.path(), Some(path), "{error}");
     let waited = begin.elapsed();
     assert!(waited >= MOMENT, "{waited:?}");
@@ -275,44 +275,53 @@ fn device_lock() -> File {
 }
 
 /// Between the crate's poll and libploop's own attempt the lock is free for a moment. A wait that
-/// begins there ends after libploop's own 60 seconds.
+/// begins there is libploop's, which has a timer send a signal after 60 seconds. It is sent here at once.
 fn h0_02_a_lock_that_is_lost_to_a_race_ends_too() {
-    child_for(Duration::from_secs(300), "safe", |dir| {
+    child("safe", |dir| {
         let mut image = disk::create(dir);
         image.top_delta_file().unwrap();
         // The poll comes before, and is not to be taken for the wait.
         image.set_lock_timeout(Some(Duration::from_secs(2)));
         let path = disk::lock_of(dir);
-        // Takes and leaves the lock all the time, until a look shows that C waits for it.
-        let worker = thread::spawn(move || {
-            loop {
-                let begin = Instant::now();
-                let result = image.set_max_delta_size(Size::from_sectors(4096));
-                if begin.elapsed() > Duration::from_secs(30) {
-                    return (begin.elapsed(), result);
+        // Takes and leaves the lock all the time, until C waits for it.
+        let stop = &AtomicBool::new(false);
+        thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                loop {
+                    let result = image.set_max_delta_size(Size::from_sectors(4096));
+                    if stop.load(Ordering::Relaxed) {
+                        return result;
+                    }
                 }
-            }
-        });
-        let waits = a_child_waits_in_flock;
-        let held = loop {
-            let held = disk::lock(&path);
-            thread::sleep(Duration::from_micros(300));
-            // A poll is inside the call for an instant only.
-            if (0..20).all(|_| {
-                let waits = waits();
-                thread::sleep(Duration::from_millis(u64::from(waits)));
-                waits
-            }) {
-                break held;
-            }
+            });
+            let (held, process) = loop {
+                let held = disk::lock(&path);
+                thread::sleep(Duration::from_micros(300));
+                // A poll is inside the call for an instant only.
+                let looks = (0..20).map_while(|_| {
+                    let process = child_in_flock()?;
+                    thread::sleep(Duration::from_millis(1));
+                    Some(process)
+                });
+                let looks: Vec<i32> = looks.collect();
+                if looks.len() == 20 {
+                    break (held, looks[0]);
+                }
+                drop(held);
+                // The worker goes on, from call to call.
+                thread::sleep(Duration::from_millis(2));
+            };
+            stop.store(true, Ordering::Relaxed);
+            let timers = fs::read_to_string(format!("/proc/{process}/timers")).unwrap();
+            let signal = format!("signal: {}/", libc::SIGRTMIN());
+            assert!(timers.contains(&signal), "no timer: {timers}");
+            thread::sleep(MOMENT);
+            assert!(!worker.is_finished());
+            // SAFETY: sending a signal has no precondition.
+            assert_eq!(unsafe { libc::kill(process, libc::SIGRTMIN()) }, 0);
+            refused(worker.join().unwrap(), ErrorKind::Locked);
             drop(held);
-            // The worker goes on, from call to call.
-            thread::sleep(Duration::from_millis(2));
-        };
-        let (waited, result) = worker.join().unwrap();
-        drop(held);
-        assert_eq!(result.unwrap_err().kind(), ErrorKind::Locked);
-        assert!(waited < Duration::from_secs(70), "{waited:?}");
+        });
     })
     .succeeded();
 }
@@ -399,22 +408,29 @@ fn assert_whole(dir: &Path, snapshots: usize) {
     assert_eq!(names, ["DiskDescriptor.xml", "DiskDescriptor.xml.lck"]);
 }
 
-fn new_directory(dir: &Path, name: &str) -> PathBuf {
-    let dir = dir.join(name);
-    fs::create_dir(&dir).unwrap();
-    dir
+/// The directory of a new image in each round: a copy of one that is made in the first.
+fn rounds(dir: &Path, count: usize) -> impl Iterator<Item = (usize, PathBuf)> {
+    let original = dir.join("original");
+    fs::create_dir(&original).unwrap();
+    disk::create(&original).close();
+    (0..count).map(move |round| {
+        let copy = original.with_file_name(round.to_string());
+        fs::create_dir(&copy).unwrap();
+        for name in ["root.hds", "DiskDescriptor.xml"] {
+            fs::copy(original.join(name), copy.join(name)).unwrap();
+        }
+        (round, copy)
+    })
 }
 
 /// A missing lock file is made by libploop, and until then nobody holds it. The crate makes it first, and
 /// holds a lock of its own from then on: two first operations are one after the other.
 fn ha_23_processes_make_their_first_operation_at_once() {
-    child_for(Duration::from_secs(300), "safe", |dir| {
+    child("safe", |dir| {
         durability::set_sync(false);
-        for round in 0..200 {
-            let dir = new_directory(dir, &round.to_string());
-            drop(disk::create(&dir));
-            if round % 3 > 0 {
-                let _ = fs::remove_file(disk::lock_of(&dir));
+        for (round, dir) in rounds(dir, 100) {
+            if round % 3 == 0 {
+                drop(disk::lock(&disk::lock_of(&dir)));
             }
             let count = if round % 2 == 0 { 2 } else { 4 };
             let done = in_processes(count, |_| {
@@ -432,11 +448,10 @@ fn ha_23_processes_make_their_first_operation_at_once() {
 
 /// Of a lock that is open in both, the child's would be the parent's.
 fn ha_23_handles_cross_a_fork() {
-    child_for(Duration::from_secs(300), "safe", |dir| {
+    child("safe", |dir| {
         durability::set_sync(false);
-        for round in 0..200 {
-            let dir = new_directory(dir, &round.to_string());
-            let image = disk::create(&dir);
+        for (round, dir) in rounds(dir, 80) {
+            let mut image = Ploop::open(disk::descriptor(&dir)).unwrap();
             image.descriptor().unwrap();
             let image = std::cell::RefCell::new(image);
             let done = in_processes(4, |number| {
@@ -476,12 +491,9 @@ fn ha_23_handles_cross_a_fork() {
 }
 
 fn ha_23_threads_make_their_first_operation_at_once() {
-    child_for(Duration::from_secs(300), "safe", |dir| {
+    child("safe", |dir| {
         durability::set_sync(false);
-        for round in 0..100 {
-            let dir = new_directory(dir, &round.to_string());
-            drop(disk::create(&dir));
-            let _ = fs::remove_file(disk::lock_of(&dir));
+        for (_, dir) in rounds(dir, 60) {
             let link = dir.with_extension("link");
             std::os::unix::fs::symlink(&dir, &link).unwrap();
             let at = Instant::now() + Duration::from_millis(2);
@@ -516,11 +528,9 @@ fn until_done<T>(mut operation: impl FnMut() -> ploop::Result<T>) -> T {
 
 /// Whatever becomes of libploop's lock, the crate's own keeps its users apart.
 fn ha_23_the_lock_file_is_removed_all_the_time() {
-    child_for(Duration::from_secs(300), "safe", |dir| {
+    child("safe", |dir| {
         durability::set_sync(false);
-        for round in 0..20 {
-            let dir = new_directory(dir, &round.to_string());
-            drop(disk::create(&dir));
+        for (round, dir) in rounds(dir, 10) {
             let lck = disk::lock_of(&dir);
             let done = in_processes(4, |number| {
                 if number == 0 {
@@ -570,7 +580,7 @@ fn ha_23_without_standard_streams() {
 
 /// They have libploop's lock alone, and come in between when it is handed over. What is reported as done is done.
 fn ha_23_programs_that_use_libploop_alone() {
-    child_for(Duration::from_secs(300), "safe", |dir| {
+    child("safe", |dir| {
         durability::set_sync(false);
         drop(disk::create(dir));
         let path = disk::descriptor(dir);
@@ -639,14 +649,7 @@ fn ha_24_lock_files_are_not_followed() {
             fs::create_dir(&lck).unwrap();
             refused("a directory");
             fs::remove_dir(&lck).unwrap();
-            rustix::fs::mknodat(
-                rustix::fs::CWD,
-                &lck,
-                rustix::fs::FileType::Fifo,
-                rustix::fs::Mode::RWXU,
-                0,
-            )
-            .unwrap();
+            disk::make_fifo(&lck);
             refused("a pipe");
             fs::remove_file(&lck).unwrap();
             fs::remove_file(&victim).unwrap();

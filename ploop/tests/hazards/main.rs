@@ -37,13 +37,15 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Thousands of changes, none of which has to survive a power cut: those that have to are the sandbox's tests.
     ploop::durability::set_sync(false);
-    let mut tests = memory::tests();
-    tests.extend(files::tests());
-    tests.extend(snapshots::tests());
-    tests.extend(locks::tests());
-    tests.extend(process::tests());
-    tests.extend(running::tests());
-    tests.extend(surroundings::tests());
-    tests.extend(running::last());
-    fixture::harness::run(tests)
+    let sections = [
+        memory::tests(),
+        files::tests(),
+        snapshots::tests(),
+        locks::tests(),
+        process::tests(),
+        running::tests(),
+        surroundings::tests(),
+        running::last(),
+    ];
+    fixture::harness::run(sections.into_iter().flatten().collect())
 }

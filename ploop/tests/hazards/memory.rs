@@ -15,6 +15,7 @@ use crate::fixture::directory::Contents;
 use crate::fixture::disk::{self, HEADER_FIRST_BLOCK, HEADER_IN_USE, IN_USE};
 use crate::fixture::harness::{Need, Test};
 use crate::fixture::raw;
+use crate::fixture::refused::refused;
 use crate::tests;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -223,8 +224,7 @@ fn h4_13_a_short_device_name_is_over_read() {
 /// crate takes what fits.
 fn h4_14_long_names_are_cut() {
     ComponentName::new("x".repeat(63)).unwrap();
-    let error = ComponentName::new("x".repeat(64)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    refused(ComponentName::new("x".repeat(64)), ErrorKind::InvalidInput);
     let dir = tempfile::tempdir().unwrap();
     let mut image = disk::create(dir.path());
     let before = Contents::of(dir.path());
@@ -261,17 +261,20 @@ fn h4_15_a_long_path_overflows_the_stack() {
     child("safe", |dir| {
         let xml = deep(dir, 4094);
         fs::write(&xml, "").unwrap();
-        let error = Ploop::open(&xml).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let error = refused(Ploop::open(&xml), ErrorKind::InvalidInput);
         assert!(error.message().contains("4094 bytes long"), "{error}");
         // A short name for it.
         let short = dir.join("short");
         std::os::unix::fs::symlink(xml.parent().unwrap(), &short).unwrap();
-        let error = Ploop::open(short.join(xml.file_name().unwrap())).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        refused(
+            Ploop::open(short.join(xml.file_name().unwrap())),
+            ErrorKind::InvalidInput,
+        );
         let image = short.join("root.hds");
-        let error = Ploop::create(&CreateParam::new(image, disk::SIZE).fs(None)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        refused(
+            Ploop::create(&CreateParam::new(image, disk::SIZE).fs(None)),
+            ErrorKind::InvalidInput,
+        );
     })
     .succeeded();
 }
@@ -345,8 +348,10 @@ fn h0_20_h4_09_a_header_leads_replace_out_of_its_buffer() {
             ReplaceTarget::Guid(guid),
             ReplaceTarget::File(dir.join("root.hds")),
         ] {
-            let error = image.replace(&ReplaceParam::new(&new, target)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            let error = refused(
+                image.replace(&ReplaceParam::new(&new, target)),
+                ErrorKind::Corrupt,
+            );
             assert_eq!(error.path(), Some(&*new), "{error}");
         }
         before.assert_unchanged("replace");
@@ -366,8 +371,7 @@ fn h0_20_h4_09_a_header_leads_snapshot_out_of_its_buffer() {
         let mut image = disk::create(dir);
         craft(&dir.join("root.hds"));
         let before = Contents::of(dir);
-        let error = image.snapshot().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let error = refused(image.snapshot(), ErrorKind::Corrupt);
         assert_eq!(error.path(), Some(&*dir.join("root.hds")), "{error}");
         before.assert_unchanged("snapshot");
         // One that tells the truth is mended.
@@ -389,8 +393,7 @@ fn h0_20_h4_09_a_header_leads_mount_out_of_its_buffer() {
         let (mut image, _) = disk::with_snapshots(dir, 2);
         craft(&dir.join("root.hds"));
         let before = Contents::of(dir);
-        let error = image.mount(&MountParam::new()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let error = refused(image.mount(&MountParam::new()), ErrorKind::Corrupt);
         assert_eq!(error.path(), Some(&*dir.join("root.hds")), "{error}");
         before.assert_unchanged("mount");
     })

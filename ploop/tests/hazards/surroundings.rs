@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -43,7 +43,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Has libploop copy the paths of many images, again and again.
 fn work_with_many_snapshots(dir: &Path, rounds: usize) {
     fs::create_dir(dir).unwrap();
-    let (mut image, guids) = disk::with_snapshots(dir, 110);
+    let (mut image, guids) = disk::with_many_snapshots(dir, 110);
     for _ in 0..rounds {
         let snapshot = image.snapshot().unwrap();
         image.image_info().unwrap();
@@ -132,16 +132,7 @@ fn ha_40_the_log_may_be_any_file() {
         set(Path::new("/dev/null")).unwrap();
         assert_eq!(work("device"), expected);
         let fifo = dir.join("fifo");
-        // SAFETY: the path is terminated.
-        let made = unsafe {
-            libc::mkfifo(
-                std::ffi::CString::new(fifo.to_str().unwrap())
-                    .unwrap()
-                    .as_ptr(),
-                0o600,
-            )
-        };
-        assert_eq!(made, 0);
+        disk::make_fifo(&fifo);
         assert!(fs::metadata(&fifo).unwrap().file_type().is_fifo());
         // Nobody would read it.
         assert_eq!(set(&fifo).unwrap_err().kind(), ErrorKind::Io);
@@ -370,24 +361,40 @@ fn grandchildren() -> Vec<i32> {
     children(&children(&[std::process::id() as i32]))
 }
 
+const KEPT: [u8; 4 << 20] = [7; 4 << 20];
+
+/// A mounted image with one file.
+fn mounted_with_kept(dir: &Path) -> Ploop {
+    let target = dir.join("mnt");
+    fs::create_dir(&target).unwrap();
+    let mut image = Ploop::create(&CreateParam::new(dir.join("root.hds"), SIZE)).unwrap();
+    image.mount(&MountParam::new().target(&target)).unwrap();
+    fs::write(target.join("kept"), KEPT).unwrap();
+    image
+}
+
+/// Leaves 48 MiB to be discarded.
+fn write_and_remove(dir: &Path) {
+    let files = [0; 6].map(|_| tempfile::NamedTempFile::new_in(dir.join("mnt")).unwrap());
+    for file in &files {
+        file.as_file().write_all_at(&[1; 8 << 20], 0).unwrap();
+        file.as_file().sync_all().unwrap();
+    }
+}
+
+#[track_caller]
+fn assert_kept(dir: &Path) {
+    assert!(fs::read(dir.join("mnt/kept")).unwrap() == KEPT);
+}
+
 /// libploop waits for the requests that its trim process causes, and for ever where that was killed, as
 /// by the system that runs out of memory.
 fn ha_44_the_trim_process_is_killed() {
     child_for(LIMIT, "safe", |dir| {
-        let target = dir.join("mnt");
-        fs::create_dir(&target).unwrap();
-        let mut image = Ploop::create(&CreateParam::new(dir.join("root.hds"), SIZE)).unwrap();
-        image.mount(&MountParam::new().target(&target)).unwrap();
-        let kept = vec![7; 4 << 20];
-        fs::write(target.join("kept"), &kept).unwrap();
+        let mut image = mounted_with_kept(dir);
         let mut hits = 0;
         for round in 0..12 {
-            for n in 0..6 {
-                let file = target.join(format!("f{n}"));
-                fs::write(&file, vec![n; 8 << 20]).unwrap();
-                fs::File::open(&file).unwrap().sync_all().unwrap();
-            }
-            (0..6).for_each(|n| fs::remove_file(target.join(format!("f{n}"))).unwrap());
+            write_and_remove(dir);
             let done = AtomicBool::new(false);
             let result = thread::scope(|scope| {
                 let killer = scope.spawn(|| {
@@ -412,7 +419,7 @@ fn ha_44_the_trim_process_is_killed() {
             image.delete_top_delta().unwrap_err();
         }
         assert!(hits > 0, "never killed in time");
-        assert!(fs::read(target.join("kept")).unwrap() == kept);
+        assert_kept(dir);
         image.umount().unwrap();
         let report = ploop::image::check(disk::descriptor(dir));
         assert!(report.is_sound(), "{report}");
@@ -423,19 +430,9 @@ fn ha_44_the_trim_process_is_killed() {
 /// A program that is killed in a discard leaves the driver in the middle of it, and the next discard fails.
 fn ha_46_a_discard_after_a_killed_one() {
     child_for(LIMIT, "safe", |dir| {
-        let target = dir.join("mnt");
-        fs::create_dir(&target).unwrap();
-        let mut image = Ploop::create(&CreateParam::new(dir.join("root.hds"), SIZE)).unwrap();
-        image.mount(&MountParam::new().target(&target)).unwrap();
-        let kept = vec![7; 4 << 20];
-        fs::write(target.join("kept"), &kept).unwrap();
+        let mut image = mounted_with_kept(dir);
         for round in 0..12 {
-            for n in 0..6 {
-                let file = target.join(format!("f{n}"));
-                fs::write(&file, vec![n; 8 << 20]).unwrap();
-                fs::File::open(&file).unwrap().sync_all().unwrap();
-            }
-            (0..6).for_each(|n| fs::remove_file(target.join(format!("f{n}"))).unwrap());
+            write_and_remove(dir);
             // SAFETY: the child uses memory it inherited from a process in which no other thread works.
             let other = unsafe { libc::fork() };
             if other == 0 {
@@ -450,7 +447,7 @@ fn ha_46_a_discard_after_a_killed_one() {
                 libc::waitpid(other, std::ptr::null_mut(), 0);
             }
             image.discard(&DiscardParam::new()).unwrap();
-            assert!(fs::read(target.join("kept")).unwrap() == kept);
+            assert_kept(dir);
         }
         image.umount().unwrap();
         let report = ploop::image::check(disk::descriptor(dir));
@@ -463,7 +460,6 @@ fn ha_46_a_discard_after_a_killed_one() {
 /// damaged, leaves the device running, with the base alone.
 fn ha_47_a_mount_that_fails_late() {
     child_for(LIMIT, "safe", |dir| {
-        use std::os::unix::fs::FileExt;
         let target = dir.join("mnt");
         fs::create_dir(&target).unwrap();
         let mut image = Ploop::create(&CreateParam::new(dir.join("root.hds"), SIZE)).unwrap();
@@ -514,7 +510,6 @@ fn ha_45_what_a_tool_said_is_in_the_error() {
         let device = image.mount(&MountParam::new()).unwrap().device;
         // The superblock and its copies, of the file system in the first partition.
         let zeroes = vec![0u8; 200 << 20];
-        use std::os::unix::fs::FileExt;
         let file = fs::File::options().write(true).open(device).unwrap();
         file.write_all_at(&zeroes, 1 << 20).unwrap();
         file.sync_all().unwrap();

@@ -1,7 +1,4 @@
 //! What the check reports, and in which words.
-#![cfg(feature = "image")]
-
-mod written_image;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -9,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ploop::image::{Issue, Report, Severity, check, check_image};
 use ploop::{FormatVersion, Guid};
-use written_image::{Delta, describe, entry_offset, snapshot};
+
+use crate::written_image::{Delta, describe, entry_offset, snapshot};
 
 const K: u64 = 1 << 10;
 const CLUSTER: u64 = 32 * K;

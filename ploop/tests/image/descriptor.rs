@@ -1,7 +1,4 @@
 //! `DiskDescriptor.xml`: what is read, and what is refused with which words.
-#![cfg(feature = "image")]
-
-mod work_done;
 
 use std::fmt::Write as _;
 use std::os::unix::fs::symlink;
@@ -10,6 +7,8 @@ use std::time::Duration;
 
 use ploop::image::{Descriptor, Geometry, Image, ImageKind, Snapshot};
 use ploop::{ClusterSize, ErrorKind, Guid, ImageMode, Size};
+
+use crate::work_done;
 
 // Written by libploop 1.15.
 const BRANCHED: &str = include_str!("descriptors/branched.xml");

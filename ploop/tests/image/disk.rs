@@ -1,10 +1,4 @@
 //! Disks against a model of what they hold, and tables that lie.
-#![cfg(feature = "image")]
-
-#[cfg(feature = "libploop")]
-mod old_kernel;
-mod work_done;
-mod written_image;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +13,9 @@ use std::time::Duration;
 use ploop::image::{Disk, ExportOptions, Extent, OpenOptions, PartitionKind};
 use ploop::{ErrorKind, FormatVersion, Guid, Size};
 use proptest::prelude::*;
-use written_image::{Delta, contents, describe, entry_offset, pattern, snapshot};
+
+use crate::work_done;
+use crate::written_image::{Delta, contents, describe, entry_offset, pattern, snapshot};
 
 const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
@@ -190,10 +186,9 @@ fn many_threads_read_one_disk() {
             let (disk, expected) = (&disk, &expected);
             scope.spawn(move || {
                 let mut buffer = vec![0; 100_000];
-                let mut at = seed;
+                let mut random = fastrand::Rng::with_seed(seed);
                 for _ in 0..500 {
-                    at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    let offset = (at >> 33) % (8 * M);
+                    let offset = random.u64(..8 * M);
                     let len = disk.read_at(&mut buffer, offset).unwrap();
                     assert!(buffer[..len] == expected[offset as usize..][..len]);
                 }
@@ -730,7 +725,7 @@ fn on_an_old_kernel() {
         "a_disk_of_16_tib_opens_at_once",
         "the_largest_disks_are_passed_through_without_reading_them",
     ];
-    old_kernel::run_again(&different.map(|name| ["--skip", name]).concat());
+    crate::old_kernel::run_again(&different.map(|name| ["--skip", name]).concat());
 }
 
 /// Whoever owns the directory exchanges what a name in it leads to, all the time.

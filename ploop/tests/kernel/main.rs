@@ -30,25 +30,18 @@ use fixture::harness::Need;
 const NEEDS: &[Need] = &[Need::Driver, Need::Root];
 
 fn main() -> ExitCode {
-    let mut all = Vec::new();
-    for (module, tests) in [
-        ("goploop", goploop::tests()),
-        ("creation", creation::tests()),
-        ("mounts", mounts::tests()),
-        ("resizes", resizes::tests()),
-        ("snapshots", snapshots::tests()),
-        ("temporary", temporary::tests()),
-        ("merges", merges::tests()),
-        ("replaces", replaces::tests()),
-        ("discards", discards::tests()),
-        ("copies", copies::tests()),
-        ("looks", looks::tests()),
-    ] {
-        for mut test in tests {
-            // Once per test, for as long as the process lives.
-            test.name = format!("{module}::{}", test.name).leak();
-            all.push(test);
-        }
-    }
-    fixture::harness::run(all)
+    let sections = [
+        goploop::tests(),
+        creation::tests(),
+        mounts::tests(),
+        resizes::tests(),
+        snapshots::tests(),
+        temporary::tests(),
+        merges::tests(),
+        replaces::tests(),
+        discards::tests(),
+        copies::tests(),
+        looks::tests(),
+    ];
+    fixture::harness::run(sections.into_iter().flatten().collect())
 }

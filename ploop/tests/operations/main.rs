@@ -17,6 +17,8 @@ mod merge;
 mod names;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
+#[path = "../fixture/refused.rs"]
+mod refused;
 mod replace;
 mod snapshot;
 mod tables;

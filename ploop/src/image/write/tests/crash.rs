@@ -115,18 +115,18 @@ fn work(
     let top = Top::Delta(Box::new(delta));
     let mut writer = DiskWriter::from_levels(Vec::new(), top, cluster()).unwrap();
     writer.set_preallocation(ahead * CLUSTER);
-    let mut random = Random(seed);
+    let mut random = Rng::with_seed(seed);
     let mut history = History::new();
     let now = || log.lock().unwrap().len();
     for write in 1..=70 {
         let sectors = writer.size().sectors();
-        match random.below(20) {
+        match random.u64(..20) {
             0..=1 => {
                 writer.flush().unwrap();
                 log.lock().unwrap().push(Step::Flushed);
             }
             2 => {
-                let first = random.below(60);
+                let first = random.u64(..60);
                 let given = writer.discard(first * CLUSTER, 3.min(60 - first) * CLUSTER);
                 // It may take effect from now on; reads tell which sectors were meant.
                 given.unwrap();
@@ -136,8 +136,8 @@ fn work(
             }
             3 => {
                 let before = now();
-                let at = random.below(60 * 64);
-                let len = (1 + random.below(150)).min(60 * 64 - at);
+                let at = random.u64(..60 * 64);
+                let len = (1 + random.u64(..150)).min(60 * 64 - at);
                 let bytes = SECTOR as u64;
                 writer.write_zeroes(at * bytes, len * bytes).unwrap();
                 for at in at..at + len {
@@ -145,7 +145,7 @@ fn work(
                 }
             }
             4 => {
-                let clusters = [random.below(60), random.below(60)];
+                let clusters = [random.u64(..60), random.u64(..60)];
                 writer
                     .release(&clusters.map(|cluster| cluster as u32))
                     .unwrap();
@@ -167,8 +167,8 @@ fn work(
                 log.lock().unwrap().push(Step::Flushed);
             }
             _ => {
-                let at = random.below(60 * 64);
-                let len = (1 + random.below(150)).min(60 * 64 - at);
+                let at = random.u64(..60 * 64);
+                let len = (1 + random.u64(..150)).min(60 * 64 - at);
                 let data = sector(write).repeat(len as usize);
                 let before = now();
                 writer.write_at(&data, at * SECTOR as u64).unwrap();
@@ -177,7 +177,7 @@ fn work(
                 }
             }
         }
-        for at in [random.below(60 * 64), random.below(60 * 64)] {
+        for at in [random.u64(..60 * 64), random.u64(..60 * 64)] {
             let mut bytes = [0; SECTOR];
             writer.read_at(&mut bytes, at * SECTOR as u64).unwrap();
             let expected = history
@@ -276,12 +276,12 @@ fn a_kill_at_any_point_leaves_what_was_flushed() {
         let (start, steps, history) = work(&path, version, seed, ahead);
         assert!(steps.len() > 60);
         let killed = dir.path().join("killed");
-        let mut random = Random(seed);
+        let mut random = Rng::with_seed(seed);
         for at in 0..=steps.len() {
             let done = &steps[..at];
             // In order up to here, or with some or all of what was not synced lost.
             for kept in [[100, 50], [50, 0]][at % 2] {
-                let file = replay(&start, done, || random.below(100) < kept);
+                let file = replay(&start, done, || random.u64(..100) < kept);
                 std::fs::write(&killed, file).unwrap();
                 verify(&killed, done, &history, at);
             }

@@ -11,7 +11,7 @@ use crate::{ErrorKind, FormatVersion, Size};
 const CLUSTERS: u64 = 40;
 
 /// Three deltas, or two upon a plain base, each with clusters of its own.
-fn chain(dir: &Path, raw: bool, random: &mut Random) -> (Vec<PathBuf>, Vec<u8>) {
+fn chain(dir: &Path, raw: bool, random: &mut Rng) -> (Vec<PathBuf>, Vec<u8>) {
     let size = Size::from_bytes(CLUSTERS * CLUSTER);
     let paths: Vec<PathBuf> = ["base", "middle", "top"].map(|name| dir.join(name)).into();
     if raw {
@@ -33,12 +33,12 @@ fn chain(dir: &Path, raw: bool, random: &mut Random) -> (Vec<PathBuf>, Vec<u8>) 
     (paths, model)
 }
 
-fn write(writer: &mut DiskWriter, model: &mut [u8], random: &mut Random) {
-    let at = random.below((CLUSTERS - 3) * CLUSTER);
-    let len = 1 + random.below(2 * CLUSTER);
-    let byte = 1 + random.below(255) as u8;
+fn write(writer: &mut DiskWriter, model: &mut [u8], random: &mut Rng) {
+    let at = random.u64(..(CLUSTERS - 3) * CLUSTER);
+    let len = 1 + random.u64(..2 * CLUSTER);
+    let byte = 1 + random.u8(..255);
     let range = at as usize..(at + len) as usize;
-    match random.below(4) {
+    match random.u64(..4) {
         0 => {
             writer.write_zeroes(at, len).unwrap();
             model[range].fill(0);
@@ -81,7 +81,7 @@ fn is_empty(delta: &Path) -> bool {
 #[test]
 fn the_disk_is_written_while_clusters_move() {
     for (seed, raw) in (0..12).map(|seed| (seed, seed % 3 == 0)) {
-        let mut random = Random(seed);
+        let mut random = Rng::with_seed(seed);
         let dir = tempfile::tempdir().unwrap();
         let (mut paths, mut model) = chain(dir.path(), raw, &mut random);
         let mut writer = open(&paths, raw);
@@ -94,11 +94,11 @@ fn the_disk_is_written_while_clusters_move() {
             let mut more = true;
             while more {
                 more = writer.merge_next().unwrap();
-                if random.below(2) == 0 {
+                if random.u64(..2) == 0 {
                     write(&mut writer, &mut model, &mut random);
                     since_flush.push(model.clone());
                 }
-                if random.below(4) == 0 {
+                if random.u64(..4) == 0 {
                     writer.flush().unwrap();
                     since_flush = vec![model.clone()];
                 }
@@ -143,7 +143,7 @@ fn the_disk_is_written_while_clusters_move() {
 /// What was not moved is still above, and the mark says that nobody finished.
 #[test]
 fn a_merge_that_is_not_finished_leaves_both() {
-    let mut random = Random(7);
+    let mut random = Rng::with_seed(7);
     let dir = tempfile::tempdir().unwrap();
     let (paths, model) = chain(dir.path(), false, &mut random);
     let mut writer = open(&paths, false);

@@ -8,6 +8,8 @@ mod space;
 
 use std::path::PathBuf;
 
+use fastrand::Rng;
+
 use super::*;
 use crate::Guid;
 use crate::image::Disk;
@@ -16,19 +18,6 @@ const CLUSTER: u64 = 32 << 10;
 
 fn cluster() -> ClusterSize {
     ClusterSize::from_bytes(CLUSTER).unwrap()
-}
-
-/// A source of numbers that is the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) % limit
-    }
 }
 
 /// The whole disk through the reader.

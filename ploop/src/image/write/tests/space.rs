@@ -247,13 +247,13 @@ fn tracked_clusters_are_all_that_changes() {
         writer.flush().unwrap();
         writer.track(true);
         let mut copy = std::fs::read(&path).unwrap();
-        let mut random = Random(ahead);
+        let mut random = Rng::with_seed(ahead);
         for round in 1..60 {
-            for _ in 0..1 + random.below(5) {
-                let at = random.below(39 * CLUSTER);
-                let len = 1 + random.below(CLUSTER);
-                let first = random.below(38) as u32;
-                match random.below(14) {
+            for _ in 0..1 + random.u64(..5) {
+                let at = random.u64(..39 * CLUSTER);
+                let len = 1 + random.u64(..CLUSTER);
+                let first = random.u32(..38);
+                match random.u64(..14) {
                     0 => drop(writer.discard(at, CLUSTER).unwrap()),
                     1 => {
                         writer.write_zeroes(at, len).unwrap();
@@ -383,17 +383,17 @@ fn no_cluster_is_left_half_written() {
     let mut writer = open(std::slice::from_ref(&path), false);
     writer.set_preallocation(8 * CLUSTER);
     let mut model = vec![0; size.bytes() as usize];
-    let mut random = Random(5);
+    let mut random = Rng::with_seed(5);
     for round in 0..400u32 {
-        let at = random.below(size.bytes() - 9000);
-        let data = vec![(round % 251) as u8 + 1; 1 + random.below(9000) as usize];
+        let at = random.u64(..size.bytes() - 9000);
+        let data = vec![(round % 251) as u8 + 1; 1 + random.usize(..9000)];
         writer.write_at(&data, at).unwrap();
         model[at as usize..][..data.len()].copy_from_slice(&data);
-        let (from, len) = (random.below(size.bytes() - 5000), random.below(5000));
+        let (from, len) = (random.u64(..size.bytes() - 5000), random.u64(..5000));
         writer.write_zeroes(from, len).unwrap();
         model[from as usize..][..len as usize].fill(0);
         if round % 40 == 7 {
-            let (first, count) = (random.below(56), 1 + random.below(8));
+            let (first, count) = (random.u64(..56), 1 + random.u64(..8));
             writer
                 .write_zeroes(first * CLUSTER, count * CLUSTER)
                 .unwrap();

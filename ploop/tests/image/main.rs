@@ -1,0 +1,14 @@
+//! What is read of images, without libploop: descriptors, deltas, disks, and what the check finds.
+#![cfg(feature = "image")]
+
+mod check;
+mod descriptor;
+mod disk;
+mod layers;
+#[cfg(feature = "libploop")]
+#[path = "../old_kernel/mod.rs"]
+mod old_kernel;
+#[path = "../work_done/mod.rs"]
+mod work_done;
+#[path = "../written_image/mod.rs"]
+mod written_image;
