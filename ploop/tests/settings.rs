@@ -1,5 +1,5 @@
-//! Settings of the whole process: the log and the lock timeout. They are in a program of their own,
-//! and there take turns.
+//! Settings of the whole process: the log and the lock timeout. The tests are a program of their own and run one at a
+//! time.
 #![cfg(feature = "libploop")]
 
 #[path = "fixture/directory.rs"]
@@ -46,7 +46,7 @@ fn the_log_file_gets_what_happens_until_it_is_closed() {
         written.iter().any(|line| line.contains(&guid.to_string())),
         "{written:#?}"
     );
-    // What is there stays there, and a path that cannot be opened changes nothing.
+    // What is in the file stays, and a path that cannot be opened changes nothing.
     let error = log::set_log_file(Some(Path::new("/no/such/directory/log"))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     known.ploop.snapshot().unwrap();
@@ -63,7 +63,7 @@ fn the_log_file_gets_what_happens_until_it_is_closed() {
     let until_here = lines(&second);
     known.ploop.snapshot().unwrap();
     assert_eq!(lines(&second), until_here);
-    // Closed twice is closed.
+    // To close it twice is no error.
     log::set_log_file(None).unwrap();
 }
 

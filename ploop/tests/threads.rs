@@ -26,8 +26,8 @@ const _: fn() = || {
     send::<MountGuard<'static>>();
 };
 
-/// But two threads cannot have it at once. Were `Ploop` `Sync`, both implementations below would
-/// apply to it, and the one that is meant could not be told.
+/// Two threads cannot share it. If `Ploop` were `Sync`, both implementations below would apply to it, and this would not
+/// compile.
 const _: fn() = || {
     trait UnlessSync<Which> {
         fn told() {}
@@ -243,7 +243,7 @@ fn two_processes_on_one_image() {
     known.verify();
 }
 
-/// Each takes what the other may take first; exactly one of them gets it.
+/// Two threads want the same; exactly one of them gets it.
 #[test]
 fn two_processes_delete_the_same_snapshots() {
     const NAME: &str = "two_processes_delete_the_same_snapshots";
@@ -303,7 +303,7 @@ fn a_long_operation_delays_nobody_else() {
             known.ploop.delete_snapshot(guid).unwrap();
             known.states.remove(&guid);
             before += 1;
-            // Over before the other one is: it did not wait for it.
+            // It ended before the other one, so it did not wait for it.
             if !done.load(Ordering::SeqCst) {
                 meanwhile.store(before, Ordering::SeqCst);
             }
@@ -352,7 +352,7 @@ fn a_long_merge_delays_nobody_else() {
     small.verify();
 }
 
-/// A thread that waits for an image waits for that one only.
+/// A thread that waits for one image does not hold up others.
 #[test]
 fn waiting_for_one_image_delays_no_other() {
     let (mut a, mut b) = (

@@ -1,7 +1,7 @@
-//! An image whose contents are known: data is put into its deltas byte by byte, and read back by two
-//! readers that know nothing of libploop.
+//! An image with known contents. Data is written to its deltas byte by byte, and two readers without libploop read it
+//! back.
 
-// Each test program uses its part.
+// Each test program uses a part of it.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,7 +25,7 @@ pub(crate) type Contents = BTreeMap<u64, u64>;
 pub(crate) fn filled(seed: u64, len: u64) -> Vec<u8> {
     let mut bytes = vec![0; len as usize];
     if seed != 0 {
-        // By eights: one by one, they would take longer than all else in a test that is not optimized.
+        // Eight at a time: one at a time takes longer than the rest of an unoptimized test.
         for (at, eight) in (0..).zip(bytes.chunks_exact_mut(8)) {
             eight.copy_from_slice(&(seed << 32 | at).to_le_bytes());
         }
@@ -97,7 +97,7 @@ impl Delta {
         self.set_entry(number, at);
     }
 
-    /// The clusters that have a place in this file.
+    /// The clusters that are allocated in this file.
     pub(crate) fn allocated(&self, clusters: u64) -> BTreeSet<u64> {
         (0..clusters)
             .filter(|number| self.entry(*number) != 0)
@@ -165,7 +165,7 @@ impl FilledImage {
         known
     }
 
-    /// Makes all deltas ones of version 2.
+    /// Makes version 2 deltas of all deltas.
     pub(crate) fn make_v2(&self) {
         let descriptor = self.descriptor();
         for image in &descriptor.images {
@@ -272,7 +272,7 @@ impl FilledImage {
         (known, guids)
     }
 
-    /// Data of a level: no two levels write the same.
+    /// Writes the data of a level; no two levels have the same.
     pub(crate) fn fill(&mut self, level: u64) {
         let seed = level * 100;
         self.write([
@@ -286,20 +286,19 @@ impl FilledImage {
         ]);
     }
 
-    /// That the image has these states and no others, that each reads as it should by both readers,
-    /// and that no check finds fault with it.
+    /// Asserts that the image has these states and no others, that both readers read each of them right, and that the
+    /// check finds no fault.
     pub(crate) fn verify(&self) {
         let descriptor = self.descriptor();
         descriptor.validate().unwrap();
-        // libploop's text is the crate's own.
+        // libploop writes the same text as this crate.
         let home = fs::canonicalize(self.dir.path()).unwrap();
         let text = fs::read_to_string(self.xml()).unwrap();
         assert_eq!(descriptor.to_xml(home).unwrap(), text);
         let guids: BTreeSet<Guid> = descriptor.snapshots.iter().map(|s| s.guid).collect();
         let expected: BTreeSet<Guid> = self.states.keys().copied().collect();
         assert_eq!(guids, expected);
-        // valgrind looks for errors of memory, and would spend most of its time on what follows, in which C
-        // has no part. Without valgrind the same tests go on here.
+        // No C runs in what follows, and valgrind would spend most of its time there.
         if std::env::var_os("PLOOP_TESTS_UNDER_VALGRIND").is_some() {
             return;
         }
@@ -350,12 +349,12 @@ impl FilledImage {
                 by_qemu.copy_from_slice(&fs::read(file).unwrap());
                 continue;
             }
-            // QEMU reads one delta at a time: they are laid one upon the other here.
+            // QEMU reads one delta at a time; here they are put together.
             let layer = layers
                 .entry(file.clone())
                 .or_insert_with(|| delta_by_qemu(file));
             assert_eq!(layer.len(), by_qemu.len());
-            // A cluster of zeroes hides what is below; QEMU does not tell it from none.
+            // A cluster of zeroes hides what is below; for QEMU it is the same as none.
             for number in Delta::open(file).allocated(self.clusters) {
                 let len = self.cluster.bytes() as usize;
                 let range = number as usize * len..(number as usize + 1) * len;
@@ -428,13 +427,13 @@ fn qemu_img(arguments: &[&str], files: &[&Path]) {
 
 /// The disk of one delta, in which QEMU finds no fault, as QEMU reads it.
 ///
-/// An image is looked at after every step, and a step changes one of its deltas; tests begin with the same images. What QEMU
-/// says depends on a file's bytes alone: it is asked once for each content, and not twenty times.
+/// Images are verified after every step, a step changes one delta, and many tests begin with the same image. QEMU's answer
+/// depends on the bytes of the file alone, so it is asked once for each content.
 fn delta_by_qemu(file: &Path) -> Arc<Vec<u8>> {
     /// By the bytes of the file.
     type Answers = HashMap<Vec<u8>, Arc<Vec<u8>>>;
     static ANSWERS: Mutex<Option<Answers>> = Mutex::new(None);
-    /// Of larger files there are few, and no two alike.
+    /// Larger files are few, and all different.
     const LARGEST: u64 = 1 << 20;
 
     let answers = || ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -519,7 +519,11 @@ fn a_killed_export_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     small(dir.path());
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_killed_export_leaves_nothing", "--nocapture"])
+        .args([
+            "--exact",
+            "disk::a_killed_export_leaves_nothing",
+            "--nocapture",
+        ])
         .env(DIR, dir.path())
         .stdout(std::process::Stdio::piped())
         .spawn()

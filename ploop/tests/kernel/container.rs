@@ -111,7 +111,7 @@ impl Container {
         rustix::fs::syncfs(File::open(self.target()).unwrap()).unwrap();
     }
 
-    /// That the mounted file system holds these files as they were written, and no other.
+    /// Asserts that the mounted file system holds these files as they were written, and no others.
     #[track_caller]
     pub(crate) fn verify_at(&self, target: &Path, names: &[&str]) {
         let mut found: Vec<String> = fs::read_dir(target)
@@ -135,7 +135,7 @@ impl Container {
         self.verify_at(&self.target(), names);
     }
 
-    /// Of an image that is not mounted: that it and its file system are whole, and what is in it.
+    /// For an image that is not mounted: asserts that it and its file system are sound, and which files are in it.
     #[track_caller]
     pub(crate) fn verify_image(&self, image: &mut Ploop, names: &[&str]) {
         self.verify_whole();
@@ -147,7 +147,7 @@ impl Container {
         self.verify_whole();
     }
 
-    /// That every delta of an image that is not attached is as it should be.
+    /// Asserts that every delta of an image that is not attached is as it should be.
     #[track_caller]
     pub(crate) fn verify_whole(&self) {
         let report = check(self.descriptor());
@@ -186,7 +186,7 @@ impl Container {
 }
 
 impl Drop for Container {
-    /// After a failure, too: nothing stays mounted.
+    /// Unmounts everything, also after a failure.
     fn drop(&mut self) {
         if let Ok(image) = Ploop::open(self.descriptor()) {
             for device in image.devices().unwrap_or_default() {
@@ -196,7 +196,7 @@ impl Drop for Container {
     }
 }
 
-/// That an operation was refused in this way.
+/// Asserts that an operation was refused, with this kind and code.
 #[track_caller]
 pub(crate) fn refused<T: Debug>(
     result: ploop::Result<T>,

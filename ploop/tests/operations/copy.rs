@@ -19,7 +19,7 @@ fn block(position: u64, data: &[u8]) -> Vec<u8> {
     block
 }
 
-/// The number 4 in the place of a length asks for a sync and an answer; 0 is the end.
+/// A length of 4 asks for a sync and an answer; 0 is the end.
 fn header(marker: u32, size: u32, position: u64) -> Vec<u8> {
     let mut header = marker.to_ne_bytes().to_vec();
     header.extend(size.to_ne_bytes());

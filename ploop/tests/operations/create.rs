@@ -178,7 +178,7 @@ fn version_2_needs_a_driver() {
     assert!(names_in(dir.path()).is_empty());
 }
 
-/// What is told about a file system does not matter where none is made.
+/// Parameters of a file system are ignored where none is made.
 #[test]
 fn a_bare_image_ignores_what_is_for_file_systems() {
     let dir = tempfile::tempdir().unwrap();
@@ -219,7 +219,7 @@ fn a_descriptor_for_a_delta_that_is_there() {
     let ploop = Ploop::create_descriptor(&path, &param).unwrap();
     assert_eq!(ploop.descriptor().unwrap(), known.descriptor());
 
-    // In the place of one that was lost.
+    // Instead of one that was lost.
     fs::remove_file(known.xml()).unwrap();
     known.ploop = Ploop::create_descriptor(known.xml(), &param).unwrap();
     known.verify();

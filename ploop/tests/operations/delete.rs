@@ -80,7 +80,7 @@ fn one_with_two_children_goes_with_the_second_last() {
     // libploop would fail, and not say why.
     let error = refused(known.ploop.snapshot(), ErrorKind::Busy);
     assert!(error.message().contains("has 2 children"), "{error}");
-    // It cannot be gone back to any more.
+    // Nobody can go back to it any more.
     refused(
         known.ploop.switch_snapshot(guids[0]),
         ErrorKind::InvalidInput,
@@ -88,7 +88,7 @@ fn one_with_two_children_goes_with_the_second_last() {
     known.verify();
     delete(&mut known, guids[2]);
     assert!(known.descriptor().snapshot(guids[0]).is_some());
-    // The one branch goes; what is left is merged into the other.
+    // One branch is removed, and what is left is merged into the other.
     known.states.remove(&guids[0]);
     delete(&mut known, guids[1]);
     assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);

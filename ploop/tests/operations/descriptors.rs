@@ -1,5 +1,5 @@
-//! Descriptors that say the same in other words than libploop's: read by look-ups as they are, and
-//! rewritten by changes, so that libploop reads what was checked.
+//! Descriptors that mean the same as libploop's and are written differently. Look-ups read them as they are. Changes
+//! rewrite them first, so that libploop reads what was checked.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -163,7 +163,7 @@ fn changes_do_the_same_in_every_form() {
     }
 }
 
-/// A change that is refused rewrites nothing; one that is made keeps mode and owner, and follows no link.
+/// A refused change rewrites nothing. A successful one keeps mode and owner, and follows no link.
 #[test]
 fn rewriting_is_part_of_the_change() {
     let (mut known, guids) = known();
@@ -194,13 +194,13 @@ fn rewriting_is_part_of_the_change() {
     let text = fs::read_to_string(known.xml()).unwrap();
     assert!(text.contains("    <Name>a</Name>\n"), "{text}");
     let mode = fs::metadata(known.xml()).unwrap().permissions().mode();
-    // libploop's own mode is another, and what was kept is put back into its file.
+    // libploop writes another mode, and what it dropped is put back into its file.
     assert_eq!(mode & 0o600, 0o600);
     let leftover = known.path("DiskDescriptor.xml.ploop-kept");
     assert!(fs::symlink_metadata(leftover).is_err());
 }
 
-/// Text that says one thing in ASCII and another in UTF-7: neither another file nor a shell is reached.
+/// Text that means one thing in ASCII and another in UTF-7 leads neither to another file nor to a shell.
 #[test]
 fn other_encodings_are_refused() {
     for encoding in ["UTF-7", "ISO-8859-1", "IBM037"] {
@@ -296,7 +296,7 @@ fn what_libploop_does_not_know_survives_changes() {
     assert_fields(&known, "an error");
 }
 
-/// A program that dies between libploop's part and this crate's leaves them beside the descriptor.
+/// A program that is killed after libploop's part and before this crate's leaves the fields in a file beside the descriptor.
 #[test]
 fn what_a_killed_change_has_dropped_comes_back() {
     let (mut known, _) = known();

@@ -1,4 +1,4 @@
-//! What can be asked, and settings that live in the descriptor.
+//! Look-ups, and settings that are stored in the descriptor.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ fn the_limit_of_a_delta_is_stored_and_taken_back() {
         known.ploop.set_max_delta_size(limit).unwrap();
         assert_eq!(known.descriptor().max_delta_size, stored);
     }
-    // Nor does it come back with one that still remembers it.
+    // A handle that still remembers it does not write it back.
     other.switch_snapshot(guid).unwrap();
     known.went_back_to(guid);
     assert_eq!(known.descriptor().max_delta_size, None);
@@ -129,7 +129,7 @@ fn nothing_is_attached() {
     known.verify();
 }
 
-/// libploop itself answers from what it read when the handle was new.
+/// libploop itself answers with what it read when the handle was opened.
 #[test]
 fn is_mounted_reads_the_descriptor_anew() {
     let known = FilledImage::new(ImageMode::Expanded);
@@ -183,7 +183,7 @@ fn file_names_follow_the_chain() {
     }
 }
 
-/// An image that moves takes its relative names along; the handle does not.
+/// Relative names stay right in an image that is moved; the handle's path does not.
 #[test]
 fn an_image_can_be_moved() {
     let mut known = FilledImage::new(ImageMode::Expanded);
@@ -229,8 +229,8 @@ fn the_note_of_an_unmount_tells_about_the_file_system() {
     assert_eq!(info, expected);
     assert_eq!(info.size(), Size::from_bytes(96_200 * 4096));
     assert_eq!(info.free(), Size::from_bytes(90_001 * 4096));
-    // One that is cut off counts for nothing: the image is to be mounted, which takes the driver, and a
-    // file system. Without a driver libploop says last that the note is still no better.
+    // A truncated file is ignored: then the image has to be mounted, which takes the driver and a file system. Without a
+    // driver libploop's last message is about the file again.
     let driver = ploop::kernel::is_driver_present();
     for len in [0, 39] {
         fs::write(known.path(".statfs"), &bytes[..len]).unwrap();

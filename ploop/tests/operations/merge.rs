@@ -140,7 +140,7 @@ fn the_new_file_may_be_elsewhere() {
     assert_eq!(known.file_of(guids[1]), new);
 }
 
-/// That of this image's own descriptor has its lock held, too.
+/// Also where the lock is that of this image's own descriptor.
 #[test]
 fn a_file_that_is_there_is_refused_at_once() {
     let (mut known, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
@@ -238,8 +238,8 @@ fn two_merges_to_one_new_file() {
     }
 }
 
-/// Killed when the old file was gone and the new descriptor not yet in its place. The old one cannot be read
-/// through any more; the new one, and the file that it names, are complete.
+/// The program is killed after the old file was removed and before the new descriptor has its name. The old descriptor
+/// names a file that is gone. The new one, and the file that it names, are complete.
 #[test]
 fn a_merge_to_a_new_file_that_is_cut_short_at_its_end() {
     for (target, lowest, gone) in [(MergeTarget::Top, 3, 3..4), (MergeTarget::All, 0, 0..4)] {
@@ -265,7 +265,7 @@ fn a_merge_to_a_new_file_that_is_cut_short_at_its_end() {
         let now = known.descriptor();
         let is_named = |file: &PathBuf| now.images.iter().any(|image| image.file == *file);
         assert!(is_named(&known.path("merged.hds")));
-        // What was merged is left over. It is known by the name of the base, if that is another's.
+        // The merged file is left over. It is found by the name of the base if that belongs to another image.
         let merged = old.into_iter().map(|(file, _)| file);
         let merged: BTreeSet<PathBuf> = merged
             .filter(|file| *file != known.xml() && file.exists() && !is_named(file))

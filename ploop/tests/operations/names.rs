@@ -74,7 +74,7 @@ fn a_delta_that_is_under_them_stays_whole() {
                 let text = text.replace("<File>root.hds<", &format!("<File>{name}<"));
                 fs::write(known.xml(), text).unwrap();
                 if name.starts_with("root.hds") {
-                    // No other delta is left whose file this would be.
+                    // No other delta has this file.
                     continue;
                 }
             }

@@ -176,7 +176,7 @@ fn a_raw_base_cannot_be_replaced_but_what_is_above_can() {
     known.verify();
 }
 
-/// The name that the descriptor has leads to the new file then, and the old one stays where the link led.
+/// The descriptor's name then leads to the new file. The old file stays where the link led.
 #[test]
 fn a_link_to_a_delta_gives_way_to_the_new_file() {
     let mut known = FilledImage::new(ImageMode::Expanded);
@@ -198,7 +198,7 @@ fn a_link_to_a_delta_gives_way_to_the_new_file() {
     known.verify();
 }
 
-/// It is the file that moves, whatever led to it.
+/// The file itself is moved, not the link to it.
 #[test]
 fn a_new_file_by_a_link() {
     for keep_name in [false, true] {

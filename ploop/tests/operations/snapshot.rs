@@ -65,7 +65,7 @@ fn the_guid_and_the_directory_are_the_callers() {
     );
     assert_eq!(names_in(elsewhere.path()).len(), 1);
     assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);
-    // The next one is beside the base again.
+    // The next delta is beside the base again.
     known.snapshot();
     known.verify();
     assert_eq!(known.names().len(), 3);
@@ -173,7 +173,7 @@ fn a_snapshot_itself_can_become_the_top() {
         assert_eq!(known.file_of(Guid::TOP), file);
         known.write([(3, 500)]);
         known.verify();
-        // Down to the base, which then is all there is.
+        // Down to the base, so that nothing else is left.
         known
             .ploop
             .switch_snapshot_with(guids[0], SwitchFlag::SKIP_CREATE)

@@ -1,4 +1,4 @@
-//! Deltas whose tables, marks or sizes libploop does not mind, and loses data by.
+//! Deltas with tables, marks or sizes that libploop accepts, and then loses data.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -46,7 +46,7 @@ fn write(file: &Path, at: u64, bytes: &[u8]) {
 
 type Operation = (&'static str, fn(&mut Ploop) -> Result<()>);
 
-/// What writes to a delta of the image, merges or removes one, or attaches it.
+/// The operations that write to a delta of the image, merge or remove one, or attach it.
 const OPERATIONS: &[Operation] = &[
     ("merge", |image| {
         image.merge(&MergeParam::new(MergeTarget::Top))
@@ -141,7 +141,7 @@ fn tables_that_lead_elsewhere() {
         &(CLUSTER as u32 / 512).to_le_bytes(),
     );
     all_refused(&mut image, ErrorKind::Corrupt, &base, OPERATIONS);
-    // The top, which is about to be copied. What removes it is the way out.
+    // The top, which is about to be copied. An operation that removes it is allowed: it is the way out.
     let (_dir, mut image, [_, top]) = chain(FormatVersion::V1, CLUSTERS * CLUSTER);
     write(&top, entry_offset(9), &1u32.to_le_bytes());
     all_refused(&mut image, ErrorKind::Corrupt, &top, &OPERATIONS[..4]);
@@ -152,7 +152,7 @@ fn tables_that_lead_elsewhere() {
     assert!(image::check(image.path()).is_sound());
 }
 
-/// A cluster with a dirty bitmap that takes one more, behind the data, as a backup program leaves it.
+/// A delta with a dirty bitmap in one more cluster behind the data, as a backup program leaves it.
 fn add_extension(delta: &Path) {
     let len = fs::metadata(delta).unwrap().len();
     let mut extension = vec![0; 2 * CLUSTER as usize];
@@ -332,7 +332,7 @@ fn a_disk_that_ends_within_a_cluster_keeps_its_end() {
     );
 }
 
-/// What has another size than the disk is somebody's file.
+/// A file of another size than the disk belongs to somebody else.
 #[test]
 fn a_plain_base_is_as_large_as_the_disk() {
     let size = CLUSTERS * CLUSTER;

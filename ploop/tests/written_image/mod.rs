@@ -39,7 +39,7 @@ impl Delta {
         header
     }
 
-    /// The entry for what lies at an offset of the file.
+    /// The table entry that leads to this offset of the file.
     pub fn entry(&self, offset: u64) -> u32 {
         let unit = match self.version {
             FormatVersion::V1 => 512,
@@ -92,8 +92,8 @@ pub fn pattern(seed: u8, at: u64, len: u64) -> Vec<u8> {
         .collect()
 }
 
-/// What a chain of deltas, the base first, shows. A plain base has nothing behind its end, where the
-/// last cluster of a delta goes on.
+/// The contents of the disk of a chain of deltas, the base first. A plain base ends with its file; the last cluster of a
+/// delta is always whole.
 pub fn contents(chain: &[Delta], raw: bool) -> Vec<u8> {
     let top = chain.last().unwrap();
     let size = usize::try_from(top.size).unwrap();

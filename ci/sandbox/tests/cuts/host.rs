@@ -34,7 +34,7 @@ impl Host {
         let device = tool("losetup", &["--show", "-f", disk.to_str().unwrap()]);
         let device = device.trim();
         tool("mount", &[device, target.to_str().unwrap()]);
-        // It goes when it is unmounted, also where this process dies.
+        // It is freed when it is unmounted, also if this process is killed.
         tool("losetup", &["-d", device]);
         Host {
             target: target.to_owned(),

@@ -1,5 +1,5 @@
-//! Moments that are too short for chance: the kernel has done its part of an operation, and the
-//! descriptor that says so is complete, but not yet in its place.
+//! Moments that are too short to hit by chance: the kernel has done its part of an operation, and the descriptor that
+//! says so is complete, but does not yet have its name.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::fs::File;
@@ -96,7 +96,7 @@ pub(crate) fn libploop_loses(directory: &Path) {
         let mut handle = image.open();
         let mounted = handle.mount_guard(&image.param().fsck(true));
         let lost = match mounted {
-            // Metadata of two times.
+            // Its metadata are of two moments, and do not fit together.
             Err(_) => true,
             Ok(guard) => {
                 let lost = !differences(&target, &image.files.lock().unwrap()).is_empty();
@@ -156,8 +156,8 @@ pub(crate) fn killed_while_clusters_move(directory: &Path) {
     }
 }
 
-/// A device that has the image's deltas and does not run, as of a program that was killed between two
-/// steps of attaching or detaching: errors say so, and an unmount gives it free.
+/// A device that has the image's deltas and is stopped, as a program leaves it that was killed in the middle of attaching
+/// or detaching. Errors say so, and an unmount frees it.
 pub(crate) fn stopped(directory: &Path) {
     const PLOOP_IOC_STOP: u32 = 0x5002;
     let image = Image::create(directory);

@@ -51,7 +51,7 @@ impl Host {
         let device = tool("losetup", &["--show", "-f", disk]);
         self.device = device.trim().to_owned();
         tool("mount", &[&self.device, self.target.to_str().unwrap()]);
-        // It goes when it is unmounted, also where this process dies.
+        // It is freed when it is unmounted, also if this process is killed.
         tool("losetup", &["-d", &self.device]);
     }
 
@@ -77,7 +77,7 @@ impl Host {
         (last + 1) * MIB
     }
 
-    /// The disk ends there; 0 for its whole length.
+    /// Makes the disk end at this offset; 0 gives it its whole length back.
     fn limit(&self, end: u64) {
         let device = File::options()
             .read(true)
@@ -96,7 +96,7 @@ pub(crate) fn write(directory: &Path) {
     let image = Image::at(&directory.join("image"));
     image.mount();
     write_until_it_fails(&image.target(), seed);
-    // Whatever the file system made of it: nothing may hang.
+    // Whatever the file system does with the error: nothing may hang.
     image.open().umount().unwrap();
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn failing(directory: &Path) {
         let end = host.end_of(&image.directory);
         host.limit(end + (20 + random.u64(..60)) * MIB);
         Box::new(|host: &mut Host| {
-            // Without what memory still has of it.
+            // Without what is still in the cache.
             host.limit(0);
             host.unmount();
             let (code, text) = run("e2fsck", &["-f", "-p", host.disk.to_str().unwrap()]);

@@ -23,8 +23,7 @@ pub(crate) const SIZE: Size = Size::from_mib(384);
 /// Files by their names: the seed of their bytes, and how many there are.
 pub(crate) type Files = BTreeMap<String, (u64, usize)>;
 
-/// Each sector holds a number of its own over and over: what is lost or misplaced is lost or misplaced by whole sectors,
-/// and the contents of gigabytes are there at once.
+/// Each sector repeats a number of its own: disks lose and misplace whole sectors, and gigabytes are made quickly.
 pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
     const SECTOR: usize = 512;
     let mut random = Rng::with_seed(seed);
@@ -45,7 +44,7 @@ pub(crate) fn write_synced(directory: &Path, name: &str, seed: u64, len: usize) 
     File::open(directory)?.sync_all()
 }
 
-/// That these files are there, byte by byte.
+/// The files that are not there as they should be, byte by byte.
 pub(crate) fn differences(directory: &Path, files: &Files) -> Vec<String> {
     let mut differences = Vec::new();
     for (name, (seed, len)) in files {
@@ -123,7 +122,7 @@ impl Image {
             .insert(name.to_owned(), (seed, len));
     }
 
-    /// That the mounted file system has all that is known.
+    /// Asserts that the mounted file system has all files that were synced.
     #[track_caller]
     pub(crate) fn verify(&self, what: &str) {
         let wrong = differences(&self.target(), &self.files.lock().unwrap());
@@ -161,8 +160,8 @@ impl Image {
         }
     }
 
-    /// What a user does after the fault, and what has to hold then: the image is unmounted, sound, its
-    /// file system is in order, and every file is as it was when it was synced.
+    /// Does what a user does after the fault. Then the image must be unmounted and sound, its file system in order, and every
+    /// file as it was when it was synced.
     #[track_caller]
     pub(crate) fn recover(&self, what: &str) {
         let mut image = self.open();

@@ -275,7 +275,7 @@ impl Program {
         };
         killed.unwrap();
         self.end(what);
-        // Errors are no news: this is about what it has done by then.
+        // Its result does not matter: this is about what it has done by then.
         self.said(Duration::from_millis(10)).as_deref() == Some(DONE)
     }
 

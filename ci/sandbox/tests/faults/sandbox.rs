@@ -102,7 +102,7 @@ pub(crate) fn trials(tests: &[(&'static str, fn())]) -> Vec<Trial> {
     tests.iter().map(trial).collect()
 }
 
-/// What a sandbox cannot be had for, in the words of `ploop-sandbox check`.
+/// Why no sandbox can run here, in the words of `ploop-sandbox check`.
 pub(crate) fn missing() -> Option<&'static str> {
     static MISSING: OnceLock<Option<String>> = OnceLock::new();
     let check = || {
@@ -224,13 +224,13 @@ impl RunningPart {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// How it ended, or the reason for which it was ended.
+    /// How it ended, or why it was ended.
     pub(crate) fn finish(&mut self, limit: Duration) -> Result<ExitStatus, String> {
         finish(&mut self.child, limit)
             .map_err(|why| format!("{} {why}; it said:\n{}", self.what, self.output()))
     }
 
-    /// That it succeeds within the limit and leaves nothing behind. Returns what it said.
+    /// Asserts that it succeeds within the limit and leaves nothing behind. Returns what it said.
     #[track_caller]
     pub(crate) fn succeed(mut self, limit: Duration) -> String {
         let status = self.finish(limit).unwrap_or_else(|why| panic!("{why}"));
@@ -244,7 +244,7 @@ impl RunningPart {
         output
     }
 
-    /// That nothing of the sandbox is left: no state, loop device or process.
+    /// Asserts that nothing of the sandbox is left: no directory, loop device or process.
     #[track_caller]
     pub(crate) fn left_nothing(&self) {
         let output = self.output();
@@ -263,7 +263,7 @@ impl RunningPart {
     }
 }
 
-/// Before the state directory of the sandbox a part runs in.
+/// Precedes the directory of the sandbox that a part runs in.
 const IN_SANDBOX: &str = "in sandbox ";
 
 /// What is on the host of the sandbox with this state directory.
@@ -331,7 +331,7 @@ pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// Runs a program to its end, which has to be a good one.
+/// Runs a program that has to succeed.
 #[track_caller]
 pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
     let (code, text) = run(program, arguments);

@@ -42,10 +42,10 @@ fn seconds() -> u64 {
     number("PLOOP_STRESS_SECONDS", 20)
 }
 
-/// How often what was done.
+/// How often each operation was done.
 type Counts = BTreeMap<&'static str, u64>;
 
-/// An image in the hands of chance, and what it must hold.
+/// An image that random operations are done to, and what it must hold.
 struct Worker {
     image: Image,
     random: Rng,
@@ -165,7 +165,7 @@ impl Worker {
         self.count("created");
     }
 
-    /// The comparison of everything, snapshots too.
+    /// Compares everything, snapshots too.
     fn finish(&mut self) {
         if self.mounted {
             self.unmount();
@@ -275,7 +275,7 @@ fn merge_and_mount(directory: &Path) {
             first.open().umount().unwrap();
             return;
         }
-        // Too short a merge to tell.
+        // The merge was too short to tell.
         assert!(
             mib < 1024,
             "the mount ended after a merge of {merge:.1?} had"
