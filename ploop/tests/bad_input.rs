@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use fastrand::Rng;
 use ploop::image::Header;
 use ploop::{
     ClusterSize, ComponentName, CreateParam, Descriptor, DiscardParam, Error, ErrorKind,
@@ -698,18 +699,6 @@ fn descriptors_with_a_million_elements() {
     }
 }
 
-/// Numbers that look random and are the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % below as u64) as usize
-    }
-}
-
 /// Lines and elements dropped, doubled, emptied, exchanged, bytes overwritten: what only looks leaves
 /// the descriptor to libploop, and nothing may crash or hang.
 fn descriptors_with_anything_in_them() {
@@ -718,12 +707,12 @@ fn descriptors_with_anything_in_them() {
         let path = disk::descriptor(dir);
         let good = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = good.lines().collect();
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let mut random = Rng::with_seed(0x9e37_79b9_7f4a_7c15);
         for round in 0..1500 {
             let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-            for _ in 0..=dice.roll(2) {
-                let (at, other) = (dice.roll(lines.len()), dice.roll(lines.len()));
-                match dice.roll(6) {
+            for _ in 0..=random.usize(..2) {
+                let (at, other) = (random.usize(..lines.len()), random.usize(..lines.len()));
+                match random.usize(..6) {
                     0 => drop(lines.remove(at)),
                     1 => lines.insert(other, lines[at].clone()),
                     2 => lines.swap(at, other),
@@ -732,7 +721,7 @@ fn descriptors_with_anything_in_them() {
                             (lines[at].find('>'), lines[at].rfind("</"))
                         {
                             let values = ["", "-1", "0xffffffffffffffff", "{}", " ", "<b/>"];
-                            let value = values[dice.roll(values.len())];
+                            let value = random.choice(values).unwrap();
                             lines[at].replace_range(begin + 1..end.max(begin + 1), value);
                         }
                     }
@@ -742,8 +731,8 @@ fn descriptors_with_anything_in_them() {
                     _ => {
                         let mut bytes = lines[at].clone().into_bytes();
                         if !bytes.is_empty() {
-                            let byte = dice.roll(bytes.len());
-                            bytes[byte] = dice.roll(128) as u8;
+                            let byte = random.usize(..bytes.len());
+                            bytes[byte] = random.u8(..128);
                         }
                         lines[at] = String::from_utf8(bytes).unwrap();
                     }
@@ -770,7 +759,7 @@ fn descriptors_with_anything_in_them() {
 /// into it.
 fn headers_with_anything_in_them() {
     child_for(Duration::from_secs(300), "safe", |dir| {
-        let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+        let mut random = Rng::with_seed(0x2545_f491_4f6c_dd1d);
         let values = [
             0,
             1,
@@ -790,12 +779,12 @@ fn headers_with_anything_in_them() {
             let top = image.top_delta_file().unwrap();
             disk::write_first_cluster(&top, 7);
             let broken = [&top, &dir.join("root.hds"), &arguments.copy][round % 3].clone();
-            for _ in 0..=dice.roll(3) {
+            for _ in 0..=random.usize(..3) {
                 // Fields, and the first entries of the table.
-                let at = 4 * dice.roll(24) as u64;
-                disk::write_header(&broken, at, values[dice.roll(values.len())]);
+                let at = 4 * random.u64(..24);
+                disk::write_header(&broken, at, random.choice(values).unwrap());
             }
-            if dice.roll(2) == 0 {
+            if random.bool() {
                 disk::write_header(&broken, disk::HEADER_IN_USE, disk::IN_USE);
             }
             let (name, operation) = {
@@ -1007,10 +996,8 @@ fn snapshots_that_are_not_there() {
 
 fn the_127th_snapshot() {
     child_for(Duration::from_secs(240), "safe", |dir| {
-        let mut image = disk::create(dir);
-        for _ in 0..126 {
-            image.snapshot().unwrap();
-        }
+        let (mut image, _) = disk::with_many_snapshots(dir, 125);
+        image.snapshot().unwrap();
         let before = Contents::of(dir);
         let error = image.snapshot().unwrap_err();
         let path = disk::descriptor(dir);

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use ploop::{
-    CreateParam, ErrorKind, FormatVersion, ImageMode, MergeParam, MergeTarget, MountParam, Ploop,
-    ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam, sys,
+    CreateParam, Error, ErrorKind, FormatVersion, ImageMode, MergeParam, MergeTarget, MountParam,
+    Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam, sys,
 };
 
 use crate::fixture::child::{child, child_for};
@@ -158,13 +158,7 @@ fn h0_11_h4_26_names_that_cut_the_descriptor() {
         ] {
             let file = dir.join(bytes(name));
             let param = CreateParam::new(&file, disk::SIZE).fs(None);
-            for error in [
-                Ploop::create(&param).err().unwrap(),
-                Ploop::create_descriptor(dir.join("a.xml"), &param)
-                    .err()
-                    .unwrap(),
-            ] {
-                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            for error in creation_errors(dir, &param) {
                 assert_eq!(error.path(), Some(&*file), "{error}");
             }
             // Names can also come through a directory outside.
@@ -197,6 +191,18 @@ fn h0_11_h4_26_names_that_cut_the_descriptor() {
     .succeeded();
 }
 
+/// An image with this parameter is refused, with a descriptor of its own and with another one.
+#[track_caller]
+fn creation_errors(dir: &Path, param: &CreateParam) -> [Error; 2] {
+    [
+        refused(Ploop::create(param), ErrorKind::InvalidInput),
+        refused(
+            Ploop::create_descriptor(dir.join("a.xml"), param),
+            ErrorKind::InvalidInput,
+        ),
+    ]
+}
+
 const SHELL_NAMES: [&str; 12] = [
     ";touch PWNED;",
     "a b",
@@ -223,13 +229,7 @@ fn h0_12_h4_23_names_that_a_shell_obeys_at_creation() {
             let before = Contents::of(dir);
             for file in [inside.join("root.hds"), dir.join(name)] {
                 let param = CreateParam::new(&file, disk::SIZE).fs(None);
-                for error in [
-                    Ploop::create(&param).err().unwrap(),
-                    Ploop::create_descriptor(dir.join("a.xml"), &param)
-                        .err()
-                        .unwrap(),
-                ] {
-                    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+                for error in creation_errors(dir, &param) {
                     assert_eq!(error.path(), Some(&*file), "{error}");
                     let message = error.message();
                     assert!(

@@ -451,7 +451,7 @@ fn ha_23_handles_cross_a_fork() {
     child("safe", |dir| {
         durability::set_sync(false);
         for (round, dir) in rounds(dir, 80) {
-            let mut image = Ploop::open(disk::descriptor(&dir)).unwrap();
+            let image = Ploop::open(disk::descriptor(&dir)).unwrap();
             image.descriptor().unwrap();
             let image = std::cell::RefCell::new(image);
             let done = in_processes(4, |number| {

@@ -361,7 +361,7 @@ fn grandchildren() -> Vec<i32> {
     children(&children(&[std::process::id() as i32]))
 }
 
-const KEPT: [u8; 4 << 20] = [7; 4 << 20];
+static KEPT: [u8; 4 << 20] = [7; 4 << 20];
 
 /// A mounted image with one file.
 fn mounted_with_kept(dir: &Path) -> Ploop {

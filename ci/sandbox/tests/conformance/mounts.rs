@@ -131,19 +131,18 @@ fn mountinfo_has_the_drivers_number_and_balloon_ino() {
     );
 }
 
+/// Mounts it, and once more with this option.
+fn mount_and_remount(image: &Image, option: &str) -> ioctl::Result<i32> {
+    let partition = driver::partition_node(image.mount());
+    let target = image.target();
+    ioctl::mount(&partition, &target, "ext4", libc::MS_REMOUNT, option)
+}
+
 /// "`balloon_ino=` is a mount option only OpenVZ's ext4 knows".
 fn balloon_ino_is_a_mount_option() {
     let image = Image::new();
-    let device = image.mount();
-    let partition = driver::partition_node(device);
     // As libploop does it.
-    let remounted = ioctl::mount(
-        &partition,
-        &image.target(),
-        "ext4",
-        libc::MS_REMOUNT,
-        "balloon_ino=12,",
-    );
+    let remounted = mount_and_remount(&image, "balloon_ino=12,");
     assert_eq!(remounted, Ok(0));
     let line = line("/proc/mounts", &image.target()).unwrap();
     assert!(has(&line[3], "balloon_ino=12"), "{line:?}");
@@ -151,16 +150,7 @@ fn balloon_ino_is_a_mount_option() {
 
 /// That the one above is not accepted for whatever it is.
 fn a_mount_option_that_ext4_does_not_know_is_refused() {
-    let image = Image::new();
-    let device = image.mount();
-    let partition = driver::partition_node(device);
-    let remounted = ioctl::mount(
-        &partition,
-        &image.target(),
-        "ext4",
-        libc::MS_REMOUNT,
-        "balloon=12",
-    );
+    let remounted = mount_and_remount(&Image::new(), "balloon=12");
     assert_eq!(remounted, error(libc::EINVAL));
 }
 

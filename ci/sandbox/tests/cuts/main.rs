@@ -34,16 +34,7 @@ use libtest_mimic::Arguments;
 
 use host::Host;
 use recorder::Recorder;
-use sandbox::note;
-
-fn number(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
-        Err(_) => default,
-    }
-}
+use sandbox::{note, number};
 
 fn cuts() -> u64 {
     number("PLOOP_CUTS", 160)

@@ -302,15 +302,9 @@ impl Program {
 
 /// How many points there are, and the seed of the first.
 pub(crate) fn points(default: u64) -> (u64, u64) {
-    let number = |name: &str, or: u64| match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
-        Err(_) => or,
-    };
     (
-        number("PLOOP_FAULT_POINTS", default),
-        number("PLOOP_FAULT_SEED", 1),
+        sandbox::number("PLOOP_FAULT_POINTS", default),
+        sandbox::number("PLOOP_FAULT_SEED", 1),
     )
 }
 

@@ -21,6 +21,16 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ploop-sandbox");
 const PART: &str = "PLOOP_FAULT_PART";
 const DIRECTORY: &str = "PLOOP_FAULT_DIRECTORY";
 
+/// A number from the environment.
+pub(crate) fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+        Err(_) => default,
+    }
+}
+
 /// Where sandboxes are made. The test program has a base of its own, so that nobody else cleans up there; what it starts
 /// has the same.
 const BASE: &str = "PLOOP_SANDBOX_BASE";

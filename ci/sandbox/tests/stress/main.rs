@@ -22,21 +22,12 @@ use ploop::{CreateParam, Guid, Ploop, Size};
 
 use fastrand::Rng;
 use image::{Files, Image};
-use sandbox::RunningPart;
+use sandbox::{RunningPart, number};
 
 const IMAGES: u64 = 8;
 
 /// After the time is over: the last operations, and the comparison.
 const REST: Duration = Duration::from_secs(180);
-
-fn number(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
-        Err(_) => default,
-    }
-}
 
 fn seconds() -> u64 {
     number("PLOOP_STRESS_SECONDS", 20)

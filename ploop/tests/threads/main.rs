@@ -1,7 +1,11 @@
 //! Many threads, many processes, one image or many.
 #![cfg(feature = "libploop")]
 
+#[path = "../filled_image/mod.rs"]
 mod filled_image;
+mod guids;
+#[path = "../fixture/pipe.rs"]
+mod pipe;
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -10,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use filled_image::FilledImage;
 use ploop::{
     ClusterSize, Code, CreateParam, ErrorKind, FormatVersion, Guid, ImageMode, MergeParam,
@@ -39,40 +44,28 @@ const _: fn() = || {
     let _ = <MountGuard<'static> as UnlessSync<_>>::told;
 };
 
-/// Numbers that differ by seed and look like chance.
-struct Choice(u64);
-
-impl Choice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-}
-
 /// One operation on an image of which this thread knows the contents.
-fn step(known: &mut FilledImage, choice: &mut Choice, number: u64) {
+fn step(known: &mut FilledImage, random: &mut Rng, number: u64) {
     let snapshots: Vec<Guid> = known
         .states
         .keys()
         .copied()
         .filter(|guid| *guid != Guid::TOP)
         .collect();
-    let some = |choice: &mut Choice| snapshots[choice.below(snapshots.len())];
+    let some = |random: &mut Rng| snapshots[random.usize(..snapshots.len())];
     let clusters = known.clusters;
-    match choice.below(10) {
+    match random.usize(..10) {
         0 | 1 if snapshots.len() < 6 => {
             known.snapshot();
         }
         2 if !snapshots.is_empty() => {
-            let guid = some(choice);
+            let guid = some(random);
             if !known.descriptor().snapshot(guid).unwrap().temporary {
                 known.switch(guid);
             }
         }
         3 if !snapshots.is_empty() && snapshots.len() < 6 => {
-            let guid = some(choice);
+            let guid = some(random);
             let kept = known
                 .ploop
                 .switch_snapshot_with(guid, SwitchFlag::SKIP_DESTROY)
@@ -81,7 +74,7 @@ fn step(known: &mut FilledImage, choice: &mut Choice, number: u64) {
             known.went_back_to(guid);
         }
         4 | 5 if !snapshots.is_empty() => {
-            let guid = some(choice);
+            let guid = some(random);
             let children = known.descriptor().children(guid).count();
             // One with several children would only be marked.
             if children < 2 {
@@ -99,7 +92,7 @@ fn step(known: &mut FilledImage, choice: &mut Choice, number: u64) {
                 }
             }
         }
-        7 => known.write([(choice.below(clusters as usize) as u64, number)]),
+        7 => known.write([(random.u64(..clusters), number)]),
         8 => {
             known
                 .ploop
@@ -125,9 +118,9 @@ fn eight_threads_on_eight_images() {
         for seed in 1..=THREADS as u64 {
             scope.spawn(move || {
                 let mut known = FilledImage::new(ImageMode::Expanded);
-                let mut choice = Choice(seed);
+                let mut random = Rng::with_seed(seed);
                 for number in 1..=OPERATIONS as u64 {
-                    step(&mut known, &mut choice, seed << 16 | number);
+                    step(&mut known, &mut random, seed << 16 | number);
                     if number % 50 == 0 {
                         known.verify();
                     }

@@ -1,13 +1,12 @@
 //! GUIDs are unique: in all threads, and in a process and its fork.
-#![cfg(feature = "libploop")]
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::FromRawFd;
 use std::thread;
 
 use ploop::Guid;
+
+use crate::pipe::pipe;
 
 const COUNT: usize = 10_000;
 
@@ -27,35 +26,24 @@ fn threads_make_no_guid_twice() {
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
 }
 
-/// Whatever were kept in the process for the next GUID, its copy would make the same one of.
+/// If the process kept anything for its next GUID, the fork would make the same GUID from it.
 #[test]
 fn a_fork_makes_none_of_its_parents() {
     for made_before in [0, 1, 255] {
         for _ in 0..made_before {
             let _ = Guid::generate();
         }
-        let mut ends = [0; 2];
-        // SAFETY: there is room for two descriptors, which are owned by one `File` each; the child
-        // uses the one, makes GUIDs without allocating, and ends.
-        let (child, mut from_child) = unsafe {
-            assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
-            let child = libc::fork();
-            assert!(child >= 0);
-            if child == 0 {
-                let mut to_parent = File::from_raw_fd(ends[1]);
-                for _ in 0..COUNT {
-                    if to_parent
-                        .write_all(Guid::generate().as_uuid().as_bytes())
-                        .is_err()
-                    {
-                        libc::_exit(1);
-                    }
-                }
-                libc::_exit(0);
-            }
-            libc::close(ends[1]);
-            (child, File::from_raw_fd(ends[0]))
-        };
+        let (mut from_child, mut to_parent) = pipe();
+        // SAFETY: the child makes GUIDs without allocating, and ends.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            let sent = (0..COUNT)
+                .try_for_each(|_| to_parent.write_all(Guid::generate().as_uuid().as_bytes()));
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(i32::from(sent.is_err())) };
+        }
+        drop(to_parent);
         let mine: HashSet<Guid> = (0..COUNT).map(|_| Guid::generate()).collect();
         let mut bytes = Vec::new();
         from_child.read_to_end(&mut bytes).unwrap();
