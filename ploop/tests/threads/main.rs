@@ -173,7 +173,9 @@ fn make_and_delete(ploop: &mut Ploop, operations: usize) -> Vec<Guid> {
                 // Others may change the chain meanwhile, but what is ours is there.
                 let descriptor = ploop.descriptor().unwrap();
                 for guid in &mine {
-                    assert!(descriptor.image(*guid).unwrap().file.is_file());
+                    let file = &descriptor.image(*guid).unwrap().file;
+                    // A merge in another thread may have moved it to another file meanwhile.
+                    assert!(file.is_file() || ploop.descriptor().unwrap() != descriptor);
                 }
                 assert_eq!(descriptor.chain(Guid::TOP).len(), descriptor.images.len());
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastrand::Rng;
 
-use super::data::{self, Data, DataFileSystem, Done};
+use super::data::{self, Completion, Data, DataFileSystem};
 use super::fuse;
 use super::sandbox::tool;
 
@@ -146,7 +146,7 @@ impl Data for Shared {
         Ok(())
     }
 
-    fn punch(&self, _: u64, _: u64, done: Done) {
-        done.answer(Err(io::ErrorKind::Unsupported.into()));
+    fn punch(&self, _: u64, _: u64, completion: Completion) {
+        completion.complete(Err(io::ErrorKind::Unsupported.into()));
     }
 }
