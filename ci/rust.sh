@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Unpacks the oldest Rust that builds the workspace, and standard libraries of other targets, from Debian's packages below
-# target/.
+# Unpacks the oldest Rust that builds the workspace, and standard libraries of other targets, from Debian's packages
+# below target/.
 #
 #   ci/rust.sh [--check]
 #
 # --check    unpack nothing; exit with 1 if it is not there
 #
-# The programs are target/rust-VERSION/bin/cargo and rustc. Nothing is installed, because these packages conflict with rustup's
-# and with Debian's own Rust, and those of other targets would need foreign architectures in dpkg. So no root is needed. apt
-# checks the signatures as always.
+# The programs are target/rust-VERSION/bin/cargo and rustc. Nothing is installed, because these packages conflict with
+# rustup's and with Debian's own Rust, and those of other targets would need foreign architectures in dpkg. So no root is
+# needed. apt checks the signatures as always.
 #
 # Debian 12 has Rust 1.85 as rustc-web, Debian 13 as rustc. Elsewhere: rustup toolchain install VERSION.
 # Exit code: 0 it is there; 1 it is not, or there is no such package; 2 wrong usage.
@@ -84,8 +84,8 @@ for package in "$work"/apt/archives/*.deb; do
 done
 rm -rf "$work/apt" "$work/usr/share"
 
-# The programs look for libraries where the packages would have installed them. Cargo starts rustc directly and not by its
-# script: a shell would drop variables whose names it does not allow, such as CARGO_BIN_EXE_ploop-sandbox.
+# The programs look for libraries where the packages would have installed them. Cargo starts rustc directly and not by
+# its script: a shell would drop variables whose names it does not allow, such as CARGO_BIN_EXE_ploop-sandbox.
 for program in rustc rustdoc cargo; do
     cat >"$work/bin/$program" <<'SCRIPT'
 #!/bin/sh

@@ -10,8 +10,8 @@
 #   bench    what the sandbox is measured with and against
 #   bindgen  libclang, with which `cargo xtask bindgen` reads the C header
 #   ci       what else `cargo xtask ci` needs
-#   rust     the oldest Rust that builds the workspace, and standard libraries of other targets, by ci/rust.sh: on Debian only,
-#            unpacked below target/ and not installed
+#   rust     the oldest Rust that builds the workspace, and standard libraries of other targets, by ci/rust.sh: on Debian
+#            only, unpacked below target/ and not installed
 #
 # --check    install nothing; print the missing packages, one a line; exit with 1 if there are any
 # --dry-run  install nothing; print the commands that would run
@@ -70,8 +70,8 @@ fi
 
 missing=()
 
-# need DEBIAN-PACKAGE RHEL-PACKAGE TEST...: the package is missing if the test fails. The tests look for the programs, not the
-# packages: so a program from elsewhere counts, and the check is quick.
+# need DEBIAN-PACKAGE RHEL-PACKAGE TEST...: the package is missing if the test fails. The tests look for the programs, not
+# the packages: so a program from elsewhere counts, and the check is quick.
 need() {
     local debian=$1 rhel=$2
     shift 2

@@ -3,9 +3,9 @@
 #
 #   ci/valgrind.sh PROGRAM... [-- TEST-ARGUMENT...]
 #
-# `cargo xtask ci` builds the programs; `cargo test --no-run --features ploop-sys/static --message-format=json` names them as
-# "executable". They have to be linked with libploop.a: the shared library is stripped, and a suppression that cannot name a
-# function would hide every error of the library.
+# `cargo xtask ci` builds the programs; `cargo test --no-run --features ploop-sys/static --message-format=json` names them
+# as "executable". They have to be linked with libploop.a: the shared library is stripped, and a suppression that cannot
+# name a function would hide every error of the library.
 #
 # Programs that a test starts run without valgrind; forked children run under it.
 #
@@ -44,8 +44,8 @@ for program in "${programs[@]}"; do
     fi
     printf 'valgrind: %s\n' "$name"
     watched=$((watched + 1))
-    # A separate exit code tells valgrind's errors from failed tests. Only one thread runs at a time under valgrind, so one
-    # test at a time keeps waits for locks short.
+    # A separate exit code tells valgrind's errors from failed tests. Only one thread runs at a time under valgrind, so
+    # one test at a time keeps waits for locks short.
     status=0
     # The over-reads of Debian's libploop must end in the space between blocks; otherwise the program may crash.
     valgrind --quiet --redzone-size=4096 --error-exitcode=99 --leak-check=no --num-callers=30 --fair-sched=try \

@@ -1,5 +1,5 @@
-//! The steps of `cargo xtask ci` whose tools not every machine has. Where the tool is missing, the step is left out, and the end
-//! of the output says so: `skipped: miri (…)`.
+//! The steps of `cargo xtask ci` whose tools not every machine has. Where the tool is missing, the step is left out,
+//! and the end of the output says so: `skipped: miri (…)`.
 
 mod consumer;
 mod deny;

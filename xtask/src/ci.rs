@@ -129,8 +129,8 @@ const OWN_TARGET_DIRECTORY: [&str; 6] = [
     "docs-rs", "hidden", "msrv", "targets", "minimal", "consumer",
 ];
 
-/// A second `cargo xtask ci` at the same time, for the steps that build in directories of their own. Most steps compile one crate
-/// after the other for much of their time, and leave processors idle.
+/// A second `cargo xtask ci` at the same time, for the steps that build in directories of their own. Most steps compile
+/// one crate after the other for much of their time, and leave processors idle.
 struct SecondProcess {
     child: Child,
     output: File,
@@ -138,7 +138,8 @@ struct SecondProcess {
 }
 
 impl SecondProcess {
-    /// Moves its steps out of `steps`. None if that would leave either process without steps, or there is one processor.
+    /// Moves its steps out of `steps`. None if that would leave either process without steps, or there is one
+    /// processor.
     fn start(steps: &mut Vec<Step<'_>>, options: &Options) -> Result<Option<SecondProcess>> {
         let is_own = |step: &Step<'_>| OWN_TARGET_DIRECTORY.contains(&step.name);
         let names: Vec<_> = steps
@@ -377,8 +378,8 @@ fn hidden_library() -> Result<()> {
     Ok(())
 }
 
-/// An example of `ploop-sys` has to run both linked dynamically and statically. `ldd` has to show libploop.so for the first, or
-/// else its absence in the second would prove nothing.
+/// An example of `ploop-sys` has to run both linked dynamically and statically. `ldd` has to show libploop.so for the
+/// first, or else its absence in the second would prove nothing.
 fn static_program() -> Result<()> {
     const EXAMPLE: &str = "raw";
     for (features, shared) in [("", true), (" --features static", false)] {

@@ -48,7 +48,8 @@ impl ModuleDirectory {
         Ok(cycles(&graph))
     }
 
-    /// Each module and its files. The root of a crate is left out, because it names all modules; `mod.rs` counts as one.
+    /// Each module and its files. The root of a crate is left out, because it names all modules; `mod.rs` counts as
+    /// one.
     fn modules(&self) -> Result<BTreeMap<String, Vec<PathBuf>>> {
         let mut modules = BTreeMap::new();
         for entry in self.directory.read_dir()? {

@@ -62,8 +62,8 @@ pub(crate) fn processors() -> usize {
 /// How often a running program is checked.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Runs the jobs, `at_once` at the same time, in this order as far as their shares allow; those that have to run alone come
-/// last. Calls `done` when one has ended.
+/// Runs the jobs, `at_once` at the same time, in this order as far as their shares allow; those that have to run alone
+/// come last. Calls `done` when one has ended.
 pub(crate) fn run(
     mut jobs: Vec<Job>,
     at_once: usize,

@@ -30,7 +30,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     words.extend(sandbox.run(options.base.as_deref()));
     words.extend(options.command.iter().cloned());
     let mut command = command(words)?;
-    // In the user's directory, not the root of the workspace, and without the variables that Cargo sets for this package.
+    // In the user's directory, not the root of the workspace, and without the variables that Cargo sets for this
+    // package.
     command.current_dir(std::env::current_dir().context("cannot tell the current directory")?);
     for (name, _) in std::env::vars_os() {
         if is_cargos(&name.to_string_lossy()) {
@@ -114,8 +115,8 @@ impl Sandbox {
         })))
     }
 
-    /// A command that runs a program in a sandbox of its own, and ends it after a time limit. A test runs in the directory of
-    /// its package, as under Cargo.
+    /// A command that runs a program in a sandbox of its own, and ends it after a time limit. A test runs in the
+    /// directory of its package, as under Cargo.
     pub(crate) fn command(
         &self,
         program: &Path,
@@ -123,8 +124,8 @@ impl Sandbox {
         limit: Duration,
     ) -> Result<Command> {
         let mut words = self.root(false);
-        // `timeout` ends the sandbox, which ends everything in it. In the foreground, so that an interrupt from the terminal
-        // reaches the sandbox, too.
+        // `timeout` ends the sandbox, which ends everything in it. In the foreground, so that an interrupt from the
+        // terminal reaches the sandbox, too.
         words.extend(
             ["timeout", "--foreground", "--kill-after=60"]
                 .map(OsString::from)
@@ -146,8 +147,8 @@ impl Sandbox {
         Ok(command)
     }
 
-    /// The words before a command that has to run as root: none if this is root, or if there is no sudo; then the sandbox says
-    /// what is missing. Without `asking`, sudo must not ask for a password.
+    /// The words before a command that has to run as root: none if this is root, or if there is no sudo; then the
+    /// sandbox says what is missing. Without `asking`, sudo must not ask for a password.
     fn root(&self, asking: bool) -> Vec<OsString> {
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         let works = |arguments: &[&str]| {
@@ -173,7 +174,8 @@ impl Sandbox {
         if !asking {
             words.push("-n".into());
         }
-        // sudo clears the environment, and may refuse to keep it. These variables are needed to find programs and Cargo.
+        // sudo clears the environment, and may refuse to keep it. These variables are needed to find programs and
+        // Cargo.
         words.extend(["--".into(), "env".into()]);
         for (name, value) in std::env::vars_os() {
             let text = name.to_string_lossy();

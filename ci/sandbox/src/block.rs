@@ -13,12 +13,12 @@ use std::time::Duration;
 use ploop_sandbox_wire as wire;
 use rustix::io::Errno;
 
-use crate::data::{self, Data, DataFileSystem};
 use crate::ioctl::{self, PartitionChange};
 use crate::lock::lock;
 use crate::loop_device::{self, LoopDevice};
 use crate::mounts::{self, Mount};
 use crate::sandbox_directory::SandboxDirectory;
+use crate::virtual_disk::{self, DiskFileSystem, VirtualDisk};
 use crate::{fuse, partition, processes};
 
 pub(crate) use crate::partition::Partition;
@@ -30,11 +30,11 @@ pub(crate) const MINORS: u32 = 16;
 const FIRST: u32 = 1;
 
 /// The block device of ploopN. Dropping it removes all of it.
-pub(crate) struct Block {
+pub(crate) struct BlockDevice {
     index: u32,
     sandbox: SandboxDirectory,
     device: LoopDevice,
-    data: Weak<dyn Data>,
+    data: Weak<dyn VirtualDisk>,
     partition: Mutex<PartitionState>,
     file: Option<fuse::Mounted>,
 }
@@ -48,14 +48,14 @@ struct PartitionState {
     unread: bool,
 }
 
-impl Block {
-    /// Makes the device, unbound. [`io::ErrorKind::AlreadyExists`] if there is a loop device of that number. The block does
-    /// not keep `data` alive.
+impl BlockDevice {
+    /// Makes the device, unbound. [`io::ErrorKind::AlreadyExists`] if there is a loop device of that number. The block
+    /// does not keep `data` alive.
     pub(crate) fn create(
         index: u32,
         sandbox: &SandboxDirectory,
-        data: Arc<dyn Data>,
-    ) -> io::Result<Block> {
+        data: Arc<dyn VirtualDisk>,
+    ) -> io::Result<BlockDevice> {
         let device = LoopDevice::new(index, &sandbox.real_virtual());
         if device.exists() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -66,7 +66,7 @@ impl Block {
             return Err(error);
         }
         // From here on, dropping the block removes what there is.
-        let mut block = Block {
+        let mut block = BlockDevice {
             index,
             sandbox: sandbox.clone(),
             device,
@@ -76,16 +76,16 @@ impl Block {
         };
         let directory = sandbox.data(index);
         fs::create_dir(&directory)?;
-        let file_system = DataFileSystem::new(&data);
-        block.file = Some(fuse::mount(file_system, &directory, data::THREADS)?);
+        let file_system = DiskFileSystem::new(&data);
+        block.file = Some(fuse::mount(file_system, &directory, virtual_disk::THREADS)?);
         loop_device::make_node(&block.node(), block.device.number()?)?;
         Ok(block)
     }
 
-    /// For `PLOOP_IOC_START`: binds the loop device to the FUSE file. As in the driver, a partition that has stayed from before
-    /// is there at once; another one is found at the first open of the device.
+    /// For `PLOOP_IOC_START`: binds the loop device to the FUSE file. As in the driver, a partition that has stayed
+    /// from before is there at once; another one is found at the first open of the device.
     pub(crate) fn attach(&self, read_only: bool) -> io::Result<()> {
-        let path = self.sandbox.data(self.index).join(data::FILE);
+        let path = self.sandbox.data(self.index).join(virtual_disk::FILE);
         let file = File::options().read(true).write(!read_only).open(&path)?;
         let device = loop_device::open(&self.node(), !read_only, false)?;
         let name = path.as_os_str().as_bytes();
@@ -112,7 +112,8 @@ impl Block {
         if is_unbound(ioctl::loop_status(&device).err()) {
             return Ok(());
         }
-        // What is still in the page cache afterwards is lost. A device that cannot be written to is stopped all the same.
+        // What is still in the page cache afterwards is lost. A device that cannot be written to is stopped all the
+        // same.
         if let Err(error) = device.sync_all() {
             eprintln!(
                 "ploop-sandbox: ploop{} is stopped, and what was last written to it is lost: {error}",
@@ -130,8 +131,8 @@ impl Block {
         state.unread = false;
         if self.device.partition(FIRST).is_some() {
             let change = PartitionChange::Delete;
-            // Before the partition goes, because another device may get its number. Where no dead node can be made, the node
-            // goes.
+            // Before the partition goes, because another device may get its number. Where no dead node can be made, the
+            // node goes.
             if state.partition.is_none() || self.make_dead_node().is_err() {
                 let _ = fs::remove_file(self.partition_node());
             }
@@ -140,10 +141,10 @@ impl Block {
         Ok(())
     }
 
-    /// Has the kernel take the new [`Data::size`].
+    /// Has the kernel take the new [`VirtualDisk::size`].
     pub(crate) fn resized(&self) -> io::Result<()> {
         // The loop driver takes the size from the kernel's inode, which this refreshes.
-        fs::metadata(self.sandbox.data(self.index).join(data::FILE))?;
+        fs::metadata(self.sandbox.data(self.index).join(virtual_disk::FILE))?;
         ioctl::loop_set_capacity(loop_device::open(&self.node(), false, false)?)
     }
 
@@ -155,13 +156,13 @@ impl Block {
         self.set_partition(&device, true)
     }
 
-    /// Whether [`Block::opened`] has to read the table. The device must not be stopped meanwhile.
+    /// Whether [`BlockDevice::opened`] has to read the table. The device must not be stopped meanwhile.
     pub(crate) fn is_unread(&self) -> bool {
         lock(&self.partition).unread
     }
 
-    /// A program has opened the whole device. The first open after START finds the partition. An open of an empty device
-    /// removes the partition that has stayed.
+    /// A program has opened the whole device. The first open after START finds the partition. An open of an empty
+    /// device removes the partition that has stayed.
     pub(crate) fn opened(&self) -> io::Result<()> {
         if self.device.backing_file().is_none() {
             let mut state = lock(&self.partition);
@@ -175,8 +176,8 @@ impl Block {
         self.set_partition(&device, false)
     }
 
-    /// Reads the table and tells the kernel of the partition. `replace`: also where it has not changed, so that it must not be
-    /// in use.
+    /// Reads the table and tells the kernel of the partition. `replace`: also where it has not changed, so that it must
+    /// not be in use.
     fn set_partition(&self, device: &File, replace: bool) -> io::Result<()> {
         let data = self.data.upgrade().ok_or(Errno::NODEV)?;
         let wanted = partition::find(FIRST, data.size(), |buffer, at| data.read(buffer, at));
@@ -211,7 +212,7 @@ impl Block {
         self.update_node(&state)
     }
 
-    /// The partition as sysfs shows it. It stays after [`Block::detach`].
+    /// The partition as sysfs shows it. It stays after [`BlockDevice::detach`].
     pub(crate) fn partition(&self) -> Option<Partition> {
         let mut state = lock(&self.partition);
         // libploop and parted change the kernel's partition themselves.
@@ -244,7 +245,8 @@ impl Block {
     /// The real devices behind the nodes. The balloon's inode is not known here.
     pub(crate) fn alias(&self) -> wire::Alias {
         let partition = self.device.partition_number(FIRST);
-        // parted gives the partition a new number, so the node may have to be made again. Without it, an open of it fails.
+        // parted gives the partition a new number, so the node may have to be made again. Without it, an open of it
+        // fails.
         let _ = self.update_node(&lock(&self.partition));
         wire::Alias {
             device: self.index,
@@ -263,8 +265,8 @@ impl Block {
         lines
     }
 
-    /// Freezes every file system mounted from the device until the result is dropped. The caller must hold no lock that a read
-    /// or write takes.
+    /// Freezes every file system mounted from the device until the result is dropped. The caller must hold no lock that
+    /// a read or write takes.
     pub(crate) fn freeze(&self) -> io::Result<Frozen> {
         let mut frozen = Frozen(Vec::new());
         let mut done = Vec::new();
@@ -301,8 +303,8 @@ impl Block {
         Path::new("/dev").join(format!("ploop{}p{FIRST}", self.index))
     }
 
-    /// Makes the partition's node as it has to be: with the number of the kernel's partition; or a dead one, where only sysfs
-    /// shows a partition; or none.
+    /// Makes the partition's node as it has to be: with the number of the kernel's partition; or a dead one, where only
+    /// sysfs shows a partition; or none.
     fn update_node(&self, state: &PartitionState) -> io::Result<()> {
         let node = self.partition_node();
         let there = fs::symlink_metadata(&node).ok();
@@ -332,7 +334,7 @@ impl Block {
     }
 }
 
-impl Drop for Block {
+impl Drop for BlockDevice {
     fn drop(&mut self) {
         if self.device.backing_file().is_some() {
             // Fails where it is in use; the launcher removes it later.

@@ -35,8 +35,8 @@ pub(crate) fn run(dir: PathBuf) -> Result<()> {
     rustix::process::setsid().context("cannot make a session")?;
     // A core dump would be as large as the buffers, and delay the end of the sandbox.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // The kernel must not free memory for this process by writing to a device that waits for this process. The call needs a
-    // privilege; the daemon works without.
+    // The kernel must not free memory for this process by writing to a device that waits for this process. The call
+    // needs a privilege; the daemon works without.
     let _ = rustix::process::configure_io_flusher_behavior(true);
     let _lock = Lock(File::from(io::stdin().as_fd().try_clone_to_owned()?));
     let mut launcher = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);

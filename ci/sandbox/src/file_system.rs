@@ -1,4 +1,5 @@
-//! Enlarges a mounted file system where CAP_SYS_RESOURCE is missing: unmounts it, runs e2fsck and resize2fs, mounts it again.
+//! Enlarges a mounted file system where CAP_SYS_RESOURCE is missing: unmounts it, runs e2fsck and resize2fs, mounts it
+//! again.
 
 use std::ffi::CString;
 use std::fs;

@@ -17,8 +17,8 @@ use crate::mounts;
 /// The directory in which the kernel lists the connections.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
-/// The longest read. What is read is copied twice: into a buffer of this process, and from there to the caller. Buffers of
-/// this size stay in the processor's cache; reads of 1 MiB were slower by a third.
+/// The longest read. What is read is copied twice: into a buffer of this process, and from there to the caller. Buffers
+/// of this size stay in the processor's cache; reads of 1 MiB were slower by a third.
 const MAX_READ: usize = 128 << 10;
 
 /// A mounted file system that is served by threads of this process. Dropping it unmounts it.
@@ -29,7 +29,8 @@ pub(crate) struct Mounted {
 
 /// Mounts a file system that all users may read.
 ///
-/// The mount is made here and not by `fuser`, so that neither libfuse nor fusermount is needed and this module unmounts it.
+/// The mount is made here and not by `fuser`, so that neither libfuse nor fusermount is needed and this module unmounts
+/// it.
 pub(crate) fn mount(
     file_system: impl Filesystem,
     point: &Path,
@@ -104,8 +105,8 @@ pub(crate) fn can_abort() -> bool {
     Path::new(CONNECTIONS).read_dir().is_ok()
 }
 
-/// Aborts the connections of all FUSE file systems mounted below a directory. Processes that wait for an answer get an error,
-/// and can be killed again.
+/// Aborts the connections of all FUSE file systems mounted below a directory. Processes that wait for an answer get an
+/// error, and can be killed again.
 pub(crate) fn abort_below(mounts: &[mounts::Mount], directory: &Path) {
     for mount in mounts {
         if mount.kind == "fuse" && mount.point.starts_with(directory) {

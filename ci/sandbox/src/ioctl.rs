@@ -1,5 +1,5 @@
-//! The ioctls of loop devices (`LOOP_*`), block devices (`BLKPG`) and file systems (`FIFREEZE`, `FITHAW`, `FS_IOC_FIEMAP`). The
-//! only file with `unsafe`.
+//! The ioctls of loop devices (`LOOP_*`), block devices (`BLKPG`) and file systems (`FIFREEZE`, `FITHAW`,
+//! `FS_IOC_FIEMAP`). The only file with `unsafe`.
 
 #![allow(unsafe_code)]
 
@@ -206,8 +206,8 @@ struct Fiemap {
     extents: [FiemapExtent; 128],
 }
 
-/// The ranges of a file of `len` bytes for which no space is allocated (`FS_IOC_FIEMAP`). Space that was allocated and never
-/// written is no hole. Fails where the file system does not tell.
+/// The ranges of a file of `len` bytes for which no space is allocated (`FS_IOC_FIEMAP`). Space that was allocated and
+/// never written is no hole. Fails where the file system does not tell.
 pub(crate) fn holes(file: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>>> {
     let mut holes = Vec::new();
     let mut at = 0;

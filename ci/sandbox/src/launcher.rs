@@ -1,4 +1,5 @@
-//! The launcher: makes a sandbox, runs a program in it, forwards signals, and removes the sandbox when the program has ended.
+//! The launcher: makes a sandbox, runs a program in it, forwards signals, and removes the sandbox when the program has
+//! ended.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -103,8 +104,8 @@ fn run_in(
     }
 }
 
-/// Runs the program and ends what it started. Returns its exit code, if it ended by itself, and how the daemon failed, if it
-/// did.
+/// Runs the program and ends what it started. Returns its exit code, if it ended by itself, and how the daemon failed,
+/// if it did.
 fn run_program(
     sandbox: &SandboxDirectory,
     daemon: &Daemon,
@@ -164,8 +165,8 @@ pub(crate) fn become_program(
     program.args(arguments);
     program.env(wire::SOCKET, sandbox.socket());
     program.env(wire::PROC_VZ, sandbox.tree().join("vz"));
-    // Debian's libploop copies 4 KiB from where an argument begins. With a small environment the stack ends before that,
-    // and `ploop init` crashes.
+    // Debian's libploop copies 4 KiB from where an argument begins. With a small environment the stack ends before
+    // that, and `ploop init` crashes.
     program.env("PLOOP_SANDBOX_ROOM", " ".repeat(8 << 10));
     if let Some(preload) = preload {
         let mut list = preload.as_os_str().to_owned();
@@ -280,7 +281,7 @@ impl Daemon {
             }
         }
         crate::watchdog::abort(sandbox);
-        teardown::kill(self.id());
+        processes::signal(self.id(), &[Signal::KILL]);
         // A process that hangs in the kernel is left behind.
         let _ = wait_at_most(&mut self.child, Duration::from_secs(5));
     }

@@ -1,11 +1,10 @@
-//! `ploop-sandbox`: runs a program in a mount namespace in which a userspace stand-in takes the place of the ploop kernel
-//! driver.
+//! `ploop-sandbox`: runs a program in a mount namespace in which a userspace stand-in takes the place of the ploop
+//! kernel driver.
 
 #![deny(unsafe_code)]
 
 mod block;
 mod daemon;
-mod data;
 mod driver;
 mod file_system;
 mod fuse;
@@ -22,6 +21,7 @@ mod sandbox_directory;
 mod server;
 mod teardown;
 mod tree;
+mod virtual_disk;
 mod watchdog;
 
 use std::ffi::OsString;
@@ -160,8 +160,8 @@ fn in_namespace(work: impl FnOnce() -> Result<u8>) -> Result<u8> {
     }
 }
 
-/// The path of this program. Only before a namespace is made: afterwards the kernel names the file by the mounts of the old
-/// one, which in a chroot is a path outside of it.
+/// The path of this program. Only before a namespace is made: afterwards the kernel names the file by the mounts of the
+/// old one, which in a chroot is a path outside of it.
 fn own_executable() -> Result<PathBuf> {
     std::env::current_exe().context("cannot find this program")
 }

@@ -16,7 +16,8 @@ use crate::{fuse, mounts};
 /// The source of every mount of a sandbox.
 pub(crate) const SOURCE: &str = "ploop-sandbox";
 
-/// Puts this process into a mount namespace of its own. Neither it nor the host sees what the other mounts from then on.
+/// Puts this process into a mount namespace of its own. Neither it nor the host sees what the other mounts from then
+/// on.
 pub(crate) fn enter() -> Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     rustix::mount::mount_change(
@@ -47,8 +48,8 @@ pub(crate) fn set_up(sandbox: &SandboxDirectory) -> Result<()> {
     hide_locks()
 }
 
-/// The directory of libploop's lock around its search for devices. A sandbox has devices of its own, so it must not wait for
-/// the searches of others.
+/// The directory of libploop's lock around its search for devices. A sandbox has devices of its own, so it must not
+/// wait for the searches of others.
 const LOCKS: &str = "/var/lock/ploop";
 
 fn hide_locks() -> Result<()> {

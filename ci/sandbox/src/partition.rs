@@ -14,8 +14,8 @@ pub(crate) struct Partition {
     pub(crate) size: u64,
 }
 
-/// The partition of this number on a disk of `size` bytes, if there is one. A damaged table has no partitions, as for the
-/// kernel.
+/// The partition of this number on a disk of `size` bytes, if there is one. A damaged table has no partitions, as for
+/// the kernel.
 pub(crate) fn find(
     number: u32,
     size: u64,

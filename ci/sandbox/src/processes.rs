@@ -46,8 +46,8 @@ pub(crate) fn namespaces_of(sandbox: &SandboxDirectory) -> Vec<Namespace> {
     namespaces.into_values().flatten().collect()
 }
 
-/// Ends all processes of a sandbox but this one and `spare`: kills them, after SIGTERM if `ask` says so. Does not wait for those
-/// that hang in the kernel. Returns how many there were.
+/// Ends all processes of a sandbox but this one and `spare`: kills them, after SIGTERM if `ask` says so. Does not wait
+/// for those that hang in the kernel. Returns how many there were.
 pub(crate) fn end(sandbox: &SandboxDirectory, spare: &[u32], ask: bool) -> usize {
     let ours = || -> Vec<u32> {
         let namespaces = namespaces_of(sandbox).into_iter();
@@ -102,8 +102,8 @@ pub(crate) fn is_alive(process: u32) -> bool {
     !matches!(state.and_then(|at| stat.get(at)), None | Some(b'Z' | b'X'))
 }
 
-/// Bit masks in `/proc/PROCESS/status`, by the beginnings of their lines; 0 for a line that is missing. None: there is no such
-/// process.
+/// Bit masks in `/proc/PROCESS/status`, by the beginnings of their lines; 0 for a line that is missing. None: there is
+/// no such process.
 pub(crate) fn status_masks<const N: usize>(process: &str, names: [&str; N]) -> Option<[u64; N]> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     Some(names.map(|name| {

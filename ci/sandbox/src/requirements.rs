@@ -1,5 +1,5 @@
-//! What a sandbox needs of the machine: capabilities, device nodes, tools, a mount namespace. `ploop-sandbox check` tells what
-//! is missing.
+//! What a sandbox needs of the machine: capabilities, device nodes, tools, a mount namespace. `ploop-sandbox check`
+//! tells what is missing.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,8 +18,8 @@ const TOOLS: [(&str, &str); 4] = [
 const SYS_ADMIN: u32 = 21;
 const MKNOD: u32 = 27;
 
-/// Puts this process into a mount namespace of its own. The error names everything that is missing, each with what to do
-/// about it.
+/// Puts this process into a mount namespace of its own. The error names everything that is missing, each with what to
+/// do about it.
 pub(crate) fn enter_namespace() -> Result<(), String> {
     let mut missing = Vec::new();
     for (capability, name) in [(SYS_ADMIN, "CAP_SYS_ADMIN"), (MKNOD, "CAP_MKNOD")] {

@@ -13,7 +13,8 @@ use rustix::fs::FlockOperation;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The base directory. Sandboxes of one base clean up after each other; those of different bases leave each other alone.
+/// The base directory. Sandboxes of one base clean up after each other; those of different bases leave each other
+/// alone.
 #[derive(Debug, Clone)]
 pub(crate) struct Base(PathBuf);
 
@@ -54,8 +55,8 @@ pub(crate) struct SandboxDirectory {
     dir: PathBuf,
 }
 
-/// The lock of a sandbox. Its launcher and its daemon hold it by one open file, so it is free when both are gone: the sandbox is
-/// dead then.
+/// The lock of a sandbox. Its launcher and its daemon hold it by one open file, so it is free when both are gone: the
+/// sandbox is dead then.
 pub(crate) struct Lock(pub(crate) File);
 
 impl SandboxDirectory {
@@ -67,7 +68,8 @@ impl SandboxDirectory {
     /// Makes the directory of a new sandbox, and takes its lock.
     pub(crate) fn create(base: &Base) -> Result<(SandboxDirectory, Lock)> {
         let mode = 0o755;
-        // A directory whose lock is free looks like that of a dead sandbox; so nobody may list it before the lock is held.
+        // A directory whose lock is free looks like that of a dead sandbox; so nobody may list it before the lock is
+        // held.
         let _list = lock_list(&base.0)?;
         let mut bytes = [0; 4];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -215,7 +217,8 @@ fn names(dir: &Path) -> impl Iterator<Item = String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
 }
 
-/// Locks the base directory, which is the list of sandboxes. The last sandbox removes it, so it may have to be made again.
+/// Locks the base directory, which is the list of sandboxes. The last sandbox removes it, so it may have to be made
+/// again.
 fn lock_list(base: &Path) -> Result<File> {
     loop {
         make_base(base)?;

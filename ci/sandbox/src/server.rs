@@ -16,7 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use crate::driver::Driver;
 use crate::sandbox_directory::SandboxDirectory;
-use crate::{data, file_system};
+use crate::{file_system, virtual_disk};
 
 /// The most descriptors that come with a request.
 const MAX_DESCRIPTORS: usize = 32;
@@ -68,7 +68,7 @@ fn answer(
     match request.call {
         // The result is the age of the oldest unanswered data request, in seconds.
         call::PING => Reply::of(
-            data::oldest_request()
+            virtual_disk::oldest_request()
                 .as_secs()
                 .try_into()
                 .unwrap_or(i32::MAX),
@@ -76,7 +76,7 @@ fn answer(
         call::GROW_FILE_SYSTEM => file_system::grow(request, descriptors),
         // The caller was killed before its request was read: it counts as not made.
         _ if polled(stream).contains(PollFlags::HUP) => Reply::of(0),
-        _ => driver.control(request, descriptors, &|| has_hung_up(stream)),
+        _ => driver.reply_to(request, descriptors, &|| has_hung_up(stream)),
     }
 }
 

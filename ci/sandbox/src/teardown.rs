@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rustix::mount::UnmountFlags;
-use rustix::process::Signal;
 
 use crate::loop_device::LoopDevice;
 use crate::namespace::SOURCE;
@@ -39,8 +38,8 @@ pub(crate) fn unmount_new(before: &HashSet<u32>) {
     }
 }
 
-/// Ends all processes of a sandbox but this one, and removes what is left of it. Returns a line for each thing that could not
-/// be removed.
+/// Ends all processes of a sandbox but this one, and removes what is left of it. Returns a line for each thing that
+/// could not be removed.
 pub(crate) fn remove(sandbox: &SandboxDirectory) -> Vec<String> {
     // Processes that wait for an answer get an error.
     watchdog::abort(sandbox);
@@ -126,9 +125,4 @@ pub(crate) fn with_timeout(timeout: Duration, work: impl FnOnce() + Send + 'stat
         let _ = done.send(());
     });
     thread.is_ok() && wait.recv_timeout(timeout).is_ok()
-}
-
-/// Kills a process.
-pub(crate) fn kill(process: u32) {
-    processes::signal(process, &[Signal::KILL]);
 }

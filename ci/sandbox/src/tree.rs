@@ -1,4 +1,5 @@
-//! The FUSE file system that takes the place of `/sys/block`, `/sys/devices/virtual/block`, `/sys/module` and `/proc/vz`.
+//! The FUSE file system that takes the place of `/sys/block`, `/sys/devices/virtual/block`, `/sys/module` and
+//! `/proc/vz`.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -244,8 +245,8 @@ impl Tree {
 
 /// Answers EINTR to reads of threads that have a signal to handle, as long as there are reads.
 ///
-/// The kernel tells a signal by a request of its own, which the FUSE library does not pass on. Without an answer, the process
-/// that waits here could not even be killed.
+/// The kernel tells a signal by a request of its own, which the FUSE library does not pass on. Without an answer, the
+/// process that waits here could not even be killed.
 fn answer_interrupted(reads: &Mutex<Vec<EventRead>>) {
     loop {
         thread::sleep(Duration::from_millis(100));

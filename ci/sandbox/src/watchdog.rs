@@ -1,5 +1,5 @@
-//! The watchdog: pings the daemon, and aborts the FUSE connections when it has died or does not answer, so that no process
-//! waits for it in the kernel.
+//! The watchdog: pings the daemon, and aborts the FUSE connections when it has died or does not answer, so that no
+//! process waits for it in the kernel.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;

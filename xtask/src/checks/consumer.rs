@@ -1,5 +1,5 @@
-//! The step `consumer`: a crate outside of the workspace depends on `ploop` by git, as the README says, and gets the newest
-//! versions of the dependencies.
+//! The step `consumer`: a crate outside of the workspace depends on `ploop` by git, as the README says, and gets the
+//! newest versions of the dependencies.
 
 use super::{Check, Settings, always};
 use crate::packages;

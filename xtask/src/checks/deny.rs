@@ -1,5 +1,5 @@
-//! The steps `licences` and `advisories`: licences, origins and advisories of the dependencies, by cargo-deny. `ci/deny.toml` has
-//! the rules.
+//! The steps `licences` and `advisories`: licences, origins and advisories of the dependencies, by cargo-deny.
+//! `ci/deny.toml` has the rules.
 
 use super::Check;
 use super::toolchain::has_cargo;

@@ -1,5 +1,5 @@
-//! The step `miri`: looks for undefined behaviour in the reader of images. Miri has no `ioctl` and no memory files, and takes a
-//! hundred times as long. So it runs the unit tests and the tests of parsers, but not those of disks.
+//! The step `miri`: looks for undefined behaviour in the reader of images. Miri has no `ioctl` and no memory files, and
+//! takes a hundred times as long. So it runs the unit tests and the tests of parsers, but not those of disks.
 
 use super::Check;
 use super::toolchain::{has_nightly_cargo, nightly_cargo};

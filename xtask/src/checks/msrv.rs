@@ -1,5 +1,5 @@
-//! The step `msrv`: compiles the workspace with the oldest Rust that it supports. The lint `incompatible_msrv` knows newer
-//! functions of the library, but not newer constructs of the language.
+//! The step `msrv`: compiles the workspace with the oldest Rust that it supports. The lint `incompatible_msrv` knows
+//! newer functions of the library, but not newer constructs of the language.
 
 use super::Check;
 use super::toolchain::Msrv;

@@ -1,5 +1,5 @@
-//! The step `targets`: compiles for machines with 64 bits and little-endian, 64 bits and big-endian, and 32 bits. Nothing is
-//! linked, so their libraries are not needed.
+//! The step `targets`: compiles for machines with 64 bits and little-endian, 64 bits and big-endian, and 32 bits.
+//! Nothing is linked, so their libraries are not needed.
 
 use super::toolchain::Msrv;
 use super::{Check, Settings};
@@ -13,8 +13,8 @@ pub(super) const CHECK: Check = Check {
     work,
 };
 
-/// The targets and what has to compile for each. Of those with 64 bits only the big-endian one compiles the tests, too. The
-/// bindings of libploop are for 64 bits only.
+/// The targets and what has to compile for each. Of those with 64 bits only the big-endian one compiles the tests, too.
+/// The bindings of libploop are for 64 bits only.
 const TARGETS: [(&str, &[&str]); 3] = [
     (
         "aarch64-unknown-linux-gnu",

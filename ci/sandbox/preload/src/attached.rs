@@ -1,9 +1,9 @@
-//! Protects files that are attached to devices, as the driver does, which marks them like swap files: the last name of one
-//! cannot be removed or renamed (EPERM), and the file cannot be shortened, and no space allocated in it (ETXTBSY). It may be
-//! made longer, written to, linked, and its mode changed.
+//! Protects files that are attached to devices, as the driver does, which marks them like swap files: the last name of
+//! one cannot be removed or renamed (EPERM), and the file cannot be shortened, and no space allocated in it (ETXTBSY).
+//! It may be made longer, written to, linked, and its mode changed.
 //!
-//! The daemon lists these files in a file that every program maps. So a call for any other file costs a `stat` at most, and
-//! nothing where no file is attached.
+//! The daemon lists these files in a file that every program maps. So a call for any other file costs a `stat` at most,
+//! and nothing where no file is attached.
 
 use crate::errno::{fail, preserve_errno};
 use crate::{balloon, kernel, paths, real, settings};

@@ -1,5 +1,5 @@
-//! Hides the balloon of a file system that is mounted with `balloon_ino=`. As in OpenVZ's ext4, no directory lists it, and calls
-//! that name it fail with EPERM.
+//! Hides the balloon of a file system that is mounted with `balloon_ino=`. As in OpenVZ's ext4, no directory lists it,
+//! and calls that name it fail with EPERM.
 
 use crate::errno::preserve_errno;
 use crate::{daemon, kernel, paths, real, settings};

@@ -10,8 +10,8 @@ unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
 }
 
-/// The thread cannot be cancelled while this lives (`pthread_setcancelstate`). Cancellation unwinds the stack, and Rust's
-/// destructors must not be run by that.
+/// The thread cannot be cancelled while this lives (`pthread_setcancelstate`). Cancellation unwinds the stack, and
+/// Rust's destructors must not be run by that.
 pub(crate) struct CancellationDisabled(c_int);
 
 impl CancellationDisabled {
@@ -46,8 +46,8 @@ pub(crate) enum SentDescriptor {
 pub(crate) enum Wait {
     /// Only the reply: as in the driver, most calls cannot be interrupted.
     Reply,
-    /// The reply, or a signal with a handler: the daemon is told of it, and replies at once. As in the driver, the call has
-    /// begun then.
+    /// The reply, or a signal with a handler: the daemon is told of it, and replies at once. As in the driver, the call
+    /// has begun then.
     ReplyOrSignal,
 }
 
@@ -66,7 +66,8 @@ pub(crate) fn ask(
     Reply::read(&mut connection).map_err(|_| libc::EIO)
 }
 
-/// The real devices behind ploop's nodes. Asked each time, because partitions come and go. None: the daemon cannot be reached.
+/// The real devices behind ploop's nodes. Asked each time, because partitions come and go. None: the daemon cannot be
+/// reached.
 pub(crate) fn aliases() -> Option<Vec<Alias>> {
     let request = Request::new(call::ALIASES, Node::None, Vec::new());
     let reply = ask(&request, SentDescriptor::None, Wait::Reply).ok()?;
@@ -107,8 +108,8 @@ fn connect() -> Result<Connection, c_int> {
     }
 }
 
-/// Sends the descriptor with the first byte, and the rest after it, so that a [`SentDescriptor::Closed`] is closed before the
-/// daemon has the whole request.
+/// Sends the descriptor with the first byte, and the rest after it, so that a [`SentDescriptor::Closed`] is closed
+/// before the daemon has the whole request.
 fn send(connection: &Connection, bytes: &[u8], descriptor: SentDescriptor) -> Result<(), c_int> {
     let Some((first, rest)) = bytes.split_at_checked(1) else {
         return Err(libc::EIO);
@@ -124,7 +125,8 @@ fn send(connection: &Connection, bytes: &[u8], descriptor: SentDescriptor) -> Re
     connection.send(rest, None)
 }
 
-/// The descriptor, if the number names an open file: the kernel sends no other. The daemon answers EBADF where one is missing.
+/// The descriptor, if the number names an open file: the kernel sends no other. The daemon answers EBADF where one is
+/// missing.
 fn valid(descriptor: c_int) -> Option<c_int> {
     // SAFETY: no pointers; any number is allowed.
     (unsafe { libc::fcntl(descriptor, libc::F_GETFD) } >= 0).then_some(descriptor)
@@ -174,8 +176,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits until there is something to read. A signal whose handler does not restart calls shuts down the sending side,
-    /// which tells the daemon.
+    /// Waits until there is something to read. A signal whose handler does not restart calls shuts down the sending
+    /// side, which tells the daemon.
     fn wait(&self) -> Result<(), c_int> {
         let mut poll = libc::pollfd {
             fd: self.0.as_raw_fd(),

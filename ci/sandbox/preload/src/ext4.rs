@@ -1,5 +1,5 @@
-//! The ioctls that only OpenVZ's ext4 has (`EXT4_IOC_OPEN_BALLOON`, `EXT4_IOC_SET_RSV_BLOCKS`), and growth (`EXT4_IOC_RESIZE_FS`)
-//! where CAP_SYS_RESOURCE is missing, as for root in a container.
+//! The ioctls that only OpenVZ's ext4 has (`EXT4_IOC_OPEN_BALLOON`, `EXT4_IOC_SET_RSV_BLOCKS`), and growth
+//! (`EXT4_IOC_RESIZE_FS`) where CAP_SYS_RESOURCE is missing, as for root in a container.
 
 use crate::daemon::{self, CancellationDisabled, SentDescriptor, Wait};
 use crate::errno::{self, fail};
@@ -11,8 +11,8 @@ use std::cell::Cell;
 
 /// `EXT4_IOC_OPEN_BALLOON`, `_IO('f', 42)`: opens the balloon of the file system; called on its root directory.
 pub(crate) const OPEN_BALLOON: u32 = 0x662a;
-/// `EXT4_IOC_SET_RSV_BLOCKS`, `_IOW('f', 44, __u64)`: reserves blocks. In other kernels the same number sets the UUID of the
-/// file system.
+/// `EXT4_IOC_SET_RSV_BLOCKS`, `_IOW('f', 44, __u64)`: reserves blocks. In other kernels the same number sets the UUID
+/// of the file system.
 pub(crate) const SET_RSV_BLOCKS: u32 = 0x4008_662c;
 /// `EXT4_IOC_RESIZE_FS`, `_IOW('f', 16, __u64)`: enlarges the file system.
 pub(crate) const RESIZE_FS: u32 = 0x4008_6610;
@@ -52,8 +52,8 @@ pub(crate) fn open_balloon(descriptor: c_int) -> Option<Result<c_int, c_int>> {
     Some(Ok(balloon))
 }
 
-/// `EXT4_IOC_SET_RSV_BLOCKS`: ENOTTY in a process that uses libploop, because the kernel would change the UUID. libploop runs
-/// tune2fs then.
+/// `EXT4_IOC_SET_RSV_BLOCKS`: ENOTTY in a process that uses libploop, because the kernel would change the UUID.
+/// libploop runs tune2fs then.
 pub(crate) fn set_reserved_blocks() -> Option<Result<c_int, c_int>> {
     libploop::is_used().then_some(Err(libc::ENOTTY))
 }
@@ -103,8 +103,8 @@ fn grow(descriptor: c_int, argument: *mut c_void) -> Option<Result<c_int, c_int>
     Some(reply.map(|reply| reply.result))
 }
 
-/// `close` forgets the thread's balloon, because another thread may get the number. libploop closes a balloon in the thread that
-/// opened it.
+/// `close` forgets the thread's balloon, because another thread may get the number. libploop closes a balloon in the
+/// thread that opened it.
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn close(descriptor: c_int) -> c_int {
     if descriptor >= 0 && BALLOON.try_with(Cell::get) == Ok(descriptor) {
@@ -119,8 +119,8 @@ unsafe extern "C-unwind" fn close(descriptor: c_int) -> c_int {
     }
 }
 
-/// libploop has the balloon open while it waits for resize2fs. Where the daemon has to unmount the file system for that,
-/// `waitpid` releases the balloon while it waits.
+/// libploop has the balloon open while it waits for resize2fs. Where the daemon has to unmount the file system for
+/// that, `waitpid` releases the balloon while it waits.
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn waitpid(pid: pid_t, status: *mut c_int, options: c_int) -> pid_t {
     let wait = || match real::waitpid() {

@@ -7,8 +7,8 @@ use crate::{attached, balloon, libploop, mounts, real, settings};
 use libc::{DIR, FILE, c_char, c_int, dev_t, mode_t, size_t, ssize_t};
 use ploop_sandbox_wire::{MAJOR, Node, Request, call};
 
-/// The flags to open with. A process that uses libploop opens ploop's devices close-on-exec: a program that it starts is no new
-/// opener to the driver, but would keep the loop device busy.
+/// The flags to open with. A process that uses libploop opens ploop's devices close-on-exec: a program that it starts
+/// is no new opener to the driver, but would keep the loop device busy.
 fn flags(path: *const c_char, flags: c_int) -> c_int {
     if paths::starts_with(path, b"/dev/ploop")
         && settings::settings().is_some()

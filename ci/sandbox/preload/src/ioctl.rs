@@ -144,8 +144,8 @@ fn ask(descriptor: c_int, node: Node, call: u32, argument: *mut c_void) -> Resul
 /// What the argument of a call leads to.
 #[derive(Debug, Default, PartialEq)]
 struct Argument {
-    /// The bytes that it points to; fewer, or none, where that is no memory. The daemon answers EFAULT when it needs the
-    /// missing ones: whether it does depends on the state of the device.
+    /// The bytes that it points to; fewer, or none, where that is no memory. The daemon answers EFAULT when it needs
+    /// the missing ones: whether it does depends on the state of the device.
     payload: Vec<u8>,
     /// The descriptor in these bytes.
     file: Option<c_int>,

@@ -1,8 +1,8 @@
-//! The preload library (`LD_PRELOAD`): replaces functions of libc, so that a program, and libploop in it, reaches the sandbox in
-//! the place of the ploop driver.
+//! The preload library (`LD_PRELOAD`): replaces functions of libc, so that a program, and libploop in it, reaches the
+//! sandbox in the place of the ploop driver.
 //!
-//! Where [`wire::SOCKET`](ploop_sandbox_wire::SOCKET) is not set, each of its functions calls libc's and does nothing else.
-//! Otherwise:
+//! Where [`wire::SOCKET`](ploop_sandbox_wire::SOCKET) is not set, each of its functions calls libc's and does nothing
+//! else. Otherwise:
 //!
 //! | call | what it does here |
 //! |---|---|
@@ -18,12 +18,12 @@
 //! | removing, renaming, shortening an attached file, allocating space in it | fails (`attached`) |
 //! | calls that name the balloon | fail, and `readdir` leaves it out (`balloon`) |
 //!
-//! Numbers are translated, lists of mounts rewritten and OpenVZ's ext4 imitated only in processes that use libploop (see
-//! `libploop`). mkfs, parted and other tools work on the real devices behind the nodes, under their real numbers.
+//! Numbers are translated, lists of mounts rewritten and OpenVZ's ext4 imitated only in processes that use libploop
+//! (see `libploop`). mkfs, parted and other tools work on the real devices behind the nodes, under their real numbers.
 //!
-//! Not replaced: the calls of a statically linked program, raw system calls (`syscall`, Go without cgo), and calls that libc
-//! makes inside itself (the shell of `popen` is a process of its own, and uses this library again). A path that points to no
-//! memory crashes the program here, where the kernel would answer EFAULT; a null pointer is passed on.
+//! Not replaced: the calls of a statically linked program, raw system calls (`syscall`, Go without cgo), and calls that
+//! libc makes inside itself (the shell of `popen` is a process of its own, and uses this library again). A path that
+//! points to no memory crashes the program here, where the kernel would answer EFAULT; a null pointer is passed on.
 //!
 //! Rules for changes:
 //!
@@ -31,8 +31,8 @@
 //! * No function may panic, because that would end the program.
 //! * `errno` is what the call itself leaves there.
 //! * A call that is only passed on allocates nothing: allocators open files and read links before they work.
-//! * No value with a destructor lives across such a call. Many functions of libc are cancellation points, and a cancelled
-//!   thread unwinds through them.
+//! * No value with a destructor lives across such a call. Many functions of libc are cancellation points, and a
+//!   cancelled thread unwinds through them.
 
 mod attached;
 mod balloon;
@@ -51,8 +51,8 @@ mod released;
 mod settings;
 mod stat;
 
-/// Looks up all functions of libc when the library is loaded. Later, in a signal handler or a forked child, the lock of the
-/// dynamic linker must not be taken.
+/// Looks up all functions of libc when the library is loaded. Later, in a signal handler or a forked child, the lock of
+/// the dynamic linker must not be taken.
 extern "C" fn load() {
     real::resolve_all();
     if settings::settings().is_some() {

@@ -6,19 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static USED: AtomicBool = AtomicBool::new(false);
 
-/// Remembers that the process uses libploop. Called for what only users of ploop do, it also finds statically linked libploop.
+/// Remembers that the process uses libploop. Called for what only users of ploop do, it also finds statically linked
+/// libploop.
 pub(crate) fn note_use() {
     USED.store(true, Ordering::Relaxed);
 }
 
-/// Whether libploop is loaded, or the driver was used. False is not remembered, because a library can be loaded later. Callers
-/// ask only when the answer matters.
+/// Whether libploop is loaded, or the driver was used. False is not remembered, because a library can be loaded later.
+/// Callers ask only when the answer matters.
 pub(crate) fn is_used() -> bool {
     if USED.load(Ordering::Relaxed) {
         return true;
     }
-    // Not `dlsym`: it finds no library that was loaded locally (plug-ins, Python's ctypes), and its failure replaces the
-    // text of the program's `dlerror`.
+    // Not `dlsym`: it finds no library that was loaded locally (plug-ins, Python's ctypes), and its failure replaces
+    // the text of the program's `dlerror`.
     // SAFETY: the callback has the right type, and uses no data.
     let found = unsafe { libc::dl_iterate_phdr(Some(is_libploop), std::ptr::null_mut()) } != 0;
     if found {

@@ -30,7 +30,8 @@ fn transfer(own: *mut u8, address: u64, len: usize, to_address: bool) -> bool {
         iov_len: len,
     };
     const ONE: c_ulong = 1;
-    // SAFETY: `own` has `len` bytes. The kernel checks the other address, which the program passed to be read or written.
+    // SAFETY: `own` has `len` bytes. The kernel checks the other address, which the program passed to be read or
+    // written.
     let moved = unsafe {
         let me = libc::getpid();
         if to_address {
@@ -46,7 +47,8 @@ fn transfer(own: *mut u8, address: u64, len: usize, to_address: bool) -> bool {
         return false;
     }
     // Some containers forbid the call. Then the address is taken for valid, as libc does.
-    // SAFETY: the bytes are the program's by its contract with `ioctl`; `own` is this library's, so they do not overlap.
+    // SAFETY: the bytes are the program's by its contract with `ioctl`; `own` is this library's, so they do not
+    // overlap.
     unsafe {
         if to_address {
             std::ptr::copy_nonoverlapping(own, remote, len);

@@ -2,7 +2,7 @@
 
 use crate::daemon::{self, CancellationDisabled, SentDescriptor, Wait};
 use crate::errno::{self, preserve_errno};
-use crate::paths::{self, Table};
+use crate::paths::{self, MountList};
 use crate::{kernel, libploop, real, settings, stat};
 use libc::{FILE, c_char, c_int, c_uint, c_ulong, c_void};
 use ploop_sandbox_wire::{Alias, Node, Request, call};
@@ -48,8 +48,8 @@ unsafe extern "C-unwind" fn mount(
     result
 }
 
-/// Tells the daemon with which balloon a file system was mounted. As in OpenVZ's ext4, the number of anything but a regular file
-/// changes nothing. Without a number a new mount has no balloon, and a remount keeps the one it had.
+/// Tells the daemon with which balloon a file system was mounted. As in OpenVZ's ext4, the number of anything but a
+/// regular file changes nothing. Without a number a new mount has no balloon, and a remount keeps the one it had.
 fn note_balloon(node: Node, target: *const c_char, flags: c_ulong, inode: Option<u64>) {
     const OTHER: c_ulong = libc::MS_BIND | libc::MS_MOVE;
     const PROPAGATION: c_ulong =
@@ -79,8 +79,8 @@ fn balloon_in(target: *const c_char) -> Option<u64> {
     (status.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(status.st_ino)
 }
 
-/// The options without `balloon_ino=`, as a C string, and the last inode that it named, if any. A value that is no number stays,
-/// and the kernel refuses it.
+/// The options without `balloon_ino=`, as a C string, and the last inode that it named, if any. A value that is no
+/// number stays, and the kernel refuses it.
 fn without_balloon(options: &[u8]) -> (Vec<u8>, Option<u64>) {
     let mut rest = Vec::with_capacity(options.len() + 1);
     let mut inode = None;
@@ -104,36 +104,36 @@ fn without_balloon(options: &[u8]) -> (Vec<u8>, Option<u64>) {
 }
 
 /// The kind of list at a path, if it is one and this process uses libploop.
-fn table(path: *const c_char) -> Option<Table> {
+fn mount_list(path: *const c_char) -> Option<MountList> {
     if !paths::starts_with(path, b"/proc/") || settings::settings().is_none() {
         return None;
     }
-    paths::table(paths::bytes(path)).filter(|_| libploop::is_used())
+    paths::mount_list(paths::bytes(path)).filter(|_| libploop::is_used())
 }
 
 /// Opens the rewritten list for `open`. None: the path is no list, or the real one is right.
 pub(crate) fn opened(path: *const c_char, flags: c_int) -> Option<c_int> {
-    let table = table(path)?;
+    let kind = mount_list(path)?;
     let other = libc::O_ACCMODE | libc::O_PATH | libc::O_DIRECTORY;
     if flags & other != libc::O_RDONLY {
         return None;
     }
     preserve_errno(|| {
         let _guard = CancellationDisabled::new();
-        Some(list(path, table, flags & libc::O_CLOEXEC != 0)?.into_raw_fd())
+        Some(list(path, kind, flags & libc::O_CLOEXEC != 0)?.into_raw_fd())
     })
 }
 
 /// Opens the rewritten list for `fopen`.
 pub(crate) fn fopened(path: *const c_char, mode: *const c_char) -> Option<*mut FILE> {
-    let table = table(path)?;
+    let kind = mount_list(path)?;
     let words = paths::bytes(mode);
     if words.first() != Some(&b'r') || words.contains(&b'+') {
         return None;
     }
     preserve_errno(|| {
         let _guard = CancellationDisabled::new();
-        let list = list(path, table, words.contains(&b'e'))?;
+        let list = list(path, kind, words.contains(&b'e'))?;
         // SAFETY: the descriptor is open, and the mode is the C string of the program's `fopen`.
         let file = unsafe { libc::fdopen(list.as_raw_fd(), mode) };
         if file.is_null() {
@@ -146,10 +146,10 @@ pub(crate) fn fopened(path: *const c_char, mode: *const c_char) -> Option<*mut F
 }
 
 /// A copy of a list, rewritten.
-fn list(path: *const c_char, table: Table, close_on_exec: bool) -> Option<OwnedFd> {
+fn list(path: *const c_char, kind: MountList, close_on_exec: bool) -> Option<OwnedFd> {
     let aliases = daemon::aliases().filter(|aliases| !aliases.is_empty())?;
     let list = kernel::open(path, libc::O_RDONLY).ok()?;
-    let text = rewritten(table, &read(&list)?, &aliases);
+    let text = rewritten(kind, &read(&list)?, &aliases);
     let copy = memory_file(close_on_exec).or_else(|| nameless_file(close_on_exec))?;
     write(&copy, &text)?;
     // SAFETY: no pointers.
@@ -197,12 +197,12 @@ fn write(file: &OwnedFd, mut text: &[u8]) -> Option<()> {
 }
 
 /// A list as OpenVZ's kernel would print it.
-fn rewritten(table: Table, text: &[u8], aliases: &[Alias]) -> Vec<u8> {
+fn rewritten(kind: MountList, text: &[u8], aliases: &[Alias]) -> Vec<u8> {
     let mut result = Vec::with_capacity(text.len() + 128);
     for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let new = match table {
-            Table::Info => info_line(line, aliases),
-            Table::Mounts => mounts_line(line, aliases),
+        let new = match kind {
+            MountList::Mountinfo => info_line(line, aliases),
+            MountList::Mounts => mounts_line(line, aliases),
         };
         match new {
             Some(new) => result.extend(new),
@@ -341,10 +341,17 @@ broken
 broken
 34 22 182:958640 / /mnt/e rw - ext4 /dev/ploop59915 rw";
         assert_eq!(
-            text(rewritten(Table::Info, before.as_bytes(), &aliases())),
+            text(rewritten(
+                MountList::Mountinfo,
+                before.as_bytes(),
+                &aliases()
+            )),
             after
         );
-        assert_eq!(text(rewritten(Table::Info, before.as_bytes(), &[])), before);
+        assert_eq!(
+            text(rewritten(MountList::Mountinfo, before.as_bytes(), &[])),
+            before
+        );
     }
 
     #[test]
@@ -358,7 +365,7 @@ broken
 ";
         let after = before.replace("relatime,discard", "relatime,discard,balloon_ino=12");
         assert_eq!(
-            text(rewritten(Table::Mounts, before.as_bytes(), &aliases())),
+            text(rewritten(MountList::Mounts, before.as_bytes(), &aliases())),
             after
         );
     }

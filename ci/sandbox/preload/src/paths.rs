@@ -1,5 +1,5 @@
-//! The paths that the sandbox handles: nodes, lists of mounts, `/proc/vz`, sysfs. Only in their usual spelling: relative paths,
-//! and those with `..` or `//`, are left alone.
+//! The paths that the sandbox handles: nodes, lists of mounts, `/proc/vz`, sysfs. Only in their usual spelling:
+//! relative paths, and those with `..` or `//`, are left alone.
 
 use libc::c_char;
 use ploop_sandbox_wire::Node;
@@ -26,18 +26,18 @@ pub(crate) fn bytes<'a>(path: *const c_char) -> &'a [u8] {
 
 /// A list of mounts in `/proc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Table {
+pub(crate) enum MountList {
     /// `mountinfo`.
-    Info,
+    Mountinfo,
     /// `mounts`.
     Mounts,
 }
 
 /// The list of mounts at a path; also of another process, because libploop reads those of other mount namespaces.
-pub(crate) fn table(path: &[u8]) -> Option<Table> {
+pub(crate) fn mount_list(path: &[u8]) -> Option<MountList> {
     let rest = path.strip_prefix(b"/proc/")?;
     if rest == b"mounts" {
-        return Some(Table::Mounts);
+        return Some(MountList::Mounts);
     }
     let slash = rest.iter().position(|byte| *byte == b'/')?;
     let (process, file) = (rest.get(..slash)?, rest.get(slash + 1..)?);
@@ -45,8 +45,8 @@ pub(crate) fn table(path: &[u8]) -> Option<Table> {
         || process == b"thread-self"
         || (!process.is_empty() && process.iter().all(u8::is_ascii_digit));
     match file {
-        b"mountinfo" if known => Some(Table::Info),
-        b"mounts" if known => Some(Table::Mounts),
+        b"mountinfo" if known => Some(MountList::Mountinfo),
+        b"mounts" if known => Some(MountList::Mounts),
         _ => None,
     }
 }
@@ -137,18 +137,18 @@ mod tests {
     #[test]
     fn lists_of_mounts_are_known() {
         for (path, expected) in [
-            ("/proc/self/mountinfo", Some(Table::Info)),
-            ("/proc/thread-self/mountinfo", Some(Table::Info)),
-            ("/proc/17/mountinfo", Some(Table::Info)),
-            ("/proc/mounts", Some(Table::Mounts)),
-            ("/proc/self/mounts", Some(Table::Mounts)),
+            ("/proc/self/mountinfo", Some(MountList::Mountinfo)),
+            ("/proc/thread-self/mountinfo", Some(MountList::Mountinfo)),
+            ("/proc/17/mountinfo", Some(MountList::Mountinfo)),
+            ("/proc/mounts", Some(MountList::Mounts)),
+            ("/proc/self/mounts", Some(MountList::Mounts)),
             ("/proc/self/mountstats", None),
             ("/proc/x/mounts", None),
             ("/proc//mounts", None),
             ("/proc/self/task/1/mounts", None),
             ("/etc/mtab", None),
         ] {
-            assert_eq!(table(path.as_bytes()), expected, "{path}");
+            assert_eq!(mount_list(path.as_bytes()), expected, "{path}");
         }
     }
 

@@ -1,5 +1,6 @@
-//! Releases a descriptor of the program for a while, so that it does not keep a device or file system busy that the daemon has
-//! to stop or unmount. The number names `/dev/null` meanwhile; afterwards the file is opened again by its path.
+//! Releases a descriptor of the program for a while, so that it does not keep a device or file system busy that the
+//! daemon has to stop or unmount. The number names `/dev/null` meanwhile; afterwards the file is opened again by its
+//! path.
 
 use crate::{errno, kernel, real};
 use libc::c_int;
@@ -44,8 +45,8 @@ impl ReleasedDescriptor {
         ))
     }
 
-    /// Opens the file again, under the old number. If it cannot be opened any more, the number goes on naming `/dev/null`,
-    /// and the program's next call fails.
+    /// Opens the file again, under the old number. If it cannot be opened any more, the number goes on naming
+    /// `/dev/null`, and the program's next call fails.
     pub(crate) fn reopen(self, path: &CStr) {
         // O_CREAT and its like are never among the flags of an open file.
         let Ok(file) = kernel::open(path.as_ptr(), self.flags) else {

@@ -46,11 +46,12 @@ unsafe extern "C" {
 
 /// The value of a variable. None if it is empty or longer than a path.
 fn variable(name: &str) -> Option<Path> {
-    // SAFETY: libc sets it before it loads libraries, and nobody changes it while they are loaded, which is when this runs.
+    // SAFETY: libc sets it before it loads libraries, and nobody changes it while they are loaded, which is when this
+    // runs.
     let mut entry = unsafe { environ };
     loop {
-        // SAFETY: `as_ref` checks for a null list. Within the list, an entry is followed by another or by the null at its
-        // end.
+        // SAFETY: `as_ref` checks for a null list. Within the list, an entry is followed by another or by the null at
+        // its end.
         let text = unsafe { entry.as_ref() }?;
         if text.is_null() {
             return None;

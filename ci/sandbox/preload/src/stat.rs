@@ -1,8 +1,8 @@
-//! `stat`, `statx` and their variants with the driver's device numbers, for processes that use libploop: it compares them with
-//! those in sysfs.
+//! `stat`, `statx` and their variants with the driver's device numbers, for processes that use libploop: it compares
+//! them with those in sysfs.
 //!
-//! The daemon is asked for each number of a loop device or a partition. Nothing is remembered, because a partition gets another
-//! number each time it is made.
+//! The daemon is asked for each number of a loop device or a partition. Nothing is remembered, because a partition gets
+//! another number each time it is made.
 
 use crate::errno::{fail, preserve_errno};
 use crate::paths::redirected;

@@ -1,7 +1,7 @@
 //! The files that are attached to devices, and which device writes to which.
 //!
-//! The driver marks an attached file in the kernel, so that it is neither removed nor shortened. Here the preload library
-//! refuses that. It finds the attached files in a list that it maps.
+//! The driver marks an attached file in the kernel, so that it is neither removed nor shortened. Here the preload
+//! library refuses that. It finds the attached files in a list that it maps.
 
 use std::collections::HashMap;
 use std::fs::File;

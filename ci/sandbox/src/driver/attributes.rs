@@ -2,8 +2,8 @@
 
 use super::device::{Device, DeviceState, Level};
 use crate::block::MINORS;
-use crate::data::Data as _;
 use crate::lock::lock;
+use crate::virtual_disk::VirtualDisk as _;
 
 /// A file or directory below `/sys/devices/virtual/block`.
 pub(crate) enum SysfsEntry {
@@ -73,7 +73,11 @@ impl Device {
             [] => {
                 drop(state);
                 let mut names = vec!["dev", "pdelta", "pstat", "pstate", "ptune", "ro", "size"];
-                if self.block().and_then(|block| block.partition()).is_some() {
+                if self
+                    .block_device()
+                    .and_then(|block| block.partition())
+                    .is_some()
+                {
                     names.push(&partition);
                 }
                 Some(directory(names))
@@ -103,7 +107,7 @@ impl Device {
             ["pstate", "event"] => Some(SysfsEntry::Event),
             ["pstate", "open_count"] => {
                 drop(state);
-                self.block().map(|block| file(block.openers()))
+                self.block_device().map(|block| file(block.openers()))
             }
             ["pstate", name] => pstate(&state, name),
             ["pdelta"] => Some(directory(0..state.levels.len())),
@@ -133,7 +137,7 @@ impl Device {
             }
             [name, ..] if name == partition => {
                 drop(state);
-                let partition = self.block()?.partition()?;
+                let partition = self.block_device()?.partition()?;
                 match path[1..] {
                     [] => Some(directory(["dev", "partition", "size", "start"])),
                     ["dev"] => Some(file(format!(

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::contents::Contents;
 use super::device::Device;
-use super::errors::{errno, errno_of};
+use super::errors::{host_errno, image_errno};
 use super::maintenance::Kind;
 use super::request::{Control, Extent, FreeBlocks, Ioctl};
 use super::stack::Stack;
@@ -29,14 +29,14 @@ impl Device {
 
     /// `PLOOP_IOC_BALLOON`: begins or ends the change of the balloon, and tells the maintenance state.
     pub(super) fn balloon(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         self.top_level()?;
         let mut payload = ioctl.payload.get(..16).ok_or(Errno::FAULT)?.to_vec();
         let (inflate, keep) = (payload[9] != 0, payload[10] != 0);
         if inflate && keep {
             return Err(Errno::INVAL);
         }
-        let mut contents = self.data.lock();
+        let mut contents = self.contents.lock();
         let Contents { disk, discards } = &mut *contents;
         discards.touch();
         match maintenance.kind {
@@ -66,7 +66,7 @@ impl Device {
 
     /// `PLOOP_IOC_FREEBLKS`: takes a list of clusters whose contents are not needed any more.
     pub(super) fn free_blocks(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         let level = self.top_level()?;
         match maintenance.kind {
             Kind::Off => return Err(Errno::INVAL),
@@ -87,7 +87,7 @@ impl Device {
             return Err(Errno::INVAL);
         }
         let cluster_log = lock(&self.state).cluster_log;
-        let mut contents = self.data.lock();
+        let mut contents = self.contents.lock();
         let Contents { disk, discards } = &mut *contents;
         discards.head = flush(disk)?;
         discards.level = level;
@@ -106,17 +106,17 @@ impl Device {
         self.top_level()?;
         match kind {
             Kind::FreeBlocksLoaded => Ok(()),
-            Kind::Discard if self.data.lock().discards.is_held() => Ok(()),
+            Kind::Discard if self.contents.lock().discards.is_held() => Ok(()),
             _ => Err(Errno::INVAL),
         }
     }
 
     /// `PLOOP_IOC_FBGET`: replies with the list of free clusters, or their number if the caller has no room.
     pub(super) fn free_blocks_get(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
-        let maintenance = lock(&self.control);
+        let maintenance = lock(&self.maintenance);
         self.require_free_blocks(maintenance.kind)?;
         let room = ioctl.word(0)?;
-        let mut contents = self.data.lock();
+        let mut contents = self.contents.lock();
         let discards = &mut contents.discards;
         discards.touch();
         let count = discards.free.len() as u32;
@@ -133,8 +133,8 @@ impl Device {
 
     /// `PLOOP_IOC_FBFILTER`: drops short extents from the list; returns the number of clusters left.
     pub(super) fn free_blocks_filter(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
-        let maintenance = lock(&self.control);
-        let mut contents = self.data.lock();
+        let maintenance = lock(&self.maintenance);
+        let mut contents = self.contents.lock();
         let discards = &mut contents.discards;
         if maintenance.kind != Kind::Discard || !discards.is_held() {
             return Err(Errno::INVAL);
@@ -150,7 +150,7 @@ impl Device {
 
     /// `PLOOP_IOC_FBDROP`: drops the list.
     pub(super) fn free_blocks_drop(&self) -> Result<(), Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         self.require_free_blocks(maintenance.kind)?;
         self.restart_discards(&mut maintenance, false);
         Ok(())
@@ -158,14 +158,14 @@ impl Device {
 
     /// `PLOOP_IOC_RELOCBLKS`: frees the clusters of the list, moves others into their slots and truncates the file.
     pub(super) fn relocate(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         let level = self.top_level()?;
         if maintenance.kind != Kind::FreeBlocksLoaded {
             return Err(Errno::INVAL);
         }
         let mut payload = ioctl.payload.get(..16).ok_or(Errno::FAULT)?.to_vec();
         let removed = {
-            let mut contents = self.data.lock();
+            let mut contents = self.contents.lock();
             let Contents { disk, discards } = &mut *contents;
             discards.touch();
             if payload[12] != level || discards.level != level || ioctl.word(8)? != discards.head {
@@ -181,13 +181,13 @@ impl Device {
                 // A cluster that was written to since is not free any more.
                 let mut clusters = Vec::new();
                 for (cluster, slot) in discards.free.iter().flat_map(|extent| extent.each()) {
-                    if disk.slot(cluster).map_err(|e| errno_of(&e))? == Some(slot) {
+                    if disk.slot(cluster).map_err(|e| image_errno(&e))? == Some(slot) {
                         clusters.push(cluster);
                     }
                 }
                 disk.release(&clusters)
                     .and_then(|()| disk.compact())
-                    .map_err(|error| errno_of(&error))
+                    .map_err(|error| image_errno(&error))
             }
         };
         self.restart_discards(&mut maintenance, removed.is_ok());
@@ -197,7 +197,7 @@ impl Device {
 
     /// `PLOOP_IOC_GROW`: enlarges the disk.
     pub(super) fn grow(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
-        let maintenance = lock(&self.control);
+        let maintenance = lock(&self.maintenance);
         self.top_level()?;
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
@@ -212,7 +212,7 @@ impl Device {
             sectors <<= cluster_log;
         }
         let now = {
-            let mut contents = self.data.lock();
+            let mut contents = self.contents.lock();
             let Stack::Writable(disk) = &mut contents.disk else {
                 return Err(Errno::INVAL);
             };
@@ -224,15 +224,15 @@ impl Device {
                 return Ok(());
             }
             disk.grow(Size::from_sectors(sectors))
-                .map_err(|error| errno_of(&error))?;
+                .map_err(|error| image_errno(&error))?;
             disk.size().bytes()
         };
         // Also where the device does not run.
         self.set_size(now);
         if lock(&self.state).running {
-            self.require_block()?
+            self.require_block_device()?
                 .resized()
-                .map_err(|error| errno(&error))?;
+                .map_err(|error| host_errno(&error))?;
         }
         Ok(())
     }
@@ -242,7 +242,7 @@ impl Device {
 fn flush(disk: &mut Stack) -> Result<u32, Errno> {
     match disk {
         Stack::Writable(disk) => {
-            disk.flush().map_err(|error| errno_of(&error))?;
+            disk.flush().map_err(|error| image_errno(&error))?;
             Ok(disk.allocation_head())
         }
         Stack::ReadOnly(_) | Stack::None => Ok(0),

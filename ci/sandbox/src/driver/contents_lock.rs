@@ -1,14 +1,15 @@
 //! The lock around the contents of a device, which is not held while a read waits for the host's files.
 //!
-//! A read looks up under the lock where its data lies, and then reads the files without it. So reads wait neither for each
-//! other nor for a write to the host. Meanwhile the slot in the file must not become another cluster's. So a read holds
-//! `in_flight` for reading from before the look-up until it has the data. [`lock`](ContentsLock::lock) waits until no read is
-//! in flight, and keeps new ones from beginning: its holder may move clusters, free them and exchange the files, as discards,
-//! relocation, merges and all changes of levels do.
+//! A read looks up under the lock where its data lies, and then reads the files without it. So reads wait neither for
+//! each other nor for a write to the host. Meanwhile the slot in the file must not become another cluster's. So a read
+//! holds `in_flight` for reading from before the look-up until it has the data. [`lock`](ContentsLock::lock) waits
+//! until no read is in flight, and keeps new ones from beginning: its holder may move clusters, free them and exchange
+//! the files, as discards, relocation, merges and all changes of levels do.
 //!
-//! [`lock_during_reads`](ContentsLock::lock_during_reads) does not wait for reads. It is for work that neither frees nor moves
-//! a cluster. A write goes into a cluster that is there: then a read at the same time gets the old bytes or the new ones. Or it
-//! goes into a new cluster: no read in flight has looked that slot up, for slots are freed under the exclusive lock only.
+//! [`lock_during_reads`](ContentsLock::lock_during_reads) does not wait for reads. It is for work that neither frees
+//! nor moves a cluster. A write goes into a cluster that is there: then a read at the same time gets the old bytes or
+//! the new ones. Or it goes into a new cluster: no read in flight has looked that slot up, for slots are freed under
+//! the exclusive lock only.
 //!
 //! Reads in flight wait for the host's files and for nothing of this process, so they end by themselves.
 

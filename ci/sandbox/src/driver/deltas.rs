@@ -1,5 +1,5 @@
-//! The stack of deltas: `PLOOP_IOC_ADD_DELTA`, `_START`, `_STOP`, `_CLEAR`, `_SNAPSHOT`, `_DEL_DELTA`, `_REPLACE_DELTA`,
-//! `_TRUNCATE`, `_UPDATE_INDEX`, `_MAX_DELTA_SIZE`, `_SYNC`.
+//! The stack of deltas: `PLOOP_IOC_ADD_DELTA`, `_START`, `_STOP`, `_CLEAR`, `_SNAPSHOT`, `_DEL_DELTA`,
+//! `_REPLACE_DELTA`, `_TRUNCATE`, `_UPDATE_INDEX`, `_MAX_DELTA_SIZE`, `_SYNC`.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::attached::{self, Attachment, identity, set_writer, writer_of};
 use super::contents::Contents;
 use super::device::{Device, Level, path_of};
-use super::errors::{errno, errno_of};
+use super::errors::{host_errno, image_errno};
 use super::maintenance::{Kind, MergeProgress};
 use super::request::{Control, Ioctl};
 use super::stack::Stack;
@@ -37,7 +37,8 @@ const PREALLOCATION: u64 = 128 << 20;
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 impl Level {
-    /// The delta's file and its holes. The driver reads and writes by the file's extents, so a cluster in a hole is an error.
+    /// The delta's file and its holes. The driver reads and writes by the file's extents, so a cluster in a hole is an
+    /// error.
     fn delta_file(&self) -> std::io::Result<DeltaFile> {
         let file = DeltaFile::new(self.file.try_clone()?, self.path());
         let len = self.file.metadata()?.len();
@@ -101,7 +102,7 @@ impl Device {
             _ => {}
         }
         let (size, version) = if raw {
-            (file.metadata().map_err(|e| errno(&e))?.len(), 0)
+            (file.metadata().map_err(|e| host_errno(&e))?.len(), 0)
         } else {
             let info = header_of(&file).map_err(|_| Errno::INVAL)?;
             if info.cluster.sectors() != 1 << control.cluster_log {
@@ -130,7 +131,7 @@ impl Device {
 
     /// The size of the virtual disk in bytes, whether the device runs or not.
     fn disk_size(&self) -> u64 {
-        match &self.data.lock().disk {
+        match &self.contents.lock().disk {
             Stack::Writable(disk) => disk.size().bytes(),
             Stack::ReadOnly(disk) => disk.size().bytes(),
             Stack::None => 0,
@@ -143,7 +144,7 @@ impl Device {
         if control.chunks != 1 {
             return Err(Errno::INVAL);
         }
-        let maintenance = lock(&self.control);
+        let maintenance = lock(&self.maintenance);
         let levels = {
             let mut state = lock(&self.state);
             if control.flags & Control::COOKIE != 0 && state.cookie.is_empty() {
@@ -195,7 +196,7 @@ impl Device {
                 .iter()
                 .map(Level::delta_file)
                 .collect::<std::io::Result<Vec<_>>>()
-                .map_err(|error| errno(&error))?;
+                .map_err(|error| host_errno(&error))?;
             (
                 files,
                 state.levels.first().is_some_and(|base| base.raw),
@@ -208,24 +209,24 @@ impl Device {
         let disk = if files.is_empty() {
             Stack::None
         } else if read_only {
-            let disk = Disk::from_files(files, cluster, options).map_err(|e| errno_of(&e))?;
+            let disk = Disk::from_files(files, cluster, options).map_err(|e| image_errno(&e))?;
             Stack::ReadOnly(Box::new(disk))
         } else {
             let mut disk =
-                DiskWriter::from_files(files, cluster, options).map_err(|e| errno_of(&e))?;
+                DiskWriter::from_files(files, cluster, options).map_err(|e| image_errno(&e))?;
             disk.set_preallocation(PREALLOCATION);
             // A preallocated image keeps its clusters.
             let clusters = disk.size().bytes().div_ceil(cluster.bytes());
             disk.set_keep_clusters(u64::from(disk.allocation_head()) > clusters);
             Stack::Writable(Box::new(disk))
         };
-        self.data.lock().disk = disk;
+        self.contents.lock().disk = disk;
         Ok(())
     }
 
     /// `PLOOP_IOC_START`.
     pub(super) fn start(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
-        let _control = lock(&self.control);
+        let _maintenance = lock(&self.maintenance);
         {
             let state = lock(&self.state);
             if state.running {
@@ -238,9 +239,9 @@ impl Device {
         if ioctl.partition {
             return Err(Errno::BUSY);
         }
-        if let Stack::Writable(disk) = &mut self.data.lock().disk {
+        if let Stack::Writable(disk) = &mut self.contents.lock().disk {
             // STOP has cleared the mark.
-            disk.set_in_use(true).map_err(|error| errno_of(&error))?;
+            disk.set_in_use(true).map_err(|error| image_errno(&error))?;
         }
         let read_only = {
             let mut state = lock(&self.state);
@@ -249,17 +250,17 @@ impl Device {
             state.read_only
         };
         self.set_size(self.disk_size());
-        if let Err(error) = self.require_block()?.attach(read_only) {
+        if let Err(error) = self.require_block_device()?.attach(read_only) {
             self.set_size(0);
             lock(&self.state).running = false;
-            return Err(errno(&error));
+            return Err(host_errno(&error));
         }
         Ok(())
     }
 
     /// `PLOOP_IOC_STOP`: detaches the block device; the deltas stay.
     pub(super) fn stop(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
-        let maintenance = lock(&self.control);
+        let maintenance = lock(&self.maintenance);
         if ioctl.partition {
             return Err(Errno::NODEV);
         }
@@ -269,14 +270,14 @@ impl Device {
         if maintenance.merge == MergeProgress::Moving {
             return Err(Errno::BUSY);
         }
-        self.require_block()?
+        self.require_block_device()?
             .detach()
-            .map_err(|error| errno(&error))?;
+            .map_err(|error| host_errno(&error))?;
         lock(&self.state).running = false;
         self.set_size(0);
         self.set_balloon_inode(None);
         {
-            let mut contents = self.data.lock();
+            let mut contents = self.contents.lock();
             contents.discards.answer_all();
             // As in the driver, the device stops in any case; the image keeps its in-use mark where something was not
             // written.
@@ -298,7 +299,7 @@ impl Device {
 
     /// `PLOOP_IOC_CLEAR`: removes all deltas from the device.
     pub(super) fn clear(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         let mut state = lock(&self.state);
         if state.running || (ioctl.partition && !state.levels.is_empty()) {
             return Err(Errno::BUSY);
@@ -315,7 +316,7 @@ impl Device {
         drop(state);
         maintenance.reset();
         self.set_size(0);
-        let mut contents = self.data.lock();
+        let mut contents = self.contents.lock();
         contents.discards.reset();
         let disk = std::mem::replace(&mut contents.disk, Stack::None);
         // A device that was never started, or was aborted, keeps the in-use mark. Preallocated space goes in any case.
@@ -341,7 +342,7 @@ impl Device {
                 return self.add_delta(ioctl);
             }
         }
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
         }
@@ -351,17 +352,17 @@ impl Device {
         }
         let mut candidate = self.candidate(ioctl, &control, true)?;
         candidate.level.read_only = false;
-        let new = candidate.level.delta_file().map_err(|e| errno(&e))?;
+        let new = candidate.level.delta_file().map_err(|e| host_errno(&e))?;
         let frozen = if control.flags & Control::SYNC_FILE_SYSTEM == 0 {
             None
         } else {
             maintenance.kind = Kind::Snapshot;
-            let frozen = self.require_block()?.freeze();
+            let frozen = self.require_block_device()?.freeze();
             maintenance.kind = Kind::Off;
-            Some(frozen.map_err(|error| errno(&error))?)
+            Some(frozen.map_err(|error| host_errno(&error))?)
         };
-        let pushed = match &mut self.data.lock().disk {
-            Stack::Writable(disk) => disk.push_file(new).map_err(|error| errno_of(&error)),
+        let pushed = match &mut self.contents.lock().disk {
+            Stack::Writable(disk) => disk.push_file(new).map_err(|error| image_errno(&error)),
             // As in the driver, the device stays read-only, and nothing is written to the new top.
             Stack::ReadOnly(_) => Ok(()),
             Stack::None => Err(Errno::INVAL),
@@ -394,7 +395,7 @@ impl Device {
     /// `PLOOP_IOC_DEL_DELTA`.
     pub(super) fn delete_delta(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let number = ioctl.word(0)? as usize;
-        let maintenance = lock(&self.control);
+        let maintenance = lock(&self.maintenance);
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
         }
@@ -410,16 +411,16 @@ impl Device {
         }
         let was_top = number + 1 == levels;
         if running && !was_top {
-            match &mut self.data.lock().disk {
+            match &mut self.contents.lock().disk {
                 Stack::Writable(disk) => disk.remove_level(number),
                 Stack::ReadOnly(disk) => disk.remove_level(number),
                 Stack::None => Ok(()),
             }
-            .map_err(|error| errno_of(&error))?;
+            .map_err(|error| image_errno(&error))?;
             self.remove_level(number);
             return Ok(());
         }
-        let disk = std::mem::replace(&mut self.data.lock().disk, Stack::None);
+        let disk = std::mem::replace(&mut self.contents.lock().disk, Stack::None);
         close(disk)?;
         self.remove_level(number);
         self.assemble()
@@ -442,7 +443,7 @@ impl Device {
         if control.chunks != 1 {
             return Err(Errno::INVAL);
         }
-        let maintenance = lock(&self.control);
+        let maintenance = lock(&self.maintenance);
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
         }
@@ -456,13 +457,13 @@ impl Device {
             }
         }
         let candidate = self.candidate(ioctl, &control, false)?;
-        let new = candidate.level.delta_file().map_err(|e| errno(&e))?;
-        match &mut self.data.lock().disk {
+        let new = candidate.level.delta_file().map_err(|e| host_errno(&e))?;
+        match &mut self.contents.lock().disk {
             Stack::Writable(disk) => disk.replace_level(number, new),
             Stack::ReadOnly(disk) => disk.replace_level(number, new),
             Stack::None => Ok(()),
         }
-        .map_err(|error| errno_of(&error))?;
+        .map_err(|error| image_errno(&error))?;
         if let Some(level) = lock(&self.state).levels.get_mut(number) {
             *level = candidate.level;
         }
@@ -474,7 +475,7 @@ impl Device {
         let file = ioctl.file()?;
         let clusters = ioctl.word(4)?;
         let number = usize::from(ioctl.word(8)? as u8);
-        let _control = lock(&self.control);
+        let _maintenance = lock(&self.maintenance);
         {
             let state = lock(&self.state);
             let level = state.levels.get(number).ok_or(Errno::NOENT)?;
@@ -490,20 +491,20 @@ impl Device {
                 .write(true)
                 .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
                 .and_then(|file| file.set_len(len))
-                .map_err(|error| errno(&error))?;
+                .map_err(|error| host_errno(&error))?;
         }
         self.reload(number)
     }
 
-    /// `PLOOP_IOC_UPDATE_INDEX`: the caller has moved clusters of a level within its file and has written the table; here the
-    /// table in memory is changed.
+    /// `PLOOP_IOC_UPDATE_INDEX`: the caller has moved clusters of a level within its file and has written the table;
+    /// here the table in memory is changed.
     pub(super) fn update_index(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let (count, level) = (ioctl.word(0)?, ioctl.word(4)? as u8);
-        let _control = lock(&self.control);
+        let _maintenance = lock(&self.maintenance);
         if lock(&self.state).levels.is_empty() {
             return Err(Errno::NOENT);
         }
-        let mut contents = self.data.lock();
+        let mut contents = self.contents.lock();
         for at in (8..).step_by(8).take(count as usize) {
             let (cluster, slot) = (ioctl.word(at)?, ioctl.word(at + 4)?);
             let changed = match &mut contents.disk {
@@ -523,17 +524,17 @@ impl Device {
 
     /// Reads the table of a level again.
     fn reload(&self, number: usize) -> Result<(), Errno> {
-        match &mut self.data.lock().disk {
+        match &mut self.contents.lock().disk {
             Stack::Writable(disk) => disk.reload_level(number),
             Stack::ReadOnly(disk) => disk.reload_level(number),
             Stack::None => Ok(()),
         }
-        .map_err(|error| errno_of(&error))
+        .map_err(|error| image_errno(&error))
     }
 
     /// `PLOOP_IOC_MAX_DELTA_SIZE`.
     pub(super) fn set_max_delta_size(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
-        let _control = lock(&self.control);
+        let _maintenance = lock(&self.maintenance);
         let cluster_log = {
             let state = lock(&self.state);
             if state.levels.is_empty() {
@@ -547,7 +548,7 @@ impl Device {
         if let Contents {
             disk: Stack::Writable(disk),
             ..
-        } = &mut *self.data.lock()
+        } = &mut *self.contents.lock()
         {
             disk.set_max_len(len);
         }
@@ -556,11 +557,11 @@ impl Device {
 
     /// `PLOOP_IOC_SYNC`.
     pub(super) fn sync(&self) -> Result<(), Errno> {
-        let _control = lock(&self.control);
-        match &mut self.data.lock().disk {
+        let _maintenance = lock(&self.maintenance);
+        match &mut self.contents.lock().disk {
             Stack::None => Err(Errno::NOENT),
             Stack::ReadOnly(_) => Ok(()),
-            Stack::Writable(disk) => disk.flush().map_err(|error| errno_of(&error)),
+            Stack::Writable(disk) => disk.flush().map_err(|error| image_errno(&error)),
         }
     }
 }
@@ -569,7 +570,7 @@ fn close(disk: Stack) -> Result<(), Errno> {
     match disk {
         Stack::Writable(disk) => disk.close().map_err(|error| {
             eprintln!("ploop-sandbox: {error}");
-            errno_of(&error)
+            image_errno(&error)
         }),
         Stack::ReadOnly(_) | Stack::None => Ok(()),
     }

@@ -1,4 +1,5 @@
-//! One device: its state, which function answers which ioctl ([`Device::ioctl`]), and the reads and writes of its block device.
+//! One device: its state, which function answers which ioctl ([`Device::ioctl`]), and the reads and writes of its block
+//! device.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,28 +19,28 @@ use super::attached::Attachment;
 use super::contents::Contents;
 use super::contents_lock::ContentsLock;
 use super::discard_queue::DiscardQueue;
-use super::errors::{errno, into_io};
+use super::errors::{host_errno, into_io};
 use super::maintenance::Maintenance;
 use super::request::Ioctl;
 use super::stack::Stack;
-use crate::block::Block;
-use crate::data::{Completion, Data};
+use crate::block::BlockDevice;
 use crate::lock::lock;
+use crate::virtual_disk::{Completion, VirtualDisk};
 
-/// A device. Its locks are taken in the order of the fields. `data` is never held during a system call that may read or write
-/// the device; `control` may be.
+/// A device. Its locks are taken in the order of the fields. `data` is never held during a system call that may read or
+/// write the device; `control` may be.
 pub(super) struct Device {
     pub(super) index: u32,
-    block: OnceLock<Block>,
+    block_device: OnceLock<BlockDevice>,
     /// Held during an ioctl, so that only one runs at a time. Those that wait let go of it.
-    pub(super) control: Mutex<Maintenance>,
+    pub(super) maintenance: Mutex<Maintenance>,
     /// Notified when the thread that moves the clusters of a merge has ended.
     pub(super) merge_progressed: Condvar,
     /// The sandbox is ending.
     pub(super) ending: AtomicBool,
     /// The image had an error, and is not written to any more.
     pub(super) aborted: AtomicBool,
-    pub(super) data: ContentsLock<Contents>,
+    pub(super) contents: ContentsLock<Contents>,
     /// Notified when a discard comes or has ended.
     pub(super) discarded: Condvar,
     /// The deltas, and what else sysfs shows.
@@ -104,12 +105,12 @@ impl Device {
     pub(super) fn new(index: u32) -> Device {
         Device {
             index,
-            block: OnceLock::new(),
-            control: Mutex::new(Maintenance::default()),
+            block_device: OnceLock::new(),
+            maintenance: Mutex::new(Maintenance::default()),
             merge_progressed: Condvar::new(),
             ending: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
-            data: ContentsLock::new(Contents {
+            contents: ContentsLock::new(Contents {
                 disk: Stack::None,
                 discards: DiscardQueue::default(),
             }),
@@ -132,18 +133,18 @@ impl Device {
         format!("ploop{}", self.index)
     }
 
-    pub(super) fn set_block(&self, block: Block) {
+    pub(super) fn set_block_device(&self, block: BlockDevice) {
         // Called once, before the device is in the driver's list.
-        let _ = self.block.set(block);
+        let _ = self.block_device.set(block);
     }
 
-    pub(super) fn block(&self) -> Option<&Block> {
-        self.block.get()
+    pub(super) fn block_device(&self) -> Option<&BlockDevice> {
+        self.block_device.get()
     }
 
     /// The block device, for an ioctl that works on it.
-    pub(super) fn require_block(&self) -> Result<&Block, Errno> {
-        self.block().ok_or(Errno::NODEV)
+    pub(super) fn require_block_device(&self) -> Result<&BlockDevice, Errno> {
+        self.block_device().ok_or(Errno::NODEV)
     }
 
     pub(super) fn set_size(&self, size: u64) {
@@ -156,7 +157,7 @@ impl Device {
     }
 
     pub(super) fn alias(&self) -> Option<Alias> {
-        let mut alias = self.block()?.alias();
+        let mut alias = self.block_device()?.alias();
         alias.balloon_inode = *lock(&self.balloon_inode);
         Some(alias)
     }
@@ -249,17 +250,17 @@ impl Device {
 
     /// A program has opened the node of the whole device.
     pub(super) fn opened(&self) -> Result<(), Errno> {
-        let block = self.require_block()?;
+        let block = self.require_block_device()?;
         // An open that finds nothing to do waits for no ioctl.
-        let _control = block.is_unread().then(|| lock(&self.control));
-        block.opened().map_err(|error| errno(&error))
+        let _maintenance = block.is_unread().then(|| lock(&self.maintenance));
+        block.opened().map_err(|error| host_errno(&error))
     }
 
     fn reread_partitions(&self) -> Result<Reply, Errno> {
-        self.require_block()?
+        self.require_block_device()?
             .reread_partitions()
             .map(|()| Reply::of(0))
-            .map_err(|error| errno(&error))
+            .map_err(|error| host_errno(&error))
     }
 
     /// Stops and clears the device, if nothing uses it any more.
@@ -290,18 +291,20 @@ impl Device {
 /// `pstate/event` of a device that is not running.
 const STOPPED: &str = "2\n";
 
-impl Data for Device {
+impl VirtualDisk for Device {
     fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let len = buffer.len();
-        let (source, _in_flight) = self.data.begin_read(|contents| match &mut contents.disk {
-            Stack::Writable(disk) => Some(disk.plan_read(offset, len).map(ReadSource::Plan)),
-            Stack::ReadOnly(disk) => Some(Ok(ReadSource::Disk(disk.clone()))),
-            Stack::None => None,
-        });
+        let (source, _in_flight) = self
+            .contents
+            .begin_read(|contents| match &mut contents.disk {
+                Stack::Writable(disk) => Some(disk.plan_read(offset, len).map(ReadSource::Plan)),
+                Stack::ReadOnly(disk) => Some(Ok(ReadSource::Disk(disk.clone()))),
+                Stack::None => None,
+            });
         let source = source.ok_or(io::ErrorKind::NotConnected)?;
         let read = source.and_then(|source| match source {
             ReadSource::Plan(plan) => plan.read(buffer).map(|()| plan.len()),
@@ -319,13 +322,13 @@ impl Data for Device {
         if self.is_aborted() {
             return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
         }
-        let mut contents = self.data.lock_during_reads();
+        let mut contents = self.contents.lock_during_reads();
         let written = if contents.discards.free.is_empty() {
             contents.write(data, offset)
         } else {
             // The write may take the slot of a free cluster.
             drop(contents);
-            self.data.lock().write(data, offset)
+            self.contents.lock().write(data, offset)
         };
         match written {
             Some(written) => written.map_err(|error| into_io(self.abort(error))),
@@ -334,7 +337,7 @@ impl Data for Device {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let mut contents = self.data.lock_during_reads();
+        let mut contents = self.contents.lock_during_reads();
         match &mut contents.disk {
             Stack::Writable(disk) => disk.flush().map_err(|error| into_io(self.abort(error))),
             Stack::ReadOnly(_) | Stack::None => Ok(()),

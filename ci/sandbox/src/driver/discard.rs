@@ -1,7 +1,8 @@
 //! Discards: `PLOOP_IOC_DISCARD_INIT`, `_WAIT`, `_FINI`.
 //!
-//! As in the driver, a discard that comes between INIT and FINI is held until its clusters were freed. Unlike the driver, the
-//! sandbox releases it when no request about it comes any more: otherwise a program that dies would hang the file system.
+//! As in the driver, a discard that comes between INIT and FINI is held until its clusters were freed. Unlike the
+//! driver, the sandbox releases it when no request about it comes any more: otherwise a program that dies would hang
+//! the file system.
 
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use super::errors::into_io;
 use super::maintenance::{Kind, Maintenance};
 use super::request::Ioctl;
 use super::stack::Stack;
-use crate::data::Completion;
 use crate::lock::lock;
+use crate::virtual_disk::Completion;
 
 /// How long a discard is held while no request about it comes.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 impl Device {
     /// Makes a part of the disk read as zero: for a discard, and for zeros that are written.
     pub(super) fn zero(&self, offset: u64, len: u64, completion: Completion) {
-        let mut contents = self.data.lock();
+        let mut contents = self.contents.lock();
         let Contents { disk, discards } = &mut *contents;
         let Stack::Writable(disk) = disk else {
             completion.complete(Err(std::io::Error::from_raw_os_error(
@@ -56,7 +57,7 @@ impl Device {
 
     /// `PLOOP_IOC_DISCARD_INIT`: discards are held from now on.
     pub(super) fn discard_init(&self) -> Result<(), Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         let cluster_log = {
             let state = lock(&self.state);
             let top = state.levels.last().ok_or(Errno::INVAL)?;
@@ -70,7 +71,7 @@ impl Device {
         }
         maintenance.kind = Kind::Discard;
         maintenance.discarding = true;
-        let discards = &mut self.data.lock().discards;
+        let discards = &mut self.contents.lock().discards;
         discards.set_cluster(cluster_log);
         discards.active = true;
         discards.touch();
@@ -79,12 +80,12 @@ impl Device {
 
     /// `PLOOP_IOC_DISCARD_FINI`: does at once what the held discards ask for, and ends the holding.
     pub(super) fn discard_finish(&self) -> Result<(), Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         if !std::mem::take(&mut maintenance.discarding) {
             return Ok(());
         }
         {
-            let mut contents = self.data.lock();
+            let mut contents = self.contents.lock();
             let Contents { disk, discards } = &mut *contents;
             discards.active = false;
             if maintenance.kind == Kind::Discard {
@@ -107,7 +108,7 @@ impl Device {
     /// `PLOOP_IOC_DISCARD_WAIT`: waits for a discard. Returns 1 when one is held, 0 when holding has ended.
     pub(super) fn discard_wait(&self, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
         {
-            let maintenance = lock(&self.control);
+            let maintenance = lock(&self.maintenance);
             if !maintenance.discarding {
                 return Ok(Reply::of(0));
             }
@@ -117,7 +118,7 @@ impl Device {
                 _ => return Err(Errno::INVAL),
             }
         }
-        let mut contents = self.data.lock_during_reads();
+        let mut contents = self.contents.lock_during_reads();
         contents.discards.waiters += 1;
         let found = loop {
             if contents.discards.is_held() {
@@ -142,7 +143,7 @@ impl Device {
 
     /// Drops the list of free clusters and holds the next discard; `freed`: the clusters of the list were freed.
     pub(super) fn restart_discards(&self, maintenance: &mut Maintenance, freed: bool) {
-        let mut contents = self.data.lock();
+        let mut contents = self.contents.lock();
         let Contents { disk, discards } = &mut *contents;
         discards.loaded = false;
         if freed {
@@ -169,7 +170,7 @@ impl Device {
 
     /// Completes held discards about which no request has come for a while.
     pub(super) fn release_abandoned_discards(&self) {
-        let mut contents = self.data.lock();
+        let mut contents = self.contents.lock();
         let Contents { disk, discards } = &mut *contents;
         let abandoned = discards.held.is_some()
             && discards.waiters == 0

@@ -8,7 +8,7 @@ use ploop::image::DiskWriter;
 use super::errors::into_io;
 use super::request::Extent;
 use super::stack::Stack;
-use crate::data::Completion;
+use crate::virtual_disk::Completion;
 
 /// A discard that is not completed yet.
 pub(super) struct DiscardRequest {
@@ -158,9 +158,9 @@ impl DiscardQueue {
 
     /// Lists the whole clusters of the top delta that a discard frees. False if there are none.
     ///
-    /// Zeros that are written arrive as discards do. A range shorter than a cluster is no discard of libploop: zeros are
-    /// written. In a longer one, zeros are written to a cluster of the top delta that is covered in part. A cluster that only a
-    /// lower delta has is left as it is, as in the driver: zeros would make the image grow.
+    /// Zeros that are written arrive as discards do. A range shorter than a cluster is no discard of libploop: zeros
+    /// are written. In a longer one, zeros are written to a cluster of the top delta that is covered in part. A cluster
+    /// that only a lower delta has is left as it is, as in the driver: zeros would make the image grow.
     fn list_free(
         &mut self,
         disk: &mut DiskWriter,

@@ -6,7 +6,7 @@ use ploop::ErrorKind;
 use rustix::io::Errno;
 
 /// The `errno` of an ioctl for an error of an image.
-pub(super) fn errno_of(error: &ploop::Error) -> Errno {
+pub(super) fn image_errno(error: &ploop::Error) -> Errno {
     match error.kind() {
         ErrorKind::NoSpace => Errno::NOSPC,
         ErrorKind::Busy => Errno::BUSY,
@@ -29,6 +29,6 @@ pub(super) fn into_io(error: ploop::Error) -> io::Error {
 }
 
 /// The `errno` of an error of the host.
-pub(super) fn errno(error: &io::Error) -> Errno {
+pub(super) fn host_errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -1,6 +1,6 @@
-//! `PLOOP_IOC_MERGE`: a thread moves the clusters of the top delta into the delta below, one after another, while the device is
-//! read and written. As in the driver, it goes on when the caller of the ioctl is gone, and the device stays in this state until
-//! another MERGE finishes.
+//! `PLOOP_IOC_MERGE`: a thread moves the clusters of the top delta into the delta below, one after another, while the
+//! device is read and written. As in the driver, it goes on when the caller of the ioctl is gone, and the device stays
+//! in this state until another MERGE finishes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::attached::set_writer;
 use super::device::Device;
-use super::errors::{errno, errno_of};
+use super::errors::{host_errno, image_errno};
 use super::maintenance::{Kind, MergeProgress};
 use super::request::Ioctl;
 use super::stack::Stack;
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 impl Device {
     /// `PLOOP_IOC_MERGE`: merges the top delta into the one below.
     pub(super) fn merge(self: &Arc<Self>, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         match maintenance.kind {
             Kind::Off => self.begin_merge()?,
             Kind::Merge => {}
@@ -39,7 +39,7 @@ impl Device {
             thread::Builder::new()
                 .name("merge".to_owned())
                 .spawn(move || device.move_clusters())
-                .map_err(|error| errno(&error))?;
+                .map_err(|error| host_errno(&error))?;
             maintenance.merge = MergeProgress::Moving;
         }
         loop {
@@ -62,9 +62,9 @@ impl Device {
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
-        if let Stack::Writable(disk) = &mut self.data.lock().disk {
+        if let Stack::Writable(disk) = &mut self.contents.lock().disk {
             disk.finish_merge()
-                .map_err(|error| errno_of(&self.abort(error)))?;
+                .map_err(|error| image_errno(&self.abort(error)))?;
         }
         maintenance.merge = MergeProgress::Stopped;
         maintenance.kind = Kind::Off;
@@ -79,8 +79,8 @@ impl Device {
         if lock(&self.state).levels.len() < 2 {
             return Err(Errno::NOENT);
         }
-        match &mut self.data.lock().disk {
-            Stack::Writable(disk) => disk.begin_merge().map_err(|error| errno_of(&error))?,
+        match &mut self.contents.lock().disk {
+            Stack::Writable(disk) => disk.begin_merge().map_err(|error| image_errno(&error))?,
             Stack::ReadOnly(_) | Stack::None => return Err(Errno::ROFS),
         }
         let mut state = lock(&self.state);
@@ -97,7 +97,7 @@ impl Device {
             if self.ending.load(Ordering::Relaxed) {
                 break MergeProgress::Stopped;
             }
-            let next = match &mut self.data.lock().disk {
+            let next = match &mut self.contents.lock().disk {
                 Stack::Writable(disk) => disk.merge_next(),
                 Stack::ReadOnly(_) | Stack::None => Ok(false),
             };
@@ -114,14 +114,14 @@ impl Device {
             }
             thread::sleep(PAUSE);
         };
-        lock(&self.control).merge = progress;
+        lock(&self.maintenance).merge = progress;
         self.merge_progressed.notify_all();
     }
 
     /// Stops the thread of a merge before its end, because the sandbox ends.
     pub(super) fn end_merge(&self) {
         self.ending.store(true, Ordering::Relaxed);
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         while maintenance.merge == MergeProgress::Moving {
             maintenance = match self.merge_progressed.wait(maintenance) {
                 Ok(maintenance) => maintenance,

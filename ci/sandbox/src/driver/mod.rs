@@ -26,7 +26,7 @@ use std::time::Duration;
 use ploop_sandbox_wire::{Alias, Node, Reply, Request, call};
 use rustix::io::Errno;
 
-use crate::block::{Block, MINORS};
+use crate::block::{BlockDevice, MINORS};
 use crate::lock::lock;
 use crate::sandbox_directory::SandboxDirectory;
 pub(crate) use attached::list_in as list_attached_in;
@@ -41,10 +41,10 @@ const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
 pub(crate) struct Driver {
     sandbox: Arc<SandboxDirectory>,
     /// Ordered by their numbers.
-    devices: Mutex<Vec<Slot>>,
+    devices: Mutex<Vec<DeviceEntry>>,
 }
 
-struct Slot {
+struct DeviceEntry {
     device: Arc<Device>,
     reserved: bool,
 }
@@ -66,8 +66,11 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(driver) = self.driver.upgrade() {
             let mut devices = lock(&driver.devices);
-            if let Some(slot) = devices.iter_mut().find(|s| s.device.index == self.index) {
-                slot.reserved = false;
+            if let Some(entry) = devices
+                .iter_mut()
+                .find(|entry| entry.device.index == self.index)
+            {
+                entry.reserved = false;
             }
         }
     }
@@ -97,7 +100,7 @@ impl Driver {
         let devices = lock(&self.devices);
         devices
             .iter()
-            .map(|slot| Arc::clone(&slot.device))
+            .map(|entry| Arc::clone(&entry.device))
             .collect()
     }
 
@@ -105,8 +108,8 @@ impl Driver {
         let devices = lock(&self.devices);
         devices
             .iter()
-            .find(|slot| slot.device.index == index)
-            .map(|slot| Arc::clone(&slot.device))
+            .find(|entry| entry.device.index == index)
+            .map(|entry| Arc::clone(&entry.device))
     }
 
     /// The free device of the lowest number, or a new one.
@@ -114,20 +117,20 @@ impl Driver {
         let mut devices = lock(&self.devices);
         let free = devices
             .iter_mut()
-            .find(|slot| !slot.reserved && slot.device.is_empty());
+            .find(|entry| !entry.reserved && entry.device.is_empty());
         let index = match free {
-            Some(slot) => {
-                slot.reserved = true;
-                slot.device.index
+            Some(entry) => {
+                entry.reserved = true;
+                entry.device.index
             }
             None => {
                 let device = self.create()?;
                 let index = device.index;
-                devices.push(Slot {
+                devices.push(DeviceEntry {
                     device,
                     reserved: true,
                 });
-                devices.sort_by_key(|slot| slot.device.index);
+                devices.sort_by_key(|entry| entry.device.index);
                 index
             }
         };
@@ -145,9 +148,9 @@ impl Driver {
             let span = NUMBERS.end - NUMBERS.start;
             let index = NUMBERS.start + u32::from_le_bytes(random) % span;
             let device = Arc::new(Device::new(index));
-            match Block::create(index, &self.sandbox, device.clone()) {
+            match BlockDevice::create(index, &self.sandbox, device.clone()) {
                 Ok(block) => {
-                    device.set_block(block);
+                    device.set_block_device(block);
                     return Ok(device);
                 }
                 // The loop device of this number is another sandbox's.
@@ -177,7 +180,7 @@ impl Driver {
     }
 
     /// Answers one request of a program.
-    pub(crate) fn control(
+    pub(crate) fn reply_to(
         &self,
         request: &Request,
         descriptors: Vec<OwnedFd>,
@@ -233,10 +236,11 @@ impl Driver {
         }
     }
 
-    /// Stops and clears every device that nothing uses any more, so that the images are closed, and removes the loop devices.
+    /// Stops and clears every device that nothing uses any more, so that the images are closed, and removes the loop
+    /// devices.
     pub(crate) fn shut_down(&self) {
-        for slot in lock(&self.devices).drain(..) {
-            slot.device.shut_down();
+        for entry in lock(&self.devices).drain(..) {
+            entry.device.shut_down();
         }
     }
 }

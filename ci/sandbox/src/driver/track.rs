@@ -28,7 +28,7 @@ impl Device {
             }
             state.cluster_log
         };
-        match &self.data.lock().disk {
+        match &self.contents.lock().disk {
             Stack::Writable(disk) => Ok(u64::from(disk.allocation_head()) << (cluster_log + 9)),
             Stack::ReadOnly(_) | Stack::None => Err(Errno::NOENT),
         }
@@ -36,12 +36,12 @@ impl Device {
 
     /// `PLOOP_IOC_TRACK_INIT`. The reply is the range to copy first.
     pub(super) fn track_init(&self) -> Result<Reply, Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         if maintenance.kind != Kind::Off {
             return Err(Errno::BUSY);
         }
         let len = self.top_len()?;
-        if let Stack::Writable(disk) = &mut self.data.lock().disk {
+        if let Stack::Writable(disk) = &mut self.contents.lock().disk {
             disk.track(true);
         }
         maintenance.kind = Kind::Track;
@@ -52,7 +52,7 @@ impl Device {
     /// `PLOOP_IOC_TRACK_SETPOS`: the caller has copied everything up to here. 0 begins again.
     pub(super) fn track_set_position(&self, ioctl: &Ioctl<'_>) -> Result<(), Errno> {
         let position = ioctl.long()? & !511;
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         let track = maintenance.track.as_mut().ok_or(Errno::INVAL)?;
         if position < track.end {
             if position != 0 {
@@ -67,7 +67,7 @@ impl Device {
 
     /// Adds the changes that the disk noted.
     fn gather(&self, track: &mut ChangedRanges) {
-        if let Stack::Writable(disk) = &mut self.data.lock().disk {
+        if let Stack::Writable(disk) = &mut self.contents.lock().disk {
             for range in disk.take_tracked() {
                 track.insert(range.start, range.end);
             }
@@ -76,7 +76,7 @@ impl Device {
 
     /// `PLOOP_IOC_TRACK_READ`: the next range that changed; EAGAIN if there is none.
     pub(super) fn track_read(&self) -> Result<Reply, Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         let track = maintenance.track.as_mut().ok_or(Errno::INVAL)?;
         self.gather(track);
         let len = self.top_len()?;
@@ -91,7 +91,7 @@ impl Device {
 
     /// `PLOOP_IOC_TRACK_STOP`, which fails while there are changes, and `PLOOP_IOC_TRACK_ABORT`.
     pub(super) fn track_stop(&self, abort: bool) -> Result<(), Errno> {
-        let mut maintenance = lock(&self.control);
+        let mut maintenance = lock(&self.maintenance);
         let Some(track) = maintenance.track.as_mut() else {
             return Ok(());
         };
@@ -99,7 +99,7 @@ impl Device {
         if !abort && !track.ranges.is_empty() {
             return Err(Errno::BUSY);
         }
-        if let Stack::Writable(disk) = &mut self.data.lock().disk {
+        if let Stack::Writable(disk) = &mut self.contents.lock().disk {
             disk.track(false);
         }
         maintenance.track = None;

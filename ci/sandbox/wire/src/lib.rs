@@ -1,20 +1,22 @@
-//! The protocol between the preload library and the daemon: one [`Request`] and one [`Reply`] a connection, over a Unix stream
-//! socket. File descriptors are sent with the first byte of a request.
+//! The protocol between the preload library and the daemon: one [`Request`] and one [`Reply`] a connection, over a Unix
+//! stream socket. File descriptors are sent with the first byte of a request.
 
 use std::io::{self, Read, Write};
 
-/// The environment variable with the path of the daemon's socket. Where it is not set, the preload library does nothing.
+/// The environment variable with the path of the daemon's socket. Where it is not set, the preload library does
+/// nothing.
 pub const SOCKET: &str = "PLOOP_SANDBOX_SOCKET";
 
 /// The environment variable with the directory that takes the place of `/proc/vz`.
 pub const PROC_VZ: &str = "PLOOP_SANDBOX_PROC_VZ";
 
-/// The file in the directory of the socket in which the daemon lists the files that are attached to devices. Every program maps
-/// it; [`attached`] is its layout.
+/// The file in the directory of the socket in which the daemon lists the files that are attached to devices. Every
+/// program maps it; [`attached`] is its layout.
 pub const ATTACHED: &str = "attached";
 
-/// The layout of [`ATTACHED`]: 64-bit numbers in native byte order. The head has the number of slots that were ever used, and 0.
-/// Then come the slots, a device and an inode each. A slot whose inode is 0 is free. The device is written before the inode.
+/// The layout of [`ATTACHED`]: 64-bit numbers in native byte order. The head has the number of slots that were ever
+/// used, and 0. Then come the slots, a device and an inode each. A slot whose inode is 0 is free. The device is written
+/// before the inode.
 pub mod attached {
     /// How many slots there are.
     pub const SLOTS: usize = 4096;
@@ -86,11 +88,11 @@ pub mod number {
 pub mod call {
     /// Asks for the real devices behind ploop's nodes: [`Alias`](super::Alias).
     pub const ALIASES: u32 = 0xf000_0001;
-    /// The node was mounted, or remounted, with `balloon_ino=`. The payload is the number of the inode as text; 0 for a mount
-    /// without a balloon.
+    /// The node was mounted, or remounted, with `balloon_ino=`. The payload is the number of the inode as text; 0 for a
+    /// mount without a balloon.
     pub const BALLOON_INODE: u32 = 0xf000_0002;
-    /// Enlarges the file system that is mounted from the node, for a program that lacks CAP_SYS_RESOURCE. The payload is the
-    /// new number of blocks (`u64`), the descriptor the mount point.
+    /// Enlarges the file system that is mounted from the node, for a program that lacks CAP_SYS_RESOURCE. The payload
+    /// is the new number of blocks (`u64`), the descriptor the mount point.
     pub const GROW_FILE_SYSTEM: u32 = 0xf000_0003;
     /// A program has opened the whole device.
     pub const OPENED: u32 = 0xf000_0005;

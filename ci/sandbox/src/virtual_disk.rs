@@ -28,20 +28,21 @@ const MAX_BACKGROUND: u16 = 128;
 const DISK: INodeNo = INodeNo(2);
 
 /// The virtual disk behind the file.
-pub(crate) trait Data: Send + Sync + 'static {
+pub(crate) trait VirtualDisk: Send + Sync + 'static {
     /// The size in bytes; 0 when the device is stopped.
     fn size(&self) -> u64;
-    /// `buffer` lies within [`Data::size`].
+    /// `buffer` lies within [`VirtualDisk::size`].
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
-    /// `data` lies within [`Data::size`].
+    /// `data` lies within [`VirtualDisk::size`].
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// Makes everything that was written durable.
     fn flush(&self) -> io::Result<()>;
-    /// A discard, or zeros to be written; the range lies within [`Data::size`]. Another thread may complete it later.
+    /// A discard, or zeros to be written; the range lies within [`VirtualDisk::size`]. Another thread may complete it
+    /// later.
     fn punch(&self, offset: u64, len: u64, completion: Completion);
 }
 
-/// Takes the result of a [`Data::punch`]. Dropped before, it answers EIO.
+/// Takes the result of a [`VirtualDisk::punch`]. Dropped before, it answers EIO.
 pub(crate) struct Completion(Option<Box<dyn FnOnce(io::Result<()>) + Send>>);
 
 impl Completion {
@@ -99,11 +100,11 @@ thread_local! {
 }
 
 /// The file system with one file. It does not keep the device alive.
-pub(crate) struct DataFileSystem(Weak<dyn Data>);
+pub(crate) struct DiskFileSystem(Weak<dyn VirtualDisk>);
 
-impl DataFileSystem {
-    pub(crate) fn new(data: &Arc<dyn Data>) -> DataFileSystem {
-        DataFileSystem(Arc::downgrade(data))
+impl DiskFileSystem {
+    pub(crate) fn new(data: &Arc<dyn VirtualDisk>) -> DiskFileSystem {
+        DiskFileSystem(Arc::downgrade(data))
     }
 
     fn attributes(&self, inode: INodeNo) -> FileAttr {
@@ -118,7 +119,7 @@ impl DataFileSystem {
     }
 
     /// The device, if the range lies on its disk.
-    fn data_in_range(&self, offset: u64, len: u64) -> Result<Arc<dyn Data>, Errno> {
+    fn data_in_range(&self, offset: u64, len: u64) -> Result<Arc<dyn VirtualDisk>, Errno> {
         let data = self.0.upgrade().ok_or(Errno::EIO)?;
         let end = offset.checked_add(len).ok_or(Errno::EINVAL)?;
         if end > data.size() {
@@ -128,7 +129,7 @@ impl DataFileSystem {
     }
 }
 
-impl Filesystem for DataFileSystem {
+impl Filesystem for DiskFileSystem {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Where the kernel refuses one, the default does.
         let _ = config.set_max_write(MAX_WRITE);
