@@ -5,9 +5,6 @@
 //! `PLOOP_CUTS` is how many there are of images that are not attached, and four times those of one that
 //! is. `PLOOP_CUT_SEED` is the first of their seeds.
 
-#[path = "../../src/data.rs"]
-#[allow(dead_code, reason = "the tests use a part of it")]
-mod data;
 #[path = "../../src/fuse.rs"]
 #[allow(dead_code, reason = "the tests use a part of it")]
 mod fuse;
@@ -24,6 +21,9 @@ mod online;
 mod recorder;
 #[path = "../faults/sandbox.rs"]
 mod sandbox;
+#[path = "../../src/virtual_disk.rs"]
+#[allow(dead_code, reason = "the tests use a part of it")]
+mod virtual_disk;
 
 use std::fs;
 use std::path::Path;

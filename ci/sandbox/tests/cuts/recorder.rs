@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastrand::Rng;
 
-use super::data::{self, Completion, Data, DataFileSystem};
 use super::fuse;
 use super::sandbox::tool;
+use super::virtual_disk::{self, Completion, DiskFileSystem, VirtualDisk};
 
 /// What the disk was told.
 enum Entry {
@@ -57,9 +57,9 @@ impl Recorder {
         });
         let point = directory.join("recorder");
         fs::create_dir(&point).unwrap();
-        let disk: Arc<dyn Data> = shared.clone();
+        let disk: Arc<dyn VirtualDisk> = shared.clone();
         // One thread: what is recorded has one order.
-        let mount = fuse::mount(DataFileSystem::new(&disk), &point, 1).unwrap();
+        let mount = fuse::mount(DiskFileSystem::new(&disk), &point, 1).unwrap();
         Recorder {
             shared,
             base: base.to_owned(),
@@ -71,7 +71,7 @@ impl Recorder {
 
     /// The file to bind a loop device to.
     pub(crate) fn disk(&self) -> PathBuf {
-        self.point.join(data::FILE)
+        self.point.join(virtual_disk::FILE)
     }
 
     /// How much has been recorded.
@@ -122,7 +122,7 @@ fn copy(from: &Path, to: &Path) {
     tool("cp", &["--sparse=always", from, to]);
 }
 
-impl Data for Shared {
+impl VirtualDisk for Shared {
     fn size(&self) -> u64 {
         self.len
     }
