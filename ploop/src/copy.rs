@@ -1,10 +1,9 @@
 //! Live copy of a running image, as for migration.
 //!
-//! [`send`] writes the device's data to a stream, again and again what was changed meanwhile, then
-//! freezes the file system for the rest. [`receive`] writes the stream to a file. The stream is that
-//! of libploop 1.15, not understood by 7 and later: 16 bytes in the sender's byte order (a marker, a
-//! size, a position) and the data. It is neither checked nor protected: use it between hosts that
-//! trust each other.
+//! [`send`] writes the device's data to a stream, then repeatedly what has changed meanwhile, and freezes the file
+//! system for the rest. [`receive`] writes the stream to a file. The stream is that of libploop 1.15, which 7 and
+//! later do not read: 16 bytes in the sender's byte order (a marker, a size, a position), and the data. It has no
+//! checksums and no encryption: use it between hosts that trust each other.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -16,19 +15,17 @@ use crate::{Error, Result, paths};
 
 /// Sends the data of an attached device (`ploop_copy_send`).
 ///
-/// `output` is a file, pipe or socket. `feedback` is the other end of the receiver's, a pipe or
-/// socket; without one libploop waits 5 seconds where it would wait for an answer. libploop's flush
-/// command is not offered: it is run by a shell. Stop what writes to the image beforehand, if it
-/// should be consistent beyond its file system.
+/// `output` is a file, pipe or socket. `feedback` is a pipe or socket on which the receiver answers; without one
+/// libploop waits 5 seconds in the place of an answer. libploop's flush command is not offered, because libploop runs
+/// it by a shell. If the data should be consistent beyond the file system, stop what writes to it beforehand.
 ///
-/// Needs the driver and root; takes as long as the data. It runs in a child process, in which
-/// libploop may leave behind what it likes.
+/// Needs the driver and root; takes as long as the data.
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for what is not of the form `/dev/ploop12345`, and
-/// where the stream broke. libploop does not check the last block and the final sync: compare
-/// checksums before the source is given up.
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a device not named like `/dev/ploop12345`, and where the
+/// stream broke. libploop does not check that the last block was written and synced: compare checksums before you
+/// give up the source.
 ///
 /// ```no_run
 /// use std::net::TcpStream;
@@ -55,9 +52,9 @@ pub fn send(
 /// # Errors
 ///
 /// [`AlreadyExists`](crate::ErrorKind::AlreadyExists) where `file` is there,
-/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for other descriptors,
-/// [`Corrupt`](crate::ErrorKind::Corrupt) for a stream that is none,
-/// [`Io`](crate::ErrorKind::Io) for one that ends early. The file is removed after an error.
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) for file descriptors of another kind,
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for a stream that `send` has not written, [`Io`](crate::ErrorKind::Io) for
+/// one that ends early. The file is removed after an error.
 ///
 /// ```no_run
 /// use std::net::TcpListener;

@@ -39,7 +39,7 @@ impl CreateFlags {
     const KNOWN: CreateFlags = CreateFlags::NO_LAZY;
 }
 
-/// What [`Ploop::create`] is to make.
+/// What [`Ploop::create`] makes.
 ///
 /// ```
 /// use ploop::{ClusterSize, CreateParam, ImageMode, Size};
@@ -76,9 +76,9 @@ fn default_fs() -> Option<FsType> {
 }
 
 impl CreateParam {
-    /// An image whose base delta is `file`, in an existing directory, of `size`, rounded up to a whole
-    /// cluster. The rest as goploop has it: expanded, clusters of 1 MiB, an ext4 file system in a GPT
-    /// partition, the newest format the driver knows.
+    /// An image of this size, rounded up to a whole cluster, whose base delta is `file`, in a directory that exists.
+    /// The rest is as in goploop: expanded, clusters of 1 MiB, an ext4 file system in a GPT partition, and the newest
+    /// format that the driver knows.
     pub fn new(file: impl AsRef<Path>, size: Size) -> CreateParam {
         CreateParam {
             file: file.as_ref().to_owned(),
@@ -280,24 +280,23 @@ impl Ploop {
     /// Makes an image and its `DiskDescriptor.xml` in the same directory, and opens it
     /// (`ploop_create_image`).
     ///
-    /// Both are made in a hidden directory beside and moved into place when they are complete, the
-    /// descriptor last, so a half-made image is never seen and nothing that is there is replaced.
+    /// Both are made in a hidden directory beside, and moved to their place when they are complete, the descriptor
+    /// last. So nobody sees half an image, and no file is replaced.
     ///
-    /// With a file system this needs the driver, root, and the tools `parted`, `mkfs.ext4` and
-    /// `tune2fs`, and takes as long as they do. Preallocated and raw images write or allocate their
-    /// whole size. A raw image is made as an expanded one and converted: libploop's own way to it
-    /// closes a file descriptor of the program.
+    /// With a file system this needs the driver, root, and the tools `parted`, `mkfs.ext4` and `tune2fs`, and takes
+    /// as long as they do. Preallocated and raw images write or allocate their whole size. A raw image is made as an
+    /// expanded one and converted, since libploop closes a file descriptor twice when it
+    /// makes one itself.
     ///
     /// # Errors
     ///
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where the image or a descriptor is there,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a size the format cannot hold or that is
-    /// [too small for the file system](CreateParam::fs), and for a name libploop could not use (see
-    /// [the manual](crate::manual::_11_trust_and_paths#paths)), [`NotFound`](ErrorKind::NotFound) for
-    /// a missing directory, [`NoDriver`](ErrorKind::NoDriver) and [`Tool`](ErrorKind::Tool) with a
-    /// file system, [`NoSpace`](ErrorKind::NoSpace). After an error nothing is left; after `kill -9`
-    /// or a power cut a directory `.ploop-create-…` may be, which is not in the way of another try, and
-    /// which [`Ploop::remove_leftovers`] removes.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a size the format cannot hold or that is [too small for the file
+    /// system](CreateParam::fs), and for a name libploop could not use (see [the
+    /// manual](crate::manual::_11_trust_and_paths#paths)), [`NotFound`](ErrorKind::NotFound) for a missing directory,
+    /// [`NoDriver`](ErrorKind::NoDriver) and [`Tool`](ErrorKind::Tool) with a file system,
+    /// [`NoSpace`](ErrorKind::NoSpace). After an error nothing is left; `kill -9` or a power cut may leave a
+    /// directory `.ploop-create-…`, which does not hinder another try, and which [`Ploop::remove_leftovers`] removes.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -329,8 +328,8 @@ impl Ploop {
         Ploop::open(&destination.descriptor)
     }
 
-    /// Writes a descriptor for a base delta without touching it (`ploop_create_dd`), and opens it. The
-    /// delta need not be there yet; size, mode, cluster and format of `param` must be its own.
+    /// Writes a descriptor for a base delta, and opens it (`ploop_create_dd`). The delta is not touched, and need not
+    /// be there yet. Size, mode, cluster and format of `param` must be those of the delta.
     ///
     /// `descriptor` may have any name. Needs no driver.
     ///

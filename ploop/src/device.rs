@@ -1,7 +1,7 @@
-//! Devices: which image is where.
+//! Devices: which image is attached to which, and where it is mounted.
 //!
-//! All of these look into sysfs and the mount table, where everybody may. Without the driver there is
-//! nothing to find, which is an answer and no error.
+//! The look-ups read sysfs and the mount table, for which nobody needs to be root. Without the driver they find
+//! nothing, which is no error.
 
 use std::fs;
 use std::io;
@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl Ploop {
-    /// The running device of this image under the handle's [component](Ploop::component): what
-    /// `ploop_get_dev` answers, which goes by the path of the base.
+    /// The running device of this image under the handle's [component](Ploop::component). As `ploop_get_dev`, it
+    /// compares the path of the base.
     ///
     /// # Errors
     ///
@@ -30,7 +30,7 @@ impl Ploop {
     /// ```
     pub fn device(&self) -> Result<Option<PathBuf>> {
         let locked = self.image.lock(&LockedImage::DEVICE)?;
-        let device = running(&locked, &descriptor(&locked)?)?;
+        let device = running_device(&locked, &descriptor(&locked)?)?;
         Ok(device.map(|device| device.path()))
     }
 
@@ -49,7 +49,7 @@ impl Ploop {
     /// ```
     pub fn devices(&self) -> Result<Vec<PathBuf>> {
         let locked = self.image.lock(&LockedImage::DEVICES)?;
-        let found = with_base_of(&locked, &descriptor(&locked)?)?;
+        let found = devices_with_base(&locked, &descriptor(&locked)?)?;
         Ok(found.iter().map(FoundDevice::path).collect())
     }
 }
@@ -58,24 +58,24 @@ impl Ploop {
 pub(crate) fn descriptor(locked: &LockedImage<'_>) -> Result<Descriptor> {
     let code = match locked.is_locked() {
         true => Code::LOCK.get(),
-        false => FAILED,
+        false => FAILED_CODE,
     };
     locked.descriptor().map_err(|error| error.with_code(code))
 }
 
-/// What look-ups return that find no code.
-const FAILED: i32 = -1;
+/// libploop's code for a failure without a number of its own.
+const FAILED_CODE: i32 = -1;
 
 /// The running device that libploop would find, by the name that the operation looks for.
 ///
 /// libploop looks while nobody attaches, and so has no need to look twice. One that is being attached, or
 /// detached, does not run for a moment.
-pub(crate) fn running(
+pub(crate) fn running_device(
     locked: &LockedImage<'_>,
     descriptor: &Descriptor,
 ) -> Result<Option<FoundDevice>> {
     let find = || -> Result<Option<FoundDevice>> {
-        let mut found = with_base_of(locked, descriptor)?.into_iter();
+        let mut found = devices_with_base(locked, descriptor)?.into_iter();
         Ok(found.find(|device| device.component == locked.component()))
     };
     match find()? {
@@ -93,13 +93,13 @@ pub(crate) fn running(
             ),
         )
         .with_path(locked.path())
-        .with_code(FAILED)),
+        .with_code(FAILED_CODE)),
         found => Ok(found),
     }
 }
 
 /// [`running`], where all devices are known already.
-pub(crate) fn running_among(
+pub(crate) fn running_device_among(
     devices: &[Device],
     locked: &LockedImage<'_>,
     descriptor: &Descriptor,
@@ -113,37 +113,39 @@ pub(crate) fn running_among(
     match devices.iter().find(is_found) {
         Some(device) => Ok(Some(device.path())),
         // One may be on its way.
-        _ => Ok(running(locked, descriptor)?.map(|device| device.path())),
+        _ => Ok(running_device(locked, descriptor)?.map(|device| device.path())),
     }
 }
 
-fn with_base_of(locked: &LockedImage<'_>, descriptor: &Descriptor) -> Result<Vec<FoundDevice>> {
+fn devices_with_base(
+    locked: &LockedImage<'_>,
+    descriptor: &Descriptor,
+) -> Result<Vec<FoundDevice>> {
     match descriptor.base() {
-        Some(base) => find_all(locked.operation(), &base.file),
+        Some(base) => devices_with_base_file(locked.operation(), &base.file),
         None => Ok(Vec::new()),
     }
 }
 
-fn find_all(operation: &'static str, base: &Path) -> Result<Vec<FoundDevice>> {
+fn devices_with_base_file(operation: &'static str, base: &Path) -> Result<Vec<FoundDevice>> {
     match fs::canonicalize(base) {
         Ok(base) => Ok(sysfs::find_by_base(&base)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(operation, "the base cannot be found", error)
             .with_path(base)
-            .with_code(FAILED)),
+            .with_code(FAILED_CODE)),
     }
 }
 
 /// Unmounts what is on a device, and detaches it (`ploop_umount`). A device that is stopped already
 /// is no error.
 ///
-/// [`Ploop::umount`] is to be preferred: this one takes no image's lock, completes no interrupted
-/// merge, and leaves no note of the file system's size for [`fs_info`](crate::fs_info). Needs the
-/// driver and root.
+/// Prefer [`Ploop::umount`]: this function does not lock the image, does not finish an interrupted merge, and does
+/// not store the size of the file system for [`fs_info`](crate::fs_info). Needs the driver and root.
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](ErrorKind::InvalidInput) for what is not of the form `/dev/ploop12345`,
+/// [`InvalidInput`](ErrorKind::InvalidInput) for a device not named like `/dev/ploop12345`,
 /// [`NoDriver`](ErrorKind::NoDriver) for a device that does not exist, [`Busy`](ErrorKind::Busy).
 ///
 /// ```no_run
@@ -155,7 +157,7 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     let device = device.as_ref();
     let name = device_name(OPERATION, device)?;
     lock::with_lock_of(OPERATION, device, || {
-        harmless_mount_of(OPERATION, device)?;
+        require_harmless_mount_point(OPERATION, device)?;
         ffi::umount_device(device, &name)
     })
 }
@@ -165,7 +167,8 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](ErrorKind::InvalidInput) for a path that is none, and where it cannot be resolved.
+/// [`InvalidInput`](ErrorKind::InvalidInput) for a path that C does not take (see [`Ploop::open`]), and where it
+/// cannot be resolved.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -183,7 +186,7 @@ pub fn find(base: impl AsRef<Path>, component: Option<&ComponentName>) -> Result
     let base = base.as_ref();
     paths::require_c_path(OPERATION, base)?;
     let component = component.map_or("", ComponentName::as_str).as_bytes();
-    let mut found = find_all(OPERATION, base)?.into_iter();
+    let mut found = devices_with_base_file(OPERATION, base)?.into_iter();
     let device = found.find(|device| device.component == component);
     Ok(device.map(|device| device.path()))
 }
@@ -226,8 +229,8 @@ pub fn partition_by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathB
 ///
 /// # Errors
 ///
-/// [`InvalidInput`](ErrorKind::InvalidInput) for what is not of the form `/dev/ploop12345`; otherwise
-/// for a device that does not exist.
+/// [`InvalidInput`](ErrorKind::InvalidInput) for a device not named like `/dev/ploop12345`;
+/// [`NotFound`](ErrorKind::NotFound) for one that does not exist.
 ///
 /// ```no_run
 /// if let Some(target) = ploop::device::mount_point("/dev/ploop12345")? {
@@ -241,7 +244,7 @@ pub fn mount_point(device: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     device_name(OPERATION, device)?;
     let failed = |what, error| {
         let error = Error::io(OPERATION, what, error);
-        error.with_path(device).with_code(FAILED)
+        error.with_path(device).with_code(FAILED_CODE)
     };
     let numbers = sysfs::numbers(device.file_name().unwrap_or_default())
         .map_err(|error| failed("there is no such device", error))?;
@@ -268,9 +271,9 @@ pub fn top_delta(device: impl AsRef<Path>) -> Result<(PathBuf, String)> {
     ffi::top_delta_of_device(device, &name)
 }
 
-/// A device to which nothing could be attached keeps the name it was given, and so does the next image
-/// on it, which is then found by nobody (A19). Clears such devices.
-pub(crate) fn forget_name(component: &ComponentName) {
+/// Detaches devices without an image that have this component name. A failed mount leaves the name on the device, and
+/// the next image on the device would have it, and not be found (A19).
+pub(crate) fn clear_component_name(component: &ComponentName) {
     for device in sysfs::devices() {
         if device.deltas.is_empty() && device.component == component.as_str().as_bytes() {
             // Should it fail, the device is no worse than before.
@@ -296,7 +299,7 @@ pub(crate) fn device_name(operation: &'static str, device: &Path) -> Result<CTex
 }
 
 /// libploop asks `lsof` through a shell who is to blame for a busy mount point (23).
-pub(crate) fn harmless_mount_of(operation: &'static str, device: &Path) -> Result<()> {
+pub(crate) fn require_harmless_mount_point(operation: &'static str, device: &Path) -> Result<()> {
     let Ok(Some(target)) = mount_point(device) else {
         return Ok(());
     };

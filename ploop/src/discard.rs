@@ -6,7 +6,7 @@ use crate::sysfs::Device;
 use crate::temporary_mount::TemporaryMount;
 use crate::{ErrorKind, Ploop, Result, Size, device};
 
-/// Ends a discard early, from any thread. Clones are one and the same flag.
+/// Ends a discard early, from any thread. Clones share one flag.
 ///
 /// ```
 /// use ploop::StopFlag;
@@ -26,7 +26,7 @@ impl StopFlag {
         StopFlag::default()
     }
 
-    /// Ends the discard after the current round. There is no way back.
+    /// Ends the discard after the current round. A flag that is set stays set.
     pub fn stop(&self) {
         self.0.set();
     }
@@ -38,7 +38,7 @@ impl StopFlag {
     }
 }
 
-/// What [`Ploop::discard`] is to do.
+/// What [`Ploop::discard`] does.
 #[derive(Debug, Clone, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
@@ -53,7 +53,7 @@ pub struct DiscardParam {
 }
 
 impl DiscardParam {
-    /// Frees all it can, in extents of at least a cluster, on a mounted image.
+    /// All that can be freed, in extents of at least a cluster, of a mounted image.
     pub fn new() -> DiscardParam {
         DiscardParam::default()
     }
@@ -71,7 +71,7 @@ impl DiscardParam {
         self
     }
 
-    /// Mount the image for the time, if it is not mounted.
+    /// Mount the image meanwhile, if it is not mounted.
     pub fn automount(mut self, automount: bool) -> DiscardParam {
         self.automount = automount;
         self
@@ -109,13 +109,12 @@ impl Ploop {
     /// Gives back to the host what the file system no longer uses (`ploop_discard`): trims the file
     /// system, and moves the clusters at the image's end into the gaps.
     ///
-    /// Needs the driver and root. Takes long; [`DiscardParam::stop`] ends it. The process in which it runs
-    /// is kept from sending a signal to every process, which is what libploop does when it cannot fork
-    /// here: by a system call filter, or where the kernel has none (OpenVZ 6) by a PID namespace, in which case
-    /// what unmounts the image cannot interrupt `e4defrag2`. The forked trim process runs the exit handlers
-    /// of the program. Only one discard runs at a time in a process.
+    /// Needs the driver and root. Takes long; [`DiscardParam::stop`] ends it. libploop sends a signal to every
+    /// process where it cannot fork here. A system call filter of its process prevents that, or where the kernel has
+    /// none (OpenVZ 6) a PID namespace, with which an unmount cannot interrupt `e4defrag2`. The trim process that
+    /// libploop forks runs the exit handlers of the program. Only one discard runs at a time in a process.
     ///
-    /// A discard whose program was killed is ended first.
+    /// First ends a discard whose program was killed.
     ///
     /// # Errors
     ///
@@ -183,7 +182,7 @@ impl Ploop {
     pub fn discard_stat(&self) -> Result<DiscardStat> {
         let locked = self.image.lock(&LockedImage::DISCARD_STAT)?;
         let descriptor = locked.descriptor()?;
-        if device::running(&locked, &descriptor)?.is_none() {
+        if device::running_device(&locked, &descriptor)?.is_none() {
             // libploop fails without a word.
             return Err(crate::Error::new(
                 ErrorKind::NotMounted,

@@ -1,29 +1,27 @@
-//! Whether what was done survives a power cut.
+//! Durability: whether changes are synced (`fsync`), so that they survive a power cut.
 //!
-//! libploop brings a new delta to the disk before a descriptor names it, but not the descriptor in its
-//! place: after a power cut some seconds later, a snapshot, a switch or a deletion that had succeeded
-//! may be undone. So each change ends by bringing to the disk what it has changed: deltas, descriptor,
-//! and their directories (`fsync`, which is all that works on old kernels, too). Whatever returned `Ok`
-//! is there after a power cut; what had not returned is as before or done, and the next operation on
-//! the image, a mount too, finishes it or takes it back.
+//! libploop syncs a new delta before a descriptor names it, but not the descriptor: a power cut some seconds later
+//! may undo a snapshot, a switch or a deletion that had succeeded. So each change ends with an `fsync` of what it has
+//! changed: deltas, descriptor, and their directories. What has returned `Ok` survives a power cut. What had not
+//! returned is either as before or done; the next operation on the image, a mount too, finishes it or takes it back.
 //!
-//! That costs two to four `fsync`s a change: some milliseconds on a disk with a write cache, a few
-//! hundred microseconds on one with a cache that needs no power. A program that makes many changes at
-//! once may [leave them out](set_sync) and call `syncfs` or `sync` itself in the end.
+//! That costs two to four `fsync`s a change: some milliseconds on a disk with a volatile write cache, a few hundred
+//! microseconds on one with a protected cache. A program that makes many changes at once may [leave them
+//! out](set_sync), and call `syncfs` or `sync` itself at the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static SYNC: AtomicBool = AtomicBool::new(true);
 
-/// Whether changes are brought to the disk before they return. They are unless set otherwise.
+/// Whether changes are synced before they return (default: yes).
 #[must_use]
 pub fn sync() -> bool {
     SYNC.load(Ordering::Relaxed)
 }
 
-/// Sets whether changes are brought to the disk before they return, for the whole process.
+/// Sets whether changes are synced before they return, for the whole process.
 ///
-/// Without it a power cut may undo what succeeded some seconds ago. Images stay whole all the same.
+/// If not, a power cut may undo what succeeded some seconds ago. Images stay whole in either case.
 ///
 /// ```
 /// ploop::durability::set_sync(false);

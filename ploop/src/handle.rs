@@ -8,12 +8,11 @@ use crate::{ComponentName, Descriptor, Result};
 
 /// An image, named by its `DiskDescriptor.xml`.
 ///
-/// A handle can move between threads, and several may name one image, in one process or in many:
-/// each operation takes the image's lock, reads the descriptor anew, and is one at a time for that
-/// image. Different images are worked on in parallel. It is not [`Sync`]: to share one, open one per
-/// thread, or put it in a mutex.
+/// A handle can move between threads, and several may name one image, in one process or in many: each operation takes
+/// the image's lock and reads the descriptor anew. One image has one operation at a time; different images are
+/// independent. A handle is not [`Sync`]: give each thread a clone, or put it in a mutex.
 ///
-/// Operations block. In an async program run them with the like of tokio's `spawn_blocking`.
+/// Operations block. An async program runs them on threads for blocking work, such as tokio's `spawn_blocking`.
 ///
 /// ```
 /// use ploop::{CreateParam, Ploop, Size};

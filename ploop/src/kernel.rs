@@ -7,8 +7,7 @@ use crate::error::LOAD_DRIVER;
 use crate::ffi;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, FsType, Result, Size};
 
-/// What libploop needs, in the order in which they are loaded. The first three are what an image on a
-/// local disk takes.
+/// The driver's modules, in the order in which they are loaded. An image on a local disk needs the first three.
 const MODULES: [&str; 6] = [
     "ploop",
     "pfmt_ploop1",
@@ -103,8 +102,8 @@ pub fn is_large_disk_supported() -> bool {
     ffi::exists(Path::new("/sys/module/ploop/parameters/large_disk_support"))
 }
 
-/// The largest disk that can be made with this cluster and a file system, in the format the driver
-/// prefers (`ploop_get_max_size`): 16 TiB, or 2 TiB in format v1.
+/// The largest disk with this cluster and a file system, in the newest format that the driver knows
+/// (`ploop_get_max_size`): 16 TiB, or 2 TiB in format v1.
 ///
 /// # Errors
 ///

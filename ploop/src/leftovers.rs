@@ -1,4 +1,4 @@
-//! What operations that were cut short have left beside an image.
+//! Leftovers: files beside an image that interrupted operations have left, and that nothing uses.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -20,8 +20,8 @@ const LOOK: Call = Call::new("look for leftovers").looks();
 const REMOVE: Call = Call::new("remove leftovers").changes();
 
 impl Ploop {
-    /// What an operation that was killed or cut short by a power failure has left beside the image, and
-    /// nothing names or uses:
+    /// The files beside the image that an operation has left which was killed or cut short by a power failure, and
+    /// that nothing names or uses:
     ///
     /// * delta files of the image's family that no other file in their directory names, such as the new
     ///   delta of a snapshot that did not come to its end, or one that was merged and not removed yet;
@@ -53,9 +53,8 @@ impl Ploop {
         find(LOOK.name, locked.path(), &locked.descriptor()?)
     }
 
-    /// Removes what [`leftovers`](Ploop::leftovers) finds, under the image's lock, and returns it. First
-    /// finishes or takes back what was interrupted, as every change does, so that nothing is removed that
-    /// it takes.
+    /// Removes what [`leftovers`](Ploop::leftovers) finds, under the image's lock, and returns it. First finishes or
+    /// takes back what was interrupted, as every change does, so that nothing is removed that is needed for that.
     ///
     /// # Errors
     ///
@@ -73,7 +72,7 @@ impl Ploop {
     pub fn remove_leftovers(&mut self) -> Result<Vec<PathBuf>> {
         let change = Change::begin(&self.image, &REMOVE)?;
         // An operation on another image here may be about to name what this one does not.
-        let _others = others(change.path(), &change.descriptor)
+        let _others = other_descriptors(change.path(), &change.descriptor)
             .iter()
             .map(|other| NewFileLock::acquire(REMOVE.name, other, Duration::ZERO))
             .collect::<Result<Vec<_>>>()?;
@@ -109,7 +108,7 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         .iter()
         .filter_map(|image| Identity::of(&image.file).ok())
         .collect();
-    let others: Vec<Vec<u8>> = texts_beside(path, &found)
+    let others: Vec<Vec<u8>> = small_files_beside(path, &found)
         .filter_map(|file| fs::read(file).ok())
         .collect();
     let devices = sysfs::devices();
@@ -120,12 +119,12 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         let is_free = identity.is_ok_and(|file| {
             !unknown && !used.contains(&file) && !devices.iter().any(|device| device.has(file))
         });
-        is_free && is_delta(file) && !others.iter().any(|text| names(text, file))
+        is_free && is_delta(file) && !others.iter().any(|text| mentions(text, file))
     });
     let locks = found
         .iter()
         .map(|file| side_files::operation_lock_file(file));
-    let locks: Vec<PathBuf> = locks.filter(|lock| is_given_up(lock)).collect();
+    let locks: Vec<PathBuf> = locks.filter(|lock| is_unlocked(lock)).collect();
     found.extend(locks);
     let temporary = [
         paths::staged(path),
@@ -166,7 +165,7 @@ fn unfinished_merges(descriptor: &Descriptor, path: &Path) -> Vec<PathBuf> {
         let file = lock.with_file_name(OsStr::from_bytes(name));
         let header = Header::read(&file).ok()?;
         let is_its = header.in_use && header.cluster == descriptor.cluster;
-        (is_its && is_given_up(&lock)).then_some(file)
+        (is_its && is_unlocked(&lock)).then_some(file)
     };
     entries
         .filter_map(|entry| unfinished(entry.path()))
@@ -174,7 +173,7 @@ fn unfinished_merges(descriptor: &Descriptor, path: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether this is a lock file that nobody has locked.
-fn is_given_up(lock: &Path) -> bool {
+fn is_unlocked(lock: &Path) -> bool {
     paths::is_regular_file(lock) && creation::lock(lock).is_some()
 }
 
@@ -190,7 +189,7 @@ fn is_delta(file: &Path) -> bool {
 
 /// Files beside an image, and beside what was found, that are no deltas: descriptors of other images and
 /// copies of this one's among them, whatever they are called and whoever can read them.
-fn texts_beside<'a>(
+fn small_files_beside<'a>(
     path: &'a Path,
     found: &'a [PathBuf],
 ) -> impl Iterator<Item = PathBuf> + use<'a> {
@@ -221,7 +220,7 @@ fn texts_beside<'a>(
 }
 
 /// Whether a text, in whatever encoding a descriptor can have, has the name of this file in it.
-fn names(text: &[u8], file: &Path) -> bool {
+fn mentions(text: &[u8], file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().as_bytes();
     let wide: Vec<u8> = name.iter().flat_map(|byte| [*byte, 0]).collect();
     // Of the other byte order, this is all but the last zero.
@@ -232,13 +231,13 @@ fn names(text: &[u8], file: &Path) -> bool {
 }
 
 /// Descriptors of other images beside this one.
-fn others(path: &Path, descriptor: &Descriptor) -> Vec<PathBuf> {
+fn other_descriptors(path: &Path, descriptor: &Descriptor) -> Vec<PathBuf> {
     let deltas: Vec<PathBuf> = descriptor
         .images
         .iter()
         .map(|image| image.file.clone())
         .collect();
-    let mut others: Vec<PathBuf> = texts_beside(path, &deltas)
+    let mut others: Vec<PathBuf> = small_files_beside(path, &deltas)
         .filter(|file| Descriptor::open(file).is_ok())
         .filter_map(|file| fs::canonicalize(file).ok())
         .collect();

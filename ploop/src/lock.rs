@@ -1,47 +1,44 @@
 //! The lock of an image, and how long operations wait for it.
 //!
-//! An operation takes three locks, in this order, and waits for them for [the time set here](set_timeout)
-//! at most, in whichever thread; then it ends with [`ErrorKind::Locked`]:
+//! An operation takes three locks, in this order. It waits for them for at most [the time set here](set_timeout), in
+//! any thread, and then ends with [`ErrorKind::Locked`]:
 //!
-//! 1. one among the threads of this process;
-//! 2. where it changes the image, `DiskDescriptor.xml.op.lck`, which this crate alone knows. It is held until
-//!    the operation is over, and removed then;
-//! 3. libploop's own, `DiskDescriptor.xml.lck`. It is made where it is missing, and held while the
-//!    descriptor is read and checked. libploop takes it anew for itself, so it is given back as the last
-//!    thing before libploop is called.
+//! 1. a lock among the threads of this process;
+//! 2. for a change, `DiskDescriptor.xml.op.lck`, which only this crate knows. It is held until the operation ends, and
+//!    then removed;
+//! 3. libploop's own, `DiskDescriptor.xml.lck`. It is made where it is missing, and held while the descriptor is read
+//!    and checked. libploop takes it itself, so it is released immediately before libploop is called.
 //!
-//! So between programs that use this crate nothing happens to an image in the middle of an operation.
+//! So a program that uses this crate never sees an image in the middle of an operation of another one.
 //!
-//! # Programs that use libploop by itself
+//! # Programs that use libploop without this crate
 //!
-//! They know the third lock only. One that wants it may get it when it is handed over, which takes
-//! some microseconds; then the wait is libploop's, and ends after 60 seconds. Nothing of what that program
-//! does is overwritten: libploop reads the descriptor once it has the lock, and works on what it finds. A
-//! snapshot that is gone by then is an error, and what libploop reports as done is done. But this crate has
-//! checked the image as it was before. Of what changes in that moment, it does not see
+//! They know only the third lock. One of them may get it in the microseconds between its release and libploop's call;
+//! then libploop waits, for at most 60 seconds. Nothing that the other program does is overwritten: libploop reads
+//! the descriptor once it has the lock, and works on what it finds. A snapshot that is gone by then is an error, and
+//! what libploop reports as done is done. But this crate has checked the image as it was before. It does not see that
+//! in this moment
 //!
-//! * that the image is attached: libploop looks for a device itself, by the letters of its path, and works on
-//!   the running image then; but not in a conversion, and not in a switch with one of the
-//!   [flags](crate::SwitchFlag), which change it underneath;
-//! * that the snapshot which is to be written to, under
-//!   [`SKIP_CREATE`](crate::SwitchFlag::SKIP_CREATE), has got another child;
-//! * that a merge of [all](crate::MergeTarget::All) or of the [top](crate::MergeTarget::Top) begins at a top
-//!   that is a newer one;
-//! * damage in a delta that has come in.
+//! * the image was attached. libploop looks for a device itself, by the path of the base, and then works on the
+//!   running image; but not in a conversion, and not in a switch with one of the [flags](crate::SwitchFlag), which
+//!   change the files under the device;
+//! * the snapshot that [`SKIP_CREATE`](crate::SwitchFlag::SKIP_CREATE) makes the top got another child;
+//! * a merge of [all](crate::MergeTarget::All) or of the [top](crate::MergeTarget::Top) begins at a newer top;
+//! * a damaged delta was added.
 //!
-//! What is looked at again after the call: that a delta which libploop was to remove is gone, or named by
-//! the descriptor again (deleting, switching); that the descriptor has the new delta (replacing), the mark
-//! (deleting a snapshot with several children) or the limit ([`Ploop::set_max_delta_size`](
-//! crate::Ploop::set_max_delta_size)). These look without the lock: where another program has changed the same thing
-//! since, that is an error although it was done. What libploop drops of a descriptor is put into the one that
-//! is there then, and what is new in it is brought to the disk. For the rest libploop's word is taken.
+//! These results are checked after the call: the delta that libploop was to remove is gone, or named by the descriptor
+//! again (deleting, switching); the descriptor has the new delta (replacing), the mark (deleting a snapshot with
+//! several children) or the limit ([`set_max_delta_size`](crate::Ploop::set_max_delta_size)). The checks do not take
+//! the lock: where another program has changed the same thing since, they report an error although the work was done.
+//! What libploop drops from a descriptor is put back into the one that is there by then. For the rest libploop's word
+//! is taken.
 //!
 //! # The files
 //!
-//! Both files are locked with `flock`, have mode 0600, and are never followed as symbolic links. One that is
-//! replaced while somebody waits for it is opened again. On NFS they work between all hosts that have
-//! mounted the directory, if its server and kernels 2.6.12 and later do locks (not with the mount options `nolock`
-//! and `local_lock`: those keep the processes of one host apart, and no hosts).
+//! Both files are locked with `flock`, have mode 0600, and may not be symbolic links. A file that is replaced while
+//! somebody waits for it is opened again. On NFS the locks work between all hosts that have mounted the directory, if
+//! the server and the kernels (2.6.12 or later) support locks. With the mount options `nolock` and `local_lock` they
+//! work only between the processes of one host.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -69,7 +66,8 @@ const DEVICES: &str = "/var/lock/ploop/ploop.lck";
 /// As libploop's own limit.
 static TIMEOUT_MILLIS: AtomicU64 = AtomicU64::new(60_000);
 
-/// How long operations wait where their handle was not told otherwise. 60 seconds unless set.
+/// How long operations wait for a lock, unless their handle has [a limit of its own](crate::Ploop::set_lock_timeout)
+/// (default: 60 seconds).
 #[must_use]
 pub fn timeout() -> Duration {
     Duration::from_millis(TIMEOUT_MILLIS.load(Ordering::Relaxed))
@@ -164,34 +162,34 @@ impl TimedLock {
         timeout: Duration,
         f: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        if !self.acquire(end_of(timeout)) {
+        if !self.acquire(deadline_after(timeout)) {
             return Err(Error::new(
                 ErrorKind::Locked,
                 operation,
                 format!("another thread of this process held the lock for {timeout:?}"),
             ));
         }
-        let _release = Release(self);
+        let _release = TimedLockGuard(self);
         f()
     }
 }
 
-struct Release<'a>(&'a TimedLock);
+struct TimedLockGuard<'a>(&'a TimedLock);
 
-impl Drop for Release<'_> {
+impl Drop for TimedLockGuard<'_> {
     fn drop(&mut self) {
         self.0.release();
     }
 }
 
 /// `None` where the end is beyond what the clock can tell: no end.
-fn end_of(timeout: Duration) -> Option<Instant> {
+fn deadline_after(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
 /// The lock of a descriptor or a device among the threads of this process, one per path. Two names of one
 /// file have two of them; the lock files still keep these apart.
-fn among_threads(path: &Path) -> Arc<TimedLock> {
+fn thread_lock_of(path: &Path) -> Arc<TimedLock> {
     static LOCKS: Mutex<Option<HashMap<PathBuf, Weak<TimedLock>>>> = Mutex::new(None);
     let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
     let locks = locks.get_or_insert_default();
@@ -212,7 +210,7 @@ pub(crate) fn with_lock_of<T>(
     path: &Path,
     f: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    among_threads(path)
+    thread_lock_of(path)
         .with_lock(operation, timeout(), f)
         .map_err(|error| match error.path() {
             None => error.with_path(path),
@@ -232,7 +230,7 @@ pub(crate) enum Purpose {
 /// The lock of one image.
 pub(crate) struct ImageLock {
     descriptor: PathBuf,
-    among_threads: Arc<TimedLock>,
+    thread_lock: Arc<TimedLock>,
     /// Kept open: opening it costs more than the lock itself.
     libploop: Cell<Option<Arc<LockFile>>>,
 }
@@ -241,7 +239,7 @@ impl ImageLock {
     pub(crate) fn of(descriptor: &Path) -> ImageLock {
         ImageLock {
             descriptor: descriptor.to_owned(),
-            among_threads: among_threads(descriptor),
+            thread_lock: thread_lock_of(descriptor),
             libploop: Cell::default(),
         }
     }
@@ -257,16 +255,16 @@ impl ImageLock {
         finds_device: bool,
         timeout: Duration,
     ) -> Result<ImageLockGuard> {
-        let wait = Wait::new(operation, &self.descriptor, timeout);
-        if !self.among_threads.acquire(wait.end) {
-            return Err(wait.over("another thread of this process"));
+        let wait = LockWait::new(operation, &self.descriptor, timeout);
+        if !self.thread_lock.acquire(wait.deadline) {
+            return Err(wait.timed_out("another thread of this process"));
         }
         // From here on an error gives everything back.
         let mut held = ImageLockGuard {
             libploop: Mutex::new(None),
             libploop_file: None,
             operation: None,
-            _among_threads: AmongThreads(Arc::clone(&self.among_threads)),
+            _thread_lock: ThreadLockGuard(Arc::clone(&self.thread_lock)),
         };
         if purpose == Purpose::Change {
             held.operation = OperationLock::acquire(&self.descriptor, &wait)?;
@@ -279,7 +277,7 @@ impl ImageLock {
             held.libploop = Mutex::new(Some(file));
         }
         if finds_device {
-            poll_devices(&wait)?;
+            wait_for_devices_lock(&wait)?;
         }
         Ok(held)
     }
@@ -296,7 +294,7 @@ pub(crate) struct ImageLockGuard {
     libploop: Mutex<Option<Arc<LockFile>>>,
     libploop_file: Option<Arc<LockFile>>,
     operation: Option<OperationLock>,
-    _among_threads: AmongThreads,
+    _thread_lock: ThreadLockGuard,
 }
 
 impl ImageLockGuard {
@@ -321,7 +319,7 @@ impl ImageLockGuard {
             // Never given back, or not needed.
             return f();
         };
-        let wait = Wait::new("clean up", &file.path, MOMENT);
+        let wait = LockWait::new("clean up", &file.path, MOMENT);
         if let Ok(file) = LockFile::acquire(Some(Arc::clone(file)), &file.path, &wait) {
             *libploop = Some(file);
             f();
@@ -343,9 +341,9 @@ impl Drop for ImageLockGuard {
     }
 }
 
-struct AmongThreads(Arc<TimedLock>);
+struct ThreadLockGuard(Arc<TimedLock>);
 
-impl Drop for AmongThreads {
+impl Drop for ThreadLockGuard {
     fn drop(&mut self) {
         self.0.release();
     }
@@ -358,7 +356,7 @@ struct OperationLock(Arc<LockFile>);
 
 impl OperationLock {
     /// `None` where there is no room for a file: what needs none, or makes room, still works then.
-    fn acquire(descriptor: &Path, wait: &Wait<'_>) -> Result<Option<OperationLock>> {
+    fn acquire(descriptor: &Path, wait: &LockWait<'_>) -> Result<Option<OperationLock>> {
         match LockFile::acquire(None, &side_files::operation_lock_file(descriptor), wait) {
             Ok(file) => Ok(Some(OperationLock(file))),
             Err(error) if error.kind() == ErrorKind::NoSpace => Ok(None),
@@ -379,7 +377,7 @@ impl NewFileLock {
         file: &Path,
         timeout: Duration,
     ) -> Result<NewFileLock> {
-        let wait = Wait::new(operation, file, timeout);
+        let wait = LockWait::new(operation, file, timeout);
         OperationLock::acquire(file, &wait).map(NewFileLock)
     }
 }
@@ -414,14 +412,16 @@ impl LockFile {
             .custom_flags(flags.bits() as i32)
             .open(path)
             .map_err(|error| match Errno::from_io_error(&error) {
-                Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => no_file(operation, path),
+                Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => {
+                    not_a_regular_file(operation, path)
+                }
                 _ => failed("the lock file cannot be opened", error),
             })?;
         let metadata = file
             .metadata()
             .map_err(|error| failed("the lock file cannot be examined", error))?;
         if !metadata.is_file() {
-            return Err(no_file(operation, path));
+            return Err(not_a_regular_file(operation, path));
         }
         // Where the program has closed its standard streams, the number may be one of theirs, which another file
         // gets in the process of C.
@@ -446,7 +446,7 @@ impl LockFile {
     fn acquire(
         mut open: Option<Arc<LockFile>>,
         path: &Path,
-        wait: &Wait<'_>,
+        wait: &LockWait<'_>,
     ) -> Result<Arc<LockFile>> {
         let process = process::id();
         let mut pause = Duration::from_millis(1);
@@ -464,10 +464,10 @@ impl LockFile {
             if locked && is_current {
                 return Ok(file);
             }
-            let left = wait.left();
+            let left = wait.remaining();
             if is_current {
                 if left.is_zero() {
-                    return Err(wait.over("another process"));
+                    return Err(wait.timed_out("another process"));
                 }
                 open = Some(file);
                 thread::sleep(pause.min(left));
@@ -478,7 +478,7 @@ impl LockFile {
                 }
                 replaced += 1;
                 if left.is_zero() && replaced > 100 {
-                    return Err(wait.over("another process"));
+                    return Err(wait.timed_out("another process"));
                 }
             }
         }
@@ -508,7 +508,7 @@ impl LockFile {
     }
 }
 
-fn no_file(operation: &'static str, path: &Path) -> Error {
+fn not_a_regular_file(operation: &'static str, path: &Path) -> Error {
     Error::new(
         ErrorKind::InvalidInput,
         operation,
@@ -518,30 +518,30 @@ fn no_file(operation: &'static str, path: &Path) -> Error {
 }
 
 /// A wait that ends.
-struct Wait<'a> {
+struct LockWait<'a> {
     operation: &'static str,
     descriptor: &'a Path,
     timeout: Duration,
-    end: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
-impl<'a> Wait<'a> {
-    fn new(operation: &'static str, descriptor: &'a Path, timeout: Duration) -> Wait<'a> {
-        Wait {
+impl<'a> LockWait<'a> {
+    fn new(operation: &'static str, descriptor: &'a Path, timeout: Duration) -> LockWait<'a> {
+        LockWait {
             operation,
             descriptor,
             timeout,
-            end: end_of(timeout),
+            deadline: deadline_after(timeout),
         }
     }
 
-    fn left(&self) -> Duration {
-        self.end.map_or(Duration::MAX, |end| {
+    fn remaining(&self) -> Duration {
+        self.deadline.map_or(Duration::MAX, |end| {
             end.saturating_duration_since(Instant::now())
         })
     }
 
-    fn over(&self, by: &str) -> Error {
+    fn timed_out(&self, by: &str) -> Error {
         let message = format!(
             "{by} held the lock for {:?}; try again later or raise the lock timeout",
             self.timeout
@@ -556,12 +556,12 @@ pub(crate) fn wait_for_devices(
     path: &Path,
     timeout: Duration,
 ) -> Result<()> {
-    poll_devices(&Wait::new(operation, path, timeout))
+    wait_for_devices_lock(&LockWait::new(operation, path, timeout))
 }
 
 /// Waits until nobody looks for a device, anywhere on the system. libploop's own wait has no end
 /// (hazard 0.2). The lock is given back at once: libploop takes it some time later.
-fn poll_devices(wait: &Wait<'_>) -> Result<()> {
+fn wait_for_devices_lock(wait: &LockWait<'_>) -> Result<()> {
     let path = Path::new(DEVICES);
     match fs::symlink_metadata(path) {
         // One that libploop has not made yet is held by nobody.
@@ -579,15 +579,15 @@ mod tests {
 
     #[test]
     fn one_path_has_one_lock_and_leaves_none_behind() {
-        let a = among_threads(Path::new("/lock-test/a"));
-        assert!(Arc::ptr_eq(&a, &among_threads(Path::new("/lock-test/a"))));
-        assert!(!Arc::ptr_eq(&a, &among_threads(Path::new("/lock-test/b"))));
+        let a = thread_lock_of(Path::new("/lock-test/a"));
+        assert!(Arc::ptr_eq(&a, &thread_lock_of(Path::new("/lock-test/a"))));
+        assert!(!Arc::ptr_eq(&a, &thread_lock_of(Path::new("/lock-test/b"))));
     }
 
     #[test]
     fn waiting_for_another_thread_ends() {
         let lock = TimedLock::new();
-        assert!(lock.acquire(end_of(Duration::ZERO)));
+        assert!(lock.acquire(deadline_after(Duration::ZERO)));
         let begin = Instant::now();
         let refused = lock.with_lock("test", Duration::from_millis(50), || Ok(()));
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::Locked);
@@ -598,7 +598,7 @@ mod tests {
 
     #[test]
     fn an_endless_timeout_is_no_overflow() {
-        assert!(end_of(Duration::MAX).is_none());
-        assert!(TimedLock::new().acquire(end_of(Duration::MAX)));
+        assert!(deadline_after(Duration::MAX).is_none());
+        assert!(TimedLock::new().acquire(deadline_after(Duration::MAX)));
     }
 }

@@ -1,4 +1,4 @@
-//! What libploop and its tools say. Nothing is written anywhere unless it is asked for.
+//! Logging: where the messages of libploop and its tools go. They are written nowhere unless asked for.
 //!
 //! With the feature `log` (on by default) each line goes to the [log facade](https://docs.rs/log), from
 //! the thread that waits for the operation: libploop's with the target `ploop::libploop`, errors as
@@ -28,8 +28,8 @@ pub const NO_STDOUT: i32 = -1;
 /// another line's time.
 pub const TIMESTAMPS: i32 = ffi::TIMESTAMPS;
 
-/// How much of what libploop says is printed: messages up to this level, errors to standard error, others
-/// to standard output (`ploop_set_verbose_level`). From level 0 on, what its tools say, too.
+/// Sets how much of what libploop says is printed (`ploop_set_verbose_level`): messages up to this level, errors to
+/// standard error, others to standard output. From level 0 on also what its tools say.
 ///
 /// [`NO_CONSOLE`], [`NO_STDOUT`], 0 for the essential, 3 for everything, or [`TIMESTAMPS`].
 ///
@@ -41,8 +41,8 @@ pub fn set_verbose_level(level: i32) {
     ffi::set_verbose_level(level);
 }
 
-/// How much libploop writes to the log file: messages up to this level, 3 (everything) unless set
-/// (`ploop_set_log_level`).
+/// Sets how much libploop writes to the log file (`ploop_set_log_level`): messages up to this level (default: 3,
+/// everything).
 pub fn set_log_level(level: i32) {
     ffi::set_log_level(level);
 }
@@ -50,13 +50,11 @@ pub fn set_log_level(level: i32) {
 /// Has libploop's messages appended to a file, made if it is not there; `None` ends that
 /// (`ploop_set_log_file`).
 ///
-/// The file may be of any kind. It is this crate that has it open and writes to it. A message that
-/// cannot be written is lost, as with libploop.
+/// The file may be of any kind. A message that cannot be written is lost, as with libploop.
 ///
 /// # Errors
 ///
-/// Why the file could not be opened, also for a FIFO without a reader. The previous file, if any, stays
-/// in use.
+/// Where the file cannot be opened, also a FIFO without a reader. The previous file, if any, stays in use.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();

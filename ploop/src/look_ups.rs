@@ -1,4 +1,4 @@
-//! What can be asked of an image: its size and format, its files, its file system.
+//! Look-ups: size and format of an image, its files, its file system; and the limit of its deltas.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -18,13 +18,13 @@ use crate::{
 };
 
 impl Ploop {
-    /// The size, cluster size and format of the image (what `ploop_get_spec` answers): of the running
-    /// device, or of the top delta. Works without the driver.
+    /// The size, cluster size and format of the image, as `ploop_get_spec`: of the running device, or of the top
+    /// delta. Needs no driver.
     ///
     /// # Errors
     ///
-    /// [`Busy`](ErrorKind::Busy) for an image that was left in use by a crash (mounting it mends
-    /// that), and as [`Ploop::descriptor`] and [`Header::read`].
+    /// [`Busy`](ErrorKind::Busy) for an image that a crash has left marked as in use (a mount takes the mark off),
+    /// and as [`Ploop::descriptor`] and [`Header::read`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ impl Ploop {
     pub fn image_info(&self) -> Result<ImageInfo> {
         let locked = self.image.lock(&LockedImage::IMAGE_INFO)?;
         let descriptor = device::descriptor(&locked)?;
-        match device::running(&locked, &descriptor)? {
+        match device::running_device(&locked, &descriptor)? {
             Some(device) => info_of_device(&device).ok_or_else(|| {
                 let message = format!("{} does not tell", device.path().display());
                 Error::new(ErrorKind::NoDriver, locked.operation(), message)
@@ -205,9 +205,9 @@ fn info_of_top(operation: &'static str, descriptor: &Descriptor) -> Result<Image
 ///
 /// * Of a mounted image: as it is now.
 /// * Of one that is not, but was mounted since its last change of snapshot: as it was when it was
-///   unmounted, from the note `.statfs` that libploop left beside it. This needs no driver.
+///   unmounted. libploop keeps these numbers in `.statfs` beside the image. This needs no driver.
 /// * Of any other: it is **mounted and unmounted once**, beside its base, which needs the driver and
-///   root, and leaves the note.
+///   root, and writes `.statfs`.
 ///
 /// # Errors
 ///
@@ -223,11 +223,11 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let call = &LockedImage::FS_INFO;
     let descriptor = descriptor.as_ref();
     paths::require_c_path(call.name, descriptor)?;
-    if let Some(noted) = noted(call.name, descriptor)? {
+    if let Some(noted) = read_statfs_file(call.name, descriptor)? {
         return Ok(noted);
     }
     let image = ffi::ImageHandle::open(call.name, descriptor)?;
-    if let Some(mounted) = of_mounted(&image.lock(call)?) {
+    if let Some(mounted) = info_of_mounted(&image.lock(call)?) {
         return Ok(mounted);
     }
     let change = Change::begin(&image, call)?;
@@ -241,8 +241,8 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
 }
 
 /// As the mounted file system has it. Where that cannot be asked, libploop says why.
-fn of_mounted(locked: &LockedImage<'_>) -> Option<FsInfo> {
-    let device = device::running(locked, &locked.descriptor().ok()?).ok()??;
+fn info_of_mounted(locked: &LockedImage<'_>) -> Option<FsInfo> {
+    let device = device::running_device(locked, &locked.descriptor().ok()?).ok()??;
     let target = device::mount_point(device.path()).ok()??;
     let numbers = rustix::fs::statfs(&target).ok()?;
     Some(FsInfo {
@@ -254,20 +254,16 @@ fn of_mounted(locked: &LockedImage<'_>) -> Option<FsInfo> {
     })
 }
 
-/// libploop's note of the file system beside an image that is not mounted: five numbers in the
-/// machine's order. It goes by the note before it looks at anything else, and so does this.
-fn noted(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
+/// Reads `.statfs`, libploop's numbers of the file system in an image that is not mounted: five, in the machine's
+/// byte order. libploop trusts the file before it looks at anything else, and so does this.
+fn read_statfs_file(operation: &'static str, descriptor: &Path) -> Result<Option<FsInfo>> {
     let Some(directory) = descriptor.parent() else {
         return Ok(None);
     };
     let path = directory.join(paths::STATFS_NAME);
     let failed = |error| {
-        Error::io(
-            operation,
-            "the note of the last unmount cannot be read",
-            error,
-        )
-        .with_path(&path)
+        let what = "libploop's statistics of the file system cannot be read";
+        Error::io(operation, what, error).with_path(&path)
     };
     paths::require_own_side_file(operation, &path)?;
     let mut file = match OpenOptions::new()

@@ -30,7 +30,7 @@ pub enum MergeTarget {
     All,
 }
 
-/// What [`Ploop::merge`] is to do.
+/// What [`Ploop::merge`] does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
@@ -59,22 +59,21 @@ impl MergeParam {
 impl Ploop {
     /// Merges deltas of one chain (`ploop_merge_snapshot`).
     ///
-    /// The states in between are gone afterwards; the data of the upper end is what remains. Works on
-    /// a running image, and without the driver on one that is not. Takes as long as copying the data
-    /// of the upper deltas.
+    /// What remains is the state of the upper end; the others are gone. Works on an image that is attached, and without
+    /// the driver on one that is not. Takes as long as copying the data of the upper deltas.
     ///
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for the base, for ends that are not on one chain,
-    /// and where a delta between has other children; [`AlreadyExists`](ErrorKind::AlreadyExists) for
-    /// a new delta that is there, [`Unsupported`](ErrorKind::Unsupported) for a new file in the place
-    /// of a raw base, and for one of format v2 without a driver that supports large disks; [`Busy`](ErrorKind::Busy) for a mounted snapshot,
-    /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there. A merge
-    /// that failed or was cut short after it had begun to write leaves all below the upper end marked
-    /// [temporary](crate::image::Snapshot::temporary): the lowest delta holds part of the data of the others, so
-    /// that their states are gone, and only the upper end reads as before. The next change or mount merges
-    /// them. One to a new file leaves them as they were.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for the base, for ends that are not on one chain, and where a delta
+    /// between has other children; [`AlreadyExists`](ErrorKind::AlreadyExists) for a new delta that is there,
+    /// [`Unsupported`](ErrorKind::Unsupported) for a new file in the place of a raw base, and for one of format v2
+    /// without a driver that supports large disks; [`Busy`](ErrorKind::Busy) for a mounted snapshot,
+    /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there. A merge that failed
+    /// or was cut short after it had begun to write leaves the deltas below the upper end marked
+    /// [temporary](crate::image::Snapshot::temporary): their states are gone, since the lowest already holds part of
+    /// the data of the others. The upper end reads as before. The next change or mount finishes the merge. A merge to
+    /// a new file leaves all as it was.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ bitflags! {
     }
 }
 
-/// What [`Ploop::mount`] is to do.
+/// What [`Ploop::mount`] does.
 ///
 /// ```
 /// use ploop::{MountFlags, MountParam};
@@ -62,7 +62,7 @@ impl MountParam {
         self
     }
 
-    /// Attach this snapshot in the place of the top. It has to be read-only where it has children.
+    /// Attach this snapshot, and not the top. One with children must be mounted read-only.
     pub fn snapshot(mut self, guid: Guid) -> MountParam {
         self.snapshot = Some(guid);
         self
@@ -125,20 +125,21 @@ impl Ploop {
     /// Attaches the image to a device and mounts its file system, if a target is given
     /// (`ploop_mount_image`).
     ///
-    /// Needs the driver and root. libploop checks all deltas first, and *changes* them: an in-use mark
-    /// left by a crash is cleared, a ragged end is cut off, and on ext4 the holes of sparse files are
-    /// filled. Temporary snapshots that are no longer in use are merged afterwards. The mount outlives
-    /// the handle and the process; see [`mount_guard`](Ploop::mount_guard) for one that does not.
+    /// Needs the driver and root. libploop checks all deltas first, and *mends* them: it clears the in-use mark that
+    /// a crash has left, cuts off what lies behind the last whole cluster, and on ext4 fills the holes of sparse
+    /// files. Afterwards it merges temporary snapshots that are no longer in use. The mount outlives the handle and
+    /// the process; the mount of a [`mount_guard`](Ploop::mount_guard) ends with the guard. Takes as long as these,
+    /// and the file system check if it is asked for.
     ///
     /// # Errors
     ///
-    /// [`Busy`](ErrorKind::Busy) where the image is attached already under this name or an image is
-    /// in use, [`NoSnapshot`](ErrorKind::NoSnapshot), [`InvalidInput`](ErrorKind::InvalidInput) for a
-    /// target that is no directory or that libploop could not handle (see [the manual](crate::manual::_11_trust_and_paths#paths)),
-    /// for options that are too long, and for a snapshot with children that is not read-only;
-    /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta, or where the file system check failed
-    /// (code [`FSCK`](crate::Code::FSCK)); [`NoDriver`](ErrorKind::NoDriver),
-    /// [`Tool`](ErrorKind::Tool). After an error the image is detached.
+    /// [`Busy`](ErrorKind::Busy) where the image is attached already under this name, or one of its deltas is in use,
+    /// [`NoSnapshot`](ErrorKind::NoSnapshot), [`InvalidInput`](ErrorKind::InvalidInput) for a target that is no
+    /// directory or that libploop could not handle (see [the manual](crate::manual::_11_trust_and_paths#paths)), for
+    /// options that are too long, and for a snapshot with children that is not read-only;
+    /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta, or where the file system check failed (code
+    /// [`FSCK`](crate::Code::FSCK)); [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool). After an error the
+    /// image is detached.
     ///
     /// ```no_run
     /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
@@ -157,7 +158,7 @@ impl Ploop {
         let result = self.mount_with_component(param);
         if result.is_err() {
             if let Some(component) = self.component() {
-                device::forget_name(component);
+                device::clear_component_name(component);
             }
             self.set_component(before);
         }
@@ -190,11 +191,10 @@ impl Ploop {
         let descriptor = &change.descriptor;
         let guid = param.snapshot.unwrap_or(descriptor.top);
         change.require_snapshot(guid)?;
-        let children = descriptor.children(guid).count();
-        if children > 0 && !param.read_only {
+        if descriptor.children(guid).next().is_some() && !param.read_only {
             return change.refuse(
                 ErrorKind::InvalidInput,
-                format!("{guid} has {children} children, which writing to it would damage; mount it read-only"),
+                format!("{guid} has children, which a write to it would damage; mount it read-only"),
             );
         }
         change.require_attachable(guid)?;
@@ -241,8 +241,8 @@ impl Ploop {
 
     /// [`mount`](Ploop::mount) for as long as the guard lives.
     ///
-    /// The guard dereferences to the handle, for the operations on a running image. Dropping it
-    /// unmounts, and ignores an error; [`MountGuard::umount`] tells.
+    /// The guard dereferences to the handle, so that operations work through it while the image is mounted. Dropping
+    /// it unmounts, and ignores an error; [`MountGuard::umount`] returns it.
     ///
     /// # Errors
     ///
@@ -311,9 +311,9 @@ impl Ploop {
     /// Unmounts the file system and detaches the device (`ploop_umount_image`), of the handle's
     /// [component](Ploop::component).
     ///
-    /// Needs the driver and root. An operation that was interrupted is completed first; the delta of a
-    /// merge that was may be left, and [`check`](crate::image::check) names it. A busy file system is
-    /// tried again for some six seconds, a busy device for a minute.
+    /// Needs the driver and root. An operation that was interrupted is finished first. A merge that was interrupted
+    /// may leave a delta, which [`leftovers`](Ploop::leftovers) names. libploop tries for six seconds to unmount a
+    /// busy file system, and for a minute to detach a busy device.
     ///
     /// # Errors
     ///
@@ -339,8 +339,8 @@ impl Ploop {
         let descriptor = &file.descriptor;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_own_side_files(locked.operation(), locked.path(), deltas)?;
-        match device::running_among(&devices, &locked, descriptor) {
-            Ok(Some(device)) => device::harmless_mount_of(locked.operation(), &device)?,
+        match device::running_device_among(&devices, &locked, descriptor) {
+            Ok(Some(device)) => device::require_harmless_mount_point(locked.operation(), &device)?,
             Ok(None) => {}
             // One that has the deltas and does not run (A15): nothing is mounted from it.
             Err(error) if error.kind() == ErrorKind::Busy => {}
@@ -355,13 +355,13 @@ impl Ploop {
     /// name. Its file system need not be mounted: [`device::mount_point`](crate::device::mount_point)
     /// tells.
     ///
-    /// Answers what `ploop_is_mounted` would of a handle that was just opened, from the descriptor and
-    /// sysfs. Works without the driver, where the answer is no.
+    /// Read from the descriptor and sysfs, with the answer of `ploop_is_mounted` for a handle that was just opened.
+    /// Without the driver the answer is no.
     ///
     /// # Errors
     ///
-    /// As [`Ploop::descriptor`]; [`Busy`](ErrorKind::Busy) for a device that has the image and does not
-    /// run, as a program that was killed leaves it.
+    /// As [`Ploop::descriptor`]; [`Busy`](ErrorKind::Busy) where a program was killed and left the image on a device
+    /// that does not run; unmounting frees it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -373,7 +373,7 @@ impl Ploop {
     pub fn is_mounted(&self) -> Result<bool> {
         let locked = self.image.lock(&LockedImage::IS_MOUNTED)?;
         let descriptor = device::descriptor(&locked)?;
-        Ok(device::running(&locked, &descriptor)?.is_some())
+        Ok(device::running_device(&locked, &descriptor)?.is_some())
     }
 }
 

@@ -17,9 +17,9 @@ bitflags! {
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
     pub struct ReplaceFlag: u32 {
-        /// Rename the new file over the old one, which is removed by that. Both must be on one file
-        /// system. Where the descriptor names a symbolic link, that is what gives way, and the file it
-        /// leads to stays; where the new file is given by one, what it leads to is renamed.
+        /// Rename the new file over the old one, which is thereby removed. Both must be on one file system. Where the
+        /// descriptor names a symbolic link, the link is replaced, and the file it leads to stays. Where the path of
+        /// the new file is a symbolic link, the file it leads to is renamed.
         const KEEP_NAME = ffi::REPLACE_KEEP_NAME;
 
         // What a later libploop knows.
@@ -46,7 +46,7 @@ pub enum ReplaceTarget {
     Level(u32),
 }
 
-/// What [`Ploop::replace`] is to do.
+/// What [`Ploop::replace`] does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
@@ -79,10 +79,9 @@ impl Ploop {
     /// Replaces a delta file by an identical copy of it, on another disk say, while the image is
     /// running or not (`ploop_replace_image`).
     ///
-    /// The new file must have the size and header of the old one; that its data is the same is the
-    /// caller's business. The old file stays where it was, except under
-    /// [`KEEP_NAME`](ReplaceFlag::KEEP_NAME). Without the driver it works on an image that is not
-    /// running. Takes a moment, and reading the block allocation table of the new file.
+    /// The new file must have the size and header of the old one. Whether its data is the same is not checked. The
+    /// old file stays where it was, except with [`KEEP_NAME`](ReplaceFlag::KEEP_NAME). Needs no driver for an image
+    /// that is not attached. Takes as long as reading the block allocation table of the new file.
     ///
     /// # Errors
     ///

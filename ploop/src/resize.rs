@@ -22,7 +22,7 @@ pub enum ResizeMode {
     Offline,
 }
 
-/// What [`Ploop::resize_with`] is to do.
+/// What [`Ploop::resize_with`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
@@ -56,7 +56,7 @@ impl ResizeParam {
         }
     }
 
-    /// The image is mounted in the mount namespace of this process.
+    /// The process in whose mount namespace the image is mounted.
     pub fn mount_namespace(mut self, pid: u32) -> ResizeParam {
         self.mount_namespace = Some(pid);
         self
@@ -84,21 +84,20 @@ impl Ploop {
 
     /// Grows or shrinks the image with its file system (`ploop_resize_image`).
     ///
-    /// Needs the driver, root, and the tools `resize2fs`, `tune2fs`, `dumpe2fs` and `fsck.ext4`. An
-    /// image that is not mounted is mounted for the time beside its base, and unmounted again. Takes
-    /// as long as `resize2fs` and, for shrinking, as long as filling the space that is given up.
+    /// Needs the driver, root, and the tools `resize2fs`, `tune2fs`, `dumpe2fs` and `fsck.ext4`. An image that is not
+    /// mounted is mounted beside its base meanwhile. Takes as long as `resize2fs` and, for shrinking, as long as
+    /// allocating the space that is given up.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a size of four clusters or less and one above the
-    /// format's maximum, [`Busy`](ErrorKind::Busy) for an offline resize of a mounted image and while
-    /// the balloon is in use, [`Unsupported`](ErrorKind::Unsupported) for shrinking a raw image
-    /// without snapshots, and for a file system that is mounted without a balloon, [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool) where one is missing.
-    /// Where the data does not fit: [`InvalidInput`](ErrorKind::InvalidInput) online,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a size of four clusters or less and one above the format's
+    /// maximum, [`Busy`](ErrorKind::Busy) for an offline resize of a mounted image and while the balloon is in use,
+    /// [`Unsupported`](ErrorKind::Unsupported) for shrinking a raw image without snapshots, and for a file system
+    /// that is mounted without a balloon, [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool) where one is
+    /// missing. Where the data does not fit: [`InvalidInput`](ErrorKind::InvalidInput) online,
     /// [`Tool`](ErrorKind::Tool) with the code [`RESIZE_FS`](crate::Code::RESIZE_FS) offline, and
-    /// [`NoSpace`](ErrorKind::NoSpace) where there is nothing left to take.
-    /// After an error the data is whole; the size may have changed in part, and the same call goes on
-    /// from there.
+    /// [`NoSpace`](ErrorKind::NoSpace) where there is nothing left to take. After an error the data is whole. The
+    /// size may have changed in part; the same call continues from there.
     ///
     /// ```no_run
     /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;

@@ -21,8 +21,8 @@ bitflags! {
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
     pub struct SwitchFlag: u32 {
-        /// Keep the old top delta, as a snapshot under a new GUID. It is deleted otherwise, with all
-        /// that was written since the last snapshot.
+        /// Keep the old top delta, as a snapshot under a new GUID. Without this flag it is deleted, with all that was
+        /// written since the last snapshot.
         const SKIP_DESTROY = ffi::SWITCH_SKIP_DESTROY;
         /// Make no new top delta: the snapshot itself becomes the top, is written to from now on,
         /// and loses its GUID. The old top delta is deleted.
@@ -38,7 +38,7 @@ impl SwitchFlag {
     const KNOWN: SwitchFlag = SwitchFlag::SKIP_DESTROY.union(SwitchFlag::SKIP_CREATE);
 }
 
-/// What [`Ploop::snapshot_with`] is to make.
+/// What [`Ploop::snapshot_with`] makes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
@@ -68,7 +68,7 @@ impl SnapshotParam {
     }
 }
 
-/// What [`Ploop::temporary_snapshot`] is to make.
+/// What [`Ploop::temporary_snapshot`] makes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
@@ -117,8 +117,8 @@ impl TemporarySnapshotParam {
         self
     }
 
-    /// Whether [`TemporarySnapshot::holder`] keeps the snapshot. Without one libploop never takes it
-    /// for unused while it is attached, and marks its name with a `~`.
+    /// Whether the snapshot lives as long as [`TemporarySnapshot::holder`] (default: yes). Without a holder it lives
+    /// as long as it is attached, and libploop puts a `~` before its component name.
     pub fn hold(mut self, hold: bool) -> TemporarySnapshotParam {
         self.hold = hold;
         self
@@ -133,8 +133,8 @@ pub struct TemporarySnapshot {
     pub guid: Guid,
     /// The device it is attached to.
     pub device: PathBuf,
-    /// Keeps the snapshot. When it is dropped, the next operation that clears temporary snapshots away
-    /// unmounts, detaches and merges it.
+    /// Keeps the snapshot. Once this is dropped, the next mount or change of the image unmounts, detaches and merges
+    /// the snapshot.
     pub holder: Option<OwnedFd>,
 }
 
@@ -187,10 +187,10 @@ impl Ploop {
 
     /// Makes a snapshot and returns its GUID (`ploop_create_snapshot`).
     ///
-    /// The top delta becomes the snapshot, and an empty one is the new top. Works on a running image,
-    /// whose file system is synced, and without the driver on one that is not. Takes a moment, but
-    /// temporary snapshots that are no longer in use are merged on the way, which copies their data;
-    /// and the top delta of an image that was not detached cleanly is checked and mended.
+    /// The top delta becomes the snapshot, and an empty one is the new top. Works on a running image, whose file
+    /// system is synced, and without the driver on one that is not. Takes a moment, but first merges temporary
+    /// snapshots that are no longer in use, which copies their data, and checks and mends the top delta of an image
+    /// that was not detached cleanly.
     ///
     /// # Errors
     ///
@@ -215,7 +215,7 @@ impl Ploop {
     pub fn snapshot_with(&mut self, param: &SnapshotParam) -> Result<Guid> {
         let change = Change::begin(&self.image, &LockedImage::SNAPSHOT)?;
         let guid = param.guid.unwrap_or_else(Guid::generate);
-        let directory = new_snapshot(&change, guid, param.directory.as_deref())?;
+        let directory = check_new_snapshot(&change, guid, param.directory.as_deref())?;
         let c_guid = CText::guid(guid);
         change.run(DescriptorWrite::Staged, |locked| {
             locked.create_snapshot(&c_guid, directory.as_ref())
@@ -226,7 +226,7 @@ impl Ploop {
     /// Makes a snapshot for a while, to back up a running image: it is attached read-only at once,
     /// and libploop merges it when it is no longer used (`ploop_create_temporary_snapshot`).
     ///
-    /// Needs the driver.
+    /// Needs the driver and root; takes as long as [`snapshot_with`](Ploop::snapshot_with).
     ///
     /// # Errors
     ///
@@ -257,7 +257,7 @@ impl Ploop {
             );
         }
         let guid = param.guid.unwrap_or_else(Guid::generate);
-        let directory = new_snapshot(&change, guid, param.directory.as_deref())?;
+        let directory = check_new_snapshot(&change, guid, param.directory.as_deref())?;
         change.require_attachable(change.descriptor.top)?;
         let target = param
             .target
@@ -315,13 +315,12 @@ impl Ploop {
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot
-    /// with children under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), and both flags at once, which
-    /// contradict each other; [`Busy`](ErrorKind::Busy) while attached;
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied) where the kernel keeps the old top delta, for it
-    /// is immutable, or attached where this process does not see it;
-    /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that
-    /// supports large disks. After an error the image is as it was.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot with children
+    /// under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), and both flags at once, which contradict each other;
+    /// [`Busy`](ErrorKind::Busy) while attached; [`PermissionDenied`](ErrorKind::PermissionDenied) where the kernel
+    /// does not remove the old top delta, because it is immutable, or attached where this process does not see it;
+    /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that supports large
+    /// disks. After an error the image is as it was.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -415,23 +414,22 @@ impl Ploop {
     /// * A snapshot with one child: the child is merged down into it, which copies the child's data;
     ///   on a running image too.
     /// * One without children: its delta file is removed.
-    /// * One with two or more: it is marked temporary, and goes when one child is left. That counts
-    ///   as success; [`Ploop::descriptor`] shows it.
+    /// * One with two or more: it is marked temporary, and removed once it has one child. The call
+    ///   succeeds all the same; [`Ploop::descriptor`] shows the mark.
     ///
     /// Temporary snapshots that are no longer in use are merged as well.
     ///
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a base without children,
-    /// [`Busy`](ErrorKind::Busy) for the top of an attached image, a mounted snapshot, and one that is
-    /// marked already and still has several children, [`Corrupt`](ErrorKind::Corrupt) where a delta in
-    /// question is damaged or no delta at all, [`PermissionDenied`](ErrorKind::PermissionDenied) where
-    /// the kernel keeps the delta of a snapshot without children, for it is immutable, or attached
-    /// where this process does not see it; the image is then as it was. A merge that
-    /// failed or was cut short after it had begun to write leaves the snapshot marked temporary, for its
-    /// own state is gone: its delta holds part of the data of the one above, through which it all reads
-    /// as before. The next change or mount merges it.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a base without children, [`Busy`](ErrorKind::Busy) for the top
+    /// of an attached image, a mounted snapshot, and one that is marked already and still has several children,
+    /// [`Corrupt`](ErrorKind::Corrupt) where a delta in question is damaged or no delta at all,
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) where the kernel does not remove the delta of a snapshot
+    /// without children, because it is immutable, or attached where this process does not see it; the image is then
+    /// as it was. A merge that failed or was cut short after it had begun to write leaves the snapshot marked
+    /// temporary: its own state is gone, since its delta already holds part of the child's data. The child reads as
+    /// before. The next change or mount finishes the merge.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -472,7 +470,7 @@ impl Ploop {
 }
 
 /// The checks of a new snapshot.
-fn new_snapshot(
+fn check_new_snapshot(
     change: &Change<'_>,
     guid: Guid,
     directory: Option<&Path>,
@@ -492,17 +490,17 @@ fn new_snapshot(
         );
     }
     // Where a device runs, libploop leaves it for later; elsewhere it fails, and does not say why.
-    let waits = descriptor
+    let blocking = descriptor
         .snapshots
         .iter()
         .find(|snapshot| snapshot.temporary && descriptor.children(snapshot.guid).count() > 1);
-    if let (Some(waits), None) = (waits, change.found_device()) {
+    if let (Some(blocking), None) = (blocking, change.found_device()) {
         return change.refuse(
             ErrorKind::Busy,
             format!(
-                "the temporary snapshot {} is in the way: it has {} children, and goes when one is left; delete the others first",
-                waits.guid,
-                descriptor.children(waits.guid).count(),
+                "the temporary snapshot {} is in the way: it has {} children, and is removed once one is left; delete the others first",
+                blocking.guid,
+                descriptor.children(blocking.guid).count(),
             ),
         );
     }

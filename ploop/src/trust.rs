@@ -1,10 +1,9 @@
-//! Who else can write to an image while it is changed.
+//! Trust: images that others than root and the caller can write to are not changed, unless allowed.
 //!
-//! libploop opens the files of an image by their names, some of them several times, and some as a
-//! shell's arguments. Whoever can write to the directory of an image, to its descriptor or to a delta
-//! can exchange them between two such moments, and have a program of root's overwrite, remove or run
-//! what it should not. Nothing that looks before or after can keep that out. So where the program is
-//! root's, an image that somebody else could write to is not changed, created in, mounted or resized:
+//! libploop opens the files of an image by their names, some of them several times, and some as a shell's arguments.
+//! Whoever can write to the directory of an image, to its descriptor or to a delta can exchange them in between, and
+//! make a program that runs as root overwrite, remove or run what it should not. No check before or after can prevent
+//! that. So a program that runs as root neither makes, changes nor mounts an image that somebody else can write to:
 //! [`PermissionDenied`](crate::ErrorKind::PermissionDenied), with the file and what to do.
 //!
 //! Somebody else is
@@ -19,8 +18,7 @@
 //! directories above are not: keep images below directories that are root's. What is inside an image belongs to a stranger anyway, and
 //! can do no more than make an operation fail.
 //!
-//! Where a program knows better, in a container of its own say, or on a file system that cannot store
-//! owners:
+//! A program that knows better, in a container of its own say, or on a file system without owners, allows it:
 //!
 //! ```
 //! ploop::trust::allow_other_writers(true);
@@ -41,8 +39,8 @@ use crate::{Error, ErrorKind, Result};
 
 static ALLOWED: AtomicBool = AtomicBool::new(false);
 
-/// Whether images that others than root can write to are changed all the same, by all threads of this
-/// process. No, unless it is set.
+/// Sets whether images that others than root can write to are changed all the same, for the whole process (default:
+/// no).
 pub fn allow_other_writers(allowed: bool) {
     ALLOWED.store(allowed, Ordering::Relaxed);
 }
@@ -59,7 +57,7 @@ pub(crate) fn require_no_other_writers<'a>(
     operation: &'static str,
     files: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
-    if !concerns_this_process() {
+    if !applies_to_this_process() {
         return Ok(());
     }
     let mut looked_at = HashSet::new();
@@ -113,7 +111,7 @@ fn directories_of(file: &Path) -> Vec<PathBuf> {
             let Ok(target) = fs::read_link(&so_far) else {
                 continue;
             };
-            if !is_kept(&above, &so_far) {
+            if !is_protected_link(&above, &so_far) {
                 found.push(above.clone());
             }
             links += 1;
@@ -127,7 +125,7 @@ fn directories_of(file: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether others can neither remove nor rename this link of root's, though they can write beside it.
-fn is_kept(directory: &Path, link: &Path) -> bool {
+fn is_protected_link(directory: &Path, link: &Path) -> bool {
     const STICKY: u32 = 0o1000;
     let of_root = |metadata: Metadata| (metadata.uid() == 0).then_some(metadata.mode());
     let directory = fs::metadata(directory).ok().and_then(of_root);
@@ -137,14 +135,14 @@ fn is_kept(directory: &Path, link: &Path) -> bool {
 
 /// That nobody else can write to this directory, in which an image is to be made.
 pub(crate) fn require_own_directory(operation: &'static str, directory: &Path) -> Result<()> {
-    if !concerns_this_process() {
+    if !applies_to_this_process() {
         return Ok(());
     }
     require_no_other_writer(operation, directory)
 }
 
 /// Who is not root risks no more than is theirs.
-fn concerns_this_process() -> bool {
+fn applies_to_this_process() -> bool {
     rustix::process::geteuid().is_root() && !are_other_writers_allowed()
 }
 
