@@ -194,7 +194,9 @@ impl Ploop {
         if descriptor.children(guid).next().is_some() && !param.read_only {
             return change.refuse(
                 ErrorKind::InvalidInput,
-                format!("{guid} has children, which a write to it would damage; mount it read-only"),
+                format!(
+                    "{guid} has children, which a write to it would damage; mount it read-only"
+                ),
             );
         }
         change.require_attachable(guid)?;
