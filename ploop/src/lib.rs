@@ -4,10 +4,11 @@
 //! with thin provisioning, resize both ways, instant snapshots, merges and live copy. The kernel's
 //! ploop driver makes a block device of such an image. libploop is the C library that manages them.
 //! The module `image` reads images without either.
+//!
 #![cfg_attr(feature = "libploop", doc = include_str!("manual/front.md"))]
 #![cfg_attr(
     all(feature = "image", not(feature = "libploop")),
-    doc = "\nThis is its documentation without the C library: see [`image`]."
+    doc = "This is the documentation without the C library: all that is left is [`image`]."
 )]
 //!
 //! # Features
