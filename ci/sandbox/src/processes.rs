@@ -22,7 +22,7 @@ pub(crate) struct Namespace {
     processes: Vec<u32>,
 }
 
-/// All of a sandbox: its own, and those that the program made, for they have copies of the mounts.
+/// All of a sandbox: its own, and those that the program made, which have copies of the mounts.
 pub(crate) fn namespaces_of(sandbox: &SandboxDirectory) -> Vec<Namespace> {
     let mut namespaces: HashMap<PathBuf, Option<Namespace>> = HashMap::new();
     for process in all() {
