@@ -1,4 +1,4 @@
-//! Names of attachments.
+//! `ComponentName`: the name of one of several attachments of an image.
 
 use std::fmt;
 use std::str::FromStr;

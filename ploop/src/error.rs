@@ -1,4 +1,4 @@
-//! What can go wrong, and how a program finds out which.
+//! `Error`, `ErrorKind` and libploop's return codes (`SYSEXIT_*`).
 
 use std::fmt;
 use std::io;
@@ -389,7 +389,7 @@ impl From<Error> for io::Error {
 pub enum ErrorKind {
     /// A descriptor, image, directory or device does not exist.
     NotFound,
-    /// What was to be made is there already; it was left as it was.
+    /// What was to be made already exists. It was left as it was.
     AlreadyExists,
     /// An argument is unusable; nothing was done.
     InvalidInput,
@@ -491,6 +491,8 @@ macro_rules! codes {
 ///
 /// assert_eq!(Code::LOCK.get(), 23);
 /// assert_eq!(Code::LOCK.to_string(), "SYSEXIT_LOCK = 23");
+/// assert_eq!(Code::NOSNAP.name(), Some("NOSNAP"));
+/// assert_eq!(Code::NOSNAP.kind(), ploop::ErrorKind::NoSnapshot);
 /// assert_eq!(Code::from(-1).name(), None);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -554,8 +556,8 @@ impl Code {
         self.0
     }
 
-    /// The kind an error with this code has where nothing more is known. What libploop returns for
-    /// several failures alike is [`ErrorKind::Other`].
+    /// The kind of an error with this code, where nothing else says more. A code that libploop uses for
+    /// several kinds of failure is [`ErrorKind::Other`].
     #[must_use]
     pub const fn kind(self) -> ErrorKind {
         match self {

@@ -1,4 +1,4 @@
-//! How an image is laid out and what is in it.
+//! `ImageMode`, `FormatVersion` and `FsType`: how an image is laid out and what is in it.
 
 use std::fmt;
 use std::str::FromStr;

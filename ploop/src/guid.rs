@@ -1,4 +1,4 @@
-//! Names of deltas and snapshots.
+//! `Guid`: the name of a snapshot and of its delta.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,9 +9,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// The name of a snapshot, and of the delta that holds it.
 ///
-/// Always shown as libploop writes it: lower case, in braces. libploop looks GUIDs up without
-/// regard to case but guards the running top delta with regard to it; every spelling is brought to
-/// this form before it reaches C.
+/// Always shown as libploop writes it: lower case, in braces. libploop ignores case when it looks a GUID up, but not
+/// when it protects the running top delta, so every spelling is brought to this form before it reaches C.
 ///
 /// ```
 /// use ploop::Guid;
@@ -19,6 +18,8 @@ use crate::{Error, ErrorKind, Result};
 /// let guid: Guid = "5FBAABE3-6958-40FF-92A7-860E329AAB41".parse()?;
 /// assert_eq!(guid, Guid::TOP);
 /// assert_eq!(guid.to_string(), "{5fbaabe3-6958-40ff-92a7-860e329aab41}");
+/// assert_eq!(Guid::generate().as_uuid().get_version_num(), 4);
+/// assert_ne!(Guid::generate(), Guid::NONE);
 /// # Ok::<(), ploop::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,7 +31,7 @@ impl Guid {
     /// No delta: the parent of the base.
     pub const NONE: Guid = Guid(Uuid::nil());
 
-    /// A new random (version 4) GUID. In the place of C's `ploop_uuid_generate`, which aborts the
+    /// A new random (version 4) GUID. Instead of C's `ploop_uuid_generate`, which aborts the
     /// process when its buffer is short and opens `/dev/urandom` each time.
     ///
     /// The kernel is asked for each of them. Nothing random is kept in the process, so that neither a

@@ -1,9 +1,17 @@
-//! Answers to what is asked of an image, in libploop's units.
+//! `FsInfo` and `ImageInfo`: what libploop tells of an image, in its own units.
 
 use crate::Size;
 
-/// The file system in an image, in the numbers of `statfs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The file system in an image, in the numbers of `statfs`. It has goploop's fields, and gets no others.
+///
+/// ```
+/// use ploop::{FsInfo, Size};
+///
+/// let info = FsInfo { block_size: 4096, blocks: 1024, blocks_free: 256, ..FsInfo::default() };
+/// assert_eq!(info.size(), Size::from_mib(4));
+/// assert_eq!(info.free(), Size::from_mib(1));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FsInfo {
     /// Bytes per block.
@@ -32,8 +40,15 @@ impl FsInfo {
     }
 }
 
-/// The virtual disk, in libploop's units.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The virtual disk, in libploop's units. It has goploop's fields, and gets no others.
+///
+/// ```
+/// use ploop::{ImageInfo, Size};
+///
+/// let info = ImageInfo { blocks: 20480, block_size: 2048, version: 2 };
+/// assert_eq!(info.size(), Size::from_mib(10));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ImageInfo {
     /// The size of the disk in sectors of 512 bytes.

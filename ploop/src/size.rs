@@ -1,4 +1,4 @@
-//! Sizes that carry their unit.
+//! `Size` and `ClusterSize`: amounts of bytes whose unit is named.
 
 use std::fmt;
 use std::iter::Sum;
@@ -40,6 +40,10 @@ const SECTOR: u64 = 512;
 /// assert_eq!(Size::from_gib(10).bytes(), 10 << 30);
 /// assert_eq!("1.5G".parse::<Size>()?, Size::from_mib(1536));
 /// assert_eq!(Size::from_mib(384) + Size::from_kib(64) * 2, "393344K".parse()?);
+/// assert_eq!(Size::from_bytes(513).sectors(), 2);
+/// assert_eq!(Size::from_sectors(2048).checked_sub(Size::from_gib(1)), None);
+/// assert_eq!(Size::MAX.checked_add(Size::from_kib(1)), None);
+/// assert!((Size::from_kib(1) - Size::from_kib(2)).is_zero());
 ///
 /// let size = Size::from_bytes(10_000_001);
 /// assert_eq!(size.to_string(), "10000001 B");
@@ -287,6 +291,8 @@ fn parse(text: &str) -> Option<Size> {
 /// use ploop::ClusterSize;
 ///
 /// assert_eq!(ClusterSize::from_bytes(1 << 20)?, ClusterSize::DEFAULT);
+/// assert_eq!("64K".parse::<ClusterSize>()?, ClusterSize::from_sectors(128)?);
+/// assert_eq!(ClusterSize::from_log2_sectors(11)?.bytes(), 1 << 20);
 /// assert!(ClusterSize::from_bytes(96 * 1024).is_err());
 /// # Ok::<(), ploop::Error>(())
 /// ```

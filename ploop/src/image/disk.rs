@@ -214,6 +214,17 @@ impl Disk {
 
     /// Opens the image as of a snapshot.
     ///
+    /// ```no_run
+    /// use ploop::{Descriptor, image::Disk};
+    ///
+    /// let path = "/vz/private/101/root.hdd/DiskDescriptor.xml";
+    /// for snapshot in Descriptor::open(path)?.snapshots {
+    ///     let disk = Disk::open_snapshot(path, snapshot.guid)?;
+    ///     println!("{} has {}", snapshot.guid, disk.size());
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`Disk::open`]; also [`ErrorKind::NoSnapshot`] where the image has no such snapshot.
@@ -256,6 +267,16 @@ impl Disk {
     /// [`ErrorKind::Corrupt`] where the block table leads out of the file, [`ErrorKind::Io`] where
     /// the file cannot be read; both with file and offset. The contents of the buffer are then
     /// undefined.
+    ///
+    /// ```no_run
+    /// use ploop::image::Disk;
+    ///
+    /// let disk = Disk::open_image("/vz/private/101/root.hdd/root.hds")?;
+    /// let mut block = vec![0; disk.cluster().bytes() as usize];
+    /// let len = disk.read_at(&mut block, 1 << 20)?;
+    /// println!("{len} bytes, of {}", disk.size());
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let left = self.size().bytes().saturating_sub(offset);
         let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
@@ -269,12 +290,36 @@ impl Disk {
     /// Clusters are taken as the tables have them, even where their contents are zero; a plain base
     /// counts where its file has no holes. The tables are read along the way: memory does not grow
     /// with the disk. After an error, which is as in [`read_at`](Disk::read_at), the iterator ends.
+    ///
+    /// ```no_run
+    /// use ploop::image::Disk;
+    ///
+    /// let disk = Disk::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// for extent in disk.extents() {
+    ///     let extent = extent?;
+    ///     println!("{} bytes at {}", extent.len, extent.offset);
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn extents(&self) -> Extents<'_> {
         Extents::new(&self.chain)
     }
 
     /// As [`extents`](Disk::extents), split where the data lies in another file or elsewhere in the
     /// same file.
+    ///
+    /// ```no_run
+    /// use ploop::image::Disk;
+    ///
+    /// let disk = Disk::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// let files: Vec<_> = disk.files().collect();
+    /// for mapping in disk.mappings() {
+    ///     let mapping = mapping?;
+    ///     let file = files[mapping.level].display();
+    ///     println!("{} is at {} of {file}", mapping.offset, mapping.file_offset);
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     pub fn mappings(&self) -> Mappings<'_> {
         Mappings::new(&self.chain)
     }

@@ -137,6 +137,16 @@ impl Disk {
     /// without a name, a killed export leaves `.NAME.….partial` behind.) The tables are read before
     /// the file is made, so that a damaged one is found at once.
     ///
+    /// ```no_run
+    /// use ploop::image::{Disk, ExportOptions};
+    ///
+    /// let disk = Disk::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
+    /// disk.export("/backup/101.raw", &ExportOptions::new(), |progress| {
+    ///     println!("{:.1} of {:.1}", progress.copied, progress.total);
+    /// })?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::AlreadyExists`] where the file exists (see [`ExportOptions::overwrite`]),

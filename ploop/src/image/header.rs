@@ -52,6 +52,19 @@ bitflags::bitflags! {
 /// A `Header` that was read is consistent: the table holds an entry for each cluster of the disk
 /// and ends where the data begins, on a cluster boundary. libploop checks none of that, and a header
 /// that lies makes it write beyond its buffers.
+///
+/// ```
+/// use ploop::image::{Header, HeaderFlags};
+/// use ploop::{ClusterSize, FormatVersion, Size};
+///
+/// let header = Header::new(FormatVersion::V2, ClusterSize::DEFAULT, Size::from_gib(10))?;
+/// assert_eq!((header.entries(), header.data_start()), (10240, 1 << 20));
+/// assert!(header.flags.contains(HeaderFlags::EMPTY));
+///
+/// assert_eq!(Header::parse(&header.to_bytes())?, header);
+/// assert!(header.check_len(64).is_err()); // the table is not there
+/// # Ok::<(), ploop::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -18,7 +18,7 @@
 //! let disk = Disk::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
 //! println!("{} in {} partitions", disk.size(), disk.partitions()?.len());
 //! disk.export("/backup/101.raw", &ExportOptions::new(), |progress| {
-//!     println!("{} of {}", progress.copied, progress.total);
+//!     println!("{:.1} of {:.1}", progress.copied, progress.total);
 //! })?;
 //! # Ok::<(), ploop::Error>(())
 //! ```

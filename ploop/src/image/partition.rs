@@ -63,6 +63,19 @@ impl Disk {
     /// Reads GUID partition tables, their backup where the first is damaged, and master boot
     /// records with logical partitions.
     ///
+    /// ```no_run
+    /// use ploop::image::{Disk, PartitionKind};
+    ///
+    /// for partition in Disk::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?.partitions()? {
+    ///     let label = match &partition.kind {
+    ///         PartitionKind::Gpt { name, .. } => name,
+    ///         _ => "",
+    ///     };
+    ///     println!("{} {} {label}", partition.number, partition.size);
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Corrupt`] where a table is damaged or leads out of the disk,

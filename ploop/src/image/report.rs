@@ -6,6 +6,16 @@ use std::path::PathBuf;
 use crate::{Guid, Size};
 
 /// What [`check`](super::check) or [`check_image`](super::check_image) found.
+///
+/// ```
+/// use ploop::image::{self, Issue, Severity};
+///
+/// let report = image::check("/none/DiskDescriptor.xml");
+/// assert!(!report.is_sound() && !report.is_clean());
+/// assert_eq!(report.worst(), Some(Severity::Error));
+/// assert!(report.has(Issue::Descriptor));
+/// println!("{report}");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default))]
