@@ -36,11 +36,11 @@ fn lines(file: &Path) -> Vec<String> {
 #[test]
 fn the_log_file_gets_what_happens_until_it_is_closed() {
     let _alone = alone();
-    let mut known = FilledImage::new(ImageMode::Expanded);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("first.log"), dir.path().join("second.log"));
     log::set_log_file(Some(&first)).unwrap();
-    let guid = known.ploop.snapshot().unwrap();
+    let guid = filled.ploop.snapshot().unwrap();
     let written = lines(&first);
     assert!(
         written.iter().any(|line| line.contains(&guid.to_string())),
@@ -49,19 +49,19 @@ fn the_log_file_gets_what_happens_until_it_is_closed() {
     // What is in the file stays, and a path that cannot be opened changes nothing.
     let error = log::set_log_file(Some(Path::new("/no/such/directory/log"))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-    known.ploop.snapshot().unwrap();
+    filled.ploop.snapshot().unwrap();
     assert!(lines(&first).len() > written.len());
     assert!(lines(&first).starts_with(&written));
 
     log::set_log_file(Some(&second)).unwrap();
     let until_here = lines(&first);
-    known.ploop.snapshot().unwrap();
+    filled.ploop.snapshot().unwrap();
     assert_eq!(lines(&first), until_here);
     assert!(!lines(&second).is_empty());
 
     log::set_log_file(None).unwrap();
     let until_here = lines(&second);
-    known.ploop.snapshot().unwrap();
+    filled.ploop.snapshot().unwrap();
     assert_eq!(lines(&second), until_here);
     // To close it twice is no error.
     log::set_log_file(None).unwrap();
@@ -70,15 +70,15 @@ fn the_log_file_gets_what_happens_until_it_is_closed() {
 #[test]
 fn the_log_level_sets_how_much_is_written() {
     let _alone = alone();
-    let mut known = FilledImage::new(ImageMode::Expanded);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("log");
     log::set_log_file(Some(&file)).unwrap();
     log::set_log_level(-2);
-    known.ploop.snapshot().unwrap();
+    filled.ploop.snapshot().unwrap();
     assert!(lines(&file).is_empty());
     log::set_log_level(3);
-    known.ploop.snapshot().unwrap();
+    filled.ploop.snapshot().unwrap();
     assert!(!lines(&file).is_empty());
     log::set_log_file(None).unwrap();
 }
@@ -91,9 +91,9 @@ fn nothing_is_printed_unless_it_is_asked_for() {
         if let Ok(level) = level.parse() {
             log::set_verbose_level(level);
         }
-        let mut known = FilledImage::new(ImageMode::Expanded);
-        known.ploop.snapshot().unwrap();
-        known.ploop.umount().unwrap_err();
+        let mut filled = FilledImage::new(ImageMode::Expanded);
+        filled.ploop.snapshot().unwrap();
+        filled.ploop.umount().unwrap_err();
         return;
     }
     let printed = |level: &str| {
@@ -125,9 +125,9 @@ fn the_log_file_can_be_changed_at_any_time() {
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                let mut known = FilledImage::new(ImageMode::Expanded);
+                let mut filled = FilledImage::new(ImageMode::Expanded);
                 for _ in 0..30 {
-                    known
+                    filled
                         .ploop
                         .set_max_delta_size(Size::from_sectors(1))
                         .unwrap();
@@ -143,9 +143,9 @@ fn the_log_file_can_be_changed_at_any_time() {
 }
 
 /// Another process would hold it in the same way.
-fn held(known: &FilledImage) -> File {
-    known.ploop_once();
-    let file = File::open(known.path("DiskDescriptor.xml.lck")).unwrap();
+fn held(filled: &FilledImage) -> File {
+    filled.ploop_once();
+    let file = File::open(filled.path("DiskDescriptor.xml.lck")).unwrap();
     flock(&file, FlockOperation::LockExclusive).unwrap();
     file
 }
@@ -168,41 +168,41 @@ fn refused_after<T: std::fmt::Debug>(f: impl FnOnce() -> Result<T>) -> Duration 
 fn the_handles_timeout_goes_before_the_processs() {
     let _alone = alone();
     assert_eq!(lock::timeout(), Duration::from_secs(60));
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    let lock = held(&known);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    let lock = held(&filled);
     lock::set_timeout(Duration::from_millis(200));
     assert_eq!(lock::timeout(), Duration::from_millis(200));
-    let waited = refused_after(|| known.ploop.snapshot());
+    let waited = refused_after(|| filled.ploop.snapshot());
     assert!(waited >= Duration::from_millis(200), "{waited:?}");
 
-    known
+    filled
         .ploop
         .set_lock_timeout(Some(Duration::from_millis(500)));
-    let waited = refused_after(|| known.ploop.top_delta_file());
+    let waited = refused_after(|| filled.ploop.top_delta_file());
     assert!(waited >= Duration::from_millis(500), "{waited:?}");
 
     // Longer than any machine needs for a call that does not wait.
     lock::set_timeout(Duration::from_secs(600));
-    known.ploop.set_lock_timeout(Some(Duration::ZERO));
-    let waited = refused_after(|| known.ploop.descriptor());
+    filled.ploop.set_lock_timeout(Some(Duration::ZERO));
+    let waited = refused_after(|| filled.ploop.descriptor());
     assert!(waited < Duration::from_secs(300), "{waited:?}");
 
     // The image as it was, and no longer locked.
     drop(lock);
-    known.ploop.snapshot().unwrap();
-    known.ploop.set_lock_timeout(None);
+    filled.ploop.snapshot().unwrap();
+    filled.ploop.set_lock_timeout(None);
     lock::set_timeout(Duration::from_secs(60));
-    known.ploop.snapshot().unwrap();
-    assert_eq!(known.descriptor().snapshots.len(), 3);
+    filled.ploop.snapshot().unwrap();
+    assert_eq!(filled.descriptor().snapshots.len(), 3);
 }
 
 #[test]
 fn a_wait_ends_as_soon_as_the_lock_is_free() {
     let _alone = alone();
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    let lock = held(&known);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    let lock = held(&filled);
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| known.ploop.snapshot());
+        let waiting = scope.spawn(|| filled.ploop.snapshot());
         thread::sleep(Duration::from_millis(300));
         assert!(!waiting.is_finished());
         drop(lock);
@@ -211,11 +211,11 @@ fn a_wait_ends_as_soon_as_the_lock_is_free() {
 }
 
 /// What makes an image one that others can write to.
-fn given_to_others(known: &FilledImage, what: &str) {
-    let directory = known.dir.path().to_owned();
+fn given_to_others(filled: &FilledImage, what: &str) {
+    let directory = filled.dir.path().to_owned();
     let (descriptor, delta) = (
-        known.path("DiskDescriptor.xml"),
-        known.file_of(ploop::Guid::TOP),
+        filled.path("DiskDescriptor.xml"),
+        filled.file_of(ploop::Guid::TOP),
     );
     let mode = |path: &Path, mode: u32| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -300,13 +300,13 @@ fn what_others_can_write_to_is_not_changed() {
         "a delta by two links, the second in a directory for everybody",
         "a delta behind a directory of another user's",
     ] {
-        let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
-        given_to_others(&known, what);
-        let before = Contents::of(known.dir.path());
+        let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+        given_to_others(&filled, what);
+        let before = Contents::of(filled.dir.path());
         let elsewhere = tempfile::tempdir().unwrap();
         let replacement = elsewhere.path().join("replacement");
-        fs::copy(known.file_of(guids[0]), &replacement).unwrap();
-        let image = &mut known.ploop;
+        fs::copy(filled.file_of(guids[0]), &replacement).unwrap();
+        let image = &mut filled.ploop;
         let results = [
             ("snapshot", image.snapshot().map(|_| ())),
             ("switch", image.switch_snapshot(guids[0])),
@@ -332,7 +332,7 @@ fn what_others_can_write_to_is_not_changed() {
             ("mount", image.mount(&MountParam::new()).map(|_| ())),
             (
                 "fs info",
-                ploop::fs_info(known.dir.path().join("DiskDescriptor.xml")).map(|_| ()),
+                ploop::fs_info(filled.dir.path().join("DiskDescriptor.xml")).map(|_| ()),
             ),
         ];
         for (operation, result) in results {
@@ -346,14 +346,14 @@ fn what_others_can_write_to_is_not_changed() {
         }
         before.assert_unchanged(what);
         // Looking is no change.
-        known.ploop.image_info().unwrap();
-        assert_eq!(known.ploop.descriptor().unwrap().snapshots.len(), 3);
+        filled.ploop.image_info().unwrap();
+        assert_eq!(filled.ploop.descriptor().unwrap().snapshots.len(), 3);
 
         trust::allow_other_writers(true);
-        let made = known.ploop.snapshot();
+        let made = filled.ploop.snapshot();
         trust::allow_other_writers(false);
-        known.took(made.unwrap());
-        known.verify();
+        filled.took(made.unwrap());
+        filled.verify();
     }
 }
 
@@ -369,22 +369,22 @@ fn nothing_is_made_where_others_can_write() {
         error.path(),
         Some(fs::canonicalize(directory.path()).unwrap().as_path())
     );
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.ploop.snapshot().unwrap();
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.ploop.snapshot().unwrap();
     let replacement = directory.path().join("replacement");
-    fs::copy(known.file_of(ploop::Guid::TOP), &replacement).unwrap();
-    let before = Contents::of(known.dir.path());
+    fs::copy(filled.file_of(ploop::Guid::TOP), &replacement).unwrap();
+    let before = Contents::of(filled.dir.path());
     let elsewhere = directory.path();
     for result in [
-        known
+        filled
             .ploop
             .snapshot_with(&SnapshotParam::new().directory(elsewhere))
             .map(drop),
-        known
+        filled
             .ploop
             .merge(&MergeParam::new(MergeTarget::All).new_delta(elsewhere.join("merged")))
             .map(drop),
-        known.ploop.replace(&ReplaceParam::new(
+        filled.ploop.replace(&ReplaceParam::new(
             &replacement,
             ReplaceTarget::Guid(ploop::Guid::TOP),
         )),

@@ -20,46 +20,46 @@ type Test = fn(&mut FilledImage) -> Result<(), Error>;
 
 fn main() -> ExitCode {
     let tests: &[(&str, ErrorKind, Test)] = &[
-        ("mount", ErrorKind::NoDriver, |known| {
-            known.ploop.mount(&MountParam::new()).map(drop)
+        ("mount", ErrorKind::NoDriver, |filled| {
+            filled.ploop.mount(&MountParam::new()).map(drop)
         }),
-        ("mount_on_a_target", ErrorKind::NoDriver, |known| {
+        ("mount_on_a_target", ErrorKind::NoDriver, |filled| {
             let target = tempfile::tempdir().unwrap();
             let param = MountParam::new().target(target.path()).fsck(true);
-            known.ploop.mount(&param).map(drop)
+            filled.ploop.mount(&param).map(drop)
         }),
-        ("mount_under_a_component", ErrorKind::NoDriver, |known| {
+        ("mount_under_a_component", ErrorKind::NoDriver, |filled| {
             let param = MountParam::new().component("name".parse()?);
-            let result = known.ploop.mount(&param).map(drop);
+            let result = filled.ploop.mount(&param).map(drop);
             // What failed gave the handle no name.
-            assert_eq!(known.ploop.component(), None);
+            assert_eq!(filled.ploop.component(), None);
             result
         }),
-        ("mount_a_snapshot", ErrorKind::NoDriver, |known| {
-            let guid = known.snapshot();
+        ("mount_a_snapshot", ErrorKind::NoDriver, |filled| {
+            let guid = filled.snapshot();
             let param = MountParam::new().snapshot(guid).read_only(true);
-            known.ploop.mount(&param).map(drop)
+            filled.ploop.mount(&param).map(drop)
         }),
-        ("mount_guard", ErrorKind::NoDriver, |known| {
-            known.ploop.mount_guard(&MountParam::new()).map(drop)
+        ("mount_guard", ErrorKind::NoDriver, |filled| {
+            filled.ploop.mount_guard(&MountParam::new()).map(drop)
         }),
-        ("umount", ErrorKind::NotMounted, |known| {
-            let result = known.ploop.umount();
+        ("umount", ErrorKind::NotMounted, |filled| {
+            let result = filled.ploop.umount();
             assert!(result.as_ref().unwrap_err().is_not_mounted());
             result
         }),
         ("umount_a_device", ErrorKind::NoDriver, |_| {
             device::umount("/dev/ploop0")
         }),
-        ("resize_online", ErrorKind::NoDriver, |known| {
-            known.ploop.resize(Size::from_mib(8), ResizeMode::Online)
+        ("resize_online", ErrorKind::NoDriver, |filled| {
+            filled.ploop.resize(Size::from_mib(8), ResizeMode::Online)
         }),
-        ("resize_offline", ErrorKind::NoDriver, |known| {
-            known.ploop.resize(Size::from_mib(8), ResizeMode::Offline)
+        ("resize_offline", ErrorKind::NoDriver, |filled| {
+            filled.ploop.resize(Size::from_mib(8), ResizeMode::Offline)
         }),
-        ("resize_to_the_minimum", ErrorKind::NoDriver, |known| {
+        ("resize_to_the_minimum", ErrorKind::NoDriver, |filled| {
             let param = ResizeParam::to_minimum(ResizeMode::Offline);
-            known.ploop.resize_with(&param)
+            filled.ploop.resize_with(&param)
         }),
         ("create_with_a_file_system", ErrorKind::NoDriver, |_| {
             let dir = tempfile::tempdir().unwrap();
@@ -68,28 +68,28 @@ fn main() -> ExitCode {
             assert!(names_in(dir.path()).is_empty());
             result
         }),
-        ("fs_info", ErrorKind::NoDriver, |known| {
-            fs_info(known.xml()).map(drop)
+        ("fs_info", ErrorKind::NoDriver, |filled| {
+            fs_info(filled.xml()).map(drop)
         }),
-        ("temporary_snapshot", ErrorKind::NoDriver, |known| {
+        ("temporary_snapshot", ErrorKind::NoDriver, |filled| {
             let param = TemporarySnapshotParam::new("backup".parse()?);
-            known.ploop.temporary_snapshot(&param).map(drop)
+            filled.ploop.temporary_snapshot(&param).map(drop)
         }),
-        ("replace_by_level", ErrorKind::InvalidInput, |known| {
+        ("replace_by_level", ErrorKind::InvalidInput, |filled| {
             let elsewhere = tempfile::tempdir().unwrap();
             let copy = elsewhere.path().join("copy");
-            fs::copy(known.path("root.hds"), &copy).unwrap();
+            fs::copy(filled.path("root.hds"), &copy).unwrap();
             let param = ReplaceParam::new(&copy, ReplaceTarget::Level(0));
-            known.ploop.replace(&param)
+            filled.ploop.replace(&param)
         }),
-        ("discard", ErrorKind::NotMounted, |known| {
-            known.ploop.discard(&DiscardParam::new())
+        ("discard", ErrorKind::NotMounted, |filled| {
+            filled.ploop.discard(&DiscardParam::new())
         }),
-        ("discard_with_a_mount", ErrorKind::NoDriver, |known| {
-            known.ploop.discard(&DiscardParam::new().automount(true))
+        ("discard_with_a_mount", ErrorKind::NoDriver, |filled| {
+            filled.ploop.discard(&DiscardParam::new().automount(true))
         }),
-        ("discard_stat", ErrorKind::NotMounted, |known| {
-            known.ploop.discard_stat().map(drop)
+        ("discard_stat", ErrorKind::NotMounted, |filled| {
+            filled.ploop.discard_stat().map(drop)
         }),
         ("send", ErrorKind::NoDriver, |_| {
             let (output, _input) = UnixStream::pair().unwrap();
@@ -117,10 +117,10 @@ fn main() -> ExitCode {
 }
 
 fn refused(kind: ErrorKind, test: Test) -> Result<(), Failed> {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.write([(1, 1), (20, 2)]);
-    let before = files(&known);
-    let error = test(&mut known).unwrap_err();
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.write([(1, 1), (20, 2)]);
+    let before = files(&filled);
+    let error = test(&mut filled).unwrap_err();
     if error.kind() != kind {
         return Err(format!("{:?}, not {kind:?}: {error}", error.kind()).into());
     }
@@ -128,20 +128,20 @@ fn refused(kind: ErrorKind, test: Test) -> Result<(), Failed> {
     if kind == ErrorKind::NoDriver && !advice.contains("ploop::load_kernel_modules()") {
         return Err(format!("no advice: {error}").into());
     }
-    let mut after = files(&known);
+    let mut after = files(&filled);
     // A snapshot was made on the way.
-    if known.states.len() == 1 {
+    if filled.states.len() == 1 {
         assert_eq!(names(&before), names(&after));
         after.retain(|name, contents| before.get(name) != Some(contents));
         assert!(after.is_empty(), "{:?} changed", names(&after));
     }
-    known.verify();
+    filled.verify();
     Ok(())
 }
 
-fn files(known: &FilledImage) -> BTreeMap<String, Vec<u8>> {
+fn files(filled: &FilledImage) -> BTreeMap<String, Vec<u8>> {
     let read = |name: String| {
-        let mut contents = fs::read(known.path(&name)).unwrap();
+        let mut contents = fs::read(filled.path(&name)).unwrap();
         if name == "root.hds" {
             // What the header says of use and emptiness may change on the way: a temporary snapshot
             // that cannot be attached is merged again.
@@ -150,7 +150,7 @@ fn files(known: &FilledImage) -> BTreeMap<String, Vec<u8>> {
         }
         (name, contents)
     };
-    known.names().into_iter().map(read).collect()
+    filled.names().into_iter().map(read).collect()
 }
 
 fn names(files: &BTreeMap<String, Vec<u8>>) -> Vec<&String> {

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 pub(crate) type Contents = BTreeMap<u64, u64>;
 
 /// The bytes of a cluster: different in every eight of them, and for every seed.
-pub(crate) fn filled(seed: u64, len: u64) -> Vec<u8> {
+pub(crate) fn cluster_bytes(seed: u64, len: u64) -> Vec<u8> {
     let mut bytes = vec![0; len as usize];
     if seed != 0 {
         // Eight at a time: one at a time takes longer than the rest of an unoptimized test.
@@ -92,7 +92,7 @@ impl Delta {
             assert_eq!(at % self.cluster, 0);
         }
         self.file
-            .write_all_at(&filled(seed, self.cluster), at)
+            .write_all_at(&cluster_bytes(seed, self.cluster), at)
             .unwrap();
         self.set_entry(number, at);
     }
@@ -151,7 +151,7 @@ impl FilledImage {
         .format(FormatVersion::V1)
         .fs(None);
         let ploop = Ploop::create(&param).unwrap();
-        let known = FilledImage {
+        let filled = FilledImage {
             dir,
             ploop,
             clusters: Self::CLUSTERS,
@@ -160,9 +160,9 @@ impl FilledImage {
             orphans: BTreeSet::new(),
         };
         if format == FormatVersion::V2 {
-            known.make_v2();
+            filled.make_v2();
         }
-        known
+        filled
     }
 
     /// Makes version 2 deltas of all deltas.
@@ -214,7 +214,8 @@ impl FilledImage {
             if raw_base {
                 let file = OpenOptions::new().write(true).open(&top).unwrap();
                 let len = self.cluster.bytes();
-                file.write_all_at(&filled(seed, len), number * len).unwrap();
+                file.write_all_at(&cluster_bytes(seed, len), number * len)
+                    .unwrap();
             } else {
                 Delta::open(&top).write(number, seed);
             }
@@ -257,19 +258,19 @@ impl FilledImage {
         format: FormatVersion,
         snapshots: u64,
     ) -> (FilledImage, Vec<Guid>) {
-        let mut known = FilledImage::new(mode);
+        let mut filled = FilledImage::new(mode);
         let guids = (0..snapshots)
             .map(|level| {
-                known.fill(level + 1);
-                known.snapshot()
+                filled.fill(level + 1);
+                filled.snapshot()
             })
             .collect();
-        known.fill(snapshots + 1);
+        filled.fill(snapshots + 1);
         if format == FormatVersion::V2 {
-            known.make_v2();
+            filled.make_v2();
         }
-        known.verify();
-        (known, guids)
+        filled.verify();
+        (filled, guids)
     }
 
     /// Writes the data of a level; no two levels have the same.
@@ -337,7 +338,7 @@ impl FilledImage {
         let mut expected = vec![0; (self.clusters * self.cluster.bytes()) as usize];
         for (number, seed) in contents {
             let at = (number * self.cluster.bytes()) as usize;
-            let bytes = filled(*seed, self.cluster.bytes());
+            let bytes = cluster_bytes(*seed, self.cluster.bytes());
             expected[at..at + bytes.len()].copy_from_slice(&bytes);
         }
         let disk = Disk::open_snapshot(self.xml(), guid).unwrap();
@@ -438,10 +439,10 @@ fn delta_by_qemu(file: &Path) -> Arc<Vec<u8>> {
 
     let answers = || ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
     let content = (fs::metadata(file).unwrap().len() <= LARGEST).then(|| fs::read(file).unwrap());
-    let known = content
+    let answer = content
         .as_ref()
         .and_then(|content| answers().as_ref()?.get(content).cloned());
-    if let Some(disk) = known {
+    if let Some(disk) = answer {
         return disk;
     }
     qemu_img(&["check", "-q", "-f", "parallels"], &[file]);

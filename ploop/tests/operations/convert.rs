@@ -15,9 +15,9 @@ fn every_mode_to_every_other() {
         for cluster in [ClusterSize::MIN, ClusterSize::DEFAULT] {
             for from in MODES {
                 for to in MODES {
-                    let mut known = FilledImage::with(from, cluster, format);
-                    known.write([(0, 1), (5, 2), (4, 3), (known.clusters - 1, 4)]);
-                    convert(&mut known, to);
+                    let mut filled = FilledImage::with(from, cluster, format);
+                    filled.write([(0, 1), (5, 2), (4, 3), (filled.clusters - 1, 4)]);
+                    convert(&mut filled, to);
                 }
             }
         }
@@ -29,37 +29,37 @@ fn under_snapshots() {
     for format in [FormatVersion::V1, FormatVersion::V2] {
         for from in MODES {
             for to in MODES {
-                let (mut known, guids) = FilledImage::chain(from, format, 2);
-                convert(&mut known, to);
-                known.write([(6, 4000)]);
-                if known.can_have_deltas() {
-                    known.switch(guids[1]);
+                let (mut filled, guids) = FilledImage::chain(from, format, 2);
+                convert(&mut filled, to);
+                filled.write([(6, 4000)]);
+                if filled.can_have_deltas() {
+                    filled.switch(guids[1]);
                 }
-                known.verify();
+                filled.verify();
             }
         }
     }
 }
 
-fn convert(known: &mut FilledImage, to: ImageMode) {
-    let from = known.descriptor().mode;
-    let names = known.names();
-    let result = known.ploop.convert(to);
+fn convert(filled: &mut FilledImage, to: ImageMode) {
+    let from = filled.descriptor().mode;
+    let names = filled.names();
+    let result = filled.ploop.convert(to);
     if from == ImageMode::Raw && to != from {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Unsupported);
     } else {
         result.unwrap();
-        assert_eq!(known.descriptor().mode, to);
+        assert_eq!(filled.descriptor().mode, to);
     }
-    known.verify();
-    assert_eq!(known.names(), names);
-    let base = known.descriptor().base().unwrap().file.clone();
-    let size = known.clusters * known.cluster.bytes();
-    match known.descriptor().mode {
+    filled.verify();
+    assert_eq!(filled.names(), names);
+    let base = filled.descriptor().base().unwrap().file.clone();
+    let size = filled.clusters * filled.cluster.bytes();
+    match filled.descriptor().mode {
         ImageMode::Raw => assert_eq!(fs::metadata(base).unwrap().len(), size),
         ImageMode::Preallocated => {
-            let all = (0..known.clusters).collect();
-            assert_eq!(Delta::open(&base).allocated(known.clusters), all);
+            let all = (0..filled.clusters).collect();
+            assert_eq!(Delta::open(&base).allocated(filled.clusters), all);
             assert!(fs::metadata(base).unwrap().blocks() * 512 >= size);
         }
         ImageMode::Expanded => {}
@@ -68,24 +68,24 @@ fn convert(known: &mut FilledImage, to: ImageMode) {
 
 #[test]
 fn all_the_way_and_on() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.write([(3, 1)]);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.write([(3, 1)]);
     for mode in [
         ImageMode::Preallocated,
         ImageMode::Expanded,
         ImageMode::Preallocated,
         ImageMode::Raw,
     ] {
-        convert(&mut known, mode);
-        known.write([(mode as u64 + 5, mode as u64 + 50)]);
-        known.verify();
+        convert(&mut filled, mode);
+        filled.write([(mode as u64 + 5, mode as u64 + 50)]);
+        filled.verify();
     }
-    let guid = known.snapshot();
-    known.write([(3, 9)]);
-    known.verify();
-    known.ploop.delete_snapshot(guid).unwrap();
-    known.states.remove(&guid);
-    known.verify();
-    assert_eq!(known.ploop.image_info().unwrap().version, 0);
-    assert_eq!(known.file_of(Guid::TOP), known.path("root.hds"));
+    let guid = filled.snapshot();
+    filled.write([(3, 9)]);
+    filled.verify();
+    filled.ploop.delete_snapshot(guid).unwrap();
+    filled.states.remove(&guid);
+    filled.verify();
+    assert_eq!(filled.ploop.image_info().unwrap().version, 0);
+    assert_eq!(filled.file_of(Guid::TOP), filled.path("root.hds"));
 }

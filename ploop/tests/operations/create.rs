@@ -31,15 +31,15 @@ fn every_mode_in_every_cluster_size() {
 }
 
 fn made(mode: ImageMode, cluster: ClusterSize) {
-    let mut known = FilledImage::with(mode, cluster, FormatVersion::V1);
-    let size = Size::from_bytes(known.clusters * cluster.bytes());
-    let base = known.path("root.hds");
-    assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);
-    assert_eq!(known.ploop.path(), known.xml());
+    let mut filled = FilledImage::with(mode, cluster, FormatVersion::V1);
+    let size = Size::from_bytes(filled.clusters * cluster.bytes());
+    let base = filled.path("root.hds");
+    assert_eq!(filled.names(), ["DiskDescriptor.xml", "root.hds"]);
+    assert_eq!(filled.ploop.path(), filled.xml());
     assert_eq!(fs::metadata(&base).unwrap().mode() & 0o7777, 0o600);
 
-    let descriptor = known.ploop.descriptor().unwrap();
-    assert_eq!(descriptor, known.descriptor());
+    let descriptor = filled.ploop.descriptor().unwrap();
+    assert_eq!(descriptor, filled.descriptor());
     assert_eq!(descriptor.size, size);
     assert_eq!(descriptor.cluster, cluster);
     assert_eq!(descriptor.mode, mode);
@@ -51,7 +51,7 @@ fn made(mode: ImageMode, cluster: ClusterSize) {
         panic!("{:?}", descriptor.images)
     };
     assert_eq!(image.file, base);
-    let text = fs::read_to_string(known.xml()).unwrap();
+    let text = fs::read_to_string(filled.xml()).unwrap();
     assert!(text.contains("<File>root.hds</File>"), "{text}");
 
     let allocated = fs::metadata(&base).unwrap().blocks() * 512;
@@ -62,17 +62,17 @@ fn made(mode: ImageMode, cluster: ClusterSize) {
         }
         ImageMode::Expanded => {
             assert_eq!(image.kind, ImageKind::Compressed);
-            assert!(Delta::open(&base).allocated(known.clusters).is_empty());
+            assert!(Delta::open(&base).allocated(filled.clusters).is_empty());
             assert_eq!(fs::metadata(&base).unwrap().len(), cluster.bytes());
         }
         ImageMode::Preallocated => {
             assert_eq!(image.kind, ImageKind::Compressed);
-            let all = (0..known.clusters).collect();
-            assert_eq!(Delta::open(&base).allocated(known.clusters), all);
+            let all = (0..filled.clusters).collect();
+            assert_eq!(Delta::open(&base).allocated(filled.clusters), all);
             assert!(allocated >= size.bytes(), "{allocated}");
         }
     }
-    let info = known.ploop.image_info().unwrap();
+    let info = filled.ploop.image_info().unwrap();
     let version = u32::from(mode != ImageMode::Raw);
     let expected = ImageInfo {
         blocks: size.sectors(),
@@ -81,13 +81,13 @@ fn made(mode: ImageMode, cluster: ClusterSize) {
     };
     assert_eq!(info, expected);
     assert_eq!(info.size(), size);
-    assert_eq!(known.ploop.top_delta_file().unwrap(), base);
-    assert_eq!(known.ploop.base_delta_file().unwrap(), base);
+    assert_eq!(filled.ploop.top_delta_file().unwrap(), base);
+    assert_eq!(filled.ploop.base_delta_file().unwrap(), base);
     // Gigabytes of zeroes are not read.
     if cluster.bytes() <= 1 << 20 {
-        known.verify();
-        known.write([(0, 1), (7, 2), (known.clusters - 1, 3)]);
-        known.verify();
+        filled.verify();
+        filled.write([(0, 1), (7, 2), (filled.clusters - 1, 3)]);
+        filled.verify();
     }
 }
 
@@ -166,8 +166,8 @@ fn the_default_version_is_the_driver_s() {
 #[test]
 fn version_2_needs_a_driver() {
     if ploop::kernel::is_large_disk_supported() {
-        let known = FilledImage::with(ImageMode::Expanded, ClusterSize::MIN, FormatVersion::V2);
-        known.verify();
+        let filled = FilledImage::with(ImageMode::Expanded, ClusterSize::MIN, FormatVersion::V2);
+        filled.verify();
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -194,40 +194,40 @@ fn a_bare_image_ignores_what_is_for_file_systems() {
 
 #[test]
 fn a_descriptor_for_a_delta_that_is_there() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.write([(3, 1), (20, 2)]);
-    let size = known.descriptor().size;
-    let param = CreateParam::new(known.path("root.hds"), size)
-        .cluster(known.cluster)
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.write([(3, 1), (20, 2)]);
+    let size = filled.descriptor().size;
+    let param = CreateParam::new(filled.path("root.hds"), size)
+        .cluster(filled.cluster)
         .fs(None);
 
     // Beside it, under another name.
-    let beside = known.path("other.xml");
+    let beside = filled.path("other.xml");
     let ploop = Ploop::create_descriptor(&beside, &param).unwrap();
     assert_eq!(ploop.path(), beside);
-    assert_eq!(ploop.top_delta_file().unwrap(), known.path("root.hds"));
+    assert_eq!(ploop.top_delta_file().unwrap(), filled.path("root.hds"));
     assert!(
         fs::read_to_string(&beside)
             .unwrap()
             .contains("<File>root.hds</File>")
     );
-    assert_eq!(ploop.descriptor().unwrap(), known.descriptor());
+    assert_eq!(ploop.descriptor().unwrap(), filled.descriptor());
 
     // In another directory.
     let elsewhere = tempfile::tempdir().unwrap();
     let path = elsewhere.path().join("DiskDescriptor.xml");
     let ploop = Ploop::create_descriptor(&path, &param).unwrap();
-    assert_eq!(ploop.descriptor().unwrap(), known.descriptor());
+    assert_eq!(ploop.descriptor().unwrap(), filled.descriptor());
 
     // Instead of one that was lost.
-    fs::remove_file(known.xml()).unwrap();
-    known.ploop = Ploop::create_descriptor(known.xml(), &param).unwrap();
-    known.verify();
-    let guid = known.snapshot();
-    known.write([(3, 9)]);
-    known.verify();
-    known.switch(guid);
-    known.verify();
+    fs::remove_file(filled.xml()).unwrap();
+    filled.ploop = Ploop::create_descriptor(filled.xml(), &param).unwrap();
+    filled.verify();
+    let guid = filled.snapshot();
+    filled.write([(3, 9)]);
+    filled.verify();
+    filled.switch(guid);
+    filled.verify();
 }
 
 #[test]

@@ -12,15 +12,15 @@ use super::filled_image::FilledImage;
 use crate::refused::refused;
 
 /// An image with two snapshots and known contents.
-fn known() -> (FilledImage, Vec<Guid>) {
+fn filled() -> (FilledImage, Vec<Guid>) {
     FilledImage::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2)
 }
 
-fn edit(known: &FilledImage, change: impl FnOnce(String) -> String) {
-    let text = fs::read_to_string(known.xml()).unwrap();
+fn edit(filled: &FilledImage, change: impl FnOnce(String) -> String) {
+    let text = fs::read_to_string(filled.xml()).unwrap();
     let changed = change(text.clone());
     assert_ne!(changed, text);
-    fs::write(known.xml(), changed).unwrap();
+    fs::write(filled.xml(), changed).unwrap();
 }
 
 type Edit = fn(String) -> Vec<u8>;
@@ -97,22 +97,22 @@ const FORMS: &[(&str, Edit)] = &[
 #[test]
 fn look_ups_leave_them_alone() {
     for (form, change) in FORMS {
-        let (known, _) = known();
-        let text = fs::read_to_string(known.xml()).unwrap();
-        let files = known.names();
-        let (base, top) = (known.path("root.hds"), known.file_of(Guid::TOP));
-        let info = known.ploop.image_info().unwrap();
-        fs::write(known.xml(), change(text)).unwrap();
-        let before = Contents::of(known.dir.path());
-        assert_eq!(known.ploop.image_info().unwrap(), info, "{form}");
-        assert_eq!(known.ploop.top_delta_file().unwrap(), top, "{form}");
-        assert_eq!(known.ploop.base_delta_file().unwrap(), base, "{form}");
-        assert!(!known.ploop.is_mounted().unwrap());
-        assert!(known.ploop.devices().unwrap().is_empty());
-        assert_eq!(known.ploop.device().unwrap(), None);
-        assert!(known.ploop.discard_stat().is_err());
+        let (filled, _) = filled();
+        let text = fs::read_to_string(filled.xml()).unwrap();
+        let files = filled.names();
+        let (base, top) = (filled.path("root.hds"), filled.file_of(Guid::TOP));
+        let info = filled.ploop.image_info().unwrap();
+        fs::write(filled.xml(), change(text)).unwrap();
+        let before = Contents::of(filled.dir.path());
+        assert_eq!(filled.ploop.image_info().unwrap(), info, "{form}");
+        assert_eq!(filled.ploop.top_delta_file().unwrap(), top, "{form}");
+        assert_eq!(filled.ploop.base_delta_file().unwrap(), base, "{form}");
+        assert!(!filled.ploop.is_mounted().unwrap());
+        assert!(filled.ploop.devices().unwrap().is_empty());
+        assert_eq!(filled.ploop.device().unwrap(), None);
+        assert!(filled.ploop.discard_stat().is_err());
         before.assert_unchanged(form);
-        assert_eq!(known.names(), files, "{form}");
+        assert_eq!(filled.names(), files, "{form}");
     }
 }
 
@@ -120,44 +120,44 @@ fn look_ups_leave_them_alone() {
 fn changes_do_the_same_in_every_form() {
     for (form, change) in FORMS {
         println!("{form}");
-        let other_form = |known: &FilledImage| {
-            let text = fs::read_to_string(known.xml()).unwrap();
-            fs::write(known.xml(), change(text)).unwrap();
+        let other_form = |filled: &FilledImage| {
+            let text = fs::read_to_string(filled.xml()).unwrap();
+            fs::write(filled.xml(), change(text)).unwrap();
         };
-        let (mut known, guids) = known();
-        fs::set_permissions(known.xml(), fs::Permissions::from_mode(0o640)).unwrap();
-        other_form(&known);
-        let taken = known.ploop.snapshot().unwrap();
-        known.took(taken);
-        known.verify();
-        other_form(&known);
-        known
+        let (mut filled, guids) = filled();
+        fs::set_permissions(filled.xml(), fs::Permissions::from_mode(0o640)).unwrap();
+        other_form(&filled);
+        let taken = filled.ploop.snapshot().unwrap();
+        filled.took(taken);
+        filled.verify();
+        other_form(&filled);
+        filled
             .ploop
             .merge(&MergeParam::new(MergeTarget::Snapshot(guids[1])))
             .unwrap();
-        known.states.remove(&guids[0]);
-        known.verify();
-        other_form(&known);
-        let kept = known
+        filled.states.remove(&guids[0]);
+        filled.verify();
+        other_form(&filled);
+        let kept = filled
             .ploop
             .switch_snapshot_with(guids[1], SwitchFlag::SKIP_DESTROY)
             .unwrap()
             .unwrap();
-        let contents = known.states[&Guid::TOP].clone();
-        known.states.insert(kept, contents);
-        known.went_back_to(guids[1]);
-        known.verify();
-        other_form(&known);
-        known.ploop.delete_snapshot(kept).unwrap();
-        known.states.remove(&kept);
-        known.verify();
-        other_form(&known);
-        known.ploop.convert(ImageMode::Raw).unwrap();
-        known.verify();
-        let names = known.names();
+        let contents = filled.states[&Guid::TOP].clone();
+        filled.states.insert(kept, contents);
+        filled.went_back_to(guids[1]);
+        filled.verify();
+        other_form(&filled);
+        filled.ploop.delete_snapshot(kept).unwrap();
+        filled.states.remove(&kept);
+        filled.verify();
+        other_form(&filled);
+        filled.ploop.convert(ImageMode::Raw).unwrap();
+        filled.verify();
+        let names = filled.names();
         assert_eq!(
             names.len(),
-            known.descriptor().images.len() + 1,
+            filled.descriptor().images.len() + 1,
             "{names:?}"
         );
     }
@@ -166,37 +166,37 @@ fn changes_do_the_same_in_every_form() {
 /// A refused change rewrites nothing. A successful one keeps mode and owner, and follows no link.
 #[test]
 fn rewriting_is_part_of_the_change() {
-    let (mut known, guids) = known();
-    fs::set_permissions(known.xml(), fs::Permissions::from_mode(0o640)).unwrap();
-    edit(&known, |text| text.replace("  ", " "));
-    let before = Contents::of(known.dir.path());
-    known.ploop.switch_snapshot(Guid::generate()).unwrap_err();
-    known.ploop.delete_snapshot(Guid::NONE).unwrap_err();
+    let (mut filled, guids) = filled();
+    fs::set_permissions(filled.xml(), fs::Permissions::from_mode(0o640)).unwrap();
+    edit(&filled, |text| text.replace("  ", " "));
+    let before = Contents::of(filled.dir.path());
+    filled.ploop.switch_snapshot(Guid::generate()).unwrap_err();
+    filled.ploop.delete_snapshot(Guid::NONE).unwrap_err();
     before.assert_unchanged("refused changes");
-    let victim = known.path("victim");
+    let victim = filled.path("victim");
     fs::write(&victim, "precious").unwrap();
     for suffix in ["ploop-new", "ploop-kept"] {
-        let trap = known.path(&format!("DiskDescriptor.xml.{suffix}"));
+        let trap = filled.path(&format!("DiskDescriptor.xml.{suffix}"));
         std::os::unix::fs::symlink(&victim, trap).unwrap();
     }
-    edit(&known, |text| {
+    edit(&filled, |text| {
         text.replace("<Cylinders>", "<Name>a</Name><Cylinders>")
     });
     for suffix in ["ploop-new", "ploop-kept"] {
-        let trap = known.path(&format!("DiskDescriptor.xml.{suffix}"));
-        let error = known.ploop.switch_snapshot(guids[0]).unwrap_err();
+        let trap = filled.path(&format!("DiskDescriptor.xml.{suffix}"));
+        let error = filled.ploop.switch_snapshot(guids[0]).unwrap_err();
         assert_eq!(error.path(), Some(&*trap), "{error}");
         fs::remove_file(trap).unwrap();
     }
-    known.ploop.switch_snapshot(guids[0]).unwrap();
-    known.went_back_to(guids[0]);
+    filled.ploop.switch_snapshot(guids[0]).unwrap();
+    filled.went_back_to(guids[0]);
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
-    let text = fs::read_to_string(known.xml()).unwrap();
+    let text = fs::read_to_string(filled.xml()).unwrap();
     assert!(text.contains("    <Name>a</Name>\n"), "{text}");
-    let mode = fs::metadata(known.xml()).unwrap().permissions().mode();
+    let mode = fs::metadata(filled.xml()).unwrap().permissions().mode();
     // libploop writes another mode, and what it dropped is put back into its file.
     assert_eq!(mode & 0o600, 0o600);
-    let leftover = known.path("DiskDescriptor.xml.ploop-kept");
+    let leftover = filled.path("DiskDescriptor.xml.ploop-kept");
     assert!(fs::symlink_metadata(leftover).is_err());
 }
 
@@ -205,29 +205,29 @@ fn rewriting_is_part_of_the_change() {
 fn other_encodings_are_refused() {
     for encoding in ["UTF-7", "ISO-8859-1", "IBM037"] {
         for name in ["..+AC8-victim", "a+ADs-id+AD4-PWNED+ADs-.hds"] {
-            let (mut known, guids) = known();
-            let victim = known.dir.path().parent().unwrap().join("victim");
+            let (mut filled, guids) = filled();
+            let victim = filled.dir.path().parent().unwrap().join("victim");
             fs::write(&victim, "precious").unwrap();
-            let top = known.file_of(Guid::TOP);
+            let top = filled.file_of(Guid::TOP);
             let file = top.file_name().unwrap().to_str().unwrap().to_owned();
-            fs::copy(&top, known.path(name)).unwrap();
-            edit(&known, |text| {
+            fs::copy(&top, filled.path(name)).unwrap();
+            edit(&filled, |text| {
                 text.replace(&file, name)
                     .replace("?>", &format!(" encoding=\"{encoding}\"?>"))
             });
-            let before = Contents::of(known.dir.path());
+            let before = Contents::of(filled.dir.path());
             for result in [
-                known.ploop.delete_top_delta(),
-                known.ploop.snapshot().map(drop),
-                known.ploop.switch_snapshot(guids[0]),
-                known.ploop.image_info().map(drop),
-                known.ploop.is_mounted().map(drop),
-                known.ploop.top_delta_file().map(drop),
-                known.ploop.umount(),
-                ploop::fs_info(known.xml()).map(drop),
+                filled.ploop.delete_top_delta(),
+                filled.ploop.snapshot().map(drop),
+                filled.ploop.switch_snapshot(guids[0]),
+                filled.ploop.image_info().map(drop),
+                filled.ploop.is_mounted().map(drop),
+                filled.ploop.top_delta_file().map(drop),
+                filled.ploop.umount(),
+                ploop::fs_info(filled.xml()).map(drop),
             ] {
                 let error = refused(result, ErrorKind::Unsupported);
-                assert_eq!(error.path(), Some(&*known.xml()), "{error}");
+                assert_eq!(error.path(), Some(&*filled.xml()), "{error}");
                 assert!(error.message().contains("iconv"), "{error}");
             }
             before.assert_unchanged(encoding);
@@ -256,12 +256,12 @@ fn with_fields(text: String) -> String {
         )
 }
 
-fn assert_fields(known: &FilledImage, after: &str) {
-    let text = fs::read_to_string(known.xml()).unwrap();
+fn assert_fields(filled: &FilledImage, after: &str) {
+    let text = fs::read_to_string(filled.xml()).unwrap();
     for field in FIELDS {
         assert!(text.contains(field), "after {after}: {field}{text}");
     }
-    let names = known.names();
+    let names = filled.names();
     assert!(
         names.iter().all(|name| !name.contains("ploop-")),
         "{names:?}"
@@ -270,55 +270,55 @@ fn assert_fields(known: &FilledImage, after: &str) {
 
 #[test]
 fn what_libploop_does_not_know_survives_changes() {
-    let (mut known, guids) = known();
-    edit(&known, with_fields);
-    let taken = known.ploop.snapshot().unwrap();
-    assert_fields(&known, "a snapshot");
-    known.ploop.switch_snapshot(taken).unwrap();
-    assert_fields(&known, "a switch");
-    known
+    let (mut filled, guids) = filled();
+    edit(&filled, with_fields);
+    let taken = filled.ploop.snapshot().unwrap();
+    assert_fields(&filled, "a snapshot");
+    filled.ploop.switch_snapshot(taken).unwrap();
+    assert_fields(&filled, "a switch");
+    filled
         .ploop
         .merge(&MergeParam::new(MergeTarget::Top))
         .unwrap();
-    assert_fields(&known, "a merge");
-    known.ploop.delete_snapshot(guids[0]).unwrap();
-    assert_fields(&known, "a deletion");
-    known
+    assert_fields(&filled, "a merge");
+    filled.ploop.delete_snapshot(guids[0]).unwrap();
+    assert_fields(&filled, "a deletion");
+    filled
         .ploop
         .set_max_delta_size(Size::from_sectors(1 << 20))
         .unwrap();
-    assert_fields(&known, "a limit");
-    known.ploop.convert(ImageMode::Preallocated).unwrap();
-    assert_fields(&known, "a conversion");
-    assert_eq!(known.descriptor().mode, ImageMode::Preallocated);
+    assert_fields(&filled, "a limit");
+    filled.ploop.convert(ImageMode::Preallocated).unwrap();
+    assert_fields(&filled, "a conversion");
+    assert_eq!(filled.descriptor().mode, ImageMode::Preallocated);
     // After an error, too.
-    known.ploop.switch_snapshot(guids[0]).unwrap_err();
-    assert_fields(&known, "an error");
+    filled.ploop.switch_snapshot(guids[0]).unwrap_err();
+    assert_fields(&filled, "an error");
 }
 
 /// A program that is killed after libploop's part and before this crate's leaves the fields in a file beside the descriptor.
 #[test]
 fn what_a_killed_change_has_dropped_comes_back() {
-    let (mut known, _) = known();
-    let read = |known: &FilledImage| fs::read_to_string(known.xml()).unwrap();
-    let kept = known.path("DiskDescriptor.xml.ploop-kept");
-    fs::write(&kept, with_fields(read(&known))).unwrap();
-    known.ploop.snapshot().unwrap();
-    assert_fields(&known, "a snapshot");
+    let (mut filled, _) = filled();
+    let read = |filled: &FilledImage| fs::read_to_string(filled.xml()).unwrap();
+    let kept = filled.path("DiskDescriptor.xml.ploop-kept");
+    fs::write(&kept, with_fields(read(&filled))).unwrap();
+    filled.ploop.snapshot().unwrap();
+    assert_fields(&filled, "a snapshot");
     // It is older than what the descriptor has.
-    fs::write(&kept, read(&known).replace("4096", "512")).unwrap();
-    known
+    fs::write(&kept, read(&filled).replace("4096", "512")).unwrap();
+    filled
         .ploop
         .set_max_delta_size(Size::from_sectors(1 << 20))
         .unwrap();
-    assert_fields(&known, "a limit");
+    assert_fields(&filled, "a limit");
     // Something else of that name is not read.
     fs::write(&kept, "hello").unwrap();
     fs::write(
-        known.xml(),
-        known.descriptor().to_xml(known.path("")).unwrap(),
+        filled.xml(),
+        filled.descriptor().to_xml(filled.path("")).unwrap(),
     )
     .unwrap();
-    known.ploop.snapshot().unwrap();
+    filled.ploop.snapshot().unwrap();
     assert_eq!(fs::read_to_string(&kept).unwrap(), "hello");
 }

@@ -12,25 +12,25 @@ use super::filled_image::FilledImage;
 
 #[test]
 fn the_limit_of_a_delta_is_stored_and_taken_back() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.write([(3, 1)]);
-    let before = known.descriptor();
-    let mut other = Ploop::open(known.xml()).unwrap();
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.write([(3, 1)]);
+    let before = filled.descriptor();
+    let mut other = Ploop::open(filled.xml()).unwrap();
     for size in [4096, 1, u64::from(u32::MAX) + 1, 12345] {
-        known
+        filled
             .ploop
             .set_max_delta_size(Size::from_sectors(size))
             .unwrap();
         let mut expected = before.clone();
         expected.max_delta_size = Some(Size::from_sectors(size));
-        assert_eq!(known.descriptor(), expected);
+        assert_eq!(filled.descriptor(), expected);
         assert_eq!(other.descriptor().unwrap(), expected);
     }
     // It survives a change by a handle that was opened before it was set.
     let guid = other.snapshot().unwrap();
-    known.took(guid);
+    filled.took(guid);
     assert_eq!(
-        known.descriptor().max_delta_size,
+        filled.descriptor().max_delta_size,
         Some(Size::from_sectors(12345))
     );
     // Whole sectors are stored; zero is no limit, as in libploop.
@@ -40,20 +40,20 @@ fn the_limit_of_a_delta_is_stored_and_taken_back() {
         (Some(Size::MAX), Some(Size::MAX)),
         (None, None),
     ] {
-        known.ploop.set_max_delta_size(limit).unwrap();
-        assert_eq!(known.descriptor().max_delta_size, stored);
+        filled.ploop.set_max_delta_size(limit).unwrap();
+        assert_eq!(filled.descriptor().max_delta_size, stored);
     }
     // A handle that still remembers it does not write it back.
     other.switch_snapshot(guid).unwrap();
-    known.went_back_to(guid);
-    assert_eq!(known.descriptor().max_delta_size, None);
-    known.verify();
+    filled.went_back_to(guid);
+    assert_eq!(filled.descriptor().max_delta_size, None);
+    filled.verify();
 }
 
 #[test]
 fn what_is_no_descriptor_says_what_to_open() {
-    let known = FilledImage::new(ImageMode::Expanded);
-    let (xml, base) = (known.xml(), known.path("root.hds"));
+    let filled = FilledImage::new(ImageMode::Expanded);
+    let (xml, base) = (filled.xml(), filled.path("root.hds"));
     let directory = xml.parent().unwrap();
     let open = [
         (base.as_path(), "this is a delta, not a descriptor; open "),
@@ -79,10 +79,10 @@ fn what_is_no_descriptor_says_what_to_open() {
 
 #[test]
 fn snapshots_are_listed_without_the_top() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    assert_eq!(known.ploop.snapshots().unwrap(), []);
-    let guids = [known.snapshot(), known.snapshot()];
-    let listed = known.ploop.snapshots().unwrap();
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    assert_eq!(filled.ploop.snapshots().unwrap(), []);
+    let guids = [filled.snapshot(), filled.snapshot()];
+    let listed = filled.ploop.snapshots().unwrap();
     let found: Vec<Guid> = listed.iter().map(|snapshot| snapshot.guid).collect();
     assert_eq!(found, guids);
     assert_eq!(listed[1].parent, guids[0]);
@@ -91,15 +91,15 @@ fn snapshots_are_listed_without_the_top() {
 /// In one thread a handle can be shared.
 #[test]
 fn look_ups_need_no_exclusive_handle() {
-    let known = FilledImage::new(ImageMode::Expanded);
-    let image: &Ploop = &known.ploop;
+    let filled = FilledImage::new(ImageMode::Expanded);
+    let image: &Ploop = &filled.ploop;
     let other = image.clone();
     assert_eq!(other.path(), image.path());
     for image in [image, &other] {
-        assert_eq!(image.descriptor().unwrap(), known.descriptor());
-        assert_eq!(image.top_delta_file().unwrap(), known.path("root.hds"));
-        assert_eq!(image.base_delta_file().unwrap(), known.path("root.hds"));
-        assert_eq!(image.image_info().unwrap().size(), known.descriptor().size);
+        assert_eq!(image.descriptor().unwrap(), filled.descriptor());
+        assert_eq!(image.top_delta_file().unwrap(), filled.path("root.hds"));
+        assert_eq!(image.base_delta_file().unwrap(), filled.path("root.hds"));
+        assert_eq!(image.image_info().unwrap().size(), filled.descriptor().size);
         assert_eq!(image.leftovers().unwrap(), [""; 0].map(PathBuf::from));
         assert!(!image.is_mounted().unwrap());
         let error = image.discard_stat().unwrap_err();
@@ -109,12 +109,12 @@ fn look_ups_need_no_exclusive_handle() {
 
 #[test]
 fn nothing_is_attached() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.snapshot();
-    assert!(!known.ploop.is_mounted().unwrap());
-    assert_eq!(known.ploop.device().unwrap(), None);
-    assert!(known.ploop.devices().unwrap().is_empty());
-    let base = known.path("root.hds");
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.snapshot();
+    assert!(!filled.ploop.is_mounted().unwrap());
+    assert_eq!(filled.ploop.device().unwrap(), None);
+    assert!(filled.ploop.devices().unwrap().is_empty());
+    let base = filled.path("root.hds");
     let name: ComponentName = "backup".parse().unwrap();
     assert_eq!(device::find(&base, None).unwrap(), None);
     assert_eq!(device::find(&base, Some(&name)).unwrap(), None);
@@ -126,41 +126,41 @@ fn nothing_is_attached() {
     // No machine has so many.
     assert!(device::mount_point("/dev/ploop999999").is_err());
     assert!(device::top_delta("/dev/ploop999999").is_err());
-    known.verify();
+    filled.verify();
 }
 
 /// libploop itself answers with what it read when the handle was opened.
 #[test]
 fn is_mounted_reads_the_descriptor_anew() {
-    let known = FilledImage::new(ImageMode::Expanded);
-    assert!(!known.ploop.is_mounted().unwrap());
-    fs::remove_file(known.xml()).unwrap();
-    known.ploop.is_mounted().unwrap_err();
-    known.ploop.devices().unwrap_err();
+    let filled = FilledImage::new(ImageMode::Expanded);
+    assert!(!filled.ploop.is_mounted().unwrap());
+    fs::remove_file(filled.xml()).unwrap();
+    filled.ploop.is_mounted().unwrap_err();
+    filled.ploop.devices().unwrap_err();
 }
 
 #[test]
 fn a_component_is_the_handles() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
     let name: ComponentName = "backup".parse().unwrap();
-    assert_eq!(known.ploop.component(), None);
+    assert_eq!(filled.ploop.component(), None);
     for component in [
         Some(name.clone()),
         None,
         Some("x".repeat(63).parse().unwrap()),
     ] {
-        known.ploop.set_component(component.clone());
-        assert_eq!(known.ploop.component(), component.as_ref());
-        assert_eq!(known.ploop.device().unwrap(), None);
-        assert!(!known.ploop.is_mounted().unwrap());
-        let guid = known.ploop.snapshot().unwrap();
-        known.took(guid);
+        filled.ploop.set_component(component.clone());
+        assert_eq!(filled.ploop.component(), component.as_ref());
+        assert_eq!(filled.ploop.device().unwrap(), None);
+        assert!(!filled.ploop.is_mounted().unwrap());
+        let guid = filled.ploop.snapshot().unwrap();
+        filled.took(guid);
     }
-    known.verify();
+    filled.verify();
     // Another handle does not know it.
-    known.ploop.set_component(Some(name));
-    assert_eq!(Ploop::open(known.xml()).unwrap().component(), None);
-    let shown = format!("{:?}", known.ploop);
+    filled.ploop.set_component(Some(name));
+    assert_eq!(Ploop::open(filled.xml()).unwrap().component(), None);
+    let shown = format!("{:?}", filled.ploop);
     assert!(
         shown.contains("backup") && shown.contains("DiskDescriptor.xml"),
         "{shown}"
@@ -169,16 +169,16 @@ fn a_component_is_the_handles() {
 
 #[test]
 fn file_names_follow_the_chain() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
     for guid in [guids[0], guids[2], guids[1]] {
-        known.switch(guid);
+        filled.switch(guid);
         assert_eq!(
-            known.ploop.top_delta_file().unwrap(),
-            known.file_of(Guid::TOP)
+            filled.ploop.top_delta_file().unwrap(),
+            filled.file_of(Guid::TOP)
         );
         assert_eq!(
-            known.ploop.base_delta_file().unwrap(),
-            known.path("root.hds")
+            filled.ploop.base_delta_file().unwrap(),
+            filled.path("root.hds")
         );
     }
 }
@@ -186,14 +186,14 @@ fn file_names_follow_the_chain() {
 /// Relative names stay right in an image that is moved; the handle's path does not.
 #[test]
 fn an_image_can_be_moved() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
     let place = tempfile::tempdir().unwrap();
     let moved = fs::canonicalize(place.path()).unwrap().join("moved");
     fs::create_dir(&moved).unwrap();
-    for name in known.names() {
-        fs::rename(known.path(&name), moved.join(name)).unwrap();
+    for name in filled.names() {
+        fs::rename(filled.path(&name), moved.join(name)).unwrap();
     }
-    known.ploop.snapshot().unwrap_err();
+    filled.ploop.snapshot().unwrap_err();
     let mut ploop = Ploop::open(moved.join("DiskDescriptor.xml")).unwrap();
     assert_eq!(ploop.top_delta_file().unwrap(), moved.join("root.hds"));
     ploop.snapshot().unwrap();
@@ -201,23 +201,23 @@ fn an_image_can_be_moved() {
 
 #[test]
 fn a_descriptor_is_found_through_links() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
     let elsewhere = tempfile::tempdir().unwrap();
     let link = elsewhere.path().join("link.xml");
-    std::os::unix::fs::symlink(known.xml(), &link).unwrap();
+    std::os::unix::fs::symlink(filled.xml(), &link).unwrap();
     let mut ploop = Ploop::open(&link).unwrap();
-    assert_eq!(ploop.path(), known.xml());
+    assert_eq!(ploop.path(), filled.xml());
     let guid = ploop.snapshot().unwrap();
-    known.took(guid);
-    known.verify();
+    filled.took(guid);
+    filled.verify();
 }
 
 #[test]
 fn the_note_of_an_unmount_tells_about_the_file_system() {
-    let known = FilledImage::new(ImageMode::Expanded);
+    let filled = FilledImage::new(ImageMode::Expanded);
     let numbers: [u64; 5] = [4096, 96_200, 90_001, 24_576, 24_565];
     let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_ne_bytes()).collect();
-    fs::write(known.path(".statfs"), &bytes).unwrap();
+    fs::write(filled.path(".statfs"), &bytes).unwrap();
     let expected = FsInfo {
         block_size: 4096,
         blocks: 96_200,
@@ -225,7 +225,7 @@ fn the_note_of_an_unmount_tells_about_the_file_system() {
         inodes: 24_576,
         inodes_free: 24_565,
     };
-    let info = fs_info(known.xml()).unwrap();
+    let info = fs_info(filled.xml()).unwrap();
     assert_eq!(info, expected);
     assert_eq!(info.size(), Size::from_bytes(96_200 * 4096));
     assert_eq!(info.free(), Size::from_bytes(90_001 * 4096));
@@ -233,8 +233,8 @@ fn the_note_of_an_unmount_tells_about_the_file_system() {
     // driver libploop's last message is about the file again.
     let driver = ploop::kernel::is_driver_present();
     for len in [0, 39] {
-        fs::write(known.path(".statfs"), &bytes[..len]).unwrap();
-        let error = fs_info(known.xml()).unwrap_err();
+        fs::write(filled.path(".statfs"), &bytes[..len]).unwrap();
+        let error = fs_info(filled.xml()).unwrap_err();
         if !driver {
             assert_eq!(error.code(), Some(-1));
             assert!(error.message().contains("statfs"), "{error}");
@@ -242,10 +242,10 @@ fn the_note_of_an_unmount_tells_about_the_file_system() {
     }
     // What is behind the numbers does not matter.
     let longer = [&bytes[..], b"x"].concat();
-    fs::write(known.path(".statfs"), longer).unwrap();
-    assert_eq!(fs_info(known.xml()).unwrap(), expected);
-    fs::remove_file(known.path(".statfs")).unwrap();
-    let error = fs_info(known.xml()).unwrap_err();
+    fs::write(filled.path(".statfs"), longer).unwrap();
+    assert_eq!(fs_info(filled.xml()).unwrap(), expected);
+    fs::remove_file(filled.path(".statfs")).unwrap();
+    let error = fs_info(filled.xml()).unwrap_err();
     assert_eq!(error.kind() == ErrorKind::NoDriver, !driver, "{error}");
 }
 

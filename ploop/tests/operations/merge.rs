@@ -24,50 +24,50 @@ const ALL: [(ImageMode, FormatVersion); 4] = [
 fn merge(target: impl Fn(&[Guid]) -> (MergeTarget, Guid, Vec<Guid>)) {
     for (mode, format) in ALL {
         for new in [false, true] {
-            let (mut known, guids) = FilledImage::chain(mode, format, 4);
+            let (mut filled, guids) = FilledImage::chain(mode, format, 4);
             let (target, from, gone) = target(&guids);
-            let before = known.descriptor();
+            let before = filled.descriptor();
             let lowest = *gone.first().unwrap();
             let files: Vec<PathBuf> = gone
                 .iter()
                 .chain([&from])
-                .map(|guid| known.file_of(*guid))
+                .map(|guid| filled.file_of(*guid))
                 .collect();
             let mut param = MergeParam::new(target);
             if new {
-                param = param.new_delta(known.path("merged.hds"));
+                param = param.new_delta(filled.path("merged.hds"));
             }
-            let result = known.ploop.merge(&param);
+            let result = filled.ploop.merge(&param);
             let raw_base = mode == ImageMode::Raw && before.parent(lowest).is_none();
-            if new && (raw_base || !known.can_have_deltas()) {
+            if new && (raw_base || !filled.can_have_deltas()) {
                 refused(result, ErrorKind::Unsupported);
-                known.verify();
-                assert_eq!(known.names().len(), before.images.len() + 1);
+                filled.verify();
+                assert_eq!(filled.names().len(), before.images.len() + 1);
                 continue;
             }
             result.unwrap();
             for guid in &gone {
-                known.states.remove(guid);
+                filled.states.remove(guid);
             }
-            known.verify();
-            let after = known.descriptor();
+            filled.verify();
+            let after = filled.descriptor();
             assert_eq!(after.parent(from), before.parent(lowest));
             let (kept, removed) = if new {
-                (known.path("merged.hds"), &files[..])
+                (filled.path("merged.hds"), &files[..])
             } else {
                 (files[0].clone(), &files[1..])
             };
-            assert_eq!(known.file_of(from), kept);
+            assert_eq!(filled.file_of(from), kept);
             for file in removed {
                 assert!(!file.exists(), "{}", file.display());
             }
-            assert_eq!(known.names().len(), after.images.len() + 1);
+            assert_eq!(filled.names().len(), after.images.len() + 1);
             // It goes on from there.
-            known.write([(6, 5000)]);
-            if known.can_have_deltas() {
-                known.snapshot();
+            filled.write([(6, 5000)]);
+            if filled.can_have_deltas() {
+                filled.snapshot();
             }
-            known.verify();
+            filled.verify();
         }
     }
 }
@@ -128,41 +128,43 @@ fn everything() {
 /// Named from a working directory that is not the image's.
 #[test]
 fn the_new_file_may_be_elsewhere() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
     let elsewhere = tempfile::tempdir().unwrap();
     let new = fs::canonicalize(elsewhere.path())
         .unwrap()
         .join("merged.hds");
     let param = MergeParam::new(MergeTarget::Snapshot(guids[1])).new_delta(relative(&new));
-    known.ploop.merge(&param).unwrap();
-    known.states.remove(&guids[0]);
-    known.verify();
-    assert_eq!(known.file_of(guids[1]), new);
+    filled.ploop.merge(&param).unwrap();
+    filled.states.remove(&guids[0]);
+    filled.verify();
+    assert_eq!(filled.file_of(guids[1]), new);
 }
 
 /// Also where the lock is that of this image's own descriptor.
 #[test]
 fn a_file_that_is_there_is_refused_at_once() {
-    let (mut known, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
-    known.ploop.set_lock_timeout(Some(Duration::from_secs(600)));
-    let beside = known.path("beside");
+    let (mut filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    filled
+        .ploop
+        .set_lock_timeout(Some(Duration::from_secs(600)));
+    let beside = filled.path("beside");
     fs::write(&beside, "precious").unwrap();
-    let before = Contents::of(known.dir.path());
-    for file in [known.xml(), known.path("root.hds"), beside] {
+    let before = Contents::of(filled.dir.path());
+    for file in [filled.xml(), filled.path("root.hds"), beside] {
         let param = MergeParam::new(MergeTarget::All).new_delta(&file);
-        refused(known.ploop.merge(&param), ErrorKind::AlreadyExists);
+        refused(filled.ploop.merge(&param), ErrorKind::AlreadyExists);
         before.assert_unchanged(&file.to_string_lossy());
     }
 }
 
 #[test]
 fn a_branch_beside_is_left_alone() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
     // base ← 0 ← 1 ← 2, and 1 ← side ← top
-    known.switch(guids[1]);
-    known.fill(4);
-    let side = known.snapshot();
-    known.fill(5);
+    filled.switch(guids[1]);
+    filled.fill(4);
+    let side = filled.snapshot();
+    filled.fill(5);
     for refused in [
         MergeTarget::Snapshot(guids[2]),
         MergeTarget::Snapshot(side),
@@ -181,23 +183,23 @@ fn a_branch_beside_is_left_alone() {
         },
         MergeTarget::Snapshot(guids[0]),
     ] {
-        let error = known.ploop.merge(&MergeParam::new(refused)).unwrap_err();
+        let error = filled.ploop.merge(&MergeParam::new(refused)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{refused:?}");
     }
-    known.verify();
+    filled.verify();
     // Below the fork and above it there is something to merge.
-    known
+    filled
         .ploop
         .merge(&MergeParam::new(MergeTarget::Snapshot(guids[1])))
         .unwrap();
-    known.states.remove(&guids[0]);
-    known.verify();
-    known
+    filled.states.remove(&guids[0]);
+    filled.verify();
+    filled
         .ploop
         .merge(&MergeParam::new(MergeTarget::Top))
         .unwrap();
-    known.states.remove(&side);
-    known.verify();
+    filled.states.remove(&side);
+    filled.verify();
 }
 
 /// Two images are merged to one new file: the one that comes second fails, and leaves the file of the first.
@@ -210,28 +212,28 @@ fn two_merges_to_one_new_file() {
         let images =
             [(); 2].map(|()| FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1).0);
         let merged = std::thread::scope(|scope| {
-            let threads = images.map(|mut known| {
+            let threads = images.map(|mut filled| {
                 let (new, barrier) = (&new, &barrier);
                 scope.spawn(move || {
                     let param = MergeParam::new(MergeTarget::All).new_delta(new);
                     barrier.wait();
-                    let result = known.ploop.merge(&param);
-                    (known, result)
+                    let result = filled.ploop.merge(&param);
+                    (filled, result)
                 })
             });
             threads.map(|thread| thread.join().unwrap())
         });
         let mut done = 0;
-        for (mut known, result) in merged {
+        for (mut filled, result) in merged {
             match result {
                 Ok(()) => {
                     done += 1;
-                    assert_eq!(known.file_of(Guid::TOP), new, "{round}");
-                    known.states.retain(|guid, _| *guid == Guid::TOP);
+                    assert_eq!(filled.file_of(Guid::TOP), new, "{round}");
+                    filled.states.retain(|guid, _| *guid == Guid::TOP);
                 }
                 Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}"),
             }
-            known.verify();
+            filled.verify();
         }
         assert_eq!(done, 1, "{round}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{round}");
@@ -243,37 +245,37 @@ fn two_merges_to_one_new_file() {
 #[test]
 fn a_merge_to_a_new_file_that_is_cut_short_at_its_end() {
     for (target, lowest, gone) in [(MergeTarget::Top, 3, 3..4), (MergeTarget::All, 0, 0..4)] {
-        let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 4);
-        let before = known.descriptor();
+        let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 4);
+        let before = filled.descriptor();
         let files = before.images.iter().map(|image| image.file.clone());
         let old: Vec<(PathBuf, Vec<u8>)> = files
-            .chain([known.xml()])
+            .chain([filled.xml()])
             .map(|file| (file.clone(), fs::read(&file).unwrap()))
             .collect();
-        let removed_first = known.file_of(guids[lowest]);
-        let param = MergeParam::new(target).new_delta(known.path("merged.hds"));
-        known.ploop.merge(&param).unwrap();
-        fs::rename(known.xml(), known.path("DiskDescriptor.xml.tmp")).unwrap();
+        let removed_first = filled.file_of(guids[lowest]);
+        let param = MergeParam::new(target).new_delta(filled.path("merged.hds"));
+        filled.ploop.merge(&param).unwrap();
+        fs::rename(filled.xml(), filled.path("DiskDescriptor.xml.tmp")).unwrap();
         for (file, bytes) in old.iter().filter(|(file, _)| *file != removed_first) {
             fs::write(file, bytes).unwrap();
         }
         for guid in &guids[gone] {
-            known.states.remove(guid);
+            filled.states.remove(guid);
         }
         // The next operation puts it in place.
-        known.snapshot();
-        let now = known.descriptor();
+        filled.snapshot();
+        let now = filled.descriptor();
         let is_named = |file: &PathBuf| now.images.iter().any(|image| image.file == *file);
-        assert!(is_named(&known.path("merged.hds")));
+        assert!(is_named(&filled.path("merged.hds")));
         // The merged file is left over. It is found by the name of the base if that belongs to another image.
         let merged = old.into_iter().map(|(file, _)| file);
         let merged: BTreeSet<PathBuf> = merged
-            .filter(|file| *file != known.xml() && file.exists() && !is_named(file))
+            .filter(|file| *file != filled.xml() && file.exists() && !is_named(file))
             .collect();
         assert_eq!(merged.len(), before.images.len() - now.images.len() + 1);
         if lowest > 0 {
-            known.orphans = merged;
+            filled.orphans = merged;
         }
-        known.verify();
+        filled.verify();
     }
 }

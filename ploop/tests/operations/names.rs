@@ -38,24 +38,24 @@ fn no_delta_is_made_under_them() {
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
-    let (mut known, _) = FilledImage::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2);
-    let before = Contents::of(known.dir.path());
+    let (mut filled, _) = FilledImage::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 2);
+    let before = Contents::of(filled.dir.path());
     for name in NAMES {
-        let new = known.path(name);
+        let new = filled.path(name);
         if new.exists() {
             // The lock file.
             continue;
         }
         let param = MergeParam::new(MergeTarget::All).new_delta(&new);
-        refused(known.ploop.merge(&param), ErrorKind::InvalidInput);
+        refused(filled.ploop.merge(&param), ErrorKind::InvalidInput);
         before.assert_unchanged(name);
-        fs::copy(known.file_of(Guid::TOP), &new).unwrap();
+        fs::copy(filled.file_of(Guid::TOP), &new).unwrap();
         let param = ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP));
-        refused(known.ploop.replace(&param), ErrorKind::InvalidInput);
+        refused(filled.ploop.replace(&param), ErrorKind::InvalidInput);
         fs::remove_file(&new).unwrap();
         before.assert_unchanged(name);
     }
-    known.verify();
+    filled.verify();
 }
 
 /// The base is one of these files, by its name or by a link: nothing is changed, and it can be read.
@@ -63,27 +63,27 @@ fn no_delta_is_made_under_them() {
 fn a_delta_that_is_under_them_stays_whole() {
     for name in NAMES {
         for link in [false, true] {
-            let mut known = FilledImage::new(ImageMode::Expanded);
-            known.write([(0, 1), (3, 2)]);
-            let (base, other) = (known.path("root.hds"), known.path(name));
+            let mut filled = FilledImage::new(ImageMode::Expanded);
+            filled.write([(0, 1), (3, 2)]);
+            let (base, other) = (filled.path("root.hds"), filled.path(name));
             if link {
                 fs::hard_link(&base, &other).unwrap();
             } else {
                 fs::rename(&base, &other).unwrap();
-                let text = fs::read_to_string(known.xml()).unwrap();
+                let text = fs::read_to_string(filled.xml()).unwrap();
                 let text = text.replace("<File>root.hds<", &format!("<File>{name}<"));
-                fs::write(known.xml(), text).unwrap();
+                fs::write(filled.xml(), text).unwrap();
                 if name.starts_with("root.hds") {
                     // No other delta has this file.
                     continue;
                 }
             }
-            let before = Contents::of(known.dir.path());
+            let before = Contents::of(filled.dir.path());
             for result in [
-                known.ploop.snapshot().map(drop),
-                known.ploop.set_max_delta_size(Size::from_sectors(4096)),
-                known.ploop.convert(ImageMode::Raw),
-                known.ploop.convert(ImageMode::Preallocated),
+                filled.ploop.snapshot().map(drop),
+                filled.ploop.set_max_delta_size(Size::from_sectors(4096)),
+                filled.ploop.convert(ImageMode::Raw),
+                filled.ploop.convert(ImageMode::Preallocated),
             ] {
                 let error = result.unwrap_err();
                 assert_eq!(
@@ -95,8 +95,8 @@ fn a_delta_that_is_under_them_stays_whole() {
             }
             before.assert_unchanged(name);
             assert_eq!(
-                known.ploop.image_info().unwrap().size(),
-                known.descriptor().size
+                filled.ploop.image_info().unwrap().size(),
+                filled.descriptor().size
             );
         }
     }
@@ -111,14 +111,14 @@ fn what_is_there_instead_of_them_is_left_alone() {
                 // The image is mounted on it, or cannot be.
                 continue;
             }
-            let mut known = FilledImage::new(ImageMode::Expanded);
-            known.write([(0, 1), (3, 2)]);
+            let mut filled = FilledImage::new(ImageMode::Expanded);
+            filled.write([(0, 1), (3, 2)]);
             let elsewhere = tempfile::tempdir().unwrap();
             let target = elsewhere.path().join("precious");
             if kind != "link to nothing" {
                 fs::write(&target, "precious").unwrap();
             }
-            let other = known.path(name);
+            let other = filled.path(name);
             let _ = fs::remove_file(&other);
             match kind {
                 "pipe" => make_pipe(&other),
@@ -126,15 +126,15 @@ fn what_is_there_instead_of_them_is_left_alone() {
                 _ => symlink(&target, &other).unwrap(),
             }
             let before = (
-                Contents::of(known.dir.path()),
+                Contents::of(filled.dir.path()),
                 Contents::of(elsewhere.path()),
             );
-            let mut ploop = Ploop::open(known.xml()).unwrap();
+            let mut ploop = Ploop::open(filled.xml()).unwrap();
             for result in [
                 ploop.snapshot().map(drop),
                 ploop.set_max_delta_size(Size::from_sectors(4096)),
                 ploop.convert(ImageMode::Raw),
-                ploop::fs_info(known.xml()).map(drop),
+                ploop::fs_info(filled.xml()).map(drop),
             ] {
                 let error = result.unwrap_err();
                 assert_eq!(error.path(), Some(&*other), "{kind} {name}: {error}");

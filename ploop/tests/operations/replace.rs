@@ -10,10 +10,10 @@ use super::filled_image::{Delta, FilledImage, relative};
 
 /// A copy of the delta of `guid` in which a cluster is different, so that it shows which of the two
 /// files is in use.
-fn copy_with_mark(known: &FilledImage, guid: Guid, to: &Path, number: u64, seed: u64) {
-    fs::copy(known.file_of(guid), to).unwrap();
+fn copy_with_mark(filled: &FilledImage, guid: Guid, to: &Path, number: u64, seed: u64) {
+    fs::copy(filled.file_of(guid), to).unwrap();
     let delta = Delta::open(to);
-    assert!(delta.allocated(known.clusters).contains(&number));
+    assert!(delta.allocated(filled.clusters).contains(&number));
     delta.write(number, seed);
 }
 
@@ -27,22 +27,22 @@ fn each_delta(target: impl Fn(&FilledImage, Guid) -> ReplaceTarget) {
         for mode in [ImageMode::Expanded, ImageMode::Preallocated] {
             for keep_name in [false, true] {
                 for level in 0..3 {
-                    let (mut known, guids) = FilledImage::chain(mode, format, 2);
+                    let (mut filled, guids) = FilledImage::chain(mode, format, 2);
                     let guid = [guids[0], guids[1], Guid::TOP][level];
                     // A cluster that no other level writes, and all above show.
-                    let number = known.clusters - 1 - level as u64;
-                    let new = known.path("new.hds");
-                    copy_with_mark(&known, guid, &new, number, 4242);
-                    let (old, marked) = (known.file_of(guid), inode(&new));
-                    let mut param = ReplaceParam::new(&new, target(&known, guid));
+                    let number = filled.clusters - 1 - level as u64;
+                    let new = filled.path("new.hds");
+                    copy_with_mark(&filled, guid, &new, number, 4242);
+                    let (old, marked) = (filled.file_of(guid), inode(&new));
+                    let mut param = ReplaceParam::new(&new, target(&filled, guid));
                     if keep_name {
                         param = param.flags(ReplaceFlag::KEEP_NAME);
                     }
-                    known.ploop.replace(&param).unwrap();
+                    filled.ploop.replace(&param).unwrap();
                     for above in [guids[0], guids[1], Guid::TOP].iter().skip(level) {
-                        known.states.get_mut(above).unwrap().insert(number, 4242);
+                        filled.states.get_mut(above).unwrap().insert(number, 4242);
                     }
-                    let used = known.file_of(guid);
+                    let used = filled.file_of(guid);
                     assert_eq!(inode(&used), marked);
                     if keep_name {
                         assert_eq!(used, old);
@@ -50,9 +50,9 @@ fn each_delta(target: impl Fn(&FilledImage, Guid) -> ReplaceTarget) {
                     } else {
                         assert_eq!(used, new);
                         assert!(old.exists());
-                        known.orphans.insert(old);
+                        filled.orphans.insert(old);
                     }
-                    known.verify();
+                    filled.verify();
                 }
             }
         }
@@ -66,53 +66,53 @@ fn by_guid() {
 
 #[test]
 fn by_file() {
-    each_delta(|known, guid| ReplaceTarget::File(known.file_of(guid)));
+    each_delta(|filled, guid| ReplaceTarget::File(filled.file_of(guid)));
 }
 
 /// libploop looks such a name up in the image's directory and uses it in the working directory.
 #[test]
 fn by_file_from_another_directory() {
-    each_delta(|known, guid| ReplaceTarget::File(relative(&known.file_of(guid))));
+    each_delta(|filled, guid| ReplaceTarget::File(relative(&filled.file_of(guid))));
 }
 
 #[test]
 fn by_a_link_to_the_file() {
-    each_delta(|known, guid| {
-        let link = known.path("link");
-        symlink(known.file_of(guid), &link).unwrap();
+    each_delta(|filled, guid| {
+        let link = filled.path("link");
+        symlink(filled.file_of(guid), &link).unwrap();
         ReplaceTarget::File(link)
     });
 }
 
 #[test]
 fn from_another_directory_and_back() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
     let elsewhere = tempfile::tempdir().unwrap();
-    let old = known.file_of(guids[0]);
+    let old = filled.file_of(guids[0]);
     let new: PathBuf = fs::canonicalize(elsewhere.path())
         .unwrap()
         .join("moved.hds");
     fs::copy(&old, &new).unwrap();
     let target = || ReplaceTarget::Guid(guids[0]);
-    known
+    filled
         .ploop
         .replace(&ReplaceParam::new(relative(&new), target()))
         .unwrap();
-    assert_eq!(known.file_of(guids[0]), new);
-    known.orphans.insert(old.clone());
-    known.verify();
-    known.orphans.clear();
-    known
+    assert_eq!(filled.file_of(guids[0]), new);
+    filled.orphans.insert(old.clone());
+    filled.verify();
+    filled.orphans.clear();
+    filled
         .ploop
         .replace(&ReplaceParam::new(&old, target()))
         .unwrap();
-    assert_eq!(known.file_of(guids[0]), old);
-    known.verify();
+    assert_eq!(filled.file_of(guids[0]), old);
+    filled.verify();
 }
 
 #[test]
 fn what_is_no_copy_is_refused() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
     let other = FilledImage::with(
         ImageMode::Expanded,
         ploop::ClusterSize::DEFAULT,
@@ -123,89 +123,92 @@ fn what_is_no_copy_is_refused() {
         ploop::ClusterSize::MIN,
         FormatVersion::V2,
     );
-    let longer = known.path("longer.hds");
-    fs::copy(known.file_of(guids[0]), &longer).unwrap();
+    let longer = filled.path("longer.hds");
+    fs::copy(filled.file_of(guids[0]), &longer).unwrap();
     Delta::open(&longer).write(12, 1);
     let target = || ReplaceTarget::Guid(guids[0]);
     for (new, kind) in [
         (other.path("root.hds"), ErrorKind::Corrupt),
         (v2.path("root.hds"), ErrorKind::Corrupt),
         (longer, ErrorKind::Corrupt),
-        (known.file_of(guids[0]), ErrorKind::InvalidInput),
-        (known.file_of(Guid::TOP), ErrorKind::InvalidInput),
-        (known.path("none"), ErrorKind::NotFound),
+        (filled.file_of(guids[0]), ErrorKind::InvalidInput),
+        (filled.file_of(Guid::TOP), ErrorKind::InvalidInput),
+        (filled.path("none"), ErrorKind::NotFound),
     ] {
         for flags in [ReplaceFlag::empty(), ReplaceFlag::KEEP_NAME] {
             let param = ReplaceParam::new(&new, target()).flags(flags);
-            let error = known.ploop.replace(&param).unwrap_err();
+            let error = filled.ploop.replace(&param).unwrap_err();
             assert_eq!(error.kind(), kind, "{}: {error}", new.display());
         }
     }
-    let copy = known.path("copy");
-    fs::copy(known.file_of(guids[0]), &copy).unwrap();
+    let copy = filled.path("copy");
+    fs::copy(filled.file_of(guids[0]), &copy).unwrap();
     for (target, kind) in [
         (ReplaceTarget::Guid(Guid::generate()), ErrorKind::NoSnapshot),
-        (ReplaceTarget::File(known.xml()), ErrorKind::InvalidInput),
-        (ReplaceTarget::File(known.path("none")), ErrorKind::NotFound),
+        (ReplaceTarget::File(filled.xml()), ErrorKind::InvalidInput),
+        (
+            ReplaceTarget::File(filled.path("none")),
+            ErrorKind::NotFound,
+        ),
         // Only a running device has levels.
         (ReplaceTarget::Level(0), ErrorKind::InvalidInput),
         (ReplaceTarget::Level(u32::MAX), ErrorKind::InvalidInput),
     ] {
         let param = ReplaceParam::new(&copy, target.clone());
-        let error = known.ploop.replace(&param).unwrap_err();
+        let error = filled.ploop.replace(&param).unwrap_err();
         assert_eq!(error.kind(), kind, "{target:?}: {error}");
     }
-    known.verify();
+    filled.verify();
 }
 
 #[test]
 fn a_raw_base_cannot_be_replaced_but_what_is_above_can() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Raw, FormatVersion::V1, 1);
-    let new = known.path("new");
-    fs::copy(known.file_of(guids[0]), &new).unwrap();
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Raw, FormatVersion::V1, 1);
+    let new = filled.path("new");
+    fs::copy(filled.file_of(guids[0]), &new).unwrap();
     let param = ReplaceParam::new(&new, ReplaceTarget::Guid(guids[0]));
     // A raw disk has no header to be compared.
-    known.ploop.replace(&param).unwrap_err();
-    known.verify();
-    let old = known.file_of(Guid::TOP);
+    filled.ploop.replace(&param).unwrap_err();
+    filled.verify();
+    let old = filled.file_of(Guid::TOP);
     fs::copy(&old, &new).unwrap();
     let param = ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP));
-    known.ploop.replace(&param).unwrap();
-    assert_eq!(known.file_of(Guid::TOP), new);
-    known.orphans.insert(old);
-    known.verify();
+    filled.ploop.replace(&param).unwrap();
+    assert_eq!(filled.file_of(Guid::TOP), new);
+    filled.orphans.insert(old);
+    filled.verify();
 }
 
 /// The descriptor's name then leads to the new file. The old file stays where the link led.
 #[test]
 fn a_link_to_a_delta_gives_way_to_the_new_file() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    let elsewhere = tempfile::tempdir_in(known.path("")).unwrap();
-    let (name, old) = (known.path("root.hds"), elsewhere.path().join("old.hds"));
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    let elsewhere = tempfile::tempdir_in(filled.path("")).unwrap();
+    let (name, old) = (filled.path("root.hds"), elsewhere.path().join("old.hds"));
     fs::rename(&name, &old).unwrap();
     symlink(&old, &name).unwrap();
-    let new = known.path("new.hds");
+    let new = filled.path("new.hds");
     fs::copy(&old, &new).unwrap();
     let (was, marked) = (inode(&old), inode(&new));
     let param = ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP));
-    known
+    filled
         .ploop
         .replace(&param.flags(ReplaceFlag::KEEP_NAME))
         .unwrap();
     assert!(fs::symlink_metadata(&name).unwrap().is_file());
     assert_eq!((inode(&name), inode(&old)), (marked, was));
     assert!(!new.exists());
-    known.verify();
+    filled.verify();
 }
 
 /// The file itself is moved, not the link to it.
 #[test]
 fn a_new_file_by_a_link() {
     for keep_name in [false, true] {
-        let mut known = FilledImage::new(ImageMode::Expanded);
-        let elsewhere = tempfile::tempdir_in(known.path("")).unwrap();
+        let mut filled = FilledImage::new(ImageMode::Expanded);
+        let elsewhere = tempfile::tempdir_in(filled.path("")).unwrap();
         let file = elsewhere.path().join("copy.hds");
-        let (name, link) = (known.path("root.hds"), known.path("link"));
+        let (name, link) = (filled.path("root.hds"), filled.path("link"));
         fs::copy(&name, &file).unwrap();
         symlink(&file, &link).unwrap();
         let marked = inode(&file);
@@ -213,13 +216,13 @@ fn a_new_file_by_a_link() {
         if keep_name {
             param = param.flags(ReplaceFlag::KEEP_NAME);
         }
-        known.ploop.replace(&param).unwrap();
+        filled.ploop.replace(&param).unwrap();
         let used = if keep_name { &name } else { &file };
-        assert_eq!(known.ploop.top_delta_file().unwrap(), *used);
+        assert_eq!(filled.ploop.top_delta_file().unwrap(), *used);
         assert!(fs::symlink_metadata(used).unwrap().is_file());
         assert_eq!(inode(used), marked);
         assert_eq!((file.exists(), name.exists()), (!keep_name, true));
         assert_eq!(fs::read_link(&link).unwrap(), file);
-        known.verify();
+        filled.verify();
     }
 }

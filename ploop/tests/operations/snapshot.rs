@@ -17,29 +17,29 @@ const ALL: [(ImageMode, FormatVersion); 3] = [
 #[test]
 fn a_snapshot_keeps_what_was_there() {
     for (mode, format) in ALL {
-        let (known, guids) = FilledImage::chain(mode, format, 4);
-        let descriptor = known.descriptor();
+        let (filled, guids) = FilledImage::chain(mode, format, 4);
+        let descriptor = filled.descriptor();
         assert_eq!(descriptor.chain(Guid::TOP).len(), 5);
         for pair in guids.windows(2) {
             assert_eq!(descriptor.parent(pair[1]), Some(pair[0]));
         }
         assert_eq!(descriptor.base().unwrap().guid, guids[0]);
-        assert_eq!(descriptor.base().unwrap().file, known.path("root.hds"));
+        assert_eq!(descriptor.base().unwrap().file, filled.path("root.hds"));
         assert_eq!(
-            known.ploop.base_delta_file().unwrap(),
-            known.path("root.hds")
+            filled.ploop.base_delta_file().unwrap(),
+            filled.path("root.hds")
         );
         assert_eq!(
-            known.ploop.top_delta_file().unwrap(),
-            known.file_of(Guid::TOP)
+            filled.ploop.top_delta_file().unwrap(),
+            filled.file_of(Guid::TOP)
         );
-        assert_eq!(known.names().len(), 6);
+        assert_eq!(filled.names().len(), 6);
         // A new delta has the format of the one below; one on a raw base that which the driver prefers.
         let format = match mode {
             ImageMode::Raw if ploop::kernel::is_large_disk_supported() => FormatVersion::V2,
             _ => format,
         };
-        let info = known.ploop.image_info().unwrap();
+        let info = filled.ploop.image_info().unwrap();
         assert_eq!(info.version, format.number());
         assert_eq!(info.size(), descriptor.size);
     }
@@ -47,64 +47,64 @@ fn a_snapshot_keeps_what_was_there() {
 
 #[test]
 fn the_guid_and_the_directory_are_the_callers() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.write([(2, 1)]);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.write([(2, 1)]);
     let elsewhere = tempfile::tempdir().unwrap();
     let chosen = Guid::generate();
     let param = SnapshotParam::new()
         .guid(chosen)
         .directory(elsewhere.path());
-    assert_eq!(known.ploop.snapshot_with(&param).unwrap(), chosen);
-    known.took(chosen);
-    known.write([(2, 2), (5, 3)]);
-    known.verify();
-    let top = known.file_of(Guid::TOP);
+    assert_eq!(filled.ploop.snapshot_with(&param).unwrap(), chosen);
+    filled.took(chosen);
+    filled.write([(2, 2), (5, 3)]);
+    filled.verify();
+    let top = filled.file_of(Guid::TOP);
     assert_eq!(
         top.parent(),
         Some(&*fs::canonicalize(elsewhere.path()).unwrap())
     );
     assert_eq!(names_in(elsewhere.path()).len(), 1);
-    assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);
+    assert_eq!(filled.names(), ["DiskDescriptor.xml", "root.hds"]);
     // The next delta is beside the base again.
-    known.snapshot();
-    known.verify();
-    assert_eq!(known.names().len(), 3);
-    refused(known.ploop.snapshot_with(&param), ErrorKind::AlreadyExists);
-    known.verify();
+    filled.snapshot();
+    filled.verify();
+    assert_eq!(filled.names().len(), 3);
+    refused(filled.ploop.snapshot_with(&param), ErrorKind::AlreadyExists);
+    filled.verify();
 }
 
 #[test]
 fn going_back_forgets_what_was_written_since() {
     for (mode, format) in ALL {
-        let (mut known, guids) = FilledImage::chain(mode, format, 3);
+        let (mut filled, guids) = FilledImage::chain(mode, format, 3);
         for guid in [guids[1], guids[0], guids[2], guids[2]] {
-            let old_top = known.file_of(Guid::TOP);
-            known.switch(guid);
+            let old_top = filled.file_of(Guid::TOP);
+            filled.switch(guid);
             assert!(!old_top.exists());
-            assert_eq!(known.descriptor().parent(Guid::TOP), Some(guid));
-            known.verify();
-            known.write([(3, guid.as_uuid().as_u128() as u64 >> 40), (9, 77)]);
-            known.verify();
+            assert_eq!(filled.descriptor().parent(Guid::TOP), Some(guid));
+            filled.verify();
+            filled.write([(3, guid.as_uuid().as_u128() as u64 >> 40), (9, 77)]);
+            filled.verify();
         }
-        assert_eq!(known.names().len(), 5);
+        assert_eq!(filled.names().len(), 5);
     }
 }
 
 #[test]
 fn new_deltas_of_version_2_need_a_driver() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V2, 2);
-    assert_eq!(known.ploop.image_info().unwrap().version, 2);
-    if known.can_have_deltas() {
-        known.snapshot();
-        known.switch(guids[0]);
-        known.verify();
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V2, 2);
+    assert_eq!(filled.ploop.image_info().unwrap().version, 2);
+    if filled.can_have_deltas() {
+        filled.snapshot();
+        filled.switch(guids[0]);
+        filled.verify();
         return;
     }
-    let names = known.names();
-    let text = fs::read(known.xml()).unwrap();
+    let names = filled.names();
+    let text = fs::read(filled.xml()).unwrap();
     for error in [
-        known.ploop.snapshot().unwrap_err(),
-        known.ploop.switch_snapshot(guids[0]).unwrap_err(),
+        filled.ploop.snapshot().unwrap_err(),
+        filled.ploop.switch_snapshot(guids[0]).unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(
@@ -112,160 +112,160 @@ fn new_deltas_of_version_2_need_a_driver() {
             "{error}"
         );
     }
-    assert_eq!(known.names(), names);
-    assert_eq!(fs::read(known.xml()).unwrap(), text);
-    known.verify();
+    assert_eq!(filled.names(), names);
+    assert_eq!(fs::read(filled.xml()).unwrap(), text);
+    filled.verify();
     // No new delta is needed for this.
-    let kept = known
+    let kept = filled
         .ploop
         .switch_snapshot_with(guids[1], SwitchFlag::SKIP_CREATE);
     assert_eq!(kept.unwrap(), None);
-    known.went_back_to(guids[1]);
-    known.states.remove(&guids[1]);
-    known.verify();
+    filled.went_back_to(guids[1]);
+    filled.states.remove(&guids[1]);
+    filled.verify();
 }
 
 /// goploop loses the GUID of the delta that is kept.
 #[test]
 fn the_old_top_can_be_kept_under_a_new_guid() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
-    let old_top = known.file_of(Guid::TOP);
-    let kept = known
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let old_top = filled.file_of(Guid::TOP);
+    let kept = filled
         .ploop
         .switch_snapshot_with(guids[0], SwitchFlag::SKIP_DESTROY)
         .unwrap()
         .expect("the kept delta has a name");
-    known.took(kept);
-    known.went_back_to(guids[0]);
-    known.verify();
-    assert_eq!(known.file_of(kept), old_top);
-    assert_eq!(known.descriptor().parent(kept), Some(guids[1]));
-    known.write([(4, 900)]);
-    let again = known
+    filled.took(kept);
+    filled.went_back_to(guids[0]);
+    filled.verify();
+    assert_eq!(filled.file_of(kept), old_top);
+    assert_eq!(filled.descriptor().parent(kept), Some(guids[1]));
+    filled.write([(4, 900)]);
+    let again = filled
         .ploop
         .switch_snapshot_with(kept, SwitchFlag::SKIP_DESTROY)
         .unwrap()
         .unwrap();
     assert_ne!(again, kept);
-    known.took(again);
-    known.went_back_to(kept);
-    known.verify();
-    known.ploop.delete_snapshot(again).unwrap();
-    known.states.remove(&again);
-    known.verify();
+    filled.took(again);
+    filled.went_back_to(kept);
+    filled.verify();
+    filled.ploop.delete_snapshot(again).unwrap();
+    filled.states.remove(&again);
+    filled.verify();
 }
 
 #[test]
 fn a_snapshot_itself_can_become_the_top() {
     for (mode, format) in ALL {
-        let (mut known, guids) = FilledImage::chain(mode, format, 2);
-        let old_top = known.file_of(Guid::TOP);
-        let file = known.file_of(guids[1]);
-        let kept = known
+        let (mut filled, guids) = FilledImage::chain(mode, format, 2);
+        let old_top = filled.file_of(Guid::TOP);
+        let file = filled.file_of(guids[1]);
+        let kept = filled
             .ploop
             .switch_snapshot_with(guids[1], SwitchFlag::SKIP_CREATE)
             .unwrap();
         assert_eq!(kept, None);
-        known.went_back_to(guids[1]);
-        known.states.remove(&guids[1]);
-        known.verify();
+        filled.went_back_to(guids[1]);
+        filled.states.remove(&guids[1]);
+        filled.verify();
         assert!(!old_top.exists());
-        assert_eq!(known.file_of(Guid::TOP), file);
-        known.write([(3, 500)]);
-        known.verify();
+        assert_eq!(filled.file_of(Guid::TOP), file);
+        filled.write([(3, 500)]);
+        filled.verify();
         // Down to the base, so that nothing else is left.
-        known
+        filled
             .ploop
             .switch_snapshot_with(guids[0], SwitchFlag::SKIP_CREATE)
             .unwrap();
-        known.went_back_to(guids[0]);
-        known.states.remove(&guids[0]);
-        known.verify();
-        assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);
+        filled.went_back_to(guids[0]);
+        filled.states.remove(&guids[0]);
+        filled.verify();
+        assert_eq!(filled.names(), ["DiskDescriptor.xml", "root.hds"]);
     }
 }
 
 /// The pattern of a program that restores several disks together.
 #[test]
 fn a_switch_can_be_undone() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
-    let before = known.states[&Guid::TOP].clone();
-    let kept = known
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let before = filled.states[&Guid::TOP].clone();
+    let kept = filled
         .ploop
         .switch_snapshot_with(guids[0], SwitchFlag::SKIP_DESTROY)
         .unwrap()
         .unwrap();
-    known.took(kept);
-    known.went_back_to(guids[0]);
-    known.verify();
-    known
+    filled.took(kept);
+    filled.went_back_to(guids[0]);
+    filled.verify();
+    filled
         .ploop
         .switch_snapshot_with(kept, SwitchFlag::SKIP_CREATE)
         .unwrap();
-    known.went_back_to(kept);
-    known.states.remove(&kept);
-    assert_eq!(known.states[&Guid::TOP], before);
-    known.verify();
+    filled.went_back_to(kept);
+    filled.states.remove(&kept);
+    assert_eq!(filled.states[&Guid::TOP], before);
+    filled.verify();
 }
 
 #[test]
 fn flags_that_contradict_each_other_change_nothing() {
-    let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
-    let text = fs::read(known.xml()).unwrap();
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let text = fs::read(filled.xml()).unwrap();
     for flags in [
         SwitchFlag::SKIP_CREATE | SwitchFlag::SKIP_DESTROY,
         SwitchFlag::from_bits_retain(1 << 20),
     ] {
-        known
+        filled
             .ploop
             .switch_snapshot_with(guids[0], flags)
             .unwrap_err();
     }
     // As the top it would change what its other child reads.
-    known.switch(guids[0]);
-    let side = known.snapshot();
-    known.switch(guids[0]);
+    filled.switch(guids[0]);
+    let side = filled.snapshot();
+    filled.switch(guids[0]);
     refused(
-        known
+        filled
             .ploop
             .switch_snapshot_with(guids[0], SwitchFlag::SKIP_CREATE),
         ErrorKind::InvalidInput,
     );
-    known.verify();
-    assert_ne!(fs::read(known.xml()).unwrap(), text);
-    known.switch(side);
-    known.verify();
+    filled.verify();
+    assert_ne!(fs::read(filled.xml()).unwrap(), text);
+    filled.switch(side);
+    filled.verify();
 }
 
 /// Another handle, and another descriptor of the same name, see what happened.
 #[test]
 fn handles_see_each_others_changes() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    let mut other = Ploop::open(known.xml()).unwrap();
-    known.write([(1, 1)]);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    let mut other = Ploop::open(filled.xml()).unwrap();
+    filled.write([(1, 1)]);
     let guid = other.snapshot().unwrap();
-    known.took(guid);
-    known.verify();
+    filled.took(guid);
+    filled.verify();
     assert_eq!(
-        known.ploop.top_delta_file().unwrap(),
+        filled.ploop.top_delta_file().unwrap(),
         other.top_delta_file().unwrap()
     );
     assert_eq!(
-        known.ploop.descriptor().unwrap(),
+        filled.ploop.descriptor().unwrap(),
         other.descriptor().unwrap()
     );
-    known.switch(guid);
+    filled.switch(guid);
     assert_eq!(
-        known.ploop.top_delta_file().unwrap(),
+        filled.ploop.top_delta_file().unwrap(),
         other.top_delta_file().unwrap()
     );
 }
 
 #[test]
 fn a_switch_removes_the_note_of_the_file_system() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    let guid = known.snapshot();
-    fs::write(known.path(".statfs"), [0; 40]).unwrap();
-    known.switch(guid);
-    assert!(!known.path(".statfs").exists());
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    let guid = filled.snapshot();
+    fs::write(filled.path(".statfs"), [0; 40]).unwrap();
+    filled.switch(guid);
+    assert!(!filled.path(".statfs").exists());
 }

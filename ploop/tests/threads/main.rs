@@ -45,69 +45,69 @@ const _: fn() = || {
 };
 
 /// One operation on an image of which this thread knows the contents.
-fn step(known: &mut FilledImage, random: &mut Rng, number: u64) {
-    let snapshots: Vec<Guid> = known
+fn step(filled: &mut FilledImage, random: &mut Rng, number: u64) {
+    let snapshots: Vec<Guid> = filled
         .states
         .keys()
         .copied()
         .filter(|guid| *guid != Guid::TOP)
         .collect();
     let some = |random: &mut Rng| snapshots[random.usize(..snapshots.len())];
-    let clusters = known.clusters;
+    let clusters = filled.clusters;
     match random.usize(..10) {
         0 | 1 if snapshots.len() < 6 => {
-            known.snapshot();
+            filled.snapshot();
         }
         2 if !snapshots.is_empty() => {
             let guid = some(random);
-            if !known.descriptor().snapshot(guid).unwrap().temporary {
-                known.switch(guid);
+            if !filled.descriptor().snapshot(guid).unwrap().temporary {
+                filled.switch(guid);
             }
         }
         3 if !snapshots.is_empty() && snapshots.len() < 6 => {
             let guid = some(random);
-            let kept = known
+            let kept = filled
                 .ploop
                 .switch_snapshot_with(guid, SwitchFlag::SKIP_DESTROY)
                 .unwrap();
-            known.took(kept.unwrap());
-            known.went_back_to(guid);
+            filled.took(kept.unwrap());
+            filled.went_back_to(guid);
         }
         4 | 5 if !snapshots.is_empty() => {
             let guid = some(random);
-            let children = known.descriptor().children(guid).count();
+            let children = filled.descriptor().children(guid).count();
             // One with several children would only be marked.
             if children < 2 {
-                known.ploop.delete_snapshot(guid).unwrap();
-                known.states.remove(&guid);
+                filled.ploop.delete_snapshot(guid).unwrap();
+                filled.states.remove(&guid);
             }
         }
         6 => {
-            let descriptor = known.descriptor();
+            let descriptor = filled.descriptor();
             if let Some(parent) = descriptor.parent(Guid::TOP) {
                 if descriptor.children(parent).count() == 1 {
                     let param = MergeParam::new(MergeTarget::Top);
-                    known.ploop.merge(&param).unwrap();
-                    known.states.remove(&parent);
+                    filled.ploop.merge(&param).unwrap();
+                    filled.states.remove(&parent);
                 }
             }
         }
-        7 => known.write([(random.u64(..clusters), number)]),
+        7 => filled.write([(random.u64(..clusters), number)]),
         8 => {
-            known
+            filled
                 .ploop
                 .set_max_delta_size(Size::from_sectors(number))
                 .unwrap();
-            let stored = known.ploop.descriptor().unwrap().max_delta_size;
+            let stored = filled.ploop.descriptor().unwrap().max_delta_size;
             assert_eq!(stored, Some(Size::from_sectors(number)));
         }
         _ => {
             assert_eq!(
-                known.ploop.top_delta_file().unwrap(),
-                known.file_of(Guid::TOP)
+                filled.ploop.top_delta_file().unwrap(),
+                filled.file_of(Guid::TOP)
             );
-            assert!(!known.ploop.is_mounted().unwrap());
-            assert_eq!(known.ploop.image_info().unwrap().version, 1);
+            assert!(!filled.ploop.is_mounted().unwrap());
+            assert_eq!(filled.ploop.image_info().unwrap().version, 1);
         }
     }
 }
@@ -117,12 +117,12 @@ fn eight_threads_on_eight_images() {
     thread::scope(|scope| {
         for seed in 1..=THREADS as u64 {
             scope.spawn(move || {
-                let mut known = FilledImage::new(ImageMode::Expanded);
+                let mut filled = FilledImage::new(ImageMode::Expanded);
                 let mut random = Rng::with_seed(seed);
                 for number in 1..=OPERATIONS as u64 {
-                    step(&mut known, &mut random, seed << 16 | number);
+                    step(&mut filled, &mut random, seed << 16 | number);
                     if number % 50 == 0 {
-                        known.verify();
+                        filled.verify();
                     }
                 }
             });
@@ -134,9 +134,9 @@ fn eight_threads_on_eight_images() {
 /// were not deleted, and the data that was written before is in all of them.
 #[test]
 fn eight_threads_on_one_image() {
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.fill(1);
-    let (xml, start) = (known.xml(), Barrier::new(THREADS));
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.fill(1);
+    let (xml, start) = (filled.xml(), Barrier::new(THREADS));
     let left: Vec<Guid> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|_| {
@@ -153,9 +153,9 @@ fn eight_threads_on_one_image() {
             .collect()
     });
     for guid in left {
-        known.took(guid);
+        filled.took(guid);
     }
-    known.verify();
+    filled.verify();
 }
 
 /// `operations` of them; returns the snapshots that are left.
@@ -226,16 +226,16 @@ fn two_processes_on_one_image() {
         });
         return;
     }
-    let mut known = FilledImage::new(ImageMode::Expanded);
-    known.fill(1);
-    let mut child = other_process(NAME, &known.xml());
-    let mut ploop = Ploop::open(known.xml()).unwrap();
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.fill(1);
+    let mut child = other_process(NAME, &filled.xml());
+    let mut ploop = Ploop::open(filled.xml()).unwrap();
     let mine = make_and_delete(&mut ploop, ROUNDS);
     assert!(child.wait().unwrap().success());
     for guid in mine {
-        known.took(guid);
+        filled.took(guid);
     }
-    known.verify();
+    filled.verify();
 }
 
 /// Two threads want the same; exactly one of them gets it.
@@ -264,16 +264,16 @@ fn two_processes_delete_the_same_snapshots() {
         return;
     }
     for _ in 0..5 {
-        let (mut known, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 8);
-        let mut child = other_process(NAME, &known.xml());
-        let deleted = delete_all(&known.xml());
+        let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 8);
+        let mut child = other_process(NAME, &filled.xml());
+        let deleted = delete_all(&filled.xml());
         assert!(child.wait().unwrap().success());
         assert!(deleted <= guids.len());
         for guid in guids {
-            known.states.remove(&guid);
+            filled.states.remove(&guid);
         }
-        known.verify();
-        assert_eq!(known.names(), ["DiskDescriptor.xml", "root.hds"]);
+        filled.verify();
+        assert_eq!(filled.names(), ["DiskDescriptor.xml", "root.hds"]);
     }
 }
 
@@ -281,7 +281,7 @@ fn two_processes_delete_the_same_snapshots() {
 #[test]
 fn a_long_operation_delays_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
-    let mut known = FilledImage::new(ImageMode::Expanded);
+    let mut filled = FilledImage::new(ImageMode::Expanded);
     let (done, meanwhile) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -294,9 +294,9 @@ fn a_long_operation_delays_nobody_else() {
         });
         let mut before = 0;
         while !done.load(Ordering::SeqCst) {
-            let guid = known.snapshot();
-            known.ploop.delete_snapshot(guid).unwrap();
-            known.states.remove(&guid);
+            let guid = filled.snapshot();
+            filled.ploop.delete_snapshot(guid).unwrap();
+            filled.states.remove(&guid);
             before += 1;
             // It ended before the other one, so it did not wait for it.
             if !done.load(Ordering::SeqCst) {
@@ -306,7 +306,7 @@ fn a_long_operation_delays_nobody_else() {
     });
     let meanwhile = meanwhile.into_inner();
     assert!(meanwhile >= 2, "{meanwhile} rounds while the other worked");
-    known.verify();
+    filled.verify();
 }
 
 /// A merge of much data on one image, looks at and changes of another.
