@@ -57,7 +57,7 @@ fn offline(dir: &Path) -> Result<(), Box<dyn Error>> {
         // With the default, ext4, the driver would be needed.
         .fs(None);
     let mut image = Ploop::create(&param)?;
-    show(&mut image)?;
+    show(&image)?;
 
     step("Inspect");
     let info = image.image_info()?;
@@ -74,24 +74,24 @@ fn offline(dir: &Path) -> Result<(), Box<dyn Error>> {
     let second = image.snapshot()?;
     fact("first", first);
     fact("second", second);
-    show(&mut image)?;
+    show(&image)?;
 
     step("Switch back to the first, and keep what was the top");
     let kept = image.switch_snapshot_with(first, SwitchFlag::SKIP_DESTROY)?;
     if let Some(kept) = kept {
         fact("kept as", kept);
     }
-    show(&mut image)?;
+    show(&image)?;
 
     step("Delete the branch that was left");
     for guid in kept.into_iter().chain([second]) {
         image.delete_snapshot(guid)?;
     }
-    show(&mut image)?;
+    show(&image)?;
 
     step("Merge the top into the base");
     image.merge(&MergeParam::new(MergeTarget::Top))?;
-    show(&mut image)?;
+    show(&image)?;
 
     step("Replace the base by a copy, under its old name");
     let copy = dir.join("copy.hds");
@@ -103,12 +103,12 @@ fn offline(dir: &Path) -> Result<(), Box<dyn Error>> {
         "inode",
         format_args!("{before} -> {}", fs::metadata(&base)?.ino()),
     );
-    show(&mut image)?;
+    show(&image)?;
 
     for mode in [ImageMode::Preallocated, ImageMode::Raw] {
         step(&format!("Convert to {}", mode.to_string().to_lowercase()));
         image.convert(mode)?;
-        show(&mut image)?;
+        show(&image)?;
     }
     image.close();
     Ok(())
@@ -149,7 +149,7 @@ fn mounted(dir: &Path) -> Result<(), Box<dyn Error>> {
     let info = fs_info(home.join("DiskDescriptor.xml"))?;
     fact("file system", info.size());
     fact("free", info.free());
-    show(&mut image)?;
+    show(&image)?;
     Ok(())
 }
 
@@ -162,7 +162,7 @@ fn fact(name: &str, value: impl std::fmt::Display) {
 }
 
 /// The snapshot tree, each delta with its file and what that takes on the disk.
-fn show(image: &mut Ploop) -> Result<(), Box<dyn Error>> {
+fn show(image: &Ploop) -> Result<(), Box<dyn Error>> {
     let descriptor = image.descriptor()?;
     println!("  {:<44} {:>10} {:>10}  file", "delta", "length", "on disk");
     for child in descriptor.children(Guid::NONE) {

@@ -92,7 +92,7 @@ enum Command {
     Remove { name: Name },
 }
 
-/// The name of a volume: of a directory that is no other's, and that a shell would not mind.
+/// The name of a volume and of its directory: one component of a path, without special characters.
 #[derive(Debug, Clone)]
 struct Name(String);
 
@@ -140,7 +140,7 @@ impl From<ploop::Error> for Failure {
     }
 }
 
-/// A failed step of our own, on this path.
+/// The failure of a system call on this path.
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure {
     let text = format!("cannot {what} {}", path.display());
     move |error| Failure {
@@ -157,7 +157,7 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (text, outcome) = run(&arguments);
-    // A reader that has gone away wants no more.
+    // A reader that has gone away is no failure.
     let written = io::stdout().write_all(text.as_bytes());
     let outcome = outcome.and(match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
@@ -175,7 +175,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is to be printed, whether or not all went well.
+/// What is to be printed, also after a failure.
 fn run(arguments: &Arguments) -> (String, Outcome<()>) {
     let volumes = Volumes {
         base: &arguments.base,
@@ -266,7 +266,7 @@ impl Volumes<'_> {
             param = param.fs(None);
         }
         if let Err(error) = Ploop::create(&param) {
-            // Empty, since a failed creation leaves nothing; if not, somebody wants what is there.
+            // Empty, since a failed creation leaves nothing. What is there is somebody else's.
             let _ = fs::remove_dir(&directory);
             return Err(error.into());
         }
@@ -303,7 +303,7 @@ impl Volumes<'_> {
 
     fn remove(&self, name: &Name) -> Outcome<String> {
         let ploop = self.open(name)?;
-        // Whatever its name: a backup may have a snapshot of it attached.
+        // Under any component name: a backup may have a snapshot attached.
         if let Some(device) = ploop.devices()?.first() {
             return Err(Failure {
                 code: 5,
@@ -315,7 +315,7 @@ impl Volumes<'_> {
             });
         }
         ploop.close();
-        // Out of everybody's sight first: a removal that is interrupted leaves no half a volume.
+        // Renamed first, so that a removal that is interrupted leaves no half of a volume.
         let directory = self.directory(name);
         let trash = self
             .base

@@ -29,7 +29,7 @@ bitflags! {
         /// Initialise the inode tables at once, not later in the background.
         const NO_LAZY = ffi::CREATE_NO_LAZY;
 
-        // What a later libploop knows.
+        // Bits that a later libploop may know are kept.
         const _ = !0;
     }
 }
@@ -392,7 +392,7 @@ fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
     .map_err(|error| error.during(OPERATION))
 }
 
-/// Where an image goes.
+/// The paths of an image that is to be made.
 struct Destination {
     operation: &'static str,
     directory: PathBuf,
@@ -446,12 +446,13 @@ fn exists(operation: &'static str, path: &Path) -> Error {
     .with_code(Code::PARAM.get())
 }
 
-/// A directory of our own, in which libploop may remove what it likes (24).
+/// A hidden directory in which the image is made: libploop removes files when it fails (24), and here it finds no
+/// others.
 struct StagingDirectory {
     directory: PathBuf,
     image: PathBuf,
     descriptor: PathBuf,
-    /// Tells that somebody works in it.
+    /// Held while the directory is in use.
     _lock: Option<File>,
 }
 
@@ -481,7 +482,7 @@ impl StagingDirectory {
     /// Moves what was made to its destination, where nothing may be.
     fn deliver(&self, destination: &Destination) -> Result<()> {
         sync_files(OPERATION, [&*self.image])?;
-        // A second link, which tells whose the image is until the descriptor is there.
+        // The link in the staging directory says whose the image is, until the descriptor is there.
         match fs::hard_link(&self.image, &destination.image) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(exists(OPERATION, &destination.image));
@@ -491,11 +492,11 @@ impl StagingDirectory {
             Ok(()) => {}
         }
         if let Err(error) = move_new(&self.descriptor, &destination.descriptor) {
-            // The image is ours: it was moved there a moment ago.
+            // Moved there above, so nobody else's.
             let _ = fs::remove_file(&destination.image);
             return Err(error);
         }
-        // What libploop noted of the file system when it unmounted it. Only a cache.
+        // libploop's statistics of the file system: a cache.
         let _ = fs::rename(
             self.directory.join(STATFS_NAME),
             destination.directory.join(STATFS_NAME),
@@ -507,7 +508,7 @@ impl StagingDirectory {
 
 impl Drop for StagingDirectory {
     fn drop(&mut self) {
-        // A remnant is a nuisance and no failure of what was done.
+        // What stays does not make the creation fail; `remove_leftovers` removes it.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
@@ -524,7 +525,7 @@ fn move_new(from: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// Other versions and configurations of mke2fs need more room for the journal.
+/// Adds advice to the error of an mke2fs that needs more room for the journal than others.
 fn explained(error: Error) -> Error {
     let output = error.output().unwrap_or_default();
     if output.contains("ournal size too big") {

@@ -130,7 +130,7 @@ pub fn library_version() -> &'static str {
     ffi::VERSION
 }
 
-/// The largest size that comes out as it was asked for.
+/// The largest size that libploop makes as it was asked for.
 pub(crate) fn max_size_of(format: FormatVersion, cluster: ClusterSize, fs: Option<FsType>) -> Size {
     /// A table entry and the v1 header have 32 bits.
     const MAX_32: u64 = 0xffff_ffff;

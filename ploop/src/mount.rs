@@ -106,7 +106,7 @@ impl MountParam {
     }
 }
 
-/// An image was attached.
+/// What [`Ploop::mount`] has attached and mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -379,7 +379,7 @@ impl Ploop {
     }
 }
 
-/// The code for a failed mount also stands for this.
+/// Makes an error `Busy` where the image is attached already: libploop's code is that of any failed mount.
 fn already_attached(error: Error) -> Error {
     let attached = error.code() == Some(crate::Code::MOUNT.get())
         && error.message().contains("already used by device");
@@ -390,8 +390,7 @@ fn already_attached(error: Error) -> Error {
     error
 }
 
-/// A mount that fails late leaves its device as it is by then: with deltas of this image and no others, fewer than
-/// it was to have, and running.
+/// Detaches what a mount has left that failed late: a new device of this name with deltas of this image only.
 fn detach_what_was_left(before: &[Device], files: &[(Guid, Identity)], component: &[u8]) {
     for device in sysfs::devices() {
         let was_there = before
@@ -408,8 +407,8 @@ fn detach_what_was_left(before: &[Device], files: &[(Guid, Identity)], component
     }
 }
 
-/// A directory that libploop can mount on, name in a shell command when it is busy, and find the image
-/// again from.
+/// Checks a mount point: a directory that libploop can give to a shell when it is busy, and that does not hide the
+/// image's own files.
 pub(crate) fn mount_point(change: &Change<'_>, target: &Path) -> Result<CPath> {
     let operation = change.operation();
     let resolved = paths::existing_directory(operation, target, "the mount point")?;

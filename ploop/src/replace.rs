@@ -22,7 +22,7 @@ bitflags! {
         /// the new file is a symbolic link, the file it leads to is renamed.
         const KEEP_NAME = ffi::REPLACE_KEEP_NAME;
 
-        // What a later libploop knows.
+        // Bits that a later libploop may know are kept.
         const _ = !0;
     }
 }
@@ -215,14 +215,14 @@ impl Ploop {
     }
 }
 
-/// Another name of a file, for a while.
+/// A second name (hard link) of a file, removed when this is dropped.
 ///
-/// Before it renames a file the driver uses, libploop gives it one, but makes a file of that name first,
-/// so it always fails (A3). It leaves a file alone that has two names.
+/// libploop links a file that the driver uses before it renames it, and always fails, since it makes a file under the
+/// new name first (A3). It does not link a file that has two names already.
 struct SecondName(PathBuf);
 
 impl SecondName {
-    /// `None` where the file system has no links: libploop tries then, and the result is looked at.
+    /// `None` where the file system has no links: then libploop tries, and the result is checked.
     fn of(file: &Path) -> Option<SecondName> {
         let mut name = file.to_owned().into_os_string();
         name.push(format!(".{}", Guid::generate().as_uuid().simple()));
@@ -244,7 +244,7 @@ fn identity_of(operation: &'static str, file: &Path) -> Result<Identity> {
         .map_err(|error| Error::io(operation, "the file cannot be examined", error).with_path(file))
 }
 
-/// Which delta is this file, by whatever name.
+/// The delta that is this file, under any name.
 fn same_file(descriptor: &Descriptor, identity: Identity) -> Option<Guid> {
     descriptor
         .images

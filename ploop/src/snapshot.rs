@@ -28,7 +28,7 @@ bitflags! {
         /// and loses its GUID. The old top delta is deleted.
         const SKIP_CREATE = ffi::SWITCH_SKIP_CREATE;
 
-        // What a later libploop knows.
+        // Bits that a later libploop may know are kept.
         const _ = !0;
     }
 }
