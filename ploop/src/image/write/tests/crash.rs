@@ -1,4 +1,4 @@
-//! A writer that is killed.
+//! A writer that is killed at each of its steps.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -10,7 +10,7 @@ use crate::image::{Issue, OpenOptions as DiskOptions, check_image};
 
 const SECTOR: usize = 512;
 
-/// A file that remembers what was done to it.
+/// A file that records what is done to it.
 struct Recorder {
     file: File,
     log: Arc<Mutex<Vec<Step>>>,
@@ -22,7 +22,7 @@ enum Step {
     Allocate(u64),
     SetLen(u64),
     Sync,
-    /// The writer's user was told that all is on the disk.
+    /// A flush has returned.
     Flushed,
 }
 
@@ -71,7 +71,7 @@ impl Storage for Recorder {
     }
 }
 
-/// What a sector is to hold, by the number of the write; 0 for none.
+/// The contents of a sector after the write with this number; 0 for none.
 fn sector(number: u32) -> [u8; SECTOR] {
     let mut bytes = [0; SECTOR];
     for word in bytes.chunks_mut(4) {
@@ -91,7 +91,7 @@ fn number(bytes: &[u8]) -> u32 {
 /// The sectors of a disk with all they have held: (position in the log, number of the write).
 type History = BTreeMap<u64, Vec<(usize, u32)>>;
 
-/// Works on a fresh delta, and returns it as it was, the steps of the work, and the history.
+/// Works on a new delta. Returns the file before that, the steps of the work, and the history.
 fn work(
     path: &Path,
     version: FormatVersion,
@@ -128,7 +128,7 @@ fn work(
             2 => {
                 let first = random.u64(..60);
                 let given = writer.discard(first * CLUSTER, 3.min(60 - first) * CLUSTER);
-                // It may take effect from now on; reads tell which sectors were meant.
+                // It may take effect from now on. Reads show which sectors it concerns.
                 given.unwrap();
                 for at in first * 64..(first + 3).min(60) * 64 {
                     history.entry(at).or_default().push((now(), 0));
@@ -161,7 +161,7 @@ fn work(
                 log.lock().unwrap().push(Step::Flushed);
             }
             6 if write % 3 == 0 => {
-                // Longer by far: the table needs another cluster.
+                // So much longer that the table needs another cluster.
                 let clusters = sectors / 64 + 4000;
                 writer.grow(Size::from_bytes(clusters * CLUSTER)).unwrap();
                 log.lock().unwrap().push(Step::Flushed);
@@ -279,7 +279,7 @@ fn a_kill_at_any_point_leaves_what_was_flushed() {
         let mut random = Rng::with_seed(seed);
         for at in 0..=steps.len() {
             let done = &steps[..at];
-            // In order up to here, or with some or all of what was not synced lost.
+            // All steps up to here took effect, or some or all of what was not synced is lost.
             for kept in [[100, 50], [50, 0]][at % 2] {
                 let file = replay(&start, done, || random.u64(..100) < kept);
                 std::fs::write(&killed, file).unwrap();

@@ -1,4 +1,4 @@
-//! The files a writer is made of.
+//! The files of a writer: adding, replacing, merging and reloading them.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -74,7 +74,7 @@ fn deltas_that_are_there_can_be_put_on_top() {
     }
     create_delta(&upper, v2, cluster(), size).unwrap();
     writer.push(&upper).unwrap();
-    // The base is done with; the new top is in use.
+    // The base is closed; the new top is in use.
     assert!(!check_image(&base).has(Issue::InUse));
     assert!(check_image(&upper).has(Issue::InUse));
     writer.write_at(&[2; 1000], 600).unwrap();
@@ -86,12 +86,12 @@ fn deltas_that_are_there_can_be_put_on_top() {
     assert!(contents(&disk) == expected);
 }
 
-fn given(paths: &[PathBuf]) -> Vec<DeltaFile> {
+fn delta_files(paths: &[PathBuf]) -> Vec<DeltaFile> {
     let file = |path: &PathBuf| DeltaFile::new(File::open(path).unwrap(), path);
     paths.iter().map(file).collect()
 }
 
-/// A chain of two, whose lower delta is for a smaller disk.
+/// A chain of two deltas; the lower one is that of a smaller disk.
 fn two(dir: &Path) -> Vec<PathBuf> {
     let files = [dir.join("base"), dir.join("top")];
     let size = Size::from_bytes(20 * CLUSTER);
@@ -109,21 +109,21 @@ fn two(dir: &Path) -> Vec<PathBuf> {
     files.into()
 }
 
-/// However they were opened, and whatever they are called now.
+/// It does not matter how they were opened, and what their names are now.
 #[test]
 fn open_files_make_a_writer() {
     let dir = tempfile::tempdir().unwrap();
     let paths = two(dir.path());
     let expected = {
-        let disk = Disk::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap();
+        let disk = Disk::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap();
         contents(&disk)
     };
-    let mut files = given(&paths);
+    let mut files = delta_files(&paths);
     let direct = OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::DIRECT.bits() as i32)
         .open(&paths[1]);
-    // Not every file system can do it.
+    // Not every file system supports it.
     if let Ok(direct) = direct {
         assert_eq!(header_of(&direct).unwrap().entries(), 9000);
         files[1] = DeltaFile::new(direct, "a name");
@@ -154,12 +154,12 @@ fn open_files_make_a_writer() {
     assert_eq!(in_use(), [false, false]);
 }
 
-/// A merge that does not find the space leaves a disk that reads the same, and can be tried again.
+/// After a merge that failed for lack of space, the disk reads the same, and the merge can be tried again.
 #[test]
 fn a_merge_without_space_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let paths = two(dir.path());
-    let mut writer = DiskWriter::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap();
+    let mut writer = DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap();
     let mut expected = vec![0; writer.size().bytes() as usize];
     writer.read_at(&mut expected, 0).unwrap();
     let mut now = vec![0; expected.len()];
@@ -185,12 +185,12 @@ fn a_merge_without_space_changes_nothing() {
 fn changes_below_are_seen_when_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let paths = two(dir.path());
-    let mut writer = DiskWriter::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap();
-    let mut disk = Disk::from_files(given(&paths[..1]), cluster(), ChainOptions::new()).unwrap();
+    let mut writer = DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap();
+    let mut disk = Disk::from_files(delta_files(&paths[..1]), cluster(), ChainOptions::new()).unwrap();
     let mut byte = [0];
     writer.read_at(&mut byte, 15 * CLUSTER).unwrap();
     disk.read_at(&mut byte, 15 * CLUSTER).unwrap();
-    // Marked as in use, which does not matter, and grown.
+    // It is marked as in use, which does not matter, and has grown.
     let mut other = open(&paths[..1], false);
     other.grow(Size::from_bytes(9000 * CLUSTER)).unwrap();
     other.write_at(&[7; 10], 15 * CLUSTER).unwrap();
@@ -251,19 +251,19 @@ fn files_in_use_are_refused_unless_allowed() {
         let file = WritableDelta::open_file(&paths[level]).unwrap();
         file.write_all_at(&header.to_bytes(), 0).unwrap();
         let error =
-            DiskWriter::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap_err();
+            DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         assert_eq!(error.path(), Some(&*paths[level]));
-        let error = Disk::from_files(given(&paths), cluster(), ChainOptions::new()).unwrap_err();
+        let error = Disk::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         let writer = DiskWriter::from_files(
-            given(&paths),
+            delta_files(&paths),
             cluster(),
             ChainOptions::new().allow_in_use(true),
         )
         .unwrap();
         Disk::from_files(
-            given(&paths),
+            delta_files(&paths),
             cluster(),
             ChainOptions::new().allow_in_use(true),
         )
@@ -281,7 +281,7 @@ fn files_in_use_are_refused_unless_allowed() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     // A delta with other clusters is not marked.
     let error = DiskWriter::from_files(
-        given(&paths[1..]),
+        delta_files(&paths[1..]),
         ClusterSize::DEFAULT,
         ChainOptions::new().allow_in_use(true),
     )
@@ -303,7 +303,7 @@ fn a_larger_delta_can_be_put_on_top_as_a_file() {
     let file = || DeltaFile::new(File::open(&upper).unwrap(), &upper);
     writer.push_file(file()).unwrap();
     assert_eq!(writer.size(), Size::from_mib(2));
-    // The old top has what it needs, the new one gets space ahead.
+    // The old top is cut to what it needs; for the new one, space is preallocated.
     assert_eq!(std::fs::metadata(&base).unwrap().len(), 2 * CLUSTER);
     writer.write_at(&[2; 10], 5).unwrap();
     assert_eq!(std::fs::metadata(&upper).unwrap().len(), 3 * CLUSTER);
@@ -313,7 +313,7 @@ fn a_larger_delta_can_be_put_on_top_as_a_file() {
     );
     assert!(Header::read(&upper).unwrap().in_use);
     writer.close().unwrap();
-    let disk = Disk::from_files(given(&[base, upper]), cluster(), ChainOptions::new()).unwrap();
+    let disk = Disk::from_files(delta_files(&[base, upper]), cluster(), ChainOptions::new()).unwrap();
     assert!(contents(&disk)[..16] == [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0]);
 }
 

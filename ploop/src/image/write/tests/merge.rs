@@ -1,4 +1,4 @@
-//! Merges that go on while the disk is read and written.
+//! Merges that run while the disk is read and written.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::{ErrorKind, FormatVersion, Size};
 
 const CLUSTERS: u64 = 40;
 
-/// Three deltas, or two upon a plain base, each with clusters of its own.
+/// Three deltas, or two upon a raw base, each with clusters of its own.
 fn chain(dir: &Path, raw: bool, random: &mut Rng) -> (Vec<PathBuf>, Vec<u8>) {
     let size = Size::from_bytes(CLUSTERS * CLUSTER);
     let paths: Vec<PathBuf> = ["base", "middle", "top"].map(|name| dir.join(name)).into();
@@ -123,7 +123,7 @@ fn the_disk_is_written_while_clusters_move() {
             assert_eq!(&writer.finish_merge().unwrap(), top);
             assert!(!Header::read(top).unwrap().in_use);
             assert_eq!(writer.levels(), expected);
-            // With the old top, too: it hides nothing.
+            // Also with the old top, which hides nothing.
             assert!(of_files(&paths, raw) == whole(&mut writer));
             write(&mut writer, &mut model, &mut random);
             writer.flush().unwrap();
@@ -140,7 +140,7 @@ fn the_disk_is_written_while_clusters_move() {
     }
 }
 
-/// What was not moved is still above, and the mark says that nobody finished.
+/// Clusters that were not moved are still in the source, whose mark shows that the merge was not finished.
 #[test]
 fn a_merge_that_is_not_finished_leaves_both() {
     let mut random = Rng::with_seed(7);
@@ -154,7 +154,7 @@ fn a_merge_that_is_not_finished_leaves_both() {
     assert_eq!(marks, [false, true]);
     assert!(!is_empty(&paths[2]));
     assert!(of_files(&paths, false) == model);
-    // And a merge of them can begin again.
+    // A merge of the two can begin again.
     let mut writer =
         DiskWriter::open_files(&paths, cluster(), ChainOptions::new().allow_in_use(true)).unwrap();
     writer.merge_down().unwrap();

@@ -1,4 +1,4 @@
-//! Writers against a model, and every point at which one may be killed.
+//! Tests of the image writer: against a model, and killed at every point.
 
 mod crash;
 mod files;

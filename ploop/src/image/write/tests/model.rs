@@ -1,11 +1,11 @@
-//! A writer beside a plain copy of its disk.
+//! Random work of a writer, compared with a copy of the disk in memory.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::image::{Issue, check, check_image};
 
-/// What is done to a chain. Places are fractions of the disk, whose size changes.
+/// An operation on a chain. Positions are fractions of the disk, because its size changes.
 #[derive(Debug, Clone)]
 enum Work {
     Write { at: u16, len: u32, byte: u8 },
@@ -46,7 +46,7 @@ fn work_on_chains() -> impl Strategy<Value = Work> {
     ]
 }
 
-/// A chain on disk beside a plain copy of what it should read as.
+/// A chain, and a copy in memory of what it should read as.
 struct Modelled {
     dir: tempfile::TempDir,
     raw: bool,
@@ -131,7 +131,7 @@ impl Modelled {
                 let lost = self.writer().compact().unwrap();
                 assert_eq!(self.writer().allocation_head(), head - lost);
                 if !self.raw || self.files.len() > 1 {
-                    // Without holes, and with nothing ahead.
+                    // Without holes and preallocated space.
                     let top = self.files.last().unwrap();
                     let report = check_image(top);
                     assert!(
@@ -199,7 +199,7 @@ impl Modelled {
         }
     }
 
-    /// Somebody else merges a delta below the top into the next one.
+    /// Another program merges a delta below the top into the next one.
     fn merge_below(&mut self, level: usize) {
         let Some(level) = (level % self.files.len()).checked_sub(1) else {
             return;
@@ -220,7 +220,7 @@ impl Modelled {
         assert!(self.writer().size() >= size);
     }
 
-    /// As the discarded range reads afterwards; only whole clusters change, to zero.
+    /// Zeroes the whole clusters of a discarded range in the copy.
     fn discard(&mut self, at: u64, len: u64) {
         let given = self.writer().discard(at, len).unwrap();
         let mut zeroed = 0;
@@ -238,7 +238,7 @@ impl Modelled {
         assert!(zeroed <= given);
     }
 
-    /// Closes the chain, has the reader and the check look at it, and goes on.
+    /// Closes the chain, reads and checks it, and opens it again.
     fn reopen(&mut self) {
         if let Some(writer) = self.writer.take() {
             writer.close().unwrap();
@@ -316,7 +316,7 @@ proptest! {
             now.read(&mut all[1..]).unwrap();
             prop_assert!(all[1..] == chain.model[1..], "planned after {step:?}");
             if matches!(step, Work::Write { .. } | Work::Flush) {
-                // As a read that was in flight meanwhile.
+                // As for a read that runs at the same time.
                 all.fill(0xee);
                 before.read(&mut all).unwrap();
                 prop_assert!(

@@ -1,4 +1,4 @@
-//! Space that is got, given back, and not there.
+//! Space: preallocation, discards, limits of a file's length, holes, and a full file system.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::image::check_image;
 
-/// Space that was given back at the end of the file is gone after closing.
+/// Discarded clusters at the end of the file are cut off when it is closed.
 #[test]
 fn discarded_space_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -26,15 +26,15 @@ fn discarded_space_is_given_back() {
     assert!(std::fs::read(&path).unwrap() == empty);
 }
 
-/// A file on a file system that is full, or cannot get space ahead.
-struct Host {
+/// A file on a file system that is full, or cannot preallocate.
+struct LimitedFile {
     file: File,
-    /// What the file can become as long as.
+    /// The greatest length for which there is space.
     room: Arc<AtomicU64>,
     supported: bool,
 }
 
-impl Storage for Host {
+impl Storage for LimitedFile {
     fn len(&self) -> io::Result<u64> {
         Storage::len(&self.file)
     }
@@ -57,7 +57,7 @@ impl Storage for Host {
             return Err(io::ErrorKind::Unsupported.into());
         }
         if offset + len > self.room.load(Ordering::Relaxed) {
-            // As ext4 does, which keeps what it got.
+            // As ext4, which keeps the part that it has allocated.
             self.file.allocate(offset, CLUSTER / 2)?;
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -78,11 +78,11 @@ impl Storage for Host {
 }
 
 /// A writer to a new file of 20 clusters on a file system with room for a file of `room` clusters.
-fn on_host(path: &Path, room: u64, supported: bool) -> (DiskWriter, Arc<AtomicU64>) {
+fn writer_on_limited_file(path: &Path, room: u64, supported: bool) -> (DiskWriter, Arc<AtomicU64>) {
     let size = Size::from_bytes(20 * CLUSTER);
     create_delta(path, FormatVersion::V2, cluster(), size).unwrap();
     let room = Arc::new(AtomicU64::new(room * CLUSTER));
-    let host = Host {
+    let host = LimitedFile {
         file: WritableDelta::open_file(path).unwrap(),
         room: room.clone(),
         supported,
@@ -102,9 +102,9 @@ fn len(path: &Path) -> u64 {
 fn a_full_file_system_stops_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("delta");
-    let (mut writer, room) = on_host(&path, 7, true);
+    let (mut writer, room) = writer_on_limited_file(&path, 7, true);
     writer.set_preallocation(4 * CLUSTER);
-    // The table takes one; then two at once, one by one, none.
+    // The table takes one cluster; then two are preallocated together, then one at a time, then none.
     for (at, expected) in [(0, 3), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7)] {
         writer
             .write_at(&[at.max(1) as u8; 100], at * CLUSTER + 50)
@@ -119,7 +119,7 @@ fn a_full_file_system_stops_nothing_else() {
     let large = Size::from_bytes(9000 * CLUSTER);
     assert_eq!(writer.grow(large).unwrap_err().kind(), ErrorKind::NoSpace);
     assert_eq!(writer.size(), Size::from_bytes(20 * CLUSTER));
-    // What is there can be written, and what is given up used again.
+    // Clusters that are there can be written, and freed ones are used again.
     writer.write_at(&[3; 100], 3 * CLUSTER).unwrap();
     assert_eq!(writer.discard(0, CLUSTER).unwrap(), CLUSTER);
     writer.flush().unwrap();
@@ -144,10 +144,10 @@ fn a_full_file_system_stops_nothing_else() {
 }
 
 #[test]
-fn space_is_not_got_ahead_where_that_is_impossible() {
+fn nothing_is_preallocated_where_that_is_impossible() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("delta");
-    let (mut writer, _) = on_host(&path, 0, false);
+    let (mut writer, _) = writer_on_limited_file(&path, 0, false);
     writer.set_preallocation(4 * CLUSTER);
     writer.write_at(&[1; 100], 50).unwrap();
     writer.write_at(&[2; 100], CLUSTER).unwrap();
@@ -156,7 +156,7 @@ fn space_is_not_got_ahead_where_that_is_impossible() {
     assert!(check_image(&path).findings.is_empty());
 }
 
-/// What is left of a cluster at the end of a file is in no new cluster.
+/// The end of a file that is not a whole cluster does not get into a new cluster.
 #[test]
 fn a_ragged_end_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
@@ -201,9 +201,9 @@ fn a_file_grows_to_its_largest_length_only() {
     writer.close().unwrap();
 }
 
-/// Only what is written takes a write: the rest of a cluster that was got ahead is zero.
+/// Of a preallocated cluster, only the part with data is written: the rest is zero.
 #[test]
-fn clusters_got_ahead_are_not_written_whole() {
+fn preallocated_clusters_are_not_written_whole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("delta");
     let large = ClusterSize::DEFAULT;
@@ -226,7 +226,7 @@ fn clusters_got_ahead_are_not_written_whole() {
     assert!(check_image(&path).findings.is_empty());
 }
 
-/// A copy to which only what was tracked is copied again becomes equal.
+/// A copy becomes equal if only what was tracked is copied again.
 #[test]
 fn tracked_clusters_are_all_that_changes() {
     let dir = tempfile::tempdir().unwrap();
@@ -274,7 +274,7 @@ fn tracked_clusters_are_all_that_changes() {
             }
             writer.flush().unwrap();
             let now = std::fs::read(&path).unwrap();
-            // What was got ahead reads as zero, and is of no interest.
+            // Preallocated space reads as zero, and need not be copied.
             let end = writer.allocation_head() as usize * CLUSTER as usize;
             for range in writer.take_tracked() {
                 assert!(range.start % CLUSTER == 0 && range.end % CLUSTER == 0);
@@ -296,7 +296,7 @@ fn tracked_clusters_are_all_that_changes() {
     }
 }
 
-/// A longer table takes the place of clusters that are free, too.
+/// A longer table also displaces free clusters.
 #[test]
 fn free_clusters_are_not_in_the_table() {
     let dir = tempfile::tempdir().unwrap();
@@ -355,7 +355,7 @@ fn clusters_are_where_the_writer_says() {
     file.read_exact_at(&mut bytes, 2 * CLUSTER).unwrap();
     // With the rest from below.
     assert!(bytes == [1; 12]);
-    // The one in the middle goes, and the last one takes its place.
+    // The cluster in the middle is freed, and the last one moves to its slot.
     writer.release(&[1, 0]).unwrap();
     assert_eq!(writer.compact().unwrap(), 1);
     assert_eq!(writer.slot(7).unwrap(), Some(2));
@@ -370,8 +370,8 @@ fn clusters_are_where_the_writer_says() {
     assert!(contents(&disk).iter().all(|byte| *byte == 0));
 }
 
-/// libploop takes space that was never written to for damage, unless it is whole clusters. Such space
-/// shows as holes once everything is on the disk, where the file system tells.
+/// libploop takes unwritten space for damage, unless it is whole clusters. Once everything is synced, such space shows
+/// as holes, if the file system reports them.
 #[test]
 fn no_cluster_is_left_half_written() {
     use rustix::fs::{SeekFrom, seek};
@@ -426,8 +426,7 @@ fn no_cluster_is_left_half_written() {
     assert!(contents(&Disk::open_image(&path).unwrap()) == model);
 }
 
-/// As the driver: from where nothing is left, about as much as the file is long, and then so many
-/// clusters one by one.
+/// As the driver: when nothing is left, about as much as the file is long, and then as much again cluster by cluster.
 #[test]
 fn the_file_grows_ahead_in_proportion() {
     let dir = tempfile::tempdir().unwrap();
@@ -458,7 +457,7 @@ fn the_file_grows_ahead_in_proportion() {
     }
 }
 
-/// Zeros for a cluster that no delta has are there already.
+/// A cluster that no delta has reads as zero already.
 #[test]
 fn zeros_for_nothing_allocate_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -475,7 +474,7 @@ fn zeros_for_nothing_allocate_nothing() {
     writer.close().unwrap();
 }
 
-/// A cluster of which the file has nothing is damage, and not zeros.
+/// A cluster in a hole is damage, and does not read as zero.
 #[test]
 fn holes_are_no_clusters() {
     let dir = tempfile::tempdir().unwrap();
