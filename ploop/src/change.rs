@@ -3,7 +3,7 @@
 //!
 //! libploop trusts the descriptor, the deltas and its surroundings. A [`Change`] refuses what libploop would crash
 //! on, loop on, hand to a shell, or report as done though it was not. Which devices have the image is asked in
-//! [`devices`]. Numbers are those of the hazards in `hazards.md`.
+//! [`devices`]. Numbers are those of the hazards in `hazards.md`. The whole way to C is described in [`ffi`].
 
 mod devices;
 
@@ -21,7 +21,7 @@ use crate::canonical::CanonicalDescriptor;
 use crate::ffi::{self, Call, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind, require_sound_delta};
-use crate::recovery::Unsynced;
+use crate::recovery::SyncBaseline;
 use crate::sysfs::Device;
 use crate::{
     Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, mount_table, paths,
@@ -117,19 +117,19 @@ impl<'a> Change<'a> {
         self.locked.put_in_place(&self.canonical)?;
         self.canonical.save_unknown_fields(operation)?;
         let staging = StagingFile::make(operation, &path, write)?;
-        let unsynced = Unsynced::before(&path, &self.descriptor);
+        let baseline = SyncBaseline::before(&path, &self.descriptor);
         let result = c(self.locked);
         if self.canonical.has_unknown_fields() {
             lock.try_with_libploop_lock(|| self.canonical.restore_unknown_fields());
         }
-        match (&result, unsynced) {
+        match (&result, baseline) {
             (Err(_), _) => lock.try_with_libploop_lock(|| {
                 // A recovery that failed needs these files the next time.
                 if recovery::after_failure(operation, &path).is_ok() {
                     staging.clear();
                 }
             }),
-            (Ok(_), Some(unsynced)) => unsynced.sync(operation)?,
+            (Ok(_), Some(baseline)) => baseline.sync_changes(operation)?,
             (Ok(_), None) => {}
         }
         result

@@ -400,7 +400,8 @@ impl Ploop {
                 Some(image) => Some(Removal::begin(&locked, &before, image)?),
                 None => None,
             };
-            let (locked, result) = locked.switch_snapshot(&c_guid, c_kept.as_ref(), skip_create);
+            let (locked, result) =
+                locked.switch_snapshot(&c_guid, c_kept.as_ref(), flags.bits() as i32);
             match removal {
                 Some(removal) => removal.finish(&locked, result),
                 None => result,

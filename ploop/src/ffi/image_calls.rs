@@ -184,21 +184,14 @@ impl LockedImage<'_> {
         Ok((device_name(&param.0.device), holder))
     }
 
-    /// Keeps the old top delta under the GUID `keep_as`, if there is one. Returns the locked image, also after a
-    /// failure, so that the result can be checked.
+    /// `keep_as` is the new GUID of the old top delta, if the flags say that it is kept. Returns the locked image, also
+    /// after a failure, so that the result can be checked.
     pub(crate) fn switch_snapshot(
         self,
         guid: &CText,
         keep_as: Option<&CText>,
-        skip_create: bool,
+        flags: i32,
     ) -> (Self, Result<()>) {
-        let mut flags = 0;
-        if keep_as.is_some() {
-            flags |= sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY;
-        }
-        if skip_create {
-            flags |= sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE;
-        }
         let mut param = Param(sys::ploop_snapshot_switch_param {
             guid: guid.as_ptr(),
             guid_old: or_null(keep_as),

@@ -17,7 +17,7 @@ mod sync;
 
 pub(crate) use merge::MergeRecord;
 pub(crate) use removal::Removal;
-pub(crate) use sync::{Unsynced, sync_directories, sync_files};
+pub(crate) use sync::{SyncBaseline, sync_directories, sync_files};
 
 use std::path::Path;
 

@@ -15,7 +15,7 @@ use crate::image::Image;
 use crate::{Descriptor, Error, Guid, ImageMode, Result, Size, durability};
 
 /// The descriptor and the deltas before a change. Compared with those after it, they show what must be synced.
-pub(crate) struct Unsynced {
+pub(crate) struct SyncBaseline {
     path: PathBuf,
     /// The file of the descriptor, with its change time: a new file may have the inode number of the old one.
     descriptor: Option<(Identity, (i64, i64))>,
@@ -24,10 +24,10 @@ pub(crate) struct Unsynced {
     mode: ImageMode,
 }
 
-impl Unsynced {
+impl SyncBaseline {
     /// Before the change. `None` where the user wants no syncing: see [`durability`].
-    pub(crate) fn before(path: &Path, descriptor: &Descriptor) -> Option<Unsynced> {
-        durability::sync().then(|| Unsynced {
+    pub(crate) fn before(path: &Path, descriptor: &Descriptor) -> Option<SyncBaseline> {
+        durability::sync().then(|| SyncBaseline {
             path: path.to_owned(),
             descriptor: version(path),
             images: descriptor.images.iter().map(state).collect(),
@@ -38,7 +38,7 @@ impl Unsynced {
 
     /// After the change: syncs each delta that is new, was merged to, or has become a snapshot or the
     /// top, the descriptor if there is another one, and the directories of all of them.
-    pub(crate) fn sync(self, operation: &'static str) -> Result<()> {
+    pub(crate) fn sync_changes(self, operation: &'static str) -> Result<()> {
         let now = Descriptor::open(&self.path).map_err(|error| error.during(operation))?;
         let mut files: BTreeSet<&Path> = BTreeSet::new();
         let mut directories: BTreeSet<&Path> = self.path.parent().into_iter().collect();

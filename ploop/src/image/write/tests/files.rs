@@ -159,7 +159,8 @@ fn open_files_make_a_writer() {
 fn a_merge_without_space_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let paths = two(dir.path());
-    let mut writer = DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap();
+    let mut writer =
+        DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap();
     let mut expected = vec![0; writer.size().bytes() as usize];
     writer.read_at(&mut expected, 0).unwrap();
     let mut now = vec![0; expected.len()];
@@ -185,8 +186,10 @@ fn a_merge_without_space_changes_nothing() {
 fn changes_below_are_seen_when_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let paths = two(dir.path());
-    let mut writer = DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap();
-    let mut disk = Disk::from_files(delta_files(&paths[..1]), cluster(), ChainOptions::new()).unwrap();
+    let mut writer =
+        DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap();
+    let mut disk =
+        Disk::from_files(delta_files(&paths[..1]), cluster(), ChainOptions::new()).unwrap();
     let mut byte = [0];
     writer.read_at(&mut byte, 15 * CLUSTER).unwrap();
     disk.read_at(&mut byte, 15 * CLUSTER).unwrap();
@@ -250,11 +253,12 @@ fn files_in_use_are_refused_unless_allowed() {
         header.in_use = true;
         let file = WritableDelta::open_file(&paths[level]).unwrap();
         file.write_all_at(&header.to_bytes(), 0).unwrap();
-        let error =
-            DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap_err();
+        let error = DiskWriter::from_files(delta_files(&paths), cluster(), ChainOptions::new())
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         assert_eq!(error.path(), Some(&*paths[level]));
-        let error = Disk::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap_err();
+        let error =
+            Disk::from_files(delta_files(&paths), cluster(), ChainOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
         let writer = DiskWriter::from_files(
             delta_files(&paths),
@@ -313,7 +317,8 @@ fn a_larger_delta_can_be_put_on_top_as_a_file() {
     );
     assert!(Header::read(&upper).unwrap().in_use);
     writer.close().unwrap();
-    let disk = Disk::from_files(delta_files(&[base, upper]), cluster(), ChainOptions::new()).unwrap();
+    let disk =
+        Disk::from_files(delta_files(&[base, upper]), cluster(), ChainOptions::new()).unwrap();
     assert!(contents(&disk)[..16] == [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0]);
 }
 
