@@ -171,7 +171,7 @@ pub(crate) fn stopped(directory: &Path) {
     for error in [handle.is_mounted().err(), handle.snapshot().err()] {
         let error = error.unwrap();
         assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
-        assert!(error.message().contains("unmount the image"), "{error}");
+        assert!(error.to_string().contains("unmount the image"), "{error}");
     }
     handle.umount().unwrap();
     assert!(!handle.is_mounted().unwrap());
