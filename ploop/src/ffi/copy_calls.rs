@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use ploop_sys as sys;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::call::{Call, execute_keeping};
 use super::fd_table::above_streams;
 use super::last_error;
+use super::process::wait_for;
 use super::text::{CPath, CText, Param};
 use crate::{Error, Result};
 
@@ -89,7 +91,7 @@ pub(crate) fn copy_send(
 
 /// Called in the process of C: runs `c` in a forked child, and takes over its code and its error text.
 fn in_own_memory(c: impl FnOnce() -> i32) -> io::Result<i32> {
-    let (answer, answer_in) = pipe()?;
+    let (answer, answer_in) = pipe_with(PipeFlags::CLOEXEC)?;
     // SAFETY: the child uses inherited memory, libploop, and the allocator, which libc keeps usable across `fork`. It
     // takes no lock of this crate or of the standard library, runs no destructor, and ends in `_exit`.
     let child = unsafe { libc::fork() };
@@ -110,27 +112,11 @@ fn in_own_memory(c: impl FnOnce() -> i32) -> io::Result<i32> {
     drop(answer_in);
     let mut bytes = Vec::new();
     let read = File::from(answer).read_to_end(&mut bytes);
-    let mut status = 0;
-    // SAFETY: `child` is ours and not yet waited for; `status` outlives the call.
-    while unsafe { libc::waitpid(child, &mut status, 0) } == -1
-        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-    {}
+    let status = wait_for(child);
     read?;
     let Some((code, message)) = bytes.split_first_chunk() else {
         return Err(io::Error::other(format!("wait status {status:#x}")));
     };
     last_error::put(message);
     Ok(i32::from_ne_bytes(*code))
-}
-
-/// A pipe whose ends are closed by `exec`.
-pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 2];
-    // SAFETY: `ends` has room for the two descriptors; on success they are ours alone.
-    unsafe {
-        if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) == -1 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
-    }
 }

@@ -6,14 +6,15 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ploop_sys as sys;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::copy_calls::pipe;
 use super::fd_table::above_streams;
 use super::process::EndNotifier;
 use super::signals;
@@ -104,18 +105,11 @@ pub(super) struct Capture {
 impl Capture {
     /// The second value is the end that C writes to.
     pub(super) fn new() -> io::Result<(Capture, OwnedFd)> {
-        let (output, input) = pipe()?;
+        let (output, input) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&output, true)?;
-        // SAFETY: the call has no precondition; what it returns is nobody else's.
-        let done = unsafe {
-            match libc::eventfd(0, libc::EFD_CLOEXEC) {
-                -1 => return Err(io::Error::last_os_error()),
-                done => OwnedFd::from_raw_fd(done),
-            }
-        };
         let capture = Capture {
             pipe: output,
-            done,
+            done: eventfd(0, EventfdFlags::CLOEXEC)?,
             line: Vec::new(),
             tool_output: Vec::new(),
         };

@@ -242,7 +242,7 @@ fn end_with_parent(parent: libc::pid_t) {
 }
 
 /// Waits for a child, and returns its wait status; 0 where another thread has waited for it.
-fn wait_for(child: libc::pid_t) -> c_int {
+pub(super) fn wait_for(child: libc::pid_t) -> c_int {
     let mut status = 0;
     loop {
         // SAFETY: `status` outlives the call.
