@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::image::descriptor::{DescriptorFile, UnknownFields};
-use crate::{Descriptor, Error, Guid, Result, paths};
+use crate::{Descriptor, Error, Guid, Result, durability, paths};
 
 /// The canonical descriptor of an image that is about to be changed.
 pub(crate) struct CanonicalDescriptor {
@@ -99,7 +99,7 @@ impl CanonicalDescriptor {
         }
         let backup = paths::saved_unknown_fields(&self.path);
         File::open(&self.path)
-            .and_then(|file| write(&backup, self.xml.as_bytes(), &file.metadata()?))
+            .and_then(|file| write(&backup, self.xml.as_bytes(), Some(&file.metadata()?)))
             .map_err(|error| {
                 let why =
                     "the fields of the descriptor that libploop does not know cannot be saved";
@@ -127,22 +127,18 @@ impl CanonicalDescriptor {
 /// Replaces a descriptor atomically, with mode and owner kept.
 pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = paths::rewritten(path);
-    write(&new, text.as_bytes(), &fs::metadata(path)?)?;
+    write(&new, text.as_bytes(), Some(&fs::metadata(path)?))?;
     if let Err(error) = fs::rename(&new, path) {
         let _ = fs::remove_file(&new);
         return Err(error);
     }
     // Both are needed: see `recovery::sync`.
     File::open(path)?.sync_all()?;
-    match File::open(paths::directory_of(path)).and_then(|directory| directory.sync_all()) {
-        // Not every file system syncs directories.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        result => result,
-    }
+    durability::sync_directory(paths::directory_of(path))
 }
 
-/// Writes a file of this crate's own, with owner and mode of the descriptor.
-fn write(path: &Path, text: &[u8], like: &fs::Metadata) -> io::Result<()> {
+/// Writes and syncs a file of this crate's own, with owner and mode of the descriptor, or else for the caller alone.
+pub(crate) fn write(path: &Path, text: &[u8], like: Option<&fs::Metadata>) -> io::Result<()> {
     // One that a killed process left, or a link as a trap, which is removed and not followed.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -157,6 +153,9 @@ fn write(path: &Path, text: &[u8], like: &fs::Metadata) -> io::Result<()> {
     let written = file
         .write_all(text)
         .and_then(|()| {
+            let Some(like) = like else {
+                return Ok(());
+            };
             let own = file.metadata()?;
             if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
                 fchown(&file, Some(like.uid()), Some(like.gid()))?;

@@ -21,7 +21,7 @@ use crate::canonical::CanonicalDescriptor;
 use crate::ffi::{self, Call, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind, require_sound_delta};
-use crate::recovery::SyncBaseline;
+use crate::recovery::{MergeRecord, SyncBaseline};
 use crate::sysfs::Device;
 use crate::{
     Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, mount_table, paths,
@@ -30,11 +30,13 @@ use crate::{
 
 /// How a function of libploop writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DescriptorWrite {
+pub(crate) enum DescriptorWrite<'a> {
     /// To `.tmp`, which is then renamed.
     Direct,
     /// To `.tmp.tmp`, which is renamed to `.tmp`, and after the work again.
     Staged,
+    /// As `Staged`. In between, data is merged into the lowest of these snapshots, which come first and are removed.
+    Merge(&'a [Guid]),
     /// Not, unless it merges temporary snapshots on the way.
     Maybe,
 }
@@ -107,7 +109,7 @@ impl<'a> Change<'a> {
     /// Calls C. Then syncs the result, or after a failure removes what was left behind.
     pub(crate) fn run<T>(
         mut self,
-        write: DescriptorWrite,
+        write: DescriptorWrite<'_>,
         c: impl FnOnce(LockedImage<'a>) -> Result<T>,
     ) -> Result<T> {
         let path = self.locked.path().to_owned();
@@ -118,7 +120,13 @@ impl<'a> Change<'a> {
         self.canonical.save_unknown_fields(operation)?;
         let staging = StagingFile::make(operation, &path, write)?;
         let baseline = SyncBaseline::before(&path, &self.descriptor);
-        let result = c(self.locked);
+        let recorded = match write {
+            DescriptorWrite::Merge(snapshots) => {
+                MergeRecord::make(operation, &path, &self.descriptor, snapshots)
+            }
+            _ => Ok(()),
+        };
+        let result = recorded.and_then(|()| c(self.locked));
         if self.canonical.has_unknown_fields() {
             lock.try_with_libploop_lock(|| self.canonical.restore_unknown_fields());
         }
@@ -131,6 +139,9 @@ impl<'a> Change<'a> {
             }),
             (Ok(_), Some(baseline)) => baseline.sync_changes(operation)?,
             (Ok(_), None) => {}
+        }
+        if result.is_ok() && matches!(write, DescriptorWrite::Merge(_)) {
+            MergeRecord::remove(&path);
         }
         result
     }
@@ -456,13 +467,13 @@ impl StagingFile {
     fn make(
         operation: &'static str,
         descriptor: &Path,
-        write: DescriptorWrite,
+        write: DescriptorWrite<'_>,
     ) -> Result<StagingFile> {
         let mut staging = StagingFile { made: Vec::new() };
         let needed = match write {
             DescriptorWrite::Maybe => return Ok(staging),
             DescriptorWrite::Direct => paths::staged(descriptor),
-            DescriptorWrite::Staged => {
+            DescriptorWrite::Staged | DescriptorWrite::Merge(_) => {
                 // Some failures leave it behind.
                 let staged = paths::staged(descriptor);
                 if fs::symlink_metadata(&staged).is_err() {

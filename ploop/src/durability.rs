@@ -7,8 +7,12 @@
 //!
 //! That costs two to four `fsync`s a change: some milliseconds on a disk with a volatile write cache, a few hundred
 //! microseconds on one with a protected cache. A program that makes many changes at once may [leave them
-//! out](set_sync), and call `syncfs` or `sync` itself at the end.
+//! out](set_sync), and call `syncfs` or `sync` itself at the end. A merge needs two more, which stay: they keep the
+//! image whole.
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static SYNC: AtomicBool = AtomicBool::new(true);
@@ -32,4 +36,12 @@ pub fn sync() -> bool {
 /// ```
 pub fn set_sync(sync: bool) {
     SYNC.store(sync, Ordering::Relaxed);
+}
+
+/// Syncs a directory, and so the names in it. Not every file system can.
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+    match File::open(directory)?.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use crate::change::{Change, DescriptorWrite, no_snapshot};
 use crate::ffi::{CPath, CText, LockedImage, MergeWhich};
 use crate::lock::NewFileLock;
-use crate::recovery::MergeRecord;
 use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
 /// Which deltas [`Ploop::merge`] merges.
@@ -170,15 +169,13 @@ impl Ploop {
                 to: &c_to,
             },
         };
-        let lowest = descriptor.image(to).map(|image| image.file.clone());
-        let result = change.run(DescriptorWrite::Staged, |locked| {
-            let lowest = lowest.as_ref().filter(|_| new_delta.is_none());
-            let record =
-                lowest.map(|file| MergeRecord::make(locked.operation(), locked.path(), file));
-            let record = record.transpose()?;
-            locked.merge(&which, new_delta.as_ref().map(|new| &new.c_path))?;
-            record.into_iter().for_each(MergeRecord::remove);
-            Ok(())
+        // A new file leaves the old ones as they are.
+        let write = match new_delta {
+            None => DescriptorWrite::Merge(&guids[..guids.len() - 1]),
+            Some(_) => DescriptorWrite::Staged,
+        };
+        let result = change.run(write, |locked| {
+            locked.merge(&which, new_delta.as_ref().map(|new| &new.c_path))
         });
         match (&result, &new_delta) {
             // Of a program that uses libploop by itself.

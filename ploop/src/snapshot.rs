@@ -10,7 +10,7 @@ use bitflags::bitflags;
 use crate::change::{Change, DescriptorWrite, no_snapshot, require_known_flags};
 use crate::ffi::{self, CPath, CText, LockedImage};
 use crate::image::Snapshot;
-use crate::recovery::{MergeRecord, Removal};
+use crate::recovery::Removal;
 use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
 
 /// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.
@@ -574,14 +574,8 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             let both = [guid, *child];
             let both = both.iter().filter_map(|guid| descriptor.image(*guid));
             change.require_sound_and_whole(both)?;
-            change.run(DescriptorWrite::Staged, |locked| {
-                let lowest = descriptor.image(guid);
-                let record = lowest
-                    .map(|image| MergeRecord::make(locked.operation(), locked.path(), &image.file));
-                let record = record.transpose()?;
-                locked.delete_snapshot(&c_guid).1?;
-                record.into_iter().for_each(MergeRecord::remove);
-                Ok(())
+            change.run(DescriptorWrite::Merge(&[guid]), |locked| {
+                locked.delete_snapshot(&c_guid).1
             })
         }
         _ if temporary => change.refuse(

@@ -103,9 +103,7 @@ pub(crate) fn sync_directories<'a>(
         return Ok(());
     }
     for directory in directories {
-        match File::open(directory).and_then(|directory| directory.sync_all()) {
-            // Not every file system can sync directories.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+        match durability::sync_directory(directory) {
             // The directory may have been removed after its last file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result.map_err(|error| not_synced(operation, directory, error))?,

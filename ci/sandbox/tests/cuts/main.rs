@@ -75,6 +75,10 @@ fn try_cuts<L: Life>(
     let host = Host::mount(&base, &place.join("host"));
     prepare(&host.target.join("image"));
     drop(host);
+    // After a cut the system starts anew, and then this differs.
+    let boot = place.join("boot_id");
+    fs::write(&boot, "").unwrap();
+    rustix::mount::mount_bind(&boot, "/proc/sys/kernel/random/boot_id").unwrap();
     let mut wrong = Vec::new();
     let mut done = 0;
     for seed in seed().. {
@@ -82,6 +86,7 @@ fn try_cuts<L: Life>(
             break;
         }
         let mut random = Rng::with_seed(seed);
+        fs::write(&boot, "recorded").unwrap();
         let directory = place.join(seed.to_string());
         fs::create_dir(&directory).unwrap();
         let recorder = Recorder::new(&directory, &base);
@@ -98,6 +103,7 @@ fn try_cuts<L: Life>(
                 false => random.usize(start..end),
             };
             let (disk, lost) = recorder.cut(position, &mut random.fork());
+            fs::write(&boot, "cut").unwrap();
             let host = Host::mount(&disk, &directory.join("after"));
             let last = steps.iter().rfind(|step| step.0 <= position);
             let next = steps.iter().find(|step| step.0 > position);
