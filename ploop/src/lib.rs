@@ -85,10 +85,6 @@ mod size;
 #[cfg(feature = "libploop")]
 mod snapshot;
 #[cfg(feature = "serde")]
-#[cfg_attr(
-    not(feature = "image"),
-    expect(dead_code, reason = "without images there are no paths")
-)]
 mod stored;
 #[cfg(feature = "libploop")]
 mod sysfs;
