@@ -56,7 +56,7 @@ impl Ploop {
 
 /// The descriptor, for a look-up that has libploop's code where there is none to be read.
 pub(crate) fn descriptor(locked: &LockedImage<'_>) -> Result<Descriptor> {
-    let code = match locked.is_locked() {
+    let code = match locked.has_descriptor_lock() {
         true => Code::LOCK.get(),
         false => FAILED_CODE,
     };
@@ -68,8 +68,8 @@ const FAILED_CODE: i32 = -1;
 
 /// The running device that libploop would find, by the name that the operation looks for.
 ///
-/// libploop looks while nobody attaches, and so has no need to look twice. One that is being attached, or
-/// detached, does not run for a moment.
+/// A device that is being attached or detached does not run for a moment. So where one does not run, this waits for the
+/// lock of whoever attaches, and looks again.
 pub(crate) fn running_device(
     locked: &LockedImage<'_>,
     descriptor: &Descriptor,
@@ -98,7 +98,7 @@ pub(crate) fn running_device(
     }
 }
 
-/// [`running`], where all devices are known already.
+/// [`running_device`], where all devices are known already.
 pub(crate) fn running_device_among(
     devices: &[Device],
     locked: &LockedImage<'_>,

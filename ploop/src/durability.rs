@@ -1,7 +1,7 @@
 //! Durability: whether changes are synced (`fsync`), so that they survive a power cut.
 //!
-//! libploop syncs a new delta before a descriptor names it, but not the descriptor: a power cut some seconds later
-//! may undo a snapshot, a switch or a deletion that had succeeded. So each change ends with an `fsync` of what it has
+//! libploop syncs a new delta and a new descriptor, but not the rename that puts the descriptor in place: a power cut
+//! some seconds later may undo a snapshot, a switch or a deletion that had succeeded. So each change ends with an `fsync` of what it has
 //! changed: deltas, descriptor, and their directories. What has returned `Ok` survives a power cut. What had not
 //! returned is either as before or done; the next operation on the image, a mount too, finishes it or takes it back.
 //!

@@ -67,10 +67,7 @@ impl fmt::Display for Inner {
         if let Some(other) = &self.other_path {
             write!(f, " (with {})", other.display())?;
         }
-        write!(f, ": {}", self.message)?;
-        if let Some(os) = &self.os {
-            write!(f, ": {os}")?;
-        }
+        write!(f, ": {}", self.reason())?;
         if let Some(advice) = self.advice {
             write!(f, "; {advice}")?;
         }
@@ -78,6 +75,16 @@ impl fmt::Display for Inner {
             write!(f, " [{}]", Code(code))?;
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// With the system's.
+    fn reason(&self) -> String {
+        match &self.os {
+            Some(os) => format!("{}: {os}", self.message),
+            None => self.message.clone(),
+        }
     }
 }
 
@@ -226,6 +233,12 @@ impl Error {
         self
     }
 
+    /// The message, with the system's reason.
+    #[cfg(feature = "image")]
+    pub(crate) fn reason(&self) -> String {
+        self.0.reason()
+    }
+
     /// The class of the failure, for a program to branch on.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -273,8 +286,7 @@ impl Error {
     }
 
     /// The other file of an operation that has two: exporting, replacing, merging into a new file, making a
-    /// descriptor. The image where [`path`](Error::path) is the other file, and the other file where that is the
-    /// image.
+    /// descriptor. It is whichever of the two [`path`](Error::path) is not.
     ///
     /// ```
     /// # #[cfg(not(feature = "libploop"))]

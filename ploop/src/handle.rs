@@ -42,7 +42,7 @@ impl Ploop {
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) where there is no such file,
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a delta or a directory (the message says what to open) and for a
-    /// path that is empty, has a NUL byte or is longer than 4000 bytes.
+    /// path that is empty, has a NUL byte or has 4000 bytes or more.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -159,7 +159,7 @@ pub(crate) fn require_driver(operation: &'static str, path: &Path) -> Result<()>
 
 const MISSING: &str = "the ploop kernel driver is not loaded";
 
-/// What a missing tool means where the driver is missing too: that libploop will say so.
+/// Where a tool and the driver are both missing, the error is that of the driver.
 pub(crate) fn require_tools_or_driver(tools: impl FnOnce() -> Result<()>) -> Result<()> {
     match tools() {
         Err(error) if is_driver_present() => Err(error),

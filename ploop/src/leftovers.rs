@@ -27,7 +27,8 @@ impl Ploop {
     ///   delta of a snapshot that did not come to its end, or one that was merged and not removed yet;
     /// * the new file of a merge that was killed, whatever it is called, if it is not complete and in a
     ///   directory of the image: it is marked as in use, and its lock file `….op.lck`, which is reported as
-    ///   well, is beside it. One that is complete is told from a copy by nothing;
+    ///   well, is beside it. A complete one cannot be told
+    ///   from a copy, and is not reported;
     /// * temporary copies of the descriptor, of libploop and of this crate;
     /// * directories `.ploop-create-…` of creations that are not under way any more.
     ///
@@ -112,7 +113,7 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         .filter_map(|file| fs::read(file).ok())
         .collect();
     let devices = sysfs::devices();
-    // One of whose deltas nobody can tell which file it is may have any.
+    // A device with a delta that cannot be identified may have any file.
     let unknown = devices.iter().any(sysfs::Device::is_unknown);
     found.retain(|file| {
         let identity = Identity::of(file);
@@ -177,8 +178,8 @@ fn is_unlocked(lock: &Path) -> bool {
     paths::is_regular_file(lock) && creation::lock(lock).is_some()
 }
 
-/// By more than its name: not an export that is called like one. One that was just begun is empty, and what
-/// libploop makes of one while it converts it has an ending of its own.
+/// Judged by the header, not by the name: an export may be called the same. A delta that was just begun is empty, and
+/// what libploop makes of a delta while it converts it has a suffix of its own.
 fn is_delta(file: &Path) -> bool {
     let is_made_of_one = file
         .extension()

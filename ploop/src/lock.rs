@@ -20,8 +20,8 @@
 //! in this moment
 //!
 //! * the image was attached. libploop looks for a device itself, by the path of the base, and then works on the
-//!   running image; but not in a conversion, and not in a switch with one of the [flags](crate::SwitchFlag), which
-//!   change the files under the device;
+//!   running image; but not in a conversion, and not in a switch with one of the flags of
+//!   [`SwitchFlag`](crate::SwitchFlag) (`SKIP_DESTROY`, `SKIP_CREATE`), which change the files under the device;
 //! * the snapshot that [`SKIP_CREATE`](crate::SwitchFlag::SKIP_CREATE) makes the top got another child;
 //! * a merge of [all](crate::MergeTarget::All) or of the [top](crate::MergeTarget::Top) begins at a newer top;
 //! * a damaged delta was added.
@@ -203,8 +203,7 @@ fn thread_lock_of(path: &Path) -> Arc<TimedLock> {
     lock
 }
 
-/// Runs `f` while no other thread is at what is named by this path and has no handle: a descriptor that is
-/// being made, a device.
+/// Runs `f` under the thread lock of a path that has no handle: a descriptor that is being made, a device.
 pub(crate) fn with_lock_of<T>(
     operation: &'static str,
     path: &Path,
@@ -221,9 +220,11 @@ pub(crate) fn with_lock_of<T>(
 /// What an image is locked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Only against the threads of this process: libploop takes no lock here.
+    /// To look at devices. Locks out the threads of this process only: libploop does not lock the descriptor here.
     Devices,
+    /// To read the descriptor.
     Look,
+    /// To change the image.
     Change,
 }
 
@@ -349,9 +350,9 @@ impl Drop for ThreadLockGuard {
     }
 }
 
-/// The lock that this crate holds through a whole operation. It is a file of its own: on NFS the system makes
-/// the same thing of `flock` and of record locks, so that a second lock on libploop's file would shut libploop out;
-/// and a lock on the directory could be held by everybody who may read it.
+/// The lock that this crate holds through a whole operation. It is a file of its own. NFS implements `flock` by record
+/// locks, so a second lock on libploop's file would exclude libploop. A lock on the directory could be held by everybody
+/// who may read it.
 struct OperationLock(Arc<LockFile>);
 
 impl OperationLock {
@@ -365,8 +366,8 @@ impl OperationLock {
     }
 }
 
-/// Held by who makes a file under a name, until it is part of an image or gone again: who comes second finds
-/// it there, and removes nothing that is not its own.
+/// Held while a file is made under a name, until it is part of an image or removed. So of two operations that make a
+/// file under one name, neither removes the file of the other.
 pub(crate) struct NewFileLock(
     #[expect(dead_code, reason = "given back when dropped")] Option<OperationLock>,
 );
@@ -560,7 +561,7 @@ pub(crate) fn wait_for_devices(
 }
 
 /// Waits until nobody looks for a device, anywhere on the system. libploop's own wait has no end
-/// (hazard 0.2). The lock is given back at once: libploop takes it some time later.
+/// (hazard A12). The lock is given back at once: libploop takes it some time later.
 fn wait_for_devices_lock(wait: &LockWait<'_>) -> Result<()> {
     let path = Path::new(DEVICES);
     match fs::symlink_metadata(path) {

@@ -67,7 +67,7 @@ impl Ploop {
         self.delta_file(&LockedImage::TOP_DELTA_FILE, Descriptor::top_image)
     }
 
-    /// The descriptor says it; libploop would read no other one.
+    /// From the descriptor, as libploop does it.
     fn delta_file(
         &self,
         call: &'static Call,

@@ -128,8 +128,8 @@ impl Ploop {
     /// Needs the driver and root. libploop checks all deltas first, and *mends* them: it clears the in-use mark that
     /// a crash has left, cuts off what lies behind the last whole cluster, and on ext4 fills the holes of sparse
     /// files. Afterwards it merges temporary snapshots that are no longer in use. The mount outlives the handle and
-    /// the process; the mount of a [`mount_guard`](Ploop::mount_guard) ends with the guard. Takes as long as these,
-    /// and the file system check if it is asked for.
+    /// the process; the mount of a [`mount_guard`](Ploop::mount_guard) ends with the guard. Takes as long as
+    /// checking, mending and merging the deltas, and checking the file system if asked for.
     ///
     /// # Errors
     ///

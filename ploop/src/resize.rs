@@ -27,7 +27,7 @@ pub enum ResizeMode {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct ResizeParam {
-    /// Null is as small as possible. Not so one that is missing, which is an error.
+    /// `null` is as small as possible. A missing size is an error.
     #[cfg_attr(
         feature = "serde",
         serde(deserialize_with = "serde::Deserialize::deserialize")

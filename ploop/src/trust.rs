@@ -83,8 +83,8 @@ pub(crate) fn require_no_other_writers<'a>(
     Ok(())
 }
 
-/// The directory of a file; where that is a symbolic link, also the directory of what it leads to, and so
-/// on; and where a directory on the way is one, or lies below the others, those in which they lie.
+/// Whoever can write to one of these can exchange the file: its directory, and the directory of each symbolic link on
+/// the way to it, of the target of each, and of each directory below another one.
 fn directories_of(file: &Path) -> Vec<PathBuf> {
     /// As the kernel's own limit.
     const LINKS: usize = 40;

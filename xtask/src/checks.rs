@@ -1,5 +1,5 @@
-//! The steps of `cargo xtask ci` whose tools not every machine has. Where the tool is missing, the step is left out,
-//! and the end of the output says so: `skipped: miri (…)`.
+//! The steps of `cargo xtask ci` that build or check the workspace in another way than this toolchain on this machine.
+//! Where the tool of one is missing, it is left out, and the end of the output says so: `skipped: miri (…)`.
 
 mod consumer;
 mod deny;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Say of everything how long it took, not of the slowest alone
+    /// Print the time of every program, not of the slowest only
     #[arg(long)]
     timings: bool,
     /// How many test programs run at the same time (default: the number of processors)
@@ -107,7 +107,7 @@ pub(crate) fn all(options: &Options) -> Result<()> {
         }
     }
     let jobs = jobs(&programs, sandboxed.as_ref(), &options.arguments)?;
-    // Who wants to see what the tests print wants to see it of one after another.
+    // With --nocapture, one at a time.
     let shows = options.arguments.iter().any(|word| word == "--nocapture");
     let at_once = match options.jobs {
         Some(jobs) => jobs.get(),

@@ -171,7 +171,7 @@ impl LockedImage<'_> {
     }
 
     /// Whether the lock of the descriptor is held.
-    pub(crate) fn is_locked(&self) -> bool {
+    pub(crate) fn has_descriptor_lock(&self) -> bool {
         self.call.purpose != Purpose::Devices
     }
 

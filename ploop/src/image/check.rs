@@ -174,16 +174,12 @@ impl Findings {
     }
 
     fn add_error(&mut self, issue: Issue, error: &Error) {
-        let mut message = error.message().to_owned();
-        if let Some(source) = std::error::Error::source(error) {
-            message = format!("{message}: {source}");
-        }
         self.add(
             Severity::Error,
             issue,
             error.path(),
             error.offset(),
-            message,
+            error.reason(),
         );
     }
 

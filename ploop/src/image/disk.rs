@@ -14,8 +14,8 @@ const OPERATION: &str = "open image";
 
 /// The virtual disk of an image, read only: what a mount of it would show.
 ///
-/// Reads through the whole chain of deltas. The files are opened for reading and never written;
-/// they stay open, so the view outlives renames and merges by others, but not writes into them.
+/// Reads through the whole chain of deltas. The files are opened for reading, and stay open: renaming or removing one
+/// does not disturb the reader. Writing to one does, as a merge into it.
 ///
 /// [`read_at`](Disk::read_at) takes `&self` and may be called from many threads at once. `Read` and
 /// `Seek` have a position; each clone has its own, over the same open files.
@@ -69,7 +69,7 @@ impl OpenOptions {
         OpenOptions::default()
     }
 
-    /// Whether to open an image that is marked as in use (default: not).
+    /// Whether to open an image that is marked as in use (default: no).
     ///
     /// The mark of an image that was not unmounted before its host went down stays; such an image
     /// reads as the driver would read it after repair, less what had not reached the disk. An image

@@ -72,14 +72,14 @@ impl ExportOptions {
         self
     }
 
-    /// Whether to replace a file that has the name already (default: not).
+    /// Whether to replace a file that has the name already (default: no).
     #[must_use]
     pub fn overwrite(mut self, overwrite: bool) -> ExportOptions {
         self.overwrite = overwrite;
         self
     }
 
-    /// Whether to bring the data to the disk before the file gets its name (default: so). Without
+    /// Whether to bring the data to the disk before the file gets its name (default: yes). Without
     /// it, a host that goes down soon after may leave a file that is not whole.
     #[must_use]
     pub fn sync(mut self, sync: bool) -> ExportOptions {
@@ -87,7 +87,7 @@ impl ExportOptions {
         self
     }
 
-    /// Whether to leave holes where the image stores zeros (default: so), and not only where it
+    /// Whether to leave holes where the image stores zeros (default: yes), and not only where it
     /// stores nothing.
     #[must_use]
     pub fn find_zeros(mut self, find: bool) -> ExportOptions {

@@ -9,8 +9,8 @@
 //!
 //! Descriptors and images may come from anyone. Whatever is in them, the worst they can do is to
 //! cause an [`Error`](crate::Error), with the file and offset that are to blame: no panic, no
-//! endless loop, and no more memory than the tables of the clusters that are really there. Files are
-//! opened for reading only.
+//! endless loop, and no more memory than the tables of the clusters that are really there. All but
+//! `DiskWriter` opens files for reading only.
 //!
 //! ```no_run
 //! use ploop::image::{Disk, ExportOptions};

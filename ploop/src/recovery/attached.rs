@@ -65,8 +65,8 @@ fn finish_in(
     })
 }
 
-/// Finishes merges that the driver has begun, and returns whether there were any. The chain of the descriptor reads as
-/// before then, whether or not there is a staged descriptor.
+/// Finishes merges that the driver has begun, and returns whether there were any. A finished merge does not change
+/// what the chain of the descriptor reads, whether or not there is a staged descriptor.
 fn finish_merges(
     devices: &[Device],
     operation: &'static str,

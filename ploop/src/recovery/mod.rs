@@ -26,8 +26,8 @@ use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
 use crate::{Descriptor, Result, paths};
 
-/// [`finish`] for this operation itself, which libploop has failed to do (A9): a merge leaves its mark. The lock is
-/// held. If the recovery fails, the next operation tries it again, and reports that.
+/// As [`finish`], after a call of libploop that failed (A9: a merge leaves its mark). The lock is held. If the recovery
+/// fails, the next operation tries it again, and reports that.
 pub(crate) fn after_failure(operation: &'static str, path: &Path) -> Result<()> {
     let descriptor = Descriptor::open(path)?;
     attached::finish(operation, path, &descriptor).map(drop)

@@ -262,3 +262,17 @@ fn reports_go_through_serde() {
     assert_eq!(back, descriptor);
     assert_eq!(back.size, ploop::Size::from_bytes(SIZE));
 }
+
+#[test]
+fn a_finding_has_the_reason_of_the_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let descriptor = image(dir.path());
+    let base = dir.path().join("base");
+    fs::remove_file(&base).unwrap();
+    std::os::unix::fs::symlink("base", &base).unwrap();
+    let report = check(descriptor);
+    let finding = &report.findings[0];
+    assert_eq!(finding.issue, Issue::Unreadable, "{report}");
+    let reason = std::io::Error::from(rustix::io::Errno::LOOP).to_string();
+    assert!(finding.message.ends_with(&reason), "{report}");
+}

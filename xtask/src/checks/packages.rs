@@ -16,7 +16,7 @@ pub(super) const CHECK: Check = Check {
     work,
 };
 
-/// Of a package: its name, what it must hold beside what its tests need, and what it must not.
+/// Of each package: its name, and files that it must hold.
 const PACKAGES: [(&str, &[&str]); 2] = [
     (
         "ploop-sys",

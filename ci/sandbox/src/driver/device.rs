@@ -27,8 +27,8 @@ use crate::block::BlockDevice;
 use crate::lock::lock;
 use crate::virtual_disk::{Completion, VirtualDisk};
 
-/// A device. Its locks are taken in the order of the fields. `data` is never held during a system call that may read or
-/// write the device; `control` may be.
+/// A device. Its locks are taken in the order of the fields. `contents` is never held during a system call that may
+/// read or write the device; `maintenance` may be.
 pub(super) struct Device {
     pub(super) index: u32,
     block_device: OnceLock<BlockDevice>,
