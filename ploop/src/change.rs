@@ -196,6 +196,21 @@ impl<'a> Change<'a> {
         }
     }
 
+    /// Requires that the top, if it is one of the deltas to be removed, has no child: libploop would leave a descriptor
+    /// whose top is not listed (A11).
+    pub(crate) fn require_no_child_of_top(&self, removed: &[Guid]) -> Result<()> {
+        let top = self.descriptor.top;
+        match self.descriptor.children(top).next() {
+            Some(child) if removed.contains(&top) => self.refuse(
+                ErrorKind::InvalidInput,
+                format!(
+                    "this would remove the top, which is the parent of the snapshot {child}; make a snapshot first, and the image has a new top"
+                ),
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Requires that the header is that of a delta of this image. For a delta that is to be removed: its table may be
     /// damaged, and going back to a snapshot is the way out of that.
     pub(crate) fn require_delta_header(&self, image: Option<&Image>) -> Result<()> {

@@ -64,8 +64,9 @@ impl Ploop {
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for the base, for ends that are not on one chain, and where a delta
-    /// between has other children; [`AlreadyExists`](ErrorKind::AlreadyExists) for a new delta that is there,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for the base, for ends that are not on one chain, where a delta
+    /// between has other children, and for a merge of the top's child into the top;
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a new delta that is there,
     /// [`Unsupported`](ErrorKind::Unsupported) for a new file in the place of a raw base, and for one of format v2
     /// without a driver that supports large disks; [`Busy`](ErrorKind::Busy) for a mounted snapshot,
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there. A merge that failed
@@ -143,6 +144,7 @@ impl Ploop {
             }
         }
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
+        change.require_no_child_of_top(&guids[..guids.len() - 1])?;
         change.require_unattached(&guids)?;
         if param.new_delta.is_none() {
             change.require_no_hard_links(to)?;

@@ -316,7 +316,7 @@ impl Ploop {
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot with children
-    /// under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), and both flags at once, which contradict each other;
+    /// under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), an old top that has children and is not kept, and both flags at once, which contradict each other;
     /// [`Busy`](ErrorKind::Busy) while attached; [`PermissionDenied`](ErrorKind::PermissionDenied) where the kernel
     /// does not remove the old top delta, because it is immutable, or attached where this process does not see it;
     /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that supports large
@@ -377,6 +377,7 @@ impl Ploop {
             false => change.require_sound_and_whole(descriptor.image(guid))?,
         }
         if !skip_destroy {
+            change.require_no_child_of_top(&[descriptor.top])?;
             // The old top is about to be unlinked.
             change.require_delta_header(descriptor.top_image())?;
         }
@@ -423,7 +424,8 @@ impl Ploop {
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a base without children, [`Busy`](ErrorKind::Busy) for the top
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a base without children and a top with one,
+    /// [`Busy`](ErrorKind::Busy) for the top
     /// of an attached image, a mounted snapshot, and one that is marked already and still has several children,
     /// [`Corrupt`](ErrorKind::Corrupt) where a delta in question is damaged or no delta at all,
     /// [`PermissionDenied`](ErrorKind::PermissionDenied) where the kernel does not remove the delta of a snapshot
@@ -529,6 +531,7 @@ fn check_new_snapshot(
 
 fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
     change.require_snapshot(guid)?;
+    change.require_no_child_of_top(&[guid])?;
     let descriptor = change.descriptor.clone();
     let is_base = descriptor.base().is_some_and(|base| base.guid == guid);
     let children: Vec<Guid> = descriptor.children(guid).collect();

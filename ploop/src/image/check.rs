@@ -226,6 +226,15 @@ fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Finding
             ),
         );
     }
+    if let Some(child) = descriptor.children(descriptor.top).next() {
+        add(
+            Severity::Warning,
+            Issue::TopWithChild,
+            format!(
+                "the top is the parent of the snapshot {child}, which changes with each write to the top; make a snapshot, and the image has a new top"
+            ),
+        );
+    }
     let geometry = descriptor.geometry;
     if geometry.cylinders.wrapping_mul(geometry.heads) == 0 {
         add(

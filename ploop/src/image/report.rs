@@ -99,6 +99,8 @@ pub enum Issue {
     Descriptor,
     /// The descriptor has another top GUID than libploop gives it today.
     OldTop,
+    /// The top is the parent of a snapshot, which changes with each write to the top.
+    TopWithChild,
     /// The descriptor lacks the geometry, and libploop crashes when it writes one.
     Geometry,
     /// The image is encrypted.

@@ -1,6 +1,9 @@
 //! Deleting snapshots.
 
-use ploop::{ErrorKind, FormatVersion, Guid, ImageMode};
+use std::fs;
+
+use ploop::image::{self, Issue};
+use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, SwitchFlag};
 
 use super::filled_image::FilledImage;
 
@@ -110,6 +113,85 @@ fn the_top_goes_and_what_is_below_is_written_to() {
         assert!(!top.exists());
         assert_eq!(filled.file_of(Guid::TOP), below);
         filled.write([(2, 800)]);
+        filled.verify();
+    }
+}
+
+/// libploop makes such images, by a switch under `SKIP_CREATE`.
+#[test]
+fn a_top_with_a_child_stays() {
+    let with_child = || {
+        let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+        let (base, child) = (guids[0], guids[1]);
+        // The top and the snapshot below change places.
+        let (top, other) = (Guid::TOP.to_string(), child.to_string());
+        let text = fs::read_to_string(filled.xml()).unwrap();
+        let text = text.replace(&top, "THE TOP").replace(&other, &top);
+        let text = text.replace("THE TOP", &other);
+        let text = text.replace(&format!("<TopGUID>{other}"), &format!("<TopGUID>{top}"));
+        fs::write(filled.xml(), text).unwrap();
+        let upper = filled
+            .states
+            .insert(Guid::TOP, filled.states[&child].clone());
+        filled.states.insert(child, upper.unwrap());
+        (filled, base, child)
+    };
+    let (mut filled, base, child) = with_child();
+    let report = image::check(filled.xml());
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.findings[0].issue, Issue::TopWithChild, "{report}");
+    let (names, text) = (filled.names(), fs::read(filled.xml()).unwrap());
+    let new = filled.path("new.hds");
+    let ploop = &mut filled.ploop;
+    let range = MergeTarget::Range {
+        from: child,
+        to: Guid::TOP,
+    };
+    let merge = MergeParam::new(MergeTarget::Snapshot(child));
+    for result in [
+        ploop.delete_top_delta(),
+        ploop.delete_snapshot(Guid::TOP),
+        ploop.merge(&merge),
+        ploop.merge(&MergeParam::new(range)),
+        ploop.merge(&MergeParam::new(MergeTarget::Range {
+            from: child,
+            to: base,
+        })),
+        ploop.merge(&merge.new_delta(new)),
+        ploop.switch_snapshot(child),
+        ploop
+            .switch_snapshot_with(base, SwitchFlag::SKIP_CREATE)
+            .map(drop),
+    ] {
+        let error = refused(result, ErrorKind::InvalidInput);
+        assert!(error.message().contains("make a snapshot first"), "{error}");
+    }
+    assert_eq!(filled.names(), names);
+    assert_eq!(fs::read(filled.xml()).unwrap(), text);
+    // What leaves the top is allowed.
+    let ways: [fn(&mut FilledImage, Guid, Guid); 4] = [
+        |filled, _, _| {
+            filled.snapshot();
+        },
+        |filled, _, child| {
+            filled.ploop.delete_snapshot(child).unwrap();
+            filled.states.remove(&child);
+        },
+        |filled, base, _| {
+            filled.ploop.delete_snapshot(base).unwrap();
+            filled.states.remove(&base);
+            filled.snapshot();
+        },
+        |filled, _, child| {
+            let keep = SwitchFlag::SKIP_DESTROY;
+            let kept = filled.ploop.switch_snapshot_with(child, keep).unwrap();
+            filled.took(kept.unwrap());
+            filled.went_back_to(child);
+        },
+    ];
+    for way in ways {
+        let (mut filled, base, child) = with_child();
+        way(&mut filled, base, child);
         filled.verify();
     }
 }
