@@ -52,6 +52,7 @@ impl CreateFlags {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[must_use]
 pub struct CreateParam {
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
@@ -460,21 +461,27 @@ impl StagingDirectory {
     const NAME_OF_MAX_LEN: &str = ".ploop-create-0123456789abcdef0123456789abcdef";
 
     fn open(destination: &Destination) -> Result<StagingDirectory> {
-        let id = Guid::generate();
-        let name = format!("{}{}", creation::DIRECTORY_PREFIX, id.as_uuid().simple());
-        let directory = destination.directory.join(name);
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|error| {
-                Error::io(OPERATION, "no file can be made in this directory", error)
-                    .with_path(&destination.directory)
-            })?;
+        let (directory, lock) = loop {
+            let id = Guid::generate();
+            let name = format!("{}{}", creation::DIRECTORY_PREFIX, id.as_uuid().simple());
+            let directory = destination.directory.join(name);
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&directory)
+                .map_err(|error| {
+                    Error::io(OPERATION, "no file can be made in this directory", error)
+                        .with_path(&destination.directory)
+                })?;
+            // Until it is locked, it looks abandoned, and may be removed as a leftover.
+            if let Ok(lock) = creation::lock_new(&directory) {
+                break (directory, lock);
+            }
+        };
         let name = destination.image.file_name().unwrap_or(OsStr::new("image"));
         Ok(StagingDirectory {
             image: directory.join(name),
             descriptor: directory.join(DESCRIPTOR_NAME),
-            _lock: creation::lock(&directory),
+            _lock: lock,
             directory,
         })
     }

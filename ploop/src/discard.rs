@@ -41,7 +41,7 @@ impl StopFlag {
 /// What [`Ploop::discard`] does.
 #[derive(Debug, Clone, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[must_use]
 pub struct DiscardParam {
     min_length: Size,

@@ -20,17 +20,24 @@ const LOOK: Call = Call::new("look for leftovers").looks();
 const REMOVE: Call = Call::new("remove leftovers").changes();
 
 impl Ploop {
-    /// The files beside the image that an operation has left which was killed or cut short by a power failure, and
-    /// that nothing names or uses:
+    /// The files beside the descriptor that an operation has left which was killed or cut short by a power failure,
+    /// and that nothing there names or uses:
     ///
-    /// * delta files of the image's family that no other file in their directory names, such as the new
+    /// * files that are named like deltas of the image and that no other file in the directory names, such as the new
     ///   delta of a snapshot that did not come to its end, or one that was merged and not removed yet;
-    /// * the new file of a merge that was killed, whatever it is called, if it is not complete and in a
-    ///   directory of the image: it is marked as in use, and its lock file `….op.lck`, which is reported as
-    ///   well, is beside it. A complete one cannot be told
-    ///   from a copy, and is not reported;
+    /// * the new file of a merge that was killed, whatever it is called, if it is not complete: it is marked as in
+    ///   use, and its lock file `….op.lck`, which is reported as well, is beside it. A complete one cannot be told from
+    ///   a copy, and is not reported;
     /// * temporary copies of the descriptor, of libploop and of this crate;
     /// * directories `.ploop-create-…` of creations that are not under way any more.
+    ///
+    /// Deltas in other directories are not reported: an image elsewhere may have them.
+    /// [`image::check`](crate::image::check) names them. For the same reason, look before you remove something where
+    /// a descriptor in another directory names deltas in this one.
+    ///
+    /// Deltas in other directories are not reported, because another image may have them;
+    /// [`image::check`](crate::image::check) names them. For the same reason, look before you remove anything where a
+    /// descriptor elsewhere names deltas in this directory.
     ///
     /// None of it is needed to use the image, but a delta may hold data that somebody wants to look at
     /// ([`image::check_image`](crate::image::check_image)). Files that a device has, by whatever path,
@@ -104,6 +111,9 @@ impl Ploop {
 fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result<Vec<PathBuf>> {
     let mut found = image::orphans(descriptor, path).map_err(|error| error.during(operation))?;
     found.extend(unfinished_merges(descriptor, path));
+    // Elsewhere, deltas of other images may lie, whose descriptors are who knows where.
+    let own = fs::canonicalize(paths::directory_of(path)).ok();
+    found.retain(|file| own.as_deref() == Some(paths::directory_of(file)));
     let used: HashSet<Identity> = descriptor
         .images
         .iter()
@@ -250,6 +260,10 @@ fn other_descriptors(path: &Path, descriptor: &Descriptor) -> Vec<PathBuf> {
 
 /// What is in such a directory lies flat in it; nothing is removed where something is mounted.
 fn remove_creation(directory: &Path) -> io::Result<()> {
+    let Some(_lock) = creation::lock(directory) else {
+        // A creation has begun there since.
+        return Ok(());
+    };
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
@@ -264,7 +278,7 @@ fn remove_creation(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CreateParam, Size};
+    use crate::{CreateParam, Size, SnapshotParam};
 
     #[test]
     fn what_nobody_names_is_reported_and_removed() {
@@ -307,6 +321,28 @@ mod tests {
         }
         drop(making);
         assert_eq!(image.remove_leftovers().unwrap(), [alive]);
+    }
+
+    #[test]
+    fn deltas_in_a_directory_of_several_images_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let mut images = ["101", "102"].map(|name| {
+            fs::create_dir(at(name)).unwrap();
+            let base = at(name).join("root.hds");
+            Ploop::create(&CreateParam::new(base, Size::from_mib(10)).fs(None)).unwrap()
+        });
+        fs::create_dir(at("pool")).unwrap();
+        for image in &mut images {
+            let param = SnapshotParam::new().directory(at("pool"));
+            image.snapshot_with(&param).unwrap();
+        }
+        assert_eq!(images[0].remove_leftovers().unwrap(), [] as [PathBuf; 0]);
+        let report = image::check(images[0].path());
+        assert_eq!(report.orphans, [images[1].top_delta_file().unwrap()]);
+        for image in &images {
+            assert!(image.top_delta_file().unwrap().exists());
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub enum MergeTarget {
 /// What [`Ploop::merge`] does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[must_use]
 pub struct MergeParam {
     target: MergeTarget,

@@ -36,7 +36,7 @@ bitflags! {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[must_use]
 pub struct MountParam {
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
@@ -244,7 +244,7 @@ impl Ploop {
     /// [`mount`](Ploop::mount) for as long as the guard lives.
     ///
     /// The guard dereferences to the handle, so that operations work through it while the image is mounted. Dropping
-    /// it unmounts, and ignores an error; [`MountGuard::umount`] returns it.
+    /// it unmounts, and ignores an error; [`MountGuard::umount`] returns it. In a forked child, dropping it does nothing.
     ///
     /// # Errors
     ///
@@ -441,8 +441,10 @@ pub(crate) fn mount_point(change: &Change<'_>, target: &Path) -> Result<CPath> {
 #[derive(Debug)]
 struct GuardedMount {
     mounted: Mounted,
-    /// What it was attached under, whatever the handle is told later.
-    component: Option<ComponentName>,
+    /// A handle of its own: the program can change the one that the guard gives it, or put another in its place.
+    handle: Ploop,
+    /// The process that mounted. A copy of the guard in a forked child unmounts nothing.
+    process: u32,
     unmounts_on_drop: bool,
 }
 
@@ -450,18 +452,20 @@ impl GuardedMount {
     fn begin(ploop: &mut Ploop, param: &MountParam) -> Result<GuardedMount> {
         Ok(GuardedMount {
             mounted: ploop.mount(param)?,
-            component: ploop.component().cloned(),
+            handle: ploop.clone(),
+            process: std::process::id(),
             unmounts_on_drop: true,
         })
     }
 
-    fn umount(&self, ploop: &mut Ploop) -> Result<()> {
-        ploop.set_component(self.component.clone());
-        ploop.umount()
+    /// Waits for the lock as long as `ploop` would.
+    fn umount(&mut self, ploop: &Ploop) -> Result<()> {
+        self.handle.set_lock_timeout(Some(ploop.image.timeout()));
+        self.handle.umount()
     }
 
-    fn end(&self, ploop: &mut Ploop) {
-        if self.unmounts_on_drop {
+    fn end(&mut self, ploop: &Ploop) {
+        if self.unmounts_on_drop && self.process == std::process::id() {
             // Nobody is there to be told; `umount` is for those who ask.
             let _ = self.umount(ploop);
         }
@@ -543,7 +547,7 @@ impl OwnedMountGuard {
     /// As [`Ploop::umount`]. The image stays mounted then, and the guard comes back to try again. One that is
     /// not wanted tries once more when it is dropped, unless it is told to [`keep`](OwnedMountGuard::keep).
     pub fn umount(mut self) -> Result<Ploop, (OwnedMountGuard, Error)> {
-        match self.mount.umount(&mut self.ploop) {
+        match self.mount.umount(&self.ploop) {
             Ok(()) => Ok(self.keep().0),
             Err(error) => Err((self, error)),
         }
@@ -572,6 +576,6 @@ impl DerefMut for OwnedMountGuard {
 
 impl Drop for OwnedMountGuard {
     fn drop(&mut self) {
-        self.mount.end(&mut self.ploop);
+        self.mount.end(&self.ploop);
     }
 }

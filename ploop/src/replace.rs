@@ -49,6 +49,7 @@ pub enum ReplaceTarget {
 /// What [`Ploop::replace`] does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[must_use]
 pub struct ReplaceParam {
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]

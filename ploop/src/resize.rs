@@ -25,6 +25,7 @@ pub enum ResizeMode {
 /// What [`Ploop::resize_with`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[must_use]
 pub struct ResizeParam {
     /// `null` is as small as possible. A missing size is an error.

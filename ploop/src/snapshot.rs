@@ -41,7 +41,7 @@ impl SwitchFlag {
 /// What [`Ploop::snapshot_with`] makes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[must_use]
 pub struct SnapshotParam {
     guid: Option<Guid>,
@@ -71,6 +71,7 @@ impl SnapshotParam {
 /// What [`Ploop::temporary_snapshot`] makes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 #[must_use]
 pub struct TemporarySnapshotParam {
     component: ComponentName,

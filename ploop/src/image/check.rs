@@ -72,7 +72,7 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
             Issue::Orphan,
             Some(orphan),
             None,
-            "no descriptor names this file of the image's orphans; Ploop::remove_leftovers removes it",
+            "no descriptor in its directory names this delta; if it is no other image's, it can be removed, as Ploop::remove_leftovers does where it lies beside the descriptor",
         );
     }
     let snapshots = snapshots(&descriptor, &deltas);

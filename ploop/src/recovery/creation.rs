@@ -7,6 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -22,6 +23,20 @@ pub(crate) fn lock(directory: &Path) -> Option<File> {
     let file = File::open(directory).ok()?;
     let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
     locked.is_ok().then_some(file)
+}
+
+/// The lock of a hidden directory that was just made. An error where it was taken for abandoned before it was locked,
+/// and is removed.
+pub(crate) fn lock_new(directory: &Path) -> io::Result<Option<File>> {
+    let is_removed = [io::ErrorKind::NotFound, io::ErrorKind::WouldBlock];
+    let locked = File::open(directory).and_then(|file| {
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        fs::symlink_metadata(directory).map(|_| file)
+    });
+    match locked {
+        Err(error) if is_removed.contains(&error.kind()) => Err(error),
+        locked => Ok(locked.ok()),
+    }
 }
 
 /// Whether this is the hidden directory of a creation, and no process works in it.
