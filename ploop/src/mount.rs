@@ -458,13 +458,16 @@ impl GuardedMount {
         })
     }
 
-    /// Waits for the lock as long as `ploop` would.
-    fn umount(&mut self, ploop: &Ploop) -> Result<()> {
+    /// Waits for the lock as long as `ploop` would, which has the component of the mount afterwards.
+    fn umount(&mut self, ploop: &mut Ploop) -> Result<()> {
+        if ploop.path() == self.handle.path() {
+            ploop.set_component(self.handle.component().cloned());
+        }
         self.handle.set_lock_timeout(Some(ploop.image.timeout()));
         self.handle.umount()
     }
 
-    fn end(&mut self, ploop: &Ploop) {
+    fn end(&mut self, ploop: &mut Ploop) {
         if self.unmounts_on_drop && self.process == std::process::id() {
             // Nobody is there to be told; `umount` is for those who ask.
             let _ = self.umount(ploop);
@@ -547,7 +550,7 @@ impl OwnedMountGuard {
     /// As [`Ploop::umount`]. The image stays mounted then, and the guard comes back to try again. One that is
     /// not wanted tries once more when it is dropped, unless it is told to [`keep`](OwnedMountGuard::keep).
     pub fn umount(mut self) -> Result<Ploop, (OwnedMountGuard, Error)> {
-        match self.mount.umount(&self.ploop) {
+        match self.mount.umount(&mut self.ploop) {
             Ok(()) => Ok(self.keep().0),
             Err(error) => Err((self, error)),
         }
@@ -576,6 +579,6 @@ impl DerefMut for OwnedMountGuard {
 
 impl Drop for OwnedMountGuard {
     fn drop(&mut self) {
-        self.mount.end(&self.ploop);
+        self.mount.end(&mut self.ploop);
     }
 }

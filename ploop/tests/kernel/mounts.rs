@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
         NEEDS =>
             a_guard_unmounts,
             a_guard_with_the_handle_in_it,
+            a_guard_unmounts_nothing_else,
             a_guard_unmounts_after_a_panic_and_under_its_name,
             without_target_it_is_attached_alone,
             a_read_only_mount_writes_nothing,
@@ -110,6 +111,32 @@ fn a_guard_with_the_handle_in_it() {
     let mut image = Ploop::open(container.descriptor()).unwrap();
     assert!(!image.is_mounted().unwrap());
     container.verify_image(&mut image, &["a"]);
+}
+
+/// Neither that of a handle put in the place of its own, nor in a forked child.
+fn a_guard_unmounts_nothing_else() {
+    let (container, image) = Container::new(SIZE);
+    let (other, mut other_image) = Container::new(SIZE);
+    other_image.mount(&other.param()).unwrap();
+    let mut mount = image.into_mount_guard(&container.param()).unwrap();
+    *mount = other_image.clone();
+    // SAFETY: the child drops the guard, and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        drop(mount);
+        // SAFETY: ends this process, and runs nothing of the parent's.
+        unsafe { libc::_exit(0) }
+    }
+    let mut status = 1;
+    // SAFETY: the status outlives the call.
+    let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!((waited, status), (child, 0));
+    let image = Ploop::open(container.descriptor()).unwrap();
+    assert!(image.is_mounted().unwrap());
+    drop(mount);
+    assert!(!image.is_mounted().unwrap());
+    assert!(other_image.is_mounted().unwrap());
+    other_image.umount().unwrap();
 }
 
 fn a_guard_unmounts_after_a_panic_and_under_its_name() {
