@@ -146,7 +146,8 @@ fn devices_with_base_file(operation: &'static str, base: &Path) -> Result<Vec<Fo
 /// # Errors
 ///
 /// [`InvalidInput`](ErrorKind::InvalidInput) for a device not named like `/dev/ploop12345`,
-/// [`NoDriver`](ErrorKind::NoDriver) for a device that does not exist, [`Busy`](ErrorKind::Busy).
+/// [`NoDriver`](ErrorKind::NoDriver) for a device that does not exist, [`Busy`](ErrorKind::Busy) also where something
+/// else is mounted on top of its file system.
 ///
 /// ```no_run
 /// ploop::device::umount("/dev/ploop12345")?;
@@ -242,15 +243,23 @@ pub fn mount_point(device: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     const OPERATION: &str = "find mount point of device";
     let device = device.as_ref();
     device_name(OPERATION, device)?;
+    let (table, numbers) = mount_table_and_numbers(OPERATION, device)?;
+    Ok(mount_table::mount_point(&table, numbers))
+}
+
+fn mount_table_and_numbers(
+    operation: &'static str,
+    device: &Path,
+) -> Result<(Vec<u8>, (u32, u32))> {
     let failed = |what, error| {
-        let error = Error::io(OPERATION, what, error);
+        let error = Error::io(operation, what, error);
         error.with_path(device).with_code(FAILED_CODE)
     };
     let numbers = sysfs::numbers(device.file_name().unwrap_or_default())
         .map_err(|error| failed("there is no such device", error))?;
     let table =
         mount_table::read().map_err(|error| failed("the mount table cannot be read", error))?;
-    Ok(mount_table::mount_point(&table, numbers))
+    Ok((table, numbers))
 }
 
 /// The file of a device's top delta, and the name of its format: `ploop1` or `raw`
@@ -298,11 +307,26 @@ pub(crate) fn device_name(operation: &'static str, device: &Path) -> Result<CTex
     CText::new(operation, "device", text)
 }
 
-/// libploop asks `lsof` through a shell who is to blame for a busy mount point (23).
+/// libploop unmounts whatever is topmost at the mount point of a device (A58), and asks `lsof` through a shell who is to
+/// blame where that is busy (23).
 pub(crate) fn require_harmless_mount_point(operation: &'static str, device: &Path) -> Result<()> {
-    let Ok(Some(target)) = mount_point(device) else {
+    let Ok((table, numbers)) = mount_table_and_numbers(operation, device) else {
         return Ok(());
     };
+    let Some(target) = mount_table::mount_point(&table, numbers) else {
+        return Ok(());
+    };
+    if let Some((fs_type, source)) = mount_table::mounted_on_top(&table, numbers) {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            operation,
+            format!(
+                "a file system of type {fs_type} ({source}) is mounted on top of that of {}, and libploop would unmount it instead; unmount it first",
+                device.display()
+            ),
+        )
+        .with_path(&target));
+    }
     paths::require_harmless_to_shell(operation, &target)
         .map_err(|error| error.with_advice("unmount the file system with umount(8) first"))
 }

@@ -320,7 +320,7 @@ impl Ploop {
     /// # Errors
     ///
     /// [`NotMounted`](ErrorKind::NotMounted) (see [`Error::is_not_mounted`]),
-    /// [`Busy`](ErrorKind::Busy) while files in it are open,
+    /// [`Busy`](ErrorKind::Busy) while files in it are open, and where something else is mounted on top of it,
     /// [`Unsupported`](ErrorKind::Unsupported) where a link or the like has the name of a file that
     /// libploop writes beside the image. The image stays mounted then.
     ///

@@ -15,6 +15,8 @@ use ploop::{
     copy, device, sys,
 };
 
+use rustix::mount::{UnmountFlags, unmount};
+
 use crate::fixture::child::child;
 use crate::fixture::disk::{self, Immutable};
 use crate::fixture::harness::{Need, Test};
@@ -46,6 +48,7 @@ pub(crate) fn tests() -> Vec<Test> {
         &[Need::Driver, Need::Root, Need::Mounts] =>
             ha_20_the_top_runs_by_another_path,
             ha_20_the_top_runs_where_nobody_sees_it,
+            ha_58_something_is_mounted_on_top,
             h0_03_h4_21_the_second_program_of_a_missing_tool,
             h4_16_a_mount_point_overflows_a_buffer;
         &[Need::Driver, Need::Root, Need::ImmutableFiles] =>
@@ -1129,4 +1132,36 @@ fn assert_mounts_with_first(dir: &Path, image: &mut Ploop) {
     let guard = image.mount_guard(&mount_param(dir).fsck(true)).unwrap();
     assert_files(dir, &["first"]);
     guard.umount().unwrap();
+}
+
+/// libploop unmounts what is topmost at the mount point, and then waits for a minute for the device. The crate refuses.
+fn ha_58_something_is_mounted_on_top() {
+    part("safe", |dir| {
+        mounts::enter().unwrap();
+        let mut image = running(dir);
+        let device = image.device().unwrap().unwrap();
+        let unmounts_nothing = |image: &mut Ploop, source: &str| {
+            for error in [image.umount(), device::umount(&device)].map(Result::unwrap_err) {
+                assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+                assert!(error.message().contains(source), "{error}");
+                assert_eq!(error.path(), Some(&*target(dir)), "{error}");
+            }
+            assert_eq!(image.device().unwrap().as_ref(), Some(&device));
+        };
+        mounts::tmpfs(&target(dir), 1 << 20);
+        fs::write(target(dir).join("precious"), "").unwrap();
+        unmounts_nothing(&mut image, "tmpfs (none)");
+        assert!(target(dir).join("precious").exists());
+        unmount(target(dir), UnmountFlags::empty()).unwrap();
+
+        let other_dir = dir.join("other");
+        fs::create_dir(&other_dir).unwrap();
+        let mut other = create(&other_dir);
+        let mounted = other.mount(&mount_param(dir)).unwrap();
+        write(dir, "precious");
+        unmounts_nothing(&mut image, mounted.device.to_str().unwrap());
+        assert_files(dir, &["precious"]);
+        other.umount().unwrap();
+        assert_files_at_the_end(dir, &mut image, &["first"]);
+    });
 }
