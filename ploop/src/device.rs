@@ -282,12 +282,30 @@ pub fn top_delta(device: impl AsRef<Path>) -> Result<(PathBuf, String)> {
 
 /// Detaches devices without an image that have this component name. A failed mount leaves the name on the device, and
 /// the next image on the device would have it, and not be found (A19).
+///
+/// Such a device may be one to which another program is attaching an image: that program has reserved it. So only those
+/// are detached that could be reserved here.
 pub(crate) fn clear_component_name(component: &ComponentName) {
-    for device in sysfs::devices() {
-        if device.deltas.is_empty() && device.component == component.as_str().as_bytes() {
+    let free: Vec<Device> = sysfs::devices()
+        .into_iter()
+        .filter(|device| device.deltas.is_empty())
+        .collect();
+    let mut named: Vec<PathBuf> = free
+        .iter()
+        .filter(|device| device.component == component.as_str().as_bytes())
+        .map(Device::path)
+        .collect();
+    // The driver gives out its free devices in order, and makes a new one where none is left.
+    let mut reserved = Vec::new();
+    while !named.is_empty() && reserved.len() < free.len() {
+        let Ok((device, reservation)) = sysfs::reserve_device() else {
+            return;
+        };
+        if let Some(at) = named.iter().position(|path| *path == device) {
             // Should it fail, the device is no worse than before.
-            let _ = umount(device.path());
+            let _ = umount(named.swap_remove(at));
         }
+        reserved.push(reservation);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -98,6 +98,18 @@ pub(crate) fn devices_in(block: &Path) -> Vec<Device> {
             (0..3).find_map(|_| device(&directory))
         })
         .collect()
+}
+
+/// Reserves a free device, as libploop does to attach an image. No other program is given the device until the file is
+/// closed.
+pub(crate) fn reserve_device() -> io::Result<(PathBuf, fs::File)> {
+    const MINORS_OF_A_DEVICE: u64 = 16;
+    let mut reservation = fs::File::open("/proc/vz/ploop_minor")?;
+    let mut text = Vec::new();
+    reservation.read_to_end(&mut text)?;
+    let minor = number(&text).ok_or(io::ErrorKind::InvalidData)?;
+    let device = format!("/dev/ploop{}", minor / MINORS_OF_A_DEVICE);
+    Ok((PathBuf::from(device), reservation))
 }
 
 fn device_directories(block: &Path) -> impl Iterator<Item = DeviceDirectory> {

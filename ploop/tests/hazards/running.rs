@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ploop::image::Header;
 use ploop::{
@@ -44,6 +45,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_16_a_delta_is_attached_twice,
             ha_17_a_raw_image_loses_its_end,
             ha_18_no_limit_is_no_room,
+            ha_19_a_device_that_is_being_attached_keeps_its_name,
             ha_26_a_read_only_device_has_the_delta;
         &[Need::Driver, Need::Root, Need::Mounts] =>
             ha_20_the_top_runs_by_another_path,
@@ -892,6 +894,34 @@ fn ha_19_a_name_stays_with_a_free_device() {
         let mut image = running(dir);
         assert!(image.is_mounted().unwrap());
         assert_files_at_the_end(dir, &mut image, &["first"]);
+    });
+}
+
+/// While an image is attached, its device has a name and no deltas for a moment. A mount that fails meanwhile leaves it
+/// alone.
+fn ha_19_a_device_that_is_being_attached_keeps_its_name() {
+    part("safe", |dir| {
+        let other_dir = dir.join("other");
+        fs::create_dir(&other_dir).unwrap();
+        let [mut image, mut other] = [dir, &other_dir].map(|dir| {
+            let param = CreateParam::new(dir.join("root.hds"), Size::from_mib(64));
+            Ploop::create(&param.fs(None)).unwrap()
+        });
+        let param = MountParam::new().component(ComponentName::new("being-attached").unwrap());
+        let fails = param.clone().target(dir.join("missing"));
+        let end = Instant::now() + Duration::from_secs(3);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while Instant::now() < end {
+                    other.mount(&fails).unwrap_err();
+                }
+            });
+            while Instant::now() < end {
+                let guard = image.mount_guard(&param).unwrap();
+                assert!(guard.device().unwrap().is_some());
+                guard.umount().unwrap();
+            }
+        });
     });
 }
 
