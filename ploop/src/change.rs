@@ -394,7 +394,7 @@ fn require_header_of(
 }
 
 /// Requires that a raw base has the size of the disk, or less where deltas upon it may have made the disk larger: it
-/// has no header to tell it from any other file. Returns its length.
+/// has no header to tell it from any other file. A merge would write over one. Returns its length.
 fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) -> Result<u64> {
     let metadata = fs::metadata(file).map_err(|error| {
         Error::io(operation, "the raw base cannot be examined", error).with_path(file)
@@ -402,6 +402,9 @@ fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) ->
     let (len, size) = (metadata.len(), descriptor.size.bytes());
     let why = if !metadata.is_file() {
         "it is not a regular file".to_owned()
+    } else if File::open(file).is_ok_and(|file| Header::is_in(&file)) {
+        "it begins with the header of a delta; put the type Compressed into the descriptor"
+            .to_owned()
     } else if len == 0 || len % 512 != 0 {
         format!("it has {len} bytes, not one or more whole sectors")
     } else if len > size || len < size && descriptor.images.len() == 1 {

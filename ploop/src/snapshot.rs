@@ -317,7 +317,8 @@ impl Ploop {
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot with children
-    /// under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), an old top that has children and is not kept, and both flags at once, which contradict each other;
+    /// under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), an old top that has children and is not kept, and both flags at
+    /// once, which contradict each other;
     /// [`Busy`](ErrorKind::Busy) while attached; [`PermissionDenied`](ErrorKind::PermissionDenied) where the kernel
     /// does not remove the old top delta, because it is immutable, or attached where this process does not see it;
     /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that supports large

@@ -418,6 +418,15 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         lost: Size::ZERO,
     };
     let Some(header) = header else {
+        if Header::is_in(&file) {
+            findings.add(
+                Severity::Error,
+                Issue::Header,
+                Some(path),
+                Some(0),
+                "the descriptor says that this is a raw base, and it begins with the header of a delta",
+            );
+        }
         return Ok(delta);
     };
     check_header(&header, path, findings);

@@ -146,6 +146,11 @@ impl Header {
         open().map_err(|error| error.with_path(path))
     }
 
+    /// Whether the file begins with a header, even if it ends before the data begins.
+    pub(crate) fn is_in(file: &File) -> bool {
+        Header::read_from(file, u64::MAX).is_ok()
+    }
+
     /// Clears the in-use mark, and no other.
     #[cfg(feature = "libploop")]
     pub(crate) fn clear_in_use(path: &Path) -> std::io::Result<()> {

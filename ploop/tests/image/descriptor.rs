@@ -591,6 +591,42 @@ fn what_cannot_be_written_is_refused() {
         let error = descriptor.to_xml("/vz/101").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name:?}");
     }
+    let long = "x".repeat(4096 - "/vz/101/".len());
+    for (file, dir) in [("", "/vz/101"), ("/vz/101", "/vz/101"), (&long, "/vz/101")] {
+        let mut descriptor = parse(BRANCHED);
+        descriptor.images[1].file = file.into();
+        let error = descriptor.to_xml(dir).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{file:?}");
+    }
+    type Change = fn(&mut Descriptor);
+    let changes: [(&str, Change, &str); 7] = [
+        (
+            BRANCHED,
+            |d| d.images[1].kind = ImageKind::Plain,
+            "is Plain",
+        ),
+        (
+            BRANCHED,
+            |d| d.images[0].kind = ImageKind::Plain,
+            "is Plain",
+        ),
+        (BRANCHED, |d| d.mode = ImageMode::Raw, "no image is Plain"),
+        (RAW, |d| d.mode = ImageMode::Expanded, "is Plain"),
+        (RAW, |d| d.mode = ImageMode::Preallocated, "is Plain"),
+        (BRANCHED, |d| d.size = Size::MAX, "whole sector"),
+        (BRANCHED, |d| d.size = Size::from_bytes(513), "whole sector"),
+    ];
+    for (xml, change, expected) in changes {
+        let mut descriptor = parse(xml);
+        change(&mut descriptor);
+        for error in [
+            descriptor.validate().unwrap_err(),
+            descriptor.to_xml("/vz/101").unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.message().contains(expected), "{error}");
+        }
+    }
     let mut descriptor = parse(BRANCHED);
     descriptor.snapshots.pop();
     assert_eq!(

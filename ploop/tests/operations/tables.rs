@@ -356,3 +356,22 @@ fn a_plain_base_is_as_large_as_the_disk() {
         assert!(Header::read(image.top_delta_file().unwrap()).is_ok());
     }
 }
+
+/// As a descriptor says of which one delta alone is of type `Plain`: a merge would write over the header.
+#[test]
+fn a_plain_base_has_no_header() {
+    let (_dir, mut image, [base, _]) = chain(FormatVersion::V2, CLUSTERS * CLUSTER);
+    let text = fs::read_to_string(image.path()).unwrap();
+    let at = text.rfind("Compressed").unwrap();
+    let text = format!("{}Plain{}", &text[..at], &text[at + "Compressed".len()..]);
+    fs::write(image.path(), text).unwrap();
+    assert_eq!(image.descriptor().unwrap().mode, ImageMode::Raw);
+    // Shorter than the disk, as one that has grown since may be.
+    assert!(fs::metadata(&base).unwrap().len() < CLUSTERS * CLUSTER);
+    let report = image::check(image.path());
+    let finding = |issue| report.findings.iter().any(|finding| finding.issue == issue);
+    assert!(!report.is_sound() && finding(Issue::Header), "{report}");
+    for error in all_refused(&mut image, ErrorKind::Corrupt, &base, &OPERATIONS[..4]) {
+        assert!(error.message().contains("the header of a delta"), "{error}");
+    }
+}

@@ -235,7 +235,8 @@ impl Descriptor {
     }
 
     /// Checks that the parts fit together: the same GUIDs in both lists, none of them twice, one
-    /// base, no cycle, a top that is not temporary, usable file names, a size that is not zero.
+    /// base, no cycle, a top that is not temporary, usable file names, a size of whole sectors, and images of type `Plain`
+    /// if the mode is raw, and only then.
     ///
     /// # Errors
     ///
@@ -451,16 +452,12 @@ fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
         .children("Image")
         .map(|element| image(element, dir))
         .collect::<Result<Vec<_>>>()?;
-    let mode = match images.iter().find(|image| image.kind == ImageKind::Plain) {
-        Some(image) if preallocated => {
-            return Err(corrupt(format!(
-                "Preallocated is set, but image {} is Plain",
-                image.guid
-            )));
-        }
-        Some(_) => ImageMode::Raw,
-        None if preallocated => ImageMode::Preallocated,
-        None => ImageMode::Expanded,
+    let mode = if preallocated {
+        ImageMode::Preallocated
+    } else if images.iter().any(|image| image.kind == ImageKind::Plain) {
+        ImageMode::Raw
+    } else {
+        ImageMode::Expanded
     };
 
     let mut snapshots = tree
@@ -574,6 +571,27 @@ fn encryption(root: Element<'_, '_>, parameters: Element<'_, '_>) -> Result<Opti
 fn contradiction(descriptor: &Descriptor) -> Option<String> {
     if descriptor.size.is_zero() {
         return Some("Disk_size: the disk has no sectors".into());
+    }
+    if descriptor.size.bytes() % 512 != 0 {
+        return Some("Disk_size: the disk does not end with a whole sector".into());
+    }
+    let mut images = descriptor.images.iter();
+    let plain = images.find(|image| image.kind == ImageKind::Plain);
+    match (descriptor.mode, plain) {
+        (ImageMode::Expanded | ImageMode::Preallocated, None) | (ImageMode::Raw, Some(_)) => {}
+        (ImageMode::Raw, None) => return Some("the mode is raw, but no image is Plain".into()),
+        (ImageMode::Preallocated, Some(image)) => {
+            return Some(format!(
+                "Preallocated is set, but image {} is Plain",
+                image.guid
+            ));
+        }
+        (ImageMode::Expanded, Some(image)) => {
+            return Some(format!(
+                "the mode is expanded, but image {} is Plain",
+                image.guid
+            ));
+        }
     }
     let mut files: HashMap<Guid, &Image> = HashMap::new();
     for image in &descriptor.images {

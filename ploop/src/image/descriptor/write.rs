@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{Descriptor, Geometry, Image, ImageKind, OPERATION};
+use super::{Descriptor, Geometry, Image, ImageKind, MAX_PATH, OPERATION};
 #[cfg(feature = "libploop")]
 use crate::image::xml::Element;
 use crate::{Error, ErrorKind, Guid, ImageMode, Result};
@@ -130,8 +130,8 @@ impl Descriptor {
     ///
     /// # Errors
     ///
-    /// As [`validate`](Descriptor::validate); [`ErrorKind::InvalidInput`] for file names that XML cannot
-    /// hold, [`ErrorKind::Unsupported`] for an old top whose new GUID belongs to another delta, and for an
+    /// As [`validate`](Descriptor::validate); [`ErrorKind::InvalidInput`] for file names that a descriptor
+    /// cannot hold, [`ErrorKind::Unsupported`] for an old top whose new GUID belongs to another delta, and for an
     /// encrypted image.
     pub fn to_xml(&self, dir: impl AsRef<Path>) -> Result<String> {
         if self.encryption.is_some() {
@@ -274,9 +274,11 @@ fn name<'a>(image: &'a Image, dir: &Path) -> Result<&'a str> {
     match name.to_str() {
         // All characters that XML cannot hold, and some that readers change.
         Some(name)
-            if !name
-                .chars()
-                .any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) =>
+            if !name.is_empty()
+                && dir.join(name).as_os_str().len() <= MAX_PATH
+                && !name
+                    .chars()
+                    .any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) =>
         {
             Ok(name)
         }
