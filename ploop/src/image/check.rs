@@ -440,8 +440,11 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         .entries(findings)
         .and_then(|used| check.entries_beyond_disk(findings).map(|()| used))
         .map_err(|error| error.with_path(path))?;
-    if header.flags.contains(HeaderFlags::EMPTY) != (used == 0) {
-        let message = if used == 0 {
+    let says_empty = header.flags.contains(HeaderFlags::EMPTY);
+    // One that still has clusters which are not in use need not say so.
+    let is_empty = used == 0 && (says_empty || len <= header.data_start());
+    if says_empty != is_empty {
+        let message = if is_empty {
             "the header does not say that the delta is empty"
         } else {
             "the header says that the delta is empty"

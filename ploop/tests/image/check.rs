@@ -276,3 +276,16 @@ fn a_finding_has_the_reason_of_the_system() {
     let reason = std::io::Error::from(rustix::io::Errno::LOOP).to_string();
     assert!(finding.message.ends_with(&reason), "{report}");
 }
+
+/// The cluster is lost, and that is all there is to say.
+#[test]
+fn a_delta_whose_only_cluster_is_not_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("base");
+    let v2 = FormatVersion::V2;
+    delta(v2, &[3]).write(&path);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[0; 4], entry_offset(3)).unwrap();
+    let report = check_image(&path);
+    assert_eq!(only(&report).1, Issue::LostClusters, "{report}");
+}
