@@ -280,70 +280,80 @@ fn two_processes_delete_the_same_snapshots() {
 /// While a large image is made and converted, another one is worked on.
 #[test]
 fn a_long_operation_delays_nobody_else() {
-    let dir = tempfile::tempdir().unwrap();
     let mut filled = FilledImage::new(ImageMode::Expanded);
-    let (done, meanwhile) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let param = CreateParam::new(dir.path().join("large.hds"), Size::from_mib(512))
-                .cluster(ClusterSize::DEFAULT)
-                .mode(ImageMode::Raw)
-                .fs(None);
-            Ploop::create(&param).unwrap();
-            done.store(true, Ordering::SeqCst);
-        });
-        let mut before = 0;
-        while !done.load(Ordering::SeqCst) {
-            let guid = filled.snapshot();
-            filled.ploop.delete_snapshot(guid).unwrap();
-            filled.states.remove(&guid);
-            before += 1;
-            // It ended before the other one, so it did not wait for it.
-            if !done.load(Ordering::SeqCst) {
-                meanwhile.store(before, Ordering::SeqCst);
+    // How long an operation takes depends on the machine: each attempt makes a larger image, until the operations on
+    // the other one fit in. If they waited for each other, none would ever fit in.
+    let during_another = |attempt: u64, filled: &mut FilledImage| {
+        let dir = tempfile::tempdir().unwrap();
+        let (done, meanwhile) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let param =
+                    CreateParam::new(dir.path().join("large.hds"), Size::from_mib(512 * attempt))
+                        .cluster(ClusterSize::DEFAULT)
+                        .mode(ImageMode::Raw)
+                        .fs(None);
+                Ploop::create(&param).unwrap();
+                done.store(true, Ordering::SeqCst);
+            });
+            let mut before = 0;
+            while !done.load(Ordering::SeqCst) {
+                let guid = filled.snapshot();
+                filled.ploop.delete_snapshot(guid).unwrap();
+                filled.states.remove(&guid);
+                before += 1;
+                // It ended before the other one, so it did not wait for it.
+                if !done.load(Ordering::SeqCst) {
+                    meanwhile.store(before, Ordering::SeqCst);
+                }
             }
-        }
-    });
-    let meanwhile = meanwhile.into_inner();
-    assert!(meanwhile >= 2, "{meanwhile} rounds while the other worked");
+        });
+        meanwhile.into_inner()
+    };
+    let fits = (1..=6).any(|attempt| during_another(attempt, &mut filled) >= 2);
+    assert!(fits, "no two rounds within the other operation, six times");
     filled.verify();
 }
 
 /// A merge of much data on one image, looks at and changes of another.
 #[test]
 fn a_long_merge_delays_nobody_else() {
-    let mut large = FilledImage::with(
-        ImageMode::Expanded,
-        ClusterSize::from_bytes(16 << 20).unwrap(),
-        FormatVersion::V1,
-    );
-    large.snapshot();
-    large.write((0..large.clusters).map(|number| (number, number + 1)));
     let mut small = FilledImage::new(ImageMode::Expanded);
-    let done = AtomicBool::new(false);
-    let counted = thread::scope(|scope| {
-        scope.spawn(|| {
-            large
-                .ploop
-                .merge(&MergeParam::new(MergeTarget::All))
-                .unwrap();
-            done.store(true, Ordering::SeqCst);
-        });
-        let mut counted = 0;
-        loop {
-            small.ploop.top_delta_file().unwrap();
-            assert!(!small.ploop.is_mounted().unwrap());
-            small
-                .ploop
-                .set_max_delta_size(Size::from_sectors(7))
-                .unwrap();
-            if done.load(Ordering::SeqCst) {
-                return counted;
+    let mut during_merge = || {
+        let mut large = FilledImage::with(
+            ImageMode::Expanded,
+            ClusterSize::from_bytes(16 << 20).unwrap(),
+            FormatVersion::V1,
+        );
+        large.snapshot();
+        large.write((0..large.clusters).map(|number| (number, number + 1)));
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                large
+                    .ploop
+                    .merge(&MergeParam::new(MergeTarget::All))
+                    .unwrap();
+                done.store(true, Ordering::SeqCst);
+            });
+            let mut counted = 0;
+            loop {
+                small.ploop.top_delta_file().unwrap();
+                assert!(!small.ploop.is_mounted().unwrap());
+                small
+                    .ploop
+                    .set_max_delta_size(Size::from_sectors(7))
+                    .unwrap();
+                if done.load(Ordering::SeqCst) {
+                    return counted;
+                }
+                counted += 1;
             }
-            counted += 1;
-        }
-    });
-    assert!(counted >= 2, "{counted} rounds while the other worked");
+        })
+    };
+    // A busy machine may give one of the two threads no time for the whole of a merge; not six times.
+    let fits = (1..=6).any(|_| during_merge() >= 2);
+    assert!(fits, "no two rounds within a merge, six times");
     small.verify();
 }
 
