@@ -9,18 +9,20 @@ mod generate;
 mod link;
 #[path = "build/probe.rs"]
 mod probe;
+#[path = "build/soname.rs"]
+mod soname;
 
-/// The ABI line of the committed bindings: struct layouts and functions of libploop 1.x (soname `libploop.so.1`).
-const ABI: &str = "v1";
+use probe::Line;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rustc-check-cfg=cfg(ploop_generated)");
+    println!("cargo::rustc-check-cfg=cfg(ploop_abi, values(\"v1\", \"v7\"))");
 
     // A documentation build has neither the library nor its header and links nothing.
     if env::var("DOCS_RS").is_some() {
-        emit_version(probe::BOUND_VERSION);
+        emit_line(probe::LINES[0], probe::LINES[0].bound_version);
         return;
     }
 
@@ -39,7 +41,7 @@ fn build() -> Result<(), String> {
     let library = probe::find()?;
     link::emit(&library)?;
 
-    emit_version(&library.version);
+    emit_line(library.line, &library.version);
     if let Some(include) = &library.include {
         println!("cargo::metadata=include={}", include.display());
         // For this crate's own layout test.
@@ -57,8 +59,10 @@ fn build() -> Result<(), String> {
 }
 
 /// For the build scripts of crates that depend on this one, and for this crate itself.
-fn emit_version(version: &str) {
+fn emit_line(line: Line, version: &str) {
     println!("cargo::metadata=version={version}");
-    println!("cargo::metadata=abi={ABI}");
+    println!("cargo::metadata=abi={}", line.abi);
+    println!("cargo::rustc-cfg=ploop_abi=\"{}\"", line.abi);
     println!("cargo::rustc-env=PLOOP_SYS_VERSION={version}");
+    println!("cargo::rustc-env=PLOOP_SYS_SONAME={}", line.soname);
 }

@@ -1,16 +1,42 @@
 //! Finds the library and its header, and checks the version.
 
-use crate::env;
+use crate::{env, soname};
 use std::path::{Path, PathBuf};
 
-/// The version whose header the committed bindings were made from.
-pub(crate) const BOUND_VERSION: &str = "1.15";
+/// A line of libploop: versions with one soname, whose structures the same bindings fit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// For `DEP_PLOOP_ABI` and the cfg `ploop_abi`.
+    pub(crate) abi: &'static str,
+    pub(crate) soname: &'static str,
+    /// The version whose interface the committed bindings were made from.
+    pub(crate) bound_version: &'static str,
+    /// The oldest version that the bindings fit.
+    oldest: &'static str,
+    /// The first version that does not belong to the line.
+    end: &'static str,
+}
 
-/// The oldest version of this ABI line, and the first that does not belong to it.
-const RANGE: (&str, &str) = ("1.12", "2");
+pub(crate) const LINES: [Line; 2] = [
+    Line {
+        abi: "v1",
+        soname: "libploop.so.1",
+        bound_version: "1.15",
+        oldest: "1.12",
+        end: "2",
+    },
+    Line {
+        abi: "v7",
+        soname: "libploop.so.7",
+        bound_version: "7.0.280",
+        oldest: "7.0.95",
+        end: "7.1",
+    },
+];
 
 /// What was found.
 pub(crate) struct Library {
+    pub(crate) line: Line,
     /// From the .pc file or from the file name; if there is neither, the version of the bindings.
     pub(crate) version: String,
     /// The directory of `libploop.so` or `libploop.a`; `None` where the linker is to find it.
@@ -38,7 +64,8 @@ pub(crate) fn find() -> Result<Library, String> {
     let mut library = match lib_dir {
         Some(dir) => library_in_directory(dir)?,
         None if no_pkg_config => Library {
-            version: BOUND_VERSION.to_owned(),
+            line: LINES[0],
+            version: LINES[0].bound_version.to_owned(),
             lib_dir: None,
             include: None,
             search: false,
@@ -61,12 +88,16 @@ fn library_in_directory(dir: PathBuf) -> Result<Library, String> {
         ));
     }
     let version = version_of_pc_file(&dir.join("pkgconfig/ploop.pc"))
-        .or_else(|| version_of_file_name(&shared))
-        .unwrap_or_else(|| BOUND_VERSION.to_owned());
-    if !in_range(&version) {
-        return Err(out_of_range(&version));
-    }
+        .or_else(|| version_of_file_name(&shared));
+    let line = if shared.exists() {
+        line_of_file(&shared)?
+    } else {
+        version.as_deref().map_or(Ok(LINES[0]), line_of_version)?
+    };
+    let version = version.unwrap_or_else(|| line.bound_version.to_owned());
+    require_in_range(line, &version)?;
     Ok(Library {
+        line,
         include: include_near(&dir),
         version,
         lib_dir: Some(dir),
@@ -76,14 +107,18 @@ fn library_in_directory(dir: PathBuf) -> Result<Library, String> {
 
 fn library_by_pkg_config() -> Result<Library, String> {
     let found = query_pkg_config(true).map_err(|error| not_found(&error))?;
-    if !in_range(&found.version) {
-        return Err(out_of_range(&found.version));
-    }
     let lib_dir = found.link_paths.into_iter().next();
+    let shared = lib_dir.as_ref().map(|dir| dir.join("libploop.so"));
+    let line = match shared.filter(|file| file.exists()) {
+        Some(file) => line_of_file(&file)?,
+        None => line_of_version(&found.version)?,
+    };
+    require_in_range(line, &found.version)?;
     // The linker is not told of a system directory: before the others, it would hide libraries that the user has put
     // there.
     let search = query_pkg_config(false).is_ok_and(|found| !found.link_paths.is_empty());
     Ok(Library {
+        line,
         version: found.version,
         include: lib_dir.as_deref().and_then(include_near),
         lib_dir,
@@ -128,21 +163,57 @@ fn version_of_file_name(shared: &Path) -> Option<String> {
     version.contains('.').then(|| version.to_owned())
 }
 
-fn in_range(version: &str) -> bool {
-    let version = numbers(version);
-    version >= numbers(RANGE.0) && version < numbers(RANGE.1)
+/// The line of the file that is linked: its soname decides, whatever the version strings beside it say.
+fn line_of_file(file: &Path) -> Result<Line, String> {
+    let soname = soname::of(file)?;
+    LINES
+        .into_iter()
+        .find(|line| line.soname == soname)
+        .ok_or_else(|| not_supported(&soname))
+}
+
+/// The line of a version, where there is no file to look into.
+fn line_of_version(version: &str) -> Result<Line, String> {
+    LINES
+        .into_iter()
+        .find(|line| line.holds(version))
+        .ok_or_else(|| not_supported(version))
+}
+
+fn require_in_range(line: Line, version: &str) -> Result<(), String> {
+    if line.holds(version) {
+        Ok(())
+    } else {
+        Err(not_supported(version))
+    }
+}
+
+impl Line {
+    fn holds(&self, version: &str) -> bool {
+        let version = numbers(version);
+        version >= numbers(self.oldest) && version < numbers(self.end)
+    }
 }
 
 fn numbers(version: &str) -> Vec<u32> {
     version.split('.').map_while(|n| n.parse().ok()).collect()
 }
 
-fn out_of_range(version: &str) -> String {
+fn supported() -> String {
+    let ranges = LINES.map(|line| {
+        format!(
+            "{} and later, below {} ({})",
+            line.oldest, line.end, line.soname
+        )
+    });
+    ranges.join(", or ")
+}
+
+fn not_supported(found: &str) -> String {
     format!(
-        "libploop {version} was found, but these bindings are for libploop {} and later, below {} \
-         (the ABI of libploop.so.1): the structures of other versions differ in size. \
-         If a fitting one is installed elsewhere, name its directory in PLOOP_LIB_DIR.",
-        RANGE.0, RANGE.1
+        "libploop {found} was found, but these bindings are for libploop {}: the structures of other versions differ in \
+         size. If a fitting one is installed elsewhere, name its directory in PLOOP_LIB_DIR.",
+        supported()
     )
 }
 
@@ -169,13 +240,13 @@ fn not_found(error: &pkg_config::Error) -> String {
     };
     format!(
         "libploop was not found: {cause}\n\
-         ploop-sys needs libploop {} or later, below {}, with its pkg-config file ploop.pc:\n\
+         ploop-sys needs libploop {}, with its pkg-config file ploop.pc:\n\
          \x20 Debian, Ubuntu:  apt-get install libploop-dev pkg-config\n\
          \x20 RHEL-like:       dnf install ploop-devel pkgconf-pkg-config (from the OpenVZ repositories)\n\
          If it is installed elsewhere, name the directory of ploop.pc in PKG_CONFIG_PATH, or that of libploop.so in \
          PLOOP_LIB_DIR (and that of ploop/libploop.h in PLOOP_INCLUDE_DIR); each may carry the target as prefix. \
          PLOOP_STATIC=1 links libploop.a, PLOOP_NO_PKG_CONFIG=1 leaves finding it to the linker.\n\
          To only read images, crate `ploop` with `default-features = false, features = [\"image\"]` needs no C library.",
-        RANGE.0, RANGE.1
+        supported()
     )
 }

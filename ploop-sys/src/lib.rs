@@ -57,13 +57,19 @@ compile_error!(
 // C's names are kept, and what has no comment in the header has none here. The only `unsafe` in generated code is in
 // `Default`, which writes zeros: a value of every integer, array and pointer.
 #[cfg(not(ploop_generated))]
-#[allow(missing_docs, non_camel_case_types, clippy::undocumented_unsafe_blocks)]
-#[path = "bindings/v1_15.rs"]
+#[allow(missing_docs, non_camel_case_types, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
+#[cfg_attr(ploop_abi = "v1", path = "bindings/v1_15.rs")]
+#[cfg_attr(ploop_abi = "v7", path = "bindings/v7_0.rs")]
 #[rustfmt::skip]
 mod bindings;
 
 #[cfg(ploop_generated)]
-#[allow(missing_docs, non_camel_case_types, clippy::undocumented_unsafe_blocks)]
+#[allow(
+    missing_docs,
+    non_camel_case_types,
+    clippy::undocumented_unsafe_blocks,
+    unsafe_op_in_unsafe_fn
+)]
 mod bindings {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
@@ -73,3 +79,6 @@ pub use bindings::*;
 /// The version of the libploop that this crate was built against, from its `.pc` file or its file name; where there is
 /// neither, the version of the bindings.
 pub const VERSION: &str = env!("PLOOP_SYS_VERSION");
+
+/// The soname of the libploop that this crate was built against: the line whose structures the bindings have.
+pub const SONAME: &str = env!("PLOOP_SYS_SONAME");

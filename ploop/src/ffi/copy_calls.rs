@@ -11,6 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::call::{Call, execute_keeping};
 use super::fd_table::above_streams;
 use super::last_error;
+use super::line;
 use super::process::wait_for;
 use super::text::{CPath, CText, Param};
 use crate::{Error, Result};
@@ -47,7 +48,7 @@ pub(crate) fn copy_receive(
     });
     // SAFETY: the path is terminated; the descriptors are open for the length of the call.
     execute_keeping(&CALL, &keep, || unsafe {
-        sys::ploop_copy_receive(param.as_mut_ptr())
+        line::copy_receive(param.as_mut_ptr())
     })?
     .done(path)
 }
@@ -74,14 +75,12 @@ pub(crate) fn copy_send(
     let mut message = None;
     let mut result = execute_keeping(&CALL, &keep, || {
         // SAFETY: the name is terminated, there is no command, and the descriptors are open.
-        in_own_memory(|| unsafe { sys::ploop_copy_send(param.as_mut_ptr()) }).unwrap_or_else(
-            |error| {
-                message = Some(format!(
-                    "the process that copied died ({error}); the copy is not complete"
-                ));
-                -1
-            },
-        )
+        in_own_memory(|| unsafe { line::copy_send(param.as_mut_ptr()) }).unwrap_or_else(|error| {
+            message = Some(format!(
+                "the process that copied died ({error}); the copy is not complete"
+            ));
+            -1
+        })
     })?;
     if message.is_some() {
         result.message = message;

@@ -11,6 +11,7 @@ use ploop_sys as sys;
 use super::call::Call;
 use super::calls_without_handle::c_mode;
 use super::fd_table::FdChannel;
+use super::line;
 use super::locked_image::LockedImage;
 use super::text::{CPath, CText, Param, device_name, or_null, path_or_null};
 use crate::{Error, ImageMode, Result};
@@ -86,9 +87,9 @@ impl LockedImage<'_> {
             guid: or_null(args.guid),
             quota: args.quota.into(),
             mount_data: or_null(args.data),
-            fsck: args.fsck.into(),
             ..Default::default()
         });
+        line::set_fsck(&mut param.0, args.fsck);
         // SAFETY: the handle is live and used by this thread only; every pointer in `param` is NULL or
         // a terminated text that outlives the call, and C only reads what they point to.
         let result = self.call(|di| unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) })?;
@@ -222,10 +223,7 @@ impl LockedImage<'_> {
         });
         match which {
             MergeWhich::One(guid) => param.0.guid = guid.as_ptr(),
-            MergeWhich::Range { from, to } => {
-                param.0.guid = from.as_ptr();
-                param.0.guid2 = to.as_ptr();
-            }
+            MergeWhich::Range { from, to } => line::set_merge_range(&mut param.0, from, to),
         }
         // SAFETY: the handle is live and used by this thread only; the texts are NULL or terminated,
         // outlive the call, do not come from the handle (hazard 1), and are only read.

@@ -25,6 +25,7 @@ mod fd_table;
 mod image_calls;
 mod kill_filter;
 mod last_error;
+mod line;
 mod locked_image;
 #[cfg(test)]
 #[path = "../../tests/old_kernel/mod.rs"]
@@ -43,6 +44,8 @@ pub(crate) use calls_without_handle::*;
 pub(crate) use copy_calls::{copy_receive, copy_send};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};
 pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
+#[allow(unused_imports)]
+pub(crate) use line::LINE;
 pub(crate) use locked_image::{ImageHandle, LockedImage};
 pub(crate) use output::{NO_CONSOLE, TIMESTAMPS, set_log_file, set_log_level, set_verbose_level};
 pub(crate) use running_merge::finish_merge;

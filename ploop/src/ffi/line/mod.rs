@@ -1,0 +1,31 @@
+//! What differs between the lines of libploop: [`LINE`] says what the one that is linked can do and what it does
+//! wrong, and each line's module fills in the members that the others lack. No other module asks for the line.
+
+#[cfg(libploop_line = "1")]
+#[path = "v1.rs"]
+mod linked;
+#[cfg(libploop_line = "7")]
+#[path = "v7.rs"]
+mod linked;
+
+pub(super) use linked::{copy_receive, copy_send, set_fsck, set_merge_range};
+
+/// The line that is linked.
+#[allow(dead_code)]
+pub(crate) const LINE: Line = linked::LINE;
+
+/// A line of libploop: what it can do, and its quirks.
+#[derive(Debug)]
+#[allow(dead_code)]
+pub(crate) struct Line {
+    /// The major number in the soname, and in the names of the lines: 1, 7.
+    pub(crate) number: u32,
+    /// `ploop_merge_snapshot` merges a range of deltas; otherwise one delta a call.
+    pub(crate) merges_ranges: bool,
+    /// `ploop_copy_send` and `ploop_copy_receive` work; otherwise they return 38, whatever they are given.
+    pub(crate) copies: bool,
+    /// A mount that can write rewrites an image of format v1 to v2, also a mount that then fails.
+    pub(crate) upgrades_v1_at_mount: bool,
+    /// `ploop_replace_image` compares size and header of the new file with those of the old one.
+    pub(crate) compares_replacement: bool,
+}

@@ -1,0 +1,32 @@
+//! libploop 1.12 to 1.15 (`libploop.so.1`).
+
+use ploop_sys as sys;
+
+use super::Line;
+use crate::ffi::text::CText;
+
+pub(super) const LINE: Line = Line {
+    number: 1,
+    merges_ranges: true,
+    copies: true,
+    upgrades_v1_at_mount: false,
+    compares_replacement: true,
+};
+
+pub(in crate::ffi) use ploop_sys::{
+    ploop_copy_receive as copy_receive, ploop_copy_send as copy_send,
+};
+
+pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: bool) {
+    param.fsck = fsck.into();
+}
+
+/// Merges all from `from` down to its ancestor `to`.
+pub(in crate::ffi) fn set_merge_range(
+    param: &mut sys::ploop_merge_param,
+    from: &CText,
+    to: &CText,
+) {
+    param.guid = from.as_ptr();
+    param.guid2 = to.as_ptr();
+}

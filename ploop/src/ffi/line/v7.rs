@@ -1,0 +1,32 @@
+//! libploop 7.0.95 and later (`libploop.so.7`), the line of Virtuozzo 7.
+
+use ploop_sys as sys;
+
+use super::Line;
+use crate::ffi::text::CText;
+
+pub(super) const LINE: Line = Line {
+    number: 7,
+    merges_ranges: false,
+    copies: false,
+    upgrades_v1_at_mount: true,
+    compares_replacement: false,
+};
+
+#[allow(deprecated)]
+pub(in crate::ffi) use ploop_sys::{
+    ploop_copy_receive as copy_receive, ploop_copy_send as copy_send,
+};
+
+pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: bool) {
+    param.__bindgen_anon_1.fsck = fsck.into();
+}
+
+/// There are no ranges in this line: `LINE.merges_ranges` says so, and nobody asks for one.
+pub(in crate::ffi) fn set_merge_range(
+    param: &mut sys::ploop_merge_param,
+    from: &CText,
+    _to: &CText,
+) {
+    param.guid = from.as_ptr();
+}
