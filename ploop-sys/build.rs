@@ -51,7 +51,7 @@ fn build() -> Result<(), String> {
     #[cfg(feature = "bindgen")]
     {
         let out = std::path::PathBuf::from(env::required("OUT_DIR")?).join("bindings.rs");
-        let text = generate::bindings(library.include.as_deref())?;
+        let text = generate::of_header(library.include.as_deref(), library.line.number())?;
         std::fs::write(&out, text).map_err(|e| format!("cannot write {}: {e}", out.display()))?;
         println!("cargo::rustc-cfg=ploop_generated");
     }

@@ -4,21 +4,57 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Reads `ploop/libploop.h` from `include`, or from the compiler's own path, and returns formatted Rust.
-pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
-    let mut builder = bindgen::Builder::default()
+/// The functions that the library exports and its headers do not declare.
+const UNDECLARED: &str = include_str!("../abi/undeclared.h");
+
+/// Reads an interface description, `abi/v7.h`, and returns formatted Rust.
+#[allow(dead_code)]
+pub(crate) fn of_description(file: &Path) -> Result<String, String> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let origin = format!("ploop-sys/abi/{name}");
+    let text = generated(builder().header(file.to_string_lossy()))?;
+    Ok(finish(&origin, &text))
+}
+
+/// Reads the header `ploop/libploop.h` from `include`, or from the compiler's own path, and returns formatted Rust.
+/// From line 7 on there is `ploop/libvolume.h`, too, and the undeclared functions are added.
+#[allow(dead_code)]
+pub(crate) fn of_header(include: Option<&Path>, line: u32) -> Result<String, String> {
+    let mut builder = builder()
         // The header's text and not its path, so that no directory of this machine gets into the result.
-        .header_contents("ploop-sys.h", "#include <ploop/libploop.h>\n")
+        .header_contents("ploop-sys.h", &headers(line))
+        // C types that Rust already has.
+        .blocklist_type("__u8|__u32|__u64")
+        // The header has ordinary comments, and may be in a system directory.
+        .clang_args([
+            "-fparse-all-comments",
+            "-fretain-comments-from-system-headers",
+        ]);
+    if let Some(dir) = include {
+        builder = builder.clang_arg(format!("-I{}", dir.display()));
+    }
+    Ok(finish("<ploop/libploop.h>", &generated(builder)?))
+}
+
+fn headers(line: u32) -> String {
+    let mut text = String::from("#include <ploop/libploop.h>\n");
+    if line >= 7 {
+        text += "#include <ploop/libvolume.h>\n";
+        text += UNDECLARED;
+    }
+    text
+}
+
+/// The settings that all bindings share.
+fn builder() -> bindgen::Builder {
+    let builder = bindgen::Builder::default()
         .allowlist_function("ploop_.*")
-        .allowlist_type("ploop_.*")
-        .allowlist_var("ploop_.*|PLOOP_.*|SYSEXIT_.*|DISKDESCRIPTOR_XML")
-        // It stands for an attribute, and is not a constant.
-        .blocklist_item("PLOOP_DEPRECATED")
-        // C types that Rust or `libc` already has.
-        .blocklist_type("__u32|__u64|_*off_t|_*pid_t")
-        .raw_line("use libc::{off_t, pid_t};")
-        .raw_line("type __u32 = u32;")
-        .raw_line("type __u64 = u64;")
+        .allowlist_type("ploop_.*|e2fsck_flags|quota_type")
+        .allowlist_var("ploop_.*|PLOOP_.*|SYSEXIT_.*|DISKDESCRIPTOR_XML|QCOW_IMAGE_NAME")
+        // It stands for an attribute, and is not a constant. The others are the guards of the descriptions.
+        .blocklist_item("PLOOP_DEPRECATED|PLOOP_SYS_.*")
+        // C types that `libc` already has.
+        .blocklist_type("_*(off|pid|dev)_t")
         .use_core()
         .generate_cstr(true)
         // The library's flags, modes and codes are `int`.
@@ -31,26 +67,21 @@ pub(crate) fn bindings(include: Option<&Path>) -> Result<String, String> {
         .merge_extern_blocks(true)
         .disable_header_comment()
         .formatter(bindgen::Formatter::Prettyplease)
-        .rust_target(bindgen::RustTarget::stable(85, 0).map_err(|e| e.to_string())?)
-        .rust_edition(bindgen::RustEdition::Edition2024)
-        .parse_callbacks(Box::new(Types))
-        // The header has ordinary comments, and may be in a system directory.
-        .clang_args([
-            "-fparse-all-comments",
-            "-fretain-comments-from-system-headers",
-        ]);
-    if let Some(dir) = include {
-        builder = builder.clang_arg(format!("-I{}", dir.display()));
-    }
+        .parse_callbacks(Box::new(Types));
     // Debian's libclang1 comes without the compiler's own headers (stddef.h), so those of gcc are added. They come
     // last: a libclang with its own headers uses these.
-    if let Some(dir) = compiler_headers() {
-        builder = builder.clang_arg("-idirafter").clang_arg(dir);
+    match compiler_headers() {
+        Some(dir) => builder.clang_arg("-idirafter").clang_arg(dir),
+        None => builder,
     }
-    let text = without_panic(|| builder.generate())?
-        .map_err(|e| e.to_string())?
-        .to_string();
-    Ok(finish(&text))
+}
+
+fn generated(builder: bindgen::Builder) -> Result<String, String> {
+    let builder = builder
+        .rust_target(bindgen::RustTarget::stable(85, 0).map_err(|e| e.to_string())?)
+        .rust_edition(bindgen::RustEdition::Edition2024);
+    let bindings = without_panic(|| builder.generate())?.map_err(|e| e.to_string())?;
+    Ok(bindings.to_string())
 }
 
 /// Turns a panic into an error: bindgen panics where it finds no libclang.
@@ -97,23 +128,38 @@ impl bindgen::callbacks::ParseCallbacks for Types {
 }
 
 /// Gives enumerators the type `c_int`, as in C: bindgen gives them the type of the enumeration. The library's modes,
-/// flags and codes are `int`, so they compare without a cast. The enumeration of the codes has no name in C, and gets
-/// none.
-fn finish(text: &str) -> String {
-    const NAMELESS: &str = "_bindgen_ty_1";
-    let mut out = String::with_capacity(text.len() + 128);
-    out.push_str(
-        "// @generated from <ploop/libploop.h> by `cargo xtask bindgen`. Do not edit.\n\n",
-    );
+/// flags and codes are `int`, so they compare without a cast. Enumerations that have no name in C get none.
+fn finish(origin: &str, text: &str) -> String {
+    const NAMELESS: &str = "_bindgen_ty_";
+    let mut out =
+        format!("// @generated from {origin} by `cargo xtask bindgen`. Do not edit.\n\n");
+    let named = |name: &&str| text.contains(&format!(" {name}"));
+    let types: Vec<&str> = ["dev_t", "off_t", "pid_t"]
+        .into_iter()
+        .filter(named)
+        .collect();
+    out += &format!("use libc::{{{}}};\n", types.join(", "));
+    for (name, rust) in [("__u8", "u8"), ("__u32", "u32"), ("__u64", "u64")] {
+        if text.contains(&format!("{name},")) || text.contains(&format!("[{name};")) {
+            out += &format!("type {name} = {rust};\n");
+        }
+    }
+    out.push('\n');
     for line in text.lines() {
-        if line.starts_with(&format!("pub type {NAMELESS} ")) {
+        if line.starts_with(&format!("pub type {NAMELESS}")) {
             continue;
         }
         let line = match line.strip_suffix("= ::core::ffi::c_uint;") {
             Some(alias) if line.starts_with("pub type ") => {
                 format!("{alias}= ::core::ffi::c_int;")
             }
-            _ => line.replace(&format!(": {NAMELESS} ="), ": ::core::ffi::c_int ="),
+            _ => match line.split_once(&format!(": {NAMELESS}")) {
+                Some((name, value)) if line.starts_with("pub const ") => {
+                    let value = value.trim_start_matches(|c: char| c.is_ascii_digit());
+                    format!("{name}: ::core::ffi::c_int{value}")
+                }
+                _ => line.to_owned(),
+            },
         };
         out.push_str(&line);
         out.push('\n');

@@ -189,6 +189,12 @@ fn require_in_range(line: Line, version: &str) -> Result<(), String> {
 }
 
 impl Line {
+    /// The major number of the soname.
+    #[cfg(feature = "bindgen")]
+    pub(crate) fn number(&self) -> u32 {
+        self.abi.trim_start_matches('v').parse().unwrap_or(1)
+    }
+
     fn holds(&self, version: &str) -> bool {
         let version = numbers(version);
         version >= numbers(self.oldest) && version < numbers(self.end)
