@@ -131,8 +131,7 @@ impl bindgen::callbacks::ParseCallbacks for Types {
 /// flags and codes are `int`, so they compare without a cast. Enumerations that have no name in C get none.
 fn finish(origin: &str, text: &str) -> String {
     const NAMELESS: &str = "_bindgen_ty_";
-    let mut out =
-        format!("// @generated from {origin} by `cargo xtask bindgen`. Do not edit.\n\n");
+    let mut out = format!("// @generated from {origin} by `cargo xtask bindgen`. Do not edit.\n\n");
     let named = |name: &&str| text.contains(&format!(" {name}"));
     let types: Vec<&str> = ["dev_t", "off_t", "pid_t"]
         .into_iter()
