@@ -1,8 +1,10 @@
-//! [`Disk::export`]: copies the virtual disk to a raw file with holes.
+//! [`Disk::export`]: copies the virtual disk to a raw file with holes; [`Disk::stream`]: to a pipe.
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +44,7 @@ pub struct ExportOptions {
     overwrite: bool,
     sync: bool,
     find_zeros: bool,
+    part: Option<(u64, Size)>,
     cancel: Option<Arc<AtomicBool>>,
 }
 
@@ -52,6 +55,7 @@ impl Default for ExportOptions {
             overwrite: false,
             sync: true,
             find_zeros: true,
+            part: None,
             cancel: None,
         }
     }
@@ -95,6 +99,14 @@ impl ExportOptions {
         self
     }
 
+    /// Copies a part of the disk, such as a partition (default: all of it). It begins at `offset`, in bytes. What is
+    /// behind the end of the disk is zero.
+    #[must_use]
+    pub fn part(mut self, offset: u64, size: Size) -> ExportOptions {
+        self.part = Some((offset, size));
+        self
+    }
+
     /// Once `flag` is set, the export ends with an error and leaves no file.
     #[must_use]
     pub fn cancel(mut self, flag: Arc<AtomicBool>) -> ExportOptions {
@@ -109,11 +121,36 @@ impl ExportOptions {
         )
     }
 
-    fn cancelled(&self) -> bool {
-        self.cancel
-            .as_ref()
-            .is_some_and(|flag| flag.load(Ordering::Relaxed))
+    fn require_not_cancelled(&self) -> Result<()> {
+        match &self.cancel {
+            Some(flag) if flag.load(Ordering::Relaxed) => Err(Error::new(
+                ErrorKind::Other,
+                OPERATION,
+                "the export was cancelled",
+            )),
+            _ => Ok(()),
+        }
     }
+
+    /// Which bytes of the disk are copied.
+    fn range(&self, disk: &Disk) -> Range<u64> {
+        match self.part {
+            Some((offset, size)) => offset..offset.saturating_add(size.bytes()),
+            None => 0..disk.size().bytes(),
+        }
+    }
+}
+
+/// The part of a mapping that lies in a range of the disk.
+fn clip(mapping: Mapping, range: &Range<u64>) -> Option<Mapping> {
+    let start = mapping.offset.max(range.start);
+    let end = (mapping.offset + mapping.len).min(range.end);
+    (start < end).then(|| Mapping {
+        offset: start,
+        len: end - start,
+        level: mapping.level,
+        file_offset: mapping.file_offset + (start - mapping.offset),
+    })
 }
 
 /// How far an export is.
@@ -181,23 +218,22 @@ impl Disk {
         mut progress: impl FnMut(Progress),
     ) -> Result<()> {
         check_target(self, path, options.overwrite)?;
-        let mut total = 0;
-        for extent in self.extents() {
-            total += extent?.len;
-        }
-        let total = Size::from_bytes(total);
+        let range = options.range(self);
+        let total = self.allocated_in(&range)?;
         let target = AtomicFile::create(OPERATION, path)?;
         target
             .file()
-            .set_len(self.size().bytes())
+            .set_len(range.end - range.start)
             .map_err(write_failed)?;
 
         let job = ExportJob {
             chain: self.chain(),
             target: target.file(),
             options,
+            start: range.start,
             queue: Mutex::new(MappingQueue {
                 mappings: self.mappings(),
+                range,
                 rest: None,
             }),
             failure: Mutex::new(None),
@@ -229,6 +265,110 @@ impl Disk {
                 .map_err(|error| write_failed(error).with_path(dir))?;
         }
         Ok(())
+    }
+}
+
+impl Disk {
+    /// Writes the disk to a pipe, a socket or whatever takes bytes, from the first to the last, zeros included. Of
+    /// the options [`part`](ExportOptions::part) and [`cancel`](ExportOptions::cancel) count.
+    ///
+    /// `progress` is called as in [`export`](Disk::export).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let file = dir.path().join("plain");
+    /// # std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+    /// # let image = ploop::image::Image::new(ploop::Guid::TOP, &file, ploop::image::ImageKind::Plain);
+    /// # let descriptor = ploop::Descriptor::new(ploop::Size::from_mib(1), image);
+    /// use ploop::image::{ExportOptions, OpenOptions};
+    /// use sha2::{Digest, Sha256};
+    ///
+    /// let disk = OpenOptions::new().open_descriptor(&descriptor, descriptor.top)?;
+    /// let mut hasher = Sha256::new();
+    /// disk.stream(&mut hasher, &ExportOptions::new(), |_| ())?;
+    /// assert_eq!(hasher.finalize(), Sha256::digest(vec![7; 1 << 20]));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] where the output cannot be written; [`ErrorKind::Other`] after [`ExportOptions::cancel`];
+    /// those of [`Disk::read_at`].
+    pub fn stream(
+        &self,
+        output: impl Write,
+        options: &ExportOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        self.stream_to(output, options, progress).map_err(|error| {
+            match (error.path(), self.source()) {
+                (None, Some(source)) => error.with_path(source),
+                _ => error,
+            }
+        })
+    }
+
+    fn stream_to(
+        &self,
+        mut output: impl Write,
+        options: &ExportOptions,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        let failed = |error| Error::io(OPERATION, "the output cannot be written", error);
+        let range = options.range(self);
+        let total = self.allocated_in(&range)?;
+        let mut copied = 0;
+        let mut report = |bytes| {
+            copied += bytes;
+            progress(Progress {
+                copied: Size::from_bytes(copied),
+                total,
+            });
+        };
+        report(0);
+        let mut queue = MappingQueue {
+            mappings: self.mappings(),
+            range: range.clone(),
+            rest: None,
+        };
+        let zeros = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER];
+        let mut at = range.start;
+        loop {
+            let mapping = queue.next()?;
+            let next = mapping.map_or(range.end, |mapping| mapping.offset);
+            while at < next {
+                options.require_not_cancelled()?;
+                let part = (next - at).min(BUFFER as u64);
+                output.write_all(&zeros[..part as usize]).map_err(failed)?;
+                at += part;
+            }
+            let Some(mapping) = mapping else {
+                return output.flush().map_err(failed);
+            };
+            let mut location = mapping.location();
+            let end = mapping.offset + mapping.len;
+            while at < end {
+                options.require_not_cancelled()?;
+                let part = &mut buffer[..(end - at).min(BUFFER as u64) as usize];
+                self.chain().read_location(location, part)?;
+                output.write_all(part).map_err(failed)?;
+                location.offset += part.len() as u64;
+                at += part.len() as u64;
+                report(part.len() as u64);
+            }
+        }
+    }
+
+    /// What is allocated in a range of the disk.
+    fn allocated_in(&self, range: &Range<u64>) -> Result<Size> {
+        let mut total = 0;
+        for extent in self.extents() {
+            let extent = extent?;
+            let end = (extent.offset + extent.len).min(range.end);
+            total += end.saturating_sub(extent.offset.max(range.start));
+        }
+        Ok(Size::from_bytes(total))
     }
 }
 
@@ -316,6 +456,8 @@ struct ExportJob<'a> {
     chain: &'a Chain,
     target: &'a File,
     options: &'a ExportOptions,
+    /// The offset on the disk of the first byte of the target.
+    start: u64,
     queue: Mutex<MappingQueue<'a>>,
     failure: Mutex<Option<Error>>,
     stop: AtomicBool,
@@ -324,6 +466,7 @@ struct ExportJob<'a> {
 /// What is still to be copied, in pieces of at most [`CHUNK`].
 struct MappingQueue<'a> {
     mappings: Mappings<'a>,
+    range: Range<u64>,
     rest: Option<Mapping>,
 }
 
@@ -331,9 +474,16 @@ impl MappingQueue<'_> {
     fn next(&mut self) -> Result<Option<Mapping>> {
         let mapping = match self.rest.take() {
             Some(rest) => rest,
-            None => match self.mappings.next().transpose()? {
-                Some(mapping) => mapping,
-                None => return Ok(None),
+            None => loop {
+                let Some(mapping) = self.mappings.next().transpose()? else {
+                    return Ok(None);
+                };
+                if mapping.offset >= self.range.end {
+                    return Ok(None);
+                }
+                if let Some(mapping) = clip(mapping, &self.range) {
+                    break mapping;
+                }
             },
         };
         if mapping.len <= CHUNK {
@@ -389,13 +539,7 @@ impl ExportJob<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            if self.options.cancelled() {
-                return Err(Error::new(
-                    ErrorKind::Other,
-                    OPERATION,
-                    "the export was cancelled",
-                ));
-            }
+            self.options.require_not_cancelled()?;
             self.copy(&mapping, &mut runs, &mut buffer)?;
             // The progress function has panicked, and the receiver is gone.
             if sender.send(mapping.len).is_err() {
@@ -411,7 +555,7 @@ impl ExportJob<'_> {
         let mut at = offset;
         // A cluster that is allocated may still be a hole of the file.
         while let Some((start, stop)) = runs[level].next(file, at, end) {
-            let to = mapping.offset + (start - offset);
+            let to = mapping.offset - self.start + (start - offset);
             self.copy_data(level, start, to, stop - start, buffer)?;
             at = stop;
         }

@@ -27,6 +27,7 @@
 
 mod atomic_file;
 mod chain;
+mod changes;
 mod check;
 mod clusters;
 mod delta;
@@ -49,6 +50,7 @@ mod table;
 mod write;
 mod xml;
 
+pub use changes::Changes;
 #[cfg(feature = "libploop")]
 pub(crate) use check::require_sound_delta;
 pub use check::{check, check_image};

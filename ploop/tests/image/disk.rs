@@ -101,6 +101,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), &chain, raw);
+        let mut states: Vec<(Disk, Vec<u8>)> = Vec::new();
         for level in 0..chain.len() {
             let guid = if level + 1 == chain.len() { Guid::TOP } else { snapshot(level) };
             let part = &chain[..=level];
@@ -127,9 +128,57 @@ proptest! {
             let options = ExportOptions::new().overwrite(true).sync(false).threads(2);
             disk.export(&target, &options, |_| {}).unwrap();
             prop_assert!(fs::read(&target).unwrap() == expected);
+
+            let mut streamed = Vec::new();
+            disk.stream(&mut streamed, &ExportOptions::new(), |_| {}).unwrap();
+            prop_assert!(streamed == expected);
+            for (offset, len) in reads.iter().take(2) {
+                let mut part = expected.get(*offset as usize..).unwrap_or_default().to_vec();
+                part.resize(*len, 0);
+                let options = options.clone().part(*offset, Size::from_bytes(*len as u64));
+                disk.export(&target, &options, |_| {}).unwrap();
+                prop_assert!(fs::read(&target).unwrap() == part);
+                let mut streamed = Vec::new();
+                disk.stream(&mut streamed, &options, |_| {}).unwrap();
+                prop_assert!(streamed == part);
+            }
+            for (earlier, contents) in &states {
+                prop_assert_eq!(changes(&disk, earlier), differences(&expected, contents));
+                prop_assert_eq!(changes(earlier, &disk), differences(contents, &expected));
+            }
+            states.push((disk, expected));
         }
         prop_assert!(ploop::image::check(&path).is_sound() || mixed(&chain, raw));
     }
+}
+
+fn changes(disk: &Disk, earlier: &Disk) -> Vec<(u64, u64)> {
+    let changes = disk.changes_since(earlier).map(Result::unwrap);
+    changes.map(|extent| (extent.offset, extent.len)).collect()
+}
+
+/// The blocks of 4 KiB that differ, byte by byte; the shorter one has zeros behind its end.
+fn differences(one: &[u8], other: &[u8]) -> Vec<(u64, u64)> {
+    const BLOCK: usize = 4096;
+    let len = one.len().max(other.len());
+    let padded = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(len.next_multiple_of(BLOCK), 0);
+        bytes
+    };
+    let (one, other) = (padded(one), padded(other));
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    for at in (0..len).step_by(BLOCK) {
+        if one[at..at + BLOCK] == other[at..at + BLOCK] {
+            continue;
+        }
+        let size = BLOCK.min(len - at) as u64;
+        match found.last_mut() {
+            Some((last, last_len)) if *last + *last_len == at as u64 => *last_len += size,
+            _ => found.push((at as u64, size)),
+        }
+    }
+    found
 }
 
 fn mixed(chain: &[Delta], raw: bool) -> bool {

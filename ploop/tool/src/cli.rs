@@ -1,0 +1,122 @@
+//! The command line: commands, options, help.
+
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ploop::Guid;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Ploop images without the driver: look into them, get everything out
+///
+/// PATH is a DiskDescriptor.xml, a directory that holds one, or one delta. Nothing here needs root, the ploop driver or
+/// libploop, and no command but those that say so writes to an image.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ploop-image",
+    version,
+    styles = STYLES,
+    max_term_width = 100,
+    after_help = "Exit status: 0 done (check: the image is sound), 1 could not be done, 2 wrong usage (check: damaged), \
+                  3 (check: only space is lost)."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print no progress
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what an image consists of
+    #[command(after_help = "Example:\n  ploop-image info /vz/private/101/root.hdd")]
+    Info(Source),
+    /// Look for damage; changes nothing
+    #[command(after_help = "Example:\n  ploop-image check /vz/private/101/root.hdd && echo sound")]
+    Check(Source),
+    /// Show which parts of the disk have data, and in which file it is
+    #[command(after_help = "Example:\n  ploop-image map --json root.hdd | jq '.[] | .len'")]
+    Map(State),
+    /// Show what changed between two states of the disk
+    #[command(
+        after_help = "Example:\n  ploop-image diff root.hdd --from 5fbaabe3-6958-40ff-92a7-860e329aab41"
+    )]
+    Diff(Diff),
+    /// Write the disk, or a partition of it, into a raw file or to a pipe
+    #[command(
+        after_help = "Examples:\n  ploop-image export root.hdd disk.raw\n  ploop-image export root.hdd - | zstd > disk.zst"
+    )]
+    Export(Export),
+}
+
+/// The image.
+#[derive(Debug, Args)]
+pub(crate) struct Source {
+    /// A DiskDescriptor.xml, a directory that holds one, or one delta
+    pub(crate) path: PathBuf,
+}
+
+/// A state of the image: the present one, or that of a snapshot.
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// The disk as of this snapshot
+    #[arg(long, value_name = "GUID")]
+    pub(crate) snapshot: Option<Guid>,
+    /// Read an image that is marked as in use: it is mounted, or was not unmounted before its host went down
+    #[arg(long)]
+    pub(crate) in_use: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// The earlier state
+    #[arg(long, value_name = "GUID")]
+    pub(crate) from: Guid,
+    /// The later state [default: the present one]
+    #[arg(long, value_name = "GUID")]
+    pub(crate) to: Option<Guid>,
+    /// Read an image that is marked as in use
+    #[arg(long)]
+    pub(crate) in_use: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// The file to make, or - for the standard output
+    pub(crate) out: PathBuf,
+    /// The format of the file
+    #[arg(long, value_enum, default_value_t = Format::Raw)]
+    pub(crate) format: Format,
+    /// This partition alone, by its number
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) partition: Option<u32>,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Return before the data is on the disk
+    #[arg(long)]
+    pub(crate) no_sync: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The bytes of the disk, with holes
+    Raw,
+}

@@ -1,0 +1,55 @@
+//! `export`.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use ploop::image::{Disk, ExportOptions};
+
+use crate::cli::{Export, Format};
+use crate::output::{Failure, Output, Result};
+use crate::progress::{bar, interrupt_flag};
+
+pub(crate) fn run(export: &Export, output: &Output) -> Result {
+    let disk = export.state.open()?;
+    let mut options = ExportOptions::new()
+        .overwrite(export.overwrite)
+        .sync(!export.no_sync)
+        .cancel(interrupt_flag()?);
+    if let Some(number) = export.partition {
+        options = of_partition(&disk, number, options)?;
+    }
+    let bar = bar(output, "exported");
+    let progress = |progress: ploop::image::Progress| {
+        bar.set_length(progress.total.bytes());
+        bar.set_position(progress.copied.bytes());
+    };
+    match export.format {
+        Format::Raw if export.out == Path::new("-") => {
+            // Not `Stdout`, which looks for ends of lines.
+            let out = io::stdout().lock();
+            let out = std::fs::File::from(std::os::fd::AsFd::as_fd(&out).try_clone_to_owned()?);
+            disk.stream(out, &options, progress)?;
+        }
+        Format::Raw => disk.export(&export.out, &options, progress)?,
+    }
+    bar.finish_and_clear();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_partition(disk: &Disk, number: u32, options: ExportOptions) -> Result<ExportOptions> {
+    let partitions = disk.partitions()?;
+    match partitions.iter().find(|it| it.number == number) {
+        Some(partition) => Ok(options.part(partition.offset, partition.size)),
+        None if partitions.is_empty() => Err(Failure::Request(
+            "the disk has no partition table; leave --partition out".to_owned(),
+        )),
+        None => {
+            let numbers: Vec<String> = partitions.iter().map(|it| it.number.to_string()).collect();
+            Err(Failure::Request(format!(
+                "there is no partition {number}; the disk has {}",
+                numbers.join(", ")
+            )))
+        }
+    }
+}

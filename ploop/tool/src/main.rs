@@ -1,0 +1,41 @@
+//! `ploop-image`: ploop images without the driver.
+
+mod check;
+mod cli;
+mod diff;
+mod export;
+mod info;
+mod map;
+mod output;
+mod progress;
+mod source;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+use output::Output;
+
+/// The status of a command that could not do what it was asked to.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json, cli.quiet);
+    let result = match &cli.command {
+        Command::Info(source) => info::run(source, &output),
+        Command::Check(source) => check::run(source, &output),
+        Command::Map(state) => map::run(state, &output),
+        Command::Diff(diff) => diff::run(diff, &output),
+        Command::Export(export) => export::run(export, &output),
+    };
+    match result {
+        Ok(status) => status,
+        // Whoever reads the output has seen enough: `ploop-image map … | head`.
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(FAILED)
+        }
+    }
+}

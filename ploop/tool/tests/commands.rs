@@ -1,0 +1,239 @@
+//! The commands as a person uses them.
+
+#[path = "../../tests/written_image/mod.rs"]
+mod written_image;
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use ploop::FormatVersion;
+use ploop::image::Disk;
+use snapbox::cmd::{Command, cargo_bin};
+use snapbox::str;
+use tempfile::TempDir;
+use written_image::{Delta, contents, describe, snapshot};
+
+const M: u64 = 1 << 20;
+
+fn command(arguments: &[&str]) -> Command {
+    Command::new(cargo_bin!("ploop-image")).args(arguments)
+}
+
+/// An image of two deltas, and the contents of both states.
+struct Image {
+    dir: TempDir,
+    descriptor: PathBuf,
+    states: [Vec<u8>; 2],
+}
+
+impl Image {
+    fn new() -> Image {
+        let dir = tempfile::tempdir().unwrap();
+        let mut base = Delta::new(FormatVersion::V2, M, 4 * M);
+        base.clusters = vec![(0, 1), (2, 2)];
+        let mut top = base.clone();
+        top.clusters = vec![(2, 3)];
+        base.write(&dir.path().join("root.hds"));
+        top.write(&dir.path().join("top.hds"));
+        let descriptor = describe(dir.path(), &["root.hds", "top.hds"], 4 * M, M, false);
+        let states = [
+            contents(&[base.clone()], false),
+            contents(&[base, top], false),
+        ];
+        Image {
+            dir,
+            descriptor,
+            states,
+        }
+    }
+
+    fn path(&self) -> &str {
+        self.dir.path().to_str().unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn info_shows_the_tree() {
+    let image = Image::new();
+    let expected = str![[r#"
+[..]/DiskDescriptor.xml
+Disk of 4.00 MiB, expanded, clusters of 1 MiB
+
+SNAPSHOT                                         ALLOCATED  FORMAT  FILE
+{00000000-0000-0000-0000-000000000001}            2.00 MiB  v2      root.hds
+└─ {5fbaabe3-6958-40ff-92a7-860e329aab41} (top)   1.00 MiB  v2      top.hds
+
+"#]];
+    // The directory and the descriptor in it are the same.
+    for path in [image.path(), text(&image.descriptor)] {
+        command(&["info", path])
+            .assert()
+            .success()
+            .stdout_eq(expected.clone());
+    }
+}
+
+#[test]
+fn info_of_a_delta_says_what_it_is() {
+    let image = Image::new();
+    let file = image.file("top.hds");
+    command(&["info", text(&file)])
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+[..]/top.hds
+Delta of a disk of 4.00 MiB, format v2, clusters of 1 MiB, 1.00 MiB allocated
+
+"#]]);
+}
+
+#[test]
+fn check_ends_with_what_it_found() {
+    let image = Image::new();
+    let sound = str![[r#"
+...
+The image is sound.
+
+"#]];
+    command(&["check", image.path()])
+        .assert()
+        .code(0)
+        .stdout_eq(sound);
+    // A cluster that nothing leads to: space is lost.
+    let top = image.file("top.hds");
+    let file = fs::File::options().write(true).open(&top).unwrap();
+    file.set_len(3 * M).unwrap();
+    file.write_all_at(&[0; M as usize], 3 * M).unwrap();
+    command(&["check", image.path()]).assert().code(3);
+    // Half a header.
+    file.set_len(32).unwrap();
+    command(&["check", image.path()])
+        .assert()
+        .code(2)
+        .stdout_eq(str![[r#"
+error: [..]/top.hds[..]
+...
+The image is damaged.
+
+"#]]);
+    let json = command(&["check", "--json", image.path()]).assert().code(2);
+    let report: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert_eq!(report["findings"][0]["severity"], "error", "{report}");
+}
+
+#[test]
+fn map_and_diff_show_where_data_is_and_what_changed() {
+    let image = Image::new();
+    command(&["map", image.path()])
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+ OFFSET   LENGTH  IN FILE AT  FILE
+      0  1048576     1048576  root.hds
+2097152  1048576     1048576  top.hds
+
+"#]]);
+    let guid = snapshot(0).to_string();
+    command(&["diff", image.path(), "--from", &guid])
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+ OFFSET   LENGTH
+2097152  1048576
+1.00 MiB changed
+
+"#]]);
+    command(&["diff", image.path(), "--from", &guid, "--to", &guid])
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+The two states are equal.
+
+"#]]);
+}
+
+#[test]
+fn export_writes_every_state_to_a_file_or_a_pipe() {
+    let image = Image::new();
+    let out = image.file("out.raw");
+    let guid = snapshot(0).to_string();
+    for (state, options) in [(0, &["--snapshot", &*guid][..]), (1, &[])] {
+        let arguments = [
+            &["export", "--overwrite", image.path(), text(&out)],
+            options,
+        ]
+        .concat();
+        command(&arguments)
+            .assert()
+            .success()
+            .stdout_eq("")
+            .stderr_eq("");
+        assert!(fs::read(&out).unwrap() == image.states[state]);
+        let arguments = [&["export", image.path(), "-"], options].concat();
+        let piped = command(&arguments).assert().success();
+        assert!(piped.get_output().stdout == image.states[state]);
+    }
+    // Nothing is overwritten unless it is asked for.
+    fs::write(&out, "precious").unwrap();
+    command(&["export", image.path(), text(&out)])
+        .assert()
+        .code(1)
+        .stderr_eq(str![[r#"
+error: cannot export image [..]: a file of that name is there already
+
+"#]]);
+    assert_eq!(fs::read(&out).unwrap(), b"precious");
+}
+
+#[test]
+fn a_failure_is_json_for_programs() {
+    let output = command(&["map", "--json", "/none"]).assert().code(1);
+    let report: serde_json::Value = serde_json::from_slice(&output.get_output().stderr).unwrap();
+    assert_eq!(report["path"], "/none", "{report}");
+    assert_eq!(report["kind"], "not found", "{report}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let image = Image::new();
+    let script = format!(
+        "{} export {} - | head -c 100 | wc -c",
+        cargo_bin!("ploop-image").display(),
+        image.path()
+    );
+    Command::new("bash")
+        .args(["-o", "pipefail", "-c", &script])
+        .assert()
+        .success()
+        .stdout_eq("100\n")
+        .stderr_eq("");
+}
+
+#[test]
+fn usage_is_a_status_of_its_own() {
+    command(&["export"]).assert().code(2);
+    command(&["no-such-command"]).assert().code(2);
+}
+
+/// What is written is what the library reads.
+#[test]
+fn a_delta_by_itself_is_exported() {
+    let image = Image::new();
+    let (file, out) = (image.file("root.hds"), image.file("out.raw"));
+    command(&["export", text(&file), text(&out)])
+        .assert()
+        .success();
+    let disk = Disk::open_image(&file).unwrap();
+    let mut expected = vec![0; disk.size().bytes() as usize];
+    disk.read_at(&mut expected, 0).unwrap();
+    assert!(fs::read(&out).unwrap() == expected);
+}
