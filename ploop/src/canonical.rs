@@ -9,15 +9,12 @@
 //! attribute) when it writes. They are restored after the call. During the call they are in a file of their own
 //! (`.ploop-kept`), from which the next change restores them if this process is killed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
-use crate::image::descriptor::{DescriptorFile, UnknownFields};
-use crate::{Descriptor, Error, Guid, Result, durability, paths};
+use crate::image::descriptor::{DescriptorFile, UnknownFields, replace, write};
+use crate::{Descriptor, Error, Guid, Result, paths};
 
 /// The canonical descriptor of an image that is about to be changed.
 pub(crate) struct CanonicalDescriptor {
@@ -122,51 +119,6 @@ impl CanonicalDescriptor {
         }
         let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
     }
-}
-
-/// Replaces a descriptor atomically, with mode and owner kept.
-pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let new = paths::rewritten(path);
-    write(&new, text.as_bytes(), Some(&fs::metadata(path)?))?;
-    if let Err(error) = fs::rename(&new, path) {
-        let _ = fs::remove_file(&new);
-        return Err(error);
-    }
-    // Both are needed: see `recovery::sync`.
-    File::open(path)?.sync_all()?;
-    durability::sync_directory(paths::directory_of(path))
-}
-
-/// Writes and syncs a file of this crate's own, with owner and mode of the descriptor, or else for the caller alone.
-pub(crate) fn write(path: &Path, text: &[u8], like: Option<&fs::Metadata>) -> io::Result<()> {
-    // One that a killed process left, or a link as a trap, which is removed and not followed.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(path)?;
-    let written = file
-        .write_all(text)
-        .and_then(|()| {
-            let Some(like) = like else {
-                return Ok(());
-            };
-            let own = file.metadata()?;
-            if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-                fchown(&file, Some(like.uid()), Some(like.gid()))?;
-            }
-            file.set_permissions(like.permissions())
-        })
-        .and_then(|()| file.sync_all());
-    if written.is_err() {
-        let _ = fs::remove_file(path);
-    }
-    written
 }
 
 /// A canonical copy of a descriptor, for look-ups.

@@ -20,12 +20,13 @@ use rustix::fs::{Access, OFlags};
 use crate::canonical::CanonicalDescriptor;
 use crate::ffi::{self, Call, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
-use crate::image::{Header, Image, ImageKind, require_sound_delta};
-use crate::recovery::{MergeRecord, SyncBaseline};
+use crate::image::recovery::merge::MergeRecord;
+use crate::image::sound::{SoundDelta, require_header_of, require_sound};
+use crate::image::{Header, Image};
+use crate::recovery::SyncBaseline;
 use crate::sysfs::Device;
 use crate::{
-    Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, mount_table, paths,
-    recovery, trust,
+    Code, Descriptor, Error, ErrorKind, Guid, Result, mount_table, paths, recovery, trust,
 };
 
 /// How a function of libploop writes the descriptor.
@@ -320,106 +321,6 @@ pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> E
     )
     .with_path(path)
     .with_code(Code::NOSNAP.get())
-}
-
-/// A delta whose header and table were read, and found to be sound.
-pub(crate) struct SoundDelta<'i> {
-    image: &'i Image,
-    /// The size of the disk, in bytes.
-    size: u64,
-    /// `None` for a raw base.
-    version: Option<FormatVersion>,
-    is_marked_closed: bool,
-}
-
-fn require_sound<'i>(
-    operation: &'static str,
-    image: &'i Image,
-    descriptor: &Descriptor,
-) -> Result<SoundDelta<'i>> {
-    let raw = image.kind == ImageKind::Plain || descriptor.mode == ImageMode::Raw;
-    if raw
-        && descriptor
-            .base()
-            .is_some_and(|base| base.guid == image.guid)
-    {
-        return Ok(SoundDelta {
-            image,
-            size: require_raw(operation, &image.file, descriptor)?,
-            version: None,
-            is_marked_closed: false,
-        });
-    }
-    let accept = |header: &Header| {
-        require_header_of(operation, image, descriptor, header)?;
-        if header.extension_sector == 0 {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            operation,
-            "this delta has a format extension with the dirty bitmaps of a backup program, which libploop would cut off; remove it with the program that made it, or export the disk to a new image",
-        )
-        .with_path(&image.file)
-        .with_offset(56))
-    };
-    let (header, file) = require_sound_delta(operation, &image.file, accept)?;
-    Ok(SoundDelta {
-        image,
-        size: header.size.bytes(),
-        version: Some(header.version),
-        is_marked_closed: Header::is_marked_closed(&file).unwrap_or(false),
-    })
-}
-
-/// Requires that the header fits the descriptor.
-fn require_header_of(
-    operation: &'static str,
-    image: &Image,
-    descriptor: &Descriptor,
-    header: &Header,
-) -> Result<()> {
-    if header.cluster == descriptor.cluster {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        operation,
-        format!(
-            "this delta has clusters of {}, the descriptor says {}",
-            header.cluster, descriptor.cluster
-        ),
-    )
-    .with_path(&image.file))
-}
-
-/// Requires that a raw base has the size of the disk, or less where deltas upon it may have made the disk larger: it
-/// has no header to tell it from any other file. A merge would write over one. Returns its length.
-fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) -> Result<u64> {
-    let metadata = fs::metadata(file).map_err(|error| {
-        Error::io(operation, "the raw base cannot be examined", error).with_path(file)
-    })?;
-    let (len, size) = (metadata.len(), descriptor.size.bytes());
-    let why = if !metadata.is_file() {
-        "it is not a regular file".to_owned()
-    } else if File::open(file).is_ok_and(|file| Header::is_in(&file)) {
-        "it begins with the header of a delta; put the type Compressed into the descriptor"
-            .to_owned()
-    } else if len == 0 || len % 512 != 0 {
-        format!("it has {len} bytes, not one or more whole sectors")
-    } else if len > size || len < size && descriptor.images.len() == 1 {
-        format!(
-            "it has {len} bytes, and the disk {size}; if it is the base all the same, put the right size into the descriptor"
-        )
-    } else {
-        return Ok(len);
-    };
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        operation,
-        format!("this is not the raw base of the image: {why}"),
-    )
-    .with_path(file))
 }
 
 /// Requires that each mount point of the host, as the table spells it, fits the buffer of libploop, which does not

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use crate::device::device_name;
+use crate::durability::{sync_directories, sync_files};
 use crate::ffi::{self, CPath};
-use crate::recovery::{sync_directories, sync_files};
 use crate::{Error, Result, paths};
 
 /// Sends the data of an attached device (`ploop_copy_send`).

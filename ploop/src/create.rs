@@ -10,10 +10,11 @@ use bitflags::bitflags;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::change::{require_known_flags, require_tools};
+use crate::durability::{sync_directories, sync_files};
 use crate::ffi::{self, CPath, CText, CreateArgs, LockedImage};
+use crate::image::recovery::creation;
 use crate::lock;
 use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
-use crate::recovery::{creation, sync_directories, sync_files};
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, FsType, Guid, ImageMode, Ploop,
     Result, Size, kernel,

@@ -15,6 +15,8 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::{Error, Result};
+
 static SYNC: AtomicBool = AtomicBool::new(true);
 
 /// Whether changes are synced before they return (default: yes).
@@ -44,4 +46,47 @@ pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         result => result,
     }
+}
+
+/// Syncs files.
+pub(crate) fn sync_files<'a>(
+    operation: &'static str,
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
+    if !sync() {
+        return Ok(());
+    }
+    for file in files {
+        File::open(file)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| not_synced(operation, file, error))?;
+    }
+    Ok(())
+}
+
+/// Syncs directories, and so the names in them.
+pub(crate) fn sync_directories<'a>(
+    operation: &'static str,
+    directories: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
+    if !sync() {
+        return Ok(());
+    }
+    for directory in directories {
+        match sync_directory(directory) {
+            // The directory may have been removed after its last file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(|error| not_synced(operation, directory, error))?,
+        }
+    }
+    Ok(())
+}
+
+fn not_synced(operation: &'static str, path: &Path, error: io::Error) -> Error {
+    Error::io(
+        operation,
+        "the operation is done, but could not be synced to the disk, and a power cut may undo it",
+        error,
+    )
+    .with_path(path)
 }

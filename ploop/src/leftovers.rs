@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
-use crate::image::{self, Header, side_files};
+use crate::image::recovery::creation;
+use crate::image::{self, Header};
 use crate::lock::NewFileLock;
-use crate::recovery::{creation, sync_directories};
-use crate::{Descriptor, Error, Ploop, Result, paths, sysfs};
+use crate::{Descriptor, Error, Ploop, Result, durability, paths, side_files, sysfs};
 
 const LOOK: Call = Call::new("look for leftovers").looks();
 const REMOVE: Call = Call::new("remove leftovers").changes();
@@ -102,7 +102,7 @@ impl Ploop {
         }
         let directories: HashSet<&Path> =
             found.iter().map(|path| paths::directory_of(path)).collect();
-        sync_directories(REMOVE.name, directories)?;
+        durability::sync_directories(REMOVE.name, directories)?;
         Ok(found)
     }
 }

@@ -81,6 +81,8 @@ mod recovery;
 mod replace;
 #[cfg(feature = "libploop")]
 mod resize;
+#[cfg(feature = "image")]
+mod side_files;
 mod size;
 #[cfg(feature = "libploop")]
 mod snapshot;

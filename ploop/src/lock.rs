@@ -57,8 +57,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use crate::identity::Identity;
-use crate::image::side_files;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, side_files};
 
 /// libploop's lock around its search for devices.
 const DEVICES: &str = "/var/lock/ploop/ploop.lck";

@@ -7,12 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::identity::Identity;
-use crate::image::side_files;
-pub(crate) use crate::image::side_files::{
-    MOUNT_POINT, STATFS_NAME, before_removal, being_staged, merge_record, mount_point, rewritten,
-    saved_unknown_fields, staged,
+pub(crate) use crate::side_files::{
+    MOUNT_POINT, STATFS_NAME, before_removal, being_staged, directory_of, is_regular_file,
+    merge_record, mount_point, rewritten, saved_unknown_fields, staged,
 };
-use crate::{Error, ErrorKind, Result, trust};
+use crate::{Error, ErrorKind, Result, side_files, trust};
 
 /// The longest path that is passed on. libploop appends `.lck`, `.tmp.tmp` and `.{GUID}` to what it
 /// is given, in buffers of 4096 bytes and not always with a check (hazard 15).
@@ -260,16 +259,6 @@ pub(crate) fn existing_directory(
         return refuse(operation, directory, format!("{what} is not a directory"));
     }
     Ok(resolved)
-}
-
-/// The directory in which an absolute path lies.
-pub(crate) fn directory_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
-}
-
-/// Whether a path is that of a regular file, and not of a link to one.
-pub(crate) fn is_regular_file(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
 fn refuse<T>(operation: &'static str, path: &Path, why: impl Into<String>) -> Result<T> {

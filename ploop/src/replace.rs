@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 
 use crate::change::{Change, DescriptorWrite, require_known_flags};
+use crate::durability::sync_files;
 use crate::ffi::{self, CPath, CText, LockedImage, ReplaceWhich};
 use crate::identity::Identity;
 use crate::image::Header;
-use crate::recovery::sync_files;
 use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths, trust};
 
 bitflags! {

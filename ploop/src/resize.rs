@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::change::{Change, DescriptorWrite};
+use crate::durability::sync_files;
 use crate::ffi::LockedImage;
-use crate::recovery::sync_files;
 use crate::temporary_mount::TemporaryMount;
 use crate::{ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel};
 

@@ -135,7 +135,10 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     for entry in directory.read_dir()? {
         let path = entry?.path();
         if path.is_dir() {
-            sources(&path, found)?;
+            // Tests of a module in files of their own.
+            if path.file_name() != Some(OsStr::new("tests")) {
+                sources(&path, found)?;
+            }
         } else if path.extension() == Some(OsStr::new("rs")) {
             found.push(path);
         }

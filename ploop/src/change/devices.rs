@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use super::Change;
 use crate::identity::Identity;
 use crate::image::Header;
-use crate::recovery::creation;
+use crate::image::recovery::creation;
 use crate::sysfs::Device;
 use crate::{Code, Error, ErrorKind, Guid, Result};
 

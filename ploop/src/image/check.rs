@@ -104,7 +104,7 @@ pub fn check_image(file: impl AsRef<Path>) -> Report {
 /// of its own, inside the file and behind the table. Reads the whole table, four bytes for each cluster of the disk,
 /// but not its holes. Returns the header and the open file.
 #[cfg(feature = "libploop")]
-pub(crate) fn require_sound_delta(
+pub(super) fn require_sound_delta(
     operation: &'static str,
     path: &Path,
     accept: impl FnOnce(&Header) -> Result<()>,

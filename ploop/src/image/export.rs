@@ -16,9 +16,8 @@ use super::chain::{self, Chain, Level};
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
 use super::holes::{self, DataRun};
-use super::side_files;
 use crate::identity::Identity;
-use crate::{Error, ErrorKind, Result, Size};
+use crate::{Error, ErrorKind, Result, Size, side_files};
 
 const OPERATION: &str = "export image";
 

@@ -43,16 +43,17 @@ mod orphans;
 mod partition;
 #[cfg(feature = "libploop")]
 mod preallocate;
+#[cfg(feature = "libploop")]
+pub(crate) mod recovery;
 mod report;
-pub(crate) mod side_files;
+#[cfg(feature = "libploop")]
+pub(crate) mod sound;
 mod table;
 #[cfg(feature = "image-write")]
 mod write;
 mod xml;
 
 pub use changes::Changes;
-#[cfg(feature = "libploop")]
-pub(crate) use check::require_sound_delta;
 pub use check::{check, check_image};
 pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
 pub use disk::{Disk, OpenOptions};

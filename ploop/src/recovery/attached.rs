@@ -10,15 +10,15 @@
 //! requests until another `PLOOP_IOC_MERGE` has finished it. libploop tries to, and corrupts memory (hazard 17); so
 //! this crate finishes it.
 //!
-//! For images that no device has any more, see [`detached`].
+//! For images that no device has any more, see [`crate::image::recovery`].
 
 use std::io;
 use std::path::Path;
 
-use super::detached::{self, put_in_place};
-use super::{merge, removal};
 use crate::ffi::finish_merge;
 use crate::identity::Identity;
+use crate::image::recovery::detached::{self, put_in_place};
+use crate::image::recovery::{merge, removal, staged_descriptor};
 use crate::sysfs::{self, Device};
 use crate::{Descriptor, Error, Result, paths};
 
@@ -106,7 +106,7 @@ fn follow_device(
 ) -> Result<bool> {
     let staged = paths::staged(path);
     // While it is not complete, libploop has not told the driver anything.
-    let Some(new) = super::staged_descriptor(&staged) else {
+    let Some(new) = staged_descriptor(&staged) else {
         return Ok(false);
     };
     let Some(new_chain) = chain(&new) else {

@@ -1,30 +1,26 @@
 //! Recovery: operations that were interrupted by a kill or a power cut are finished or undone, and what succeeded
 //! is synced.
 //!
-//! * [`attached`]: an interrupted operation on an image that a device still has.
-//! * [`detached`]: an interrupted operation on an image that no device has any more.
-//! * [`merge`]: an interrupted merge: nobody can go back to a snapshot that it has partly overwritten.
-//! * [`creation`]: an interrupted creation of an image.
+//! * [`attached`]: an interrupted operation on an image that a device still has. Images that no device has are those
+//!   of [`crate::image::recovery`].
 //! * [`removal`]: a delta that the kernel refused to remove gets back into the descriptor.
 //! * [`sync`]: what succeeded survives a power cut.
 
 mod attached;
-pub(crate) mod creation;
-mod detached;
-mod merge;
 mod removal;
 mod sync;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use merge::MergeRecord;
 pub(crate) use removal::Removal;
-pub(crate) use sync::{SyncBaseline, sync_directories, sync_files};
+pub(crate) use sync::SyncBaseline;
 
 use std::path::Path;
 
 use crate::ffi::LockedImage;
 use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
-use crate::{Descriptor, Result, paths};
+use crate::{Descriptor, Result};
 
 /// As [`finish`], after a call of libploop that failed (A9: a merge leaves its mark). The lock is held. If the recovery
 /// fails, the next operation tries it again, and reports that.
@@ -44,11 +40,4 @@ pub(crate) fn finish(
         return Ok((file, outcome.devices));
     }
     Ok((locked.descriptor_file()?, outcome.devices))
-}
-
-/// The staged descriptor at this path, if it is complete.
-fn staged_descriptor(path: &Path) -> Option<Descriptor> {
-    paths::is_regular_file(path)
-        .then(|| Descriptor::open(path).ok())
-        .flatten()
 }

@@ -8,15 +8,14 @@
 //! So this crate saves the descriptor (`.ploop-before`) until the delta is gone. If it is not, the descriptor is put
 //! back: at once, or if the program was killed, by the next operation.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::detached::may_be_attached;
 use crate::ffi::LockedImage;
 use crate::image::Image;
 use crate::image::descriptor::DescriptorFile;
-use crate::sysfs::Device;
+use crate::image::recovery::removal::{difference, restore};
 use crate::{Descriptor, Error, Result, paths};
 
 /// A delta that libploop is to remove, and the descriptor that still has it.
@@ -110,52 +109,6 @@ impl Drop for Removal<'_> {
     }
 }
 
-/// The delta that is in `before` only, and the one that is in `now` only, if they differ as by a removal.
-fn difference<'d>(
-    before: &'d Descriptor,
-    now: &'d Descriptor,
-) -> Option<(&'d Image, Option<&'d Image>)> {
-    let lacks = |descriptor: &Descriptor, image: &Image| {
-        let mut files = descriptor.images.iter().map(|other| &other.file);
-        files.all(|file| *file != image.file)
-    };
-    let mut lost = before.images.iter().filter(|image| lacks(now, image));
-    let mut new = now.images.iter().filter(|image| lacks(before, image));
-    let found = (lost.next()?, new.next());
-    (lost.next().is_none() && new.next().is_none()).then_some(found)
-}
-
-/// Puts a saved descriptor back: a program was killed in a removal, and a device has the delta. Returns whether that
-/// was done.
-pub(super) fn finish(
-    devices: &[Device],
-    operation: &'static str,
-    path: &Path,
-    now: &Descriptor,
-) -> Result<bool> {
-    let saved = paths::before_removal(path);
-    if !paths::is_regular_file(&saved) {
-        return Ok(false);
-    }
-    if let Ok(before) = Descriptor::open(&saved) {
-        let lost = difference(&before, now).map(|(lost, _)| lost);
-        let is_there = |image: &&Image| fs::symlink_metadata(&image.file).is_ok();
-        if lost
-            .filter(is_there)
-            .is_some_and(|lost| may_be_attached(devices, [lost]))
-        {
-            restore(&saved, path).map_err(|error| {
-                let what = "an earlier operation was interrupted when it removed a delta that a device has, and the old descriptor cannot be put back";
-                Error::io(operation, what, error).with_path(path)
-            })?;
-            return Ok(true);
-        }
-    }
-    // No device has the delta. If its file is still there, it is an orphan.
-    let _ = fs::remove_file(&saved);
-    Ok(false)
-}
-
 /// Saves the descriptor by a second link: libploop replaces the first one by another file. It need not survive a power
 /// cut, after which no device has the delta.
 fn save_descriptor(path: &Path, saved: &Path) -> io::Result<()> {
@@ -168,21 +121,12 @@ fn save_descriptor(path: &Path, saved: &Path) -> io::Result<()> {
     fs::hard_link(path, saved).or_else(|_| fs::copy(path, saved).map(drop))
 }
 
-fn restore(saved: &Path, path: &Path) -> io::Result<()> {
-    let file = File::open(saved)?;
-    file.sync_all()?;
-    fs::rename(saved, path)?;
-    // Syncs the name. Errors do not matter: the descriptor is right, on the disk or not.
-    let _ = file.sync_all();
-    let _ = File::open(paths::directory_of(path)).and_then(|directory| directory.sync_all());
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::identity::Identity;
-    use crate::sysfs::Delta;
+    use crate::image::recovery::removal::finish;
+    use crate::sysfs::{Delta, Device};
     use crate::{CreateParam, Ploop, Size};
 
     fn device(delta: &Path, identity: Option<Identity>) -> Device {

@@ -5,14 +5,14 @@
 //! syncing the renamed file, and not the directory; elsewhere it is the other way round. So both are synced.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::durability::{self, sync_directories, sync_files};
 use crate::identity::Identity;
 use crate::image::Image;
-use crate::{Descriptor, Error, Guid, ImageMode, Result, Size, durability};
+use crate::{Descriptor, Guid, ImageMode, Result, Size};
 
 /// The descriptor and the deltas before a change. Compared with those after it, they show what must be synced.
 pub(crate) struct SyncBaseline {
@@ -76,47 +76,4 @@ fn state(image: &Image) -> (Guid, PathBuf, Option<Identity>) {
         image.file.clone(),
         Identity::of(&image.file).ok(),
     )
-}
-
-/// Syncs files.
-pub(crate) fn sync_files<'a>(
-    operation: &'static str,
-    files: impl IntoIterator<Item = &'a Path>,
-) -> Result<()> {
-    if !durability::sync() {
-        return Ok(());
-    }
-    for file in files {
-        File::open(file)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| not_synced(operation, file, error))?;
-    }
-    Ok(())
-}
-
-/// Syncs directories, and so the names in them.
-pub(crate) fn sync_directories<'a>(
-    operation: &'static str,
-    directories: impl IntoIterator<Item = &'a Path>,
-) -> Result<()> {
-    if !durability::sync() {
-        return Ok(());
-    }
-    for directory in directories {
-        match durability::sync_directory(directory) {
-            // The directory may have been removed after its last file.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result.map_err(|error| not_synced(operation, directory, error))?,
-        }
-    }
-    Ok(())
-}
-
-fn not_synced(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    Error::io(
-        operation,
-        "the operation is done, but could not be synced to the disk, and a power cut may undo it",
-        error,
-    )
-    .with_path(path)
 }

@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use super::file;
 use super::xml::{self, Element};
 
+#[cfg(feature = "libploop")]
+mod descriptor_file;
 mod write;
 
 use crate::image::Header;
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
+#[cfg(feature = "libploop")]
+pub(crate) use descriptor_file::{DescriptorFile, replace, write};
 #[cfg(feature = "libploop")]
 pub(crate) use write::UnknownFields;
 
@@ -322,34 +326,6 @@ impl Descriptor {
     #[must_use]
     pub fn top_image(&self) -> Option<&Image> {
         self.image(self.top)
-    }
-}
-
-/// A descriptor file: its text, and what it says.
-#[cfg(feature = "libploop")]
-pub(crate) struct DescriptorFile {
-    pub(crate) text: Vec<u8>,
-    pub(crate) descriptor: Descriptor,
-    /// The fields that libploop does not know.
-    pub(crate) unknown: UnknownFields,
-}
-
-#[cfg(feature = "libploop")]
-impl DescriptorFile {
-    /// `real` has no links.
-    pub(crate) fn read(real: &Path) -> Result<DescriptorFile> {
-        DescriptorFile::parse(text(real)?, directory(real))
-    }
-
-    fn parse(text: Vec<u8>, dir: &Path) -> Result<DescriptorFile> {
-        let decoded = xml::decode(&text)?;
-        let document = xml::parse(&decoded)?;
-        let root = Element::root(&document);
-        Ok(DescriptorFile {
-            descriptor: Descriptor::of(root, dir)?,
-            unknown: UnknownFields::of(root, dir)?,
-            text,
-        })
     }
 }
 

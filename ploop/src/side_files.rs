@@ -1,6 +1,8 @@
 //! The names of files that libploop and this crate make beside a descriptor or a delta.
 
 use std::ffi::OsString;
+#[cfg(feature = "libploop")]
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// libploop's statistics of the file system as of its last unmount, beside the base.
@@ -88,4 +90,16 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
+}
+
+/// The directory in which an absolute path lies.
+#[cfg(feature = "libploop")]
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// Whether a path is that of a regular file, and not of a link to one.
+#[cfg(feature = "libploop")]
+pub(crate) fn is_regular_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }

@@ -1,0 +1,111 @@
+//! Whether a delta is sound enough to be changed: [`require_sound`].
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use super::check::require_sound_delta;
+use super::descriptor::{Descriptor, Image, ImageKind};
+use super::header::Header;
+use crate::{Error, ErrorKind, FormatVersion, ImageMode, Result};
+
+/// A delta whose header and table were read, and found to be sound.
+pub(crate) struct SoundDelta<'i> {
+    pub(crate) image: &'i Image,
+    /// The size of the disk, in bytes.
+    pub(crate) size: u64,
+    /// `None` for a raw base.
+    pub(crate) version: Option<FormatVersion>,
+    pub(crate) is_marked_closed: bool,
+}
+
+/// Requires that a delta of the image can be worked on: its header fits the descriptor, its table is sound, and it has
+/// no format extension; of a raw base, that it can be one.
+pub(crate) fn require_sound<'i>(
+    operation: &'static str,
+    image: &'i Image,
+    descriptor: &Descriptor,
+) -> Result<SoundDelta<'i>> {
+    let raw = image.kind == ImageKind::Plain || descriptor.mode == ImageMode::Raw;
+    if raw
+        && descriptor
+            .base()
+            .is_some_and(|base| base.guid == image.guid)
+    {
+        return Ok(SoundDelta {
+            image,
+            size: require_raw(operation, &image.file, descriptor)?,
+            version: None,
+            is_marked_closed: false,
+        });
+    }
+    let accept = |header: &Header| {
+        require_header_of(operation, image, descriptor, header)?;
+        if header.extension_sector == 0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            operation,
+            "this delta has a format extension with the dirty bitmaps of a backup program, which libploop would cut off; remove it with the program that made it, or export the disk to a new image",
+        )
+        .with_path(&image.file)
+        .with_offset(56))
+    };
+    let (header, file) = require_sound_delta(operation, &image.file, accept)?;
+    Ok(SoundDelta {
+        image,
+        size: header.size.bytes(),
+        version: Some(header.version),
+        is_marked_closed: Header::is_marked_closed(&file).unwrap_or(false),
+    })
+}
+
+/// Requires that the header fits the descriptor.
+pub(crate) fn require_header_of(
+    operation: &'static str,
+    image: &Image,
+    descriptor: &Descriptor,
+    header: &Header,
+) -> Result<()> {
+    if header.cluster == descriptor.cluster {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        operation,
+        format!(
+            "this delta has clusters of {}, the descriptor says {}",
+            header.cluster, descriptor.cluster
+        ),
+    )
+    .with_path(&image.file))
+}
+
+/// Requires that a raw base has the size of the disk, or less where deltas upon it may have made the disk larger: it
+/// has no header to tell it from any other file. A merge would write over one. Returns its length.
+fn require_raw(operation: &'static str, file: &Path, descriptor: &Descriptor) -> Result<u64> {
+    let metadata = fs::metadata(file).map_err(|error| {
+        Error::io(operation, "the raw base cannot be examined", error).with_path(file)
+    })?;
+    let (len, size) = (metadata.len(), descriptor.size.bytes());
+    let why = if !metadata.is_file() {
+        "it is not a regular file".to_owned()
+    } else if File::open(file).is_ok_and(|file| Header::is_in(&file)) {
+        "it begins with the header of a delta; put the type Compressed into the descriptor"
+            .to_owned()
+    } else if len == 0 || len % 512 != 0 {
+        format!("it has {len} bytes, not one or more whole sectors")
+    } else if len > size || len < size && descriptor.images.len() == 1 {
+        format!(
+            "it has {len} bytes, and the disk {size}; if it is the base all the same, put the right size into the descriptor"
+        )
+    } else {
+        return Ok(len);
+    };
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        operation,
+        format!("this is not the raw base of the image: {why}"),
+    )
+    .with_path(file))
+}
