@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::ffi::{self, LockedImage};
-use crate::{ComponentName, Descriptor, Result};
+use crate::{ComponentName, Descriptor, Error, ErrorKind, Result, capabilities};
+
+/// libploop counts microseconds in 32 bits.
+const MAX_UMOUNT_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// An image, named by its `DiskDescriptor.xml`.
 ///
@@ -118,6 +121,55 @@ impl Ploop {
         self.image.set_timeout(timeout);
     }
 
+    /// Sets how long operations of this handle wait for a file system that is in use, and again for its device, when
+    /// they unmount (`ploop_set_umount_timeout`); `None` is libploop's own time, 60 s each. A part of a second counts
+    /// as a whole one, and zero is a second attempt after a moment.
+    ///
+    /// Since libploop 7.0.92.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) with libploop 1, which waits for six seconds, and for a minute,
+    /// whatever it is told; [`InvalidInput`](crate::ErrorKind::InvalidInput) for more than half an hour, which libploop
+    /// miscalculates.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(64));
+    /// # let mut image = ploop::Ploop::create(&param.fs(None))?;
+    /// use std::time::Duration;
+    ///
+    /// match image.set_umount_timeout(Some(Duration::from_secs(5))) {
+    ///     Err(error) if error.kind() == ploop::ErrorKind::Unsupported => {}
+    ///     other => other?,
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    pub fn set_umount_timeout(&mut self, timeout: Option<Duration>) -> Result<()> {
+        const OPERATION: &str = "set unmount timeout";
+        if !ffi::LINE.sets_umount_timeout {
+            let error = capabilities::missing(OPERATION, "has no such setting", "7.0.92");
+            return Err(error.with_path(self.path()));
+        }
+        if timeout.is_some_and(|timeout| timeout > MAX_UMOUNT_TIMEOUT) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                OPERATION,
+                format!(
+                    "the timeout is above {} s, the longest that libploop calculates right",
+                    MAX_UMOUNT_TIMEOUT.as_secs()
+                ),
+            )
+            .with_path(self.path()));
+        }
+        let seconds = timeout.map(|timeout| {
+            let started = u64::from(timeout.subsec_nanos() > 0);
+            (timeout.as_secs() + started) as i32
+        });
+        self.image.set_umount_timeout(seconds);
+        Ok(())
+    }
+
     /// Reads the descriptor: size, mode, cluster, images and the snapshot tree, as they are now.
     ///
     /// Needs no driver. Waits for the image's lock.
@@ -142,7 +194,7 @@ impl Ploop {
     }
 }
 
-/// Another handle of the same image, with the same component and lock timeout: for another thread, say.
+/// Another handle of the same image, with the same component and timeouts: for another thread, say.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();

@@ -28,6 +28,8 @@
 #[cfg(feature = "libploop")]
 mod canonical;
 #[cfg(feature = "libploop")]
+mod capabilities;
+#[cfg(feature = "libploop")]
 mod change;
 mod component;
 #[cfg(feature = "libploop")]

@@ -314,13 +314,15 @@ impl Ploop {
     /// [component](Ploop::component).
     ///
     /// Needs the driver and root. An operation that was interrupted is finished first. A merge that was interrupted
-    /// may leave a delta, which [`leftovers`](Ploop::leftovers) names. libploop tries for six seconds to unmount a
-    /// busy file system, and for a minute to detach a busy device.
+    /// may leave a delta, which [`leftovers`](Ploop::leftovers) names. libploop 1 tries for six seconds to unmount a
+    /// busy file system, and for a minute to detach a busy device; libploop 7 takes a minute for each, or what
+    /// [`set_umount_timeout`](Ploop::set_umount_timeout) was told.
     ///
     /// # Errors
     ///
     /// [`NotMounted`](ErrorKind::NotMounted) (see [`Error::is_not_mounted`]),
-    /// [`Busy`](ErrorKind::Busy) while files in it are open, and where something else is mounted on top of it,
+    /// [`Busy`](ErrorKind::Busy) while files in it are open ([`Error::output`] has what `lsof` says of the programs, if
+    /// that is installed), and where something else is mounted on top of it,
     /// [`Unsupported`](ErrorKind::Unsupported) where a link or the like has the name of a file that
     /// libploop writes beside the image. The image stays mounted then.
     ///
@@ -464,6 +466,9 @@ impl GuardedMount {
             ploop.set_component(self.handle.component().cloned());
         }
         self.handle.set_lock_timeout(Some(ploop.image.timeout()));
+        self.handle
+            .image
+            .set_umount_timeout(ploop.image.umount_timeout());
         self.handle.umount()
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Call {
     pub(crate) any_delta: bool,
     /// Kills every process when it cannot fork (hazard 22).
     pub(crate) discards: bool,
+    /// Runs `lsof` where a file system cannot be unmounted, and logs what that says.
+    pub(crate) names_users: bool,
 }
 
 impl Call {
@@ -33,6 +35,7 @@ impl Call {
             by_component: false,
             any_delta: false,
             discards: false,
+            names_users: false,
         }
     }
 
@@ -70,6 +73,11 @@ impl Call {
 
     pub(crate) const fn discards(mut self) -> Call {
         self.discards = true;
+        self
+    }
+
+    pub(crate) const fn names_users(mut self) -> Call {
+        self.names_users = true;
         self
     }
 }

@@ -41,7 +41,13 @@ impl CallResult {
 
     pub(super) fn into_error(mut self, path: &Path) -> Error {
         let output = self.output.take();
-        self.without_output(path).with_output(output)
+        let is_busy = self.code == Code::UMOUNT_BUSY.get();
+        let error = self.without_output(path);
+        match output {
+            Some(_) if is_busy => error.with_advice("Error::output names the programs that use it"),
+            _ => error,
+        }
+        .with_output(output)
     }
 
     fn without_output(self, path: &Path) -> Error {
@@ -54,7 +60,14 @@ impl CallResult {
             ErrorKind::Corrupt if code == Code::LOCK && self.descriptor_is_sound => ErrorKind::Io,
             kind => kind,
         };
-        let message = self.message.unwrap_or_else(|| match code.name() {
+        let message = match self.message {
+            Some(message) if code == Code::UMOUNT_BUSY && is_of_lsof(&message) => Some(
+                "programs use the file system, and it was still busy when the time for that was over"
+                    .to_owned(),
+            ),
+            message => message,
+        };
+        let message = message.unwrap_or_else(|| match code.name() {
             Some(_) => "libploop gave no reason".to_owned(),
             None => "libploop failed and gave no reason".to_owned(),
         });
@@ -89,6 +102,13 @@ impl CallResult {
 
 /// libploop's message, in nearly all operations, where a device has the deltas and does not run.
 const STOPPED_DEVICE: &str = "Unexpectedly found stopped ploop device";
+
+/// Whether libploop's last words are about `lsof`, as those of libploop 7 are where a file system is busy.
+fn is_of_lsof(message: &str) -> bool {
+    message.starts_with("--- lsof ")
+        || message.starts_with("Command lsof ")
+        || message.ends_with("lsof: not found")
+}
 
 /// libploop's message for version 2 where the driver does not support it.
 const UNKNOWN_VERSION: &str = "Unknown ploop image version: 2";
@@ -268,6 +288,13 @@ mod tests {
                 ErrorKind::NoDriver,
             ),
             (4, "Image is in use /a", ErrorKind::Busy),
+            (46, "--- lsof finished ---", ErrorKind::Busy),
+            (46, "Command lsof exited with status 1", ErrorKind::Busy),
+            (
+                46,
+                "PLOOP_IOC_STOP: Device or resource busy",
+                ErrorKind::Busy,
+            ),
             (39, "Error at xmlDocFormatDump /a.tmp.tmp", ErrorKind::Io),
             (40, "Image /a is not mounted", ErrorKind::NotMounted),
             (
@@ -305,6 +332,34 @@ mod tests {
                 "{code}: {message}"
             );
         }
+    }
+
+    #[test]
+    fn a_busy_file_system_has_words_of_its_own() {
+        let result = |message: &str, output: Option<&str>| {
+            CallResult {
+                operation: "unmount",
+                code: 46,
+                message: Some(message.to_owned()),
+                output: output.map(str::to_owned),
+                cause: None,
+                descriptor_is_sound: true,
+            }
+            .into_error(Path::new("/a"))
+        };
+        for last in [
+            "--- lsof finished ---",
+            "Command lsof exited with status 1",
+            "sh: 1: lsof: not found",
+        ] {
+            let error = result(last, Some("COMMAND PID USER"));
+            assert!(error.message().starts_with("programs use"), "{error}");
+            assert!(error.advice().is_some(), "{error}");
+            assert_eq!(error.output(), Some("COMMAND PID USER"));
+        }
+        let error = result("PLOOP_IOC_STOP: Device or resource busy", None);
+        assert!(error.message().starts_with("PLOOP_IOC_STOP"), "{error}");
+        assert_eq!(error.advice(), None);
     }
 
     #[test]

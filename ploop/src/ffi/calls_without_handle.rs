@@ -95,7 +95,10 @@ pub(crate) fn create_descriptor(
 }
 
 impl LockedImage<'_> {
-    pub(crate) const FS_INFO: Call = Call::new("get file system info").looks().finds_device();
+    pub(crate) const FS_INFO: Call = Call::new("get file system info")
+        .looks()
+        .finds_device()
+        .names_users();
 
     /// C opens the descriptor and locks it by itself here.
     pub(crate) fn fs_info(self) -> Result<FsInfo> {
@@ -125,7 +128,7 @@ impl LockedImage<'_> {
 
 /// Detaches a device, and unmounts its file system.
 pub(crate) fn umount_device(device: &Path, name: &CText) -> Result<()> {
-    const CALL: Call = Call::new("unmount device");
+    const CALL: Call = Call::new("unmount device").names_users();
     // SAFETY: the name is terminated and longer than the 5 bytes C compares (hazard 13); a NULL handle
     // is allowed, and one that was not read would crash (hazard 5).
     execute(&CALL, || unsafe {

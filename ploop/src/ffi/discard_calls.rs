@@ -57,7 +57,8 @@ impl LockedImage<'_> {
         .changes()
         .finds_device()
         .by_component()
-        .discards();
+        .discards()
+        .names_users();
     pub(crate) const DISCARD_STAT: Call = Call::new("get discard statistics")
         .looks()
         .finds_device()

@@ -56,8 +56,12 @@ impl LockedImage<'_> {
         .finds_device()
         .by_component()
         .any_delta();
-    pub(crate) const UMOUNT: Call = Call::new("unmount").changes().finds_device().by_component();
-    pub(crate) const RESIZE: Call = Call::new("resize").changes().finds_device();
+    pub(crate) const UMOUNT: Call = Call::new("unmount")
+        .changes()
+        .finds_device()
+        .by_component()
+        .names_users();
+    pub(crate) const RESIZE: Call = Call::new("resize").changes().finds_device().names_users();
     pub(crate) const SNAPSHOT: Call = Call::new("create snapshot").changes().finds_device();
     pub(crate) const TEMPORARY_SNAPSHOT: Call = Call::new("create temporary snapshot")
         .changes()

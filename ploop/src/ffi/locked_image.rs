@@ -12,6 +12,7 @@ use ploop_sys as sys;
 
 use super::call::{Call, execute, execute_keeping};
 use super::call_result::CallResult;
+use super::line;
 use super::text::{CPath, CText};
 use crate::canonical::{CanonicalDescriptor, DescriptorCopy};
 use crate::image::descriptor::DescriptorFile;
@@ -29,7 +30,11 @@ unsafe impl Send for Handle {}
 
 impl Handle {
     /// Called in the process of C. The error is C's code.
-    fn open(path: &CPath, component: Option<&CText>) -> Result<Handle, i32> {
+    fn open(
+        path: &CPath,
+        component: Option<&CText>,
+        umount_timeout: Option<i32>,
+    ) -> Result<Handle, i32> {
         let mut handle = std::ptr::null_mut();
         // SAFETY: the path is terminated; C writes one pointer to `handle`, and only on success.
         let code = unsafe { sys::ploop_open_dd(&mut handle, path.as_ptr()) };
@@ -44,6 +49,10 @@ impl Handle {
             if code != 0 {
                 return Err(code);
             }
+        }
+        if let Some(seconds) = umount_timeout {
+            // SAFETY: the handle was just made.
+            unsafe { line::set_umount_timeout(handle.0.as_ptr(), seconds) }
         }
         Ok(handle)
     }
@@ -62,6 +71,8 @@ pub(crate) struct ImageHandle {
     lock: ImageLock,
     component: Option<ComponentName>,
     timeout: Option<Duration>,
+    /// In seconds.
+    umount_timeout: Option<i32>,
 }
 
 impl ImageHandle {
@@ -79,6 +90,7 @@ impl ImageHandle {
             lock: ImageLock::of(&resolved),
             component: None,
             timeout: None,
+            umount_timeout: None,
         })
     }
 
@@ -88,6 +100,7 @@ impl ImageHandle {
             lock: ImageLock::of(self.path()),
             component: self.component.clone(),
             timeout: self.timeout,
+            umount_timeout: self.umount_timeout,
         }
     }
 
@@ -109,6 +122,15 @@ impl ImageHandle {
 
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout.unwrap_or_else(lock::timeout)
+    }
+
+    pub(crate) fn umount_timeout(&self) -> Option<i32> {
+        self.umount_timeout
+    }
+
+    /// Only where `LINE.sets_umount_timeout`.
+    pub(crate) fn set_umount_timeout(&mut self, seconds: Option<i32>) {
+        self.umount_timeout = seconds;
     }
 
     /// Waits for the image's lock, for the lock timeout at most. The call then finds what was read through the
@@ -133,7 +155,9 @@ fn refused_by_c(operation: &'static str, path: &Path, error: io::Error) -> Error
     let open = || -> Result<()> {
         const OPEN: Call = Call::new("open");
         let c_path = CPath::new(operation, path)?;
-        let mut result = execute(&OPEN, || Handle::open(&c_path, None).err().unwrap_or(0))?;
+        let mut result = execute(&OPEN, || {
+            Handle::open(&c_path, None, None).err().unwrap_or(0)
+        })?;
         result.operation = operation;
         result.done(path)
     };
@@ -235,6 +259,7 @@ impl LockedImage<'_> {
             None => self.c_path()?,
         };
         let component = self.image.component().map(CText::component);
+        let umount_timeout = self.image.umount_timeout;
         // Closed after the call, and never by a child that C left behind in it.
         let mut handle = None;
         let (guard, lock) = (&self.guard, self.guard.libploop_file());
@@ -246,7 +271,7 @@ impl LockedImage<'_> {
                 // SAFETY: the file descriptor table is that of this call alone, and only this closure uses the number.
                 unsafe { libc::close(lock) };
             }
-            match Handle::open(&path, component.as_ref()) {
+            match Handle::open(&path, component.as_ref(), umount_timeout) {
                 Ok(opened) => c(handle.insert(opened).0.as_ptr()),
                 Err(code) => code,
             }

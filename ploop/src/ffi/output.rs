@@ -54,9 +54,11 @@ fn log_file() -> MutexGuard<'static, Option<File>> {
 }
 
 /// Has libploop print what it does, if anybody wants it, until the guard is dropped.
-pub(super) fn raise_verbosity() -> RaisedVerbosity {
-    let is_wanted =
-        VERBOSE.load(Ordering::Relaxed) > NO_CONSOLE || log_file().is_some() || facade::is_wanted();
+pub(super) fn raise_verbosity(is_wanted: bool) -> RaisedVerbosity {
+    let is_wanted = is_wanted
+        || VERBOSE.load(Ordering::Relaxed) > NO_CONSOLE
+        || log_file().is_some()
+        || facade::is_wanted();
     let mut running = CALLS_RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     *running += 1;
     if is_wanted {
@@ -100,6 +102,8 @@ pub(super) struct Capture {
     done: OwnedFd,
     line: Vec<u8>,
     tool_output: Vec<u8>,
+    /// Whether libploop is repeating what `lsof` said.
+    repeats_lsof: bool,
 }
 
 impl Capture {
@@ -112,6 +116,7 @@ impl Capture {
             done: eventfd(0, EventfdFlags::CLOEXEC)?,
             line: Vec::new(),
             tool_output: Vec::new(),
+            repeats_lsof: false,
         };
         let input = if input.as_raw_fd() > libc::STDERR_FILENO {
             input
@@ -183,16 +188,34 @@ impl Capture {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         match libploop_line(&text) {
-            Some((time, text)) => log_libploop_line(time, text),
+            Some((time, text)) => {
+                log_libploop_line(time, text);
+                self.keep_if_of_lsof(text);
+            }
             None => {
                 log_tool_line(&text);
-                self.tool_output.extend_from_slice(&line);
-                self.tool_output.push(b'\n');
-                if self.tool_output.len() > 2 * MAX_TOOL_OUTPUT {
-                    self.tool_output
-                        .drain(..self.tool_output.len() - MAX_TOOL_OUTPUT);
-                }
+                self.keep(&line);
             }
+        }
+    }
+
+    /// libploop runs `lsof` where a file system is busy, and logs its output line by line between two of its own.
+    fn keep_if_of_lsof(&mut self, text: &str) {
+        if text.starts_with("--- lsof ") && text.ends_with(" output ---") {
+            self.repeats_lsof = true;
+        } else if text == "--- lsof finished ---" || text.starts_with("Command lsof ") {
+            self.repeats_lsof = false;
+        } else if self.repeats_lsof {
+            self.keep(text.as_bytes());
+        }
+    }
+
+    fn keep(&mut self, line: &[u8]) {
+        self.tool_output.extend_from_slice(line);
+        self.tool_output.push(b'\n');
+        if self.tool_output.len() > 2 * MAX_TOOL_OUTPUT {
+            self.tool_output
+                .drain(..self.tool_output.len() - MAX_TOOL_OUTPUT);
         }
     }
 
@@ -377,6 +400,30 @@ mod tests {
         ] {
             assert_eq!(level(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_lsof_said_is_a_tool_s() {
+        let (mut capture, _input) = Capture::new().unwrap();
+        for line in [
+            "[ 0.000001] Unmounting file system at /mnt",
+            "[ 6.000001] --- lsof /mnt output ---",
+            "[ 6.000002] COMMAND PID USER",
+            "[ 6.000003] sh      7   root",
+            "[ 6.000004] --- lsof finished ---",
+            "[ 6.000005] Failed to umount /mnt: Device or resource busy",
+            "[ 9.000001] --- lsof /dev/ploop1 output ---",
+            "[ 9.000002] udevd   9   root",
+            "[ 9.000003] Command lsof exited with status 1",
+            "[ 9.000004] PLOOP_IOC_STOP: Device or resource busy",
+        ] {
+            capture.line = line.into();
+            capture.end_line();
+        }
+        assert_eq!(
+            capture.into_tool_output().unwrap(),
+            "COMMAND PID USER\nsh      7   root\nudevd   9   root"
+        );
     }
 
     #[test]

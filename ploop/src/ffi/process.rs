@@ -52,7 +52,7 @@ pub(super) fn run<C: FnOnce() -> i32 + Send>(
     keep: &[RawFd],
     c: C,
 ) -> io::Result<Result<CallResult>> {
-    let _verbosity = output::raise_verbosity();
+    let _verbosity = output::raise_verbosity(call.names_users);
     let (mut capture, output) = Capture::new()?;
     let process = AtomicI32::new(0);
     thread::scope(|scope| {

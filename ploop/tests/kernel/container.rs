@@ -1,4 +1,5 @@
 //! An image with an ext4 file system, and what is known to be in it.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -8,7 +8,7 @@ mod linked;
 #[path = "v7.rs"]
 mod linked;
 
-pub(super) use linked::{copy_receive, copy_send, set_fsck, set_merge_range};
+pub(super) use linked::{copy_receive, copy_send, set_fsck, set_merge_range, set_umount_timeout};
 
 /// The line that is linked.
 #[allow(dead_code)]
@@ -28,4 +28,6 @@ pub(crate) struct Line {
     pub(crate) upgrades_v1_at_mount: bool,
     /// `ploop_replace_image` compares size and header of the new file with those of the old one.
     pub(crate) compares_replacement: bool,
+    /// `ploop_set_umount_timeout` is there.
+    pub(crate) sets_umount_timeout: bool,
 }

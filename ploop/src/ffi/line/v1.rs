@@ -11,6 +11,7 @@ pub(super) const LINE: Line = Line {
     copies: true,
     upgrades_v1_at_mount: false,
     compares_replacement: true,
+    sets_umount_timeout: false,
 };
 
 pub(in crate::ffi) use ploop_sys::{
@@ -30,3 +31,6 @@ pub(in crate::ffi) fn set_merge_range(
     param.guid = from.as_ptr();
     param.guid2 = to.as_ptr();
 }
+
+/// libploop has no such setting in this line: `LINE.sets_umount_timeout` says so, and nobody has one.
+pub(in crate::ffi) unsafe fn set_umount_timeout(_di: *mut sys::ploop_disk_images_data, _: i32) {}

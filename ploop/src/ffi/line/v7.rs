@@ -11,6 +11,7 @@ pub(super) const LINE: Line = Line {
     copies: false,
     upgrades_v1_at_mount: true,
     compares_replacement: false,
+    sets_umount_timeout: true,
 };
 
 #[allow(deprecated)]
@@ -29,4 +30,15 @@ pub(in crate::ffi) fn set_merge_range(
     _to: &CText,
 ) {
     param.guid = from.as_ptr();
+}
+
+/// # Safety
+///
+/// The handle is live, and nobody else uses it.
+pub(in crate::ffi) unsafe fn set_umount_timeout(
+    di: *mut sys::ploop_disk_images_data,
+    seconds: i32,
+) {
+    // SAFETY: as this function; C stores the number in the handle.
+    unsafe { sys::ploop_set_umount_timeout(di, seconds) }
 }

@@ -1,0 +1,29 @@
+//! What libploop 7 has and libploop 1 has not. With libploop 1 the same tests find that each call is refused, says why,
+//! and changes nothing.
+//!
+//! Tests that mount are listed as ignored where there is no driver or no root.
+
+#[path = "../kernel/container.rs"]
+mod container;
+#[path = "../filled_image/mod.rs"]
+mod filled_image;
+#[path = "../fixture/mod.rs"]
+mod fixture;
+mod unmounts;
+
+use std::process::ExitCode;
+
+use fixture::harness::Need;
+
+/// What takes a mounted image.
+const MOUNTS: &[Need] = &[Need::Driver, Need::Root];
+
+/// Whether libploop is of line 7.
+fn is_line_7() -> bool {
+    ploop::sys::SONAME == "libploop.so.7"
+}
+
+fn main() -> ExitCode {
+    let sections = [unmounts::tests()];
+    fixture::harness::run(sections.into_iter().flatten().collect())
+}
