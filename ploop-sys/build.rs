@@ -17,6 +17,7 @@ use probe::Line;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=abi");
     println!("cargo::rustc-check-cfg=cfg(ploop_generated)");
     println!("cargo::rustc-check-cfg=cfg(ploop_abi, values(\"v1\", \"v7\"))");
 
@@ -51,7 +52,12 @@ fn build() -> Result<(), String> {
     #[cfg(feature = "bindgen")]
     {
         let out = std::path::PathBuf::from(env::required("OUT_DIR")?).join("bindings.rs");
-        let text = generate::of_header(library.include.as_deref(), library.line.number())?;
+        let descriptions = std::path::Path::new("abi");
+        let text = generate::of_header(
+            library.include.as_deref(),
+            library.line.number(),
+            descriptions,
+        )?;
         std::fs::write(&out, text).map_err(|e| format!("cannot write {}: {e}", out.display()))?;
         println!("cargo::rustc-cfg=ploop_generated");
     }

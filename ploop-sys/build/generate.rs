@@ -8,18 +8,23 @@ use std::process::Command;
 const UNDECLARED: &str = include_str!("../abi/undeclared.h");
 
 /// Reads an interface description, `abi/v7.h`, and returns formatted Rust.
-#[allow(dead_code)]
 pub(crate) fn of_description(file: &Path) -> Result<String, String> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let origin = format!("ploop-sys/abi/{name}");
-    let text = generated(builder().header(file.to_string_lossy()))?;
-    Ok(finish(&origin, &text))
+    let bindings = finish(&origin, &generated(builder_of(file))?);
+    let late = late_functions(&bindings);
+    Ok(bindings + &late_module(&late))
 }
 
 /// Reads the header `ploop/libploop.h` from `include`, or from the compiler's own path, and returns formatted Rust.
-/// From line 7 on there is `ploop/libvolume.h`, too, and the undeclared functions are added.
+/// From line 7 on there is `ploop/libvolume.h`, too; the undeclared functions are added; and the line's description, in
+/// `descriptions`, says which functions are late.
 #[allow(dead_code)]
-pub(crate) fn of_header(include: Option<&Path>, line: u32) -> Result<String, String> {
+pub(crate) fn of_header(
+    include: Option<&Path>,
+    line: u32,
+    descriptions: &Path,
+) -> Result<String, String> {
     let mut builder = builder()
         // The header's text and not its path, so that no directory of this machine gets into the result.
         .header_contents("ploop-sys.h", &headers(line))
@@ -33,7 +38,14 @@ pub(crate) fn of_header(include: Option<&Path>, line: u32) -> Result<String, Str
     if let Some(dir) = include {
         builder = builder.clang_arg(format!("-I{}", dir.display()));
     }
-    Ok(finish("<ploop/libploop.h>", &generated(builder)?))
+    let mut bindings = finish("<ploop/libploop.h>", &generated(builder)?);
+    if line >= 7 {
+        let description = of_description(&descriptions.join(format!("v{line}.h")))?;
+        let mut late = late_functions(&description);
+        late.retain(|function| bindings.contains(&format!("pub fn {}(", function.name)));
+        bindings += &late_module(&late);
+    }
+    Ok(bindings)
 }
 
 fn headers(line: u32) -> String {
@@ -43,6 +55,10 @@ fn headers(line: u32) -> String {
         text += UNDECLARED;
     }
     text
+}
+
+fn builder_of(description: &Path) -> bindgen::Builder {
+    builder().header(description.to_string_lossy())
 }
 
 /// The settings that all bindings share.
@@ -144,7 +160,7 @@ fn finish(origin: &str, text: &str) -> String {
         }
     }
     out.push('\n');
-    for line in text.lines() {
+    for line in line_comments(text).lines() {
         if line.starts_with(&format!("pub type {NAMELESS}")) {
             continue;
         }
@@ -164,4 +180,105 @@ fn finish(origin: &str, text: &str) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Turns the comments of several lines, which bindgen writes as a block, into line comments.
+fn line_comments(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut indent = None;
+    for line in text.lines() {
+        let words = line.trim_start();
+        if words.starts_with("/**") {
+            indent = Some(line.len() - words.len());
+        }
+        let Some(width) = indent else {
+            out += line;
+            out.push('\n');
+            continue;
+        };
+        let words = words.strip_prefix("/**").unwrap_or(words);
+        let words = match words.strip_suffix("*/") {
+            Some(last) => {
+                indent = None;
+                last
+            }
+            None => words,
+        };
+        out += &format!("{:width$}/// {}\n", "", words.trim());
+    }
+    out
+}
+
+/// A function that not every version of its line has: its comment in the description names the first that does.
+struct LateFunction {
+    name: String,
+    since: String,
+    /// The parameters and the result, `(image: *const c_char) -> c_int;`, in one line or several.
+    signature: String,
+}
+
+/// The late functions of bindings that were made from a description.
+fn late_functions(text: &str) -> Vec<LateFunction> {
+    let mut late = Vec::new();
+    let mut comment = String::new();
+    let mut lines = text.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        if let Some(words) = line.strip_prefix("///") {
+            comment += words;
+            continue;
+        }
+        let comment = std::mem::take(&mut comment);
+        let Some((name, rest)) = line
+            .strip_prefix("pub fn ")
+            .and_then(|function| function.split_once('('))
+        else {
+            continue;
+        };
+        let mut signature = format!("({rest}");
+        while !signature.ends_with(';') {
+            let Some(line) = lines.next() else { break };
+            signature.push_str(if line.starts_with(')') {
+                "\n    "
+            } else {
+                "\n        "
+            });
+            signature.push_str(line);
+        }
+        let since = comment
+            .split_once("Since ")
+            .and_then(|(_, rest)| rest.split([',', ' ']).next())
+            .map(|version| version.trim_end_matches('.').to_owned());
+        if let Some(since) = since {
+            late.push(LateFunction {
+                name: name.to_owned(),
+                since,
+                signature,
+            });
+        }
+    }
+    late
+}
+
+/// The module `late`, with the type of each late function and the table of all.
+fn late_module(late: &[LateFunction]) -> String {
+    let mut out = String::from(
+        "/// Functions that the first versions of the line do not have. A program that calls one of them as it is bound\n\
+         /// above does not start where the library lacks it. Look it up by `dlsym` instead; these are the types.\n\
+         pub mod late {\n    use super::*;\n\n    /// The names, and the first versions that have them.\n",
+    );
+    out += &format!(
+        "    pub const SINCE: [(&::core::ffi::CStr, &str); {}] = [\n",
+        late.len()
+    );
+    for LateFunction { name, since, .. } in late {
+        out += &format!("        (c\"{name}\", \"{since}\"),\n");
+    }
+    out += "    ];\n";
+    for LateFunction {
+        name, signature, ..
+    } in late
+    {
+        out += &format!("    pub type {name} = unsafe extern \"C\" fn{signature}\n");
+    }
+    out + "}\n"
 }

@@ -123,7 +123,8 @@ impl Bindings {
             Origin::InstalledHeader(version) => {
                 self.require_installed(version)?;
                 let include = std::env::var_os("PLOOP_INCLUDE_DIR").map(PathBuf::from);
-                generate::of_header(include.as_deref(), self.line)
+                let descriptions = run::root().join("ploop-sys/abi");
+                generate::of_header(include.as_deref(), self.line, &descriptions)
             }
             Origin::Description(file) => generate::of_description(&run::root().join(file)),
         };

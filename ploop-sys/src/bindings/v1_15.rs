@@ -171,8 +171,8 @@ pub type ploop_replace_flags = ::core::ffi::c_int;
 pub struct ploop_replace_param {
     /// A new image file name
     pub file: *mut ::core::ffi::c_char,
-    /** Image to be replaced is specified by
- either guid, level, or current delta file*/
+    /// Image to be replaced is specified by
+    /// either guid, level, or current delta file
     pub guid: *mut ::core::ffi::c_char,
     pub level: ::core::ffi::c_int,
     pub cur_file: *mut ::core::ffi::c_char,
@@ -695,8 +695,8 @@ pub struct ploop_copy_send_param {
     pub ofd: ::core::ffi::c_int,
     /// command to run to stop disk activity
     pub flush_cmd: *const ::core::ffi::c_char,
-    /** File descriptor to read feedback
- from ploop_copy_receive()*/
+    /// File descriptor to read feedback
+    /// from ploop_copy_receive()
     pub feedback_fd: ::core::ffi::c_int,
     pub dummy: [::core::ffi::c_char; 32usize],
 }
@@ -740,8 +740,8 @@ pub struct ploop_copy_receive_param {
     pub file: *const ::core::ffi::c_char,
     /// File descriptor to read from
     pub ifd: ::core::ffi::c_int,
-    /** File descriptor to send feedback
- to ploop_copy_send()*/
+    /// File descriptor to send feedback
+    /// to ploop_copy_send()
     pub feedback_fd: ::core::ffi::c_int,
     pub dummy: [::core::ffi::c_char; 32usize],
 }

@@ -1140,8 +1140,8 @@ const _: () = {
         "Offset of field: ploop_copy_stat::xferred",
     ][::core::mem::offset_of!(ploop_copy_stat, xferred) - 8usize];
 };
-/** A bitmap of the blocks of an image, in pages of `cluster_sec` sectors: an entry of `map` is 0 for a page of zeros, 1 for
- a page of ones, and otherwise the address of a page. Since 7.0.115.*/
+/// A bitmap of the blocks of an image, in pages of `cluster_sec` sectors: an entry of `map` is 0 for a page of zeros, 1 for
+/// a page of ones, and otherwise the address of a page. Since 7.0.115.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct ploop_bitmap {
@@ -1510,8 +1510,8 @@ unsafe extern "C" {
         partname: *mut ::core::ffi::c_char,
         len: ::core::ffi::c_int,
     ) -> ::core::ffi::c_int;
-    /** The device and the partition that hold the file system; for an encrypted image the decrypted ones. `di` may be null.
- Since 7.0.199.*/
+    /// The device and the partition that hold the file system; for an encrypted image the decrypted ones. `di` may be null.
+    /// Since 7.0.199.
     pub fn ploop_get_devname(
         di: *mut ploop_disk_images_data,
         dev: *const ::core::ffi::c_char,
@@ -1538,8 +1538,8 @@ unsafe extern "C" {
         info: *mut ploop_fs_info,
         size: ::core::ffi::c_int,
     ) -> ::core::ffi::c_int;
-    /** Stores the numbers of a mounted file system beside an image, where `ploop_get_info_by_descr` finds them. Since
- 7.0.277.1.*/
+    /// Stores the numbers of a mounted file system beside an image, where `ploop_get_info_by_descr` finds them. Since
+    /// 7.0.277.1.
     pub fn ploop_store_statfs_info(
         mnt: *const ::core::ffi::c_char,
         image: *mut ::core::ffi::c_char,
@@ -1686,8 +1686,8 @@ unsafe extern "C" {
         di: *mut *mut ploop_disk_images_data,
         file: *const ::core::ffi::c_char,
     ) -> ::core::ffi::c_int;
-    /** Begins to copy the image of a device to `param->ofd`: of the handle's device, or of `param->device` where `di` is
- null. Exported, but not declared by the header.*/
+    /// Begins to copy the image of a device to `param->ofd`: of the handle's device, or of `param->device` where `di` is
+    /// null. Exported, but not declared by the header.
     pub fn ploop_copy_init(
         di: *mut ploop_disk_images_data,
         param: *mut ploop_copy_param,
@@ -1710,7 +1710,82 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     /// Ends a copy and frees its handle. Exported, but not declared by the header.
     pub fn ploop_copy_deinit(h: *mut ploop_copy_handle);
-    /** Receives what `ploop_copy_start` and the calls after it send. Not the stream of `ploop_copy_send`. Declared by the
- headers from 8.0.6 on only.*/
+    /// Receives what `ploop_copy_start` and the calls after it send. Not the stream of `ploop_copy_send`. Declared by the
+    /// headers from 8.0.6 on only.
     pub fn ploop_copy_receiver(arg: *mut ploop_copy_receive_param) -> ::core::ffi::c_int;
+}
+/// Functions that the first versions of the line do not have. A program that calls one of them as it is bound
+/// above does not start where the library lacks it. Look it up by `dlsym` instead; these are the types.
+pub mod late {
+    use super::*;
+
+    /// The names, and the first versions that have them.
+    pub const SINCE: [(&::core::ffi::CStr, &str); 14] = [
+        (c"ploop_init_image", "7.0.106"),
+        (c"ploop_suspend_device", "7.0.226"),
+        (c"ploop_resume_device", "7.0.226"),
+        (c"ploop_get_devname", "7.0.199"),
+        (c"ploop_get_fs_info", "7.0.138"),
+        (c"ploop_store_statfs_info", "7.0.277.1"),
+        (c"ploop_image_defrag", "7.0.163.2"),
+        (c"ploop_clone_dd", "7.0.114"),
+        (c"ploop_get_used_bitmap_from_image", "7.0.115"),
+        (c"ploop_get_tracking_bitmap_from_image", "7.0.116"),
+        (c"ploop_release_bitmap", "7.0.115"),
+        (c"ploop_volume_get_info", "7.0.104"),
+        (c"ploop_volume_get_tree", "7.0.104"),
+        (c"ploop_volume_clear_tree", "7.0.104"),
+    ];
+    pub type ploop_init_image = unsafe extern "C" fn(
+        di: *mut ploop_disk_images_data,
+        param: *mut ploop_create_param,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_suspend_device = unsafe extern "C" fn(part: *const ::core::ffi::c_char) -> ::core::ffi::c_int;
+    pub type ploop_resume_device = unsafe extern "C" fn(part: *const ::core::ffi::c_char) -> ::core::ffi::c_int;
+    pub type ploop_get_devname = unsafe extern "C" fn(
+        di: *mut ploop_disk_images_data,
+        dev: *const ::core::ffi::c_char,
+        devname: *mut ::core::ffi::c_char,
+        dlen: ::core::ffi::c_int,
+        partname: *mut ::core::ffi::c_char,
+        plen: ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_get_fs_info = unsafe extern "C" fn(
+        descr: *const ::core::ffi::c_char,
+        info: *mut ploop_fs_info,
+        size: ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_store_statfs_info = unsafe extern "C" fn(
+        mnt: *const ::core::ffi::c_char,
+        image: *mut ::core::ffi::c_char,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_image_defrag = unsafe extern "C" fn(
+        image: *const ::core::ffi::c_char,
+        flags: ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_clone_dd = unsafe extern "C" fn(
+        di: *mut ploop_disk_images_data,
+        guid: *const ::core::ffi::c_char,
+        target: *const ::core::ffi::c_char,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_get_used_bitmap_from_image = unsafe extern "C" fn(
+        di: *mut ploop_disk_images_data,
+        guid: *const ::core::ffi::c_char,
+    ) -> *mut ploop_bitmap;
+    pub type ploop_get_tracking_bitmap_from_image = unsafe extern "C" fn(
+        di: *mut ploop_disk_images_data,
+        guid: *const ::core::ffi::c_char,
+    ) -> *mut ploop_bitmap;
+    pub type ploop_release_bitmap = unsafe extern "C" fn(bmap: *mut ploop_bitmap);
+    pub type ploop_volume_get_info = unsafe extern "C" fn(
+        path: *const ::core::ffi::c_char,
+        info: *mut ploop_volume_info,
+        size: ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_volume_get_tree = unsafe extern "C" fn(
+        path: *const ::core::ffi::c_char,
+        root: *mut ploop_volume_list_head,
+        size: ::core::ffi::c_int,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_volume_clear_tree = unsafe extern "C" fn(root: *mut ploop_volume_list_head);
 }

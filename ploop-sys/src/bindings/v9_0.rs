@@ -1316,8 +1316,8 @@ const _: () = {
         "Offset of field: ploop_copy_stat::xferred",
     ][::core::mem::offset_of!(ploop_copy_stat, xferred) - 8usize];
 };
-/** A bitmap of the blocks of an image, in pages of `cluster_sec` sectors: an entry of `map` is 0 for a page of zeros, 1 for
- a page of ones, and otherwise the address of a page.*/
+/// A bitmap of the blocks of an image, in pages of `cluster_sec` sectors: an entry of `map` is 0 for a page of zeros, 1 for
+/// a page of ones, and otherwise the address of a page.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct ploop_bitmap {
@@ -1753,8 +1753,8 @@ unsafe extern "C" {
         info: *mut ploop_fs_info,
         size: ::core::ffi::c_int,
     ) -> ::core::ffi::c_int;
-    /** Stores the numbers of a mounted file system beside an image, where `ploop_get_info_by_descr` finds them. Since
- 9.0.23.*/
+    /// Stores the numbers of a mounted file system beside an image, where `ploop_get_info_by_descr` finds them. Since
+    /// 9.0.23.
     pub fn ploop_store_statfs_info(
         mnt: *const ::core::ffi::c_char,
         image: *mut ::core::ffi::c_char,
@@ -1895,8 +1895,8 @@ unsafe extern "C" {
         di: *mut *mut ploop_disk_images_data,
         file: *const ::core::ffi::c_char,
     ) -> ::core::ffi::c_int;
-    /** Begins to copy the image of a device to `param->ofd`: of the handle's device, or of `param->device` where `di` is
- null. Exported, but not declared by the header.*/
+    /// Begins to copy the image of a device to `param->ofd`: of the handle's device, or of `param->device` where `di` is
+    /// null. Exported, but not declared by the header.
     pub fn ploop_copy_init(
         di: *mut ploop_disk_images_data,
         param: *mut ploop_copy_param,
@@ -1919,4 +1919,30 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     /// Ends a copy and frees its handle. Exported, but not declared by the header.
     pub fn ploop_copy_deinit(h: *mut ploop_copy_handle);
+}
+/// Functions that the first versions of the line do not have. A program that calls one of them as it is bound
+/// above does not start where the library lacks it. Look it up by `dlsym` instead; these are the types.
+pub mod late {
+    use super::*;
+
+    /// The names, and the first versions that have them.
+    pub const SINCE: [(&::core::ffi::CStr, &str); 4] = [
+        (c"ploop_make_dd_from_imgs", "9.0.25"),
+        (c"ploop_make_dd_from_device", "9.0.25"),
+        (c"ploop_store_statfs_info", "9.0.23"),
+        (c"ploop_compact", "8.0.93"),
+    ];
+    pub type ploop_make_dd_from_imgs = unsafe extern "C" fn(
+        di: *mut *mut ploop_disk_images_data,
+        imgs: *mut *mut ::core::ffi::c_char,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_make_dd_from_device = unsafe extern "C" fn(
+        di: *mut *mut ploop_disk_images_data,
+        device: *const ::core::ffi::c_char,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_store_statfs_info = unsafe extern "C" fn(
+        mnt: *const ::core::ffi::c_char,
+        image: *mut ::core::ffi::c_char,
+    ) -> ::core::ffi::c_int;
+    pub type ploop_compact = unsafe extern "C" fn(param: *mut ploop_compact_param) -> ::core::ffi::c_int;
 }

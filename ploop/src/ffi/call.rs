@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 
 use super::call_result::CallResult;
-use super::process;
+use super::{line, process};
 use crate::lock::Purpose;
 use crate::{Error, Result};
 
@@ -94,6 +94,7 @@ pub(super) fn execute_keeping(
     keep: &[RawFd],
     c: impl FnOnce() -> i32 + Send,
 ) -> Result<CallResult> {
+    line::require_line(call.name)?;
     process::run(call, keep, c)
         .map_err(|error| Error::io(call.name, "libploop could not be called", error))?
 }

@@ -137,6 +137,10 @@ impl ImageHandle {
     /// [`LockedImage`], unless another program takes the lock in the moment of the
     /// [hand-over](ImageLockGuard::hand_over).
     pub(crate) fn lock<'a>(&'a self, call: &'static Call) -> Result<LockedImage<'a>> {
+        if call.purpose == Purpose::Change {
+            // Before anything is changed, so also before `execute` asks.
+            line::require_line(call.name)?;
+        }
         let timeout = self.timeout();
         let guard = self
             .lock

@@ -8,7 +8,13 @@ mod linked;
 #[path = "v7.rs"]
 mod linked;
 
+#[cfg(not(libploop_line = "1"))]
+#[allow(dead_code, unused_imports, unused_macros)]
+mod late;
+mod loaded;
+
 pub(super) use linked::{copy_receive, copy_send, set_fsck, set_merge_range, set_umount_timeout};
+pub(super) use loaded::require_line;
 
 /// The line that is linked.
 #[allow(dead_code)]

@@ -1,0 +1,122 @@
+//! Late functions (`ploop_sys::late`): those that the first versions of a line do not have. All versions of a line have one
+//! soname, so a program that is built with 7.0.280 may be run with 7.0.95. One that is linked to a late function would not
+//! even start there. So these are looked up in the library that is loaded, when they are needed:
+//!
+//! ```ignore
+//! let Some(get_fs_info) = late!(ploop_get_fs_info) else {
+//!     return Err(late::missing("look at the file system", c"ploop_get_fs_info"));
+//! };
+//! ```
+
+use std::ffi::{CStr, c_void};
+
+use ploop_sys as sys;
+
+use crate::{Error, ErrorKind};
+
+/// A late function, as `Option<unsafe extern "C" fn(…) -> …>`: `None` where the library that is loaded does not have it.
+macro_rules! late {
+    ($function:ident) => {{
+        const NAME: &std::ffi::CStr = match std::ffi::CStr::from_bytes_with_nul(
+            concat!(stringify!($function), "\0").as_bytes(),
+        ) {
+            Ok(name) => name,
+            Err(_) => panic!("an identifier has no zero byte"),
+        };
+        // SAFETY: the bindings give the function of this name this type.
+        unsafe { $crate::ffi::line::late::find::<ploop_sys::late::$function>(NAME) }
+    }};
+}
+pub(in crate::ffi) use late;
+
+/// For [`late!`].
+///
+/// # Safety
+///
+/// `F` has to be the type of the pointers to the function of this name.
+pub(in crate::ffi) unsafe fn find<F: Copy>(name: &CStr) -> Option<F> {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    let address = super::loaded::address(name)?;
+    // SAFETY: the address is that of a function whose pointers have type `F`, as the caller promises, and is not null.
+    Some(unsafe { std::mem::transmute_copy(&address) })
+}
+
+/// The error for a function that the library does not have.
+pub(in crate::ffi) fn missing(operation: &'static str, function: &CStr) -> Error {
+    let since = sys::late::SINCE
+        .iter()
+        .find(|(name, _)| *name == function)
+        .map_or_else(String::new, |(_, since)| format!(" (new in {since})"));
+    Error::new(
+        ErrorKind::Unsupported,
+        operation,
+        format!(
+            "the libploop that is loaded is too old: it has no {}{since}",
+            function.to_string_lossy()
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ffi::line::loaded;
+
+    /// `7.0.95` is less than `7.0.163.2`.
+    fn numbers(version: &str) -> Vec<u32> {
+        version.split('.').map(|n| n.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_library_has_the_functions_of_its_version() {
+        let file = loaded::file().unwrap().canonicalize().unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let version = name.strip_prefix("libploop.so.").map(numbers);
+        // A name such as `libploop.so.7` does not tell the version.
+        let version = version.filter(|version| version.len() >= 3);
+        let mut found = 0;
+        for (name, since) in sys::late::SINCE {
+            let is_there = loaded::address(name).is_some();
+            found += usize::from(is_there);
+            if let Some(version) = &version {
+                assert_eq!(is_there, *version >= numbers(since), "{name:?}");
+            }
+        }
+        println!(
+            "{found} of {} in {}",
+            sys::late::SINCE.len(),
+            file.display()
+        );
+        let devname = late!(ploop_get_devname);
+        assert_eq!(
+            devname.is_some(),
+            loaded::address(c"ploop_get_devname").is_some()
+        );
+    }
+
+    #[test]
+    fn the_error_names_the_function_and_its_version() {
+        let error = missing("suspend", c"ploop_suspend_device");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = error.to_string();
+        assert!(
+            text.contains("ploop_suspend_device (new in 7.0.226)"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn this_program_is_linked_to_no_late_function() {
+        let output = std::process::Command::new("nm")
+            .args(["-D", "--undefined-only", "-j"])
+            .arg(std::env::current_exe().unwrap())
+            .output()
+            .expect("this test needs nm (binutils)");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let linked: Vec<&str> = text.lines().collect();
+        assert!(linked.contains(&"ploop_open_dd"), "{linked:?}");
+        for (name, _) in sys::late::SINCE {
+            assert!(!linked.contains(&name.to_str().unwrap()), "{name:?}");
+        }
+    }
+}
