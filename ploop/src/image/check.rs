@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::clusters::Clusters;
 use super::delta::{cluster_offset, misplaced};
 use super::descriptor::{Descriptor, Image};
+use super::disk::{RAW_WITH_HEADER, cut_short};
 use super::extension;
 use super::file;
 use super::header::{Header, HeaderFlags};
@@ -338,7 +339,15 @@ fn check_agreement(
         }
     }
     if let Some(top) = by_guid.get(&descriptor.top) {
-        if size(top) != descriptor.size {
+        if top.header.is_none() && size(top) < descriptor.size {
+            findings.add(
+                Severity::Error,
+                Issue::Size,
+                Some(&top.file),
+                None,
+                cut_short(top.len.bytes(), descriptor.size),
+            );
+        } else if size(top) != descriptor.size {
             findings.add(
                 Severity::Warning,
                 Issue::Size,
@@ -386,7 +395,10 @@ fn snapshots(descriptor: &Descriptor, deltas: &[DeltaReport]) -> Vec<SnapshotRep
 fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaReport> {
     let run = || -> Result<_> {
         let (file, len) = file::open(OPERATION, path)?;
-        let header = (!raw).then(|| Header::read_from(&file, len)).transpose()?;
+        let has_header = raw && Header::is_in(&file);
+        let header = (!raw || has_header)
+            .then(|| Header::read_from(&file, len))
+            .transpose()?;
         let stored = file
             .metadata()
             .map_err(|error| Error::io(OPERATION, "the file cannot be examined", error))?
@@ -395,6 +407,15 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         Ok((file, len, header, stored))
     };
     let (file, len, header, stored) = run().map_err(|error| error.with_path(path))?;
+    if raw && header.is_some() {
+        findings.add(
+            Severity::Error,
+            Issue::Header,
+            Some(path),
+            Some(0),
+            RAW_WITH_HEADER,
+        );
+    }
     // A block device has no holes.
     if stored < len && file.metadata().is_ok_and(|metadata| metadata.is_file()) {
         findings.add(
@@ -418,15 +439,6 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         lost: Size::ZERO,
     };
     let Some(header) = header else {
-        if Header::is_in(&file) {
-            findings.add(
-                Severity::Error,
-                Issue::Header,
-                Some(path),
-                Some(0),
-                "the descriptor says that this is a raw base, and it begins with the header of a delta",
-            );
-        }
         return Ok(delta);
     };
     check_header(&header, path, findings);

@@ -8,6 +8,7 @@ use super::chain::{Chain, Level};
 use super::descriptor::Descriptor;
 use super::extents::{Extents, Mappings};
 use super::file;
+use super::header::Header;
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
 
 const OPERATION: &str = "open image";
@@ -146,6 +147,10 @@ impl OpenOptions {
             .enumerate()
             .map(|(level, image)| self.open_level(&image.file, raw && level == 0))
             .collect::<Result<Vec<_>>>()?;
+        // A snapshot may be of a time when the disk was smaller.
+        if let ([Level::Raw { path, len, .. }], true) = (&levels[..], guid == descriptor.top) {
+            require_whole(path, *len, descriptor.size)?;
+        }
         let mut disk = Disk::from_levels(levels, descriptor.cluster)?;
         disk.image = Arc::new(ImageFiles {
             descriptor: path.map(Path::to_owned),
@@ -174,8 +179,32 @@ impl OpenOptions {
             None => file::open(OPERATION, path),
         }
         .map_err(|error| at(error, path))?;
+        if raw && Header::is_in(&file) {
+            return Err(Error::new(ErrorKind::Corrupt, OPERATION, RAW_WITH_HEADER)
+                .with_path(path)
+                .with_offset(0));
+        }
         Level::from_file(path, file, raw, self.allow_in_use)
     }
+}
+
+/// Of a raw base that begins with the header of a delta: read as a disk, header and table would be its contents.
+pub(super) const RAW_WITH_HEADER: &str =
+    "the descriptor says that this is a raw base, and it begins with the header of a delta";
+
+/// Refuses a plain disk that is shorter than its descriptor says: what is missing would read as if it had never been
+/// there. Below a delta it may be shorter, because the disk may have grown since.
+fn require_whole(path: &Path, len: u64, size: Size) -> Result<()> {
+    if len.next_multiple_of(512) >= size.bytes() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, OPERATION, cut_short(len, size)).with_path(path))
+}
+
+/// What a plain disk of `len` bytes is whose descriptor says `size`.
+pub(super) fn cut_short(len: u64, size: Size) -> String {
+    let len = Size::from_bytes(len);
+    format!("the plain disk has {len}, and {size} by its descriptor: it was cut short")
 }
 
 /// Puts the descriptor into errors that are about no file yet.

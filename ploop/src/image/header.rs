@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::file;
+use super::{file, other_formats};
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
 
 const OPERATION: &str = "read image header";
@@ -16,6 +16,8 @@ const TYPE: u32 = 2;
 /// The mark of Parallels Desktop for an image that it has closed. libploop has 0 there.
 const CLOSED: u32 = 0x312e_3276;
 const IN_USE: u32 = 0x746f_6e59;
+
+const NO_SIGNATURE: &str = "the signature is not that of a ploop image";
 
 /// Offsets of the fields.
 mod at {
@@ -192,7 +194,10 @@ impl Header {
         }
         file.read_exact_at(&mut bytes, 0)
             .map_err(|error| Error::io(OPERATION, "the file cannot be read", error))?;
-        let header = Header::parse(&bytes)?;
+        let header = Header::parse(&bytes).map_err(|error| match error.offset() {
+            Some(0) => name_file(error, file),
+            _ => error,
+        })?;
         header.check_len(len)?;
         Ok(header)
     }
@@ -217,10 +222,7 @@ impl Header {
         } else if signature == SIGNATURE_V2 {
             FormatVersion::V2
         } else {
-            return Err(corrupt(
-                0,
-                "the signature is not that of a ploop image".to_owned(),
-            ));
+            return Err(corrupt(0, NO_SIGNATURE.to_owned()));
         };
         let kind = u32_at(at::TYPE);
         if kind != TYPE {
@@ -355,6 +357,14 @@ impl Header {
     /// Where the table ends, in bytes.
     fn table_end(&self) -> u64 {
         Header::LEN as u64 + 4 * u64::from(self.entries())
+    }
+}
+
+/// Says what a file is that has another signature, if that is known.
+fn name_file(error: Error, file: &File) -> Error {
+    match other_formats::name(file) {
+        Some(name) => corrupt(0, format!("{NO_SIGNATURE}: this is {name}")),
+        None => error,
     }
 }
 

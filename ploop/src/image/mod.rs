@@ -40,6 +40,7 @@ mod file;
 mod header;
 mod holes;
 mod orphans;
+mod other_formats;
 mod partition;
 #[cfg(feature = "libploop")]
 mod preallocate;
@@ -64,7 +65,7 @@ pub use header::{Header, HeaderFlags};
 pub(crate) use orphans::orphans;
 #[cfg(feature = "image-write")]
 pub use partition::partitions_of;
-pub use partition::{Partition, PartitionKind};
+pub use partition::{Partition, PartitionKind, PartitionTable};
 #[cfg(feature = "libploop")]
 pub(crate) use preallocate::preallocate;
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};

@@ -74,7 +74,7 @@ fn names(descriptor: &Descriptor) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Whether a file has a name that libploop makes from one of `stems`.
+/// Whether a file has a name that libploop or Parallels makes from one of `stems`.
 fn belongs(name: &[u8], stems: &BTreeSet<Vec<u8>>) -> bool {
     let plain = [&b".tmp"[..], b".idx"]
         .iter()
@@ -83,20 +83,27 @@ fn belongs(name: &[u8], stems: &BTreeSet<Vec<u8>>) -> bool {
     stems.contains(stem(plain))
 }
 
-/// A name without the GUIDs that libploop has appended: `root.hds` of `root.hds.{…}`.
+/// A name without the GUIDs that libploop has appended: `root.hds` of `root.hds.{…}`. Parallels puts the GUID before the
+/// extension: `data.hdd.0` of `data.hdd.0.{…}.hds`.
 fn stem(mut name: &[u8]) -> &[u8] {
-    // A dot and 38 characters.
-    while let Some((stem, suffix)) = name.split_at_checked(name.len().saturating_sub(39)) {
-        let guid = suffix
-            .strip_prefix(b".{")
-            .and_then(|_| std::str::from_utf8(&suffix[1..]).ok())
-            .is_some_and(|text| text.parse::<Guid>().is_ok());
-        if stem.is_empty() || !guid {
-            break;
-        }
-        name = stem;
+    if let Some(inner) = name.strip_suffix(b".hds").and_then(without_guid) {
+        name = inner;
+    }
+    while let Some(shorter) = without_guid(name) {
+        name = shorter;
     }
     name
+}
+
+/// A name without the GUID at its end, if there is one behind something else.
+fn without_guid(name: &[u8]) -> Option<&[u8]> {
+    // A dot and 38 characters.
+    let (stem, suffix) = name.split_at_checked(name.len().checked_sub(39)?)?;
+    let guid = suffix
+        .strip_prefix(b".")
+        .filter(|it| it.starts_with(b"{"))?;
+    let is_guid = std::str::from_utf8(guid).is_ok_and(|text| text.parse::<Guid>().is_ok());
+    (is_guid && !stem.is_empty()).then_some(stem)
 }
 
 #[cfg(test)]
@@ -111,6 +118,9 @@ mod tests {
             ("root.hds".to_owned(), "root.hds"),
             (format!("root.hds.{GUID}"), "root.hds"),
             (format!("root.hds.{GUID}.{GUID}"), "root.hds"),
+            (format!("data.hdd.0.{GUID}.hds"), "data.hdd.0"),
+            (format!("{GUID}.hds"), &format!("{GUID}.hds")),
+            ("root.hds.hds".to_owned(), "root.hds.hds"),
             (format!(".{GUID}"), &format!(".{GUID}")),
             (format!("a{GUID}"), &format!("a{GUID}")),
             (String::new(), ""),
@@ -121,12 +131,14 @@ mod tests {
 
     #[test]
     fn names_of_deltas() {
-        let stems = BTreeSet::from([b"root.hds".to_vec()]);
+        let stems = BTreeSet::from([b"root.hds".to_vec(), b"data.hdd.0".to_vec()]);
         for (name, expected) in [
             ("root.hds".to_owned(), true),
             (format!("root.hds.{GUID}"), true),
             ("root.hds.tmp".to_owned(), true),
             (format!("root.hds.{GUID}.idx"), true),
+            (format!("data.hdd.0.{GUID}.hds"), true),
+            (format!("data.hdd.1.{GUID}.hds"), false),
             ("other.hds".to_owned(), false),
             (format!("other.hds.{GUID}"), false),
             ("root.hds.bak".to_owned(), false),

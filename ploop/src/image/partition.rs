@@ -10,8 +10,10 @@ use crate::{Error, ErrorKind, Result, Size};
 
 const OPERATION: &str = "read partition table";
 
-/// The sector size of ploop devices, and the unit of both kinds of table.
-const SECTOR: u64 = 512;
+/// The sector size of ploop devices, and that of master boot records.
+const MBR_SECTOR: u64 = 512;
+/// The sector sizes in which a GUID partition table is looked for.
+const SECTORS: [u64; 2] = [MBR_SECTOR, 4096];
 /// Tables usually have 128. The crate `gpt` reads all of them into memory.
 const MAX_GPT_ENTRIES: u32 = 4096;
 /// The longest chain of extended boot records that is read.
@@ -56,12 +58,37 @@ pub enum PartitionKind {
     },
 }
 
+/// A partition table, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct PartitionTable {
+    /// What can be listed, in the order of the table. A partition that ends behind the end of the disk is listed up to
+    /// there, as the kernel does it; one that begins behind it is not listed.
+    pub partitions: Vec<Partition>,
+    /// The unit in which the table counts, in bytes: 512, or 4096 as on disks with sectors of that size.
+    pub sector_size: u32,
+    /// What is wrong with the table, in words.
+    pub faults: Vec<String>,
+}
+
+impl PartitionTable {
+    /// The partitions, or the first fault where nothing could be listed.
+    fn into_partitions(self) -> Result<Vec<Partition>> {
+        match self.faults.into_iter().next() {
+            Some(fault) if self.partitions.is_empty() => Err(corrupt(fault)),
+            _ => Ok(self.partitions),
+        }
+    }
+}
+
 impl Disk {
     /// The partitions of the disk, in the order of the table. Empty where there is no table, as in
     /// an image with a file system of its own.
     ///
-    /// Reads GUID partition tables, their backup where the first is damaged, and master boot
-    /// records with logical partitions.
+    /// Reads GUID partition tables, with sectors of 512 and of 4096 bytes, their backup where the first is damaged, and
+    /// master boot records with logical partitions. What is wrong with a table of which a part can be listed is in
+    /// [`partition_table`](Disk::partition_table).
     ///
     /// ```no_run
     /// use ploop::image::{Disk, PartitionKind};
@@ -78,13 +105,32 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] where a table is damaged or leads out of the disk,
-    /// [`ErrorKind::Unsupported`] for one with entries of unusual size, and those of
+    /// [`ErrorKind::Corrupt`] where there is a table and nothing of it can be listed, and those of
     /// [`Disk::read_at`].
     pub fn partitions(&self) -> Result<Vec<Partition>> {
+        self.partition_table()?.into_partitions()
+    }
+
+    /// The partition table of the disk, also a damaged one, and what is wrong with it.
+    ///
+    /// ```no_run
+    /// use ploop::image::Disk;
+    ///
+    /// let table = Disk::open_image("/vz/private/101/root.hdd/root.hds")?.partition_table()?;
+    /// println!("{} partitions", table.partitions.len());
+    /// for fault in &table.faults {
+    ///     println!("{fault}");
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Disk::read_at`]. A table that is damaged is no error.
+    pub fn partition_table(&self) -> Result<PartitionTable> {
         // The reader stays within the disk, so reads are never short.
         let read = |buffer: &mut [u8], offset| self.read_at(buffer, offset).map(drop);
-        Reader::new(self.size(), read).partitions()
+        Reader::new(self.size(), read).table()
     }
 }
 
@@ -104,7 +150,7 @@ pub fn partitions_of(
             Error::io(OPERATION, "the disk cannot be read", error).with_offset(offset)
         })
     };
-    Reader::new(size, read).partitions()
+    Reader::new(size, read).table()?.into_partitions()
 }
 
 /// A disk with a position, as the crate `gpt` needs it.
@@ -155,129 +201,229 @@ impl<F: FnMut(&mut [u8], u64) -> Result<()>> Reader<F> {
         }
     }
 
-    fn partitions(&mut self) -> Result<Vec<Partition>> {
-        let mut start = [0; 2 * SECTOR as usize];
-        let len = self.read_at(&mut start, 0)?;
-        let (boot, header) = start[..len].split_at(len.min(SECTOR as usize));
-        let record = BootRecord::parse(boot);
+    fn table(&mut self) -> Result<PartitionTable> {
+        let mut table = Listing::new(self.size, MBR_SECTOR);
+        let mut boot = [0; MBR_SECTOR as usize];
+        let len = self.read_at(&mut boot, 0)?;
+        let record = BootRecord::parse(&boot[..len]);
         let protective = record
             .as_ref()
             .is_some_and(|record| record.entries.iter().any(|entry| entry.kind == 0xee));
-        if let Some(header) = gpt_header(header) {
-            return self.gpt_partitions(&header);
+        for sector in SECTORS {
+            // What lies there without a protective record need not be a header in sectors of 4096 bytes.
+            if !protective && sector != MBR_SECTOR {
+                continue;
+            }
+            if let Some(header) = self.gpt_header(sector, sector)? {
+                table.sector = sector;
+                self.gpt_or_backup(&header, &mut table)?;
+                return Ok(table.finish());
+            }
         }
         // A disk that had a GUID table once may still have its backup. It counts where there is a protective record.
         if protective {
-            let mut last = [0; SECTOR as usize];
-            let at = (self.size.bytes() / SECTOR).saturating_sub(1) * SECTOR;
-            let len = self.read_at(&mut last, at)?;
-            return match gpt_header(&last[..len]) {
-                Some(header) => self.gpt_partitions(&header),
-                None => Err(corrupt(
-                    "both headers of the GUID partition table are damaged",
-                )),
-            };
+            table.fault("the header of the GUID partition table is damaged");
+            for sector in SECTORS {
+                if let Some(header) = self.gpt_header(self.last_sector(sector), sector)? {
+                    table.sector = sector;
+                    self.gpt_partitions(&header, &mut table)?;
+                    return Ok(table.finish());
+                }
+            }
+            table.faults = vec!["both headers of the GUID partition table are damaged".to_owned()];
+        } else if let Some(record) = record {
+            self.mbr_partitions(&record, &mut table)?;
         }
-        record.map_or(Ok(Vec::new()), |record| self.mbr_partitions(&record))
+        Ok(table.finish())
     }
 
-    fn gpt_partitions(&mut self, header: &gpt::header::Header) -> Result<Vec<Partition>> {
+    /// The offset of the last whole sector of the disk.
+    fn last_sector(&self, sector: u64) -> u64 {
+        (self.size.bytes() / sector).saturating_sub(1) * sector
+    }
+
+    /// The GPT header in the sector at `offset`, if there is one with the right checksum.
+    fn gpt_header(&mut self, offset: u64, sector: u64) -> Result<Option<gpt::header::Header>> {
+        // `gpt` reads it from the second sector.
+        let mut disk = vec![0; 2 * sector as usize];
+        let (_, second) = disk.split_at_mut(sector as usize);
+        if self.read_at(second, offset)? < second.len() {
+            return Ok(None);
+        }
+        let block = block_size(sector);
+        Ok(gpt::header::read_header_from_arbitrary_device(&mut Cursor::new(disk), block).ok())
+    }
+
+    /// The partitions of a header, or of the backup where the table to which the header leads is damaged.
+    fn gpt_or_backup(&mut self, header: &gpt::header::Header, table: &mut Listing) -> Result<()> {
+        if self.gpt_partitions(header, table)? {
+            return Ok(());
+        }
+        let last = self.last_sector(table.sector);
+        let backup = header.backup_lba.checked_mul(table.sector);
+        for at in [backup.unwrap_or(last), last] {
+            if let Some(backup) = self.gpt_header(at, table.sector)? {
+                if self.gpt_partitions(&backup, table)? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists the partitions of a header; `false` where the table to which it leads is damaged.
+    fn gpt_partitions(
+        &mut self,
+        header: &gpt::header::Header,
+        table: &mut Listing,
+    ) -> Result<bool> {
         // `gpt` does not check either.
         if header.part_size != 128 || header.num_parts > MAX_GPT_ENTRIES {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                OPERATION,
-                format!(
-                    "the table has {} entries of {} bytes",
-                    header.num_parts, header.part_size
-                ),
+            table.fault(format!(
+                "the GUID partition table has {} entries of {} bytes, which are not read",
+                header.num_parts, header.part_size
             ));
+            return Ok(false);
         }
-        let sectors = LogicalBlockSize::Lb512;
         self.position = 0;
-        let entries = gpt::partition::file_read_partitions(self, header, sectors)
-            .map_err(|error| Error::io(OPERATION, "the GUID partition table is damaged", error))?;
-        entries
-            .into_iter()
-            .filter(|(_, entry)| entry.part_type_guid.guid != Uuid::nil())
-            .map(|(number, entry)| {
-                let sectors = entry.last_lba.checked_sub(entry.first_lba);
-                let sectors = sectors.and_then(|n| n.checked_add(1));
-                let kind = PartitionKind::Gpt {
-                    kind: entry.part_type_guid.guid,
-                    guid: entry.part_guid,
-                    name: entry.name,
+        let block = block_size(table.sector);
+        let entries = match gpt::partition::file_read_partitions(self, header, block) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let damaged = "the GUID partition table is damaged";
+                // What the reader failed with, and not what `gpt` has found.
+                return match error.downcast::<Error>() {
+                    Ok(error) => Err(error),
+                    Err(error) => {
+                        table.fault(format!("{damaged}: {error}"));
+                        Ok(false)
+                    }
                 };
-                self.partition(number, entry.first_lba, sectors, kind)
-            })
-            .collect()
+            }
+        };
+        for (number, entry) in entries {
+            if entry.part_type_guid.guid == Uuid::nil() {
+                continue;
+            }
+            let sectors = entry.last_lba.checked_sub(entry.first_lba);
+            let sectors = sectors.and_then(|n| n.checked_add(1));
+            let kind = PartitionKind::Gpt {
+                kind: entry.part_type_guid.guid,
+                guid: entry.part_guid,
+                name: entry.name,
+            };
+            table.add(number, entry.first_lba, sectors, kind);
+        }
+        Ok(true)
     }
 
-    fn mbr_partitions(&mut self, record: &BootRecord) -> Result<Vec<Partition>> {
-        let mut partitions = Vec::new();
+    fn mbr_partitions(&mut self, record: &BootRecord, table: &mut Listing) -> Result<()> {
         let mut extended = None;
         for (number, entry) in (1..).zip(&record.entries) {
             if entry.is_extended() {
                 extended.get_or_insert(u64::from(entry.first));
             } else if entry.is_used() {
-                partitions.push(self.mbr_partition(number, entry, 0)?);
+                table.add_mbr(number, entry, 0);
             }
         }
         let Some(extended) = extended else {
-            return Ok(partitions);
+            return Ok(());
         };
         // Each record has one partition, relative to itself, and the position of the next record, relative to the
         // first.
         let mut at = extended;
         for number in 5..5 + MAX_LOGICAL as u32 {
-            let mut sector = [0; SECTOR as usize];
-            let len = self.read_at(&mut sector, at.saturating_mul(SECTOR))?;
+            let mut sector = [0; MBR_SECTOR as usize];
+            let len = self.read_at(&mut sector, at.saturating_mul(MBR_SECTOR))?;
             let Some(record) = BootRecord::parse(&sector[..len]) else {
+                table.fault(format!("there is no extended boot record at sector {at}"));
                 break;
             };
             let [entry, next, ..] = &record.entries;
             if entry.is_used() {
-                partitions.push(self.mbr_partition(number, entry, at)?);
+                table.add_mbr(number, entry, at);
             }
             let to = extended + u64::from(next.first);
-            if !next.is_extended() || to <= at {
+            if !next.is_extended() {
+                break;
+            }
+            if to <= at {
+                table.fault("the extended boot records lead back");
                 break;
             }
             at = to;
         }
-        Ok(partitions)
+        Ok(())
+    }
+}
+
+/// What is listed of a table.
+struct Listing {
+    size: Size,
+    sector: u64,
+    partitions: Vec<Partition>,
+    faults: Vec<String>,
+}
+
+impl Listing {
+    fn new(size: Size, sector: u64) -> Listing {
+        Listing {
+            size,
+            sector,
+            partitions: Vec::new(),
+            faults: Vec::new(),
+        }
     }
 
-    fn mbr_partition(&self, number: u32, entry: &BootEntry, base: u64) -> Result<Partition> {
+    fn fault(&mut self, fault: impl Into<String>) {
+        self.faults.push(fault.into());
+    }
+
+    fn add_mbr(&mut self, number: u32, entry: &BootEntry, base: u64) {
         let kind = PartitionKind::Mbr {
             kind: entry.kind,
             active: entry.active,
         };
         let first = base + u64::from(entry.first);
-        self.partition(number, first, Some(u64::from(entry.sectors)), kind)
+        self.add(number, first, Some(u64::from(entry.sectors)), kind);
     }
 
-    /// A partition, if it lies within the disk. `sectors` is `None` where it ends before it begins.
-    fn partition(
-        &self,
-        number: u32,
-        first: u64,
-        sectors: Option<u64>,
-        kind: PartitionKind,
-    ) -> Result<Partition> {
-        sectors
-            .and_then(|sectors| {
-                let offset = first.checked_mul(SECTOR)?;
-                let size = sectors.checked_mul(SECTOR)?;
-                let inside = offset.checked_add(size)? <= self.size.bytes();
-                inside.then_some(Partition {
-                    number,
-                    offset,
-                    size: Size::from_bytes(size),
-                    kind,
-                })
-            })
-            .ok_or_else(|| corrupt(format!("partition {number} leads out of the disk")))
+    /// Lists what lies on the disk of a partition. `sectors` is `None` where it ends before it begins.
+    fn add(&mut self, number: u32, first: u64, sectors: Option<u64>, kind: PartitionKind) {
+        let disk = self.size.bytes();
+        let offset = first.saturating_mul(self.sector);
+        let Some(sectors) = sectors else {
+            return self.fault(format!("partition {number} ends before it begins"));
+        };
+        if offset >= disk {
+            return self.fault(format!(
+                "partition {number} begins at {}, and the disk has {}",
+                Size::from_bytes(offset),
+                self.size
+            ));
+        }
+        let end = offset.saturating_add(sectors.saturating_mul(self.sector));
+        if end > disk {
+            self.fault(format!(
+                "partition {number} ends at {}, and the disk has {}",
+                Size::from_bytes(end),
+                self.size
+            ));
+        }
+        self.partitions.push(Partition {
+            number,
+            offset,
+            size: Size::from_bytes(end.min(disk) - offset),
+            kind,
+        });
+    }
+
+    fn finish(self) -> PartitionTable {
+        PartitionTable {
+            partitions: self.partitions,
+            sector_size: self.sector as u32,
+            faults: self.faults,
+        }
     }
 }
 
@@ -285,13 +431,11 @@ fn corrupt(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, OPERATION, message)
 }
 
-/// The GPT header in a sector, if there is one with the right checksum.
-fn gpt_header(sector: &[u8]) -> Option<gpt::header::Header> {
-    // `gpt` reads it from the second sector.
-    let mut disk = vec![0; SECTOR as usize];
-    disk.extend_from_slice(sector);
-    let sectors = LogicalBlockSize::Lb512;
-    gpt::header::read_header_from_arbitrary_device(&mut Cursor::new(disk), sectors).ok()
+fn block_size(sector: u64) -> LogicalBlockSize {
+    match sector {
+        MBR_SECTOR => LogicalBlockSize::Lb512,
+        _ => LogicalBlockSize::Lb4096,
+    }
 }
 
 /// A master or extended boot record. Decoded here: the crates for it panic where sums of sector numbers overflow, and

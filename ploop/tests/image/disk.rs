@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use ploop::image::{Disk, ExportOptions, Extent, OpenOptions, PartitionKind};
+use ploop::image::{Disk, ExportOptions, Extent, OpenOptions};
 use ploop::{ErrorKind, FormatVersion, Guid, Size};
 use proptest::prelude::*;
 
@@ -640,130 +640,6 @@ fn exports_have_holes() {
     disk.export(&target, &options, |_| {}).unwrap();
     let stored = target.metadata().unwrap().blocks() * 512;
     assert!((4 * M..5 * M).contains(&stored), "{stored}");
-}
-
-/// A plain disk with the given sectors.
-fn plain(dir: &Path, sectors: &[(u64, Vec<u8>)]) -> Disk {
-    let file = fs::File::create(dir.join("plain")).unwrap();
-    file.set_len(64 * M).unwrap();
-    for (at, bytes) in sectors {
-        file.write_all_at(bytes, at * 512).unwrap();
-    }
-    Disk::open(describe(dir, &["plain"], 64 * M, M, true)).unwrap()
-}
-
-/// A boot record with entries of (type, first sector, sectors).
-fn boot_record(entries: &[(u8, u32, u32)]) -> Vec<u8> {
-    let mut sector = vec![0; 512];
-    for (entry, (kind, first, sectors)) in sector[446..].chunks_mut(16).zip(entries) {
-        entry[4] = *kind;
-        entry[8..12].copy_from_slice(&first.to_le_bytes());
-        entry[12..].copy_from_slice(&sectors.to_le_bytes());
-    }
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
-    sector
-}
-
-#[test]
-fn boot_records() {
-    let dir = tempfile::tempdir().unwrap();
-    assert_eq!(plain(dir.path(), &[]).partitions().unwrap(), []);
-
-    let first = boot_record(&[(0x83, 2048, 1000), (0, 0, 0), (0x0f, 10_000, 50_000)]);
-    let disk = plain(
-        dir.path(),
-        &[
-            (0, first.clone()),
-            (10_000, boot_record(&[(0x83, 63, 100), (5, 200, 300)])),
-            (10_200, boot_record(&[(0x82, 1, 200), (0, 0, 0)])),
-        ],
-    );
-    let found: Vec<_> = disk
-        .partitions()
-        .unwrap()
-        .into_iter()
-        .map(|partition| {
-            (
-                partition.number,
-                partition.offset / 512,
-                partition.size.sectors(),
-            )
-        })
-        .collect();
-    assert_eq!(found, [(1, 2048, 1000), (5, 10_063, 100), (6, 10_201, 200)]);
-
-    // A chain that bites its tail ends.
-    let disk = plain(
-        dir.path(),
-        &[
-            (0, first),
-            (10_000, boot_record(&[(0x83, 63, 100), (5, 200, 300)])),
-            (10_200, boot_record(&[(0x82, 1, 200), (5, 200, 300)])),
-        ],
-    );
-    assert_eq!(disk.partitions().unwrap().len(), 3);
-    // Numbers that overflow, partitions that end elsewhere.
-    let far = boot_record(&[(0x0f, u32::MAX, u32::MAX), (5, u32::MAX, u32::MAX)]);
-    assert_eq!(plain(dir.path(), &[(0, far)]).partitions().unwrap(), []);
-    let long = boot_record(&[(0x83, u32::MAX, u32::MAX)]);
-    let error = plain(dir.path(), &[(0, long)]).partitions().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert_eq!(error.message(), "partition 1 leads out of the disk");
-}
-
-#[test]
-fn guid_partition_tables() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("plain");
-    let lay_out = || {
-        let mut table = gpt::GptConfig::new()
-            .writable(true)
-            .create_from_device(
-                fs::File::options()
-                    .read(true)
-                    .write(true)
-                    .open(&path)
-                    .unwrap(),
-                None,
-            )
-            .unwrap();
-        for name in ["boot", "root"] {
-            let kind = gpt::partition_types::LINUX_FS;
-            table.add_partition(name, 8 * M, kind, 0, None).unwrap();
-        }
-        table.write().unwrap();
-    };
-    let protective = boot_record(&[(0xee, 1, 131_071)]);
-    let disk = plain(dir.path(), &[(0, protective)]);
-    lay_out();
-    let partitions = disk.partitions().unwrap();
-    assert_eq!(partitions.len(), 2);
-    assert_eq!(partitions[1].number, 2);
-    assert_eq!(partitions[1].size, Size::from_mib(8));
-    let PartitionKind::Gpt { name, .. } = &partitions[1].kind else {
-        panic!("{partitions:?}");
-    };
-    assert_eq!(name, "root");
-
-    // The first header is damaged, then the table, then the backup, too.
-    let file = fs::File::options().write(true).open(&path).unwrap();
-    file.write_all_at(&[0xff; 8], 512 + 40).unwrap();
-    assert_eq!(disk.partitions().unwrap(), partitions);
-    lay_out();
-    file.write_all_at(&[0xff; 8], 1024 + 60).unwrap();
-    assert_eq!(
-        disk.partitions().unwrap_err().operation(),
-        "read partition table"
-    );
-    lay_out();
-    file.write_all_at(&[0xff; 8], 512 + 40).unwrap();
-    file.write_all_at(&[0xff; 8], 64 * M - 512 + 40).unwrap();
-    let error = disk.partitions().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert_eq!(
-        error.message(),
-        "both headers of the GUID partition table are damaged"
-    );
 }
 
 /// Without holes that can be looked for, and without files that have no name yet. What is skipped is

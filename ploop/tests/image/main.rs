@@ -1,6 +1,7 @@
 //! What is read of images, without libploop: descriptors, deltas, disks, and what the check finds.
 #![cfg(feature = "image")]
 
+mod as_found;
 mod check;
 mod descriptor;
 mod disk;
@@ -8,6 +9,7 @@ mod layers;
 #[cfg(feature = "libploop")]
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
+mod partitions;
 #[path = "../work_done/mod.rs"]
 mod work_done;
 #[path = "../written_image/mod.rs"]
