@@ -1,8 +1,9 @@
-//! [`Disk::export`]: copies the virtual disk to a raw file with holes; [`Disk::stream`]: to a pipe.
+//! [`Disk::export`]: copies the virtual disk to a raw file with holes; [`Disk::stream`]: to a pipe; [`Disk::copy_to`]: to
+//! whatever takes data at an offset.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -214,7 +215,7 @@ impl Disk {
         &self,
         path: &Path,
         options: &ExportOptions,
-        mut progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress),
     ) -> Result<()> {
         check_target(self, path, options.overwrite)?;
         let range = options.range(self);
@@ -225,33 +226,7 @@ impl Disk {
             .set_len(range.end - range.start)
             .map_err(write_failed)?;
 
-        let job = ExportJob {
-            chain: self.chain(),
-            target: target.file(),
-            options,
-            start: range.start,
-            queue: Mutex::new(MappingQueue {
-                mappings: self.mappings(),
-                range,
-                rest: None,
-            }),
-            failure: Mutex::new(None),
-            stop: AtomicBool::new(false),
-        };
-        let mut copied = 0;
-        let mut report = |bytes| {
-            copied += bytes;
-            progress(Progress {
-                copied: Size::from_bytes(copied),
-                total,
-            });
-        };
-        report(0);
-        job.run(report);
-        let failure = job.failure.into_inner();
-        if let Some(error) = failure.unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
+        self.copy_range(range, total, target.file(), options, progress)?;
         if options.sync {
             let synced = target.file().sync_all();
             synced.map_err(write_failed)?;
@@ -359,6 +334,94 @@ impl Disk {
         }
     }
 
+    /// Copies the data of the disk to whatever takes data at an offset, such as a writer of another image format. All
+    /// options count but [`overwrite`](ExportOptions::overwrite) and [`sync`](ExportOptions::sync).
+    ///
+    /// Several threads write at the same time, in no order; no two write the same bytes. What is not written is zero.
+    /// `progress` is called as in [`export`](Disk::export).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let file = dir.path().join("plain");
+    /// # std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+    /// # let image = ploop::image::Image::new(ploop::Guid::TOP, &file, ploop::image::ImageKind::Plain);
+    /// # let descriptor = ploop::Descriptor::new(ploop::Size::from_mib(1), image);
+    /// use std::io;
+    /// use std::sync::Mutex;
+    /// use ploop::image::{ExportOptions, ExportTarget, OpenOptions};
+    ///
+    /// struct Memory(Mutex<Vec<u8>>);
+    ///
+    /// impl ExportTarget for Memory {
+    ///     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+    ///         let offset = offset as usize;
+    ///         self.0.lock().unwrap()[offset..offset + data.len()].copy_from_slice(data);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let disk = OpenOptions::new().open_descriptor(&descriptor, descriptor.top)?;
+    /// let memory = Memory(Mutex::new(vec![0; disk.size().bytes() as usize]));
+    /// disk.copy_to(&memory, &ExportOptions::new(), |_| ())?;
+    /// assert_eq!(memory.0.into_inner().unwrap(), vec![7; 1 << 20]);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`stream`](Disk::stream).
+    pub fn copy_to(
+        &self,
+        target: &impl ExportTarget,
+        options: &ExportOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        let range = options.range(self);
+        let total = self.allocated_in(&range)?;
+        self.copy_range(range, total, target, options, progress)
+            .map_err(|error| match (error.path(), self.source()) {
+                (None, Some(source)) => error.with_path(source),
+                _ => error,
+            })
+    }
+
+    fn copy_range(
+        &self,
+        range: Range<u64>,
+        total: Size,
+        target: &dyn ExportTarget,
+        options: &ExportOptions,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        let job = ExportJob {
+            chain: self.chain(),
+            target,
+            options,
+            start: range.start,
+            queue: Mutex::new(MappingQueue {
+                mappings: self.mappings(),
+                range,
+                rest: None,
+            }),
+            failure: Mutex::new(None),
+            stop: AtomicBool::new(false),
+        };
+        let mut copied = 0;
+        let mut report = |bytes| {
+            copied += bytes;
+            progress(Progress {
+                copied: Size::from_bytes(copied),
+                total,
+            });
+        };
+        report(0);
+        job.run(report);
+        let failure = job.failure.into_inner();
+        failure
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Ok(()), Err)
+    }
+
     /// What is allocated in a range of the disk.
     fn allocated_in(&self, range: &Range<u64>) -> Result<Size> {
         let mut total = 0;
@@ -371,7 +434,7 @@ impl Disk {
     }
 }
 
-fn write_failed(error: impl Into<std::io::Error>) -> Error {
+fn write_failed(error: impl Into<io::Error>) -> Error {
     Error::io(OPERATION, "the file cannot be written", error)
 }
 
@@ -450,10 +513,26 @@ impl DirectoryEntry {
     }
 }
 
+/// Where [`Disk::copy_to`] puts the data.
+pub trait ExportTarget: Sync {
+    /// Writes all of `data`. Called by several threads at the same time, for parts that do not overlap.
+    ///
+    /// # Errors
+    ///
+    /// The export ends with an error that contains this one.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+}
+
+impl ExportTarget for File {
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(data, offset)
+    }
+}
+
 /// An export that is running.
 struct ExportJob<'a> {
     chain: &'a Chain,
-    target: &'a File,
+    target: &'a dyn ExportTarget,
     options: &'a ExportOptions,
     /// The offset on the disk of the first byte of the target.
     start: u64,
@@ -590,7 +669,7 @@ impl ExportJob<'_> {
 
     fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         self.target
-            .write_all_at(data, offset)
+            .write_at(data, offset)
             .map_err(|error| write_failed(error).with_offset(offset))
     }
 }

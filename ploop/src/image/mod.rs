@@ -58,7 +58,7 @@ pub use changes::Changes;
 pub use check::{check, check_image};
 pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
 pub use disk::{Disk, OpenOptions};
-pub use export::{ExportOptions, Progress};
+pub use export::{ExportOptions, ExportTarget, Progress};
 pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
 #[cfg(feature = "libploop")]

@@ -53,9 +53,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  ploop-image diff root.hdd --from 5fbaabe3-6958-40ff-92a7-860e329aab41"
     )]
     Diff(Diff),
-    /// Write the disk, or a partition of it, into a raw file or to a pipe
+    /// Write the disk, or a partition of it, into a raw file, a qcow2 image or a pipe
     #[command(
-        after_help = "Examples:\n  ploop-image export root.hdd disk.raw\n  ploop-image export root.hdd - | zstd > disk.zst"
+        after_help = "Examples:\n  ploop-image export root.hdd disk.raw\n  ploop-image export root.hdd disk.qcow2 --format qcow2\n  ploop-image export root.hdd - | zstd > disk.zst"
     )]
     Export(Export),
 }
@@ -119,4 +119,6 @@ pub(crate) struct Export {
 pub(crate) enum Format {
     /// The bytes of the disk, with holes
     Raw,
+    /// QEMU's format, which stores the clusters that have data
+    Qcow2,
 }

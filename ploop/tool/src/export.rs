@@ -4,11 +4,13 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use ploop::Size;
 use ploop::image::{Disk, ExportOptions};
 
 use crate::cli::{Export, Format};
 use crate::output::{Failure, Output, Result};
 use crate::progress::{bar, interrupt_flag};
+use crate::qcow2::Qcow2File;
 
 pub(crate) fn run(export: &Export, output: &Output) -> Result {
     let disk = export.state.open()?;
@@ -16,8 +18,10 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
         .overwrite(export.overwrite)
         .sync(!export.no_sync)
         .cancel(interrupt_flag()?);
-    if let Some(number) = export.partition {
-        options = of_partition(&disk, number, options)?;
+    let part = export.partition.map(|number| partition(&disk, number));
+    let part = part.transpose()?;
+    if let Some((offset, size)) = part {
+        options = options.part(offset, size);
     }
     let bar = bar(output, "exported");
     let progress = |progress: ploop::image::Progress| {
@@ -25,6 +29,12 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
         bar.set_position(progress.copied.bytes());
     };
     match export.format {
+        Format::Qcow2 => {
+            let size = part.map_or(disk.size(), |(_, size)| size);
+            let target = Qcow2File::create(&export.out, size, export.overwrite)?;
+            disk.copy_to(&target, &options, progress)?;
+            target.publish(!export.no_sync)?;
+        }
         Format::Raw if export.out == Path::new("-") => {
             // Not `Stdout`, which looks for ends of lines.
             let out = io::stdout().lock();
@@ -37,10 +47,11 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
     Ok(ExitCode::SUCCESS)
 }
 
-fn of_partition(disk: &Disk, number: u32, options: ExportOptions) -> Result<ExportOptions> {
+/// Where a partition begins, and its size.
+fn partition(disk: &Disk, number: u32) -> Result<(u64, Size)> {
     let partitions = disk.partitions()?;
     match partitions.iter().find(|it| it.number == number) {
-        Some(partition) => Ok(options.part(partition.offset, partition.size)),
+        Some(partition) => Ok((partition.offset, partition.size)),
         None if partitions.is_empty() => Err(Failure::Request(
             "the disk has no partition table; leave --partition out".to_owned(),
         )),

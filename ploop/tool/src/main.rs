@@ -8,6 +8,7 @@ mod info;
 mod map;
 mod output;
 mod progress;
+mod qcow2;
 mod source;
 
 use std::process::ExitCode;

@@ -237,3 +237,28 @@ fn a_delta_by_itself_is_exported() {
     disk.read_at(&mut expected, 0).unwrap();
     assert!(fs::read(&out).unwrap() == expected);
 }
+
+#[test]
+fn export_to_qcow2_is_the_disk() {
+    use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, file, qcow2};
+    let image = Image::new();
+    let out = image.file("out.qcow2");
+    let arguments = ["export", "--format", "qcow2", image.path(), text(&out)];
+    command(&arguments).assert().success();
+    let storage = file::File::try_from(fs::File::open(&out).unwrap()).unwrap();
+    let opened = qcow2::Qcow2OpenBuilder::<file::File>::new(storage)
+        .open(DenyImplicitOpenGate::default())
+        .unwrap();
+    let mut read = vec![0xa5; image.states[1].len()];
+    FormatAccess::new(opened).read(&mut read[..], 0).unwrap();
+    assert!(read == image.states[1]);
+    // Two clusters of the four have data; the rest takes no space.
+    let stored = fs::metadata(&out).unwrap().len();
+    assert!((2 * M..3 * M).contains(&stored), "{stored}");
+    command(&arguments).assert().code(1).stderr_eq(str![[r#"
+error: [..]/out.qcow2: a file of that name is there already
+
+"#]]);
+    let left: Vec<_> = fs::read_dir(image.dir.path()).unwrap().collect();
+    assert_eq!(left.len(), 4, "{left:?}");
+}
