@@ -4,6 +4,7 @@
 mod env;
 #[cfg(feature = "bindgen")]
 #[path = "build/generate.rs"]
+#[allow(dead_code, reason = "`cargo xtask` uses the other half")]
 mod generate;
 #[path = "build/link.rs"]
 mod link;

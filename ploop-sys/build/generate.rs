@@ -19,7 +19,6 @@ pub(crate) fn of_description(file: &Path) -> Result<String, String> {
 /// Reads the header `ploop/libploop.h` from `include`, or from the compiler's own path, and returns formatted Rust.
 /// From line 7 on there is `ploop/libvolume.h`, too; the undeclared functions are added; and the line's description, in
 /// `descriptions`, says which functions are late.
-#[allow(dead_code)]
 pub(crate) fn of_header(
     include: Option<&Path>,
     line: u32,
@@ -28,8 +27,7 @@ pub(crate) fn of_header(
     let mut builder = builder()
         // The header's text and not its path, so that no directory of this machine gets into the result.
         .header_contents("ploop-sys.h", &headers(line))
-        // C types that Rust already has.
-        .blocklist_type("__u8|__u32|__u64")
+        .blocklist_type(KERNEL_TYPES)
         // The header has ordinary comments, and may be in a system directory.
         .clang_args([
             "-fparse-all-comments",
@@ -47,6 +45,19 @@ pub(crate) fn of_header(
     }
     Ok(bindings)
 }
+
+/// Everything that these headers declare, whatever its name. `libvolume` is empty where there is none.
+pub(crate) fn of_public_headers(libploop: &str, libvolume: &str) -> Result<String, String> {
+    let builder = builder()
+        // As one text: the second uses types of the first.
+        .header_contents("public.h", &format!("{libploop}\n{libvolume}"))
+        .allowlist_file("(.*/)?public\\.h")
+        .blocklist_type(KERNEL_TYPES);
+    Ok(finish("the public headers", &generated(builder)?))
+}
+
+/// C types that Rust already has.
+const KERNEL_TYPES: &str = "__u8|__u32|__u64";
 
 fn headers(line: u32) -> String {
     let mut text = String::from("#include <ploop/libploop.h>\n");

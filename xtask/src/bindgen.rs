@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// The generator that the feature `bindgen` of ploop-sys uses, too.
 #[path = "../../ploop-sys/build/generate.rs"]
-mod generate;
+pub(crate) mod generate;
 
 /// A committed file of bindings, and what it is made from.
 pub(crate) struct Bindings {

@@ -2,6 +2,7 @@
 //!
 //! Building this needs only the Rust toolchain. A command names what else it needs and has `ci/setup.sh` install it.
 
+mod abi;
 mod bench;
 mod bindgen;
 mod checks;
@@ -37,6 +38,8 @@ const EXIT_CODES: &str = "Exit codes: 0 success; 1 a check or a test failed; 2 w
 enum Command {
     /// Generate ploop-sys's committed bindings from the installed libploop header
     Bindgen(bindgen::Options),
+    /// Compare a committed binding with headers of libploop, or tell since which version each function and member is there
+    Abi(abi::Options),
     /// Build the library's examples and show real images being managed
     Demo(demo::Options),
     /// Run a program in the sandbox, where ploop works without the kernel driver
@@ -60,6 +63,7 @@ struct Install {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bindgen(options) => bindgen::run(&options),
+        Command::Abi(options) => abi::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Sandbox(options) => match sandbox::run(&options) {
             Ok(code) => return code,
