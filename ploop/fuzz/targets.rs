@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ploop::Guid;
-use ploop::image::{Descriptor, Disk, Header, OpenOptions, check as check_image};
+use ploop::image::{
+    Descriptor, Disk, Header, OpenOptions, check as check_image, tracking_bitmaps, used_bitmap,
+};
 
 /// The contents of a `DiskDescriptor.xml`.
 pub fn descriptor(input: &[u8]) {
@@ -50,6 +52,13 @@ pub fn delta(input: &[u8]) {
         assert_eq!(again.in_use, header.in_use);
     }
     let report = ploop::image::check_image(&path);
+    let used = used_bitmap(&path);
+    assert!(used.is_ok() || !report.is_sound());
+    for bitmap in tracking_bitmaps(&path).into_iter().flatten() {
+        let size = bitmap.size.bytes();
+        let mut extents = bitmap.extents().take(1000);
+        assert!(extents.all(|extent| extent.len > 0 && extent.offset + extent.len <= size));
+    }
     let options = OpenOptions::new().allow_in_use(true);
     let Ok(disk) = options.open_image(&path) else {
         assert!(!report.is_sound());

@@ -18,7 +18,7 @@ use bitflags::Flags;
 use rustix::fs::{Access, OFlags};
 
 use crate::canonical::CanonicalDescriptor;
-use crate::ffi::{self, Call, LockedImage, WriteSignalsBlocked};
+use crate::ffi::{self, Call, LINE, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::recovery::merge::MergeRecord;
 use crate::image::sound::{SoundDelta, require_header_of, require_sound};
@@ -53,7 +53,7 @@ pub(crate) struct Change<'a> {
     /// The delta files that exist.
     pub(crate) files: Vec<(Guid, Identity)>,
     canonical: CanonicalDescriptor,
-    /// Deltas that are marked as closed: libploop takes every mark for one of a delta in use.
+    /// Deltas that are marked as closed: libploop 1 takes every mark for one of a delta in use.
     marked_closed: RefCell<Vec<Image>>,
     /// Also for the files that this crate writes itself.
     _write_signals: WriteSignalsBlocked,
@@ -237,8 +237,11 @@ impl<'a> Change<'a> {
                 sound.push(delta);
                 continue;
             };
-            if delta.is_marked_closed {
-                self.marked_closed.borrow_mut().push(image.clone());
+            if !LINE.keeps_extensions {
+                require_no_extension(self.operation(), &delta)?;
+                if delta.is_marked_closed {
+                    self.marked_closed.borrow_mut().push(image.clone());
+                }
             }
             let expected = *first.get_or_insert(version);
             if version != expected {
@@ -293,6 +296,19 @@ impl<'a> Change<'a> {
     pub(crate) fn require_tools(&self, tools: &[&str]) -> Result<()> {
         require_tools(self.operation(), tools)
     }
+}
+
+fn require_no_extension(operation: &'static str, delta: &SoundDelta<'_>) -> Result<()> {
+    if !delta.has_extension {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        operation,
+        "this delta has a format extension with dirty bitmaps of a backup program, which libploop 1 would cut off; drop them with Ploop::drop_tracking or the program that made them, or export the disk to a new image",
+    )
+    .with_path(&delta.image.file)
+    .with_offset(56))
 }
 
 /// That libploop knows these flags.

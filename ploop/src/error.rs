@@ -199,7 +199,7 @@ impl Error {
     }
 
     /// The same failure as part of a larger operation.
-    #[cfg(feature = "libploop")]
+    #[cfg(feature = "image")]
     pub(crate) fn during(mut self, operation: &'static str) -> Error {
         self.0.operation = operation;
         self

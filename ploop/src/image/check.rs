@@ -559,7 +559,16 @@ impl TableCheck<'_> {
 
     /// How many clusters the format extension has.
     fn extension_clusters(&self, findings: &mut Findings) -> u64 {
-        if self.header.extension_sector == 0 {
+        if !self.header.has_extension() {
+            if self.header.extension_sector != 0 && !self.header.in_use {
+                findings.add(
+                    Severity::Note,
+                    Issue::Extension,
+                    Some(self.path),
+                    Some(56),
+                    "the header names a format extension that was not kept up, and is ignored",
+                );
+            }
             return 0;
         }
         match extension::clusters(self.file, self.header, self.len) {
@@ -569,7 +578,7 @@ impl TableCheck<'_> {
                     Issue::Extension,
                     Some(self.path),
                     Some(56),
-                    "the image has a format extension; changes and mounts, which would cut it off, are refused",
+                    "the image has a format extension; with libploop 1, which would cut it off, changes and mounts are refused",
                 );
                 clusters.len() as u64
             }

@@ -13,7 +13,7 @@ const SIGNATURE_V1: &[u8; 16] = b"WithoutFreeSpace";
 const SIGNATURE_V2: &[u8; 16] = b"WithouFreSpacExt";
 /// The only disk type there is (`PRL_IMAGE_COMPRESSED`). Nothing is compressed.
 const TYPE: u32 = 2;
-/// The mark of Parallels Desktop for an image that it has closed. libploop has 0 there.
+/// The mark of Parallels Desktop for an image that it has closed. libploop has 0 there, but where it tracks changes.
 const CLOSED: u32 = 0x312e_3276;
 const IN_USE: u32 = 0x746f_6e59;
 
@@ -86,11 +86,17 @@ pub struct Header {
     pub size: Size,
     /// Whether the image is marked as in use: mounted now, or not unmounted before a power cut.
     pub in_use: bool,
+    /// Whether the image is marked as closed by a program that keeps format extensions: Parallels Desktop, or libploop
+    /// 7 where changes are tracked. libploop 1 takes the mark for one of an image in use, and clears it.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub marked_closed: bool,
     /// The sector of the file at which the table ends and the data begins.
     pub first_block_sector: u32,
     /// State flags.
     pub flags: HeaderFlags,
-    /// The sector of the file at which the format extension with dirty bitmaps lies; 0 where there is none.
+    /// The sector of the file at which the format extension with dirty bitmaps lies; 0 where there is none. The
+    /// extension counts only where the image is [marked as closed](Header::marked_closed): see
+    /// [`has_extension`](Header::has_extension).
     pub extension_sector: u64,
 }
 
@@ -122,6 +128,7 @@ impl Header {
                 stored_entries,
                 size: Size::from_sectors(sectors),
                 in_use: false,
+                marked_closed: false,
                 first_block_sector,
                 flags: HeaderFlags::EMPTY,
                 extension_sector: 0,
@@ -164,23 +171,22 @@ impl Header {
         file.sync_data()
     }
 
-    /// Whether the delta is marked as closed by Parallels Desktop. libploop takes every mark for one of a delta in use.
-    #[cfg(feature = "libploop")]
-    pub(crate) fn is_marked_closed(file: &File) -> std::io::Result<bool> {
-        let mut mark = [0; 4];
-        file.read_exact_at(&mut mark, at::IN_USE as u64)?;
-        Ok(u32::from_le_bytes(mark) == CLOSED)
-    }
-
     /// Clears the mark of a closed delta, and no other.
     #[cfg(feature = "libploop")]
     pub(crate) fn clear_closed_mark(path: &Path) -> std::io::Result<()> {
-        let file = File::options().read(true).write(true).open(path)?;
-        if !Header::is_marked_closed(&file)? {
+        if !Header::read(path).is_ok_and(|header| header.marked_closed) {
             return Ok(());
         }
+        let file = File::options().write(true).open(path)?;
         file.write_all_at(&[0; 4], at::IN_USE as u64)?;
         file.sync_data()
+    }
+
+    /// Whether there is a format extension that was kept up with the data: whoever writes to the image and does not
+    /// know of extensions clears the mark of a closed image.
+    #[must_use]
+    pub fn has_extension(&self) -> bool {
+        self.extension_sector != 0 && self.marked_closed
     }
 
     /// [`Header::read`] of a file of `len` bytes.
@@ -264,6 +270,7 @@ impl Header {
             stored_entries: u32_at(at::ENTRIES),
             size: Size::from_sectors(sectors),
             in_use: !matches!(u32_at(at::IN_USE), 0 | CLOSED),
+            marked_closed: u32_at(at::IN_USE) == CLOSED,
             first_block_sector: u32_at(at::FIRST_BLOCK),
             flags: HeaderFlags::from_bits_retain(u32_at(at::FLAGS)),
             extension_sector: u64_at(at::EXTENSION),
@@ -289,7 +296,8 @@ impl Header {
         Ok(header)
     }
 
-    /// The bytes of this header. `in_use` becomes the mark the driver sets.
+    /// The bytes of this header. `in_use` becomes the mark the driver sets, and `marked_closed` that of Parallels
+    /// Desktop.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Header::LEN] {
         let mut bytes = [0; Header::LEN];
@@ -305,7 +313,11 @@ impl Header {
                 put(at::SIZE, &sectors.to_le_bytes());
             }
         }
-        let in_use = if self.in_use { IN_USE } else { 0 };
+        let in_use = match (self.in_use, self.marked_closed) {
+            (true, _) => IN_USE,
+            (false, true) => CLOSED,
+            (false, false) => 0,
+        };
         for (at, field) in [
             (at::TYPE, TYPE),
             (at::HEADS, self.heads),

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod atomic_file;
+mod bitmap;
 mod chain;
 mod changes;
 mod check;
@@ -54,6 +55,7 @@ mod table;
 mod write;
 mod xml;
 
+pub use bitmap::{TrackingBitmap, UsedBitmap, tracking_bitmaps, used_bitmap};
 pub use changes::Changes;
 pub use check::{check, check_image};
 pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};

@@ -16,10 +16,12 @@ pub(crate) struct SoundDelta<'i> {
     /// `None` for a raw base.
     pub(crate) version: Option<FormatVersion>,
     pub(crate) is_marked_closed: bool,
+    /// It keeps dirty bitmaps.
+    pub(crate) has_extension: bool,
 }
 
-/// Requires that a delta of the image can be worked on: its header fits the descriptor, its table is sound, and it has
-/// no format extension; of a raw base, that it can be one.
+/// Requires that a delta of the image can be worked on: its header fits the descriptor, and its table is sound; of a raw
+/// base, that it can be one.
 pub(crate) fn require_sound<'i>(
     operation: &'static str,
     image: &'i Image,
@@ -36,27 +38,17 @@ pub(crate) fn require_sound<'i>(
             size: require_raw(operation, &image.file, descriptor)?,
             version: None,
             is_marked_closed: false,
+            has_extension: false,
         });
     }
-    let accept = |header: &Header| {
-        require_header_of(operation, image, descriptor, header)?;
-        if header.extension_sector == 0 {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            operation,
-            "this delta has a format extension with the dirty bitmaps of a backup program, which libploop would cut off; remove it with the program that made it, or export the disk to a new image",
-        )
-        .with_path(&image.file)
-        .with_offset(56))
-    };
-    let (header, file) = require_sound_delta(operation, &image.file, accept)?;
+    let accept = |header: &Header| require_header_of(operation, image, descriptor, header);
+    let (header, _) = require_sound_delta(operation, &image.file, accept)?;
     Ok(SoundDelta {
         image,
         size: header.size.bytes(),
         version: Some(header.version),
-        is_marked_closed: Header::is_marked_closed(&file).unwrap_or(false),
+        is_marked_closed: header.marked_closed,
+        has_extension: header.has_extension(),
     })
 }
 

@@ -150,7 +150,7 @@ fn what_is_wrong_in_a_delta() {
         (44, 1, Severity::Warning, Issue::InUse, 44),
         (52, 2, Severity::Error, Issue::Unsupported, 52),
         (52, 1, Severity::Note, Issue::EmptyFlag, 52),
-        (56, 1, Severity::Warning, Issue::Extension, 56),
+        (56, 1, Severity::Note, Issue::Extension, 56),
         (32, 65, Severity::Warning, Issue::Size, 32),
         (48, 0, Severity::Error, Issue::Header, 48),
         (48, 4 * 64 + 64, Severity::Error, Issue::Header, 48),

@@ -2,6 +2,7 @@
 #![cfg(feature = "image")]
 
 mod as_found;
+mod bitmap;
 mod check;
 mod descriptor;
 mod disk;
@@ -12,5 +13,7 @@ mod old_kernel;
 mod partitions;
 #[path = "../work_done/mod.rs"]
 mod work_done;
+#[path = "../written_bitmap/mod.rs"]
+mod written_bitmap;
 #[path = "../written_image/mod.rs"]
 mod written_image;

@@ -34,6 +34,8 @@ pub(crate) struct Line {
     pub(crate) upgrades_v1_at_mount: bool,
     /// `ploop_replace_image` compares size and header of the new file with those of the old one.
     pub(crate) compares_replacement: bool,
+    /// Deltas keep the bitmaps of tracked changes in a format extension; otherwise the library does not know of any.
+    pub(crate) keeps_extensions: bool,
     /// `ploop_set_umount_timeout` is there.
     pub(crate) sets_umount_timeout: bool,
 }

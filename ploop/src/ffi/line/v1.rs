@@ -11,6 +11,7 @@ pub(super) const LINE: Line = Line {
     copies: true,
     upgrades_v1_at_mount: false,
     compares_replacement: true,
+    keeps_extensions: false,
     sets_umount_timeout: false,
 };
 

@@ -117,7 +117,7 @@ impl WritableDelta {
             let header = Header::parse(&bytes)?;
             header.check_len(len)?;
             check_readable(&header, allow_in_use)?;
-            if header.extension_sector != 0 {
+            if header.has_extension() {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     OPERATION,
@@ -353,6 +353,7 @@ impl WritableDelta {
     pub(super) fn mark(&mut self, in_use: bool) -> Result<()> {
         let mut header = self.header.clone();
         header.in_use = in_use;
+        header.marked_closed = false;
         let empty = !in_use && self.space.end == header.data_start();
         header.flags.set(HeaderFlags::EMPTY, empty);
         self.put_header(header)
