@@ -265,13 +265,19 @@ impl BlockDevice {
         lines
     }
 
-    /// Freezes every file system mounted from the device until the result is dropped. The caller must hold no lock that
-    /// a read or write takes.
-    pub(crate) fn freeze(&self) -> io::Result<Frozen> {
+    /// Freezes file systems mounted from the device until the result is dropped. The caller must hold no lock that a
+    /// read or write takes.
+    pub(crate) fn freeze(&self, what: Freeze) -> io::Result<Frozen> {
         let mut frozen = Frozen(Vec::new());
         let mut done = Vec::new();
+        let only = match what {
+            Freeze::Everything => None,
+            Freeze::Whole => Some(self.device.number().ok()),
+            Freeze::Partition => Some(self.device.partition_number(FIRST)),
+        };
         for mount in self.mount_lines() {
-            if done.contains(&mount.device) {
+            let is_other = only.is_some_and(|only| only != Some(mount.device));
+            if is_other || done.contains(&mount.device) {
                 continue;
             }
             let directory = File::open(&mount.point)?;
@@ -353,6 +359,15 @@ impl Drop for BlockDevice {
 /// Whether this is the error of a loop device that is not bound to a file.
 fn is_unbound(error: Option<io::Error>) -> bool {
     error.is_some_and(|error| Errno::from_io_error(&error) == Some(Errno::NXIO))
+}
+
+/// Which file systems to freeze.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freeze {
+    /// That of the whole device, and that of its partition.
+    Everything,
+    Whole,
+    Partition,
 }
 
 /// File systems that are frozen. Dropping it thaws them.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rustix::process::DumpableBehavior;
 
-use crate::driver::{Driver, list_attached_in};
+use crate::driver::{Driver, Generation, list_attached_in};
 use crate::sandbox_directory::{Lock, SandboxDirectory};
 use crate::teardown::{self, TIMEOUT};
 use crate::tree::{self, Tree};
@@ -24,7 +24,7 @@ pub(crate) const READY: &str = "ready";
 pub(crate) const STOP: &str = "stop";
 
 /// Runs the daemon. Its standard input is the sandbox's lock, its standard output a socket to the launcher.
-pub(crate) fn run(dir: PathBuf) -> Result<()> {
+pub(crate) fn run(dir: PathBuf, generation: Option<Generation>) -> Result<()> {
     // A thread that panics may leave requests unanswered for ever. A daemon that dies does not.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -47,7 +47,7 @@ pub(crate) fn run(dir: PathBuf) -> Result<()> {
     let sandbox = Arc::new(SandboxDirectory::new(dir));
     let attached = sandbox.attached();
     list_attached_in(&attached).with_context(|| format!("cannot make {}", attached.display()))?;
-    let driver = Arc::new(Driver::new(Arc::clone(&sandbox)));
+    let driver = Arc::new(Driver::new(Arc::clone(&sandbox), generation));
     let tree = Tree::new(Arc::clone(&sandbox), Arc::clone(&driver));
     let tree = fuse::mount(tree, &sandbox.tree(), tree::THREADS)
         .with_context(|| format!("cannot mount {}", sandbox.tree().display()))?;
@@ -64,6 +64,7 @@ pub(crate) fn run(dir: PathBuf) -> Result<()> {
     let launcher_died = !read.is_ok_and(|len| len > 0);
     if launcher_died {
         // Nobody else is left to clean up.
+        teardown::with_timeout(TIMEOUT, teardown::thaw);
         processes::end(&sandbox, &[], true);
         teardown::with_timeout(TIMEOUT, move || teardown::unmount_new(&before));
     }

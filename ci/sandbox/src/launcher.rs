@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ploop_sandbox_wire as wire;
@@ -20,6 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::daemon::{READY, STOP};
+use crate::driver::Generation;
 use crate::sandbox_directory::{Base, Lock, SandboxDirectory};
 use crate::teardown::{self, TIMEOUT};
 use crate::watchdog::{DaemonFailure, Watchdog};
@@ -48,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) base: PathBuf,
     /// The preload library; none for a program that is not to see the driver.
     pub(crate) preload: Option<PathBuf>,
+    /// Which driver to stand for; that of the libploop in use if it is none.
+    pub(crate) generation: Option<Generation>,
     /// How long the daemon may leave a request unanswered.
     pub(crate) daemon_timeout: Duration,
     pub(crate) command: Vec<OsString>,
@@ -121,6 +125,8 @@ fn run_program(
     let mut program = start_program(sandbox, options)?;
     let (mut code, mut failure) = wait(&mut program, daemon, signals, &watchdog, &wake)?;
 
+    // A process that waits for a frozen file system cannot be killed.
+    teardown::with_timeout(TIMEOUT, teardown::thaw);
     let spare = [daemon.id()];
     processes::end(sandbox, &spare, failure.is_none());
     if code.is_none() {
@@ -238,9 +244,12 @@ struct Daemon {
 impl Daemon {
     fn start(sandbox: &SandboxDirectory, lock: &Lock, options: &Options) -> Result<Daemon> {
         let (stream, other) = UnixStream::pair()?;
-        let child = Command::new(&options.executable)
-            .arg("daemon")
-            .arg(sandbox.dir())
+        let mut command = Command::new(&options.executable);
+        command.arg("daemon").arg(sandbox.dir());
+        if let Some(name) = options.generation.and_then(|it| it.to_possible_value()) {
+            command.arg("--driver").arg(name.get_name());
+        }
+        let child = command
             .stdin(lock.0.try_clone()?)
             .stdout(Stdio::from(OwnedFd::from(other)))
             .env_remove("LD_PRELOAD")

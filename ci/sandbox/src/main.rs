@@ -32,6 +32,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::driver::Generation;
 use crate::sandbox_directory::Base;
 
 /// The exit code where the machine lacks something that a sandbox needs.
@@ -72,6 +73,10 @@ enum Subcommands {
         /// The preload library; by default the one beside this program, and none if empty
         #[arg(long)]
         preload: Option<OsString>,
+        /// The driver to stand for: that of Virtuozzo 7 has more ioctls and more files in sysfs; by default the one
+        /// that fits the libploop in use
+        #[arg(long, value_name = "6|7")]
+        driver: Option<Generation>,
         /// The sandbox is ended when its daemon has not answered for so many seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         daemon_timeout: u64,
@@ -84,7 +89,11 @@ enum Subcommands {
     /// Remove what sandboxes that died have left
     Clean(BaseOption),
     #[command(hide = true)]
-    Daemon { directory: PathBuf },
+    Daemon {
+        directory: PathBuf,
+        #[arg(long)]
+        driver: Option<Generation>,
+    },
     #[command(hide = true)]
     Exec {
         #[arg(long)]
@@ -111,6 +120,7 @@ fn run(command: Subcommands) -> Result<u8> {
         Subcommands::Run {
             base,
             preload,
+            driver,
             daemon_timeout,
             command,
         } => {
@@ -118,6 +128,7 @@ fn run(command: Subcommands) -> Result<u8> {
             let options = launcher::Options {
                 base: base.base,
                 preload: preload_library(preload, &executable)?,
+                generation: driver,
                 daemon_timeout: Duration::from_secs(daemon_timeout),
                 command,
                 executable,
@@ -133,7 +144,7 @@ fn run(command: Subcommands) -> Result<u8> {
             }
             Ok(0)
         }),
-        Subcommands::Daemon { directory } => daemon::run(directory).map(|()| 0),
+        Subcommands::Daemon { directory, driver } => daemon::run(directory, driver).map(|()| 0),
         Subcommands::Exec {
             directory,
             preload,

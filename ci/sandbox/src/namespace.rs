@@ -32,6 +32,8 @@ pub(crate) fn enter() -> Result<()> {
 pub(crate) fn set_up(sandbox: &SandboxDirectory) -> Result<()> {
     for (real, to) in [
         ("/sys/block", sandbox.real_block()),
+        ("/sys/class/block", sandbox.real_class()),
+        ("/sys/dev/block", sandbox.real_numbers()),
         ("/sys/devices/virtual/block", sandbox.real_virtual()),
         ("/sys/module", sandbox.real_module()),
     ] {
@@ -65,6 +67,8 @@ fn hide_locks() -> Result<()> {
 pub(crate) fn cover_sysfs(sandbox: &SandboxDirectory) -> Result<()> {
     for (served, over) in [
         ("block", "/sys/block"),
+        ("class", "/sys/class/block"),
+        ("dev", "/sys/dev/block"),
         ("virtual", "/sys/devices/virtual/block"),
         ("module", "/sys/module"),
     ] {

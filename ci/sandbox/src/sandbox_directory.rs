@@ -135,6 +135,16 @@ impl SandboxDirectory {
         self.dir.join("block")
     }
 
+    /// A bind mount of the real `/sys/class/block`.
+    pub(crate) fn real_class(&self) -> PathBuf {
+        self.dir.join("class")
+    }
+
+    /// A bind mount of the real `/sys/dev/block`.
+    pub(crate) fn real_numbers(&self) -> PathBuf {
+        self.dir.join("numbers")
+    }
+
     /// A bind mount of the real `/sys/devices/virtual/block`.
     pub(crate) fn real_virtual(&self) -> PathBuf {
         self.dir.join("virtual")
@@ -201,7 +211,9 @@ impl SandboxDirectory {
     }
 }
 
-const DIRECTORIES: [&str; 7] = ["tree", "block", "virtual", "module", "dev", "data", "loops"];
+const DIRECTORIES: [&str; 9] = [
+    "tree", "block", "class", "numbers", "virtual", "module", "dev", "data", "loops",
+];
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {

@@ -1,7 +1,9 @@
 //! Removing a sandbox, whatever state it is in: its processes, mounts, loop devices and directory.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -19,6 +21,21 @@ use crate::{ioctl, mounts, processes, watchdog};
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the removal of a loop device is tried.
 const REMOVAL: Duration = Duration::from_secs(10);
+
+/// Thaws the file systems of the sandbox that a program has left frozen: what writes to them could not be ended.
+pub(crate) fn thaw() {
+    for mount in mounts::current().unwrap_or_default() {
+        if mount
+            .source
+            .as_os_str()
+            .as_bytes()
+            .starts_with(b"/dev/ploop")
+        {
+            // Fails where it is not frozen.
+            let _ = File::open(&mount.point).and_then(ioctl::thaw);
+        }
+    }
+}
 
 /// Unmounts what was mounted since the program started, so that what it wrote reaches the images.
 pub(crate) fn unmount_new(before: &HashSet<u32>) {

@@ -1,22 +1,25 @@
-//! The FUSE file system that takes the place of `/sys/block`, `/sys/devices/virtual/block`, `/sys/module` and
-//! `/proc/vz`.
+//! The FUSE file system that takes the place of `/sys/block`, `/sys/class/block`, `/sys/dev/block`,
+//! `/sys/devices/virtual/block`, `/sys/module` and `/proc/vz`.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
-    OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyOpen, Request,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+use ploop_sandbox_wire as wire;
 
+use crate::block::MINORS;
 use crate::driver::{Driver, Reservation, SysfsEntry};
 use crate::lock::lock;
 use crate::sandbox_directory::SandboxDirectory;
@@ -131,7 +134,9 @@ impl Tree {
     fn entry(&self, path: &str) -> Option<Entry> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         match *parts {
-            [] | ["block" | "virtual" | "module" | "vz"] => Some(Entry::Directory),
+            [] | ["block" | "class" | "dev" | "virtual" | "module" | "vz"] => {
+                Some(Entry::Directory)
+            }
             ["block", name] if self.is_device(name) => Some(Entry::Link(
                 format!("../devices/virtual/block/{name}").into(),
             )),
@@ -139,6 +144,22 @@ impl Tree {
                 let target = fs::read_link(self.sandbox.real_block().join(name)).ok()?;
                 Some(Entry::Link(target))
             }
+            ["class", name] => match device_of(name) {
+                Some((device, rest)) if self.has(device, rest) => Some(link_to(device, rest)),
+                Some(_) => None,
+                None => {
+                    let target = fs::read_link(self.sandbox.real_class().join(name)).ok()?;
+                    Some(Entry::Link(target))
+                }
+            },
+            ["dev", number] => match device_with(number) {
+                Some((device, rest)) if self.has(device, rest) => Some(link_to(device, rest)),
+                Some(_) => None,
+                None => {
+                    let target = fs::read_link(self.sandbox.real_numbers().join(number)).ok()?;
+                    Some(Entry::Link(target))
+                }
+            },
             ["virtual", ref rest @ ..] => match self.driver.entry(rest) {
                 Some(SysfsEntry::Directory(_)) => Some(Entry::Directory),
                 Some(SysfsEntry::File { text, mode }) => Some(Entry::File { text, mode }),
@@ -173,8 +194,24 @@ impl Tree {
         };
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         match *parts {
-            [] => owned(&["block", "virtual", "module", "vz"]),
+            [] => owned(&["block", "class", "dev", "virtual", "module", "vz"]),
             ["block"] => [driver(&[]), real_names(self.sandbox.real_block())].concat(),
+            ["class"] => {
+                let nodes = self.nodes().map(|(device, is_partition)| {
+                    let partition = if is_partition { "p1" } else { "" };
+                    format!("ploop{device}{partition}")
+                });
+                nodes.chain(real_names(self.sandbox.real_class())).collect()
+            }
+            ["dev"] => {
+                let nodes = self.nodes().map(|(device, is_partition)| {
+                    let minor = device * MINORS + u32::from(is_partition);
+                    format!("{}:{minor}", wire::MAJOR)
+                });
+                nodes
+                    .chain(real_names(self.sandbox.real_numbers()))
+                    .collect()
+            }
             ["virtual"] => [driver(&[]), real_names(self.sandbox.real_virtual())].concat(),
             ["virtual", ref rest @ ..] => driver(rest),
             ["module"] => {
@@ -192,6 +229,38 @@ impl Tree {
 
     fn is_device(&self, name: &str) -> bool {
         matches!(self.driver.entry(&[name]), Some(SysfsEntry::Directory(_)))
+    }
+
+    /// Whether there is this device, and its partition if that is meant.
+    fn has(&self, device: u32, is_partition: bool) -> bool {
+        let name = format!("ploop{device}");
+        let partition = format!("{name}p1");
+        let path = [&*name, &*partition];
+        let len = 1 + usize::from(is_partition);
+        matches!(
+            self.driver.entry(&path[..len]),
+            Some(SysfsEntry::Directory(_))
+        )
+    }
+
+    /// The driver's devices and their partitions.
+    fn nodes(&self) -> impl Iterator<Item = (u32, bool)> + '_ {
+        let names = match self.driver.entry(&[]) {
+            Some(SysfsEntry::Directory(names)) => names,
+            _ => Vec::new(),
+        };
+        names
+            .into_iter()
+            .filter_map(|name| device_of(&name))
+            .flat_map(|(device, _)| [(device, false), (device, true)])
+            .filter(|(device, is_partition)| self.has(*device, *is_partition))
+    }
+
+    fn is_writable(&self, path: &str) -> bool {
+        path.strip_prefix("virtual/").is_some_and(|rest| {
+            let parts: Vec<&str> = rest.split('/').collect();
+            self.driver.is_writable(&parts)
+        })
     }
 
     fn path(&self, inode: INodeNo) -> Result<String, Errno> {
@@ -303,7 +372,9 @@ impl Filesystem for Tree {
     }
 
     fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY
+            && !self.path(inode).is_ok_and(|path| self.is_writable(&path))
+        {
             return reply.error(Errno::EACCES);
         }
         match self.find(inode) {
@@ -365,6 +436,65 @@ impl Filesystem for Tree {
         let start = text.len().min(offset as usize);
         let end = text.len().min(start + size as usize);
         reply.data(&text.as_bytes()[start..end]);
+    }
+
+    /// Each write is a new value, as in sysfs.
+    fn write(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        _: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let stored = self.path(inode).and_then(|path| {
+            let parts: Vec<&str> = path.split('/').collect();
+            let text = String::from_utf8_lossy(data);
+            match *parts {
+                ["virtual", ref rest @ ..] => {
+                    let stored = self.driver.store(rest, &text);
+                    stored.map_err(|error| io::Error::from(error).into())
+                }
+                _ => Err(Errno::EACCES),
+            }
+        });
+        match stored {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    /// An open that truncates changes nothing.
+    fn setattr(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let is_truncation = size.is_some() && mode.is_none() && uid.is_none() && gid.is_none();
+        match self.find(inode) {
+            Ok((path, entry)) if is_truncation && self.is_writable(&path) => {
+                reply.attr(&Duration::ZERO, &self.attributes(&path, &entry));
+            }
+            Ok(_) => reply.error(Errno::EPERM),
+            Err(error) => reply.error(error),
+        }
     }
 
     fn release(
@@ -430,6 +560,37 @@ impl Filesystem for Tree {
         lock(&self.handles).remove(&handle.0);
         reply.ok();
     }
+}
+
+/// The device of `ploopN` or `ploopNp1`, and whether it is the partition.
+fn device_of(name: &str) -> Option<(u32, bool)> {
+    let name = name.strip_prefix("ploop")?;
+    let (digits, is_partition) = match name.strip_suffix("p1") {
+        Some(digits) => (digits, true),
+        None => (name, false),
+    };
+    let device: u32 = digits.parse().ok()?;
+    // No other spelling of the number.
+    (device.to_string() == digits).then_some((device, is_partition))
+}
+
+/// The device of the node with this number, `182:N`, and whether it is the partition. None: it is not the driver's.
+fn device_with(number: &str) -> Option<(u32, bool)> {
+    let (major, minor) = number.split_once(':')?;
+    if major.parse() != Ok(wire::MAJOR) {
+        return None;
+    }
+    let minor: u32 = minor.parse().ok()?;
+    (minor % MINORS < 2).then_some((minor / MINORS, minor % MINORS == 1))
+}
+
+/// A link from `/sys/class/block` or `/sys/dev/block` to a device or its partition.
+fn link_to(device: u32, is_partition: bool) -> Entry {
+    let mut target = PathBuf::from(format!("../../devices/virtual/block/ploop{device}"));
+    if is_partition {
+        target.push(format!("ploop{device}p1"));
+    }
+    Entry::Link(target)
 }
 
 fn join(parent: &str, name: &str) -> String {

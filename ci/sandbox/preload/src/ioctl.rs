@@ -27,6 +27,9 @@ const BLOCKS_CTL: usize = 16;
 const INDEX_CTL: usize = 8;
 const INDEX: usize = 8;
 const GETDEVICE_CTL: usize = 8;
+/// The entries, of 4 bytes each, begin within its padding.
+const DUMP_CTL: usize = 16;
+const DUMP_HEAD: usize = 12;
 
 const ADD_DELTA: u32 = request(WRITE, number::ADD_DELTA, CTL);
 const STOP: u32 = request(NONE, number::STOP, 0);
@@ -46,6 +49,7 @@ const FREEBLKS: u32 = request(WRITE, number::FREEBLKS, BLOCKS_CTL);
 const RELOCBLKS: u32 = request(WRITE, number::RELOCBLKS, BLOCKS_CTL);
 const GETDEVICE: u32 = request(WRITE, number::GETDEVICE, GETDEVICE_CTL);
 const DISCARD_WAIT: u32 = request(NONE, number::DISCARD_WAIT, 0);
+const DUMP_CACHED_BAT: u32 = request(WRITE, number::DUMP_CACHED_BAT, DUMP_CTL);
 const MAX_DELTA_SIZE: u32 = request(WRITE, number::MAX_DELTA_SIZE, 8);
 
 /// `pctl_flags`: a cookie follows.
@@ -197,6 +201,14 @@ fn argument_of(
                     .saturating_add(BLOCKS_CTL);
             }
         }
+        DUMP_CACHED_BAT => {
+            argument.payload = read(address, DUMP_HEAD).unwrap_or_default();
+            if let Some(entries) = word(&argument.payload, 8) {
+                argument.reply_len = (entries as usize)
+                    .saturating_mul(4)
+                    .saturating_add(DUMP_HEAD);
+            }
+        }
         // The argument is nothing or a number, or this is no call of the driver.
         _ => {}
     }
@@ -270,6 +282,7 @@ mod tests {
             (GETDEVICE, 0x4008_5016),
             (DISCARD_WAIT, 0x5019),
             (MAX_DELTA_SIZE, 0x4008_501c),
+            (DUMP_CACHED_BAT, 0x4010_5022),
         ] {
             assert_eq!(number, expected);
         }

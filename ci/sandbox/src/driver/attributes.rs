@@ -1,5 +1,8 @@
 //! A device's files in sysfs: `pstate`, `pdelta`, `pstat`, `ptune`, `size`, `dev`, `ro` and its partition.
 
+use rustix::fs::fstatfs;
+use rustix::io::Errno;
+
 use super::device::{Device, DeviceState, Level};
 use crate::block::MINORS;
 use crate::lock::lock;
@@ -49,6 +52,26 @@ const TUNABLES: [(&str, &str); 16] = [
     ("pass_flushes", "1"),
 ];
 
+/// The files of `pstate` that the driver of Virtuozzo 7 has in addition, and what they hold here.
+const STATE_OF_7: [&str; 8] = [
+    "blockable_reqs",
+    "blocked_bios",
+    "discard_inflight_bios",
+    "discard_mode",
+    "free_qmax",
+    "free_reqs",
+    "freeze_state",
+    "push_backup_uuid",
+];
+
+/// The tunables that the driver of Virtuozzo 7 has in addition, beside `discard_granularity`.
+const TUNABLES_OF_7: [(&str, &str, u16); 4] = [
+    ("discard_alignment", "0", 0o444),
+    ("discard_zeroes_data", "0", 0o644),
+    ("push_backup_timeout", "42", 0o644),
+    ("trusted", "0", 0o644),
+];
+
 /// The driver's counters that programs read.
 const COUNTERS: [&str; 4] = ["bio_fsync", "bio_in", "bio_out", "map_reads"];
 
@@ -72,7 +95,9 @@ impl Device {
         match *path {
             [] => {
                 drop(state);
-                let mut names = vec!["dev", "pdelta", "pstat", "pstate", "ptune", "ro", "size"];
+                let mut names = vec![
+                    "dev", "holders", "pdelta", "pstat", "pstate", "ptune", "ro", "size", "slaves",
+                ];
                 if self
                     .block_device()
                     .and_then(|block| block.partition())
@@ -85,6 +110,8 @@ impl Device {
             ["dev"] => Some(file(format!("{}:{number}", ploop_sandbox_wire::MAJOR))),
             ["size"] => Some(file(self.size() / 512)),
             ["ro"] => Some(file(u8::from(state.read_only))),
+            // Nothing is made of a device here.
+            ["holders" | "slaves"] => Some(SysfsEntry::Directory(Vec::new())),
             ["pstate"] => {
                 let others = [
                     "aborted",
@@ -98,7 +125,23 @@ impl Device {
                     "running",
                     "top",
                 ];
-                Some(directory(QUEUES.into_iter().chain(others)))
+                let of_7 = STATE_OF_7.iter().filter(|_| self.is_of_virtuozzo_7());
+                Some(directory(
+                    QUEUES.into_iter().chain(others).chain(of_7.copied()),
+                ))
+            }
+            ["pstate", name] if STATE_OF_7.contains(&name) => {
+                self.is_of_virtuozzo_7().then(|| match name {
+                    // Discards go through `PLOOP_IOC_DISCARD_INIT` and relocation.
+                    "discard_mode" => file(1),
+                    "freeze_state" => file(u8::from(self.is_frozen())),
+                    // There is no push backup.
+                    "push_backup_uuid" => SysfsEntry::File {
+                        text: String::new(),
+                        mode: 0o444,
+                    },
+                    _ => file(0),
+                })
             }
             ["pstate", "aborted"] => Some(SysfsEntry::File {
                 text: format!("{}\n", u8::from(self.is_aborted())),
@@ -127,8 +170,28 @@ impl Device {
             ["pdelta", level, name] => delta(level, find(&state, level)?, name),
             ["pstat"] => Some(directory(COUNTERS)),
             ["pstat", name] => COUNTERS.contains(&name).then(|| file(0)),
-            ["ptune"] => Some(directory(TUNABLES.map(|(name, _)| name))),
+            ["ptune"] => {
+                let of_7 = TUNABLES_OF_7.map(|(name, _, _)| name);
+                let of_7 = of_7.into_iter().chain(["discard_granularity"]);
+                let of_7 = of_7.filter(|_| self.is_of_virtuozzo_7());
+                Some(directory(
+                    TUNABLES.map(|(name, _)| name).into_iter().chain(of_7),
+                ))
+            }
+            ["ptune", "discard_granularity"] => {
+                self.is_of_virtuozzo_7().then(|| SysfsEntry::File {
+                    text: format!("{}\n", state.discard_granularity),
+                    mode: 0o644,
+                })
+            }
             ["ptune", name] => {
+                let of_7 = TUNABLES_OF_7.iter().find(|(tunable, ..)| *tunable == name);
+                if let Some((_, value, mode)) = of_7 {
+                    return self.is_of_virtuozzo_7().then(|| SysfsEntry::File {
+                        text: format!("{value}\n"),
+                        mode: *mode,
+                    });
+                }
                 let (_, value) = TUNABLES.iter().find(|(tunable, _)| *tunable == name)?;
                 Some(SysfsEntry::File {
                     text: format!("{value}\n"),
@@ -139,7 +202,8 @@ impl Device {
                 drop(state);
                 let partition = self.block_device()?.partition()?;
                 match path[1..] {
-                    [] => Some(directory(["dev", "partition", "size", "start"])),
+                    [] => Some(directory(["dev", "holders", "partition", "size", "start"])),
+                    ["holders"] => Some(SysfsEntry::Directory(Vec::new())),
                     ["dev"] => Some(file(format!(
                         "{}:{}",
                         ploop_sandbox_wire::MAJOR,
@@ -153,6 +217,40 @@ impl Device {
             }
             _ => None,
         }
+    }
+
+    /// Whether the file at this path can be written to.
+    pub(super) fn is_writable(&self, path: &[&str]) -> bool {
+        matches!(path, ["ptune", "discard_granularity"]) && self.is_of_virtuozzo_7()
+    }
+
+    /// Writes to a file that [can be](Device::is_writable).
+    pub(super) fn store(&self, path: &[&str], text: &str) -> Result<(), Errno> {
+        if !self.is_writable(path) {
+            return Err(Errno::ACCESS);
+        }
+        // As `simple_strtoul`: the digits at the beginning, and 0 without any.
+        let end = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        self.set_discard_granularity(text[..end].parse().unwrap_or(0))
+    }
+
+    /// `ptune/discard_granularity`: the size of a cluster, or of a block of the host's file system.
+    fn set_discard_granularity(&self, bytes: u32) -> Result<(), Errno> {
+        let mut state = lock(&self.state);
+        if state.running {
+            return Err(Errno::BUSY);
+        }
+        if bytes == state.discard_granularity {
+            return Ok(());
+        }
+        let top = state.levels.last().ok_or(Errno::NODEV)?;
+        if bytes != 512 << state.cluster_log && i64::from(bytes) != fstatfs(&top.file)?.f_bsize {
+            return Err(Errno::INVAL);
+        }
+        state.discard_granularity = bytes;
+        Ok(())
     }
 }
 

@@ -13,6 +13,9 @@ use super::request::{Control, Extent, FreeBlocks, Ioctl};
 use super::stack::Stack;
 use crate::lock::lock;
 
+/// `keep_intact` of `struct ploop_balloon_ctl`: only tell the state.
+const LOOK: u8 = 2;
+
 impl Device {
     /// The level of the top delta; an error where there is none.
     pub(super) fn top_level(&self) -> Result<u8, Errno> {
@@ -33,6 +36,8 @@ impl Device {
         self.top_level()?;
         let mut payload = ioctl.payload.get(..16).ok_or(Errno::FAULT)?.to_vec();
         let (inflate, keep) = (payload[9] != 0, payload[10] != 0);
+        // Virtuozzo 7: a look that changes nothing.
+        let look = self.is_of_virtuozzo_7() && payload[10] == LOOK;
         if inflate && keep {
             return Err(Errno::INVAL);
         }
@@ -40,7 +45,7 @@ impl Device {
         let Contents { disk, discards } = &mut *contents;
         discards.touch();
         match maintenance.kind {
-            Kind::Discard if discards.is_held() => {
+            Kind::Discard if discards.is_held() && !look => {
                 // The caller is going to read the table in the file.
                 discards.head = flush(disk)?;
                 discards.loaded = true;

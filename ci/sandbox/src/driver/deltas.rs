@@ -17,6 +17,7 @@ use super::errors::{host_errno, image_errno};
 use super::maintenance::{Kind, MergeProgress};
 use super::request::{Control, Ioctl};
 use super::stack::Stack;
+use crate::block::Freeze;
 use crate::ioctl::holes;
 use crate::lock::lock;
 
@@ -247,6 +248,8 @@ impl Device {
             let mut state = lock(&self.state);
             state.read_only = state.levels.last().is_none_or(|top| top.read_only);
             state.running = true;
+            // As in the driver, what was written before is not kept.
+            state.discard_granularity = 512 << state.cluster_log;
             state.read_only
         };
         self.set_size(self.disk_size());
@@ -267,7 +270,7 @@ impl Device {
         if !lock(&self.state).running {
             return Err(Errno::INVAL);
         }
-        if maintenance.merge == MergeProgress::Moving {
+        if maintenance.merge == MergeProgress::Moving || self.is_frozen() {
             return Err(Errno::BUSY);
         }
         self.require_block_device()?
@@ -357,7 +360,7 @@ impl Device {
             None
         } else {
             maintenance.kind = Kind::Snapshot;
-            let frozen = self.require_block_device()?.freeze();
+            let frozen = self.require_block_device()?.freeze(Freeze::Everything);
             maintenance.kind = Kind::Off;
             Some(frozen.map_err(|error| host_errno(&error))?)
         };

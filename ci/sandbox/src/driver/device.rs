@@ -20,10 +20,11 @@ use super::contents::Contents;
 use super::contents_lock::ContentsLock;
 use super::discard_queue::DiscardQueue;
 use super::errors::{host_errno, into_io};
+use super::generation::GenerationChoice;
 use super::maintenance::Maintenance;
 use super::request::Ioctl;
 use super::stack::Stack;
-use crate::block::BlockDevice;
+use crate::block::{BlockDevice, Frozen};
 use crate::lock::lock;
 use crate::virtual_disk::{Completion, VirtualDisk};
 
@@ -31,6 +32,7 @@ use crate::virtual_disk::{Completion, VirtualDisk};
 /// read or write the device; `maintenance` may be.
 pub(super) struct Device {
     pub(super) index: u32,
+    generation: Arc<GenerationChoice>,
     block_device: OnceLock<BlockDevice>,
     /// Held during an ioctl, so that only one runs at a time. Those that wait let go of it.
     pub(super) maintenance: Mutex<Maintenance>,
@@ -50,6 +52,8 @@ pub(super) struct Device {
     /// One for each read of `pstate/event` that waits.
     stop_callbacks: Mutex<Vec<StopCallback>>,
     balloon_inode: Mutex<Option<u64>>,
+    /// The file systems that `PLOOP_IOC_FREEZE` has frozen. Locked for moments only.
+    pub(super) frozen: Mutex<Option<Frozen>>,
 }
 
 /// Called with the text of `pstate/event` when the device stops.
@@ -99,12 +103,15 @@ pub(super) struct DeviceState {
     pub(super) cookie: Vec<u8>,
     pub(super) cluster_log: u32,
     pub(super) version: u32,
+    /// In bytes; 0 for a device that never ran.
+    pub(super) discard_granularity: u32,
 }
 
 impl Device {
-    pub(super) fn new(index: u32) -> Device {
+    pub(super) fn new(index: u32, generation: Arc<GenerationChoice>) -> Device {
         Device {
             index,
+            generation,
             block_device: OnceLock::new(),
             maintenance: Mutex::new(Maintenance::default()),
             merge_progressed: Condvar::new(),
@@ -122,11 +129,18 @@ impl Device {
                 cookie: Vec::new(),
                 cluster_log: 0,
                 version: 0,
+                discard_granularity: 0,
             }),
             size: AtomicU64::new(0),
             stop_callbacks: Mutex::new(Vec::new()),
             balloon_inode: Mutex::new(None),
+            frozen: Mutex::new(None),
         }
+    }
+
+    /// Whether this is a device of Virtuozzo 7's driver.
+    pub(super) fn is_of_virtuozzo_7(&self) -> bool {
+        self.generation.is_virtuozzo_7()
     }
 
     pub(super) fn name(&self) -> String {
@@ -232,6 +246,10 @@ impl Device {
                 // The lowest minor that no device has: devices are numbered from 10000 on.
                 payload: vec![0; 8],
             }),
+            _ if !self.is_of_virtuozzo_7() => Err(Errno::INVAL),
+            number::FREEZE => self.freeze(ioctl).map(done),
+            number::THAW => self.thaw().map(done),
+            number::DUMP_CACHED_BAT => self.dump_cached_table(ioctl),
             _ => Err(Errno::INVAL),
         }
     }
@@ -273,6 +291,9 @@ impl Device {
             descriptors: Vec::new(),
             caller_gone: &|| true,
         };
+        // A frozen file system cannot be written out.
+        let frozen = lock(&self.frozen).take();
+        drop(frozen);
         self.end_merge();
         // Held discards would keep the file system from being unmounted.
         let _ = self.discard_finish();

@@ -11,6 +11,8 @@ mod device;
 mod discard;
 mod discard_queue;
 mod errors;
+mod freeze;
+mod generation;
 mod maintenance;
 mod merge;
 mod request;
@@ -32,6 +34,7 @@ use crate::sandbox_directory::SandboxDirectory;
 pub(crate) use attached::list_in as list_attached_in;
 pub(crate) use attributes::SysfsEntry;
 use device::Device;
+pub(crate) use generation::{Generation, GenerationChoice};
 use request::Ioctl;
 
 /// The numbers of devices.
@@ -40,6 +43,7 @@ const NUMBERS: std::ops::Range<u32> = 10_000..65_536;
 /// All devices.
 pub(crate) struct Driver {
     sandbox: Arc<SandboxDirectory>,
+    generation: Arc<GenerationChoice>,
     /// Ordered by their numbers.
     devices: Mutex<Vec<DeviceEntry>>,
 }
@@ -77,9 +81,14 @@ impl Drop for Reservation {
 }
 
 impl Driver {
-    pub(crate) fn new(sandbox: Arc<SandboxDirectory>) -> Arc<Driver> {
+    /// `generation`: which driver to stand for; that of the libploop in use if it is none.
+    pub(crate) fn new(
+        sandbox: Arc<SandboxDirectory>,
+        generation: Option<Generation>,
+    ) -> Arc<Driver> {
         let driver = Arc::new(Driver {
             sandbox,
+            generation: Arc::new(GenerationChoice::new(generation)),
             devices: Mutex::new(Vec::new()),
         });
         let weak = Arc::downgrade(&driver);
@@ -147,7 +156,7 @@ impl Driver {
             rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
             let span = NUMBERS.end - NUMBERS.start;
             let index = NUMBERS.start + u32::from_le_bytes(random) % span;
-            let device = Arc::new(Device::new(index));
+            let device = Arc::new(Device::new(index, Arc::clone(&self.generation)));
             match BlockDevice::create(index, &self.sandbox, device.clone()) {
                 Ok(block) => {
                     device.set_block_device(block);
@@ -163,12 +172,31 @@ impl Driver {
 
     /// The entry at a path below `/sys/devices/virtual/block`.
     pub(crate) fn entry(&self, path: &[&str]) -> Option<SysfsEntry> {
-        let Some((name, rest)) = path.split_first() else {
+        if path.is_empty() {
             let names = self.all().iter().map(|device| device.name()).collect();
             return Some(SysfsEntry::Directory(names));
-        };
+        }
+        let (device, rest) = self.device_at(path)?;
+        device.entry(rest)
+    }
+
+    /// Whether a file below `/sys/devices/virtual/block` can be written to.
+    pub(crate) fn is_writable(&self, path: &[&str]) -> bool {
+        self.device_at(path)
+            .is_some_and(|(device, rest)| device.is_writable(rest))
+    }
+
+    /// Writes to a file below `/sys/devices/virtual/block`.
+    pub(crate) fn store(&self, path: &[&str], text: &str) -> Result<(), Errno> {
+        let (device, rest) = self.device_at(path).ok_or(Errno::NODEV)?;
+        device.store(rest, text)
+    }
+
+    /// The device of a path, and what follows its name.
+    fn device_at<'p>(&self, path: &'p [&'p str]) -> Option<(Arc<Device>, &'p [&'p str])> {
+        let (name, rest) = path.split_first()?;
         let index = name.strip_prefix("ploop")?.parse().ok()?;
-        self.device(index)?.entry(rest)
+        Some((self.device(index)?, rest))
     }
 
     /// Calls back with the text of `pstate/event` when the device does not run any more.
@@ -202,6 +230,10 @@ impl Driver {
             Node::Whole(index) => (index, false),
             Node::Partition(index) => (index, true),
             Node::None if request.call == call::ALIASES => return Ok(self.aliases()),
+            Node::None if request.call == call::LIBPLOOP => {
+                self.generation.note_libploop(request.argument);
+                return Ok(Reply::of(0));
+            }
             Node::None => return Err(Errno::INVAL),
         };
         let device = self.device(index).ok_or(Errno::NXIO)?;

@@ -41,7 +41,7 @@ fn written() -> (Scratch, Device) {
 }
 
 /// Discards in a thread of its own. The answer comes when the driver gives it.
-fn discard(device: &Device, offset: u64, len: u64) -> Receiver<ioctl::Result<i32>> {
+pub(crate) fn discard(device: &Device, offset: u64, len: u64) -> Receiver<ioctl::Result<i32>> {
     let node = ioctl::open(&device.path(), true, false).unwrap();
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {

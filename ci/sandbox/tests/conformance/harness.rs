@@ -21,6 +21,9 @@ const LIMIT_OF_ALL: Duration = Duration::from_secs(1800);
 /// Set for the run inside the sandbox: a file to write to when the tests have run.
 const INSIDE: &str = "PLOOP_CONFORMANCE_INSIDE";
 
+/// Set with it: the driver that the sandbox stands for.
+const DRIVER: &str = "PLOOP_CONFORMANCE_DRIVER";
+
 /// What a test cannot do without.
 #[derive(Clone, Copy)]
 pub(crate) enum Need {
@@ -28,6 +31,8 @@ pub(crate) enum Need {
     Tool,
     /// The driver itself: the sandbox does this otherwise, and why.
     Driver(&'static str),
+    /// The driver of Virtuozzo 7.
+    Virtuozzo7,
 }
 
 pub(crate) type Test = test_list::Test<Need>;
@@ -35,7 +40,8 @@ pub(crate) type Test = test_list::Test<Need>;
 /// Where the tests find a driver.
 enum World {
     Kernel,
-    Sandbox,
+    /// The one that stands for this driver: 6 or 7.
+    Sandbox(String),
     /// Nowhere, and why.
     Nowhere(String),
 }
@@ -45,17 +51,37 @@ impl World {
     fn missing(&self, needs: &[Need]) -> Option<String> {
         match self {
             World::Nowhere(why) => Some(why.clone()),
-            World::Kernel | World::Sandbox => needs.iter().find_map(|need| match need {
+            World::Kernel | World::Sandbox(_) => needs.iter().find_map(|need| match need {
                 Need::Tool if !program::is_there("ploop") => {
                     Some("not installed: ploop".to_owned())
                 }
-                Need::Driver(why) if matches!(self, World::Sandbox) => {
+                Need::Driver(why) if matches!(self, World::Sandbox(_)) => {
                     Some(format!("not in the sandbox: {why}"))
                 }
-                Need::Tool | Need::Driver(_) => None,
+                Need::Virtuozzo7 if matches!(self, World::Kernel) && !is_virtuozzo_7() => {
+                    Some("needs the driver of Virtuozzo 7".to_owned())
+                }
+                Need::Tool | Need::Driver(_) | Need::Virtuozzo7 => None,
             }),
         }
     }
+
+    /// Whether a test runs here: each sandbox runs those about the driver that it stands for.
+    fn has(&self, test: &Test) -> bool {
+        let is_of_7 = test
+            .needs
+            .iter()
+            .any(|need| matches!(need, Need::Virtuozzo7));
+        match self {
+            World::Sandbox(driver) => is_of_7 == (driver == "7"),
+            World::Kernel | World::Nowhere(_) => true,
+        }
+    }
+}
+
+/// Whether this kernel is Virtuozzo 7's.
+fn is_virtuozzo_7() -> bool {
+    fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|text| text.contains(".vz7."))
 }
 
 pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
@@ -63,10 +89,9 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
     // Which device is the next depends on what other tests do.
     arguments.test_threads = Some(1);
     let world = if Path::new("/proc/vz/ploop_minor").exists() {
-        if env::var_os(INSIDE).is_some() {
-            World::Sandbox
-        } else {
-            World::Kernel
+        match env::var(DRIVER) {
+            Ok(driver) => World::Sandbox(driver),
+            Err(_) => World::Kernel,
         }
     } else if env::var_os(INSIDE).is_some() {
         eprintln!("conformance: the sandbox runs, but there is no /proc/vz/ploop_minor in it");
@@ -75,16 +100,24 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
         World::Nowhere("only listed".to_owned())
     } else {
         match sandbox::missing() {
-            None => return run_inside(),
+            None => {
+                // The driver of OpenVZ 6, and then that of Virtuozzo 7.
+                let codes = ["6", "7"].map(run_inside);
+                return codes
+                    .into_iter()
+                    .find(|code| *code != ExitCode::SUCCESS)
+                    .unwrap_or(ExitCode::SUCCESS);
+            }
             Some(why) => World::Nowhere(why.to_owned()),
         }
     };
-    if matches!(world, World::Kernel | World::Sandbox) && !arguments.list {
+    if matches!(world, World::Kernel | World::Sandbox(_)) && !arguments.list {
         // The preload library looks for libploop in the process; this also keeps the linker from leaving it out.
         eprintln!("libploop {}", ploop::kernel::library_version());
     }
     let trials = tests
         .into_iter()
+        .filter(|test| world.has(test))
         .map(|test| {
             let missing = world.missing(test.needs);
             test.trial(missing, |test| bounded(test.body))
@@ -125,20 +158,21 @@ fn bounded(body: fn()) -> Result<(), Failed> {
     }
 }
 
-/// The same tests again, inside.
-fn run_inside() -> ExitCode {
-    try_run_inside().unwrap_or_else(|why| {
+/// The tests about this driver, inside a sandbox that stands for it.
+fn run_inside(driver: &str) -> ExitCode {
+    try_run_inside(driver).unwrap_or_else(|why| {
         eprintln!("conformance: {why}");
         ExitCode::FAILURE
     })
 }
 
-fn try_run_inside() -> Result<ExitCode, String> {
+fn try_run_inside(driver: &str) -> Result<ExitCode, String> {
     let text = |error: std::io::Error| error.to_string();
     let ran = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).map_err(text)?;
-    let mut child = sandbox::with_this_program()
+    let mut child = sandbox::with_this_program_and(&["--driver", driver])
         .args(env::args_os().skip(1))
         .env(INSIDE, ran.path())
+        .env(DRIVER, driver)
         .spawn()
         .map_err(text)?;
     let status = sandbox::finish(&mut child, LIMIT_OF_ALL)?;

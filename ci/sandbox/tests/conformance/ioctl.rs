@@ -149,6 +149,18 @@ pub(crate) struct IndexUpdate {
     pub(crate) maps: [[u32; 2]; 2],
 }
 
+/// `struct ploop_dump_bat_ctl` with room for a few entries, which begin within its padding.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct TableDump {
+    pub(crate) level: u32,
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    pub(crate) entries: [u32; 29],
+}
+
+// SAFETY: numbers only.
+unsafe impl Plain for TableDump {}
 // SAFETY: numbers only.
 unsafe impl Plain for Truncation {}
 // SAFETY: numbers only.
@@ -224,6 +236,8 @@ plain! {
     discard_finish = 24;
     discard_wait = 25;
     drop_free_blocks = 26;
+    freeze = 32;
+    thaw = 33;
     unknown = 99;
 }
 
@@ -248,6 +262,7 @@ with_argument! {
     load_free_blocks(FreeBlocks) = 20, 16;
     relocate(Relocation) = 21, 16;
     get_device([u64; 1]) = 22, 8;
+    dump_table(TableDump) = 34, 16;
 }
 
 /// `TRACK_INIT`: what has to be copied first, from where to where.

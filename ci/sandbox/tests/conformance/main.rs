@@ -26,6 +26,7 @@ mod sysfs;
 mod tables;
 #[path = "../../../../ploop/tests/fixture/test_list.rs"]
 mod test_list;
+mod virtuozzo_7;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         mounts::tests(),
         operations::tests(),
         exit_codes::tests(),
+        virtuozzo_7::tests(),
     ];
     harness::run(sections.into_iter().flatten().collect())
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -34,8 +35,11 @@ pub(crate) fn tests() -> Vec<Test> {
             a_raw_delta_has_format_raw,
             a_stopped_and_cleared_device_has_no_levels,
             pstat_and_ptune_are_there,
-            size_ro_and_dev_are_there;
+            size_ro_and_dev_are_there,
+            a_device_is_found_by_its_number_and_by_its_class,
+            nothing_holds_a_device;
         &[Need::Tool] =>
+            a_partition_is_found_by_its_number_and_by_its_class,
             the_partition_has_start_size_and_dev,
             after_an_unmount_by_libploop_it_is_the_same;
     ]
@@ -351,4 +355,50 @@ fn the_partition_has_start_size_and_dev() {
     let size: u64 = attribute("size").parse().unwrap();
     assert!(size > 0 && 2048 + size <= device.number("size"));
     assert_eq!(attribute("dev"), format!("182:{}", device.index * 16 + 1));
+}
+
+/// What every kernel shows of a block device: `/sys/dev/block/MAJOR:MINOR` and `/sys/class/block/NAME`.
+fn ways_to(name: &str, minor: u32) -> [PathBuf; 2] {
+    [
+        Path::new("/sys/dev/block").join(format!("182:{minor}")),
+        Path::new("/sys/class/block").join(name),
+    ]
+}
+
+fn a_device_is_found_by_its_number_and_by_its_class() {
+    let device = Device::new();
+    let directory = driver::sysfs(device.index, "").canonicalize().unwrap();
+    let name = format!("ploop{}", device.index);
+    for path in ways_to(&name, device.index * 16) {
+        assert_eq!(path.canonicalize().unwrap(), directory);
+        assert!(!path.join("start").exists());
+        let listed = fs::read_dir(path.parent().unwrap()).unwrap();
+        assert!(
+            listed
+                .map(|entry| entry.unwrap().path())
+                .any(|it| it == path)
+        );
+    }
+    // Those that are not there.
+    for path in ways_to(&format!("{name}p1"), device.index * 16 + 1) {
+        assert!(path.symlink_metadata().is_err(), "{path:?}");
+    }
+}
+
+fn a_partition_is_found_by_its_number_and_by_its_class() {
+    let scratch = Scratch::new();
+    let device = Device::running(&[&scratch.partitioned("root.hds")]);
+    ioctl::reread_partitions(device.node()).unwrap();
+    let name = format!("ploop{}p1", device.index);
+    let directory = driver::sysfs(device.index, &name).canonicalize().unwrap();
+    for path in ways_to(&name, device.index * 16 + 1) {
+        assert_eq!(path.canonicalize().unwrap(), directory);
+        assert_eq!(fs::read_to_string(path.join("start")).unwrap(), "2048\n");
+        assert_eq!(fs::read_dir(path.join("holders")).unwrap().count(), 0);
+    }
+}
+
+fn nothing_holds_a_device() {
+    let device = Device::new();
+    assert!(names(&device, "holders").is_empty());
 }

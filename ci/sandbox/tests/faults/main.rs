@@ -7,6 +7,7 @@
 
 mod daemon;
 mod exact;
+mod frozen;
 mod host;
 mod image;
 #[path = "../../src/ioctl.rs"]
@@ -47,6 +48,8 @@ const PARTS: &[sandbox::Part] = &[
     ("daemon-prepare", daemon::prepare),
     ("daemon-write", daemon::write),
     ("daemon-verify", daemon::verify),
+    ("frozen-leave", frozen::leave),
+    ("frozen-verify", frozen::verify),
     ("host-write", host::write),
     ("host-full", host::full),
     ("host-failing", host::failing),
@@ -78,6 +81,7 @@ const TESTS: &[(&str, fn())] = &[
         program::in_sandbox("stopped")
     }),
     ("daemon_killed_while_writing", daemon::killed),
+    ("a_file_system_that_was_left_frozen", frozen::left),
     ("no_space_under_the_image", || {
         host::with_own_mounts("host-full")
     }),

@@ -168,8 +168,13 @@ pub(crate) fn sandboxed(name: &str, directory: &Path) -> Command {
 
 /// A sandbox, and this program again in it.
 pub(crate) fn with_this_program() -> Command {
+    with_this_program_and(&[])
+}
+
+/// A sandbox with these options, and this program again in it.
+pub(crate) fn with_this_program_and(options: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.arg("run");
+    command.arg("run").args(options);
     if let Some(library) = library() {
         command.arg("--preload").arg(library);
     }

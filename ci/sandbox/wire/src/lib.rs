@@ -49,6 +49,23 @@ pub const BLKRRPART: u32 = 0x125f;
 /// `PLOOPCTLTYPE`, the type of the driver's ioctls.
 pub const TYPE: u32 = b'P' as u32;
 
+/// The type of the block layer's ioctls.
+pub const BLOCK_TYPE: u32 = 0x12;
+
+/// The numbers of the block layer's ioctls for changed block tracking, `BLKCBT*`, within [`BLOCK_TYPE`].
+#[allow(missing_docs)]
+pub mod cbt {
+    pub const START: u32 = 200;
+    pub const STOP: u32 = 201;
+    pub const GET: u32 = 202;
+    pub const SET: u32 = 203;
+    pub const CLR: u32 = 204;
+    /// Bytes of `struct blk_user_cbt_info`.
+    pub const INFO: usize = 56;
+    /// Bytes of `struct blk_user_cbt_extent`.
+    pub const EXTENT: usize = 24;
+}
+
 /// The numbers of the driver's ioctls, `PLOOP_IOC_*`, within their type.
 #[allow(missing_docs)]
 pub mod number {
@@ -80,8 +97,15 @@ pub mod number {
     pub const FBDROP: u32 = 26;
     pub const FBFILTER: u32 = 27;
     pub const MAX_DELTA_SIZE: u32 = 28;
+    // The driver of Virtuozzo 7 has those from here on.
+    pub const PUSH_BACKUP_INIT: u32 = 29;
+    pub const PUSH_BACKUP_IO: u32 = 30;
+    pub const PUSH_BACKUP_STOP: u32 = 31;
+    pub const FREEZE: u32 = 32;
+    pub const THAW: u32 = 33;
+    pub const DUMP_CACHED_BAT: u32 = 34;
     /// The greatest.
-    pub const LAST: u32 = MAX_DELTA_SIZE;
+    pub const LAST: u32 = DUMP_CACHED_BAT;
 }
 
 /// Requests that are no ioctls.
@@ -96,6 +120,8 @@ pub mod call {
     pub const GROW_FILE_SYSTEM: u32 = 0xf000_0003;
     /// A program has opened the whole device.
     pub const OPENED: u32 = 0xf000_0005;
+    /// A program has loaded libploop. The argument is the number in its soname.
+    pub const LIBPLOOP: u32 = 0xf000_0006;
     /// Asks whether the daemon answers. The result is the age of its oldest unanswered data request, in seconds.
     pub const PING: u32 = 0xf000_0004;
 }
