@@ -16,6 +16,7 @@ mod run;
 mod sandbox;
 mod setup;
 mod steps;
+mod stub;
 mod test;
 mod valgrind;
 
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Options),
     /// Run a program in the sandbox, where ploop works without the kernel driver
     Sandbox(sandbox::Options),
+    /// Build a stub of a line of libploop, for tests of what the crate does with it
+    Stub(stub::Options),
     /// Run all tests, and say which could not run and why
     Test(test::Options),
     /// Run the benchmarks and print their tables
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
+        Command::Stub(options) => stub::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Ci(options) => ci::run(&options),
