@@ -16,6 +16,7 @@
 //     streams         closes the standard streams, and opens files in their places
 //     signals         changes handlers, the mask, the directory and the umask, and starts a timer
 //     thread          leaves a thread behind
+//     files           fails, and says which file descriptors are open
 //     everybody       signals every process (signal 0), and waits for any child; the text says what came of it
 //     reads_on        reads 4096 bytes from the start of a text, however short it is
 //     writes_on       writes a whole structure of this line where an older one would be shorter
@@ -421,6 +422,13 @@ static void disturb(const struct call *call)
 		pthread_t thread;
 		pthread_create(&thread, NULL, forever, NULL);
 	}
+	if (does(call, "files")) {
+		char text[256] = "open:";
+		for (int fd = 0; fd < 1024; fd++)
+			if (fcntl(fd, F_GETFD) != -1 && strlen(text) < 200)
+				sprintf(text + strlen(text), " %d", fd);
+		fail("%s", text);
+	}
 	if (does(call, "everybody")) {
 		int killed = kill(-1, 0), why = errno;
 		int waited = waitpid(-1, NULL, WNOHANG);
@@ -432,7 +440,7 @@ static void disturb(const struct call *call)
 static bool begin(struct call *call, const struct ploop_disk_images_data *di, int *code)
 {
 	disturb(call);
-	*code = fails(call);
+	*code = does(call, "files") ? -1 : fails(call);
 	if (di && does(call, "leftover")) {
 		char path[PATH_MAX + 8];
 		snprintf(path, sizeof path, "%s.tmp", handle_path(di));
@@ -446,7 +454,7 @@ static bool begin(struct call *call, const struct ploop_disk_images_data *di, in
 			waitpid(child, NULL, 0);
 		return true;
 	}
-	return does(call, "nothing");
+	return does(call, "nothing") || does(call, "files");
 }
 
 /// A failure where no driver is, in libploop's words.

@@ -214,7 +214,7 @@ void put_text(struct call *call, const char *name, const char *text)
 		put(call, name, "null", "-", 1);
 }
 
-void put_pointer(struct call *call, const char *name, const void *pointer)
+void put_pointer(struct call *call, const char *name, const volatile void *pointer)
 {
 	if (pointer)
 		put(call, name, "pointer", "set", 3);
@@ -390,9 +390,15 @@ void model_ploop_close_dd(struct call *call, struct ploop_disk_images_data *di)
 /// The crate and libploop ask `access` whether there is a driver. The program finds this function before that of libc.
 __attribute__((visibility("default"))) int access(const char *path, int mode)
 {
-	static const char DRIVER[] = "/proc/vz/ploop_minor";
-	if (strcmp(path, DRIVER) == 0 && getenv("PLOOP_STUB_DRIVER"))
-		return 0;
+	if (strcmp(path, "/proc/vz/ploop_minor") == 0) {
+		struct call call = { .function = "access" };
+		int code;
+		read_script(&call);
+		bool is_there = scripted_code(&call, &code) && code == 0;
+		free(call.script);
+		if (is_there)
+			return 0;
+	}
 	return faccessat(AT_FDCWD, path, mode, 0);
 }
 

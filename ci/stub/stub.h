@@ -20,7 +20,7 @@
 //     FUNCTION out NAME VALUE             what it puts into an output parameter or member: a number or a text
 //     FUNCTION does WORD                  for the models: which of the dangerous things it does
 //
-// A function whose lines begin `FUNCTION#2` follows them in its second call since the script was written, and in no other.
+// `access code 0` has it look as if there were a driver. A function whose lines begin `FUNCTION#2` follows them in its second call since the script was written, and in no other.
 
 #ifndef STUB_H
 #define STUB_H
@@ -36,7 +36,7 @@ struct call;
 struct call *call_begin(const char *function);
 void put_number(struct call *call, const char *name, long long value);
 void put_text(struct call *call, const char *name, const char *text);
-void put_pointer(struct call *call, const char *name, const void *pointer);
+void put_pointer(struct call *call, const char *name, const volatile void *pointer);
 void put_handle(struct call *call, const char *name, const void *handle);
 /// Whether there is a structure.
 bool put_bytes(struct call *call, const char *name, const void *bytes, size_t len);

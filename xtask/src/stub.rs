@@ -320,6 +320,11 @@ impl Interface {
                                 Type::Text | Type::TextBuffer => {
                                     line(2, format!("put_text(call, {at});"))
                                 }
+                                Type::Bytes(_) => line(
+                                    2,
+                                    format!("put_bytes(call, {at}, sizeof {parameter}->{member});"),
+                                ),
+                                Type::PointerTo(_) => line(2, format!("put_pointer(call, {at});")),
                                 _ => {}
                             }
                         }
