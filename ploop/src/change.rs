@@ -109,8 +109,35 @@ impl<'a> Change<'a> {
 
     /// Calls C. Then syncs the result, or after a failure removes what was left behind.
     pub(crate) fn run<T>(
+        self,
+        write: DescriptorWrite<'_>,
+        c: impl FnOnce(LockedImage<'a>) -> Result<T>,
+    ) -> Result<T> {
+        self.run_and_check(write, || Ok(()), c)
+    }
+
+    /// [`run`](Change::run) of a call that has done its work only if the descriptor is then as `is_done` says: libploop
+    /// also reports success where it could not write it (25).
+    pub(crate) fn run_until<T>(
+        self,
+        write: DescriptorWrite<'_>,
+        is_done: impl FnOnce(&Descriptor) -> bool,
+        c: impl FnOnce(LockedImage<'a>) -> Result<T>,
+    ) -> Result<T> {
+        let (operation, path) = (self.operation(), self.path().to_owned());
+        let check = || match Descriptor::open(&path) {
+            Ok(now) if is_done(&now) => Ok(()),
+            Ok(_) => Err(not_written(operation, &path, Ok(()))),
+            Err(error) => Err(error.during(operation)),
+        };
+        self.run_and_check(write, check, c)
+    }
+
+    /// `check` follows a call that succeeded, under the image's lock.
+    fn run_and_check<T>(
         mut self,
         write: DescriptorWrite<'_>,
+        check: impl FnOnce() -> Result<()>,
         c: impl FnOnce(LockedImage<'a>) -> Result<T>,
     ) -> Result<T> {
         let path = self.locked.path().to_owned();
@@ -127,7 +154,9 @@ impl<'a> Change<'a> {
             }
             _ => Ok(()),
         };
-        let result = recorded.and_then(|()| c(self.locked));
+        let result = recorded
+            .and_then(|()| c(self.locked))
+            .and_then(|done| check().map(|()| done));
         if self.canonical.has_unknown_fields() {
             lock.try_with_libploop_lock(|| self.canonical.restore_unknown_fields());
         }
@@ -309,6 +338,21 @@ fn require_no_extension(operation: &'static str, delta: &SoundDelta<'_>) -> Resu
     )
     .with_path(&delta.image.file)
     .with_offset(56))
+}
+
+/// The error of a call that returned 0 and did not write the descriptor. `restored` is what became of a delta that it
+/// removed.
+pub(crate) fn not_written(operation: &'static str, path: &Path, restored: io::Result<()>) -> Error {
+    let done = match restored {
+        Ok(()) => "nothing was changed".to_owned(),
+        Err(error) => format!("the delta it removed could not be restored: {error}"),
+    };
+    Error::new(
+        ErrorKind::Io,
+        operation,
+        format!("libploop could not write the descriptor and did not say so; {done}"),
+    )
+    .with_path(path)
 }
 
 /// That libploop knows these flags.

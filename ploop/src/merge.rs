@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::change::{Change, DescriptorWrite, no_snapshot};
 use crate::ffi::{CPath, CText, LockedImage, MergeWhich};
 use crate::lock::NewFileLock;
-use crate::{Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
+use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
 /// Which deltas [`Ploop::merge`] merges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -177,7 +177,12 @@ impl Ploop {
             None => DescriptorWrite::Merge(&guids[..guids.len() - 1]),
             Some(_) => DescriptorWrite::Staged,
         };
-        let result = change.run(write, |locked| {
+        let is_done = |now: &Descriptor| {
+            guids[..guids.len() - 1]
+                .iter()
+                .all(|merged| now.snapshot(*merged).is_none())
+        };
+        let result = change.run_until(write, is_done, |locked| {
             locked.merge(&which, new_delta.as_ref().map(|new| &new.c_path))
         });
         match (&result, &new_delta) {

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
-use crate::change::{Change, DescriptorWrite, no_snapshot, require_known_flags};
+use crate::change::{Change, DescriptorWrite, no_snapshot, not_written, require_known_flags};
 use crate::ffi::{self, CPath, CText, LockedImage};
 use crate::image::Snapshot;
 use crate::recovery::Removal;
-use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
+use crate::{ComponentName, Descriptor, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
 
 /// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.
 const MAX_SNAPSHOTS: usize = 126;
@@ -218,7 +218,8 @@ impl Ploop {
         let guid = param.guid.unwrap_or_else(Guid::generate);
         let directory = check_new_snapshot(&change, guid, param.directory.as_deref())?;
         let c_guid = CText::guid(guid);
-        change.run(DescriptorWrite::Staged, |locked| {
+        let is_made = |now: &Descriptor| now.snapshot(guid).is_some();
+        change.run_until(DescriptorWrite::Staged, is_made, |locked| {
             locked.create_snapshot(&c_guid, directory.as_ref())
         })?;
         Ok(guid)
@@ -268,7 +269,8 @@ impl Ploop {
         crate::kernel::require_driver(operation, change.path())?;
         let component = CText::component(&param.component);
         let c_guid = CText::guid(guid);
-        let (device, holder) = change.run(DescriptorWrite::Staged, |locked| {
+        let is_made = |now: &Descriptor| now.snapshot(guid).is_some();
+        let (device, holder) = change.run_until(DescriptorWrite::Staged, is_made, |locked| {
             locked.create_temporary_snapshot(
                 &c_guid,
                 &component,
@@ -398,7 +400,16 @@ impl Ploop {
         let c_kept = kept.map(CText::guid);
         let c_guid = CText::guid(guid);
         let before = change.descriptor.clone();
-        change.run(DescriptorWrite::Staged, |locked| {
+        let is_done = |now: &Descriptor| match skip_create {
+            true => now.snapshot(guid).is_none(),
+            false => {
+                let is_kept = kept.is_none_or(|kept| now.snapshot(kept).is_some());
+                is_kept
+                    && now.parent(now.top) == Some(guid)
+                    && now.top_image() != before.top_image()
+            }
+        };
+        change.run_until(DescriptorWrite::Staged, is_done, |locked| {
             let removal = match before.top_image().filter(|_| !skip_destroy) {
                 Some(image) => Some(Removal::begin(&locked, &before, image)?),
                 None => None,
@@ -579,7 +590,8 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             let both = [guid, *child];
             let both = both.iter().filter_map(|guid| descriptor.image(*guid));
             change.require_sound_and_whole(both)?;
-            change.run(DescriptorWrite::Merge(&[guid]), |locked| {
+            let is_gone = |now: &Descriptor| now.snapshot(guid).is_none();
+            change.run_until(DescriptorWrite::Merge(&[guid]), is_gone, |locked| {
                 locked.delete_snapshot(&c_guid).1
             })
         }
@@ -601,19 +613,6 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             }
         }),
     }
-}
-
-fn not_written(operation: &'static str, path: &Path, restored: io::Result<()>) -> Error {
-    let done = match restored {
-        Ok(()) => "nothing was changed".to_owned(),
-        Err(error) => format!("the delta it removed could not be restored: {error}"),
-    };
-    Error::new(
-        ErrorKind::Io,
-        operation,
-        format!("libploop could not write the descriptor and did not say so; {done}"),
-    )
-    .with_path(path)
 }
 
 /// Writes a file that was unlinked anew, holes and all.

@@ -14,6 +14,7 @@
 mod fixture;
 
 mod calls;
+mod guards;
 mod process;
 mod results;
 mod stub;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         calls::tests(),
         results::tests(),
         process::tests(),
+        guards::tests(),
     ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }
