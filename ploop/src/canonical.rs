@@ -2,18 +2,20 @@
 //!
 //! libploop reads descriptors with libxml2, which takes other encodings and forms than the reader of this crate. A
 //! text that two readers understand differently is a way around every check. So C reads only what
-//! [`Descriptor::to_xml`] has written, which is what libploop itself would write. A change puts the canonical text in
-//! place first; a look-up leaves the file alone and gives C a copy.
+//! [`Descriptor::to_xml`] has written, which is what the linked line of libploop would write ([`DescriptorForm`]). A
+//! change puts the canonical text in place first; a look-up leaves the file alone and gives C a copy.
 //!
 //! libploop drops the fields that it does not know (`UID`, `Name` and `Miscellaneous` of Parallels Desktop, the version
-//! attribute) when it writes. They are restored after the call. During the call they are in a file of their own
-//! (`.ploop-kept`), from which the next change restores them if this process is killed.
+//! attribute, another name of the root) when it writes. They are restored after the call. During the call they are in a
+//! file of their own (`.ploop-kept`), from which the next change restores them if this process is killed.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::image::descriptor::{DescriptorFile, UnknownFields, replace, write};
+use crate::image::descriptor::{
+    DescriptorFile, DescriptorForm, UnknownFields, replace, write,
+};
 use crate::{Descriptor, Error, Guid, Result, paths};
 
 /// The canonical descriptor of an image that is about to be changed.
@@ -42,18 +44,18 @@ impl CanonicalDescriptor {
         } = file;
         let backup = paths::saved_unknown_fields(path);
         let saved = paths::is_regular_file(&backup)
-            .then(|| DescriptorFile::read(&backup).ok())
+            .then(|| DescriptorFile::read_as(&backup, unknown.form()).ok())
             .flatten();
         let was_killed = saved.is_some();
-        if let Some(saved) = saved.filter(|_| unknown.is_empty()) {
-            unknown = saved.unknown;
+        if let Some(saved) = saved.filter(|_| !unknown.is_dropped()) {
+            unknown = saved.unknown.with_those_written(&unknown);
         }
         let dir = paths::directory_of(path);
         let xml = descriptor.to_xml_with(&unknown, dir).map_err(failed)?;
         let in_place = xml.as_bytes() == text;
         let descriptor = match in_place {
             true => descriptor,
-            false => Descriptor::parse(&xml, dir).map_err(failed)?,
+            false => Descriptor::parse_as(xml.as_bytes(), dir, unknown.form()).map_err(failed)?,
         };
         let canonical = CanonicalDescriptor {
             path: path.to_owned(),
@@ -86,7 +88,7 @@ impl CanonicalDescriptor {
 
     /// Whether the descriptor has fields that libploop does not know.
     pub(crate) fn has_unknown_fields(&self) -> bool {
-        !self.unknown.is_empty()
+        self.unknown.is_dropped()
     }
 
     /// Saves the unknown fields before C writes the descriptor, in case the process is killed.
@@ -107,12 +109,13 @@ impl CanonicalDescriptor {
     /// Restores the unknown fields after C has written the descriptor, under the image's lock. If that fails, the next
     /// change does it.
     pub(crate) fn restore_unknown_fields(&self) {
-        let Ok(now) = DescriptorFile::read(&self.path) else {
+        let Ok(now) = DescriptorFile::read_as(&self.path, self.unknown.form()) else {
             return;
         };
-        if now.unknown != self.unknown {
+        let unknown = self.unknown.with_those_written(&now.unknown);
+        if now.unknown != unknown {
             let dir = paths::directory_of(&self.path);
-            let xml = now.descriptor.to_xml_with(&self.unknown, dir);
+            let xml = now.descriptor.to_xml_with(&unknown, dir);
             if !xml.is_ok_and(|xml| replace(&self.path, &xml).is_ok()) {
                 return;
             }
@@ -132,9 +135,10 @@ impl DescriptorCopy {
     pub(crate) fn unless_canonical(
         operation: &'static str,
         path: &Path,
+        form: &DescriptorForm,
     ) -> Result<Option<DescriptorCopy>> {
         let failed = |error: Error| error.during(operation).with_path(path);
-        let file = DescriptorFile::read(path).map_err(failed)?;
+        let file = DescriptorFile::read_as(path, form).map_err(failed)?;
         let to_xml = |dir: &Path| {
             file.descriptor
                 .to_xml_with(&file.unknown, dir)

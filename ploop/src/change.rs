@@ -75,11 +75,28 @@ impl<'a> Change<'a> {
         let refuse = |kind, message: String| {
             Err(Error::new(kind, call.name, message).with_path(locked.path()))
         };
-        if descriptor.encryption.is_some() {
+        if descriptor.encryption != file.unknown.key {
             return refuse(
                 ErrorKind::Unsupported,
                 "the image is encrypted: this version of libploop would drop the key's name from the descriptor".into(),
             );
+        }
+        if let Some(volume) = &file.unknown.volume {
+            if let Some(parent) = &volume.parent {
+                return refuse(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "the image is a volume whose lower deltas belong to another one, {}",
+                        parent.display()
+                    ),
+                );
+            }
+            if volume.read_only && !call.any_delta {
+                return refuse(
+                    ErrorKind::Unsupported,
+                    "other volumes stand on this one, and would change with it".into(),
+                );
+            }
         }
         let directory = paths::directory_of(locked.path());
         for image in &descriptor.images {
@@ -216,6 +233,21 @@ impl<'a> Change<'a> {
 
     pub(crate) fn path(&self) -> &Path {
         self.locked.path()
+    }
+
+    /// [`paths::require_new_delta_path`], and that libploop takes the name that it will write for this file.
+    pub(crate) fn require_new_delta_path(&self, delta: &Path) -> Result<()> {
+        let directory = paths::directory_of(self.path());
+        paths::require_new_delta_path(self.operation(), delta, directory)?;
+        if LINE.descriptor.name(delta, directory).is_some() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidInput,
+            self.operation(),
+            "libploop would take this path for another one, because a directory in it has a name that ends with two dots; choose another directory",
+        )
+        .with_path(delta))
     }
 
     /// Requires that the descriptor has this GUID, as a snapshot or as the top.

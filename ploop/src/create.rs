@@ -12,6 +12,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::change::{require_known_flags, require_tools};
 use crate::durability::{sync_directories, sync_files};
 use crate::ffi::{self, CPath, CText, CreateArgs, LockedImage};
+use crate::image::descriptor::DescriptorFile;
 use crate::image::recovery::creation;
 use crate::lock;
 use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
@@ -376,17 +377,27 @@ fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
         let staging = StagingDirectory::open(&destination)?;
         let made = &staging.descriptor;
         // A name that begins with the descriptor's directory is stored without it.
-        let image = match image.strip_prefix(&destination.directory) {
+        let made_image = match image.strip_prefix(&destination.directory) {
             Ok(inside) => staging.directory.join(inside),
-            Err(_) => image,
+            Err(_) => image.clone(),
         };
         let c_descriptor = CPath::new(OPERATION, made)?;
-        let c_image = CPath::new(OPERATION, &image)?;
+        let c_image = CPath::new(OPERATION, &made_image)?;
         let fs = param.fs_text()?;
         let args = param.args(&c_image, fs.as_ref(), param.mode, format);
         ffi::create_descriptor(&destination.image, &c_descriptor, &args)?;
         // libploop also reports success where it could not write it (25).
-        Descriptor::open(made)?;
+        let mut file = DescriptorFile::read_as(made, &ffi::LINE.descriptor)?;
+        // Some lines store a name that is relative to where the descriptor was made.
+        for base in &mut file.descriptor.images {
+            base.file = image.clone();
+        }
+        let directory = &destination.directory;
+        let xml = file.descriptor.to_xml_with(&file.unknown, directory)?;
+        if xml.as_bytes() != file.text {
+            fs::write(made, xml)
+                .map_err(|error| Error::io(OPERATION, "it cannot be written", error))?;
+        }
         move_new(made, &destination.image)?;
         sync_files(OPERATION, [&*destination.image])?;
         sync_directories(OPERATION, [&*destination.directory])

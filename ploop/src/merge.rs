@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::change::{Change, DescriptorWrite, no_snapshot};
 use crate::ffi::{CPath, CText, LockedImage, MergeWhich};
+use crate::identity::Identity;
+use crate::image::Image;
 use crate::lock::NewFileLock;
 use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
 
@@ -197,10 +199,12 @@ impl Ploop {
     /// Removes the new file of a merge that failed, once the descriptor shows that it was not taken
     /// over.
     fn remove_unless_used(&self, file: &Path) {
-        if let Ok(descriptor) = self.descriptor() {
-            if !descriptor.images.iter().any(|image| image.file == file) {
-                let _ = fs::remove_file(file);
-            }
+        let (Ok(descriptor), Ok(new)) = (self.descriptor(), Identity::of(file)) else {
+            return;
+        };
+        let is_used = |image: &Image| Identity::of(&image.file).is_ok_and(|used| used == new);
+        if !descriptor.images.iter().any(is_used) {
+            let _ = fs::remove_file(file);
         }
     }
 }
@@ -216,7 +220,7 @@ fn new_delta(change: &Change<'_>, file: &Path) -> Result<NewDelta> {
     let operation = change.operation();
     // C takes the name as relative to the working directory, and stores it as it resolves there.
     let path = paths::of_new_file(operation, file)?;
-    paths::require_new_delta_path(operation, &path, paths::directory_of(change.path()))?;
+    change.require_new_delta_path(&path)?;
     let require_free = || match fs::symlink_metadata(&path) {
         Err(_) => Ok(()),
         Ok(_) => Err(Error::new(

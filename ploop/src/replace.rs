@@ -10,7 +10,7 @@ use crate::durability::sync_files;
 use crate::ffi::{self, CPath, CText, LockedImage, ReplaceWhich};
 use crate::identity::Identity;
 use crate::image::Header;
-use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths, trust};
+use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, trust};
 
 bitflags! {
     /// How [`Ploop::replace`] treats the names.
@@ -119,7 +119,7 @@ impl Ploop {
         let new_file = fs::canonicalize(&param.new_file).map_err(|error| {
             Error::io(operation, "the new file cannot be found", error).with_path(&param.new_file)
         })?;
-        paths::require_new_delta_path(operation, &new_file, paths::directory_of(change.path()))?;
+        change.require_new_delta_path(&new_file)?;
         let c_new_file = CPath::new(operation, &new_file)?;
         // 9: libploop's own check of the new file trusts its header.
         Header::read(&new_file).map_err(|error| error.during(operation))?;

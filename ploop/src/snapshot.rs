@@ -537,8 +537,7 @@ fn check_new_snapshot(
     let resolved =
         paths::existing_directory(operation, directory, "the directory for the new delta")?;
     trust::require_own_directory(operation, &resolved)?;
-    let home = paths::directory_of(change.path());
-    paths::require_delta_path(operation, &resolved.join("root"), home)?;
+    change.require_new_delta_path(&resolved.join("root"))?;
     CPath::new(operation, &resolved).map(Some)
 }
 

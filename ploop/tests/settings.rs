@@ -5,6 +5,8 @@
 #[path = "fixture/directory.rs"]
 mod directory;
 mod filled_image;
+#[path = "fixture/line.rs"]
+mod line;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};

@@ -13,6 +13,8 @@ use ploop::{
 };
 
 mod filled_image;
+#[path = "fixture/line.rs"]
+mod line;
 
 use filled_image::{FilledImage, names_in};
 

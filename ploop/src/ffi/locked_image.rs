@@ -221,14 +221,17 @@ impl LockedImage<'_> {
     pub(crate) fn descriptor(&self) -> Result<Descriptor> {
         let path = self.image.path();
         descriptor::text(path)
-            .and_then(|text| Descriptor::parse(text, descriptor::directory(path)))
+            .and_then(|text| {
+                Descriptor::parse_as(&text, descriptor::directory(path), &line::LINE.descriptor)
+            })
             .map_err(|error| error.during(self.call.name).with_path(path))
     }
 
     /// [`descriptor`](LockedImage::descriptor), with the text of the file and the fields libploop does not know.
     pub(crate) fn descriptor_file(&self) -> Result<DescriptorFile> {
         let path = self.image.path();
-        DescriptorFile::read(path).map_err(|error| error.during(self.call.name).with_path(path))
+        DescriptorFile::read_as(path, &line::LINE.descriptor)
+            .map_err(|error| error.during(self.call.name).with_path(path))
     }
 
     /// Replaces the descriptor by its canonical form, which C may read in place.
@@ -256,7 +259,8 @@ impl LockedImage<'_> {
         let copy = if self.is_canonical {
             None
         } else {
-            DescriptorCopy::unless_canonical(self.call.name, self.image.path())?
+            let form = &line::LINE.descriptor;
+            DescriptorCopy::unless_canonical(self.call.name, self.image.path(), form)?
         };
         let path = match &copy {
             Some(copy) => CPath::new(self.call.name, copy.path())?,

@@ -17,7 +17,7 @@ pub(crate) use sync::SyncBaseline;
 
 use std::path::Path;
 
-use crate::ffi::LockedImage;
+use crate::ffi::{LINE, LockedImage};
 use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
 use crate::{Descriptor, Result};
@@ -25,7 +25,7 @@ use crate::{Descriptor, Result};
 /// As [`finish`], after a call of libploop that failed (A9: a merge leaves its mark). The lock is held. If the recovery
 /// fails, the next operation tries it again, and reports that.
 pub(crate) fn after_failure(operation: &'static str, path: &Path) -> Result<()> {
-    let descriptor = Descriptor::open(path)?;
+    let descriptor = read_descriptor(path)?;
     attached::finish(operation, path, &descriptor).map(drop)
 }
 
@@ -40,4 +40,9 @@ pub(crate) fn finish(
         return Ok((file, outcome.devices));
     }
     Ok((locked.descriptor_file()?, outcome.devices))
+}
+
+/// The descriptor at this path, with file names as libploop reads them.
+fn read_descriptor(path: &Path) -> Result<Descriptor> {
+    Descriptor::open_as(path, &LINE.descriptor)
 }

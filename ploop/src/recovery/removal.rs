@@ -125,6 +125,7 @@ fn save_descriptor(path: &Path, saved: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::identity::Identity;
+    use crate::ffi::LINE;
     use crate::image::recovery::removal::finish;
     use crate::sysfs::{Delta, Device};
     use crate::{CreateParam, Ploop, Size};
@@ -162,7 +163,7 @@ mod tests {
         let identity = Identity::of(&top).ok();
         let finish_with = |device| {
             let now = Descriptor::open(&path).unwrap();
-            finish(&[device], "test", &path, &now).unwrap()
+            finish(&[device], "test", &path, &now, &LINE.descriptor).unwrap()
         };
         for (device, put_back) in [
             // By its own name, by another, by one that leads nowhere; and others.

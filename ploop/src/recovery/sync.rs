@@ -39,7 +39,7 @@ impl SyncBaseline {
     /// After the change: syncs each delta that is new, was merged to, or has become a snapshot or the
     /// top, the descriptor if there is another one, and the directories of all of them.
     pub(crate) fn sync_changes(self, operation: &'static str) -> Result<()> {
-        let now = Descriptor::open(&self.path).map_err(|error| error.during(operation))?;
+        let now = super::read_descriptor(&self.path).map_err(|error| error.during(operation))?;
         let mut files: BTreeSet<&Path> = BTreeSet::new();
         let mut directories: BTreeSet<&Path> = self.path.parent().into_iter().collect();
         let images: Vec<_> = now.images.iter().map(state).collect();

@@ -17,6 +17,8 @@ use ploop::{
 };
 use tempfile::TempDir;
 
+use crate::line;
+
 /// What a disk holds: the seed each cluster was filled from. A cluster that is not listed reads as
 /// zeroes, and so does one with the seed 0, which nevertheless hides what lies below it.
 pub(crate) type Contents = BTreeMap<u64, u64>;
@@ -295,7 +297,7 @@ impl FilledImage {
         // libploop writes the same text as this crate.
         let home = fs::canonicalize(self.dir.path()).unwrap();
         let text = fs::read_to_string(self.xml()).unwrap();
-        assert_eq!(descriptor.to_xml(home).unwrap(), text);
+        assert_eq!(line::descriptor_text(&descriptor, home), text);
         let guids: BTreeSet<Guid> = descriptor.snapshots.iter().map(|s| s.guid).collect();
         let expected: BTreeSet<Guid> = self.states.keys().copied().collect();
         assert_eq!(guids, expected);

@@ -14,6 +14,7 @@ mod unmounts;
 use std::process::ExitCode;
 
 use fixture::harness::Need;
+use fixture::line;
 
 /// What takes a mounted image.
 const MOUNTS: &[Need] = &[Need::Driver, Need::Root];

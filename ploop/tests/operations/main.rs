@@ -12,6 +12,8 @@ mod descriptors;
 mod directory;
 #[path = "../filled_image/mod.rs"]
 mod filled_image;
+#[path = "../fixture/line.rs"]
+mod line;
 mod look;
 mod merge;
 mod names;

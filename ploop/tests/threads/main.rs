@@ -3,6 +3,8 @@
 
 #[path = "../filled_image/mod.rs"]
 mod filled_image;
+#[path = "../fixture/line.rs"]
+mod line;
 mod guids;
 #[path = "../fixture/pipe.rs"]
 mod pipe;

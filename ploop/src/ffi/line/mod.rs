@@ -16,6 +16,8 @@ mod loaded;
 pub(super) use linked::{copy_receive, copy_send, set_fsck, set_merge_range, set_umount_timeout};
 pub(super) use loaded::require_line;
 
+use crate::image::descriptor::DescriptorForm;
+
 /// The line that is linked.
 #[allow(dead_code)]
 pub(crate) const LINE: Line = linked::LINE;
@@ -26,6 +28,8 @@ pub(crate) const LINE: Line = linked::LINE;
 pub(crate) struct Line {
     /// The major number in the soname, and in the names of the lines: 1, 7.
     pub(crate) number: u32,
+    /// How it writes descriptors.
+    pub(crate) descriptor: DescriptorForm,
     /// `ploop_merge_snapshot` merges a range of deltas; otherwise one delta a call.
     pub(crate) merges_ranges: bool,
     /// `ploop_copy_send` and `ploop_copy_receive` work; otherwise they return 38, whatever they are given.

@@ -4,9 +4,11 @@ use ploop_sys as sys;
 
 use super::Line;
 use crate::ffi::text::CText;
+use crate::image::descriptor::DescriptorForm;
 
 pub(super) const LINE: Line = Line {
     number: 1,
+    descriptor: DescriptorForm::PARALLELS,
     merges_ranges: true,
     copies: true,
     upgrades_v1_at_mount: false,

@@ -4,9 +4,15 @@ use ploop_sys as sys;
 
 use super::Line;
 use crate::ffi::text::CText;
+use crate::image::descriptor::DescriptorForm;
 
 pub(super) const LINE: Line = Line {
     number: 7,
+    descriptor: DescriptorForm {
+        root: "Virtuozzo_disk_image",
+        has_key_and_volume: true,
+        has_parent_names: true,
+    },
     merges_ranges: false,
     copies: false,
     upgrades_v1_at_mount: true,

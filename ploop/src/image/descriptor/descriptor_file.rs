@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use super::form::DescriptorForm;
 use super::write::UnknownFields;
 use super::{Descriptor, directory, text};
 use crate::image::xml::{self, Element};
@@ -22,17 +23,21 @@ pub(crate) struct DescriptorFile {
 
 impl DescriptorFile {
     /// `real` has no links.
-    pub(crate) fn read(real: &Path) -> Result<DescriptorFile> {
-        DescriptorFile::parse(text(real)?, directory(real))
+    pub(crate) fn read_as(real: &Path, form: &DescriptorForm) -> Result<DescriptorFile> {
+        DescriptorFile::parse(text(real)?, directory(real), form)
     }
 
-    pub(super) fn parse(text: Vec<u8>, dir: &Path) -> Result<DescriptorFile> {
+    pub(super) fn parse(
+        text: Vec<u8>,
+        dir: &Path,
+        form: &DescriptorForm,
+    ) -> Result<DescriptorFile> {
         let decoded = xml::decode(&text)?;
         let document = xml::parse(&decoded)?;
         let root = Element::root(&document);
         Ok(DescriptorFile {
-            descriptor: Descriptor::of(root, dir)?,
-            unknown: UnknownFields::of(root, dir)?,
+            descriptor: Descriptor::of(root, dir, form)?,
+            unknown: UnknownFields::of(root, dir, form)?,
             text,
         })
     }

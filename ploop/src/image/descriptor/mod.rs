@@ -10,10 +10,12 @@ use super::xml::{self, Element};
 
 #[cfg(feature = "libploop")]
 mod descriptor_file;
+mod form;
 mod write;
 
 use crate::image::Header;
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
+pub(crate) use form::DescriptorForm;
 #[cfg(feature = "libploop")]
 pub(crate) use descriptor_file::{DescriptorFile, replace, write};
 #[cfg(feature = "libploop")]
@@ -214,8 +216,12 @@ impl Descriptor {
     /// [`ErrorKind::NotFound`] where there is no such file, [`ErrorKind::InvalidInput`] where it is
     /// a directory, pipe or the like, otherwise as [`Descriptor::parse`].
     pub fn open(path: impl AsRef<Path>) -> Result<Descriptor> {
-        let path = path.as_ref();
-        read(path).map_err(|error| error.with_path(path))
+        Descriptor::open_as(path.as_ref(), &DescriptorForm::PARALLELS)
+    }
+
+    /// [`open`](Descriptor::open), with file names as a line of libploop reads them.
+    pub(crate) fn open_as(path: &Path, form: &DescriptorForm) -> Result<Descriptor> {
+        read(path, form).map_err(|error| error.with_path(path))
     }
 
     /// Reads the contents of a descriptor. Relative image names are joined to `dir`.
@@ -227,13 +233,18 @@ impl Descriptor {
     /// [`ErrorKind::Unsupported`] for a disk split into several storages, an image type other than
     /// `Plain` and `Compressed`, and an encoding other than UTF-8, UTF-16 and US-ASCII.
     pub fn parse(xml: impl AsRef<[u8]>, dir: impl AsRef<Path>) -> Result<Descriptor> {
-        let text = xml::decode(xml.as_ref())?;
-        let document = xml::parse(&text)?;
-        Descriptor::of(Element::root(&document), dir.as_ref())
+        Descriptor::parse_as(xml.as_ref(), dir.as_ref(), &DescriptorForm::PARALLELS)
     }
 
-    fn of(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
-        let descriptor = assemble(root, dir)?;
+    /// [`parse`](Descriptor::parse), with file names as a line of libploop reads them. `dir` has no links.
+    pub(crate) fn parse_as(xml: &[u8], dir: &Path, form: &DescriptorForm) -> Result<Descriptor> {
+        let text = xml::decode(xml)?;
+        let document = xml::parse(&text)?;
+        Descriptor::of(Element::root(&document), dir, form)
+    }
+
+    fn of(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<Descriptor> {
+        let descriptor = assemble(root, dir, form)?;
         descriptor.validate()?;
         Ok(descriptor)
     }
@@ -333,10 +344,11 @@ fn corrupt(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, OPERATION, message)
 }
 
-fn read(path: &Path) -> Result<Descriptor> {
+fn read(path: &Path, form: &DescriptorForm) -> Result<Descriptor> {
     let real = fs::canonicalize(path)
         .map_err(|error| Error::io(OPERATION, "the file cannot be found", error))?;
-    let descriptor = text(&real).and_then(|text| Descriptor::parse(text, directory(&real)));
+    let descriptor =
+        text(&real).and_then(|text| Descriptor::parse_as(&text, directory(&real), form));
     descriptor.map_err(|error| require_readable(&real).err().unwrap_or(error))
 }
 
@@ -389,7 +401,7 @@ pub(crate) fn text(path: &Path) -> Result<Vec<u8>> {
     Ok(contents)
 }
 
-fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
+fn assemble(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<Descriptor> {
     let parameters = root.required("Disk_Parameters")?;
     let storage_data = root.required("StorageData")?;
     let mut storages = storage_data.children("Storage");
@@ -426,7 +438,7 @@ fn assemble(root: Element<'_, '_>, dir: &Path) -> Result<Descriptor> {
 
     let images = storage
         .children("Image")
-        .map(|element| image(element, dir))
+        .map(|element| image(element, dir, form))
         .collect::<Result<Vec<_>>>()?;
     let mode = if preallocated {
         ImageMode::Preallocated
@@ -490,7 +502,7 @@ fn geometry(parameters: Element<'_, '_>, name: &str) -> Result<u32> {
     Ok((value & u64::from(u32::MAX)) as u32)
 }
 
-fn image(element: Element<'_, '_>, dir: &Path) -> Result<Image> {
+fn image(element: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<Image> {
     let guid = element.required("GUID")?.guid()?;
     let kind = match element.optional("Type") {
         None => ImageKind::Compressed,
@@ -516,7 +528,7 @@ fn image(element: Element<'_, '_>, dir: &Path) -> Result<Image> {
     }
     Ok(Image {
         guid,
-        file: dir.join(file),
+        file: form.file(file, dir),
         kind,
     })
 }

@@ -1,16 +1,15 @@
-//! [`Descriptor::to_xml`]: writing a `DiskDescriptor.xml` as libploop 1.15 does, with fields that it would drop
+//! [`Descriptor::to_xml`]: writing a `DiskDescriptor.xml` as libploop does, with fields that it would drop
 //! ([`UnknownFields`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use super::form::DescriptorForm;
 use super::{Descriptor, Geometry, Image, ImageKind, MAX_PATH, OPERATION};
 #[cfg(feature = "libploop")]
 use crate::image::xml::Element;
 use crate::{Error, ErrorKind, Guid, ImageMode, Result};
-
-const ROOT: &str = "Parallels_disk_image";
 
 /// The children that libploop reads and writes, for each element that may have others.
 #[cfg(feature = "libploop")]
@@ -32,15 +31,31 @@ mod known {
 }
 
 /// The fields of a descriptor that libploop does not know, and drops when it writes: `UID`, `Name` and `Miscellaneous`
-/// of Parallels Desktop, for example, or the version attribute of the root.
+/// of Parallels Desktop, for example, or the version attribute of the root. And those that one line knows, and this
+/// crate has no other place for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnknownFields {
+    form: DescriptorForm,
     /// The name of the root element, and its attributes.
     root: String,
     /// 0, but in some descriptors of Parallels Desktop.
     padding: u64,
     /// The text of unknown elements, by parent.
     elements: HashMap<ParentElement, Vec<String>>,
+    /// `Encryption/KeyId` below the parameters, where libploop knows it.
+    pub(crate) key: Option<String>,
+    /// `StorageData/Volume`, where libploop knows it.
+    pub(crate) volume: Option<VolumeFields>,
+}
+
+/// `StorageData/Volume`: what makes an image a volume of Virtuozzo 7.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VolumeFields {
+    /// The directory of the volume upon whose deltas this one stands.
+    pub(crate) parent: Option<PathBuf>,
+    snapshot: Option<Guid>,
+    /// Whether other volumes stand upon this one.
+    pub(crate) read_only: bool,
 }
 
 /// An element with children that libploop does not know.
@@ -55,12 +70,16 @@ enum ParentElement {
     Shot(Guid),
 }
 
-impl Default for UnknownFields {
-    fn default() -> UnknownFields {
+impl UnknownFields {
+    /// No such fields.
+    fn none(form: &DescriptorForm) -> UnknownFields {
         UnknownFields {
-            root: ROOT.to_owned(),
+            form: *form,
+            root: form.root.to_owned(),
             padding: 0,
             elements: HashMap::new(),
+            key: None,
+            volume: None,
         }
     }
 }
@@ -68,7 +87,11 @@ impl Default for UnknownFields {
 #[cfg(feature = "libploop")]
 impl UnknownFields {
     /// The unknown fields of a document, whose relative image names are joined to `dir`.
-    pub(super) fn of(root: Element<'_, '_>, dir: &Path) -> Result<UnknownFields> {
+    pub(super) fn of(
+        root: Element<'_, '_>,
+        dir: &Path,
+        form: &DescriptorForm,
+    ) -> Result<UnknownFields> {
         let mut elements = HashMap::new();
         let mut keep = |parent: ParentElement, element: Element<'_, '_>, known: &[&str]| {
             let others: Vec<String> = element.others(known).map(str::to_owned).collect();
@@ -78,17 +101,19 @@ impl UnknownFields {
         };
         keep(ParentElement::Root, root, known::ROOT);
         let parameters = root.required("Disk_Parameters")?;
-        keep(ParentElement::Parameters, parameters, known::PARAMETERS);
+        let key = key(parameters, form)?;
+        let mut in_parameters = known::PARAMETERS.to_vec();
+        in_parameters.extend(key.is_some().then_some("Encryption"));
+        keep(ParentElement::Parameters, parameters, &in_parameters);
         let storage_data = root.required("StorageData")?;
-        keep(
-            ParentElement::StorageData,
-            storage_data,
-            known::STORAGE_DATA,
-        );
+        let volume = volume(storage_data, dir, form)?;
+        let mut in_storage_data = known::STORAGE_DATA.to_vec();
+        in_storage_data.extend(volume.is_some().then_some("Volume"));
+        keep(ParentElement::StorageData, storage_data, &in_storage_data);
         let storage = storage_data.required("Storage")?;
         keep(ParentElement::Storage, storage, known::STORAGE);
         for image in storage.children("Image") {
-            let file = dir.join(image.required("File")?.text()?);
+            let file = form.file(image.required("File")?.text()?, dir);
             keep(ParentElement::Image(file), image, known::IMAGE);
         }
         let snapshots = root.required("Snapshots")?;
@@ -98,6 +123,9 @@ impl UnknownFields {
             keep(ParentElement::Shot(guid), shot, known::SHOT);
         }
         let unknown = UnknownFields {
+            form: *form,
+            key,
+            volume,
             root: root.tag(),
             padding: parameters
                 .optional("Padding")
@@ -105,7 +133,7 @@ impl UnknownFields {
                 .unwrap_or(0),
             elements,
         };
-        if !unknown.is_empty() && root.document_text().contains("xmlns") {
+        if unknown.is_dropped() && root.document_text().contains("xmlns") {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 OPERATION,
@@ -115,10 +143,58 @@ impl UnknownFields {
         Ok(unknown)
     }
 
-    /// Whether libploop would drop nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == UnknownFields::default()
+    /// Whether there are fields that libploop would drop.
+    pub(crate) fn is_dropped(&self) -> bool {
+        (&*self.root, self.padding, self.elements.is_empty()) != (self.form.root, 0, true)
     }
+
+    /// These fields, with those that libploop has written as it has written them.
+    pub(crate) fn with_those_written(&self, written: &UnknownFields) -> UnknownFields {
+        UnknownFields {
+            key: written.key.clone(),
+            volume: written.volume.clone(),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn form(&self) -> &DescriptorForm {
+        &self.form
+    }
+}
+
+/// The name of the key of an encrypted image, where libploop knows it.
+#[cfg(feature = "libploop")]
+fn key(parameters: Element<'_, '_>, form: &DescriptorForm) -> Result<Option<String>> {
+    let key = parameters.optional("Encryption");
+    let key = key.and_then(|element| element.optional("KeyId"));
+    let text = match key.filter(|_| form.has_key_and_volume) {
+        Some(key) => key.text()?,
+        None => "",
+    };
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+#[cfg(feature = "libploop")]
+fn volume(
+    storage_data: Element<'_, '_>,
+    dir: &Path,
+    form: &DescriptorForm,
+) -> Result<Option<VolumeFields>> {
+    let volume = storage_data.optional("Volume");
+    let Some(volume) = volume.filter(|_| form.has_key_and_volume) else {
+        return Ok(None);
+    };
+    Ok(Some(VolumeFields {
+        parent: match volume.optional("Parent") {
+            Some(parent) => Some(form.file(parent.text()?, dir)),
+            None => None,
+        },
+        snapshot: match volume.optional("SnapshotGUID") {
+            Some(guid) => Some(guid.guid()?),
+            None => None,
+        },
+        read_only: volume.optional("ReadOnly").is_some(),
+    }))
 }
 
 impl Descriptor {
@@ -141,14 +217,19 @@ impl Descriptor {
                 "what says how the image is encrypted cannot be written",
             ));
         }
-        self.to_xml_with(&UnknownFields::default(), dir.as_ref())
+        let none = UnknownFields::none(&DescriptorForm::PARALLELS);
+        self.to_xml_with(&none, dir.as_ref())
     }
 
     /// [`to_xml`](Descriptor::to_xml) with unknown fields. libploop ignores such elements only where none of them
     /// follows an image, a storage or a shot, so they come first.
     pub(crate) fn to_xml_with(&self, unknown: &UnknownFields, dir: &Path) -> Result<String> {
         self.validate()?;
-        let normal = self.normalized()?;
+        let normal = match unknown.volume {
+            // Others know it by the GUID of its top.
+            Some(_) => self.normalized_volume(),
+            None => self.normalized()?,
+        };
         let mut xml = Writer::new(&unknown.root);
         normal.write(&mut xml, unknown, dir)?;
         Ok(xml.finish())
@@ -156,6 +237,13 @@ impl Descriptor {
 
     /// The descriptor with the values that libploop would write.
     pub(crate) fn normalized(&self) -> Result<Descriptor> {
+        let mut normal = self.clone();
+        normal.make_top_constant()?;
+        Ok(normal.normalized_volume())
+    }
+
+    /// [`normalized`](Descriptor::normalized), with the GUID of the top as it is.
+    fn normalized_volume(&self) -> Descriptor {
         let mut normal = self.clone();
         normal.max_delta_size = self.max_delta_size.filter(|size| !size.is_zero());
         let Geometry {
@@ -169,6 +257,14 @@ impl Descriptor {
                 image.kind = ImageKind::Plain;
             }
         }
+        // libploop takes the first image for the base. The others keep their order.
+        let base = normal.base().map(|image| image.guid);
+        normal.images.sort_by_key(|image| Some(image.guid) != base);
+        normal
+    }
+
+    /// Gives the top the GUID that it has in all descriptors of today.
+    fn make_top_constant(&mut self) -> Result<()> {
         if self.top != Guid::TOP {
             if self.snapshot(Guid::TOP).is_some() {
                 return Err(Error::new(
@@ -181,25 +277,22 @@ impl Descriptor {
                     ),
                 ));
             }
+            let old = self.top;
             let new = |guid: &mut Guid| {
-                if *guid == self.top {
+                if *guid == old {
                     *guid = Guid::TOP;
                 }
             };
-            normal
-                .images
+            self.images
                 .iter_mut()
                 .for_each(|image| new(&mut image.guid));
-            for shot in &mut normal.snapshots {
+            for shot in &mut self.snapshots {
                 new(&mut shot.guid);
                 new(&mut shot.parent);
             }
-            normal.top = Guid::TOP;
+            self.top = Guid::TOP;
         }
-        // libploop takes the first image for the base. The others keep their order.
-        let base = normal.base().map(|image| image.guid);
-        normal.images.sort_by_key(|image| Some(image.guid) != base);
-        Ok(normal)
+        Ok(())
     }
 
     fn write(&self, xml: &mut Writer, unknown: &UnknownFields, dir: &Path) -> Result<()> {
@@ -220,10 +313,18 @@ impl Descriptor {
         xml.text("Heads", self.geometry.heads);
         xml.text("Sectors", self.geometry.sectors_per_track);
         xml.text("Padding", unknown.padding);
+        if let Some(key) = &unknown.key {
+            xml.open("Encryption");
+            xml.text("KeyId", key);
+            xml.close("Encryption");
+        }
         others(xml, &ParentElement::Parameters);
         xml.close("Disk_Parameters");
 
         xml.open("StorageData");
+        if let Some(volume) = &unknown.volume {
+            volume.write(xml, &unknown.form, dir)?;
+        }
         others(xml, &ParentElement::StorageData);
         xml.open("Storage");
         xml.text("Start", 0);
@@ -243,7 +344,7 @@ impl Descriptor {
                     ImageKind::Compressed => "Compressed",
                 },
             );
-            xml.text("File", name(image, dir)?);
+            xml.text("File", name(image, dir, &unknown.form)?);
             others(xml, &ParentElement::Image(image.file.clone()));
             xml.close("Image");
         }
@@ -268,20 +369,57 @@ impl Descriptor {
     }
 }
 
-/// The name of a file in the descriptor: relative if the file is in its directory.
-fn name<'a>(image: &'a Image, dir: &Path) -> Result<&'a str> {
-    let name = image.file.strip_prefix(dir).unwrap_or(&image.file);
-    match name.to_str() {
-        // All characters that XML cannot hold, and some that readers change.
-        Some(name)
-            if !name.is_empty()
-                && dir.join(name).as_os_str().len() <= MAX_PATH
-                && !name
-                    .chars()
-                    .any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) =>
-        {
-            Ok(name)
+impl VolumeFields {
+    fn write(&self, xml: &mut Writer, form: &DescriptorForm, dir: &Path) -> Result<()> {
+        let (parent, snapshot) = (self.parent.as_deref(), self.snapshot);
+        if (parent, snapshot, self.read_only) == (None, None, false) {
+            xml.verbatim("<Volume/>");
+            return Ok(());
         }
+        xml.open("Volume");
+        if let Some(parent) = parent {
+            let name = form.name(parent, dir);
+            let name = name.as_deref().and_then(|name| readable(name, dir));
+            let unreadable = || {
+                let why = "the path of the volume's parent cannot be written to a descriptor";
+                Error::new(ErrorKind::InvalidInput, OPERATION, why).with_path(parent)
+            };
+            xml.text("Parent", name.ok_or_else(unreadable)?);
+        }
+        if let Some(guid) = snapshot {
+            xml.text("SnapshotGUID", guid);
+        }
+        if self.read_only {
+            xml.text("ReadOnly", 1);
+        }
+        xml.close("Volume");
+        Ok(())
+    }
+}
+
+/// The name, if a descriptor can hold it.
+fn readable<'a>(name: &'a Path, dir: &Path) -> Option<&'a str> {
+    name.to_str().filter(|name| {
+        !name.is_empty()
+            && dir.join(name).as_os_str().len() <= MAX_PATH
+            // All characters that XML cannot hold, and some that readers change.
+            && !name
+                .chars()
+                .any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
+    })
+}
+
+/// The name of a file in the descriptor: relative if the file is in its directory.
+fn name(image: &Image, dir: &Path, form: &DescriptorForm) -> Result<String> {
+    let Some(name) = form.name(&image.file, dir) else {
+        let why = format!(
+            "the path of image {} has .. inside, or a directory in it whose name ends so, and libploop would take it for another file; rename it, here and in the descriptor",
+            image.guid
+        );
+        return Err(Error::new(ErrorKind::Unsupported, OPERATION, why).with_path(&image.file));
+    };
+    match readable(&name, dir) {
+        Some(name) => Ok(name.to_owned()),
         _ => Err(Error::new(
             ErrorKind::InvalidInput,
             OPERATION,
@@ -306,7 +444,7 @@ impl Writer {
         Writer {
             out: format!("<?xml version=\"1.0\"?>\n<{root}>\n"),
             depth: 1,
-            root: root.split(' ').next().unwrap_or(ROOT).to_owned(),
+            root: root.split(' ').next().unwrap_or(root).to_owned(),
         }
     }
 
@@ -484,7 +622,8 @@ mod tests {
 </Some_image>"#;
         let dir = Path::new("/vz");
         let read = |text: &str| {
-            let file = DescriptorFile::parse(text.into(), dir).unwrap();
+            let file =
+                DescriptorFile::parse(text.into(), dir, &DescriptorForm::PARALLELS).unwrap();
             (file.descriptor, file.unknown)
         };
         let (descriptor, unknown) = read(text);
@@ -507,7 +646,9 @@ mod tests {
         assert_eq!((&kept_again, again.size), (&unknown, descriptor.size));
         assert_eq!(again.to_xml_with(&unknown, dir).unwrap(), xml);
         let spaces = text.replace("Version=", "xmlns:x='y' Version=");
-        let error = DescriptorFile::parse(spaces.into(), dir).err().unwrap();
+        let parallels = &DescriptorForm::PARALLELS;
+        let error = DescriptorFile::parse(spaces.into(), dir, parallels).err();
+        let error = error.unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use crate::durability::{sync_directories, sync_files};
 use crate::identity::Identity;
+use crate::image::descriptor::DescriptorForm;
 use crate::image::{Header, Image, Severity, check_image};
 use crate::sysfs::Device;
 use crate::{Descriptor, Error, ErrorKind, ImageMode, Result, side_files};
@@ -34,9 +35,10 @@ pub(crate) fn finish(
     operation: &'static str,
     path: &Path,
     old: &Descriptor,
+    form: &DescriptorForm,
 ) -> Result<bool> {
     let staged = side_files::staged(path);
-    let new = super::staged_descriptor(&staged);
+    let new = super::staged_descriptor(&staged, form);
     let all = old.images.iter();
     if may_be_attached(devices, all.chain(new.iter().flat_map(|new| &new.images))) {
         return Ok(false);

@@ -23,7 +23,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::detached::clear_unused_mark;
 use crate::identity::Identity;
-use crate::image::descriptor::{self, DescriptorFile};
+use crate::image::descriptor::{self, DescriptorFile, DescriptorForm};
 use crate::image::{Header, Image};
 use crate::sysfs::Device;
 use crate::{Descriptor, Error, Guid, Result, durability, side_files};
@@ -133,10 +133,11 @@ pub(crate) fn mark_lost_snapshots(
     operation: &'static str,
     path: &Path,
     old: &Descriptor,
+    form: &DescriptorForm,
 ) -> Result<bool> {
     let record = MergeRecord::read(operation, path)?;
     let staged = side_files::staged(path);
-    let new = super::staged_descriptor(&staged);
+    let new = super::staged_descriptor(&staged, form);
     let merged = match (&record, &new) {
         (Some(record), _) => recorded(old, record),
         (None, Some(new)) => merged(old, new),
@@ -158,7 +159,7 @@ pub(crate) fn mark_lost_snapshots(
             return Ok(false);
         }
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
-        mark_temporary(operation, path, &guids)?;
+        mark_temporary(operation, path, &guids, form)?;
         // The mark is that of the merge: a device that runs has the delta below its top, and does not mark it.
         clear_unused_mark(operation, old, lowest)?;
         // It is that of the merge, which was not done.
@@ -174,9 +175,14 @@ fn recorded<'a>(old: &'a Descriptor, record: &MergeRecord) -> Vec<&'a Image> {
     images.filter(|image| image.guid != old.top).collect()
 }
 
-fn mark_temporary(operation: &'static str, path: &Path, guids: &[Guid]) -> Result<()> {
+fn mark_temporary(
+    operation: &'static str,
+    path: &Path,
+    guids: &[Guid],
+    form: &DescriptorForm,
+) -> Result<()> {
     let failed = |error: Error| error.during(operation).with_path(path);
-    let mut file = DescriptorFile::read(path).map_err(failed)?;
+    let mut file = DescriptorFile::read_as(path, form).map_err(failed)?;
     for snapshot in &mut file.descriptor.snapshots {
         snapshot.temporary |= guids.contains(&snapshot.guid);
     }

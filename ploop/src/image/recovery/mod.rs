@@ -13,11 +13,12 @@ pub(crate) mod removal;
 
 use std::path::Path;
 
+use crate::image::descriptor::DescriptorForm;
 use crate::{Descriptor, side_files};
 
 /// The staged descriptor at this path, if it is complete.
-pub(crate) fn staged_descriptor(path: &Path) -> Option<Descriptor> {
+pub(crate) fn staged_descriptor(path: &Path, form: &DescriptorForm) -> Option<Descriptor> {
     side_files::is_regular_file(path)
-        .then(|| Descriptor::open(path).ok())
+        .then(|| Descriptor::open_as(path, form).ok())
         .flatten()
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::detached::may_be_attached;
 use crate::image::Image;
+use crate::image::descriptor::DescriptorForm;
 use crate::sysfs::Device;
 use crate::{Descriptor, Error, Result, side_files};
 
@@ -33,12 +34,13 @@ pub(crate) fn finish(
     operation: &'static str,
     path: &Path,
     now: &Descriptor,
+    form: &DescriptorForm,
 ) -> Result<bool> {
     let saved = side_files::before_removal(path);
     if !side_files::is_regular_file(&saved) {
         return Ok(false);
     }
-    if let Ok(before) = Descriptor::open(&saved) {
+    if let Ok(before) = Descriptor::open_as(&saved, form) {
         let lost = difference(&before, now).map(|(lost, _)| lost);
         let is_there = |image: &&Image| fs::symlink_metadata(&image.file).is_ok();
         if lost

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::ffi::LINE;
 use crate::image::recovery::merge::{MergeRecord, mark_lost_snapshots, merged};
 use crate::{
     CreateParam, Descriptor, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Size, SwitchFlag,
@@ -47,7 +48,7 @@ fn set_times(file: &Path, time: SystemTime) {
 
 fn mark_lost_snapshots_in(directory: &Path, before: &Descriptor) -> (bool, Descriptor) {
     let path = directory.join("DiskDescriptor.xml");
-    let marked = mark_lost_snapshots(&[], "test", &path, before).unwrap();
+    let marked = mark_lost_snapshots(&[], "test", &path, before, &LINE.descriptor).unwrap();
     assert_eq!(paths::staged(&path).exists(), !marked);
     assert!(!paths::merge_record(&path).exists());
     (marked, Descriptor::open(&path).unwrap())
@@ -127,7 +128,7 @@ fn a_merge_that_failed_at_once_has_written_nothing() {
     fs::remove_file(paths::staged(&path)).unwrap();
     set_times(&base.file, SystemTime::now());
     MergeRecord::make("test", &path, &before, &[base.guid]).unwrap();
-    assert!(!mark_lost_snapshots(&[], "test", &path, &before).unwrap());
+    assert!(!mark_lost_snapshots(&[], "test", &path, &before, &LINE.descriptor).unwrap());
     assert_eq!(Descriptor::open(&path).unwrap(), before);
 }
 
@@ -180,7 +181,7 @@ fn a_record_that_is_not_complete_or_no_longer_true_is_removed() {
     ] {
         fs::write(paths::merge_record(&path), &text).unwrap();
         assert!(
-            !mark_lost_snapshots(&[], "test", &path, &before).unwrap(),
+            !mark_lost_snapshots(&[], "test", &path, &before, &LINE.descriptor).unwrap(),
             "{text}"
         );
         assert!(!paths::merge_record(&path).exists());
