@@ -7,10 +7,10 @@ use bitflags::bitflags;
 
 use crate::change::{Change, DescriptorWrite, require_known_flags};
 use crate::durability::sync_files;
-use crate::ffi::{self, CPath, CText, LockedImage, ReplaceWhich};
+use crate::ffi::{self, CPath, CText, LINE, LockedImage, ReplaceWhich};
 use crate::identity::Identity;
-use crate::image::Header;
-use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, trust};
+use crate::image::{Header, Image};
+use crate::{Code, Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, trust};
 
 bitflags! {
     /// How [`Ploop::replace`] treats the names.
@@ -164,6 +164,9 @@ impl Ploop {
                     }
                 }
             }
+            ReplaceTarget::Level(level) if !LINE.compares_replacement => {
+                delta_at_level(&change, *level)?
+            }
             ReplaceTarget::Level(_) => None,
         };
         if let Some(guid) = guid {
@@ -175,6 +178,10 @@ impl Ploop {
                 );
             }
             change.require_sound(descriptor.image(guid))?;
+            if let Some(old) = descriptor.image(guid).filter(|_| !LINE.compares_replacement) {
+                require_level_found(&change, guid)?;
+                require_copy(&change, &new_file, old)?;
+            }
         }
         let c_guid = guid.map(CText::guid);
         let which = match (&c_guid, &param.target) {
@@ -237,6 +244,64 @@ impl Drop for SecondName {
         // Should it stay, the file has two names, and nothing is lost.
         let _ = fs::remove_file(&self.0);
     }
+}
+
+/// The delta that a running device has at this level. `None` without a device, which libploop reports.
+fn delta_at_level(change: &Change<'_>, level: u32) -> Result<Option<Guid>> {
+    let Some(device) = change.found_device() else {
+        return Ok(None);
+    };
+    let delta = usize::try_from(level).ok();
+    let delta = delta.and_then(|level| device.deltas.get(level));
+    let guid = delta.and_then(|delta| change.delta_of_file(delta.identity?));
+    match guid {
+        Some(guid) => Ok(Some(guid)),
+        None => change.refuse(
+            ErrorKind::InvalidInput,
+            format!(
+                "{} has no delta of this image at level {level}",
+                device.path().display()
+            ),
+        ),
+    }
+}
+
+/// Requires that libploop finds the level at which a running device has the delta. Otherwise it would take the image for
+/// one that does not run: the descriptor would name the new file, and the device would go on with the old one.
+fn require_level_found(change: &Change<'_>, guid: Guid) -> Result<()> {
+    for device in change.devices_with(&[guid]) {
+        // libploop looks at one level after the other, and gives up at the first that it does not find.
+        let mut files = device.deltas.iter().map(|delta| delta.identity);
+        let found = files.find(|file| file.is_none_or(|file| change.is_delta(file, guid)));
+        if device.writes() && (!device.runs || found.flatten().is_none()) {
+            return change.refuse_attached(
+                device,
+                "it is stopped, or one of its files is not found, and libploop would not tell it of the new file",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Requires that the new file is a copy of the old one, as far as size and header show, and that its table is sound.
+fn require_copy(change: &Change<'_>, new_file: &Path, old: &Image) -> Result<()> {
+    let operation = change.operation();
+    let is_same = Header::is_same_in(new_file, &old.file)
+        .map_err(|error| Error::io(operation, "the files cannot be compared", error))?;
+    if !is_same {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            operation,
+            format!(
+                "the new file is no copy of {}: its size or its header is another one",
+                old.file.display()
+            ),
+        )
+        .with_path(new_file)
+        .with_code(Code::PLOOPFMT.get()));
+    }
+    let new = Image::new(old.guid, new_file, old.kind);
+    change.require_sound([&new]).map(drop)
 }
 
 fn identity_of(operation: &'static str, file: &Path) -> Result<Identity> {

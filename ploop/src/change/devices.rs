@@ -193,6 +193,11 @@ impl Change<'_> {
             .map(|(guid, _)| *guid)
     }
 
+    /// Whether this file is that delta of the image.
+    pub(crate) fn is_delta(&self, file: Identity, guid: Guid) -> bool {
+        self.delta_of_file(file) == Some(guid)
+    }
+
     /// A device that has this file, of this image or another.
     pub(crate) fn device_with_file(&self, file: Identity) -> Option<&Device> {
         self.devices.iter().find(|device| device.has(file))

@@ -189,6 +189,19 @@ impl Header {
         self.extension_sector != 0 && self.marked_closed
     }
 
+    /// Whether two files have the same length, and headers that differ in the in-use mark at most.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn is_same_in(first: &Path, second: &Path) -> std::io::Result<bool> {
+        let read = |path: &Path| {
+            let mut bytes = [0; Header::LEN];
+            let file = File::open(path)?;
+            file.read_exact_at(&mut bytes, 0)?;
+            bytes[at::IN_USE..][..4].fill(0);
+            Ok::<_, std::io::Error>((file.metadata()?.len(), bytes))
+        };
+        Ok(read(first)? == read(second)?)
+    }
+
     /// [`Header::read`] of a file of `len` bytes.
     pub(crate) fn read_from(file: &File, len: u64) -> Result<Header> {
         let mut bytes = [0; Header::LEN];

@@ -197,8 +197,10 @@ impl FilledImage {
         Descriptor::open(self.xml()).unwrap()
     }
 
+    /// As the handle tells it: a descriptor may have another spelling.
     pub(crate) fn file_of(&self, guid: Guid) -> PathBuf {
-        self.descriptor().image(guid).unwrap().file.clone()
+        let descriptor = self.ploop.descriptor().unwrap();
+        descriptor.image(guid).unwrap().file.clone()
     }
 
     /// The names in the image's directory, without the lock file, which stays once it was made.

@@ -4,11 +4,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Size, SwitchFlag};
+use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Size, SnapshotParam, SwitchFlag};
 
 use super::directory::Contents;
 use super::filled_image::FilledImage;
 
+use crate::line::{ROOT, descriptor_text, is_7};
 use crate::refused::refused;
 
 /// An image with two snapshots and known contents.
@@ -74,7 +75,7 @@ const FORMS: &[(&str, Edit)] = &[
         text.replace("Compressed", "compressed").into()
     }),
     ("a document type", |text| {
-        text.replace("?>", "?>\n<!DOCTYPE Parallels_disk_image>")
+        text.replace("?>", &format!("?>\n<!DOCTYPE {ROOT}>"))
             .into()
     }),
     ("two sizes", |text| {
@@ -245,7 +246,8 @@ const FIELDS: [&str; 4] = [
 ];
 
 fn with_fields(text: String) -> String {
-    text.replace("<Parallels_disk_image>", FIELDS[0].trim_end())
+    text.replace(&format!("<{ROOT}>"), FIELDS[0].trim_end())
+        .replace(&format!("</{ROOT}>"), "</Parallels_disk_image>")
         .replace(
             "    <Padding>0</Padding>\n",
             &format!("{}{}", FIELDS[1], FIELDS[2]),
@@ -296,6 +298,88 @@ fn what_libploop_does_not_know_survives_changes() {
     assert_fields(&filled, "an error");
 }
 
+/// What only libploop 7 knows. A descriptor may also have the root of the other line.
+#[test]
+fn what_another_line_writes_survives_changes() {
+    const KEY: &str = "    <Encryption>\n      <KeyId>a &amp; b</KeyId>\n    </Encryption>\n";
+    const VOLUME: &str = "    <Volume>\n      <SnapshotGUID>{5b6d4bf4-322d-4dbf-9009-c6d066d792df}</SnapshotGUID>\n    </Volume>\n";
+    for (name, field, behind) in [
+        ("key", KEY, "    <Padding>0</Padding>\n"),
+        ("volume", VOLUME, "  <StorageData>\n"),
+    ] {
+        for root in ["Parallels_disk_image", "Virtuozzo_disk_image"] {
+            let (mut filled, guids) = filled();
+            edit(&filled, |text| {
+                text.replace(ROOT, root)
+                    .replace(behind, &format!("{behind}{field}"))
+            });
+            let before = Contents::of(filled.dir.path());
+            if name == "key" && !is_7() {
+                // libploop 1 would drop it.
+                refused(filled.ploop.snapshot().map(drop), ErrorKind::Unsupported);
+                before.assert_unchanged(name);
+                continue;
+            }
+            let taken = filled.ploop.snapshot().unwrap();
+            filled.ploop.switch_snapshot(guids[0]).unwrap();
+            filled.ploop.delete_snapshot(taken).unwrap();
+            let text = fs::read_to_string(filled.xml()).unwrap();
+            assert!(text.contains(field), "{name}: {text}");
+            assert!(text.contains(&format!("\n<{root}>\n")), "{name}: {text}");
+            let names = filled.names();
+            assert!(!names.iter().any(|name| name.contains("kept")), "{names:?}");
+        }
+    }
+}
+
+/// Their deltas belong to another image, or others to them.
+#[test]
+fn volumes_that_share_deltas_are_not_changed() {
+    for field in ["<Parent>../other</Parent>", "<ReadOnly>1</ReadOnly>"] {
+        let (mut filled, guids) = filled();
+        edit(&filled, |text| {
+            let volume = format!("<StorageData><Volume>{field}</Volume>");
+            text.replace("<StorageData>", &volume)
+        });
+        if !is_7() {
+            // There are no volumes in libploop 1, which drops what it does not know.
+            filled.ploop.snapshot().unwrap();
+            assert!(fs::read_to_string(filled.xml()).unwrap().contains(field));
+            continue;
+        }
+        let before = Contents::of(filled.dir.path());
+        refused(filled.ploop.snapshot().map(drop), ErrorKind::Unsupported);
+        refused(filled.ploop.delete_snapshot(guids[0]), ErrorKind::Unsupported);
+        before.assert_unchanged(field);
+    }
+}
+
+/// libploop 7 takes each `../` in a name for a step up, wherever it stands.
+#[test]
+fn names_that_a_line_reads_otherwise_are_refused() {
+    let (mut filled, guids) = filled();
+    let top = filled.file_of(Guid::TOP);
+    let name = top.file_name().unwrap().to_str().unwrap().to_owned();
+    let inside = filled.path("a..");
+    fs::create_dir(&inside).unwrap();
+    fs::rename(&top, inside.join(&name)).unwrap();
+    edit(&filled, |text| text.replace(&name, &format!("a../{name}")));
+    if is_7() {
+        let before = Contents::of(filled.dir.path());
+        let error = refused(filled.ploop.delete_top_delta(), ErrorKind::Unsupported);
+        assert_eq!(error.path(), Some(&*filled.xml()), "{error}");
+        before.assert_unchanged("a name");
+    } else {
+        filled.ploop.delete_top_delta().unwrap();
+        filled.states.remove(&guids[1]);
+        assert_eq!(filled.ploop.descriptor().unwrap().images.len(), 2);
+    }
+    let param = SnapshotParam::new().directory(&inside);
+    let (mut filled, _) = self::filled();
+    let made = filled.ploop.snapshot_with(&param);
+    assert_eq!(made.is_err(), is_7(), "{made:?}");
+}
+
 /// A program that is killed after libploop's part and before this crate's leaves the fields in a file beside the descriptor.
 #[test]
 fn what_a_killed_change_has_dropped_comes_back() {
@@ -316,7 +400,7 @@ fn what_a_killed_change_has_dropped_comes_back() {
     fs::write(&kept, "hello").unwrap();
     fs::write(
         filled.xml(),
-        filled.descriptor().to_xml(filled.path("")).unwrap(),
+        descriptor_text(&filled.descriptor(), filled.path("")),
     )
     .unwrap();
     filled.ploop.snapshot().unwrap();

@@ -36,7 +36,8 @@ pub(crate) struct Line {
     pub(crate) copies: bool,
     /// A mount that can write rewrites an image of format v1 to v2, also a mount that then fails.
     pub(crate) upgrades_v1_at_mount: bool,
-    /// `ploop_replace_image` compares size and header of the new file with those of the old one.
+    /// `ploop_replace_image` compares size and header of the new file with those of the old one. Otherwise it also
+    /// takes an image whose device it does not find for one that does not run.
     pub(crate) compares_replacement: bool,
     /// Deltas keep the bitmaps of tracked changes in a format extension; otherwise the library does not know of any.
     pub(crate) keeps_extensions: bool,
