@@ -13,9 +13,7 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::image::descriptor::{
-    DescriptorFile, DescriptorForm, UnknownFields, replace, write,
-};
+use crate::image::descriptor::{DescriptorFile, DescriptorForm, UnknownFields, replace, write};
 use crate::{Descriptor, Error, Guid, Result, paths};
 
 /// The canonical descriptor of an image that is about to be changed.

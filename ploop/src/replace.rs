@@ -178,7 +178,10 @@ impl Ploop {
                 );
             }
             change.require_sound(descriptor.image(guid))?;
-            if let Some(old) = descriptor.image(guid).filter(|_| !LINE.compares_replacement) {
+            if let Some(old) = descriptor
+                .image(guid)
+                .filter(|_| !LINE.compares_replacement)
+            {
                 require_level_found(&change, guid)?;
                 require_copy(&change, &new_file, old)?;
             }

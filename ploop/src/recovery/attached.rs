@@ -58,7 +58,8 @@ fn finish_in(
     // From here on devices do not change. Once a descriptor was put in place, nothing is left to do.
     let replaced = removal::finish(&found, operation, path, descriptor, form)?
         || follow_device(&found, operation, path, descriptor)?;
-    let marked = !replaced && merge::mark_lost_snapshots(&found, operation, path, descriptor, form)?;
+    let marked =
+        !replaced && merge::mark_lost_snapshots(&found, operation, path, descriptor, form)?;
     let finished = !replaced && detached::finish(&found, operation, path, descriptor, form)?;
     Ok(Outcome {
         changed: merged || replaced || marked || finished,

@@ -124,8 +124,8 @@ fn save_descriptor(path: &Path, saved: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Identity;
     use crate::ffi::LINE;
+    use crate::identity::Identity;
     use crate::image::recovery::removal::finish;
     use crate::sysfs::{Delta, Device};
     use crate::{CreateParam, Ploop, Size};

@@ -75,8 +75,7 @@ const FORMS: &[(&str, Edit)] = &[
         text.replace("Compressed", "compressed").into()
     }),
     ("a document type", |text| {
-        text.replace("?>", &format!("?>\n<!DOCTYPE {ROOT}>"))
-            .into()
+        text.replace("?>", &format!("?>\n<!DOCTYPE {ROOT}>")).into()
     }),
     ("two sizes", |text| {
         text.replace("<Cylinders>", "<Disk_size>7</Disk_size><Cylinders>")
@@ -349,7 +348,10 @@ fn volumes_that_share_deltas_are_not_changed() {
         }
         let before = Contents::of(filled.dir.path());
         refused(filled.ploop.snapshot().map(drop), ErrorKind::Unsupported);
-        refused(filled.ploop.delete_snapshot(guids[0]), ErrorKind::Unsupported);
+        refused(
+            filled.ploop.delete_snapshot(guids[0]),
+            ErrorKind::Unsupported,
+        );
         before.assert_unchanged(field);
     }
 }

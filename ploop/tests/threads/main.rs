@@ -3,9 +3,9 @@
 
 #[path = "../filled_image/mod.rs"]
 mod filled_image;
+mod guids;
 #[path = "../fixture/line.rs"]
 mod line;
-mod guids;
 #[path = "../fixture/pipe.rs"]
 mod pipe;
 

@@ -85,7 +85,11 @@ mod tests {
             ("/vz/101/a/b", "/vz/101", Some("a/b")),
             ("/vz/pool/a", "/vz/101", Some("../pool/a")),
             ("/vz/1010", "/vz/101", Some("../1010")),
-            ("/vz/pool/a", "/vz/private/101/root.hdd", Some("../../../pool/a")),
+            (
+                "/vz/pool/a",
+                "/vz/private/101/root.hdd",
+                Some("../../../pool/a"),
+            ),
             ("/vz/a", "/vz/101", Some("../a")),
             ("/a", "/vz/101", Some("/a")),
             ("/a/b..", "/a/c", Some("../b..")),

@@ -15,9 +15,9 @@ mod write;
 
 use crate::image::Header;
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
-pub(crate) use form::DescriptorForm;
 #[cfg(feature = "libploop")]
 pub(crate) use descriptor_file::{DescriptorFile, replace, write};
+pub(crate) use form::DescriptorForm;
 #[cfg(feature = "libploop")]
 pub(crate) use write::UnknownFields;
 

@@ -622,8 +622,7 @@ mod tests {
 </Some_image>"#;
         let dir = Path::new("/vz");
         let read = |text: &str| {
-            let file =
-                DescriptorFile::parse(text.into(), dir, &DescriptorForm::PARALLELS).unwrap();
+            let file = DescriptorFile::parse(text.into(), dir, &DescriptorForm::PARALLELS).unwrap();
             (file.descriptor, file.unknown)
         };
         let (descriptor, unknown) = read(text);

@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::image::Header;
 use crate::ffi::LINE;
+use crate::image::Header;
 use crate::image::recovery::detached::finish;
 use crate::{CreateParam, Descriptor, ErrorKind, ImageMode, Ploop, Size, paths};
 
@@ -33,7 +33,14 @@ fn cut_after(change: impl Fn(&mut Ploop)) -> Fixture {
 
 impl Fixture {
     fn finish(&self) -> bool {
-        finish(&[], "test", &self.path, &self.descriptor(), &LINE.descriptor).unwrap()
+        finish(
+            &[],
+            "test",
+            &self.path,
+            &self.descriptor(),
+            &LINE.descriptor,
+        )
+        .unwrap()
     }
 
     fn descriptor(&self) -> Descriptor {
@@ -129,7 +136,14 @@ fn a_damaged_delta_keeps_its_mark_and_is_named() {
     fixture.mark(&base, true);
     let file = File::options().write(true).open(&base).unwrap();
     file.write_all_at(&u32::MAX.to_le_bytes(), 64).unwrap();
-    let error = finish(&[], "test", &fixture.path, &fixture.descriptor(), &LINE.descriptor).unwrap_err();
+    let error = finish(
+        &[],
+        "test",
+        &fixture.path,
+        &fixture.descriptor(),
+        &LINE.descriptor,
+    )
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(error.path(), Some(&*base));
     file.write_all_at(&[0; 4], 64).unwrap();
