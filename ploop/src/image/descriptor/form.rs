@@ -48,7 +48,8 @@ impl DescriptorForm {
             if a != b {
                 break;
             }
-            (names.next(), up.next());
+            names.next();
+            up.next();
             common += 1;
         }
         // Only the root, or nothing. Absolute names are read as they are.
