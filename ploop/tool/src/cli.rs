@@ -58,6 +58,25 @@ pub(crate) enum Command {
         after_help = "Examples:\n  ploop-image export root.hdd disk.raw\n  ploop-image export root.hdd disk.qcow2 --format qcow2\n  ploop-image export root.hdd - | zstd > disk.zst"
     )]
     Export(Export),
+    /// List files of the file system inside, as ls -l
+    #[command(after_help = "Example:\n  ploop-image ls root.hdd /etc")]
+    Ls(List),
+    /// Print files of the file system inside
+    #[command(after_help = "Example:\n  ploop-image cat root.hdd /etc/os-release")]
+    Cat(Cat),
+    /// Copy files out of the file system inside
+    #[command(
+        after_help = "Example:\n  ploop-image cp -r root.hdd /home/alice ./alice\n\n\
+                      Keeps permissions, times and symbolic links; to keep owners and everything else, use tar."
+    )]
+    Cp(Copy),
+    /// Write files of the file system inside to a tar archive, with all that belongs to them
+    #[command(
+        after_help = "Example:\n  ploop-image tar root.hdd / | docker import - container:latest\n\n\
+                      The archive has owners, permissions, times, hard and symbolic links, devices, extended \
+                      attributes, access control lists, and sparse files as such."
+    )]
+    Tar(Tar),
 }
 
 /// The image.
@@ -78,6 +97,59 @@ pub(crate) struct State {
     /// Read an image that is marked as in use: it is mounted, or was not unmounted before its host went down
     #[arg(long)]
     pub(crate) in_use: bool,
+}
+
+/// The file system inside.
+#[derive(Debug, Args)]
+pub(crate) struct FileSystemState {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// The partition with the file system, by its number [default: the only one that has any]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) partition: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) file_system: FileSystemState,
+    /// Files and directories [default: /]
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cat {
+    #[command(flatten)]
+    pub(crate) file_system: FileSystemState,
+    /// Files
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Copy {
+    #[command(flatten)]
+    pub(crate) file_system: FileSystemState,
+    /// A file of the image
+    pub(crate) from: PathBuf,
+    /// Where it goes: a name that is not there, or a directory
+    pub(crate) to: PathBuf,
+    /// Copy directories with all that is in them
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tar {
+    #[command(flatten)]
+    pub(crate) file_system: FileSystemState,
+    /// Files and directories [default: /]
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The archive [default: the standard output]
+    #[arg(long, short, value_name = "ARCHIVE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,5 @@
 //! `export`.
 
-use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,7 +7,7 @@ use ploop::Size;
 use ploop::image::{Disk, ExportOptions};
 
 use crate::cli::{Export, Format};
-use crate::output::{Failure, Output, Result};
+use crate::output::{Failure, Output, Result, raw_stdout};
 use crate::progress::{bar, interrupt_flag};
 use crate::qcow2::Qcow2File;
 
@@ -36,10 +35,7 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
             target.publish(!export.no_sync)?;
         }
         Format::Raw if export.out == Path::new("-") => {
-            // Not `Stdout`, which looks for ends of lines.
-            let out = io::stdout().lock();
-            let out = std::fs::File::from(std::os::fd::AsFd::as_fd(&out).try_clone_to_owned()?);
-            disk.stream(out, &options, progress)?;
+            disk.stream(raw_stdout()?, &options, progress)?;
         }
         Format::Raw => disk.export(&export.out, &options, progress)?,
     }
@@ -48,7 +44,7 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
 }
 
 /// Where a partition begins, and its size.
-fn partition(disk: &Disk, number: u32) -> Result<(u64, Size)> {
+pub(crate) fn partition(disk: &Disk, number: u32) -> Result<(u64, Size)> {
     let partitions = disk.partitions()?;
     match partitions.iter().find(|it| it.number == number) {
         Some(partition) => Ok((partition.offset, partition.size)),

@@ -1,10 +1,15 @@
 //! `ploop-image`: ploop images without the driver.
 
+mod archive;
+mod cat;
 mod check;
 mod cli;
+mod copy;
 mod diff;
 mod export;
+mod file_system;
 mod info;
+mod list;
 mod map;
 mod output;
 mod progress;
@@ -29,6 +34,10 @@ fn main() -> ExitCode {
         Command::Map(state) => map::run(state, &output),
         Command::Diff(diff) => diff::run(diff, &output),
         Command::Export(export) => export::run(export, &output),
+        Command::Ls(list) => file_system::guarded(|| list::run(list, &output)),
+        Command::Cat(cat) => file_system::guarded(|| cat::run(cat)),
+        Command::Cp(copy) => file_system::guarded(|| copy::run(copy, &output)),
+        Command::Tar(tar) => file_system::guarded(|| archive::run(tar)),
     };
     match result {
         Ok(status) => status,

@@ -1,7 +1,9 @@
 //! What the commands print: text for people, JSON for programs, failures.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -107,6 +109,13 @@ impl Output {
         Ok(())
     }
 
+    /// Something that the result lacks.
+    pub(crate) fn warning(&self, message: impl fmt::Display) {
+        // Nobody is left to be told where this cannot be written.
+        let mut err = anstream::stderr().lock();
+        let _ = writeln!(err, "{WARNING}warning{WARNING:#}: {message}");
+    }
+
     pub(crate) fn failure(&self, failure: &Failure) {
         // Nobody is left to be told where this cannot be written.
         if self.json {
@@ -134,6 +143,11 @@ impl Output {
             );
         }
     }
+}
+
+/// The standard output for data: not `Stdout`, which looks for ends of lines.
+pub(crate) fn raw_stdout() -> io::Result<File> {
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
 /// A table without lines, its columns two spaces apart. The columns named in `right` hold numbers.

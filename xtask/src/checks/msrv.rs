@@ -9,5 +9,8 @@ pub(super) const CHECK: Check = Check {
     name: "msrv",
     title: "compiles with the oldest Rust",
     missing: Msrv::missing,
-    work: |_| run::run(&mut Msrv::get()?.cargo("check --workspace --all-targets")?),
+    // The command needs a newer one, for its reader of ext4.
+    work: |_| {
+        run::run(&mut Msrv::get()?.cargo("check --workspace --exclude ploop-image --all-targets")?)
+    },
 };

@@ -1,0 +1,184 @@
+//! `ls`: the files of a directory, as `ls -l` shows them.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::cli::List;
+use crate::file_system::{FileSystem, Kind, Node};
+use crate::output::{Output, Result, table};
+
+/// An element of what `ls --json` prints.
+#[derive(Serialize)]
+struct Entry {
+    /// Bytes that are not UTF-8 are replaced.
+    name: String,
+    kind: &'static str,
+    /// The permissions, with the set-ID and sticky bits.
+    mode: u32,
+    links: u16,
+    uid: u32,
+    gid: u32,
+    size: u64,
+    /// Seconds since 1970, UTC.
+    mtime: i64,
+    mtime_nsec: u32,
+    inode: u32,
+    /// Of a symbolic link.
+    target: Option<String>,
+    /// Of a device.
+    device: Option<(u32, u32)>,
+}
+
+pub(crate) fn run(list: &List, output: &Output) -> Result {
+    let file_system = FileSystem::open(&list.file_system)?;
+    let mut entries = Vec::new();
+    let root = Path::new("/").to_owned();
+    let paths = if list.files.is_empty() {
+        vec![root]
+    } else {
+        list.files.clone()
+    };
+    for path in &paths {
+        let node = file_system.find(path, false)?;
+        if node.kind() == Some(Kind::Directory) {
+            for (name, number) in file_system.entries(&node)? {
+                let node = file_system.node(number)?;
+                let path = match paths.len() {
+                    1 => Path::new(OsStr::from_bytes(&name)).to_owned(),
+                    _ => path.join(OsStr::from_bytes(&name)),
+                };
+                entries.push(entry(&file_system, &path, &node)?);
+            }
+        } else {
+            entries.push(entry(&file_system, path, &node)?);
+        }
+    }
+    if output.is_json() {
+        output.json(&entries)?;
+    } else {
+        show(&entries, output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn entry(file_system: &FileSystem, path: &Path, node: &Node) -> Result<Entry> {
+    let kind = node.kind();
+    let target = match kind {
+        Some(Kind::Link) => {
+            let target = file_system.link(node)?;
+            Some(String::from_utf8_lossy(&target).into_owned())
+        }
+        _ => None,
+    };
+    let inode = &node.inode;
+    Ok(Entry {
+        name: path.display().to_string(),
+        kind: match kind {
+            Some(Kind::File) => "file",
+            Some(Kind::Directory) => "directory",
+            Some(Kind::Link) => "link",
+            Some(Kind::CharDevice) => "character device",
+            Some(Kind::BlockDevice) => "block device",
+            Some(Kind::Fifo) => "fifo",
+            Some(Kind::Socket) => "socket",
+            None => "unknown",
+        },
+        mode: node.permissions(),
+        links: inode.links_count,
+        uid: inode.uid,
+        gid: inode.gid,
+        size: inode.size,
+        mtime: inode.mtime,
+        mtime_nsec: inode.mtime_nsec,
+        inode: node.number,
+        target,
+        device: matches!(kind, Some(Kind::CharDevice | Kind::BlockDevice)).then(|| node.device()),
+    })
+}
+
+fn show(entries: &[Entry], output: &Output) -> Result<()> {
+    let rows = entries.iter().map(|entry| {
+        let size = match entry.device {
+            Some((major, minor)) => format!("{major}, {minor}"),
+            None => entry.size.to_string(),
+        };
+        let name = match &entry.target {
+            Some(target) => format!("{} -> {}", printable(&entry.name), printable(target)),
+            None => printable(&entry.name),
+        };
+        [
+            mode_text(entry),
+            entry.links.to_string(),
+            entry.uid.to_string(),
+            entry.gid.to_string(),
+            size,
+            date(entry.mtime),
+            name,
+        ]
+    });
+    if entries.is_empty() {
+        return Ok(());
+    }
+    output.line(table(
+        ["MODE", "LINKS", "UID", "GID", "SIZE", "MODIFIED", "NAME"],
+        &[1, 2, 3, 4],
+        rows,
+    ))
+}
+
+/// In UTC: the time zone of the image is not known.
+fn date(seconds: i64) -> String {
+    match time::OffsetDateTime::from_unix_timestamp(seconds) {
+        Ok(it) => format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}",
+            it.year(),
+            u8::from(it.month()),
+            it.day(),
+            it.hour(),
+            it.minute()
+        ),
+        Err(_) => seconds.to_string(),
+    }
+}
+
+/// Without control characters, which the root user of a container could use to write over the terminal.
+fn printable(name: &str) -> String {
+    name.chars()
+        .flat_map(|it| match it.is_control() {
+            true => it.escape_default().collect::<Vec<_>>(),
+            false => vec![it],
+        })
+        .collect()
+}
+
+/// As `ls -l` has it: `drwxr-xr-t`.
+fn mode_text(entry: &Entry) -> String {
+    let mode = entry.mode;
+    let kind = match entry.kind {
+        "file" => '-',
+        "directory" => 'd',
+        "link" => 'l',
+        "character device" => 'c',
+        "block device" => 'b',
+        "fifo" => 'p',
+        "socket" => 's',
+        _ => '?',
+    };
+    let mut text = String::from(kind);
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+        let bits = mode >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (bits & 1 != 0, mode & special != 0) {
+            (true, false) => 'x',
+            (false, false) => '-',
+            (true, true) => letter,
+            (false, true) => letter.to_ascii_uppercase(),
+        });
+    }
+    text
+}
