@@ -1,19 +1,25 @@
 //! Finds libploop and tells Cargo how to link it. The crate documentation lists the environment variables.
 
+#[path = "build/archive.rs"]
+mod archive;
+#[path = "build/compiler.rs"]
+mod compiler;
 #[path = "build/env.rs"]
 mod env;
 #[cfg(feature = "bindgen")]
 #[path = "build/generate.rs"]
 #[allow(dead_code, reason = "`cargo xtask` uses the other half")]
 mod generate;
+#[path = "build/line.rs"]
+mod line;
 #[path = "build/link.rs"]
 mod link;
 #[path = "build/probe.rs"]
 mod probe;
-#[path = "build/soname.rs"]
-mod soname;
+#[path = "build/shared_library.rs"]
+mod shared_library;
 
-use probe::Line;
+use line::Line;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -23,8 +29,9 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(ploop_abi, values(\"v1\", \"v7\"))");
 
     // A documentation build has neither the library nor its header and links nothing.
-    if env::var("DOCS_RS").is_some() {
-        emit_line(probe::LINES[0], probe::LINES[0].bound_version);
+    if env::var("DOCS_RS").is_some_and(|value| env::is_on(&value)) {
+        let line = line::LINES[0];
+        emit_line(line, Some(line.bound_version));
         return;
     }
 
@@ -43,7 +50,14 @@ fn build() -> Result<(), String> {
     let library = probe::find()?;
     link::emit(&library)?;
 
-    emit_line(library.line, &library.version);
+    emit_line(library.line, library.version.as_deref());
+    // For this crate's own tests of this program.
+    if let Ok(program) = std::env::current_exe() {
+        println!(
+            "cargo::rustc-env=PLOOP_SYS_BUILD_SCRIPT={}",
+            program.display()
+        );
+    }
     if let Some(include) = &library.include {
         println!("cargo::metadata=include={}", include.display());
         // For this crate's own layout test.
@@ -52,12 +66,13 @@ fn build() -> Result<(), String> {
 
     #[cfg(feature = "bindgen")]
     {
-        let out = std::path::PathBuf::from(env::required("OUT_DIR")?).join("bindings.rs");
+        let out = std::path::PathBuf::from(env::of_cargo("OUT_DIR")).join("bindings.rs");
         let descriptions = std::path::Path::new("abi");
         let text = generate::of_header(
             library.include.as_deref(),
-            library.line.number(),
+            library.line.major(),
             descriptions,
+            true,
         )?;
         std::fs::write(&out, text).map_err(|e| format!("cannot write {}: {e}", out.display()))?;
         println!("cargo::rustc-cfg=ploop_generated");
@@ -66,10 +81,13 @@ fn build() -> Result<(), String> {
 }
 
 /// For the build scripts of crates that depend on this one, and for this crate itself.
-fn emit_line(line: Line, version: &str) {
-    println!("cargo::metadata=version={version}");
+fn emit_line(line: Line, version: Option<&str>) {
+    if let Some(version) = version {
+        println!("cargo::metadata=version={version}");
+    }
     println!("cargo::metadata=abi={}", line.abi);
     println!("cargo::rustc-cfg=ploop_abi=\"{}\"", line.abi);
+    let version = version.unwrap_or("unknown");
     println!("cargo::rustc-env=PLOOP_SYS_VERSION={version}");
     println!("cargo::rustc-env=PLOOP_SYS_SONAME={}", line.soname);
 }

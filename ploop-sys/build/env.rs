@@ -1,6 +1,6 @@
 //! Environment variables. Cargo is told of each, so that the script runs again when one changes.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 /// A variable.
 pub(crate) fn var(name: &str) -> Option<OsString> {
@@ -19,13 +19,17 @@ pub(crate) fn target_var(name: &str) -> Option<OsString> {
         .or_else(|| common.filter(|v| !v.is_empty()))
 }
 
-/// A variable that is a switch: `0` is off, anything else is on.
+/// A variable that is a switch: `0`, `no`, `false` and `off` are off, anything else is on.
 pub(crate) fn switch(name: &str) -> Option<bool> {
-    target_var(name).map(|v| v != "0")
+    target_var(name).map(|value| is_on(&value))
 }
 
-/// A variable that Cargo always sets for a build script.
-#[cfg(feature = "bindgen")]
-pub(crate) fn required(name: &str) -> Result<OsString, String> {
-    std::env::var_os(name).ok_or_else(|| format!("{name} is not set: run this by Cargo"))
+pub(crate) fn is_on(value: &OsStr) -> bool {
+    let value = value.to_string_lossy().to_ascii_lowercase();
+    !matches!(value.as_str(), "" | "0" | "no" | "false" | "off")
+}
+
+/// A variable that Cargo always sets for a build script; empty where something else runs this.
+pub(crate) fn of_cargo(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
 }

@@ -18,11 +18,12 @@ pub(crate) fn of_description(file: &Path) -> Result<String, String> {
 
 /// Reads the header `ploop/libploop.h` from `include`, or from the compiler's own path, and returns formatted Rust.
 /// From line 7 on there is `ploop/libvolume.h`, too; the undeclared functions are added; and the line's description, in
-/// `descriptions`, says which functions are late.
+/// `descriptions`, says which functions are late. A build script tells Cargo of the headers that were read.
 pub(crate) fn of_header(
     include: Option<&Path>,
     line: u32,
     descriptions: &Path,
+    is_build_script: bool,
 ) -> Result<String, String> {
     let mut builder = builder()
         // The header's text and not its path, so that no directory of this machine gets into the result.
@@ -35,6 +36,9 @@ pub(crate) fn of_header(
         ]);
     if let Some(dir) = include {
         builder = builder.clang_arg(format!("-I{}", dir.display()));
+    }
+    if is_build_script {
+        builder = builder.parse_callbacks(Box::new(bindgen::CargoCallbacks::new()));
     }
     let mut bindings = finish("<ploop/libploop.h>", &generated(builder)?);
     if line >= 7 {
@@ -49,8 +53,11 @@ pub(crate) fn of_header(
 /// Everything that these headers declare, whatever its name. `libvolume` is empty where there is none.
 pub(crate) fn of_public_headers(libploop: &str, libvolume: &str) -> Result<String, String> {
     let builder = builder()
-        // As one text: the second uses types of the first.
-        .header_contents("public.h", &format!("{libploop}\n{libvolume}"))
+        // As one text: the second uses types of the first. The oldest use a type that they do not declare.
+        .header_contents(
+            "public.h",
+            &format!("#include <stddef.h>\n{libploop}\n{libvolume}"),
+        )
         .allowlist_file("(.*/)?public\\.h")
         .blocklist_type(KERNEL_TYPES);
     Ok(finish("the public headers", &generated(builder)?))

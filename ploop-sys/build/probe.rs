@@ -1,56 +1,51 @@
-//! Finds the library and its header, and checks the version.
+//! Finds the library and its header, and tells its line.
 
-use crate::{env, soname};
+use crate::archive::Archive;
+use crate::line::{self, Line};
+use crate::shared_library::SharedLibrary;
+use crate::{compiler, env};
 use std::path::{Path, PathBuf};
-
-/// A line of libploop: versions with one soname, whose structures the same bindings fit.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Line {
-    /// For `DEP_PLOOP_ABI` and the cfg `ploop_abi`.
-    pub(crate) abi: &'static str,
-    pub(crate) soname: &'static str,
-    /// The version whose interface the committed bindings were made from.
-    pub(crate) bound_version: &'static str,
-    /// The oldest version that the bindings fit.
-    oldest: &'static str,
-    /// The first version that does not belong to the line.
-    end: &'static str,
-}
-
-pub(crate) const LINES: [Line; 2] = [
-    Line {
-        abi: "v1",
-        soname: "libploop.so.1",
-        bound_version: "1.15",
-        oldest: "1.12",
-        end: "2",
-    },
-    Line {
-        abi: "v7",
-        soname: "libploop.so.7",
-        bound_version: "7.0.280",
-        oldest: "7.0.95",
-        end: "7.1",
-    },
-];
 
 /// What was found.
 pub(crate) struct Library {
     pub(crate) line: Line,
-    /// From the .pc file or from the file name; if there is neither, the version of the bindings.
-    pub(crate) version: String,
-    /// The directory of `libploop.so` or `libploop.a`; `None` where the linker is to find it.
-    pub(crate) lib_dir: Option<PathBuf>,
+    /// As its .pc file or its file name says; else the newest version whose functions it has. `None` if nothing is known.
+    pub(crate) version: Option<String>,
+    pub(crate) file: LibraryFile,
     /// The directory that holds `ploop/libploop.h`, if it was found.
     pub(crate) include: Option<PathBuf>,
-    /// Whether the linker must be told `lib_dir`.
+    /// Whether the linker must be told the directory of the file.
     pub(crate) search: bool,
+}
+
+/// The file that will be linked.
+pub(crate) enum LibraryFile {
+    Shared(PathBuf),
+    Static(PathBuf, Archive),
+    /// The linker is to find a shared one.
+    Unknown,
+}
+
+impl LibraryFile {
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            LibraryFile::Shared(file) | LibraryFile::Static(file, _) => Some(file),
+            LibraryFile::Unknown => None,
+        }
+    }
+
+    fn has(&self, shared: Option<&SharedLibrary>, function: &str) -> bool {
+        match self {
+            LibraryFile::Static(_, archive) => archive.has(function),
+            _ => shared.is_some_and(|library| library.has(function)),
+        }
+    }
 }
 
 /// Finds the library by the user's variables, or else by pkg-config.
 pub(crate) fn find() -> Result<Library, String> {
-    let lib_dir = env::target_var("PLOOP_LIB_DIR").map(PathBuf::from);
-    let include = env::target_var("PLOOP_INCLUDE_DIR").map(PathBuf::from);
+    let lib_dir = directory("PLOOP_LIB_DIR")?;
+    let include = directory("PLOOP_INCLUDE_DIR")?;
     let no_pkg_config = env::switch("PLOOP_NO_PKG_CONFIG").unwrap_or(false);
 
     if let Some(dir) = &include {
@@ -62,14 +57,8 @@ pub(crate) fn find() -> Result<Library, String> {
         }
     }
     let mut library = match lib_dir {
-        Some(dir) => library_in_directory(dir)?,
-        None if no_pkg_config => Library {
-            line: LINES[0],
-            version: LINES[0].bound_version.to_owned(),
-            lib_dir: None,
-            include: None,
-            search: false,
-        },
+        Some(dir) => library_in_directory(&dir)?,
+        None if no_pkg_config => library_of_compiler()?,
         None => library_by_pkg_config()?,
     };
     if include.is_some() {
@@ -78,53 +67,228 @@ pub(crate) fn find() -> Result<Library, String> {
     Ok(library)
 }
 
-/// The library in the directory that the user has set. There may be no .pc file; then the file name has the version.
-fn library_in_directory(dir: PathBuf) -> Result<Library, String> {
-    let shared = dir.join("libploop.so");
-    if !shared.exists() && !dir.join("libploop.a").exists() {
-        return Err(format!(
+/// A directory that the user has set.
+fn directory(variable: &str) -> Result<Option<PathBuf>, String> {
+    match env::target_var(variable).map(PathBuf::from) {
+        // This runs in another directory than Cargo, and so does the linker.
+        Some(dir) if dir.is_relative() => Err(format!(
+            "{variable} is {}: give the whole path. (In .cargo/config.toml: {variable} = {{ value = \"{}\", relative = \
+             true }}, from the directory that holds .cargo.)",
+            dir.display(),
+            dir.display()
+        )),
+        dir => Ok(dir),
+    }
+}
+
+/// The library in the directory that the user has set. There may be no .pc file.
+fn library_in_directory(dir: &Path) -> Result<Library, String> {
+    let file = file_in(dir)?.ok_or_else(|| {
+        format!(
             "PLOOP_LIB_DIR is {}, but there is neither libploop.so nor libploop.a in it",
             dir.display()
-        ));
+        )
+    })?;
+    let pc_file = dir.join("pkgconfig/ploop.pc");
+    let said = version_of_pc_file(&pc_file);
+    Library::new(file, said, include_near(dir), true)
+}
+
+/// The library that the compiler finds, as the linker will.
+fn library_of_compiler() -> Result<Library, String> {
+    if wants_static() == Some(true) {
+        let Some(file) = compiler::find("libploop.a") else {
+            return Err(
+                "static linking was asked for without pkg-config, but rustc itself opens libploop.a and has to be \
+                 told where it is: name its directory in PLOOP_LIB_DIR"
+                    .to_owned(),
+            );
+        };
+        let archive = Archive::read(&file)?;
+        return Library::new(LibraryFile::Static(file, archive), None, None, true);
     }
-    let version = version_of_pc_file(&dir.join("pkgconfig/ploop.pc"))
-        .or_else(|| version_of_file_name(&shared));
-    let line = if shared.exists() {
-        line_of_file(&shared)?
-    } else {
-        version.as_deref().map_or(Ok(LINES[0]), line_of_version)?
-    };
-    let version = version.unwrap_or_else(|| line.bound_version.to_owned());
-    require_in_range(line, &version)?;
-    Ok(Library {
-        line,
-        include: include_near(&dir),
-        version,
-        lib_dir: Some(dir),
-        search: true,
-    })
+    match compiler::find("libploop.so") {
+        Some(file) => {
+            let include = file.parent().and_then(include_near);
+            Library::new(LibraryFile::Shared(file), None, include, false)
+        }
+        None => {
+            let line = line::LINES[0];
+            println!(
+                "cargo::warning=PLOOP_NO_PKG_CONFIG is set, and the compiler does not find libploop.so: it is taken \
+                 for a {}. If it is another, name its directory in PLOOP_LIB_DIR.",
+                line.soname
+            );
+            Ok(Library {
+                line,
+                version: None,
+                file: LibraryFile::Unknown,
+                include: None,
+                search: false,
+            })
+        }
+    }
 }
 
 fn library_by_pkg_config() -> Result<Library, String> {
     let found = query_pkg_config(true).map_err(|error| not_found(&error))?;
-    let lib_dir = found.link_paths.into_iter().next();
-    let shared = lib_dir.as_ref().map(|dir| dir.join("libploop.so"));
-    let line = match shared.filter(|file| file.exists()) {
-        Some(file) => line_of_file(&file)?,
-        None => line_of_version(&found.version)?,
+    let pc_file = variable("pcfiledir").map(|dir| PathBuf::from(dir).join("ploop.pc"));
+    if let Some(file) = pc_file.filter(|file| file.is_file()) {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
+    let dirs = directories(found.link_paths);
+    let mut file = None;
+    for dir in &dirs {
+        file = file_in(dir)?;
+        if file.is_some() {
+            break;
+        }
+    }
+    let file = match file {
+        Some(file) => file,
+        None if dirs.is_empty() => {
+            compiler::find("libploop.so").map_or(LibraryFile::Unknown, LibraryFile::Shared)
+        }
+        None => {
+            let dirs: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+            return Err(format!(
+                "ploop.pc names {} as the directory of libploop {}, but there is neither libploop.so nor libploop.a in \
+                 it: the linker would take another libploop. Name the right directory in PLOOP_LIB_DIR.",
+                dirs.join(", "),
+                found.version
+            ));
+        }
     };
-    require_in_range(line, &found.version)?;
+    let include = file.path().and_then(Path::parent).and_then(include_near);
     // The linker is not told of a system directory: before the others, it would hide libraries that the user has put
     // there.
     let search = query_pkg_config(false).is_ok_and(|found| !found.link_paths.is_empty());
-    Ok(Library {
-        line,
-        version: found.version,
-        include: lib_dir.as_deref().and_then(include_near),
-        lib_dir,
-        search,
-    })
+    Library::new(file, Some(found.version), include, search)
 }
+
+impl Library {
+    /// The library of a file: the file itself tells the line, whatever is said beside it.
+    fn new(
+        file: LibraryFile,
+        said_version: Option<String>,
+        include: Option<PathBuf>,
+        search: bool,
+    ) -> Result<Library, String> {
+        let shared = match &file {
+            LibraryFile::Shared(path) => Some(SharedLibrary::read(path)?),
+            _ => None,
+        };
+        let line = match (&file, &shared) {
+            (_, Some(library)) => Line::of_soname(&library.soname)?,
+            (LibraryFile::Static(path, archive), _) => {
+                let by_version = said_version.as_deref().map(Line::of_version).transpose()?;
+                match (Line::of_functions(|name| archive.has(name))?, by_version) {
+                    (Some(line), None) | (None, Some(line)) => line,
+                    (Some(line), Some(other)) if line == other => line,
+                    (Some(line), Some(other)) => {
+                        return Err(format!(
+                            "{} is of the line of {}, but ploop.pc is of that of {}: name the directory of a libploop \
+                             with a ploop.pc of its own in PLOOP_LIB_DIR",
+                            path.display(),
+                            line.soname,
+                            other.soname
+                        ));
+                    }
+                    (None, None) => {
+                        return Err(format!("{} is no libploop that is known", path.display()));
+                    }
+                }
+            }
+            (_, None) => match &said_version {
+                Some(version) => Line::of_version(version)?,
+                None => line::LINES[0],
+            },
+        };
+        let named = match &file {
+            LibraryFile::Shared(path) => version_of_file_name(path),
+            _ => None,
+        };
+        // A .pc file of another line says nothing about this file.
+        let mut said = said_version.into_iter().chain(named);
+        let version = match said.find(|version| line.includes(version)) {
+            Some(version) => {
+                line.require(&version)?;
+                Some(version)
+            }
+            None if file.path().is_none() => None,
+            None => {
+                let has = |function: &str| file.has(shared.as_ref(), function);
+                Some(line.version_by_functions(has)?.to_owned())
+            }
+        };
+        if let Some(path) = file.path() {
+            println!("cargo::rerun-if-changed={}", path.display());
+            // `libploop.so` is a link: when another version is installed, the file behind it is another.
+            if let Some(target) = path.canonicalize().ok().filter(|target| target != path) {
+                println!("cargo::rerun-if-changed={}", target.display());
+            }
+        }
+        Ok(Library {
+            line,
+            version,
+            file,
+            include,
+            search,
+        })
+    }
+}
+
+/// Whether a static library was asked for: by the variable, or by the feature. The variable wins: any crate of the tree
+/// can switch on the feature, but only the user sets the variable.
+pub(crate) fn wants_static() -> Option<bool> {
+    env::switch("PLOOP_STATIC").or(cfg!(feature = "static").then_some(true))
+}
+
+/// The file of a directory that will be linked, if there is one.
+fn file_in(dir: &Path) -> Result<Option<LibraryFile>, String> {
+    let (shared, archive) = (dir.join("libploop.so"), dir.join("libploop.a"));
+    let is_static = match wants_static() {
+        Some(true) if !archive.exists() && shared.exists() => {
+            return Err(format!(
+                "static linking was asked for, but there is no libploop.a in {} (Debian, Ubuntu: package libploop-dev; \
+                 RHEL-like: ploop-devel)",
+                dir.display()
+            ));
+        }
+        Some(false) if !shared.exists() && archive.exists() => {
+            return Err(format!(
+                "PLOOP_STATIC asks for a shared library, but in {} there is libploop.a alone, and no libploop.so",
+                dir.display()
+            ));
+        }
+        Some(wanted) => wanted,
+        None => !shared.exists(),
+    };
+    if is_static && archive.exists() {
+        let contents = Archive::read(&archive)?;
+        return Ok(Some(LibraryFile::Static(archive, contents)));
+    }
+    Ok(shared.exists().then_some(LibraryFile::Shared(shared)))
+}
+
+/// The directories of the library. pkg-config writes one with a space in its name so that it looks like two.
+fn directories(of_pkg_config: Vec<PathBuf>) -> Vec<PathBuf> {
+    match variable("libdir").filter(|libdir| libdir.contains(' ')) {
+        None => of_pkg_config,
+        Some(libdir) => {
+            let inside = env::var("PKG_CONFIG_SYSROOT_DIR").map(|root| {
+                let mut path = root;
+                path.push(&libdir);
+                PathBuf::from(path)
+            });
+            inside.into_iter().chain([libdir.into()]).collect()
+        }
+    }
+}
+
+/// With a version: for `ploop` alone the crate would look at our own variables, and take PLOOP_STATIC=0 and
+/// PLOOP_NO_PKG_CONFIG=0 for a yes.
+const PACKAGE: &str = "ploop >= 1";
 
 fn query_pkg_config(system_dirs_too: bool) -> Result<pkg_config::Library, pkg_config::Error> {
     // Without cflags and static: for either, pkg-config follows the private requirement of ploop.pc, libxml-2.0, and
@@ -135,7 +299,13 @@ fn query_pkg_config(system_dirs_too: bool) -> Result<pkg_config::Library, pkg_co
         .statik(false)
         .print_system_libs(system_dirs_too)
         .cargo_metadata(false)
-        .probe("ploop")
+        .probe(PACKAGE)
+}
+
+/// A variable of ploop.pc. pkg-config puts a backslash before a space.
+fn variable(name: &str) -> Option<String> {
+    let text = pkg_config::get_variable(PACKAGE, name).ok()?;
+    (!text.is_empty()).then(|| text.replace("\\ ", " "))
 }
 
 /// The directory of the header: `include` beside `lib` or `lib/<multiarch>`.
@@ -150,6 +320,7 @@ fn include_near(lib_dir: &Path) -> Option<PathBuf> {
 
 fn version_of_pc_file(file: &Path) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
+    println!("cargo::rerun-if-changed={}", file.display());
     let line = text.lines().find_map(|l| l.strip_prefix("Version:"))?;
     Some(line.trim().to_owned())
 }
@@ -161,66 +332,6 @@ fn version_of_file_name(shared: &Path) -> Option<String> {
     let version = name.strip_prefix("libploop.so.")?;
     // The major number alone is not enough.
     version.contains('.').then(|| version.to_owned())
-}
-
-/// The line of the file that is linked: its soname decides, whatever the version strings beside it say.
-fn line_of_file(file: &Path) -> Result<Line, String> {
-    let soname = soname::of(file)?;
-    LINES
-        .into_iter()
-        .find(|line| line.soname == soname)
-        .ok_or_else(|| not_supported(&soname))
-}
-
-/// The line of a version, where there is no file to look into.
-fn line_of_version(version: &str) -> Result<Line, String> {
-    LINES
-        .into_iter()
-        .find(|line| line.holds(version))
-        .ok_or_else(|| not_supported(version))
-}
-
-fn require_in_range(line: Line, version: &str) -> Result<(), String> {
-    if line.holds(version) {
-        Ok(())
-    } else {
-        Err(not_supported(version))
-    }
-}
-
-impl Line {
-    /// The major number of the soname.
-    #[cfg(feature = "bindgen")]
-    pub(crate) fn number(&self) -> u32 {
-        self.abi.trim_start_matches('v').parse().unwrap_or(1)
-    }
-
-    fn holds(&self, version: &str) -> bool {
-        let version = numbers(version);
-        version >= numbers(self.oldest) && version < numbers(self.end)
-    }
-}
-
-fn numbers(version: &str) -> Vec<u32> {
-    version.split('.').map_while(|n| n.parse().ok()).collect()
-}
-
-fn supported() -> String {
-    let ranges = LINES.map(|line| {
-        format!(
-            "{} and later, below {} ({})",
-            line.oldest, line.end, line.soname
-        )
-    });
-    ranges.join(", or ")
-}
-
-fn not_supported(found: &str) -> String {
-    format!(
-        "libploop {found} was found, but these bindings are for libploop {}: the structures of other versions differ in \
-         size. If a fitting one is installed elsewhere, name its directory in PLOOP_LIB_DIR.",
-        supported()
-    )
 }
 
 fn not_found(error: &pkg_config::Error) -> String {
@@ -253,6 +364,6 @@ fn not_found(error: &pkg_config::Error) -> String {
          PLOOP_LIB_DIR (and that of ploop/libploop.h in PLOOP_INCLUDE_DIR); each may carry the target as prefix. \
          PLOOP_STATIC=1 links libploop.a, PLOOP_NO_PKG_CONFIG=1 leaves finding it to the linker.\n\
          To only read images, crate `ploop` with `default-features = false, features = [\"image\"]` needs no C library.",
-        supported()
+        line::supported()
     )
 }

@@ -143,6 +143,7 @@ fn other_line() -> (&'static [&'static str], &'static str) {
 }
 
 #[test]
+#[cfg_attr(libploop_static, ignore = "libploop is part of this program")]
 fn another_line_in_the_place_of_the_own_is_refused() {
     let (markers, loaded) = other_line();
     if let Some(image) = child() {
@@ -160,6 +161,7 @@ fn another_line_in_the_place_of_the_own_is_refused() {
 }
 
 #[test]
+#[cfg_attr(libploop_static, ignore = "libploop is part of this program")]
 fn another_line_before_the_own_is_refused() {
     if let Some(image) = child() {
         return all_calls_are_refused(&image, "more than one libploop, of different lines");

@@ -124,7 +124,7 @@ impl Bindings {
                 self.require_installed(version)?;
                 let include = std::env::var_os("PLOOP_INCLUDE_DIR").map(PathBuf::from);
                 let descriptions = run::root().join("ploop-sys/abi");
-                generate::of_header(include.as_deref(), self.line, &descriptions)
+                generate::of_header(include.as_deref(), self.line, &descriptions, false)
             }
             Origin::Description(file) => generate::of_description(&run::root().join(file)),
         };

@@ -68,6 +68,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(libploop_static, ignore = "libploop is part of this program")]
     fn a_library_has_the_functions_of_its_version() {
         let file = loaded::file().unwrap().canonicalize().unwrap();
         let name = file.file_name().unwrap().to_str().unwrap();
@@ -106,6 +107,28 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(libploop_static), ignore = "libploop is no part of this program")]
+    fn late_functions_of_a_static_library_are_found() {
+        let found = |name: &CStr| loaded::address(name).is_some();
+        let count = sys::late::SINCE
+            .iter()
+            .filter(|(name, _)| found(name))
+            .count();
+        // The table has what the library had; its version says what that was.
+        let version = numbers(sys::VERSION);
+        let new = |since: &str| numbers(since) <= version;
+        let expected = sys::late::SINCE
+            .iter()
+            .filter(|(_, since)| new(since))
+            .count();
+        assert_eq!(count, expected, "{}", sys::VERSION);
+        let address = late!(ploop_get_fs_info).map(|function| function as usize);
+        assert_eq!(address.is_some(), found(c"ploop_get_fs_info"));
+        assert!(!found(c"ploop_open_dd"));
+    }
+
+    #[test]
+    #[cfg_attr(libploop_static, ignore = "libploop is part of this program")]
     fn this_program_is_linked_to_no_late_function() {
         let output = std::process::Command::new("nm")
             .args(["-D", "--undefined-only", "-j"])

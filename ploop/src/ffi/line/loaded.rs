@@ -14,7 +14,17 @@ use ploop_sys as sys;
 use super::LINE;
 use crate::{Error, ErrorKind, Result};
 
+/// Where a late function is; `None` if the library that was linked does not have it.
+#[cfg(libploop_static)]
+pub(super) fn address(name: &CStr) -> Option<NonNull<c_void>> {
+    let functions: &[(&CStr, *const ())] =
+        &include!(concat!(env!("OUT_DIR"), "/late_functions.rs"));
+    let (_, address) = functions.iter().find(|(function, _)| *function == name)?;
+    NonNull::new(address.cast::<c_void>().cast_mut())
+}
+
 /// Where a function is; `None` if no library that is loaded has it.
+#[cfg(not(libploop_static))]
 pub(super) fn address(name: &CStr) -> Option<NonNull<c_void>> {
     // SAFETY: the name is terminated. The function looks it up, and calls nothing.
     NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })
@@ -22,6 +32,10 @@ pub(super) fn address(name: &CStr) -> Option<NonNull<c_void>> {
 
 /// Refuses every call where the library is not of the line that the program was built for.
 pub(in crate::ffi) fn require_line(operation: &'static str) -> Result<()> {
+    if cfg!(libploop_static) {
+        // It is part of the program.
+        return Ok(());
+    }
     static LOADED: OnceLock<Loaded> = OnceLock::new();
     let loaded = *LOADED.get_or_init(|| Loaded::find(|name| address(name).is_some()));
     if loaded == Loaded::Line(LINE.number) {
@@ -128,6 +142,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(libploop_static, ignore = "libploop is part of this program")]
     fn the_library_of_the_tests_is_of_the_line_they_were_built_for() {
         require_line("test").unwrap();
         let file = file().unwrap();
