@@ -417,6 +417,8 @@ pub enum ErrorKind {
     NoDriver,
     /// The snapshot is not part of the image.
     NoSnapshot,
+    /// Nobody tracks changes of the image, or of this delta.
+    NotTracked,
     /// A tool libploop runs (`mkfs`, `parted`, `resize2fs`, …) is missing or failed.
     Tool,
     /// No space is left on the file system, or a quota is used up.
@@ -460,6 +462,7 @@ impl fmt::Display for ErrorKind {
             ErrorKind::Locked => "locked",
             ErrorKind::NoDriver => "no ploop driver",
             ErrorKind::NoSnapshot => "no such snapshot",
+            ErrorKind::NotTracked => "changes not tracked",
             ErrorKind::Tool => "tool missing or failed",
             ErrorKind::NoSpace => "no space left",
             ErrorKind::Corrupt => "corrupt",
@@ -594,7 +597,8 @@ impl Code {
             Code::PARAM => ErrorKind::InvalidInput,
             Code::DEV_NOT_MOUNTED => ErrorKind::NotMounted,
             Code::NOSNAP => ErrorKind::NoSnapshot,
-            Code::NOCBT | Code::CRYPT => ErrorKind::Unsupported,
+            Code::NOCBT => ErrorKind::NotTracked,
+            Code::CRYPT => ErrorKind::Tool,
             _ => ErrorKind::Other,
         }
     }

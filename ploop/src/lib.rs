@@ -95,6 +95,8 @@ mod sysfs;
 #[cfg(feature = "libploop")]
 mod temporary_mount;
 #[cfg(feature = "libploop")]
+mod tracking;
+#[cfg(feature = "libploop")]
 pub mod trust;
 
 pub use component::ComponentName;

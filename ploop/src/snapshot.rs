@@ -11,6 +11,7 @@ use crate::change::{Change, DescriptorWrite, no_snapshot, not_written, require_k
 use crate::ffi::{self, CPath, CText, LockedImage};
 use crate::image::Snapshot;
 use crate::recovery::Removal;
+use crate::tracking::check_new_tracking;
 use crate::{ComponentName, Descriptor, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
 
 /// The snapshots a chain can have: libploop stops there, the driver at 128 deltas.
@@ -47,6 +48,7 @@ pub struct SnapshotParam {
     guid: Option<Guid>,
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     directory: Option<PathBuf>,
+    tracking: Option<Guid>,
 }
 
 impl SnapshotParam {
@@ -66,6 +68,16 @@ impl SnapshotParam {
         self.directory = Some(directory.as_ref().to_owned());
         self
     }
+
+    /// Track what is written from this snapshot on, under this name, which is not that of the snapshot. What was tracked
+    /// until now is stored in the delta of the snapshot: see [`Ploop::tracking_bitmap`]. Of a running image, the driver
+    /// tracks.
+    ///
+    /// Since libploop 7.0.32.
+    pub fn tracking(mut self, id: Guid) -> SnapshotParam {
+        self.tracking = Some(id);
+        self
+    }
 }
 
 /// What [`Ploop::temporary_snapshot`] makes.
@@ -82,6 +94,7 @@ pub struct TemporarySnapshotParam {
     target: Option<PathBuf>,
     #[cfg_attr(feature = "serde", serde(default = "default_hold"))]
     hold: bool,
+    tracking: Option<Guid>,
 }
 
 fn default_hold() -> bool {
@@ -97,6 +110,7 @@ impl TemporarySnapshotParam {
             directory: None,
             target: None,
             hold: default_hold(),
+            tracking: None,
         }
     }
 
@@ -115,6 +129,12 @@ impl TemporarySnapshotParam {
     /// Mount its file system here, read-only.
     pub fn target(mut self, target: impl AsRef<Path>) -> TemporarySnapshotParam {
         self.target = Some(target.as_ref().to_owned());
+        self
+    }
+
+    /// Track what is written from this snapshot on: as [`SnapshotParam::tracking`].
+    pub fn tracking(mut self, id: Guid) -> TemporarySnapshotParam {
+        self.tracking = Some(id);
         self
     }
 
@@ -217,10 +237,14 @@ impl Ploop {
         let change = Change::begin(&self.image, &LockedImage::SNAPSHOT)?;
         let guid = param.guid.unwrap_or_else(Guid::generate);
         let directory = check_new_snapshot(&change, guid, param.directory.as_deref())?;
+        let tracking = param
+            .tracking
+            .map(|id| check_new_tracking(&change, id))
+            .transpose()?;
         let c_guid = CText::guid(guid);
         let is_made = |now: &Descriptor| now.snapshot(guid).is_some();
         change.run_until(DescriptorWrite::Staged, is_made, |locked| {
-            locked.create_snapshot(&c_guid, directory.as_ref())
+            locked.create_snapshot(&c_guid, directory.as_ref(), tracking.as_ref())
         })?;
         Ok(guid)
     }
@@ -266,6 +290,10 @@ impl Ploop {
             .as_deref()
             .map(|target| crate::mount::mount_point(&change, target))
             .transpose()?;
+        let tracking = param
+            .tracking
+            .map(|id| check_new_tracking(&change, id))
+            .transpose()?;
         crate::kernel::require_driver(operation, change.path())?;
         let component = CText::component(&param.component);
         let c_guid = CText::guid(guid);
@@ -276,6 +304,7 @@ impl Ploop {
                 &component,
                 target.as_ref(),
                 directory.as_ref(),
+                tracking.as_ref(),
                 param.hold,
             )
         })?;

@@ -81,6 +81,9 @@ impl LockedImage<'_> {
     pub(crate) const BASE_DELTA_FILE: Call = Call::new("get base delta file").looks();
     pub(crate) const MAX_DELTA_SIZE: Call =
         Call::new("set maximum delta size").changes().finds_device();
+    pub(crate) const USED_BITMAP: Call = Call::new("read used bitmap").looks();
+    pub(crate) const TRACKING_BITMAP: Call = Call::new("read tracking bitmap").looks();
+    pub(crate) const DROP_TRACKING: Call = Call::new("drop tracking").changes().finds_device();
     pub(crate) const DESCRIPTOR: Call = Call::new("read descriptor").looks();
 
     pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountResult> {
@@ -123,13 +126,22 @@ impl LockedImage<'_> {
         result.done(self.path())
     }
 
-    pub(crate) fn create_snapshot(self, guid: &CText, directory: Option<&CPath>) -> Result<()> {
+    /// `tracking` only where `LINE.keeps_extensions`.
+    pub(crate) fn create_snapshot(
+        self,
+        guid: &CText,
+        directory: Option<&CPath>,
+        tracking: Option<&CText>,
+    ) -> Result<()> {
         let mut param = Param(sys::ploop_snapshot_param {
             guid: guid.as_mut_ptr(),
             snap_dir: path_or_null(directory),
             ..Default::default()
         });
-        // SAFETY: the handle is live and used by this thread only; both texts are terminated, outlive
+        if let Some(id) = tracking {
+            line::set_cbt_uuid(&mut param.0, id);
+        }
+        // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
         let result =
             self.call(|di| unsafe { sys::ploop_create_snapshot(di, param.as_mut_ptr()) })?;
@@ -143,6 +155,7 @@ impl LockedImage<'_> {
         component: &CText,
         target: Option<&CPath>,
         directory: Option<&CPath>,
+        tracking: Option<&CText>,
         hold: bool,
     ) -> Result<(PathBuf, Option<std::os::fd::OwnedFd>)> {
         use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -164,6 +177,9 @@ impl LockedImage<'_> {
             snap_dir: path_or_null(directory),
             ..Default::default()
         });
+        if let Some(id) = tracking {
+            line::set_temporary_cbt_uuid(&mut param.0, id);
+        }
         // SAFETY: the handle is live and used by one thread only; the texts are terminated, outlive the
         // call and are only read; `holder_out` is NULL or points to an `int` that outlives it. On
         // success C has opened the holder for its caller, which owns it; a copy of it is sent to the program.
@@ -257,6 +273,13 @@ impl LockedImage<'_> {
         let result = self.call(|di| unsafe { sys::ploop_replace_image(di, param.as_mut_ptr()) })?;
         result.done(self.path())?;
         Ok(self)
+    }
+
+    /// Of a device. Only where `LINE.keeps_extensions`.
+    pub(crate) fn drop_tracking(self) -> Result<()> {
+        // SAFETY: the handle is live and used by this thread only.
+        let result = self.call(|di| unsafe { line::drop_cbt(di) })?;
+        result.done(self.path())
     }
 
     pub(crate) fn convert(self, mode: ImageMode) -> Result<()> {

@@ -13,7 +13,7 @@ use super::file;
 use super::header::Header;
 use super::holes;
 use super::table::PAGE;
-use crate::{ClusterSize, Error, ErrorKind, Guid, Result, Size};
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Guid, Result, Size};
 
 /// The clusters that a delta file has itself, whatever the deltas below it have: see [`used_bitmap`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,7 +235,11 @@ fn read_tracking_bitmaps(path: &Path) -> Result<Vec<TrackingBitmap>> {
 
 fn read(file: &File, header: &Header, bitmap: &DirtyBitmap) -> Result<TrackingBitmap> {
     let corrupt = |what: String| Err(Error::new(ErrorKind::Corrupt, OPERATION, what));
-    if bitmap.sectors != header.size.sectors() {
+    let sectors = match header.version {
+        FormatVersion::V1 => bitmap.sectors & u64::from(u32::MAX),
+        FormatVersion::V2 => bitmap.sectors,
+    };
+    if sectors != header.size.sectors() {
         return corrupt(format!(
             "the bitmap is of a disk of {} sectors, and this one has {}",
             bitmap.sectors,

@@ -182,6 +182,13 @@ impl Header {
         file.sync_data()
     }
 
+    /// Changes the bytes of a header: there is no format extension, and the image is closed.
+    #[cfg(feature = "libploop")]
+    pub(super) fn forget_extension(bytes: &mut [u8; Header::LEN]) {
+        bytes[at::IN_USE..at::IN_USE + 4].fill(0);
+        bytes[at::EXTENSION..at::EXTENSION + 8].fill(0);
+    }
+
     /// Whether there is a format extension that was kept up with the data: whoever writes to the image and does not
     /// know of extensions clears the mark of a closed image.
     #[must_use]

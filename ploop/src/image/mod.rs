@@ -34,6 +34,8 @@ mod clusters;
 mod delta;
 pub(crate) mod descriptor;
 mod disk;
+#[cfg(feature = "libploop")]
+mod drop_extension;
 mod export;
 mod extension;
 mod extents;
@@ -60,6 +62,8 @@ pub use changes::Changes;
 pub use check::{check, check_image};
 pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
 pub use disk::{Disk, OpenOptions};
+#[cfg(feature = "libploop")]
+pub(crate) use drop_extension::drop_extension;
 pub use export::{ExportOptions, ExportTarget, Progress};
 pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};

@@ -9,7 +9,10 @@ mod container;
 mod filled_image;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod tracking;
 mod unmounts;
+#[path = "../written_bitmap/mod.rs"]
+mod written_bitmap;
 
 use std::process::ExitCode;
 
@@ -25,6 +28,6 @@ fn is_line_7() -> bool {
 }
 
 fn main() -> ExitCode {
-    let sections = [unmounts::tests()];
+    let sections = [unmounts::tests(), tracking::tests()];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }

@@ -152,6 +152,11 @@ fn tables_that_lead_elsewhere() {
     assert!(image::check(image.path()).is_sound());
 }
 
+/// Whether libploop knows of extensions, and of the mark that says that they are kept up.
+fn keeps_extensions() -> bool {
+    ploop::sys::SONAME != "libploop.so.1"
+}
+
 /// A delta with a dirty bitmap in one more cluster behind the data, as a backup program leaves it.
 fn add_extension(delta: &Path) {
     let len = fs::metadata(delta).unwrap().len();
@@ -196,6 +201,10 @@ fn a_format_extension_is_read_over_and_never_cut_off() {
             Size::from_bytes(CLUSTERS * CLUSTER)
         );
 
+        if keeps_extensions() {
+            // tests/line7 has what becomes of it.
+            continue;
+        }
         let of_top = ["convert", "convert to raw", "mount read-only"];
         let concerned =
             |it: &&Operation| level == 0 || !of_top.contains(&it.0) && !it.0.starts_with("switch");
@@ -280,7 +289,8 @@ fn a_closed_image_is_one_that_is_not_in_use() {
     let expected = read_whole(&Disk::open(image.path()).unwrap());
     let base = read_whole(&Disk::open_snapshot(image.path(), written_image::snapshot(0)).unwrap());
     image.snapshot().unwrap();
-    assert_eq!((mark(&files[0]), mark(&files[1])), (CLOSED, 0));
+    let cleared = if keeps_extensions() { CLOSED } else { 0 };
+    assert_eq!((mark(&files[0]), mark(&files[1])), (CLOSED, cleared));
     assert_eq!(read_whole(&Disk::open(image.path()).unwrap()), expected);
 
     // Merges, and what makes a new top.
@@ -290,7 +300,9 @@ fn a_closed_image_is_one_that_is_not_in_use() {
         }
         let (_dir, mut image, files) = marked();
         operation(&mut image).expect(what);
-        assert_eq!(mark(&files[0]), 0, "{what}");
+        let is_written = !what.contains("switch") && !what.contains("convert");
+        let expected_mark = if is_written { 0 } else { cleared };
+        assert_eq!(mark(&files[0]), expected_mark, "{what}");
         let expected = if what.contains("switch") {
             &base
         } else {

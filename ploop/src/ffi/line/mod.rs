@@ -13,7 +13,10 @@ mod linked;
 mod late;
 mod loaded;
 
-pub(super) use linked::{copy_receive, copy_send, set_fsck, set_merge_range, set_umount_timeout};
+pub(super) use linked::{
+    copy_receive, copy_send, drop_cbt, set_cbt_uuid, set_fsck, set_merge_range,
+    set_temporary_cbt_uuid, set_umount_timeout,
+};
 pub(super) use loaded::require_line;
 
 use crate::image::descriptor::DescriptorForm;

@@ -37,3 +37,15 @@ pub(in crate::ffi) fn set_merge_range(
 
 /// libploop has no such setting in this line: `LINE.sets_umount_timeout` says so, and nobody has one.
 pub(in crate::ffi) unsafe fn set_umount_timeout(_di: *mut sys::ploop_disk_images_data, _: i32) {}
+
+/// libploop does not track changes in this line: `LINE.keeps_extensions` says so, and nobody asks for it.
+pub(in crate::ffi) unsafe fn drop_cbt(_di: *mut sys::ploop_disk_images_data) -> i32 {
+    sys::SYSEXIT_PARAM
+}
+
+/// As [`drop_cbt`].
+pub(in crate::ffi) fn set_cbt_uuid(_param: &mut sys::ploop_snapshot_param, _id: &CText) {}
+
+/// As [`drop_cbt`].
+pub(in crate::ffi) fn set_temporary_cbt_uuid(_param: &mut sys::ploop_tsnapshot_param, _id: &CText) {
+}

@@ -49,3 +49,19 @@ pub(in crate::ffi) unsafe fn set_umount_timeout(
     // SAFETY: as this function; C stores the number in the handle.
     unsafe { sys::ploop_set_umount_timeout(di, seconds) }
 }
+
+/// # Safety
+///
+/// The handle is live, and nobody else uses it.
+pub(in crate::ffi) unsafe fn drop_cbt(di: *mut sys::ploop_disk_images_data) -> i32 {
+    // SAFETY: as this function.
+    unsafe { sys::ploop_drop_cbt(di) }
+}
+
+pub(in crate::ffi) fn set_cbt_uuid(param: &mut sys::ploop_snapshot_param, id: &CText) {
+    param.cbt_uuid = id.as_mut_ptr();
+}
+
+pub(in crate::ffi) fn set_temporary_cbt_uuid(param: &mut sys::ploop_tsnapshot_param, id: &CText) {
+    param.cbt_uuid = id.as_mut_ptr();
+}
