@@ -331,7 +331,12 @@ impl Disk {
     /// # Ok::<(), ploop::Error>(())
     /// ```
     pub fn extents(&self) -> Extents<'_> {
-        Extents::new(&self.chain)
+        self.extents_from(0)
+    }
+
+    /// As [`extents`](Disk::extents), from an offset on, in bytes: what is before it is left out, and not read.
+    pub fn extents_from(&self, offset: u64) -> Extents<'_> {
+        Extents::from(&self.chain, offset)
     }
 
     /// As [`extents`](Disk::extents), split where the data lies in another file or elsewhere in the

@@ -46,13 +46,17 @@ impl Mapping {
 #[derive(Debug)]
 pub struct Extents<'a> {
     mappings: Mappings<'a>,
+    /// What is before it is left out.
+    start: u64,
     pending: Option<Extent>,
 }
 
 impl<'a> Extents<'a> {
-    pub(super) fn new(chain: &'a Chain) -> Extents<'a> {
+    /// The parts from an offset of the disk on.
+    pub(super) fn from(chain: &'a Chain, start: u64) -> Extents<'a> {
         Extents {
-            mappings: Mappings::new(chain),
+            mappings: Mappings::from(chain, start),
+            start,
             pending: None,
         }
     }
@@ -64,6 +68,14 @@ impl Iterator for Extents<'_> {
     fn next(&mut self) -> Option<Result<Extent>> {
         loop {
             match self.mappings.next() {
+                Some(Ok(Mapping { offset, len, .. })) if offset + len <= self.start => {}
+                Some(Ok(Mapping { offset, len, .. })) if offset < self.start => {
+                    let cut = self.start - offset;
+                    self.pending = Some(Extent {
+                        offset: self.start,
+                        len: len - cut,
+                    });
+                }
                 Some(Ok(Mapping { offset, len, .. })) => match &mut self.pending {
                     Some(extent) if extent.offset + extent.len == offset => extent.len += len,
                     pending => {
@@ -95,8 +107,13 @@ pub struct Mappings<'a> {
 
 impl<'a> Mappings<'a> {
     pub(super) fn new(chain: &'a Chain) -> Mappings<'a> {
+        Mappings::from(chain, 0)
+    }
+
+    /// From the page on in which an offset of the disk is.
+    fn from(chain: &'a Chain, start: u64) -> Mappings<'a> {
         Mappings {
-            table_mappings: TableMappings::new(chain),
+            table_mappings: TableMappings::from(chain, start),
             raw: None,
         }
     }
@@ -156,10 +173,11 @@ struct TableMappings<'a> {
 }
 
 impl<'a> TableMappings<'a> {
-    fn new(chain: &'a Chain) -> TableMappings<'a> {
+    fn from(chain: &'a Chain, start: u64) -> TableMappings<'a> {
+        let page = start / chain.cluster().bytes() / u64::from(PAGE);
         TableMappings {
             chain,
-            page: 0,
+            page: u32::try_from(page).unwrap_or(u32::MAX),
             locations: Vec::new(),
             index: 0,
             pending: None,

@@ -124,6 +124,14 @@ proptest! {
             if !raw {
                 prop_assert_eq!(extents(&disk), allocated(part));
             }
+            for (offset, _) in &reads {
+                let rest = disk.extents_from(*offset).map(|it| it.map(|it| (it.offset, it.len)).unwrap());
+                let expected = extents(&disk).into_iter().filter_map(|(start, len)| {
+                    let from = start.max(*offset);
+                    (start + len).checked_sub(from).filter(|len| *len != 0).map(|len| (from, len))
+                });
+                prop_assert_eq!(rest.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+            }
             let target = dir.path().join("exported");
             let options = ExportOptions::new().overwrite(true).sync(false).threads(2);
             disk.export(&target, &options, |_| {}).unwrap();

@@ -58,6 +58,13 @@ pub(crate) enum Command {
         after_help = "Examples:\n  ploop-image export root.hdd disk.raw\n  ploop-image export root.hdd disk.qcow2 --format qcow2\n  ploop-image export root.hdd - | zstd > disk.zst"
     )]
     Export(Export),
+    /// Show the disk of each state and its partitions as files in a directory (FUSE), read only
+    #[command(
+        after_help = "Example:\n  ploop-image mount root.hdd /mnt &\n  fdisk -l /mnt/top/disk\n  fusermount3 -u /mnt\n\n\
+                      In DIRECTORY there are top and each snapshot by its GUID; in each, the file disk, and p1, p2, … for \
+                      its partitions. The command ends when the directory is unmounted."
+    )]
+    Mount(Mount),
     /// List files of the file system inside, as ls -l
     #[command(after_help = "Example:\n  ploop-image ls root.hdd /etc")]
     Ls(List),
@@ -95,6 +102,20 @@ pub(crate) struct State {
     #[arg(long, value_name = "GUID")]
     pub(crate) snapshot: Option<Guid>,
     /// Read an image that is marked as in use: it is mounted, or was not unmounted before its host went down
+    #[arg(long)]
+    pub(crate) in_use: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// An empty directory
+    pub(crate) directory: PathBuf,
+    /// Let other users read the files, too
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+    /// Read an image that is marked as in use
     #[arg(long)]
     pub(crate) in_use: bool,
 }

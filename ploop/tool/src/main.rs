@@ -11,6 +11,7 @@ mod file_system;
 mod info;
 mod list;
 mod map;
+mod mount;
 mod output;
 mod progress;
 mod qcow2;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Map(state) => map::run(state, &output),
         Command::Diff(diff) => diff::run(diff, &output),
         Command::Export(export) => export::run(export, &output),
+        Command::Mount(mount) => mount::run(mount, &output),
         Command::Ls(list) => file_system::guarded(|| list::run(list, &output)),
         Command::Cat(cat) => file_system::guarded(|| cat::run(cat)),
         Command::Cp(copy) => file_system::guarded(|| copy::run(copy, &output)),
