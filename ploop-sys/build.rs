@@ -26,6 +26,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=abi");
     println!("cargo::rustc-check-cfg=cfg(ploop_generated)");
+    println!("cargo::rustc-check-cfg=cfg(ploop_static)");
+    println!("cargo::rustc-check-cfg=cfg(ploop_bound_header)");
     println!("cargo::rustc-check-cfg=cfg(ploop_abi, values(\"v1\", \"v7\"))");
 
     // A documentation build has neither the library nor its header and links nothing.
@@ -60,8 +62,11 @@ fn build() -> Result<(), String> {
     }
     if let Some(include) = &library.include {
         println!("cargo::metadata=include={}", include.display());
-        // For this crate's own layout test.
+        // For this crate's own layout test: whether the bindings were made for this header.
         println!("cargo::rustc-env=PLOOP_SYS_INCLUDE={}", include.display());
+        if library.version.as_deref() == Some(library.line.bound_version) {
+            println!("cargo::rustc-cfg=ploop_bound_header");
+        }
     }
 
     #[cfg(feature = "bindgen")]

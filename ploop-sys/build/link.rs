@@ -53,6 +53,7 @@ fn emit_static(
     }
     println!("cargo::rustc-link-lib=static=ploop");
     println!("cargo::metadata=linkage=static");
+    println!("cargo::rustc-cfg=ploop_static");
     // For crates that look functions up when they need them: in a program that is linked statically there is nothing to
     // look up.
     let late: Vec<&str> = late_functions(library.line.major())

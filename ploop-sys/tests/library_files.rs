@@ -42,6 +42,7 @@ fn soname_and_functions_are_read_in_both_byte_orders() {
 }
 
 #[test]
+#[cfg_attr(ploop_static, ignore = "libploop is part of this program")]
 fn the_library_that_is_linked_has_the_soname_of_its_line() {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     // Names the library, so that it is linked.

@@ -49,7 +49,9 @@ fn work(_: &Settings) -> Result<()> {
         for line in lines {
             let mut command = toolchain.cargo(&format!("check --target {target} {line}"))?;
             // pkg-config would look for a libploop of that target, which is not needed.
-            command.env("PLOOP_NO_PKG_CONFIG", "1");
+            command
+                .env("PLOOP_NO_PKG_CONFIG", "1")
+                .env("PLOOP_STATIC", "0");
             if run::run(&mut command).is_err() {
                 failed.push(target);
             }
