@@ -10,6 +10,7 @@ mod ci;
 mod cycles;
 mod demo;
 mod jobs;
+mod library;
 mod packages;
 mod report;
 mod run;

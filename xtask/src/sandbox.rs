@@ -26,7 +26,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::ensure(&["build", "sandbox"], options.install.no_install)?;
     let sandbox = Sandbox::build()?;
-    let mut words = sandbox.root(true);
+    let mut words = as_root(true);
     words.extend(sandbox.run(options.base.as_deref()));
     words.extend(options.command.iter().cloned());
     let mut command = command(words)?;
@@ -96,7 +96,7 @@ impl Sandbox {
 
     /// Why no sandbox can run here, if none can.
     pub(crate) fn missing(&self) -> Result<Option<String>> {
-        let mut words = self.root(false);
+        let mut words = as_root(false);
         words.extend([self.program.clone().into(), "check".into()]);
         let output = command(words)?
             .stdin(Stdio::null())
@@ -123,7 +123,7 @@ impl Sandbox {
         package: Option<&Path>,
         limit: Duration,
     ) -> Result<Command> {
-        let mut words = self.root(false);
+        let mut words = as_root(false);
         // `timeout` ends the sandbox, which ends everything in it. In the foreground, so that an interrupt from the
         // terminal reaches the sandbox, too.
         words.extend(
@@ -146,56 +146,56 @@ impl Sandbox {
         }
         Ok(command)
     }
-
-    /// The words before a command that has to run as root: none if this is root, or if there is no sudo; then the
-    /// sandbox says what is missing. Without `asking`, sudo must not ask for a password.
-    fn root(&self, asking: bool) -> Vec<OsString> {
-        let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-        let works = |arguments: &[&str]| {
-            Command::new("sudo")
-                .args(arguments)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
-        };
-        let mut words = Vec::new();
-        if is_root
-            || !works(if asking {
-                &["--version"]
-            } else {
-                &["-n", "true"]
-            })
-        {
-            return words;
-        }
-        words.push("sudo".into());
-        if !asking {
-            words.push("-n".into());
-        }
-        // sudo clears the environment, and may refuse to keep it. These variables are needed to find programs and
-        // Cargo.
-        words.extend(["--".into(), "env".into()]);
-        for (name, value) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            let kept = ["PATH", "HOME", "TMPDIR", "LANG", "TERM"].contains(&&*text)
-                || ["CARGO", "RUST", "PLOOP", "PROPTEST"]
-                    .iter()
-                    .any(|start| text.starts_with(start))
-                    && !is_cargos(&text);
-            if kept {
-                let mut word = name;
-                word.push("=");
-                word.push(value);
-                words.push(word);
-            }
-        }
-        words
-    }
 }
 
-fn command(words: Vec<OsString>) -> Result<Command> {
+/// The words before a command that has to run as root: none if this is root, or if there is no sudo; then the
+/// sandbox says what is missing. Without `asking`, sudo must not ask for a password.
+pub(crate) fn as_root(asking: bool) -> Vec<OsString> {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    let works = |arguments: &[&str]| {
+        Command::new("sudo")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    let mut words = Vec::new();
+    if is_root
+        || !works(if asking {
+            &["--version"]
+        } else {
+            &["-n", "true"]
+        })
+    {
+        return words;
+    }
+    words.push("sudo".into());
+    if !asking {
+        words.push("-n".into());
+    }
+    // sudo clears the environment, and may refuse to keep it. These variables are needed to find programs and
+    // Cargo.
+    words.extend(["--".into(), "env".into()]);
+    for (name, value) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let kept = ["PATH", "HOME", "TMPDIR", "LANG", "TERM", "LD_LIBRARY_PATH"].contains(&&*text)
+            || ["CARGO", "RUST", "PLOOP", "PROPTEST"]
+                .iter()
+                .any(|start| text.starts_with(start))
+                && !is_cargos(&text);
+        if kept {
+            let mut word = name;
+            word.push("=");
+            word.push(value);
+            words.push(word);
+        }
+    }
+    words
+}
+
+pub(crate) fn command(words: Vec<OsString>) -> Result<Command> {
     let mut words = words.into_iter();
     let mut command = run::command(words.next().context("no program")?);
     command.args(words);

@@ -5,6 +5,7 @@
 //! `ploop-sys/abi`. The C compiler reads the descriptions themselves: it finds where the two differ.
 
 use crate::bindgen::BINDINGS;
+use crate::packages::Program;
 use crate::{Install, packages, run, setup};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -26,6 +27,48 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let directory = build(options.line.parse()?)?;
     println!("{}", directory.display());
     Ok(())
+}
+
+/// The program that tests the crate on the stub.
+pub(crate) struct StubTests {
+    pub(crate) program: Program,
+    /// The directory of the stub.
+    pub(crate) library: PathBuf,
+}
+
+/// The name of that program.
+pub(crate) const TESTS: &str = "line_stub";
+
+/// The line whose stub the tests are linked with: the bindings that the crate has beside those of line 1.
+const LINE: u32 = 7;
+
+impl StubTests {
+    /// Builds the stub and the program, in a target directory of its own: another library changes every crate from
+    /// ploop-sys on.
+    pub(crate) fn build() -> Result<StubTests> {
+        let library = build(LINE)?;
+        let target = PathBuf::from(packages::metadata()?.target_directory);
+        let mut command = run::cargo(&format!("test -p ploop --no-run --test {TESTS}"));
+        command
+            // Not optimized: for valgrind, and because there is little to do.
+            .args(["--config", "profile.dev.package.ploop.opt-level=0"])
+            .args(["--config", "profile.dev.package.roxmltree.opt-level=0"])
+            .args(["--config", "profile.dev.package.sha2.opt-level=0"])
+            .env("CARGO_INCREMENTAL", "0")
+            .env("PLOOP_LIB_DIR", &library)
+            .env("CARGO_TARGET_DIR", target.join("line-stub"));
+        let programs = packages::build(&mut command)?;
+        let program = programs.into_iter().find(|program| program.name == TESTS);
+        Ok(StubTests {
+            program: program.context("the tests on the stub were not built")?,
+            library,
+        })
+    }
+
+    /// The name of its run.
+    pub(crate) fn title(&self) -> String {
+        format!("{}, on a stub of libploop {LINE}", self.program.title())
+    }
 }
 
 /// The sources beside the generated one.

@@ -4,14 +4,18 @@
 //! documentation's tests, and those of the crate without the C library, whose features need a build of their own.
 
 use crate::jobs::{self, Done, Job, Share};
+use crate::library::{self, Library};
 use crate::packages::{self, Kind, Program};
 use crate::report::{self, Report};
 use crate::sandbox::{self, Sandbox};
+use crate::stub::{self, StubTests};
 use crate::{Install, run, setup, steps};
 use anyhow::{Result, bail};
 use clap::Args;
 use std::cmp::Reverse;
+use std::ffi::OsString;
 use std::num::NonZero;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,7 +36,10 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&["build", "test", "sandbox"], options.install.no_install)?;
-    all(options)
+    match library::run_with_named()? {
+        true => Ok(()),
+        false => all(options),
+    }
 }
 
 const BUILD: &str = "test --no-run --workspace";
@@ -85,6 +92,8 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 const SLOWEST: usize = 10;
 
 pub(crate) fn all(options: &Options) -> Result<()> {
+    let library = Library::linked()?;
+    println!("Tests of {library}");
     let started = Instant::now();
     let mut run = Run::default();
     let programs = packages::build(&mut run::cargo(BUILD))?;
@@ -106,7 +115,13 @@ pub(crate) fn all(options: &Options) -> Result<()> {
             None => sandboxed = Some(sandbox),
         }
     }
-    let jobs = jobs(&programs, sandboxed.as_ref(), &options.arguments)?;
+    let mut jobs = jobs(&programs, sandboxed.as_ref(), &options.arguments)?;
+    // Where a library is named, the tests of all are of that one.
+    if !library::is_named() {
+        let begun = Instant::now();
+        jobs.push(on_stub(&options.arguments)?);
+        run.took(begun.elapsed(), None, "build of the stub and its tests");
+    }
     // With --nocapture, one at a time.
     let shows = options.arguments.iter().any(|word| word == "--nocapture");
     let at_once = match options.jobs {
@@ -119,14 +134,40 @@ pub(crate) fn all(options: &Options) -> Result<()> {
         run.ended(done, shows);
         Ok(())
     })?;
-    run.finish(options, started.elapsed())
+    let result = run.finish(options, started.elapsed());
+    println!("Tests of {library}");
+    result
+}
+
+/// The tests on the stub. As root, if that takes no password: libploop's lock of all devices is root's.
+fn on_stub(arguments: &[String]) -> Result<Job> {
+    let tests = StubTests::build()?;
+    let mut words = sandbox::as_root(false);
+    words.extend(["env".into(), variable("LD_LIBRARY_PATH", &tests.library)]);
+    words.extend([variable("CARGO_MANIFEST_DIR", &tests.program.package)]);
+    words.push(tests.program.path.clone().into());
+    words.extend(arguments.iter().map(OsString::from));
+    let mut command = sandbox::command(words)?;
+    command.current_dir(&tests.program.package);
+    Ok(Job {
+        name: tests.title(),
+        command,
+        share: Share::One,
+    })
+}
+
+/// For `env`.
+fn variable(name: &str, value: &Path) -> OsString {
+    let mut word = OsString::from(format!("{name}="));
+    word.push(value);
+    word
 }
 
 /// Everything that is to run, the longest first.
 fn jobs(programs: &[Program], sandbox: Option<&Sandbox>, arguments: &[String]) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     for program in programs {
-        if !matches!(program.kind, Kind::Test | Kind::UnitTest) {
+        if !matches!(program.kind, Kind::Test | Kind::UnitTest) || program.name == stub::TESTS {
             continue;
         }
         let (rank, share) = rank(program);

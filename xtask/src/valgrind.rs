@@ -2,6 +2,7 @@
 
 use crate::jobs::{self, Job, Share};
 use crate::packages::{self, Program};
+use crate::stub::{self, StubTests};
 use crate::{run, steps};
 use anyhow::{Result, bail};
 
@@ -24,7 +25,11 @@ const SKIPPED_TESTS: [(&str, &str); 5] = [
 ];
 
 /// Test programs that are left out, with the reasons.
-const SKIPPED_PROGRAMS: [(&str, &str); 3] = [
+const SKIPPED_PROGRAMS: [(&str, &str); 4] = [
+    (
+        stub::TESTS,
+        "is linked with a stub of libploop, and runs by itself",
+    ),
     (
         "hazards",
         "child processes do its work, and some crash on purpose",
@@ -86,6 +91,7 @@ pub(crate) fn run() -> Result<()> {
     for (name, reason) in SKIPPED_PROGRAMS {
         println!("left out: the test program {name} ({reason})");
     }
+    let on_stub = StubTests::build()?;
     let job = |program: &Program, part: &str, tests: &[String]| {
         let mut command = run::command("bash");
         command
@@ -121,6 +127,9 @@ pub(crate) fn run() -> Result<()> {
             all.push(job(program, "", &[]));
         }
     }
+    let mut of_stub = job(&on_stub.program, ", on a stub", &[]);
+    of_stub.command.env("LD_LIBRARY_PATH", &on_stub.library);
+    all.push(of_stub);
     let (mut watched, mut failed) = (0, Vec::new());
     jobs::run(all, at_once, |done| {
         let code = done.status.code();
