@@ -9,9 +9,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-/// The reader of sonames that the build script of ploop-sys uses, too.
-#[path = "../../ploop-sys/build/soname.rs"]
-mod soname;
+/// The reader of libraries that the build script of ploop-sys uses, too.
+#[path = "../../ploop-sys/build/shared_library.rs"]
+#[allow(dead_code)]
+mod shared_library;
+
+use shared_library::SharedLibrary;
 
 /// Names a shared library, or its directory.
 const VARIABLE: &str = "PLOOP_TEST_LIB";
@@ -49,7 +52,9 @@ impl Library {
         let name = name.strip_prefix("libploop.so.");
         let version = pc.or(name.filter(|version| version.contains('.')));
         Ok(Library {
-            soname: soname::of(&file).map_err(|error| anyhow!(error))?,
+            soname: SharedLibrary::read(&file)
+                .map_err(|error| anyhow!(error))?
+                .soname,
             version: version.map(|version| version.trim().to_owned()),
             file,
         })
