@@ -11,6 +11,7 @@ mod cycles;
 mod demo;
 mod jobs;
 mod library;
+mod man;
 mod packages;
 mod report;
 mod run;
@@ -52,6 +53,8 @@ enum Command {
     Test(test::Options),
     /// Run the benchmarks and print their tables
     Bench(bench::Options),
+    /// Write the man pages and shell completions of ploop-image
+    Man(man::Options),
     /// Run all checks of CI, the tests included
     Ci(ci::Options),
 }
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Stub(options) => stub::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Man(options) => man::run(&options),
         Command::Ci(options) => ci::run(&options),
     };
     match result {
