@@ -91,6 +91,10 @@ fn emit_line(line: Line, version: Option<&str>) {
         println!("cargo::metadata=version={version}");
     }
     println!("cargo::metadata=abi={}", line.abi);
+    println!(
+        "cargo::metadata=capabilities={}",
+        line.capabilities.join(",")
+    );
     println!("cargo::rustc-cfg=ploop_abi=\"{}\"", line.abi);
     let version = version.unwrap_or("unknown");
     println!("cargo::rustc-env=PLOOP_SYS_VERSION={version}");

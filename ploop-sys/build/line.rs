@@ -8,6 +8,8 @@ pub(crate) struct Line {
     pub(crate) soname: &'static str,
     /// The version whose interface the committed bindings were made from.
     pub(crate) bound_version: &'static str,
+    /// What is bound here and not in every line, for `DEP_PLOOP_CAPABILITIES`.
+    pub(crate) capabilities: &'static [&'static str],
     /// Versions, and functions that were new in them. The first is the oldest version that the bindings fit.
     functions: &'static [(&'static str, &'static str)],
     /// The first version that does not belong to the line.
@@ -21,6 +23,7 @@ pub(crate) const LINES: [Line; 2] = [
         abi: "v1",
         soname: "libploop.so.1",
         bound_version: "1.15",
+        capabilities: &["copy_streams", "merge_ranges"],
         functions: &[
             ("1.12", "ploop_copy_receive"),
             ("1.13", "ploop_set_max_delta_size"),
@@ -33,6 +36,17 @@ pub(crate) const LINES: [Line; 2] = [
         abi: "v7",
         soname: "libploop.so.7",
         bound_version: "7.0.280",
+        capabilities: &[
+            "bitmaps",
+            "clones",
+            "copy_iterations",
+            "defragmentation",
+            "encryption",
+            "suspend",
+            "tracking",
+            "umount_timeout",
+            "volumes",
+        ],
         functions: &[
             ("7.0.95", "ploop_volume_create"),
             ("7.0.104", "ploop_volume_get_tree"),

@@ -59,12 +59,26 @@
 //! | variable | value |
 //! |---|---|
 //! | `DEP_PLOOP_ABI` | the line: `v1` or `v7` |
+//! | `DEP_PLOOP_CAPABILITIES` | what is bound in this line and not in every other, with commas between them |
 //! | `DEP_PLOOP_VERSION` | [`VERSION`], if it is known |
 //! | `DEP_PLOOP_INCLUDE` | the directory of the header, if it was found |
 //! | `DEP_PLOOP_LINKAGE` | `shared` or `static` |
 //! | `DEP_PLOOP_LATE` | the late functions in a static library, with commas between them: a program is linked to these, and `dlsym` does not find them |
 //!
-//! The build script runs again when the library, its `.pc` file or, with the feature `bindgen`, a header changes.
+//! The capabilities are `copy_streams` (`ploop_copy_send` and `ploop_copy_receive` work) and `merge_ranges`
+//! (`ploop_merge_param::guid2`) in line 1; `bitmaps`, `clones`, `copy_iterations` (`ploop_copy_start` and those after it),
+//! `defragmentation`, `encryption`, `suspend`, `tracking`, `umount_timeout` and `volumes` in line 7. A build script makes
+//! cfgs of them:
+//!
+//! ```
+//! println!("cargo::rustc-check-cfg=cfg(ploop_has, values(any()))");
+//! let capabilities = std::env::var("DEP_PLOOP_CAPABILITIES").unwrap_or_default();
+//! for name in capabilities.split(',').filter(|name| !name.is_empty()) {
+//!     println!("cargo::rustc-cfg=ploop_has=\"{name}\"");
+//! }
+//! ```
+//!
+//! The build script of this crate runs again when the library, its `.pc` file or, with the feature `bindgen`, a header changes.
 //!
 //! # Features
 //!

@@ -155,6 +155,9 @@ fn a_bare_library_is_of_the_line_that_its_soname_says() {
             [format!("native={}", dir.text())]
         );
         assert_eq!(said.metadata("linkage"), Some("shared"));
+        let capabilities = said.metadata("capabilities").unwrap();
+        assert_eq!(capabilities.contains("merge_ranges"), abi == "v1");
+        assert_eq!(capabilities.contains("volumes"), abi == "v7");
     }
     let newer = [LINE_7, &["ploop_get_devname"]].concat();
     let dir = Directory::with(&[("libploop.so", shared("libploop.so.7", &newer))]);
