@@ -570,7 +570,8 @@ struct ploop_encrypt_param {
 int ploop_clone_dd(struct ploop_disk_images_data *di, const char *guid, const char *target);
 /// Removes the tracking of changes. Declared since 7.0.113, exported before.
 int ploop_drop_cbt(struct ploop_disk_images_data *di);
-/// The clusters that a snapshot's chain has; null on failure. Since 7.0.115.
+/// The clusters that a delta has itself; null on failure. Not to be relied on: with clusters of 1 MiB it sees no cluster
+/// beyond the 496th of a disk of 4 GiB, and for a disk of fewer than 64 clusters it writes beyond the end of the bitmap. Since 7.0.115.
 struct ploop_bitmap *ploop_get_used_bitmap_from_image(struct ploop_disk_images_data *di, const char *guid);
 /// The blocks written since the tracking began; null on failure. Since 7.0.116.
 struct ploop_bitmap *ploop_get_tracking_bitmap_from_image(struct ploop_disk_images_data *di,

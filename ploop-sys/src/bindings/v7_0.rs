@@ -1628,7 +1628,8 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     /// Removes the tracking of changes. Declared since 7.0.113, exported before.
     pub fn ploop_drop_cbt(di: *mut ploop_disk_images_data) -> ::core::ffi::c_int;
-    /// The clusters that a snapshot's chain has; null on failure. Since 7.0.115.
+    /// The clusters that a delta has itself; null on failure. Not to be relied on: with clusters of 1 MiB it sees no cluster
+    /// beyond the 496th of a disk of 4 GiB, and for a disk of fewer than 64 clusters it writes beyond the end of the bitmap. Since 7.0.115.
     pub fn ploop_get_used_bitmap_from_image(
         di: *mut ploop_disk_images_data,
         guid: *const ::core::ffi::c_char,
