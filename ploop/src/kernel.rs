@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::LOAD_DRIVER;
 use crate::ffi;
-use crate::{ClusterSize, Error, ErrorKind, FormatVersion, FsType, Result, Size};
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, FsType, Result, Size, sysfs};
 
 /// The driver's modules, in the order in which they are loaded. An image on a local disk needs the first three.
 const MODULES: [&str; 6] = [
@@ -99,7 +99,7 @@ pub fn is_driver_present() -> bool {
 /// ```
 #[must_use]
 pub fn is_large_disk_supported() -> bool {
-    ffi::exists(Path::new("/sys/module/ploop/parameters/large_disk_support"))
+    ffi::exists(Path::new(sysfs::LARGE_DISK_SUPPORT))
 }
 
 /// The largest disk with this cluster and a file system, in the newest format that the driver knows

@@ -144,6 +144,7 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         paths::saved_unknown_fields(path),
         paths::before_removal(path),
         paths::merge_record(path),
+        side_files::file_record(path),
     ];
     let temporary = temporary.into_iter();
     found.extend(temporary.filter(|path| paths::is_regular_file(path)));

@@ -18,7 +18,7 @@
 //! | `libploop` | yes | the C library, through `ploop-sys`, and everything that needs it. A program that links libploop 1.15 links code under GPL-2.0-or-later |
 //! | `static` | | links `libploop.a` instead of `libploop.so` |
 //! | `image` | yes | the module `image`, in pure Rust. `--no-default-features --features image` links no C library |
-//! | `image-write` | | `image` also writes, as the driver would |
+//! | `image-write` | | `image` also writes, as the driver and libploop would |
 //! | `log` | yes | what libploop and its tools say goes to the log facade |
 //! | `serde` | yes | `Serialize` and `Deserialize` for plain data and parameters |
 
@@ -42,7 +42,7 @@ mod create;
 pub mod device;
 #[cfg(feature = "libploop")]
 mod discard;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 pub mod durability;
 mod error;
 #[cfg(feature = "libploop")]
@@ -61,7 +61,11 @@ mod info;
 pub mod kernel;
 #[cfg(feature = "libploop")]
 mod leftovers;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+#[cfg_attr(
+    not(feature = "libploop"),
+    allow(dead_code, unused_imports, reason = "libploop needs the rest")
+)]
 pub mod lock;
 #[cfg(feature = "libploop")]
 pub mod log;
@@ -71,11 +75,17 @@ mod look_ups;
 pub mod manual;
 #[cfg(feature = "libploop")]
 mod merge;
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+mod merge_param;
 #[cfg(feature = "libploop")]
 mod mount;
 #[cfg(feature = "libploop")]
 mod mount_table;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+#[cfg_attr(
+    not(feature = "libploop"),
+    allow(dead_code, unused_imports, reason = "libploop needs the rest")
+)]
 mod paths;
 #[cfg(feature = "libploop")]
 mod recovery;
@@ -88,15 +98,21 @@ mod side_files;
 mod size;
 #[cfg(feature = "libploop")]
 mod snapshot;
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+mod snapshot_param;
 #[cfg(feature = "serde")]
 mod stored;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+#[cfg_attr(
+    not(feature = "libploop"),
+    allow(dead_code, unused_imports, reason = "libploop needs the rest")
+)]
 mod sysfs;
 #[cfg(feature = "libploop")]
 mod temporary_mount;
 #[cfg(feature = "libploop")]
 mod tracking;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 pub mod trust;
 
 pub use component::ComponentName;
@@ -119,8 +135,8 @@ pub use info::{FsInfo, ImageInfo};
 pub use kernel::load_kernel_modules;
 #[cfg(feature = "libploop")]
 pub use look_ups::fs_info;
-#[cfg(feature = "libploop")]
-pub use merge::{MergeParam, MergeTarget};
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+pub use merge_param::{MergeParam, MergeTarget};
 #[cfg(feature = "libploop")]
 pub use mount::{MountFlags, MountGuard, MountParam, Mounted, OwnedMountGuard};
 #[cfg(feature = "libploop")]
@@ -129,7 +145,9 @@ pub use replace::{ReplaceFlag, ReplaceParam, ReplaceTarget};
 pub use resize::{ResizeMode, ResizeParam};
 pub use size::{ClusterSize, Size};
 #[cfg(feature = "libploop")]
-pub use snapshot::{SnapshotParam, SwitchFlag, TemporarySnapshot, TemporarySnapshotParam};
+pub use snapshot::{TemporarySnapshot, TemporarySnapshotParam};
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+pub use snapshot_param::{SnapshotParam, SwitchFlag};
 
 /// The README's program compiles.
 #[cfg(all(doctest, feature = "libploop"))]

@@ -10,6 +10,7 @@
 //!    and checked. libploop takes it itself, so it is released immediately before libploop is called.
 //!
 //! So a program that uses this crate never sees an image in the middle of an operation of another one.
+//! `image::OfflineImage`, which does without libploop, holds all three until the operation ends.
 //!
 //! # Programs that use libploop without this crate
 //!
@@ -28,7 +29,7 @@
 //!
 //! These results are checked after the call: the delta that libploop was to remove is gone, or named by the descriptor
 //! again (deleting, switching); the descriptor has the new delta (replacing), the mark (deleting a snapshot with
-//! several children) or the limit ([`set_max_delta_size`](crate::Ploop::set_max_delta_size)). The checks do not take
+//! several children) or the limit (`Ploop::set_max_delta_size`). The checks do not take
 //! the lock: where another program has changed the same thing since, they report an error although the work was done.
 //! What libploop drops from a descriptor is put back into the one that is there by then. For the rest libploop's word
 //! is taken.
@@ -65,8 +66,8 @@ const DEVICES: &str = "/var/lock/ploop/ploop.lck";
 /// As libploop's own limit.
 static TIMEOUT_MILLIS: AtomicU64 = AtomicU64::new(60_000);
 
-/// How long operations wait for a lock, unless their handle has [a limit of its own](crate::Ploop::set_lock_timeout)
-/// (default: 60 seconds).
+/// How long operations wait for a lock, unless their handle has a limit of its own (`set_lock_timeout`;
+/// default: 60 seconds).
 #[must_use]
 pub fn timeout() -> Duration {
     Duration::from_millis(TIMEOUT_MILLIS.load(Ordering::Relaxed))
@@ -74,7 +75,7 @@ pub fn timeout() -> Duration {
 
 /// Sets how long operations wait, for the whole process. Zero means one attempt.
 ///
-/// [`Ploop::set_lock_timeout`](crate::Ploop::set_lock_timeout) sets it for one handle.
+/// `set_lock_timeout` of `Ploop` and `OfflineImage` sets it for one handle.
 ///
 /// ```
 /// use std::time::Duration;

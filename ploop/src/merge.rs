@@ -8,55 +8,9 @@ use crate::ffi::{CPath, CText, LockedImage, MergeWhich};
 use crate::identity::Identity;
 use crate::image::Image;
 use crate::lock::NewFileLock;
-use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, paths};
-
-/// Which deltas [`Ploop::merge`] merges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum MergeTarget {
-    /// The top into its parent.
-    Top,
-    /// A snapshot into its parent. The result keeps the snapshot's GUID.
-    Snapshot(Guid),
-    /// All from the descendant `from` down to its ancestor `to`. The result keeps the GUID of `from`.
-    Range {
-        /// The upper end.
-        from: Guid,
-        /// The lower end.
-        to: Guid,
-    },
-    /// The whole chain of the top, down to the base.
-    All,
-}
-
-/// What [`Ploop::merge`] does.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
-#[must_use]
-pub struct MergeParam {
-    target: MergeTarget,
-    #[cfg_attr(feature = "serde", serde(default, with = "crate::stored::paths"))]
-    new_delta: Option<PathBuf>,
-}
-
-impl MergeParam {
-    /// Merges into the lower delta's file.
-    pub fn new(target: MergeTarget) -> MergeParam {
-        MergeParam {
-            target,
-            new_delta: None,
-        }
-    }
-
-    /// Writes the result to a new file, and removes the old ones. The file may not exist.
-    pub fn new_delta(mut self, file: impl AsRef<Path>) -> MergeParam {
-        self.new_delta = Some(file.as_ref().to_owned());
-        self
-    }
-}
+use crate::{
+    Descriptor, Error, ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Result, paths,
+};
 
 impl Ploop {
     /// Merges deltas of one chain (`ploop_merge_snapshot`).

@@ -21,7 +21,7 @@ pub(crate) const MAX_PATH_BYTES: usize = 4000;
 pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
 
 /// The suffixes of files that libploop and this crate make beside a descriptor or a delta.
-const SUFFIXES: [&str; 8] = [
+const SUFFIXES: [&str; 9] = [
     ".lck",
     ".tmp",
     MOUNT_POINT,
@@ -30,6 +30,7 @@ const SUFFIXES: [&str; 8] = [
     ".ploop-kept",
     ".ploop-before",
     ".ploop-merge",
+    ".ploop-files",
 ];
 
 /// Requires that C can take a path: it is not empty, has no NUL byte, and fits libploop's buffers.
@@ -119,6 +120,11 @@ pub(crate) fn require_new_delta_path(
     directory: &Path,
 ) -> Result<()> {
     require_delta_path(operation, delta, directory)?;
+    require_no_side_file_name(operation, delta)
+}
+
+/// Requires that a new file does not have the name of one that libploop or this crate makes beside an image.
+pub(crate) fn require_no_side_file_name(operation: &'static str, delta: &Path) -> Result<()> {
     let name = delta.file_name().unwrap_or_default().as_bytes();
     let taken = if name == STATFS_NAME.as_bytes() {
         Some(STATFS_NAME)

@@ -1,7 +1,7 @@
 //! The names of files that libploop and this crate make beside a descriptor or a delta.
 
 use std::ffi::OsString;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +51,11 @@ pub(crate) fn merge_record(descriptor: &Path) -> PathBuf {
     with_suffix(descriptor, ".ploop-merge")
 }
 
+/// This crate's own: the record of the files that a change without libploop makes or removes.
+pub(crate) fn file_record(descriptor: &Path) -> PathBuf {
+    with_suffix(descriptor, ".ploop-files")
+}
+
 /// The directory on which libploop mounts an image for itself.
 pub(crate) fn mount_point(base: &Path) -> PathBuf {
     with_suffix(base, MOUNT_POINT)
@@ -62,7 +67,7 @@ fn table_copy(delta: &Path) -> PathBuf {
 }
 
 /// A descriptor, and all files that are made beside it.
-pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 9] {
+pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 10] {
     [
         descriptor.to_owned(),
         lock_file(descriptor),
@@ -73,6 +78,7 @@ pub(crate) fn of_descriptor(descriptor: &Path) -> [PathBuf; 9] {
         saved_unknown_fields(descriptor),
         before_removal(descriptor),
         merge_record(descriptor),
+        file_record(descriptor),
     ]
 }
 
@@ -93,13 +99,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// The directory in which an absolute path lies.
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) fn directory_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
 /// Whether a path is that of a regular file, and not of a link to one.
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) fn is_regular_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
 }

@@ -17,6 +17,9 @@ use crate::identity::Identity;
 
 const BLOCK: &str = "/sys/block";
 
+/// A file that is there where the driver knows format version 2.
+pub(crate) const LARGE_DISK_SUPPORT: &str = "/sys/module/ploop/parameters/large_disk_support";
+
 /// `pstate/top` of a device without deltas.
 const NO_DELTA: &[u8] = b"4294967295";
 
@@ -84,6 +87,12 @@ impl Device {
     pub(crate) fn is_unknown(&self) -> bool {
         self.deltas.iter().any(|delta| delta.identity.is_none())
     }
+}
+
+/// Whether the driver knows format version 2.
+#[cfg(feature = "image-write")]
+pub(crate) fn is_large_disk_supported() -> bool {
+    Path::new(LARGE_DISK_SUPPORT).exists()
 }
 
 /// All devices, as they are now. Without the driver there are none.

@@ -18,8 +18,14 @@ pub(crate) use ploop_sys::VERSION;
 
 pub(crate) const CREATE_NO_LAZY: u32 = sys::PLOOP_CREATE_NOLAZY as u32;
 pub(crate) const REPLACE_KEEP_NAME: u32 = sys::PLOOP_REPLACE_KEEP_NAME as u32;
-pub(crate) const SWITCH_SKIP_DESTROY: u32 = sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY as u32;
-pub(crate) const SWITCH_SKIP_CREATE: u32 = sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE as u32;
+
+/// The flags of a switch are those of libploop.
+const _: () = {
+    use crate::SwitchFlag;
+
+    assert!(SwitchFlag::SKIP_DESTROY.bits() == sys::PLOOP_SNAP_SKIP_TOPDELTA_DESTROY as u32);
+    assert!(SwitchFlag::SKIP_CREATE.bits() == sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE as u32);
+};
 
 pub(super) fn c_mode(mode: ImageMode) -> i32 {
     match mode {

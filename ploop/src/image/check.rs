@@ -104,7 +104,7 @@ pub fn check_image(file: impl AsRef<Path>) -> Report {
 /// Requires that the caller accepts the header of a delta, and that its table is sound: each entry leads to a cluster
 /// of its own, inside the file and behind the table. Reads the whole table, four bytes for each cluster of the disk,
 /// but not its holes. Returns the header and the open file.
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(super) fn require_sound_delta(
     operation: &'static str,
     path: &Path,

@@ -161,7 +161,7 @@ impl Header {
     }
 
     /// Clears the in-use mark, and no other.
-    #[cfg(feature = "libploop")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     pub(crate) fn clear_in_use(path: &Path) -> std::io::Result<()> {
         if !Header::read(path).is_ok_and(|header| header.in_use) {
             return Ok(());

@@ -5,12 +5,13 @@
 //! * [`Disk`] reads the virtual disk through a chain of deltas, as of any snapshot: at any offset,
 //!   from many threads, or [exported](Disk::export) as a whole.
 //! * [`check()`] says what is wrong with an image, and changes nothing.
-//! * `DiskWriter`, with the feature `image-write`, does to the files what the driver does.
+//! * With the feature `image-write`, `DiskWriter` does to the files what the driver does, and `OfflineImage` what libploop
+//!   does to an image that is not attached.
 //!
 //! Descriptors and images may come from anyone. Whatever is in them, the worst they can do is to
 //! cause an [`Error`](crate::Error), with the file and offset that are to blame: no panic, no
 //! endless loop, and no more memory than the tables of the clusters that are really there. All but
-//! `DiskWriter` opens files for reading only.
+//! `DiskWriter` and `OfflineImage` opens files for reading only.
 //!
 //! ```no_run
 //! use ploop::image::{Disk, ExportOptions};
@@ -42,15 +43,25 @@ mod extents;
 mod file;
 mod header;
 mod holes;
+#[cfg(feature = "image-write")]
+mod offline;
 mod orphans;
 mod other_formats;
 mod partition;
 #[cfg(feature = "libploop")]
 mod preallocate;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+#[cfg_attr(
+    not(feature = "libploop"),
+    allow(dead_code, unused_imports, reason = "libploop needs the rest")
+)]
 pub(crate) mod recovery;
 mod report;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+#[cfg_attr(
+    not(feature = "libploop"),
+    allow(dead_code, unused_imports, reason = "libploop needs the rest")
+)]
 pub(crate) mod sound;
 mod table;
 #[cfg(feature = "image-write")]
@@ -67,7 +78,9 @@ pub(crate) use drop_extension::drop_extension;
 pub use export::{ExportOptions, ExportTarget, Progress};
 pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
-#[cfg(feature = "libploop")]
+#[cfg(feature = "image-write")]
+pub use offline::OfflineImage;
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use orphans::orphans;
 #[cfg(feature = "image-write")]
 pub use partition::partitions_of;

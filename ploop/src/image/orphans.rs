@@ -59,6 +59,20 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
     Ok(found)
 }
 
+/// The files that the descriptors of a directory name.
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+pub(crate) fn named_in(directory: &Path) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let descriptors = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension() == Some(OsStr::new("xml")));
+    descriptors
+        .take(MAX_DESCRIPTORS)
+        .filter_map(|path| Descriptor::open(path).ok())
+        .flat_map(|descriptor| names(&descriptor))
+        .collect()
+}
+
 /// The files of a descriptor, with their directories resolved.
 fn names(descriptor: &Descriptor) -> BTreeSet<PathBuf> {
     descriptor

@@ -203,7 +203,7 @@ impl<'a, 'input> Element<'a, 'input> {
     }
 
     /// The text of all children with other names than these.
-    #[cfg(feature = "libploop")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     pub(super) fn others(&self, names: &[&str]) -> impl Iterator<Item = &'a str> {
         self.node
             .children()
@@ -212,13 +212,13 @@ impl<'a, 'input> Element<'a, 'input> {
     }
 
     /// The whole file.
-    #[cfg(feature = "libploop")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     pub(super) fn document_text(&self) -> &'input str {
         self.node.document().input_text()
     }
 
     /// The name and the attributes, as in the file.
-    #[cfg(feature = "libploop")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     pub(super) fn tag(&self) -> String {
         let text = self.node.document().input_text();
         let mut tag = self.name().to_owned();

@@ -15,6 +15,7 @@ use crate::{Result, durability, side_files};
 
 /// A descriptor file: its text, and what it says.
 pub(crate) struct DescriptorFile {
+    #[cfg(feature = "libploop")]
     pub(crate) text: Vec<u8>,
     pub(crate) descriptor: Descriptor,
     /// The fields that libploop does not know.
@@ -38,6 +39,7 @@ impl DescriptorFile {
         Ok(DescriptorFile {
             descriptor: Descriptor::of(root, dir, form)?,
             unknown: UnknownFields::of(root, dir, form)?,
+            #[cfg(feature = "libploop")]
             text,
         })
     }

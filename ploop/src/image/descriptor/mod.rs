@@ -8,17 +8,19 @@ use std::path::{Path, PathBuf};
 use super::file;
 use super::xml::{self, Element};
 
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 mod descriptor_file;
 mod form;
+#[cfg(feature = "image-write")]
+mod tree;
 mod write;
 
 use crate::image::Header;
 use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use descriptor_file::{DescriptorFile, replace, write};
 pub(crate) use form::DescriptorForm;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use write::UnknownFields;
 
 const OPERATION: &str = "read descriptor";

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::form::DescriptorForm;
 use super::{Descriptor, Geometry, Image, ImageKind, MAX_PATH, OPERATION};
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 use crate::image::xml::Element;
 use crate::{Error, ErrorKind, Guid, ImageMode, Result};
 
 /// The children that libploop reads and writes, for each element that may have others.
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 mod known {
     pub(super) const ROOT: &[&str] = &["Disk_Parameters", "StorageData", "Snapshots"];
     pub(super) const PARAMETERS: &[&str] = &[
@@ -84,7 +84,7 @@ impl UnknownFields {
     }
 }
 
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 impl UnknownFields {
     /// The unknown fields of a document, whose relative image names are joined to `dir`.
     pub(super) fn of(
@@ -149,6 +149,7 @@ impl UnknownFields {
     }
 
     /// These fields, with those that libploop has written as it has written them.
+    #[cfg(feature = "libploop")]
     pub(crate) fn with_those_written(&self, written: &UnknownFields) -> UnknownFields {
         UnknownFields {
             key: written.key.clone(),
@@ -157,13 +158,14 @@ impl UnknownFields {
         }
     }
 
+    #[cfg(feature = "libploop")]
     pub(crate) fn form(&self) -> &DescriptorForm {
         &self.form
     }
 }
 
 /// The name of the key of an encrypted image, where libploop knows it.
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 fn key(parameters: Element<'_, '_>, form: &DescriptorForm) -> Result<Option<String>> {
     let key = parameters.optional("Encryption");
     let key = key.and_then(|element| element.optional("KeyId"));
@@ -174,7 +176,7 @@ fn key(parameters: Element<'_, '_>, form: &DescriptorForm) -> Result<Option<Stri
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 fn volume(
     storage_data: Element<'_, '_>,
     dir: &Path,
@@ -499,7 +501,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
-    #[cfg(feature = "libploop")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     use super::super::DescriptorFile;
     use super::*;
     use crate::image::Snapshot;
@@ -597,7 +599,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "libploop")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     #[test]
     fn what_libploop_does_not_know_is_kept() {
         let text = r#"<?xml version='1.0'?>

@@ -21,6 +21,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::files;
 use crate::durability::{sync_directories, sync_files};
 use crate::identity::Identity;
 use crate::image::descriptor::DescriptorForm;
@@ -53,6 +54,7 @@ pub(crate) fn finish(
         put_in_place(operation, &staged, path)?;
     }
     let descriptor = new.as_ref().unwrap_or(old);
+    files::finish(devices, path, descriptor);
     let mut unmarked = false;
     for image in &descriptor.images {
         if image.guid != descriptor.top {

@@ -4,10 +4,12 @@
 //! * [`detached`]: the deltas show which of two descriptors is right.
 //! * [`merge`]: nobody can go back to a snapshot that an interrupted merge has partly overwritten.
 //! * [`creation`]: an interrupted creation of an image.
+//! * [`files`]: what a change without libploop made or was to remove, and nothing names.
 //! * [`removal`]: a delta that the kernel refused to remove gets back into the descriptor.
 
 pub(crate) mod creation;
 pub(crate) mod detached;
+pub(crate) mod files;
 pub(crate) mod merge;
 pub(crate) mod removal;
 
@@ -15,6 +17,27 @@ use std::path::Path;
 
 use crate::image::descriptor::DescriptorForm;
 use crate::{Descriptor, side_files};
+#[cfg(feature = "image-write")]
+use crate::{Result, sysfs::Device};
+
+/// Finishes or undoes what was interrupted, and returns whether the descriptor in place may be another one now. The
+/// image's lock is held, `old` is the descriptor in place, and no device has any of its files.
+#[cfg(feature = "image-write")]
+pub(crate) fn finish(
+    devices: &[Device],
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+    form: &DescriptorForm,
+) -> Result<bool> {
+    // Once a descriptor was put in place, nothing is left to do.
+    if removal::finish(devices, operation, path, old, form)? {
+        return Ok(true);
+    }
+    let marked = merge::mark_lost_snapshots(devices, operation, path, old, form)?;
+    let finished = detached::finish(devices, operation, path, old, form)?;
+    Ok(marked || finished)
+}
 
 /// The staged descriptor at this path, if it is complete.
 pub(crate) fn staged_descriptor(path: &Path, form: &DescriptorForm) -> Option<Descriptor> {

@@ -30,7 +30,7 @@ pub(super) struct Space {
 
 /// The contents of a cluster that was just allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Contents {
+pub(in crate::image) enum Contents {
     Zero,
     /// Old data.
     Stale,
@@ -66,7 +66,7 @@ impl Space {
 
 impl WritableDelta {
     /// Allocates a cluster of the file. An error of [`ErrorKind::NoSpace`] changes nothing.
-    pub(super) fn allocate(&mut self) -> Result<(u64, Contents)> {
+    pub(in crate::image) fn allocate(&mut self) -> Result<(u64, Contents)> {
         self.check_whole()?;
         if let Some(offset) = self.space.free.pop() {
             return Ok((offset, Contents::Stale));
@@ -149,6 +149,37 @@ impl WritableDelta {
         }
     }
 
+    /// Allocates the space for so many new clusters at the end of the file. What is not used is cut off by
+    /// [`trim`](WritableDelta::trim). An error changes nothing; where the file system cannot do it, nothing is done.
+    pub(in crate::image) fn preallocate(&mut self, clusters: u64) -> Result<()> {
+        let size = self.header.cluster.bytes();
+        let start = self.space.end;
+        let end = start + clusters * size;
+        if clusters == 0 {
+            return Ok(());
+        }
+        self.reserve(end)?;
+        if self.space.len % size != 0 {
+            self.cut_to(start)?;
+        }
+        match self.storage.allocate(start, end - start) {
+            Ok(()) => {
+                self.space.reserved = self.space.reserved.max(end);
+                self.space.len = self.space.len.max(end);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            Err(error) => {
+                // A part may have been allocated.
+                let _ = self.storage.set_len(self.space.len);
+                Err(
+                    Error::io(OPERATION, "the file cannot be made longer", error)
+                        .with_path(&self.path),
+                )
+            }
+        }
+    }
+
     /// Extends the file with zeros up to `end`, where the next new cluster will be.
     pub(super) fn extend_with_zeros(&mut self, end: u64) -> Result<()> {
         let old = self.space.end;
@@ -163,7 +194,7 @@ impl WritableDelta {
     }
 
     /// Cuts off free clusters at the end of the file, and preallocated space. Everything must be flushed.
-    pub(super) fn trim(&mut self) -> Result<()> {
+    pub(in crate::image) fn trim(&mut self) -> Result<()> {
         let size = self.header.cluster.bytes();
         let mut end = self.space.end;
         self.space.free.sort_unstable();

@@ -17,10 +17,9 @@ impl WritableDelta {
         let size = self.header.cluster.bytes();
         // All slots without an entry are free, whatever the reason.
         let mut used = Clusters::default();
-        for number in 0..self.header.entries() {
-            let Some(offset) = self.cluster(number)? else {
-                continue;
-            };
+        let mut next = self.next_cluster(0)?;
+        while let Some((number, offset)) = next {
+            next = self.next_cluster(number + 1)?;
             if !used.insert((offset / size) as u32) {
                 return Err(Error::new(
                     ErrorKind::Corrupt,

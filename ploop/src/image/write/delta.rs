@@ -18,21 +18,29 @@ use super::storage::{Storage, write_zeros};
 use super::write_tracker::WriteTracker;
 use crate::image::delta::{check_readable, cluster_offset, entry_of, is_in_hole};
 use crate::image::header::{Header, HeaderFlags};
-use crate::image::table::{PAGE, entry_offset};
+use crate::image::holes::{is_hole, is_zero};
+use crate::image::table::{PAGE, Page, entry_offset};
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
 
 /// The most entries of the table that wait in memory to be written.
 const MAX_DIRTY: usize = 1 << 16;
 
+/// The most pages of the table that are kept in memory where none of them waits to be written: 16 MiB.
+const MAX_PAGES: usize = 256;
+
 /// A delta whose table in memory is ahead of the one in the file.
-pub(super) struct WritableDelta {
+pub(in crate::image) struct WritableDelta {
     pub(super) path: PathBuf,
     pub(super) storage: Box<dyn Storage>,
     /// The file for readers that do not hold the delta, once there is one.
     shared: Option<Arc<File>>,
     pub(super) header: Header,
     /// The pages of the table that were read.
-    pages: Vec<Option<Box<[u32]>>>,
+    pages: Vec<Option<Page>>,
+    /// How many of these have entries.
+    loaded: usize,
+    /// Whether entries in memory differ for good from those in the file.
+    has_unwritten: bool,
     /// Clusters whose entries are not yet in the file.
     dirty: BTreeSet<u32>,
     pub(super) space: Space,
@@ -78,8 +86,7 @@ impl WritableDelta {
                 .create_new(true)
                 .mode(0o600)
                 .open(path)?;
-            write_zeros(&file, 0, header.data_start())?;
-            Storage::write(&file, &header.to_bytes(), 0)?;
+            write_empty(&file, header)?;
             file.sync_all()?;
             Ok(file)
         };
@@ -89,8 +96,20 @@ impl WritableDelta {
         WritableDelta::from_storage(path, Box::new(file), false)
     }
 
+    /// Makes a new, empty delta in an open file that is empty. It is not synced.
+    pub(in crate::image) fn create_in(
+        file: File,
+        path: &Path,
+        header: &Header,
+    ) -> Result<WritableDelta> {
+        write_empty(&file, header).map_err(|error| {
+            Error::io(OPERATION, "the delta cannot be made", error).with_path(path)
+        })?;
+        WritableDelta::from_storage(path, Box::new(file), false)
+    }
+
     /// Opens a file so that it can be written to.
-    pub(super) fn open_file(path: &Path) -> Result<File> {
+    pub(in crate::image) fn open_file(path: &Path) -> Result<File> {
         OpenOptions::new()
             .read(true)
             .write(true)
@@ -99,6 +118,15 @@ impl WritableDelta {
             .map_err(|error| {
                 Error::io(OPERATION, "the file cannot be opened", error).with_path(path)
             })
+    }
+
+    /// An open file as a delta. With `allow_in_use` it may be marked as in use.
+    pub(in crate::image) fn from_file(
+        path: &Path,
+        file: File,
+        allow_in_use: bool,
+    ) -> Result<WritableDelta> {
+        WritableDelta::from_storage(path, Box::new(file), allow_in_use)
     }
 
     pub(super) fn from_storage(
@@ -133,6 +161,8 @@ impl WritableDelta {
             storage,
             shared: None,
             pages: empty_pages(&header),
+            loaded: 0,
+            has_unwritten: false,
             space: Space::new(len, header.cluster),
             header,
             dirty: BTreeSet::new(),
@@ -143,40 +173,102 @@ impl WritableDelta {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::image) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn header(&self) -> &Header {
+    pub(in crate::image) fn header(&self) -> &Header {
         &self.header
     }
 
     fn entry(&mut self, cluster: u32) -> Result<u32> {
-        let number = (cluster / PAGE) as usize;
-        if number >= self.pages.len() {
-            return Ok(0);
+        let page = self.page(cluster / PAGE)?;
+        Ok(page.map_or(0, |page| page.entry(cluster % PAGE)))
+    }
+
+    /// A page of the table; `None` behind the last.
+    fn page(&mut self, number: u32) -> Result<Option<&Page>> {
+        let index = number as usize;
+        if index >= self.pages.len() {
+            return Ok(None);
         }
-        if self.pages[number].is_none() {
-            let first = cluster - cluster % PAGE;
-            let count = (self.header.entries() - first).min(PAGE) as usize;
-            let mut bytes = vec![0; 4 * count];
-            let offset = entry_offset(first);
-            self.storage.read(&mut bytes, offset).map_err(|error| {
-                Error::io(OPERATION, "the table cannot be read", error)
-                    .with_path(&self.path)
-                    .with_offset(offset)
-            })?;
-            let entries = bytes
-                .chunks_exact(4)
-                .map(|entry| u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]));
-            self.pages[number] = Some(entries.collect());
+        if self.pages[index].is_none() {
+            let page = self.load(number)?;
+            if matches!(page, Page::Entries(_)) {
+                if self.loaded >= MAX_PAGES {
+                    self.forget_clean_pages();
+                }
+                self.loaded += 1;
+            }
+            self.pages[index] = Some(page);
         }
-        let page = self.pages[number].as_deref().unwrap_or_default();
-        Ok(page.get((cluster % PAGE) as usize).copied().unwrap_or(0))
+        Ok(self.pages[index].as_ref())
+    }
+
+    fn load(&self, number: u32) -> Result<Page> {
+        let first = number * PAGE;
+        let count = (self.header.entries() - first).min(PAGE) as usize;
+        let offset = entry_offset(first);
+        if is_hole(self.storage.file(), offset, 4 * count as u64) {
+            return Ok(Page::Empty);
+        }
+        let mut bytes = vec![0; 4 * count];
+        self.storage.read(&mut bytes, offset).map_err(|error| {
+            Error::io(OPERATION, "the table cannot be read", error)
+                .with_path(&self.path)
+                .with_offset(offset)
+        })?;
+        if is_zero(&bytes) {
+            return Ok(Page::Empty);
+        }
+        let entries = bytes
+            .chunks_exact(4)
+            .map(|entry| u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]));
+        Ok(Page::Entries(entries.collect()))
+    }
+
+    /// Drops the pages without entries that wait to be written.
+    fn forget_clean_pages(&mut self) {
+        if self.has_unwritten {
+            return;
+        }
+        for (number, page) in (0..).zip(&mut self.pages) {
+            let next_dirty = || self.dirty.range(number * PAGE..).next();
+            let is_clean = || next_dirty().is_none_or(|next| next / PAGE != number);
+            if matches!(page, Some(Page::Entries(_))) && is_clean() {
+                *page = None;
+                self.loaded -= 1;
+            }
+        }
+    }
+
+    /// The first cluster of the disk from `number` on that is in the file, and its offset there.
+    pub(in crate::image) fn next_cluster(&mut self, number: u32) -> Result<Option<(u32, u64)>> {
+        let entries = self.header.entries();
+        let mut number = number;
+        while number < entries {
+            let first = number - number % PAGE;
+            let next = match self.page(number / PAGE)? {
+                Some(Page::Entries(page)) => page
+                    .iter()
+                    .enumerate()
+                    .skip((number - first) as usize)
+                    .find(|(_, entry)| **entry != 0)
+                    .map(|(index, _)| first + index as u32),
+                _ => None,
+            };
+            match next {
+                None => number = first.saturating_add(PAGE),
+                Some(next) => {
+                    return Ok(self.cluster(next)?.map(|offset| (next, offset)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The offset of a cluster of the disk in the file.
-    pub(super) fn cluster(&mut self, cluster: u32) -> Result<Option<u64>> {
+    pub(in crate::image) fn cluster(&mut self, cluster: u32) -> Result<Option<u64>> {
         let entry = self.entry(cluster)?;
         if entry == 0 {
             return Ok(None);
@@ -262,7 +354,7 @@ impl WritableDelta {
     }
 
     /// Sets the entry of a cluster to an offset in the file, so far as an entry can lead.
-    pub(super) fn map_cluster(&mut self, cluster: u32, offset: u64) -> Result<()> {
+    pub(in crate::image) fn map_cluster(&mut self, cluster: u32, offset: u64) -> Result<()> {
         let unit = match self.header.version {
             FormatVersion::V1 => 512,
             FormatVersion::V2 => self.header.cluster.bytes(),
@@ -271,7 +363,7 @@ impl WritableDelta {
     }
 
     /// Removes a cluster from the table. `false` where it was not there.
-    pub(super) fn remove(&mut self, cluster: u32) -> Result<bool> {
+    pub(in crate::image) fn remove(&mut self, cluster: u32) -> Result<bool> {
         let Some(offset) = self.cluster(cluster)? else {
             return Ok(false);
         };
@@ -288,24 +380,42 @@ impl WritableDelta {
     /// Sets the slot of a cluster in memory only. The slot is not checked.
     pub(super) fn set_in_memory(&mut self, cluster: u32, slot: u32) -> Result<()> {
         let entry = entry_of(&self.header, slot);
-        self.entry(cluster)?;
-        if let Some(Some(page)) = self.pages.get_mut((cluster / PAGE) as usize) {
-            page[(cluster % PAGE) as usize] = entry;
+        self.has_unwritten = true;
+        self.put(cluster, entry).map(drop)
+    }
+
+    fn set(&mut self, cluster: u32, entry: u32) -> Result<()> {
+        if self.put(cluster, entry)? {
+            self.dirty.insert(cluster);
+        }
+        if self.dirty.len() >= MAX_DIRTY || self.loaded >= 2 * MAX_PAGES {
+            self.commit()?;
+            self.forget_clean_pages();
         }
         Ok(())
     }
 
-    fn set(&mut self, cluster: u32, entry: u32) -> Result<()> {
+    /// Changes an entry in memory. `false` where there is none.
+    fn put(&mut self, cluster: u32, entry: u32) -> Result<bool> {
         // Loads the page.
-        self.entry(cluster)?;
-        if let Some(Some(page)) = self.pages.get_mut((cluster / PAGE) as usize) {
-            page[(cluster % PAGE) as usize] = entry;
-            self.dirty.insert(cluster);
+        self.page(cluster / PAGE)?;
+        let first = cluster - cluster % PAGE;
+        let count = self.header.entries().saturating_sub(first).min(PAGE);
+        let Some(Some(page)) = self.pages.get_mut((cluster / PAGE) as usize) else {
+            return Ok(false);
+        };
+        if matches!(page, Page::Empty) {
+            *page = Page::Entries(vec![0; count as usize].into());
+            self.loaded += 1;
         }
-        if self.dirty.len() >= MAX_DIRTY {
-            self.commit()?;
+        let Page::Entries(entries) = page else {
+            return Ok(false);
+        };
+        match entries.get_mut((cluster - first) as usize) {
+            Some(found) => *found = entry,
+            None => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Writes the entries that wait, after the data to which they lead is on the disk.
@@ -340,7 +450,7 @@ impl WritableDelta {
     }
 
     /// Syncs the data, then the table.
-    pub(super) fn flush(&mut self) -> Result<()> {
+    pub(in crate::image) fn flush(&mut self) -> Result<()> {
         self.commit()?;
         self.attempt("the table cannot be brought to the disk", |storage| {
             storage.sync()
@@ -350,7 +460,7 @@ impl WritableDelta {
     }
 
     /// Sets or clears the in-use mark, and syncs it. A delta in use is never flagged as empty.
-    pub(super) fn mark(&mut self, in_use: bool) -> Result<()> {
+    pub(in crate::image) fn mark(&mut self, in_use: bool) -> Result<()> {
         let mut header = self.header.clone();
         header.in_use = in_use;
         header.marked_closed = false;
@@ -359,7 +469,21 @@ impl WritableDelta {
         self.put_header(header)
     }
 
-    pub(super) fn put_header(&mut self, header: Header) -> Result<()> {
+    /// Corrects the flag that says whether the delta is empty, if it is not right.
+    pub(in crate::image) fn settle_flags(&mut self) -> Result<()> {
+        let is_empty = self.space.end == self.header.data_start();
+        if self.header.flags.contains(HeaderFlags::EMPTY) == is_empty {
+            return Ok(());
+        }
+        self.mark(self.header.in_use)
+    }
+
+    /// The file itself.
+    pub(in crate::image) fn file(&self) -> &File {
+        self.storage.file()
+    }
+
+    pub(in crate::image) fn put_header(&mut self, header: Header) -> Result<()> {
         let bytes = header.to_bytes();
         self.record(0, bytes.len() as u64);
         self.attempt("the header cannot be written", |storage| {
@@ -374,6 +498,8 @@ impl WritableDelta {
     /// header has changed, because the number of pages depends on it.
     pub(super) fn forget_table(&mut self) {
         self.pages = empty_pages(&self.header);
+        self.loaded = 0;
+        self.has_unwritten = false;
         self.dirty.clear();
         self.space.released.clear();
     }
@@ -405,6 +531,11 @@ impl WritableDelta {
     }
 }
 
-fn empty_pages(header: &Header) -> Vec<Option<Box<[u32]>>> {
+fn write_empty(file: &File, header: &Header) -> io::Result<()> {
+    write_zeros(file, 0, header.data_start())?;
+    Storage::write(file, &header.to_bytes(), 0)
+}
+
+fn empty_pages(header: &Header) -> Vec<Option<Page>> {
     (0..header.entries().div_ceil(PAGE)).map(|_| None).collect()
 }

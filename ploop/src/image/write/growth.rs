@@ -2,6 +2,7 @@
 
 use super::OPERATION;
 use super::delta::{WritableDelta, new_header};
+use crate::image::header::Header;
 use crate::image::table::entry_offset;
 use crate::{Error, ErrorKind, Result, Size};
 
@@ -10,7 +11,12 @@ impl WritableDelta {
     /// and their entries are on the disk, their old place is cleared; when that is on the disk, the header is written,
     /// and makes it a part of the table. With preallocation, [`ErrorKind::NoSpace`] changes nothing.
     pub(super) fn grow(&mut self, size: Size) -> Result<()> {
-        let mut header = new_header(self.header.version, self.header.cluster, size)?;
+        let header = new_header(self.header.version, self.header.cluster, size)?;
+        self.grow_to(header)
+    }
+
+    /// [`grow`](WritableDelta::grow) to the size of a header.
+    pub(in crate::image) fn grow_to(&mut self, mut header: Header) -> Result<()> {
         header.in_use = self.header.in_use;
         header.flags = self.header.flags;
         if header.size < self.header.size {
@@ -26,13 +32,12 @@ impl WritableDelta {
         let table = self.header.data_start()..header.data_start().max(self.header.data_start());
         header.first_block_sector = (table.end / 512) as u32;
         let mut displaced = Vec::new();
-        for number in 0..self.header.entries() {
-            let offset = self.cluster(number)?;
-            displaced.extend(
-                offset
-                    .filter(|at| table.contains(at))
-                    .map(|at| (number, at)),
-            );
+        let mut next = self.next_cluster(0)?;
+        while let Some((number, offset)) = next {
+            if table.contains(&offset) {
+                displaced.push((number, offset));
+            }
+            next = self.next_cluster(number + 1)?;
         }
         let kept = |offset: &u64| !table.contains(offset);
         let spare = self.space.free.iter().filter(|at| kept(at)).count();

@@ -27,10 +27,10 @@ use super::descriptor::Descriptor;
 use super::file;
 use super::holes::is_zero;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
-use delta::WritableDelta;
 use merge::RunningMerge;
 use storage::Storage;
 
+pub(super) use delta::WritableDelta;
 pub use delta_file::{ChainOptions, DeltaFile, header_of};
 pub use read_plan::ReadPlan;
 
@@ -575,7 +575,7 @@ fn raw_error(path: &Path, what: &str, error: io::Error) -> Error {
 }
 
 /// Makes a raw file longer, without a hole. An error changes nothing.
-fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
+pub(super) fn extend(file: &File, old: u64, new: u64) -> io::Result<()> {
     if new == old {
         return Ok(());
     }

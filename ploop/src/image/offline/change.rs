@@ -1,0 +1,339 @@
+//! [`OfflineChange`]: what all changes of an image without libploop have in common. The checks before, under the
+//! image's lock, and the new descriptor.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::OfflineImage;
+use crate::durability;
+use crate::identity::Identity;
+use crate::image::descriptor::{
+    self, Descriptor, DescriptorFile, DescriptorForm, Image, Snapshot, UnknownFields,
+};
+use crate::image::header::Header;
+use crate::image::recovery::{self, creation};
+use crate::image::sound::{SoundDelta, require_sound};
+use crate::lock::{ImageLockGuard, Purpose};
+use crate::sysfs::{self, Device};
+use crate::{Error, ErrorKind, Guid, ImageMode, Result, Size, paths, side_files, trust};
+
+/// A descriptor keeps the root and the names that it has.
+const FORM: DescriptorForm = DescriptorForm {
+    has_key_and_volume: true,
+    ..DescriptorForm::PARALLELS
+};
+
+/// A change that has begun. The image's locks are held until it is dropped.
+pub(super) struct OfflineChange<'a> {
+    operation: &'static str,
+    path: &'a Path,
+    /// What the descriptor in place says, in the form in which libploop would write it.
+    pub(super) descriptor: Descriptor,
+    unknown: UnknownFields,
+    /// Whether the unknown fields are those that a change which was killed has saved.
+    has_saved_fields: bool,
+    cancel: Option<&'a AtomicBool>,
+    _lock: ImageLockGuard,
+}
+
+impl<'a> OfflineChange<'a> {
+    /// Locks the image, finishes or takes back what was interrupted, and checks what every change needs.
+    pub(super) fn begin(
+        image: &'a OfflineImage,
+        operation: &'static str,
+    ) -> Result<OfflineChange<'a>> {
+        let lock = image
+            .lock
+            .acquire(operation, Purpose::Change, false, image.timeout())?;
+        let path = image.path();
+        let read = || {
+            DescriptorFile::read_as(path, &FORM)
+                .map_err(|error| error.during(operation).with_path(path))
+        };
+        let mut file = read()?;
+        let deltas = || file.descriptor.images.iter().map(|image| &*image.file);
+        trust::require_no_other_writers(operation, [path].into_iter().chain(deltas()))?;
+        paths::require_own_side_files(operation, path, deltas())?;
+        let refused = |kind, why: String| Error::new(kind, operation, why).with_path(path);
+        if file.descriptor.encryption.is_some() {
+            let why = "the image is encrypted".to_owned();
+            return Err(refused(ErrorKind::Unsupported, why));
+        }
+        if let Some(volume) = &file.unknown.volume {
+            if volume.parent.is_some() || volume.read_only {
+                let why = "the image is a volume of Virtuozzo that shares deltas with others, which a change could damage; libploop 7 knows them";
+                return Err(refused(ErrorKind::Unsupported, why.to_owned()));
+            }
+        }
+        require_distinct_files(operation, &file.descriptor)?;
+        let devices = sysfs::devices();
+        if let Some(device) = device_with(&devices, &file.descriptor) {
+            let why = format!(
+                "{} has it, or may have: it has a file that is not found under its path; unmount it first",
+                device.path().display()
+            );
+            return Err(refused(ErrorKind::Busy, why));
+        }
+        if recovery::finish(&devices, operation, path, &file.descriptor, &FORM)? {
+            file = read()?;
+        }
+        let saved = saved_fields(path);
+        let has_saved_fields = saved.is_some();
+        let unknown = match saved.filter(|_| !file.unknown.is_dropped()) {
+            Some(saved) => saved,
+            None => file.unknown,
+        };
+        let descriptor = file
+            .descriptor
+            .normalized()
+            .map_err(|error| error.during(operation).with_path(path))?;
+        let mut change = OfflineChange {
+            operation,
+            path,
+            descriptor,
+            unknown,
+            has_saved_fields,
+            cancel: image.cancel.as_deref(),
+            _lock: lock,
+        };
+        change.look_at_top()?;
+        Ok(change)
+    }
+
+    /// Refuses a top that is marked as in use, and takes the size of the disk from it: the driver goes by the top.
+    fn look_at_top(&mut self) -> Result<()> {
+        let top = self.image(self.descriptor.top)?;
+        if self.is_raw_base(top) {
+            return Ok(());
+        }
+        // One that cannot be read is an error of the operations that need it.
+        if let Ok(header) = Header::read(&top.file) {
+            if header.in_use {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    self.operation,
+                    "the top delta is marked as in use: a program has it open, here or on another host, or was killed; if none has, clear the mark by a repair",
+                )
+                .with_path(&top.file));
+            }
+            self.descriptor.size = header.size;
+        }
+        Ok(())
+    }
+
+    pub(super) fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// The directory of the descriptor.
+    pub(super) fn directory(&self) -> &'a Path {
+        side_files::directory_of(self.path)
+    }
+
+    pub(super) fn refuse<T>(&self, kind: ErrorKind, why: impl Into<String>) -> Result<T> {
+        Err(Error::new(kind, self.operation, why).with_path(self.path))
+    }
+
+    pub(super) fn cancel_flag(&self) -> Option<&'a AtomicBool> {
+        self.cancel
+    }
+
+    /// A snapshot, or the top.
+    pub(super) fn snapshot(&self, guid: Guid) -> Result<Snapshot> {
+        match self.descriptor.snapshot(guid) {
+            Some(snapshot) => Ok(*snapshot),
+            None => self.refuse(
+                ErrorKind::NoSnapshot,
+                format!("the image has no snapshot {guid}"),
+            ),
+        }
+    }
+
+    /// The delta of a snapshot, or of the top.
+    pub(super) fn image(&self, guid: Guid) -> Result<&Image> {
+        match self.descriptor.image(guid) {
+            Some(image) => Ok(image),
+            None => self.refuse(
+                ErrorKind::NoSnapshot,
+                format!("the image has no snapshot {guid}"),
+            ),
+        }
+    }
+
+    /// Whether this is the plain base of a raw image.
+    pub(super) fn is_raw_base(&self, image: &Image) -> bool {
+        self.descriptor.mode == ImageMode::Raw && self.descriptor.parent(image.guid).is_none()
+    }
+
+    /// Requires that these deltas can be worked on: sound, of one version, and not marked as in use.
+    pub(super) fn require_sound<'i>(
+        &self,
+        images: impl IntoIterator<Item = &'i Image>,
+    ) -> Result<Vec<SoundDelta<'i>>> {
+        let mut version = None;
+        let mut sound = Vec::new();
+        for image in images {
+            let delta = require_sound(self.operation, image, &self.descriptor)?;
+            if let Some(found) = delta.version {
+                let expected = *version.get_or_insert(found);
+                if found != expected {
+                    let why = format!("this delta is of version {found}, others of {expected}");
+                    let error = Error::new(ErrorKind::Corrupt, self.operation, why);
+                    return Err(error.with_path(&image.file));
+                }
+                if Header::read(&image.file).is_ok_and(|header| header.in_use) {
+                    let why = "this delta is marked as in use: a program has it open, or was killed; if none has, clear the mark by a repair";
+                    let error = Error::new(ErrorKind::Busy, self.operation, why);
+                    return Err(error.with_path(&image.file));
+                }
+            }
+            sound.push(delta);
+        }
+        Ok(sound)
+    }
+
+    /// Requires that the file of a delta that is written to has one name. By another name it may belong to another image
+    /// (linked clones, backups by hard links), whose data would change.
+    pub(super) fn require_no_hard_links(&self, image: &Image) -> Result<()> {
+        let names = || fs::metadata(&image.file).map(|metadata| metadata.nlink());
+        if names().is_ok_and(|names| names > 1) {
+            creation::remove_second_link(&image.file);
+        }
+        match names() {
+            Ok(names) if names > 1 => {
+                let why = format!(
+                    "this file has {names} names (hard links), and its contents would change under all of them; put a copy of the file in its place, or remove the other names"
+                );
+                let error = Error::new(ErrorKind::Unsupported, self.operation, why);
+                Err(error.with_path(&image.file))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The text of a descriptor: an error before anything is changed.
+    pub(super) fn text(&self, descriptor: &Descriptor) -> Result<String> {
+        descriptor
+            .to_xml_with(&self.unknown, self.directory())
+            .map_err(|error| error.during(self.operation))
+    }
+
+    /// Puts a new descriptor in place. It is the image's from now on.
+    pub(super) fn put(&mut self, descriptor: Descriptor) -> Result<()> {
+        let text = self.text(&descriptor)?;
+        if let Err(error) = descriptor::replace(self.path, &text) {
+            let is_there = fs::read(self.path).is_ok_and(|found| found == text.as_bytes());
+            let what = match is_there {
+                true => {
+                    self.descriptor = descriptor;
+                    "the operation is done, but could not be synced to the disk, and a power cut may undo it"
+                }
+                false => "the new descriptor cannot be put in place",
+            };
+            return Err(Error::io(self.operation, what, error).with_path(self.path));
+        }
+        self.descriptor = descriptor;
+        if self.has_saved_fields {
+            // They are in the descriptor again.
+            let _ = fs::remove_file(side_files::saved_unknown_fields(self.path));
+            self.has_saved_fields = false;
+        }
+        Ok(())
+    }
+
+    /// [`put`](OfflineChange::put), and then removes files that the new descriptor does not name. Where one of them
+    /// cannot be removed, the old descriptor is put back.
+    pub(super) fn put_and_remove(&mut self, new: Descriptor, files: &[PathBuf]) -> Result<()> {
+        let old = self.descriptor.clone();
+        self.put(new)?;
+        if let Err(error) = self.remove_files(files) {
+            let back = self.put(old);
+            return Err(match back {
+                Ok(()) => error,
+                Err(back) => back,
+            });
+        }
+        Ok(())
+    }
+
+    /// Removes files that the descriptor does not name.
+    pub(super) fn remove_files(&self, files: &[PathBuf]) -> Result<()> {
+        for file in files {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let what = "a delta that is no longer needed cannot be removed";
+                    return Err(Error::io(self.operation, what, error).with_path(file));
+                }
+                _ => {}
+            }
+        }
+        let directories = files.iter().map(|file| side_files::directory_of(file));
+        durability::sync_directories(self.operation, directories)
+    }
+
+    /// The size of the disk as of a snapshot.
+    pub(super) fn size_of(&self, image: &Image) -> Result<Size> {
+        if self.is_raw_base(image) {
+            let len = fs::metadata(&image.file).map(|metadata| metadata.len());
+            let len = len.map_err(|error| {
+                let what = "the raw base cannot be examined";
+                Error::io(self.operation, what, error).with_path(&image.file)
+            })?;
+            return Ok(Size::from_bytes(len.next_multiple_of(512)));
+        }
+        let header = Header::read(&image.file).map_err(|error| error.during(self.operation))?;
+        Ok(header.size)
+    }
+}
+
+/// The error of an operation that the caller has cancelled.
+pub(super) fn cancelled(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Other, operation, "the operation was cancelled")
+}
+
+/// A device that has one of the deltas, or may have: it has a file that cannot be identified.
+fn device_with<'d>(devices: &'d [Device], descriptor: &Descriptor) -> Option<&'d Device> {
+    let files: Vec<Identity> = descriptor
+        .images
+        .iter()
+        .filter_map(|image| Identity::of(&image.file).ok())
+        .collect();
+    devices
+        .iter()
+        .find(|device| device.is_unknown() || files.iter().any(|file| device.has(*file)))
+}
+
+/// Requires that each delta is a file of its own. Otherwise merging one into the other, or removing one, would remove
+/// both.
+fn require_distinct_files(operation: &'static str, descriptor: &Descriptor) -> Result<()> {
+    let mut seen: HashMap<Identity, Guid> = HashMap::new();
+    for image in &descriptor.images {
+        let Ok(identity) = Identity::of(&image.file) else {
+            continue;
+        };
+        if let Some(other) = seen.insert(identity, image.guid) {
+            let guid = image.guid;
+            let why = format!("{other} and {guid} are one file, by one name or by two");
+            let error = Error::new(ErrorKind::Corrupt, operation, why);
+            return Err(error.with_path(&image.file));
+        }
+    }
+    Ok(())
+}
+
+/// The fields unknown to libploop that a change by libploop saved and did not restore, because it was killed.
+fn saved_fields(path: &Path) -> Option<UnknownFields> {
+    let backup = side_files::saved_unknown_fields(path);
+    side_files::is_regular_file(&backup)
+        .then(|| DescriptorFile::read_as(&backup, &FORM).ok())
+        .flatten()
+        .map(|file| file.unknown)
+}

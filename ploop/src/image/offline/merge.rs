@@ -1,0 +1,215 @@
+//! Merging deltas: what `ploop_merge_snapshot` does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::OfflineImage;
+use super::change::OfflineChange;
+use super::delta::NewDelta;
+use super::target::Target;
+use crate::image::Progress;
+use crate::image::chain::{Chain, Level};
+use crate::image::descriptor::Image;
+use crate::image::file;
+use crate::lock::NewFileLock;
+use crate::{Error, ErrorKind, Guid, MergeParam, MergeTarget, Result, paths};
+
+impl OfflineImage {
+    /// Merges deltas of one chain, as `Ploop::merge` does (`ploop_merge_snapshot`).
+    ///
+    /// What remains is the state of the upper end; the others are gone. Takes as long as copying the data of the upper
+    /// deltas; `progress` is called on this thread, at the beginning, then after every few MiB, and at the end. The
+    /// space for new clusters is allocated before anything else.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for the base, for ends that are not on one chain, where a delta between
+    /// has other children, and for a merge of the top's child into the top;
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a new delta that is there, [`Unsupported`](ErrorKind::Unsupported)
+    /// for a new file in the place of a raw base, a lower delta with several names, and one with the disk larger than in
+    /// the upper; [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) for a damaged delta;
+    /// [`Other`](ErrorKind::Other) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
+    /// operations](OfflineImage#what-is-refused) have.
+    ///
+    /// After an error all deltas are there. A merge that failed or was cut short after it had begun to write leaves the
+    /// deltas below the upper end marked [temporary](crate::image::Snapshot::temporary): their states are gone, since
+    /// the lowest already holds part of the data of the others. The upper end reads as before. The next
+    /// [snapshot](OfflineImage::snapshot) or [deletion](OfflineImage::delete_snapshot) finishes the merge, and so does
+    /// libploop, also in a mount. A merge to a new file leaves all as it was.
+    pub fn merge(&mut self, param: &MergeParam, mut progress: impl FnMut(Progress)) -> Result<()> {
+        let mut change = OfflineChange::begin(self, "merge")?;
+        let top = change.descriptor.top;
+        let parent_of = |guid: Guid| match change.snapshot(guid)?.parent {
+            Guid::NONE => change.refuse(
+                ErrorKind::InvalidInput,
+                format!("{guid} is the base and has no parent to be merged into"),
+            ),
+            parent => Ok(parent),
+        };
+        let (from, to) = match param.target {
+            MergeTarget::Top => (top, parent_of(top)?),
+            MergeTarget::Snapshot(guid) => (guid, parent_of(guid)?),
+            MergeTarget::Range { from, to } => (from, to),
+            MergeTarget::All => match change.descriptor.base() {
+                Some(base) => (top, base.guid),
+                None => return change.refuse(ErrorKind::Corrupt, "the descriptor names no base"),
+            },
+        };
+        match &param.new_delta {
+            None => change.merge_range(from, to, &mut progress),
+            Some(file) => {
+                let timeout = self.timeout();
+                change
+                    .merge_to_new_file(from, to, file, timeout, &mut progress)
+                    .map_err(|error| error.with_paths(self.path(), file))
+            }
+        }
+    }
+}
+
+impl OfflineChange<'_> {
+    /// The deltas from `to` up to `from`, once it is clear that they can be merged.
+    fn deltas_to_merge(&self, from: Guid, to: Guid) -> Result<Vec<Image>> {
+        self.snapshot(from)?;
+        self.snapshot(to)?;
+        let chain = self.descriptor.chain(from);
+        let at = chain.iter().position(|image| image.guid == to);
+        let Some(at) = at.filter(|_| from != to) else {
+            return self.refuse(
+                ErrorKind::InvalidInput,
+                format!("{to} is no ancestor of {from}, so there is nothing between them to merge"),
+            );
+        };
+        let merged: Vec<Image> = chain[at..].iter().map(|&image| image.clone()).collect();
+        let lower = &merged[..merged.len() - 1];
+        for image in lower {
+            let children = self.descriptor.children(image.guid).count();
+            if children > 1 {
+                return self.refuse(
+                    ErrorKind::InvalidInput,
+                    format!(
+                        "{} has {children} children, and merging one would change the others",
+                        image.guid
+                    ),
+                );
+            }
+        }
+        let guids: Vec<Guid> = lower.iter().map(|image| image.guid).collect();
+        self.require_no_child_of_top(&guids)?;
+        self.require_sound(&merged)?;
+        Ok(merged)
+    }
+
+    /// Merges the deltas from `from` down to its ancestor `to` into the file of `to`.
+    pub(super) fn merge_range(
+        &mut self,
+        from: Guid,
+        to: Guid,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let merged = self.deltas_to_merge(from, to)?;
+        let [lowest, upper @ ..] = merged.as_slice() else {
+            return Ok(());
+        };
+        self.require_no_hard_links(lowest)?;
+        let source = self.open_chain(upper)?;
+        let mut target = Target::open(self, lowest)?;
+        if target.size() > source.size() {
+            return self.refuse(
+                ErrorKind::Unsupported,
+                format!(
+                    "the disk has {} in the lowest delta, and {} in the uppermost: its end would be lost",
+                    target.size(),
+                    source.size()
+                ),
+            );
+        }
+        let total = target.reserve(&source)?;
+        if total > 0 || target.size() < source.size() {
+            // From here on the lower states are lost, and so nobody can go back to them.
+            let lower = merged[..merged.len() - 1].iter().map(|image| image.guid);
+            let lower: Vec<Guid> = lower.collect();
+            let marked = self.descriptor.with_temporary(&lower);
+            if marked != self.descriptor {
+                self.put(marked)?;
+            }
+            target.grow(source.size())?;
+            target.copy(self, &source, total, progress)?;
+            target.finish()?;
+        }
+        let files: Vec<PathBuf> = upper.iter().map(|image| image.file.clone()).collect();
+        let new = self.descriptor.merged(from, to);
+        let _record = self.record(files.iter().map(PathBuf::as_path))?;
+        self.put(new)?;
+        self.remove_files(&files)
+    }
+
+    fn merge_to_new_file(
+        &mut self,
+        from: Guid,
+        to: Guid,
+        file: &Path,
+        timeout: Duration,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let merged = self.deltas_to_merge(from, to)?;
+        if let Some(base) = merged.iter().find(|image| self.is_raw_base(image)) {
+            return self.refuse(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} is a raw base, and new deltas have a header; merge without a new file, or convert the image first",
+                    base.file.display()
+                ),
+            );
+        }
+        let operation = self.operation();
+        let path = paths::of_new_file(operation, file)?;
+        paths::require_no_side_file_name(operation, &path)?;
+        let _lock = NewFileLock::acquire(operation, &path, timeout)?;
+        if fs::symlink_metadata(&path).is_ok() {
+            return self
+                .refuse(
+                    ErrorKind::AlreadyExists,
+                    "the new delta is made under this name, and a file is there",
+                )
+                .map_err(|error: Error| error.with_path(&path));
+        }
+        let mut new = self.descriptor.merged(from, to);
+        for image in new.images.iter_mut().filter(|image| image.guid == from) {
+            image.file.clone_from(&path);
+        }
+        self.text(&new)?;
+        let source = self.open_chain(&merged)?;
+        let header = self.header_upon(from)?;
+        let made = NewDelta::begin(operation, &path, self.owner_of_base())?;
+        let mut target = Target::of_delta(operation, made.delta(&header)?);
+        let total = target.reserve(&source)?;
+        target.copy(self, &source, total, progress)?;
+        target.finish()?;
+        let files: Vec<PathBuf> = merged.iter().map(|image| image.file.clone()).collect();
+        let _record = self.record(files.iter().map(PathBuf::as_path).chain([&*path]))?;
+        made.publish(false)?;
+        let put = self.put(new);
+        if put.is_err() && !self.descriptor.images.iter().any(|it| it.file == path) {
+            let _ = fs::remove_file(&path);
+        }
+        put?;
+        self.remove_files(&files)
+    }
+
+    /// Opens deltas for reading, the lowest first.
+    pub(super) fn open_chain(&self, images: &[Image]) -> Result<Chain> {
+        let operation = self.operation();
+        let open = |image: &Image| {
+            let (file, _) =
+                file::open(operation, &image.file).map_err(|error| error.with_path(&image.file))?;
+            Level::from_file(&image.file, file, self.is_raw_base(image), false)
+        };
+        let levels = images.iter().map(open).collect::<Result<Vec<_>>>();
+        levels
+            .and_then(|levels| Chain::new(levels, self.descriptor.cluster))
+            .map_err(|error| error.during(operation))
+    }
+}

@@ -1,0 +1,110 @@
+//! [`FileRecord`]: the files that a change without libploop makes or removes.
+//!
+//! Such a change makes its new files first, then replaces the descriptor, and then removes the old files. Whatever it
+//! is cut short at, the descriptor in place says which of them are needed. So the change records all of them before
+//! (`.ploop-files`), and the next one removes those that the descriptor does not name.
+//!
+//! A record may come from anyone, as everything beside a descriptor. So only deltas are removed that lie in the
+//! directory of the descriptor, have the cluster size of the image, and are named by no descriptor there.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+#[cfg(feature = "image-write")]
+use std::path::PathBuf;
+
+use crate::identity::Identity;
+#[cfg(feature = "image-write")]
+use crate::image::descriptor;
+use crate::image::{Header, orphans};
+use crate::sysfs::Device;
+use crate::{Descriptor, side_files};
+#[cfg(feature = "image-write")]
+use crate::{Error, Result};
+
+/// The record of a change, which is removed when this is dropped.
+#[cfg(feature = "image-write")]
+pub(crate) struct FileRecord(PathBuf);
+
+#[cfg(feature = "image-write")]
+impl FileRecord {
+    /// Records files, in the directory of the descriptor or elsewhere. Those elsewhere are left alone by the recovery.
+    pub(crate) fn make<'a>(
+        operation: &'static str,
+        path: &Path,
+        files: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<FileRecord> {
+        let directory = side_files::directory_of(path);
+        let mut text = Vec::new();
+        for file in files {
+            if let (true, Some(name)) = (is_in(file, directory), file.file_name()) {
+                text.extend_from_slice(name.as_bytes());
+                text.push(b'\n');
+            }
+        }
+        let record = side_files::file_record(path);
+        descriptor::write(&record, &text, None).map_err(|error| {
+            let why = "the record that shows after an interruption which files are not needed cannot be made";
+            Error::io(operation, why, error).with_path(&record)
+        })?;
+        Ok(FileRecord(record))
+    }
+}
+
+#[cfg(feature = "image-write")]
+fn is_in(file: &Path, directory: &Path) -> bool {
+    let parent = file
+        .parent()
+        .and_then(|parent| fs::canonicalize(parent).ok());
+    parent.is_some_and(|parent| parent == directory)
+}
+
+#[cfg(feature = "image-write")]
+impl Drop for FileRecord {
+    fn drop(&mut self) {
+        // If it stays, the next change finds nothing to remove.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Removes the files of a record that `now`, the descriptor in place, does not name.
+pub(super) fn finish(devices: &[Device], path: &Path, now: &Descriptor) {
+    let record = side_files::file_record(path);
+    if !side_files::is_regular_file(&record) {
+        return;
+    }
+    // Whatever cannot be removed is reported by the check, as an orphan.
+    if let Ok(text) = fs::read(&record) {
+        let directory = side_files::directory_of(path);
+        let used: HashSet<Identity> = now
+            .images
+            .iter()
+            .filter_map(|image| Identity::of(&image.file).ok())
+            .collect();
+        let others = orphans::named_in(directory);
+        // A line that is not complete has no end.
+        for name in text.split_inclusive(|byte| *byte == b'\n') {
+            let Some(name) = name.strip_suffix(b"\n") else {
+                continue;
+            };
+            let file = directory.join(OsStr::from_bytes(name));
+            let is_free = || {
+                let identity = Identity::of(&file).ok()?;
+                let is_its = Header::read(&file).ok()?.cluster == now.cluster;
+                let is_used = used.contains(&identity)
+                    || others.contains(&file)
+                    || devices.iter().any(|device| device.has(identity));
+                Some(is_its && !is_used)
+            };
+            if file.parent() == Some(directory)
+                && side_files::is_regular_file(&file)
+                && is_free() == Some(true)
+            {
+                let _ = fs::remove_file(&file);
+            }
+        }
+    }
+    let _ = fs::remove_file(&record);
+}
