@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::ffi::{self, CPath, CText, LockedImage};
 use crate::sysfs::{self, Device, FoundDevice};
 use crate::{
-    Code, ComponentName, Descriptor, Error, ErrorKind, Ploop, Result, lock, mount_table, paths,
+    Code, ComponentName, Descriptor, Error, ErrorKind, Ploop, Result, kernel, lock, mount_table,
+    paths,
 };
 
 impl Ploop {
@@ -157,6 +158,14 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     const OPERATION: &str = "unmount device";
     let device = device.as_ref();
     let name = device_name(OPERATION, device)?;
+    if sysfs::numbers(device.file_name().unwrap_or_default()).is_err() {
+        // libploop 7 gives no reason.
+        let error = kernel::require_driver(OPERATION, device).err();
+        let error = error.unwrap_or_else(|| {
+            Error::new(ErrorKind::NoDriver, OPERATION, "there is no such device").with_path(device)
+        });
+        return Err(error.with_code(Code::DEVICE.get()));
+    }
     lock::with_lock_of(OPERATION, device, || {
         require_harmless_mount_point(OPERATION, device)?;
         ffi::umount_device(device, &name)
@@ -205,7 +214,16 @@ pub fn find(base: impl AsRef<Path>, component: Option<&ComponentName>) -> Result
 /// ```
 pub fn by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     let target = target.as_ref();
-    ffi::device_by_mount(target, &CPath::new("find device of mount point", target)?)
+    let path = CPath::new("find device of mount point", target)?;
+    if !may_be_there(target) {
+        return Ok(None);
+    }
+    ffi::device_by_mount(target, &path)
+}
+
+/// False for a path that names nothing, about which libploop 7 cannot be asked.
+fn may_be_there(target: &Path) -> bool {
+    !fs::metadata(target).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// The partition that is mounted here, as `/dev/ploop12345p1` (`ploop_get_partition_by_mnt`).
@@ -220,10 +238,11 @@ pub fn by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
 /// ```
 pub fn partition_by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     let target = target.as_ref();
-    ffi::partition_by_mount(
-        target,
-        &CPath::new("find partition of mount point", target)?,
-    )
+    let path = CPath::new("find partition of mount point", target)?;
+    if !may_be_there(target) {
+        return Ok(None);
+    }
+    ffi::partition_by_mount(target, &path)
 }
 
 /// Where the file system of a device is mounted: what `ploop_get_mnt_by_dev` answers.

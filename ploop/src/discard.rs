@@ -1,10 +1,12 @@
 //! Giving back the space that the file system in an image no longer uses.
 
+use std::path::Path;
+
 use crate::change::{Change, DescriptorWrite};
-use crate::ffi::{DiscardArgs, LockedImage, StopInt};
+use crate::ffi::{DiscardArgs, LINE, LockedImage, StopInt};
 use crate::sysfs::Device;
 use crate::temporary_mount::TemporaryMount;
-use crate::{ErrorKind, Ploop, Result, Size, device};
+use crate::{Code, Descriptor, Error, ErrorKind, Ploop, Result, Size, device};
 
 /// Ends a discard early, from any thread. Clones share one flag.
 ///
@@ -118,11 +120,13 @@ impl Ploop {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for less than a cluster to free and for an image that
-    /// is not mounted without [`automount`](DiscardParam::automount),
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for less than a cluster to free and for an image that is attached
+    /// without its file system, [`NotMounted`](ErrorKind::NotMounted) for one that is not attached without
+    /// [`automount`](DiscardParam::automount),
     /// [`Unsupported`](ErrorKind::Unsupported) on a system with neither system call filters nor PID
     /// namespaces, [`Other`](ErrorKind::Other) where its trim process was killed,
     /// [`Busy`](ErrorKind::Busy) while another operation of the driver goes on,
+    /// and with libploop 7 where the image is attached under a [component name](Ploop::component),
     /// [`Unsupported`](ErrorKind::Unsupported) also for a file system that is mounted without its balloon,
     /// [`NoDriver`](ErrorKind::NoDriver). What was given back before an error stays so.
     ///
@@ -148,6 +152,9 @@ impl Ploop {
                 format!("{size} to free is less than a cluster of {cluster}"),
             );
         }
+        if let Some(device) = change.found_device() {
+            require_mounted(change.operation(), change.path(), &device.path())?;
+        }
         change.require_attachable(change.descriptor.top)?;
         let leftover = TemporaryMount::beside(&change.descriptor);
         let args = DiscardArgs {
@@ -171,7 +178,8 @@ impl Ploop {
     ///
     /// # Errors
     ///
-    /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached.
+    /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached, [`Unsupported`](ErrorKind::Unsupported)
+    /// with libploop 7 for one that is attached under a [component name](Ploop::component).
     ///
     /// ```no_run
     /// # let image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
@@ -182,15 +190,17 @@ impl Ploop {
     pub fn discard_stat(&self) -> Result<DiscardStat> {
         let locked = self.image.lock(&LockedImage::DISCARD_STAT)?;
         let descriptor = locked.descriptor()?;
-        if device::running_device(&locked, &descriptor)?.is_none() {
+        self.require_findable(locked.operation(), &descriptor)?;
+        let Some(device) = device::running_device(&locked, &descriptor)? else {
             // libploop fails without a word.
-            return Err(crate::Error::new(
+            return Err(Error::new(
                 ErrorKind::NotMounted,
                 locked.operation(),
                 "the image is not attached; mount it first",
             )
             .with_path(locked.path()));
-        }
+        };
+        require_mounted(locked.operation(), locked.path(), &device.path())?;
         let numbers = locked.discard_stat()?;
         Ok(DiscardStat {
             data_size: Size::from_bytes(numbers.data),
@@ -199,4 +209,30 @@ impl Ploop {
             balloon_size: Size::from_bytes(numbers.balloon),
         })
     }
+
+    /// libploop 7 does not find a device that has a component name: it would attach the image once more.
+    fn require_findable(&self, operation: &'static str, descriptor: &Descriptor) -> Result<()> {
+        let (Some(component), Some(base)) = (self.component(), descriptor.base()) else {
+            return Ok(());
+        };
+        if LINE.discards_by_component || device::find(&base.file, Some(component))?.is_none() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            operation,
+            format!("the image is attached under the component name {component}, under which this version of libploop does not find it; unmount it, and mount it without a name"),
+        )
+        .with_path(self.path()))
+    }
+}
+
+/// Refuses an image that is attached without its file system, which libploop 7 would mount for the time.
+fn require_mounted(operation: &'static str, image: &Path, device: &Path) -> Result<()> {
+    if device::mount_point(device)?.is_some() {
+        return Ok(());
+    }
+    let why = "the image is attached without its file system; mount it with a target";
+    let error = Error::new(ErrorKind::InvalidInput, operation, why);
+    Err(error.with_path(image).with_code(Code::PARAM.get()))
 }

@@ -231,6 +231,14 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
         return Ok(mounted);
     }
     let change = Change::begin(&image, call)?;
+    if let Some(device) = change.found_device() {
+        // Of this, libploop 7 gives no reason.
+        if device::mount_point(device.path())?.is_none() {
+            let why = "the image is attached without its file system; mount it with a target";
+            let error = Error::new(ErrorKind::NotMounted, change.operation(), why);
+            return Err(error.with_path(change.path()).with_code(Code::CREAT.get()));
+        }
+    }
     change.require_attachable(change.descriptor.top)?;
     let leftover = TemporaryMount::beside(&change.descriptor);
     let result = change.run(DescriptorWrite::Maybe, LockedImage::fs_info);

@@ -61,8 +61,12 @@ impl Call {
         self
     }
 
-    pub(crate) const fn by_component(mut self) -> Call {
-        self.by_component = true;
+    pub(crate) const fn by_component(self) -> Call {
+        self.by_component_if(true)
+    }
+
+    pub(crate) const fn by_component_if(mut self, by_component: bool) -> Call {
+        self.by_component = by_component;
         self
     }
 

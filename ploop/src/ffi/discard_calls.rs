@@ -13,6 +13,7 @@ use ploop_sys as sys;
 
 use super::call::Call;
 use super::call_result::CallResult;
+use super::line::LINE;
 use super::locked_image::LockedImage;
 use super::text::Param;
 use crate::Result;
@@ -56,13 +57,13 @@ impl LockedImage<'_> {
     pub(crate) const DISCARD: Call = Call::new("discard")
         .changes()
         .finds_device()
-        .by_component()
+        .by_component_if(LINE.discards_by_component)
         .discards()
         .names_users();
     pub(crate) const DISCARD_STAT: Call = Call::new("get discard statistics")
         .looks()
         .finds_device()
-        .by_component();
+        .by_component_if(LINE.discards_by_component);
 
     /// `device` is the one that libploop will find. Where it is in a discard whose program was killed, that one is
     /// ended first.

@@ -12,6 +12,7 @@ use ploop::{
 use crate::NEEDS;
 use crate::container::{Container, SIZE, assert_detached, refused};
 use crate::fixture::harness::Test;
+use crate::fixture::line;
 use crate::tests;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -101,7 +102,9 @@ fn as_much_as_is_asked_for() {
     assert_eq!(size_of(&mut image), before);
     container.verify(&KEPT);
     let param = DiscardParam::new().min_length(Size::from_gib(1));
-    image.discard(&param).unwrap_err();
+    // Longer than a group is an error of the kernel's, which libploop 7 takes for nothing to do.
+    assert_eq!(image.discard(&param).is_ok(), line::is_7());
+    assert_eq!(size_of(&mut image), before);
     container.verify(&KEPT);
     let param = DiscardParam::new().to_free(Size::from_mib(1));
     image.discard(&param).unwrap();
@@ -169,6 +172,25 @@ fn under_a_name() {
     let name = ComponentName::new("name").unwrap();
     let param = container.param().component(name);
     let mut guard = image.mount_guard(&param).unwrap();
+    if line::is_7() {
+        refused(
+            guard.discard(&DiscardParam::new().automount(true)),
+            ErrorKind::Busy,
+            Code::PARAM,
+        );
+        refused(guard.discard_stat(), ErrorKind::Unsupported, None);
+        container.verify(&KEPT);
+        guard.umount().unwrap();
+        assert_detached(&mut image);
+        container.verify_image(&mut image, &KEPT);
+        // What is attached for the time of the discard has the name, too.
+        image.discard(&DiscardParam::new().automount(true)).unwrap();
+        assert_detached(&mut image);
+        image.set_component(None);
+        assert_freed(before, size_of(&mut image), 80);
+        container.verify_image(&mut image, &KEPT);
+        return;
+    }
     guard.discard(&DiscardParam::new()).unwrap();
     assert!(guard.discard_stat().unwrap().image_size.bytes() < before);
     container.verify(&KEPT);
@@ -197,6 +219,7 @@ fn what_cannot_be_discarded() {
         refused(guard.discard(&param), ErrorKind::InvalidInput, Code::PARAM);
     }
     refused(guard.discard_stat(), ErrorKind::InvalidInput, Code::PARAM);
+    assert!(!container.path("root.hdd.mnt").exists());
     guard.umount().unwrap();
     container.verify_image(&mut image, &KEPT);
 }

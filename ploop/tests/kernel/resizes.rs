@@ -11,6 +11,7 @@ use ploop::{
 use crate::NEEDS;
 use crate::container::{Container, SIZE, assert_detached, debugfs, partition, refused, tool};
 use crate::fixture::harness::{Need, Test};
+use crate::fixture::line::{self, by_line};
 use crate::tests;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -76,7 +77,16 @@ fn a_mounted_image_grows_and_shrinks() {
     container.verify(&["a", "b", "c"]);
     guard.umount().unwrap();
     container.verify_image(&mut image, &["a", "b", "c"]);
-    assert!(fs_info(image.path()).unwrap().size() > Size::from_mib(240));
+    assert_large(&image);
+}
+
+/// The file system has what is its share of [`MORE`]. That of libploop 7 is prepared for larger disks, which takes some
+/// space.
+#[track_caller]
+fn assert_large(image: &Ploop) {
+    let size = fs_info(image.path()).unwrap().size();
+    let least = Size::from_mib(by_line(240, 230));
+    assert!(size > least, "{size}");
 }
 
 fn an_image_that_is_not_mounted_is_mounted_for_the_time() {
@@ -110,7 +120,7 @@ fn an_attached_image_is_mounted_for_the_time() {
     assert_eq!(guard.image_info().unwrap().size(), MORE);
     guard.umount().unwrap();
     container.verify_image(&mut image, &["a"]);
-    assert!(fs_info(image.path()).unwrap().size() > Size::from_mib(240));
+    assert_large(&image);
 }
 
 fn an_image_grows_and_shrinks_offline() {
@@ -384,12 +394,28 @@ fn a_file_system_that_has_no_balloon() {
     let guard = image.mount_guard(&MountParam::new()).unwrap();
     debugfs(&guard.mounted().device, &format!("rm {BALLOON}"));
     guard.umount().unwrap();
-    let mut guard = image.mount_guard(&container.param().fsck(true)).unwrap();
-    container.write("a", 5 << 20);
-    lacks_balloon(&mut guard);
-    // As the message says.
-    File::create_new(container.target().join(BALLOON)).unwrap();
-    guard.umount().unwrap();
+    if line::is_7() {
+        // It mounts no such file system.
+        let mounted = image.mount(&container.param().fsck(true));
+        refused(mounted, ErrorKind::NotFound, Code::MOUNT);
+        assert_detached(&mut image);
+        let guard = image.mount_guard(&MountParam::new()).unwrap();
+        let device = partition(&guard.mounted().device);
+        let target = container.target();
+        let target = target.to_str().unwrap();
+        tool("mount", &["-t", "ext4", device.to_str().unwrap(), target]);
+        container.write("a", 5 << 20);
+        File::create_new(container.target().join(BALLOON)).unwrap();
+        tool("umount", &[target]);
+        guard.umount().unwrap();
+    } else {
+        let mut guard = image.mount_guard(&container.param().fsck(true)).unwrap();
+        container.write("a", 5 << 20);
+        lacks_balloon(&mut guard);
+        // As the message says.
+        File::create_new(container.target().join(BALLOON)).unwrap();
+        guard.umount().unwrap();
+    }
     let mut guard = image.mount_guard(&container.param()).unwrap();
     container.verify(&["a"]);
     guard.resize(LESS, ResizeMode::Online).unwrap();

@@ -44,6 +44,8 @@ pub(crate) struct Line {
     pub(crate) compares_replacement: bool,
     /// Deltas keep the bitmaps of tracked changes in a format extension; otherwise the library does not know of any.
     pub(crate) keeps_extensions: bool,
+    /// `ploop_discard` and `ploop_discard_get_stat` find a device that has a component name; otherwise only one without.
+    pub(crate) discards_by_component: bool,
     /// `ploop_set_umount_timeout` is there.
     pub(crate) sets_umount_timeout: bool,
 }

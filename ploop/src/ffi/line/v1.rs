@@ -13,6 +13,7 @@ pub(super) const LINE: Line = Line {
     copies: true,
     upgrades_v1_at_mount: false,
     compares_replacement: true,
+    discards_by_component: true,
     keeps_extensions: false,
     sets_umount_timeout: false,
 };

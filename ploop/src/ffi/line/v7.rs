@@ -17,6 +17,7 @@ pub(super) const LINE: Line = Line {
     copies: false,
     upgrades_v1_at_mount: true,
     compares_replacement: false,
+    discards_by_component: false,
     keeps_extensions: true,
     sets_umount_timeout: true,
 };
