@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::change::{require_known_flags, require_tools};
+use crate::change::require_known_flags;
 use crate::durability::{sync_directories, sync_files};
 use crate::ffi::{self, CPath, CText, CreateArgs, LockedImage};
 use crate::image::descriptor::DescriptorFile;
 use crate::image::recovery::creation;
 use crate::lock;
 use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
+use crate::tools::require_tools;
 use crate::{
     ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, FsType, Guid, ImageMode, Ploop,
     Result, Size, kernel,

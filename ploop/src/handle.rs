@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::ffi::{self, LockedImage};
-use crate::{ComponentName, Descriptor, Error, ErrorKind, Result, capabilities};
+use crate::{ComponentName, Descriptor, Error, ErrorKind, Feature, Result};
 
 /// libploop counts microseconds in 32 bits.
 const MAX_UMOUNT_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -125,7 +125,7 @@ impl Ploop {
     /// they unmount (`ploop_set_umount_timeout`); `None` is libploop's own time, 60 s each. A part of a second counts
     /// as a whole one, and zero is a second attempt after a moment.
     ///
-    /// Since libploop 7.0.92.
+    /// Since libploop 7.0.92, so with each version of line 7 that this crate takes.
     ///
     /// # Errors
     ///
@@ -147,10 +147,7 @@ impl Ploop {
     /// ```
     pub fn set_umount_timeout(&mut self, timeout: Option<Duration>) -> Result<()> {
         const OPERATION: &str = "set unmount timeout";
-        if !ffi::LINE.sets_umount_timeout {
-            let error = capabilities::missing(OPERATION, "has no such setting", "7.0.92");
-            return Err(error.with_path(self.path()));
-        }
+        Feature::UmountTimeout.require(OPERATION, self.path())?;
         if timeout.is_some_and(|timeout| timeout > MAX_UMOUNT_TIMEOUT) {
             return Err(Error::new(
                 ErrorKind::InvalidInput,

@@ -111,10 +111,14 @@ mod sysfs;
 #[cfg(feature = "libploop")]
 mod temporary_mount;
 #[cfg(feature = "libploop")]
+mod tools;
+#[cfg(feature = "libploop")]
 mod tracking;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub mod trust;
 
+#[cfg(feature = "libploop")]
+pub use capabilities::{Capabilities, Driver, Feature, Library, Tool, capabilities};
 pub use component::ComponentName;
 #[cfg(feature = "libploop")]
 pub use create::{CreateFlags, CreateParam};
@@ -138,7 +142,7 @@ pub use look_ups::fs_info;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub use merge_param::{MergeParam, MergeTarget};
 #[cfg(feature = "libploop")]
-pub use mount::{MountFlags, MountGuard, MountParam, Mounted, OwnedMountGuard};
+pub use mount::{FsckFlags, MountFlags, MountGuard, MountParam, Mounted, OwnedMountGuard};
 #[cfg(feature = "libploop")]
 pub use replace::{ReplaceFlag, ReplaceParam, ReplaceTarget};
 #[cfg(feature = "libploop")]

@@ -8,10 +8,12 @@ use bitflags::bitflags;
 
 use crate::canonical::CanonicalDescriptor;
 use crate::change::{Change, DescriptorWrite, require_known_flags};
-use crate::ffi::{CPath, CText, LockedImage, MountArgs, WriteSignalsBlocked};
+use crate::ffi::{self, CPath, CText, LockedImage, MountArgs, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::sysfs::{self, Device};
-use crate::{ComponentName, Error, ErrorKind, Guid, Ploop, Result, device, paths, recovery};
+use crate::{
+    ComponentName, Error, ErrorKind, Feature, Guid, Ploop, Result, device, paths, recovery,
+};
 
 /// libploop builds the options in 1024 bytes, together with those for quota and balloon, and cuts off
 /// what does not fit.
@@ -24,6 +26,57 @@ bitflags! {
     pub struct MountFlags: u32 {
         /// Do not update access times. The only flag libploop 1.15 passes on.
         const NOATIME = libc::MS_NOATIME as u32;
+    }
+}
+
+bitflags! {
+    /// How `fsck.ext4` checks the file system, for [`MountParam::fsck_flags`].
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+    pub struct FsckFlags: u32 {
+        /// Mend what can be mended without a question (`-p`).
+        const PREEN = ffi::FSCK_PREEN;
+        /// Check a file system that says it is clean, too (`-f`). Since libploop 7.0.158; see [`Feature::FsckFlags`].
+        const FORCE = ffi::FSCK_FORCE;
+        /// Answer each question with yes (`-y`): mend whatever it takes, and lose what has to be lost. Since libploop
+        /// 7.0.158; see [`Feature::FsckFlags`].
+        const FORCE_REPAIR = ffi::FSCK_FORCE_REPAIR;
+        /// Change nothing (`-n`): a mount of a file system with errors fails. Since libploop
+        /// 7.0.265; see [`Feature::ReadOnlyFsck`].
+        const RO = ffi::FSCK_RO;
+
+        // Bits that a later libploop may know are kept.
+        const _ = !0;
+    }
+}
+
+impl FsckFlags {
+    /// Those that libploop 7.0.280 knows.
+    const KNOWN: FsckFlags = FsckFlags::MODES.union(FsckFlags::FORCE);
+
+    /// What tells `fsck.ext4` how to go about errors. It takes one of them; without one it would ask.
+    const MODES: FsckFlags = FsckFlags::PREEN
+        .union(FsckFlags::FORCE_REPAIR)
+        .union(FsckFlags::RO);
+
+    /// That libploop passes on what these flags say. Three of them together are more arguments than it has room for.
+    fn require_usable(self, change: &Change<'_>) -> Result<()> {
+        let (operation, path) = (change.operation(), change.path());
+        require_known_flags(operation, path, self, FsckFlags::KNOWN)?;
+        if self.intersects(FsckFlags::FORCE | FsckFlags::FORCE_REPAIR) {
+            Feature::FsckFlags.require(operation, path)?;
+        }
+        if self.contains(FsckFlags::RO) {
+            Feature::ReadOnlyFsck.require(operation, path)?;
+        }
+        let modes = (self & FsckFlags::MODES).bits().count_ones();
+        if self.is_empty() || modes == 1 {
+            return Ok(());
+        }
+        change.refuse(
+            ErrorKind::InvalidInput,
+            "a file system check takes exactly one of PREEN, FORCE_REPAIR and RO, with FORCE or without",
+        )
     }
 }
 
@@ -44,6 +97,8 @@ pub struct MountParam {
     snapshot: Option<Guid>,
     read_only: bool,
     fsck: bool,
+    fsck_flags: Option<FsckFlags>,
+    no_probe: bool,
     quota: bool,
     flags: MountFlags,
     data: Option<String>,
@@ -78,6 +133,31 @@ impl MountParam {
     pub fn fsck(mut self, fsck: bool) -> MountParam {
         self.fsck = fsck;
         self
+    }
+
+    /// Run `fsck.ext4` first, in this way; no flags are no check. [`fsck`](MountParam::fsck) says no more then.
+    ///
+    /// [`PREEN`](FsckFlags::PREEN) alone is what `fsck(true)` does, with every version of libploop.
+    pub fn fsck_flags(mut self, flags: FsckFlags) -> MountParam {
+        self.fsck_flags = Some(flags);
+        self
+    }
+
+    /// Do not have the kernel read the partition table (`partprobe`): it does that by itself, unless partitions were
+    /// changed behind its back. Spares a moment.
+    ///
+    /// Since libploop 7.0.274; see [`Feature::NoProbe`].
+    pub fn no_probe(mut self, no_probe: bool) -> MountParam {
+        self.no_probe = no_probe;
+        self
+    }
+
+    fn checks(&self) -> FsckFlags {
+        let preen = match self.fsck {
+            true => FsckFlags::PREEN,
+            false => FsckFlags::empty(),
+        };
+        self.fsck_flags.unwrap_or(preen)
     }
 
     /// Mount with journalled quota.
@@ -169,6 +249,11 @@ impl Ploop {
         let change = Change::begin(&self.image, &LockedImage::MOUNT)?;
         let operation = change.operation();
         require_known_flags(operation, change.path(), param.flags, MountFlags::all())?;
+        let fsck = param.checks();
+        fsck.require_usable(&change)?;
+        if param.no_probe {
+            Feature::NoProbe.require(operation, change.path())?;
+        }
         let target = param
             .target
             .as_deref()
@@ -208,7 +293,7 @@ impl Ploop {
             }
         }
         change.require_identified_writer(guid)?;
-        if param.fsck {
+        if !fsck.is_empty() {
             crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
         }
         crate::kernel::require_driver(operation, change.path())?;
@@ -220,7 +305,8 @@ impl Ploop {
             read_only: param.read_only,
             flags: param.flags.bits() as i32,
             quota: param.quota,
-            fsck: param.fsck,
+            fsck: fsck.bits() as i32,
+            no_probe: param.no_probe,
         };
         let (before, files) = (change.devices.clone(), change.files.clone());
         let reply = change
@@ -236,7 +322,7 @@ impl Ploop {
             .map_err(already_attached)?;
         Ok(Mounted {
             device: reply.device,
-            fsck: param.fsck.then_some(reply.fsck),
+            fsck: (!fsck.is_empty()).then_some(reply.fsck),
             target: param.target.clone(),
         })
     }

@@ -2,9 +2,9 @@
 //! a snapshot.
 
 use crate::change::{Change, DescriptorWrite, no_snapshot};
-use crate::ffi::{CText, LINE, LockedImage};
+use crate::ffi::{CText, LockedImage};
 use crate::image::{TrackingBitmap, UsedBitmap, drop_extension, tracking_bitmaps, used_bitmap};
-use crate::{Code, Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, capabilities};
+use crate::{Code, Descriptor, Error, ErrorKind, Feature, Guid, ImageMode, Ploop, Result};
 
 impl Ploop {
     /// Which clusters the delta of a snapshot, or of the top, has itself: what
@@ -120,11 +120,7 @@ impl Ploop {
             if guid != change.descriptor.top {
                 return change.refuse_attached(&device, "it has the delta that would be changed");
             }
-            if !LINE.keeps_extensions {
-                let what = "does not track the changes of running images";
-                return Err(capabilities::missing(change.operation(), what, "7.0.95")
-                    .with_path(change.path()));
-            }
+            Feature::Tracking.require(change.operation(), change.path())?;
             return change.run(DescriptorWrite::Maybe, LockedImage::drop_tracking);
         }
         let Some(image) = change.descriptor.image(guid).cloned() else {
@@ -163,12 +159,7 @@ fn delta_of<'a>(
 /// The checks of a snapshot with which tracking begins, and the name as C takes it: without braces.
 pub(crate) fn check_new_tracking(change: &Change<'_>, id: Guid) -> Result<CText> {
     let operation = change.operation();
-    if !LINE.keeps_extensions {
-        return Err(
-            capabilities::missing(operation, "does not track changes", "7.0.95")
-                .with_path(change.path()),
-        );
-    }
+    Feature::Tracking.require(operation, change.path())?;
     if id == Guid::NONE {
         return change.refuse(
             ErrorKind::InvalidInput,

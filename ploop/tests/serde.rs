@@ -12,9 +12,10 @@ use ploop::image::{
 };
 use ploop::{
     ClusterSize, Code, ComponentName, CreateFlags, CreateParam, Descriptor, DiscardParam,
-    DiscardStat, ErrorKind, FormatVersion, FsInfo, FsType, Guid, ImageInfo, ImageMode, MergeParam,
-    MergeTarget, MountFlags, MountParam, Mounted, Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget,
-    ResizeMode, ResizeParam, Size, SnapshotParam, SwitchFlag, TemporarySnapshotParam,
+    DiscardStat, ErrorKind, Feature, FormatVersion, FsInfo, FsType, FsckFlags, Guid, ImageInfo,
+    ImageMode, MergeParam, MergeTarget, MountFlags, MountParam, Mounted, Ploop, ReplaceFlag,
+    ReplaceParam, ReplaceTarget, ResizeMode, ResizeParam, Size, SnapshotParam, SwitchFlag,
+    TemporarySnapshotParam,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +40,18 @@ fn refused<T: DeserializeOwned + Debug>(json: Value) {
 }
 
 const TOP: &str = "{5fbaabe3-6958-40ff-92a7-860e329aab41}";
+
+#[test]
+fn what_can_be_done() {
+    let json = round_trip(ploop::capabilities());
+    assert_eq!(json["library"]["soname"], ploop::sys::SONAME);
+    assert!(json["tools"][0]["name"].is_string());
+    shape(Feature::UmountTimeout, json!("umount_timeout"));
+    shape(ErrorKind::NotTracked, json!("not_tracked"));
+    for feature in Feature::ALL {
+        round_trip(*feature);
+    }
+}
 
 #[test]
 fn small_values() {
@@ -256,6 +269,10 @@ fn what_operations_are_told() {
     round_trip(param.clone());
     round_trip(param.fs(None));
     round_trip(MountParam::new());
+    let repair = FsckFlags::FORCE_REPAIR | FsckFlags::FORCE;
+    round_trip(MountParam::new().fsck_flags(repair).no_probe(true));
+    round_trip(SnapshotParam::new().tracking(Guid::TOP));
+    round_trip(TemporarySnapshotParam::new("a".parse().unwrap()).tracking(Guid::TOP));
     round_trip(
         MountParam::new()
             .target("/mnt")

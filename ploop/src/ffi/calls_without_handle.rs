@@ -27,6 +27,12 @@ const _: () = {
     assert!(SwitchFlag::SKIP_CREATE.bits() == sys::PLOOP_SNAP_SKIP_TOPDELTA_CREATE as u32);
 };
 
+/// libploop 7's `enum e2fsck_flags`. libploop 1 takes every number but 0 for the first.
+pub(crate) const FSCK_PREEN: u32 = 1;
+pub(crate) const FSCK_FORCE: u32 = 2;
+pub(crate) const FSCK_FORCE_REPAIR: u32 = 4;
+pub(crate) const FSCK_RO: u32 = 8;
+
 pub(super) fn c_mode(mode: ImageMode) -> i32 {
     match mode {
         ImageMode::Expanded => sys::PLOOP_EXPANDED_MODE,

@@ -25,7 +25,9 @@ pub(crate) struct MountArgs<'a> {
     pub(crate) read_only: bool,
     pub(crate) flags: i32,
     pub(crate) quota: bool,
-    pub(crate) fsck: bool,
+    /// 0 for no check. More than [`FSCK_PREEN`](super::FSCK_PREEN) and `no_probe` only where the library has them.
+    pub(crate) fsck: i32,
+    pub(crate) no_probe: bool,
 }
 
 /// The result of `ploop_mount_image`.
@@ -97,6 +99,7 @@ impl LockedImage<'_> {
             ..Default::default()
         });
         line::set_fsck(&mut param.0, args.fsck);
+        line::set_no_probe(&mut param.0, args.no_probe);
         // SAFETY: the handle is live and used by this thread only; every pointer in `param` is NULL or
         // a terminated text that outlives the call, and C only reads what they point to.
         let result = self.call(|di| unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) })?;
@@ -126,7 +129,7 @@ impl LockedImage<'_> {
         result.done(self.path())
     }
 
-    /// `tracking` only where `LINE.keeps_extensions`.
+    /// `tracking` only where `Feature::Tracking` is there.
     pub(crate) fn create_snapshot(
         self,
         guid: &CText,
@@ -275,7 +278,7 @@ impl LockedImage<'_> {
         Ok(self)
     }
 
-    /// Of a device. Only where `LINE.keeps_extensions`.
+    /// Of a device. Only where `Feature::Tracking` is there.
     pub(crate) fn drop_tracking(self) -> Result<()> {
         // SAFETY: the handle is live and used by this thread only.
         let result = self.call(|di| unsafe { line::drop_cbt(di) })?;

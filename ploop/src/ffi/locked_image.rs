@@ -128,7 +128,7 @@ impl ImageHandle {
         self.umount_timeout
     }
 
-    /// Only where `LINE.sets_umount_timeout`.
+    /// Only where `Feature::UmountTimeout` is there.
     pub(crate) fn set_umount_timeout(&mut self, seconds: Option<i32>) {
         self.umount_timeout = seconds;
     }

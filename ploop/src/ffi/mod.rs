@@ -46,7 +46,7 @@ pub(crate) use copy_calls::{copy_receive, copy_send};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};
 pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
 #[allow(unused_imports)]
-pub(crate) use line::LINE;
+pub(crate) use line::{LINE, exports, loaded_file};
 pub(crate) use locked_image::{ImageHandle, LockedImage};
 pub(crate) use output::{NO_CONSOLE, TIMESTAMPS, set_log_file, set_log_level, set_verbose_level};
 pub(crate) use running_merge::finish_merge;

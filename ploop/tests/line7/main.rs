@@ -3,12 +3,14 @@
 //!
 //! Tests that mount are listed as ignored where there is no driver or no root.
 
+mod capabilities;
 #[path = "../kernel/container.rs"]
 mod container;
 #[path = "../filled_image/mod.rs"]
 mod filled_image;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod mounts;
 mod tracking;
 mod unmounts;
 #[path = "../written_bitmap/mod.rs"]
@@ -28,6 +30,11 @@ fn is_line_7() -> bool {
 }
 
 fn main() -> ExitCode {
-    let sections = [unmounts::tests(), tracking::tests()];
+    let sections = [
+        capabilities::tests(),
+        mounts::tests(),
+        unmounts::tests(),
+        tracking::tests(),
+    ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }

@@ -27,7 +27,7 @@ fn a_timeout_is_a_time_that_libploop_can_count() {
         for timeout in [None, seconds(5)] {
             let error = image.set_umount_timeout(timeout).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-            assert!(error.message().contains("7.0.92"), "{error}");
+            assert!(error.message().contains("7.0.95"), "{error}");
         }
         return;
     }

@@ -30,6 +30,11 @@ pub(super) fn address(name: &CStr) -> Option<NonNull<c_void>> {
     NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })
 }
 
+/// Whether the library has a late function.
+pub(crate) fn exports(late_function: &CStr) -> bool {
+    address(late_function).is_some()
+}
+
 /// Refuses every call where the library is not of the line that the program was built for.
 pub(in crate::ffi) fn require_line(operation: &'static str) -> Result<()> {
     if cfg!(libploop_static) {
@@ -97,7 +102,7 @@ impl Loaded {
 }
 
 /// The file that holds the function which opens an image.
-pub(super) fn file() -> Option<PathBuf> {
+pub(crate) fn file() -> Option<PathBuf> {
     let address = address(c"ploop_open_dd")?;
     let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: the function writes the structure where it finds the address, and returns 0 where it does not.

@@ -14,10 +14,11 @@ mod late;
 mod loaded;
 
 pub(super) use linked::{
-    copy_receive, copy_send, drop_cbt, set_cbt_uuid, set_fsck, set_merge_range,
+    copy_receive, copy_send, drop_cbt, set_cbt_uuid, set_fsck, set_merge_range, set_no_probe,
     set_temporary_cbt_uuid, set_umount_timeout,
 };
 pub(super) use loaded::require_line;
+pub(crate) use loaded::{exports, file as loaded_file};
 
 use crate::image::descriptor::DescriptorForm;
 
@@ -46,6 +47,4 @@ pub(crate) struct Line {
     pub(crate) keeps_extensions: bool,
     /// `ploop_discard` and `ploop_discard_get_stat` find a device that has a component name; otherwise only one without.
     pub(crate) discards_by_component: bool,
-    /// `ploop_set_umount_timeout` is there.
-    pub(crate) sets_umount_timeout: bool,
 }

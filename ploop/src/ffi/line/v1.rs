@@ -15,16 +15,18 @@ pub(super) const LINE: Line = Line {
     compares_replacement: true,
     discards_by_component: true,
     keeps_extensions: false,
-    sets_umount_timeout: false,
 };
 
 pub(in crate::ffi) use ploop_sys::{
     ploop_copy_receive as copy_receive, ploop_copy_send as copy_send,
 };
 
-pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: bool) {
-    param.fsck = fsck.into();
+pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: i32) {
+    param.fsck = fsck;
 }
+
+/// libploop has no such setting in this line: `Feature::NoProbe` says so, and nobody asks for it.
+pub(in crate::ffi) fn set_no_probe(_param: &mut sys::ploop_mount_param, _no_probe: bool) {}
 
 /// Merges all from `from` down to its ancestor `to`.
 pub(in crate::ffi) fn set_merge_range(
@@ -36,10 +38,10 @@ pub(in crate::ffi) fn set_merge_range(
     param.guid2 = to.as_ptr();
 }
 
-/// libploop has no such setting in this line: `LINE.sets_umount_timeout` says so, and nobody has one.
+/// libploop has no such setting in this line: `Feature::UmountTimeout` says so, and nobody has one.
 pub(in crate::ffi) unsafe fn set_umount_timeout(_di: *mut sys::ploop_disk_images_data, _: i32) {}
 
-/// libploop does not track changes in this line: `LINE.keeps_extensions` says so, and nobody asks for it.
+/// libploop does not track changes in this line: `Feature::Tracking` says so, and nobody asks for it.
 pub(in crate::ffi) unsafe fn drop_cbt(_di: *mut sys::ploop_disk_images_data) -> i32 {
     sys::SYSEXIT_PARAM
 }

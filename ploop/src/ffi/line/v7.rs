@@ -19,7 +19,6 @@ pub(super) const LINE: Line = Line {
     compares_replacement: false,
     discards_by_component: false,
     keeps_extensions: true,
-    sets_umount_timeout: true,
 };
 
 #[allow(deprecated)]
@@ -27,8 +26,12 @@ pub(in crate::ffi) use ploop_sys::{
     ploop_copy_receive as copy_receive, ploop_copy_send as copy_send,
 };
 
-pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: bool) {
-    param.__bindgen_anon_1.fsck = fsck.into();
+pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: i32) {
+    param.__bindgen_anon_1.fsck_flags = fsck;
+}
+
+pub(in crate::ffi) fn set_no_probe(param: &mut sys::ploop_mount_param, no_probe: bool) {
+    param.noprobe = no_probe.into();
 }
 
 /// There are no ranges in this line: `LINE.merges_ranges` says so, and nobody asks for one.
