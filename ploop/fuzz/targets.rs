@@ -8,6 +8,7 @@
 //!
 //! The option limits the freed memory that the sanitizer keeps. By default that alone reaches the memory limit.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -19,6 +20,49 @@ use ploop::Guid;
 use ploop::image::{
     Descriptor, Disk, Header, OpenOptions, check as check_image, tracking_bitmaps, used_bitmap,
 };
+
+#[path = "../src/copy/stream.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod stream;
+
+/// The stream of a copy.
+pub fn copy(input: &[u8]) {
+    #[derive(Default, PartialEq)]
+    struct Memory {
+        bytes: BTreeMap<u64, u8>,
+        syncs: usize,
+    }
+    impl stream::Target for Memory {
+        type Error = ();
+        fn write(&mut self, bytes: &[u8], position: u64) -> Result<(), ()> {
+            let end = position + bytes.len() as u64;
+            assert!(i64::try_from(end).is_ok());
+            self.bytes
+                .extend((position..end).zip(bytes.iter().copied()));
+            Ok(())
+        }
+        fn sync(&mut self) -> Result<(), ()> {
+            self.syncs += 1;
+            Ok(())
+        }
+    }
+    let receive = |memory: usize| {
+        let (mut left, mut target) = (input, Memory::default());
+        let result = stream::receive(&mut left, &mut vec![0; memory], &mut target);
+        assert!(target.bytes.len() + target.syncs <= input.len() - left.len());
+        if result.is_ok() {
+            let read = &input[..input.len() - left.len()];
+            let end = &read[read.len() - stream::HEADER..];
+            assert_eq!(end[..8], stream::header(0, 0)[..8]);
+        }
+        (target, result.is_ok())
+    };
+    let (found, is_whole) = receive(4096);
+    let (again, is_whole_again) = receive(1);
+    assert_eq!(is_whole, is_whole_again);
+    // Of a block that is cut off, the smaller memory gets more.
+    assert!(!is_whole || found == again);
+}
 
 /// The contents of a `DiskDescriptor.xml`.
 pub fn descriptor(input: &[u8]) {

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, LockedImage};
@@ -326,6 +327,14 @@ pub(crate) fn clear_component_name(component: &ComponentName) {
         }
         reserved.push(reservation);
     }
+}
+
+/// Whether an open file is on the file system of a device.
+pub(crate) fn has_file(device: &Path, file: &fs::File) -> io::Result<bool> {
+    let (major, minor) = sysfs::numbers(device.file_name().unwrap_or_default())?;
+    let found = file.metadata()?.dev();
+    let is_found = |minor| rustix::fs::makedev(major, minor) == found;
+    Ok(is_found(minor) || is_found(minor + 1))
 }
 
 /// `/dev/ploop` and a number: shorter names are over-read (13), longer ones cut (14), others are none

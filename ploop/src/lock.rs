@@ -45,8 +45,8 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -380,6 +380,30 @@ impl NewFileLock {
     ) -> Result<NewFileLock> {
         let wait = LockWait::new(operation, file, timeout);
         OperationLock::acquire(file, &wait).map(NewFileLock)
+    }
+}
+
+/// Held while a device is copied. Two copies at once would take each other's changes from the driver, and both would
+/// lack some. It is a file beside libploop's lock for all devices.
+pub(crate) struct CopyLock(OperationLock);
+
+impl CopyLock {
+    pub(crate) fn acquire(operation: &'static str, device: &Path) -> Result<CopyLock> {
+        let devices = Path::new(DEVICES);
+        let mut name = device.file_name().unwrap_or_default().to_owned();
+        name.push(".copy.lck");
+        let path = devices.with_file_name(name);
+        if let Some(directory) = devices.parent() {
+            // If it cannot be made, the file cannot be opened.
+            let _ = fs::DirBuilder::new().mode(0o700).create(directory);
+        }
+        let wait = LockWait::new(operation, device, timeout());
+        LockFile::acquire(None, &path, &wait).map(|file| CopyLock(OperationLock(file)))
+    }
+
+    /// A process that shares the open file keeps the lock after the end of this one.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.0.0.file.as_fd()
     }
 }
 

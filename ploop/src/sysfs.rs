@@ -220,6 +220,40 @@ fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
+/// The top delta of a device, as the driver has it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TopDelta {
+    /// The driver's path for the file.
+    pub(crate) path: PathBuf,
+    /// The delta has no header.
+    pub(crate) is_raw: bool,
+    /// Of the device, in bytes.
+    pub(crate) cluster: u64,
+}
+
+/// The top delta of the device with this name.
+pub(crate) fn top_delta(device: &OsStr) -> io::Result<TopDelta> {
+    top_delta_in(Path::new(BLOCK), device)
+}
+
+fn top_delta_in(block: &Path, device: &OsStr) -> io::Result<TopDelta> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = DeviceDirectory {
+        name: device.to_owned(),
+        directory: rustix::fs::open(block.join(device), flags, Mode::empty())?,
+    };
+    let number = |name| number(&directory.attribute(name).ok()?);
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    let level = number("pstate/top").ok_or_else(invalid)?;
+    let delta = |name| directory.attribute(&format!("pdelta/{level}/{name}"));
+    let cluster = number("pstate/block_size").and_then(|sectors| sectors.checked_mul(512));
+    Ok(TopDelta {
+        path: OsString::from_vec(delta("image")?).into(),
+        is_raw: delta("format")? == b"raw",
+        cluster: cluster.ok_or_else(invalid)?,
+    })
+}
+
 /// The major and minor number of a device. Its first partition has the next minor number.
 pub(crate) fn numbers(device: &OsStr) -> io::Result<(u32, u32)> {
     let text = fs::read_to_string(Path::new(BLOCK).join(device).join("dev"))?;
@@ -332,6 +366,20 @@ mod tests {
         let numbers = (found[0].size(), found[0].cluster());
         assert_eq!(numbers, (Some(204_800), Some(2048)));
         assert_eq!(found[0].format_version(), Some(2));
+
+        write(&entry, "pdelta/2/format", b"ploop1");
+        let top = |name: &str| top_delta_in(&block, OsStr::new(name));
+        let expected = TopDelta {
+            path: link,
+            is_raw: false,
+            cluster: 1 << 20,
+        };
+        assert_eq!(top("ploop2").unwrap(), expected);
+        write(&entry, "pdelta/2/format", b"raw");
+        assert!(top("ploop2").unwrap().is_raw);
+        let missing = top("ploop4").unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(top("ploop1").is_err() && top("ploop3").is_err());
 
         write(&entry, "pdelta/1/ro", b"0");
         assert!(devices_in(&block).iter().any(Device::is_merging));

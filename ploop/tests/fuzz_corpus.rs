@@ -48,6 +48,11 @@ fn deltas() {
 }
 
 #[test]
+fn copies() {
+    replay("copy", targets::copy);
+}
+
+#[test]
 fn checks() {
     replay("check", targets::check);
     fs::remove_dir_all(targets::directory()).unwrap();

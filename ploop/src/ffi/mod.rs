@@ -21,6 +21,7 @@ mod call;
 mod call_result;
 mod calls_without_handle;
 mod copy_calls;
+mod copy_ioctls;
 mod discard_calls;
 mod fd_table;
 mod image_calls;
@@ -43,6 +44,7 @@ pub use ploop_sys as sys;
 pub(crate) use call::Call;
 pub(crate) use calls_without_handle::*;
 pub(crate) use copy_calls::{copy_receive, copy_send};
+pub(crate) use copy_ioctls::{CleanupProcess, FrozenFileSystem, Tracking};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};
 pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
 #[allow(unused_imports)]

@@ -49,6 +49,11 @@ fn handler_of(signal: c_int) -> Option<libc::sighandler_t> {
     }
 }
 
+/// Gives a signal a handler that does nothing: it interrupts a wait.
+pub(super) fn set_nothing(signal: c_int) {
+    set(signal, do_nothing as *const () as libc::sighandler_t, 0);
+}
+
 pub(super) fn set(signal: c_int, handler: libc::sighandler_t, flags: c_int) {
     // SAFETY: as in `handler_of`; the handler is the default, or a function of this crate that is async-signal-safe
     // and has the signature that the flags say.

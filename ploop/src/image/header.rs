@@ -184,7 +184,7 @@ impl Header {
 
     /// Changes the bytes of a header: there is no format extension, and the image is closed.
     #[cfg(feature = "libploop")]
-    pub(super) fn forget_extension(bytes: &mut [u8; Header::LEN]) {
+    pub(crate) fn forget_extension(bytes: &mut [u8; Header::LEN]) {
         bytes[at::IN_USE..at::IN_USE + 4].fill(0);
         bytes[at::EXTENSION..at::EXTENSION + 8].fill(0);
     }

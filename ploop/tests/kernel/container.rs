@@ -107,6 +107,11 @@ impl Container {
         self.files.insert(name.to_owned(), bytes);
     }
 
+    /// What [`write`](Container::write) has written.
+    pub(crate) fn contents(&self, name: &str) -> &[u8] {
+        &self.files[name]
+    }
+
     pub(crate) fn remove(&self, name: &str) {
         fs::remove_file(self.target().join(name)).unwrap();
         rustix::fs::syncfs(File::open(self.target()).unwrap()).unwrap();

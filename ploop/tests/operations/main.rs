@@ -19,6 +19,8 @@ mod merge;
 mod names;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
+#[path = "../fixture/pipe.rs"]
+mod pipe;
 #[path = "../fixture/refused.rs"]
 mod refused;
 mod replace;

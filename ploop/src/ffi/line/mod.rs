@@ -36,7 +36,8 @@ pub(crate) struct Line {
     pub(crate) descriptor: DescriptorForm,
     /// `ploop_merge_snapshot` merges a range of deltas; otherwise one delta a call.
     pub(crate) merges_ranges: bool,
-    /// `ploop_copy_send` and `ploop_copy_receive` work; otherwise they return 38, whatever they are given.
+    /// `ploop_copy_send` and `ploop_copy_receive` work; otherwise they return 38, whatever they are given: in 7 since
+    /// 7.0.235.
     pub(crate) copies: bool,
     /// A mount that can write rewrites an image of format v1 to v2, also a mount that then fails.
     pub(crate) upgrades_v1_at_mount: bool,
