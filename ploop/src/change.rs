@@ -27,7 +27,8 @@ use crate::recovery::SyncBaseline;
 use crate::sysfs::Device;
 use crate::tools::require_tools;
 use crate::{
-    Code, Descriptor, Error, ErrorKind, Guid, Result, mount_table, paths, recovery, trust,
+    Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table, paths, recovery,
+    trust,
 };
 
 /// How a function of libploop writes the descriptor.
@@ -39,6 +40,8 @@ pub(crate) enum DescriptorWrite<'a> {
     Staged,
     /// As `Staged`. In between, data is merged into the lowest of these snapshots, which come first and are removed.
     Merge(&'a [Guid]),
+    /// As `Merge`, and the lowest goes to a new file.
+    MergeToNewFile(&'a [Guid]),
     /// Not, unless it merges temporary snapshots on the way.
     Maybe,
 }
@@ -118,6 +121,9 @@ impl<'a> Change<'a> {
             _write_signals: write_signals,
         };
         change.require_distinct_files()?;
+        if call.merges_temporary {
+            change.require_temporary_mergeable()?;
+        }
         // Only a mount works on any delta, and it checks the one that it attaches.
         if call.finds_device && !call.any_delta {
             change.require_writers_found()?;
@@ -168,7 +174,11 @@ impl<'a> Change<'a> {
         let baseline = SyncBaseline::before(&path, &self.descriptor);
         let recorded = match write {
             DescriptorWrite::Merge(snapshots) => {
-                MergeRecord::make(operation, &path, &self.descriptor, snapshots)
+                MergeRecord::make(operation, &path, &self.descriptor, snapshots, false)
+            }
+            // Otherwise nothing that is there is changed before the new descriptor is in place.
+            DescriptorWrite::MergeToNewFile(snapshots) if LINE.marks_before_merging => {
+                MergeRecord::make(operation, &path, &self.descriptor, snapshots, true)
             }
             _ => Ok(()),
         };
@@ -188,7 +198,9 @@ impl<'a> Change<'a> {
             (Ok(_), Some(baseline)) => baseline.sync_changes(operation)?,
             (Ok(_), None) => {}
         }
-        if result.is_ok() && matches!(write, DescriptorWrite::Merge(_)) {
+        if let (Ok(_), DescriptorWrite::Merge(_) | DescriptorWrite::MergeToNewFile(_)) =
+            (&result, write)
+        {
             MergeRecord::remove(&path);
         }
         result
@@ -343,6 +355,49 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
+    /// [`require_sound_and_whole`](Change::require_sound_and_whole) of deltas that are merged, the lowest first.
+    pub(crate) fn require_mergeable(&self, images: &[&Image]) -> Result<()> {
+        self.require_sound_and_whole(images.iter().copied())?;
+        let lower = images.split_last().map_or(images, |(_, lower)| lower);
+        for image in lower.iter().filter(|_| LINE.misplaces_v1_clusters) {
+            // A raw base has no clusters.
+            if Header::read(&image.file).is_ok_and(|header| is_misplaced(&header)) {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    self.operation(),
+                    "this version of libploop would put clusters of this delta over each other when it merges into it: it is of format v1, and its clusters are not of 1 MiB; export the disk to an image of format v2",
+                )
+                .with_path(&image.file));
+            }
+        }
+        Ok(())
+    }
+
+    /// Requires that each temporary snapshot that libploop would merge, because no device has it, can be merged:
+    /// otherwise libploop stores wrong data, or fails and says nothing (10, A6).
+    fn require_temporary_mergeable(&self) -> Result<()> {
+        // A mount under a name merges nothing.
+        if !self.component().is_empty() {
+            return Ok(());
+        }
+        let snapshots = self.descriptor.snapshots.iter();
+        for snapshot in snapshots.filter(|snapshot| snapshot.temporary) {
+            let mut children = self.descriptor.children(snapshot.guid);
+            let (Some(child), None) = (children.next(), children.next()) else {
+                continue;
+            };
+            let images = (
+                self.descriptor.image(snapshot.guid),
+                self.descriptor.image(child),
+            );
+            let is_free = self.devices_with(&[snapshot.guid]).next().is_none();
+            if let (Some(lower), Some(upper), true) = (images.0, images.1, is_free) {
+                self.require_mergeable(&[lower, upper])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Requires what libploop needs to attach the chain of a delta: sound deltas, and a mount table it can read.
     pub(crate) fn require_attachable(&self, guid: Guid) -> Result<()> {
         self.require_sound(self.descriptor.chain(guid))?;
@@ -385,6 +440,19 @@ pub(crate) fn not_written(operation: &'static str, path: &Path, restored: io::Re
         format!("libploop could not write the descriptor and did not say so; {done}"),
     )
     .with_path(path)
+}
+
+/// Whether a merge into a delta with this header would put clusters over each other, where libploop counts those of
+/// format v1 in units of 1 MiB. Smaller ones lie apart then, as long as the table can hold where.
+fn is_misplaced(header: &Header) -> bool {
+    const UNIT: u64 = 1 << 20;
+    /// In sectors of the table's 32 bits.
+    const MOST_UNITS: u64 = (1 << 32) / (UNIT / 512);
+    let cluster = header.cluster.bytes();
+    let clusters = u64::from(header.entries()) + header.data_start() / cluster;
+    header.version == FormatVersion::V1
+        && cluster != UNIT
+        && (cluster > UNIT || clusters >= MOST_UNITS)
 }
 
 /// That libploop knows these flags.
@@ -456,7 +524,9 @@ impl StagingFile {
         let needed = match write {
             DescriptorWrite::Maybe => return Ok(staging),
             DescriptorWrite::Direct => paths::staged(descriptor),
-            DescriptorWrite::Staged | DescriptorWrite::Merge(_) => {
+            DescriptorWrite::Staged
+            | DescriptorWrite::Merge(_)
+            | DescriptorWrite::MergeToNewFile(_) => {
                 // Some failures leave it behind.
                 let staged = paths::staged(descriptor);
                 if fs::symlink_metadata(&staged).is_err() {

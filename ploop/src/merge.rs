@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::change::{Change, DescriptorWrite, no_snapshot};
-use crate::ffi::{CPath, CText, LockedImage, MergeWhich};
+use crate::ffi::{CPath, CText, LockedImage};
 use crate::identity::Identity;
 use crate::image::Image;
 use crate::lock::NewFileLock;
@@ -106,7 +106,7 @@ impl Ploop {
         if param.new_delta.is_none() {
             change.require_no_hard_links(to)?;
         }
-        change.require_sound_and_whole(merged.iter().copied())?;
+        change.require_mergeable(merged)?;
         let new_delta = param
             .new_delta
             .as_deref()
@@ -119,27 +119,18 @@ impl Ploop {
                 "libploop writes new deltas with a header, and a raw base has none; merge without a new file",
             );
         }
-        let (c_from, c_to) = (CText::guid(from), CText::guid(to));
-        let which = match merged.len() {
-            // With a new delta and one end alone C crashes (3).
-            2 if new_delta.is_none() => MergeWhich::One(&c_from),
-            _ => MergeWhich::Range {
-                from: &c_from,
-                to: &c_to,
-            },
-        };
-        // A new file leaves the old ones as they are.
+        let removed = &guids[..guids.len() - 1];
         let write = match new_delta {
-            None => DescriptorWrite::Merge(&guids[..guids.len() - 1]),
-            Some(_) => DescriptorWrite::Staged,
+            None => DescriptorWrite::Merge(removed),
+            Some(_) => DescriptorWrite::MergeToNewFile(removed),
         };
         let is_done = |now: &Descriptor| {
-            guids[..guids.len() - 1]
-                .iter()
-                .all(|merged| now.snapshot(*merged).is_none())
+            let mut removed = removed.iter();
+            removed.all(|merged| now.snapshot(*merged).is_none())
         };
+        let c_guids: Vec<CText> = guids.iter().copied().map(CText::guid).collect();
         let result = change.run_until(write, is_done, |locked| {
-            locked.merge(&which, new_delta.as_ref().map(|new| &new.c_path))
+            locked.merge(&c_guids, new_delta.as_ref().map(|new| &new.c_path))
         });
         match (&result, &new_delta) {
             // Of a program that uses libploop by itself.

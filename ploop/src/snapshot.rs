@@ -553,7 +553,7 @@ fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
             change.require_no_hard_links(guid)?;
             let both = [guid, *child];
             let both = both.iter().filter_map(|guid| descriptor.image(*guid));
-            change.require_sound_and_whole(both)?;
+            change.require_mergeable(&both.collect::<Vec<_>>())?;
             let is_gone = |now: &Descriptor| now.snapshot(guid).is_none();
             change.run_until(DescriptorWrite::Merge(&[guid]), is_gone, |locked| {
                 locked.delete_snapshot(&c_guid).1

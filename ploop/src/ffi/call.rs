@@ -20,6 +20,8 @@ pub(crate) struct Call {
     pub(crate) by_component: bool,
     /// Works on any delta, not only the top.
     pub(crate) any_delta: bool,
+    /// Merges temporary snapshots that are not in use, under way or at the end.
+    pub(crate) merges_temporary: bool,
     /// Kills every process when it cannot fork (hazard 22).
     pub(crate) discards: bool,
     /// Runs `lsof` where a file system cannot be unmounted, and logs what that says.
@@ -34,6 +36,7 @@ impl Call {
             finds_device: false,
             by_component: false,
             any_delta: false,
+            merges_temporary: false,
             discards: false,
             names_users: false,
         }
@@ -72,6 +75,11 @@ impl Call {
 
     pub(crate) const fn any_delta(mut self) -> Call {
         self.any_delta = true;
+        self
+    }
+
+    pub(crate) const fn merges_temporary(mut self) -> Call {
+        self.merges_temporary = true;
         self
     }
 

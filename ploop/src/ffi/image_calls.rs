@@ -42,34 +42,32 @@ pub(crate) enum ReplaceWhich<'a> {
     Level(i32),
 }
 
-/// The deltas that `ploop_merge_snapshot` merges.
-pub(crate) enum MergeWhich<'a> {
-    /// One delta, into its parent.
-    One(&'a CText),
-    Range {
-        from: &'a CText,
-        to: &'a CText,
-    },
-}
-
 impl LockedImage<'_> {
     pub(crate) const MOUNT: Call = Call::new("mount")
         .changes()
         .finds_device()
         .by_component()
-        .any_delta();
+        .any_delta()
+        .merges_temporary();
     pub(crate) const UMOUNT: Call = Call::new("unmount")
         .changes()
         .finds_device()
         .by_component()
         .names_users();
     pub(crate) const RESIZE: Call = Call::new("resize").changes().finds_device().names_users();
-    pub(crate) const SNAPSHOT: Call = Call::new("create snapshot").changes().finds_device();
+    pub(crate) const SNAPSHOT: Call = Call::new("create snapshot")
+        .changes()
+        .finds_device()
+        .merges_temporary();
     pub(crate) const TEMPORARY_SNAPSHOT: Call = Call::new("create temporary snapshot")
         .changes()
-        .finds_device();
+        .finds_device()
+        .merges_temporary();
     pub(crate) const SWITCH: Call = Call::new("switch to snapshot").changes().finds_device();
-    pub(crate) const DELETE: Call = Call::new("delete snapshot").changes().finds_device();
+    pub(crate) const DELETE: Call = Call::new("delete snapshot")
+        .changes()
+        .finds_device()
+        .merges_temporary();
     pub(crate) const MERGE: Call = Call::new("merge").changes().finds_device();
     pub(crate) const REPLACE: Call = Call::new("replace").changes().finds_device();
     pub(crate) const CONVERT: Call = Self::CONVERT_NEW.finds_device();
@@ -239,19 +237,20 @@ impl LockedImage<'_> {
         (self, result)
     }
 
-    pub(crate) fn merge(self, which: &MergeWhich<'_>, new_delta: Option<&CPath>) -> Result<()> {
-        let mut param = Param(sys::ploop_merge_param {
-            new_delta: path_or_null(new_delta),
-            ..Default::default()
-        });
-        match which {
-            MergeWhich::One(guid) => param.0.guid = guid.as_ptr(),
-            MergeWhich::Range { from, to } => line::set_merge_range(&mut param.0, from, to),
-        }
-        // SAFETY: the handle is live and used by this thread only; the texts are NULL or terminated,
-        // outlive the call, do not come from the handle (hazard 1), and are only read.
-        let result =
-            self.call(|di| unsafe { sys::ploop_merge_snapshot(di, param.as_mut_ptr()) })?;
+    /// Merges the deltas of a chain, the lowest first.
+    pub(crate) fn merge(self, chain: &[CText], new_delta: Option<&CPath>) -> Result<()> {
+        let mut params = line::merge_params(chain, new_delta);
+        let result = self.call(|di| {
+            for param in &mut params {
+                // SAFETY: the handle is live and used by this thread only; the texts are NULL or terminated,
+                // outlive the call, do not come from the handle (hazard 1), and are only read.
+                let code = unsafe { sys::ploop_merge_snapshot(di, param.as_mut_ptr()) };
+                if code != 0 {
+                    return code;
+                }
+            }
+            0
+        })?;
         result.done(self.path())
     }
 

@@ -46,7 +46,7 @@ pub(crate) use calls_without_handle::*;
 pub(crate) use copy_calls::{copy_receive, copy_send};
 pub(crate) use copy_ioctls::{CleanupProcess, FrozenFileSystem, Tracking};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};
-pub(crate) use image_calls::{MergeWhich, MountArgs, ReplaceWhich};
+pub(crate) use image_calls::{MountArgs, ReplaceWhich};
 #[allow(unused_imports)]
 pub(crate) use line::{LINE, exports, loaded_file};
 pub(crate) use locked_image::{ImageHandle, LockedImage};

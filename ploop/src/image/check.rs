@@ -417,19 +417,12 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         );
     }
     // A block device has no holes.
-    if stored < len && file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        findings.add(
-            Severity::Warning,
-            Issue::Sparse,
-            Some(path),
-            None,
-            format!(
-                "the file has holes, of {} or more, as after a sparse copy; libploop refuses it on \
-                 ext4, or fills them",
-                Size::from_bytes(len - stored)
-            ),
-        );
-    }
+    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    let missing = if is_file {
+        len.saturating_sub(stored)
+    } else {
+        0
+    };
     let mut delta = DeltaReport {
         guid: None,
         file: path.to_owned(),
@@ -439,6 +432,7 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         lost: Size::ZERO,
     };
     let Some(header) = header else {
+        add_sparse(missing, 0, path, findings);
         return Ok(delta);
     };
     check_header(&header, path, findings);
@@ -454,7 +448,7 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         .map_err(|error| error.with_path(path))?;
     let says_empty = header.flags.contains(HeaderFlags::EMPTY);
     // One that still has clusters which are not in use need not say so.
-    let is_empty = used == 0 && (says_empty || len <= header.data_start());
+    let is_empty = used.len() == 0 && (says_empty || len <= header.data_start());
     if says_empty != is_empty {
         let message = if is_empty {
             "the header does not say that the delta is empty"
@@ -465,11 +459,43 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         findings.add(Severity::Note, issue, Some(path), Some(52), message);
     }
     let cluster = header.cluster.bytes();
-    delta.allocated = Size::from_bytes(used * cluster);
+    delta.allocated = Size::from_bytes(used.len() * cluster);
     let others = check.extension_clusters(findings);
-    delta.lost = Size::from_bytes(check.lost_clusters(used + others, findings) * cluster);
+    let holes = match missing {
+        0 => 0,
+        _ => check.unused_holes(&used),
+    };
+    add_sparse(missing, holes * cluster, path, findings);
+    let lost = check.lost_clusters(used.len() + others, holes, findings);
+    delta.lost = Size::from_bytes(lost * cluster);
     delta.header = Some(header);
     Ok(delta)
+}
+
+/// Reports holes of a file. Those of clusters that are not in use, `unused`, do no harm: `libploop` 7 punches them.
+fn add_sparse(missing: u64, unused: u64, path: &Path, findings: &mut Findings) {
+    let mut add = |severity, message: String| {
+        findings.add(severity, Issue::Sparse, Some(path), None, message);
+    };
+    let elsewhere = missing.saturating_sub(unused);
+    if elsewhere != 0 {
+        add(
+            Severity::Warning,
+            format!(
+                "the file has holes, of {} or more, as after a sparse copy; libploop refuses it on \
+                 ext4, or fills them",
+                Size::from_bytes(elsewhere)
+            ),
+        );
+    } else if missing != 0 {
+        add(
+            Severity::Note,
+            format!(
+                "the file has holes, of {} or more, where no cluster is in use; libploop 1 fills them",
+                Size::from_bytes(missing)
+            ),
+        );
+    }
 }
 
 fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
@@ -516,8 +542,8 @@ struct TableCheck<'a> {
 }
 
 impl TableCheck<'_> {
-    /// Checks each entry, and returns how many clusters are in use.
-    fn entries(&self, findings: &mut Findings) -> Result<u64> {
+    /// Checks each entry, and returns the clusters that are in use.
+    fn entries(&self, findings: &mut Findings) -> Result<Clusters> {
         let table = Table::new(self.header);
         let mut clusters = Clusters::default();
         let entries = self.header.entries();
@@ -531,7 +557,7 @@ impl TableCheck<'_> {
                 }
             }
         }
-        Ok(clusters.len())
+        Ok(clusters)
     }
 
     fn entry(&self, number: u32, entry: u32, clusters: &mut Clusters, findings: &mut Findings) {
@@ -634,8 +660,27 @@ impl TableCheck<'_> {
         Ok(())
     }
 
-    /// How many clusters of the file have no entry that leads to them.
-    fn lost_clusters(&self, used: u64, findings: &mut Findings) -> u64 {
+    /// How many clusters of the file are holes, and not in use.
+    fn unused_holes(&self, used: &Clusters) -> u64 {
+        let cluster = self.header.cluster.bytes();
+        let (mut at, end) = (self.header.data_start(), self.len - self.len % cluster);
+        let mut holes = 0;
+        let mut add = |from: u64, to: u64| {
+            let (first, last) = (from.div_ceil(cluster), to / cluster);
+            if let (Ok(first), Ok(last)) = (u32::try_from(first), u32::try_from(last)) {
+                holes += u64::from(last.saturating_sub(first)) - used.count(first..last);
+            }
+        };
+        for (start, len) in super::holes::data(self.file, at, end.saturating_sub(at)) {
+            add(at, start);
+            at = start + len;
+        }
+        add(at, end);
+        holes
+    }
+
+    /// How many clusters of the file have no entry that leads to them, and take space: `holes` of them take none.
+    fn lost_clusters(&self, used: u64, holes: u64, findings: &mut Findings) -> u64 {
         let cluster = self.header.cluster.bytes();
         let tail = self.len % cluster;
         if tail != 0 {
@@ -648,14 +693,23 @@ impl TableCheck<'_> {
             );
         }
         let clusters = (self.len - self.header.data_start()) / cluster;
-        let lost = clusters.saturating_sub(used);
-        if lost != 0 {
+        let unused = clusters.saturating_sub(used);
+        let lost = unused.saturating_sub(holes);
+        if unused != 0 {
+            let mut message = format!("{unused} of the file's {clusters} clusters are not in use");
+            let severity = match lost {
+                0 => {
+                    message += "; they are holes, and take no space";
+                    Severity::Note
+                }
+                _ => Severity::Warning,
+            };
             findings.add(
-                Severity::Warning,
+                severity,
                 Issue::LostClusters,
                 Some(self.path),
                 None,
-                format!("{lost} of the file's {clusters} clusters are not in use"),
+                message,
             );
         }
         lost

@@ -1,6 +1,7 @@
 //! A set of cluster numbers.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// A set of cluster numbers as a bitmap in pages. Numbers of a delta lie close together, so memory grows with how many
 /// there are, and not with how large they are.
@@ -36,6 +37,22 @@ impl Clusters {
             .is_some_and(|page| page[(number % BITS / 64) as usize] & 1 << (number % 64) != 0)
     }
 
+    /// How many numbers of a range are there.
+    pub(super) fn count(&self, numbers: Range<u32>) -> u64 {
+        let mut count = 0;
+        let mut at = numbers.start;
+        while at < numbers.end {
+            let end = numbers.end.min((at / BITS + 1).saturating_mul(BITS));
+            if let Some(page) = self.pages.get(&(at / BITS)) {
+                let is_there =
+                    |number: &u32| page[(number % BITS / 64) as usize] & 1 << (number % 64) != 0;
+                count += (at..end).filter(is_there).count() as u64;
+            }
+            at = end;
+        }
+        count
+    }
+
     /// How many numbers there are.
     pub(super) fn len(&self) -> u64 {
         self.len
@@ -55,5 +72,9 @@ mod tests {
         }
         assert!(clusters.insert(62));
         assert_eq!(clusters.len(), 10);
+        assert_eq!(clusters.count(0..64), 4);
+        assert_eq!(clusters.count(1..1024), 5);
+        assert_eq!(clusters.count(1024..u32::MAX), 3);
+        assert_eq!(clusters.count(5..5), 0);
     }
 }

@@ -135,12 +135,13 @@ pub enum Issue {
     SharedCluster,
     /// There are entries behind those of the last cluster of the disk.
     EntryBeyondDisk,
-    /// Clusters of the file are used by no entry.
+    /// Clusters of the file are used by no entry. Only a note where they are holes, and take no space.
     LostClusters,
     /// The file does not end with a whole cluster.
     UnalignedTail,
     /// Parts of the file are holes, as in a sparse copy. On ext4 libploop refuses such a file, or
-    /// fills the holes; the driver cannot write to them.
+    /// fills the holes; the driver cannot write to them. Only a note where no cluster of the holes is in use: libploop 7
+    /// leaves such files.
     Sparse,
     /// A file of the image's family is named by no descriptor.
     Orphan,
@@ -164,7 +165,7 @@ pub struct DeltaReport {
     pub len: Size,
     /// What is allocated in it: the clusters its table has, or the whole of a plain base.
     pub allocated: Size,
-    /// What the file has beyond that and the table, for nothing.
+    /// What the file has beyond that and the table, for nothing. Holes do not count.
     pub lost: Size,
 }
 

@@ -204,6 +204,60 @@ fn what_is_wrong_in_a_delta() {
     );
 }
 
+/// libploop 7 leaves such files when it has merged.
+#[test]
+fn holes_where_no_cluster_is_do_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("delta");
+    let file = delta(FormatVersion::V2, &[9, 0, 1]).write(&path);
+    let data = [7; CLUSTER as usize];
+    file.write_all_at(&9u32.to_le_bytes(), entry_offset(20))
+        .unwrap();
+    file.write_all_at(&data, 9 * CLUSTER).unwrap();
+    let report = check_image(&path);
+    let found = |report: &Report| -> Vec<_> {
+        let findings = report.findings.iter();
+        findings
+            .map(|finding| (finding.severity, finding.issue))
+            .collect()
+    };
+    let notes = [
+        (Severity::Note, Issue::Sparse),
+        (Severity::Note, Issue::LostClusters),
+    ];
+    assert_eq!(found(&report), notes, "{report}");
+    assert!(report.is_clean());
+    let delta = &report.deltas[0];
+    assert_eq!(
+        (delta.lost.bytes(), delta.allocated.bytes()),
+        (0, 4 * CLUSTER)
+    );
+    // One of them has data after all.
+    file.write_all_at(&data, 6 * CLUSTER).unwrap();
+    let report = check_image(&path);
+    assert_eq!(
+        found(&report),
+        [
+            (Severity::Note, Issue::Sparse),
+            (Severity::Warning, Issue::LostClusters),
+        ],
+        "{report}"
+    );
+    assert_eq!(report.deltas[0].lost.bytes(), CLUSTER);
+    // A hole in a cluster that is in use.
+    file.write_all_at(&7u32.to_le_bytes(), entry_offset(20))
+        .unwrap();
+    let report = check_image(&path);
+    assert_eq!(
+        found(&report),
+        [
+            (Severity::Warning, Issue::Sparse),
+            (Severity::Warning, Issue::LostClusters),
+        ],
+        "{report}"
+    );
+}
+
 #[test]
 fn a_thousand_wrong_entries_are_counted() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
-use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget};
+use ploop::{
+    ClusterSize, ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Size,
+};
 
 use super::directory::Contents;
 use super::filled_image::{FilledImage, relative};
 
+use crate::line::is_7;
 use crate::refused::refused;
 
 const ALL: [(ImageMode, FormatVersion); 4] = [
@@ -240,6 +246,56 @@ fn two_merges_to_one_new_file() {
     }
 }
 
+/// In the middle of it, or between two steps where libploop merges one delta at a time.
+#[test]
+fn a_range_that_is_killed_is_finished_by_the_next_change() {
+    const IMAGE: &str = "PLOOP_TEST_MERGE_AND_DIE";
+    if let Some(path) = std::env::var_os(IMAGE) {
+        let mut image = Ploop::open(path).unwrap();
+        println!("begins");
+        image.merge(&MergeParam::new(MergeTarget::All)).unwrap();
+        return;
+    }
+    let mut left = Vec::new();
+    for milliseconds in [0, 10, 20, 40, 80, 160, 320, 640] {
+        let (mut filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 8);
+        let mut merging = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "--nocapture",
+                "merge::a_range_that_is_killed_is_finished_by_the_next_change",
+            ])
+            .env(IMAGE, filled.xml())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(merging.stdout.take().unwrap()).lines();
+        assert!(output.any(|line| line.unwrap() == "begins"));
+        thread::sleep(Duration::from_millis(milliseconds));
+        merging.kill().unwrap();
+        merging.wait().unwrap();
+        // Any change looks after it. This one does not merge.
+        filled.ploop.set_max_delta_size(Size::from_gib(1)).unwrap();
+        let now = filled.ploop.descriptor().unwrap();
+        left.push(now.images.len());
+        let is_whole = |guid: &Guid| now.snapshot(*guid).is_some_and(|it| !it.temporary);
+        filled.states.retain(|guid, _| is_whole(guid));
+        assert!(filled.states.contains_key(&Guid::TOP));
+        filled.snapshot();
+        // One that was merged and not removed yet.
+        filled.ploop.remove_leftovers().unwrap();
+        filled.verify();
+        let names = filled.names();
+        assert_eq!(
+            names.len(),
+            filled.descriptor().images.len() + 1,
+            "{names:?}"
+        );
+    }
+    println!("deltas that were left: {left:?}");
+    assert!(left.iter().any(|left| *left > 1));
+}
+
 /// The program is killed after the old file was removed and before the new descriptor has its name. The old descriptor
 /// names a file that is gone. The new one, and the file that it names, are complete.
 #[test]
@@ -278,4 +334,53 @@ fn a_merge_to_a_new_file_that_is_cut_short_at_its_end() {
         }
         filled.verify();
     }
+}
+
+/// libploop 7 counts the clusters of format v1 in units of 1 MiB. Larger ones would overlap.
+#[test]
+fn clusters_that_libploop_would_misplace() {
+    for (cluster, misplaced) in [(512 << 10, false), (1 << 20, false), (2 << 20, is_7())] {
+        let cluster = ClusterSize::from_bytes(cluster).unwrap();
+        let mut filled = FilledImage::with(ImageMode::Expanded, cluster, FormatVersion::V1);
+        filled.write([(0, 1), (1, 2), (2, 3)]);
+        let guid = filled.snapshot();
+        filled.write([(1, 4), (3, 5), (4, 6), (5, 7), (6, 8)]);
+        if misplaced {
+            let before = Contents::of(filled.dir.path());
+            let merge = MergeParam::new(MergeTarget::Top);
+            refused(filled.ploop.merge(&merge), ErrorKind::Unsupported);
+            refused(filled.ploop.delete_snapshot(guid), ErrorKind::Unsupported);
+            before.assert_unchanged("a merge");
+        } else {
+            filled.ploop.delete_snapshot(guid).unwrap();
+            filled.states.remove(&guid);
+        }
+        filled.verify();
+    }
+}
+
+/// When libploop makes a snapshot or mounts, it merges temporary snapshots with what is above, whatever they are.
+#[test]
+fn temporary_snapshots_of_another_kind_are_not_merged() {
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.write([(0, 1), (1, 2)]);
+    let guid = filled.snapshot();
+    filled.write([(1, 4), (3, 5)]);
+    filled.verify();
+    let text = fs::read_to_string(filled.xml()).unwrap();
+    let shot = format!(
+        "<GUID>{guid}</GUID>\n      <ParentGUID>{}</ParentGUID>\n",
+        Guid::NONE
+    );
+    assert!(text.contains(&shot));
+    let temporary = text.replace(&shot, &format!("{shot}      <Temporary/>\n"));
+    fs::write(filled.xml(), temporary).unwrap();
+    let cluster = ClusterSize::from_bytes(filled.cluster.bytes() * 2).unwrap();
+    let other = FilledImage::with(ImageMode::Expanded, cluster, FormatVersion::V1);
+    fs::copy(other.path("root.hds"), filled.path("root.hds")).unwrap();
+    let before = Contents::of(filled.dir.path());
+    refused(filled.ploop.snapshot().map(drop), ErrorKind::Corrupt);
+    let top = filled.descriptor().top;
+    refused(filled.ploop.delete_snapshot(top), ErrorKind::Corrupt);
+    before.assert_unchanged("a snapshot");
 }

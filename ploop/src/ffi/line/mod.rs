@@ -14,7 +14,7 @@ mod late;
 mod loaded;
 
 pub(super) use linked::{
-    copy_receive, copy_send, drop_cbt, set_cbt_uuid, set_fsck, set_merge_range, set_no_probe,
+    copy_receive, copy_send, drop_cbt, merge_params, set_cbt_uuid, set_fsck, set_no_probe,
     set_temporary_cbt_uuid, set_umount_timeout,
 };
 pub(super) use loaded::require_line;
@@ -36,6 +36,10 @@ pub(crate) struct Line {
     pub(crate) descriptor: DescriptorForm,
     /// `ploop_merge_snapshot` merges a range of deltas; otherwise one delta a call.
     pub(crate) merges_ranges: bool,
+    /// A merge counts the clusters of format v1 in units of 1 MiB, whatever their size.
+    pub(crate) misplaces_v1_clusters: bool,
+    /// Before a merge writes to a snapshot, it marks it temporary in the descriptor that is in place.
+    pub(crate) marks_before_merging: bool,
     /// `ploop_copy_send` and `ploop_copy_receive` work; otherwise they return 38, whatever they are given: in 7 since
     /// 7.0.235.
     pub(crate) copies: bool,

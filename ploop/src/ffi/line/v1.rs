@@ -3,13 +3,15 @@
 use ploop_sys as sys;
 
 use super::Line;
-use crate::ffi::text::CText;
+use crate::ffi::text::{CPath, CText, Param, or_null, path_or_null};
 use crate::image::descriptor::DescriptorForm;
 
 pub(super) const LINE: Line = Line {
     number: 1,
     descriptor: DescriptorForm::PARALLELS,
     merges_ranges: true,
+    misplaces_v1_clusters: false,
+    marks_before_merging: false,
     copies: true,
     upgrades_v1_at_mount: false,
     compares_replacement: true,
@@ -28,14 +30,22 @@ pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: i32) {
 /// libploop has no such setting in this line: `Feature::NoProbe` says so, and nobody asks for it.
 pub(in crate::ffi) fn set_no_probe(_param: &mut sys::ploop_mount_param, _no_probe: bool) {}
 
-/// Merges all from `from` down to its ancestor `to`.
-pub(in crate::ffi) fn set_merge_range(
-    param: &mut sys::ploop_merge_param,
-    from: &CText,
-    to: &CText,
-) {
-    param.guid = from.as_ptr();
-    param.guid2 = to.as_ptr();
+/// The parameters of the calls, one after the other, that merge a chain of deltas, the lowest first.
+pub(in crate::ffi) fn merge_params(
+    chain: &[CText],
+    new_delta: Option<&CPath>,
+) -> Vec<Param<sys::ploop_merge_param>> {
+    let [lowest, .., highest] = chain else {
+        return Vec::new();
+    };
+    // With a new delta and one end alone C crashes (3).
+    let is_range = chain.len() > 2 || new_delta.is_some();
+    vec![Param(sys::ploop_merge_param {
+        guid: highest.as_ptr(),
+        guid2: or_null(is_range.then_some(lowest)),
+        new_delta: path_or_null(new_delta),
+        ..Default::default()
+    })]
 }
 
 /// libploop has no such setting in this line: `Feature::UmountTimeout` says so, and nobody has one.

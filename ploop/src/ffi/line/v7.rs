@@ -3,7 +3,7 @@
 use ploop_sys as sys;
 
 use super::Line;
-use crate::ffi::text::CText;
+use crate::ffi::text::{CPath, CText, Param, path_or_null};
 use crate::image::descriptor::DescriptorForm;
 
 pub(super) const LINE: Line = Line {
@@ -14,6 +14,8 @@ pub(super) const LINE: Line = Line {
         has_parent_names: true,
     },
     merges_ranges: false,
+    misplaces_v1_clusters: true,
+    marks_before_merging: true,
     copies: false,
     upgrades_v1_at_mount: true,
     compares_replacement: false,
@@ -34,13 +36,22 @@ pub(in crate::ffi) fn set_no_probe(param: &mut sys::ploop_mount_param, no_probe:
     param.noprobe = no_probe.into();
 }
 
-/// There are no ranges in this line: `LINE.merges_ranges` says so, and nobody asks for one.
-pub(in crate::ffi) fn set_merge_range(
-    param: &mut sys::ploop_merge_param,
-    from: &CText,
-    _to: &CText,
-) {
-    param.guid = from.as_ptr();
+/// The parameters of the calls, one after the other, that merge a chain of deltas, the lowest first. Each delta is
+/// merged into the one below, whose file then has its GUID: so each is copied once.
+pub(in crate::ffi) fn merge_params(
+    chain: &[CText],
+    new_delta: Option<&CPath>,
+) -> Vec<Param<sys::ploop_merge_param>> {
+    let upper = chain.iter().skip(1).enumerate();
+    upper
+        .map(|(at, guid)| {
+            Param(sys::ploop_merge_param {
+                guid: guid.as_ptr(),
+                new_delta: path_or_null(new_delta.filter(|_| at == 0)),
+                ..Default::default()
+            })
+        })
+        .collect()
 }
 
 /// # Safety

@@ -33,7 +33,10 @@ pub(crate) struct MergeRecord {
     uptime_id: String,
     /// That of the lowest delta. Empty where it had just been written to.
     change_time: String,
-    snapshots: Vec<Guid>,
+    /// The first delta goes to a new file. The old ones are not written to.
+    to_new_file: bool,
+    /// Whether each was temporary before the merge.
+    snapshots: Vec<(Guid, bool)>,
 }
 
 impl MergeRecord {
@@ -44,14 +47,20 @@ impl MergeRecord {
         path: &Path,
         descriptor: &Descriptor,
         snapshots: &[Guid],
+        to_new_file: bool,
     ) -> Result<()> {
         let lowest = snapshots.first().and_then(|guid| descriptor.image(*guid));
         let lowest = lowest.map(|image| &*image.file);
         let uptime_id = lowest.and_then(uptime_id).unwrap_or_default();
         let change_time = lowest.and_then(change_time).unwrap_or_default();
-        let mut text = format!("{uptime_id} {change_time}\n");
+        let to = if to_new_file { " new" } else { "" };
+        let mut text = format!("{uptime_id} {change_time}{to}\n");
         for guid in snapshots {
-            text += &format!("{guid}\n");
+            let was_temporary = descriptor
+                .snapshot(*guid)
+                .is_some_and(|snapshot| snapshot.temporary);
+            let suffix = if was_temporary { TEMPORARY } else { "" };
+            text += &format!("{guid}{suffix}\n");
         }
         let record = side_files::merge_record(path);
         descriptor::write(&record, text.as_bytes(), None)
@@ -85,17 +94,32 @@ impl MergeRecord {
     }
 
     fn parse(text: &str) -> Option<MergeRecord> {
+        if !text.ends_with('\n') {
+            return None;
+        }
         let mut lines = text.lines();
-        let (uptime_id, change_time) = lines.next()?.split_once(' ')?;
+        let mut first = lines.next()?.split(' ');
+        let (uptime_id, change_time) = (first.next()?, first.next()?);
+        let snapshot = |line: &str| {
+            let guid = line.strip_suffix(TEMPORARY);
+            Some((guid.unwrap_or(line).parse().ok()?, guid.is_some()))
+        };
         Some(MergeRecord {
             uptime_id: uptime_id.to_owned(),
             change_time: change_time.to_owned(),
-            snapshots: lines.map(|line| line.parse().ok()).collect::<Option<_>>()?,
+            to_new_file: first.next().is_some(),
+            snapshots: lines.map(snapshot).collect::<Option<_>>()?,
         })
     }
 
-    /// Whether the merge has, or may have, written to the lowest delta.
-    fn was_written(&self, lowest: &Path, is_staged: bool) -> bool {
+    /// Whether the merge has, or may have, written to the lowest delta that is left.
+    fn was_written(&self, lowest: &Image, is_staged: bool) -> bool {
+        // Where libploop merges one delta at a time, the one that was the lowest may be gone.
+        let is_first = self.snapshots.first().map(|first| first.0) == Some(lowest.guid);
+        if !is_first || self.to_new_file {
+            return !is_first;
+        }
+        let lowest = &lowest.file;
         // Without a power cut since, libploop has staged the descriptor first, and the time is that of the last write.
         uptime_id(lowest).as_ref() != Some(&self.uptime_id)
             || match &*self.change_time {
@@ -104,6 +128,9 @@ impl MergeRecord {
             }
     }
 }
+
+/// Follows the GUID of a snapshot that was temporary before the merge.
+const TEMPORARY: &str = " temporary";
 
 /// Stays the same for as long as the system runs and the file system is mounted: until then no write is lost.
 fn uptime_id(file: &Path) -> Option<String> {
@@ -144,7 +171,7 @@ pub(crate) fn mark_lost_snapshots(
         (None, None) => Vec::new(),
     };
     let written = |lowest: &Image| match &record {
-        Some(record) => record.was_written(&lowest.file, new.is_some()),
+        Some(record) => record.was_written(lowest, new.is_some()),
         None => was_written(lowest, &staged),
     };
     let lowest = merged.first().copied().filter(|lowest| written(lowest));
@@ -159,19 +186,42 @@ pub(crate) fn mark_lost_snapshots(
             return Ok(false);
         }
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
-        mark_temporary(operation, path, &guids, form)?;
+        mark_temporary(operation, path, &guids, true, form)?;
         // The mark is that of the merge: a device that runs has the delta below its top, and does not mark it.
         clear_unused_mark(operation, old, lowest)?;
         // It is that of the merge, which was not done.
         let _ = fs::remove_file(&staged);
     }
+    let unmarked = match (&record, lowest) {
+        (Some(record), None) => unmark_whole_snapshots(operation, path, old, record, form)?,
+        _ => false,
+    };
     MergeRecord::remove(path);
-    Ok(lowest.is_some())
+    Ok(lowest.is_some() || unmarked)
+}
+
+/// Some lines of libploop mark a snapshot temporary before they write to it. Takes the marks of a merge off that has
+/// written nothing, and returns whether there were any.
+fn unmark_whole_snapshots(
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+    record: &MergeRecord,
+    form: &DescriptorForm,
+) -> Result<bool> {
+    let is_marked = |guid: &Guid| old.snapshot(*guid).is_some_and(|it| it.temporary);
+    let marked = record.snapshots.iter().filter(|(_, before)| !before);
+    let marked: Vec<Guid> = marked.map(|(guid, _)| *guid).filter(is_marked).collect();
+    if !marked.is_empty() {
+        mark_temporary(operation, path, &marked, false, form)?;
+    }
+    Ok(!marked.is_empty())
 }
 
 /// The deltas of a recorded merge that are still there.
 fn recorded<'a>(old: &'a Descriptor, record: &MergeRecord) -> Vec<&'a Image> {
-    let images = record.snapshots.iter().filter_map(|guid| old.image(*guid));
+    let guids = record.snapshots.iter().map(|(guid, _)| *guid);
+    let images = guids.filter_map(|guid| old.image(guid));
     images.filter(|image| image.guid != old.top).collect()
 }
 
@@ -179,17 +229,23 @@ fn mark_temporary(
     operation: &'static str,
     path: &Path,
     guids: &[Guid],
+    temporary: bool,
     form: &DescriptorForm,
 ) -> Result<()> {
     let failed = |error: Error| error.during(operation).with_path(path);
     let mut file = DescriptorFile::read_as(path, form).map_err(failed)?;
     for snapshot in &mut file.descriptor.snapshots {
-        snapshot.temporary |= guids.contains(&snapshot.guid);
+        if guids.contains(&snapshot.guid) {
+            snapshot.temporary = temporary;
+        }
     }
     let directory = side_files::directory_of(path);
     let text = file.descriptor.to_xml_with(&file.unknown, directory);
     descriptor::replace(path, &text.map_err(failed)?).map_err(|error| {
-        let why = "a merge was interrupted, and the snapshots that it has overwritten cannot be marked temporary";
+        let why = match temporary {
+            true => "a merge was interrupted, and the snapshots that it has overwritten cannot be marked temporary",
+            false => "a merge was interrupted, and snapshots that it has not overwritten are marked temporary, which cannot be undone",
+        };
         Error::io(operation, why, error).with_path(path)
     })
 }

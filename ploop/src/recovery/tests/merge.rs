@@ -70,7 +70,7 @@ fn a_snapshot_that_was_merged_into_is_temporary() {
             "record" => {
                 let path = directory.path().join("DiskDescriptor.xml");
                 let base = [before.base().unwrap().guid];
-                MergeRecord::make("test", &path, &before, &base).unwrap();
+                MergeRecord::make("test", &path, &before, &base, false).unwrap();
                 let base = &before.base().unwrap().file;
                 // Written to afterwards.
                 set_times(base, SystemTime::now() - Duration::from_secs(10));
@@ -100,7 +100,7 @@ fn a_delta_that_was_not_written_to_keeps_its_state() {
     let path = directory.path().join("DiskDescriptor.xml");
     // Times come and go by steps of some milliseconds.
     std::thread::sleep(Duration::from_millis(150));
-    MergeRecord::make("test", &path, &before, &base).unwrap();
+    MergeRecord::make("test", &path, &before, &base, false).unwrap();
     let record = fs::read_to_string(paths::merge_record(&path)).unwrap();
     assert_eq!(record.split(' ').count(), 2, "{record:?}");
     assert_eq!(
@@ -127,7 +127,7 @@ fn a_merge_that_failed_at_once_has_written_nothing() {
     let base = before.base().unwrap();
     fs::remove_file(paths::staged(&path)).unwrap();
     set_times(&base.file, SystemTime::now());
-    MergeRecord::make("test", &path, &before, &[base.guid]).unwrap();
+    MergeRecord::make("test", &path, &before, &[base.guid], false).unwrap();
     assert!(!mark_lost_snapshots(&[], "test", &path, &before, &LINE.descriptor).unwrap());
     assert_eq!(Descriptor::open(&path).unwrap(), before);
 }
@@ -143,7 +143,7 @@ fn a_power_cut_may_leave_the_record_alone() {
             fs::rename(paths::staged(&path), paths::being_staged(&path)).unwrap();
             let chain = before.chain(before.top);
             let chain: Vec<Guid> = chain.iter().map(|image| image.guid).collect();
-            MergeRecord::make("test", &path, &before, &chain[..levels]).unwrap();
+            MergeRecord::make("test", &path, &before, &chain[..levels], false).unwrap();
             let record = fs::read_to_string(paths::merge_record(&path)).unwrap();
             fs::write(paths::merge_record(&path), format!("x{record}")).unwrap();
             assert!(mark_lost_snapshots_in(directory.path(), &before).0);
@@ -189,6 +189,80 @@ fn a_record_that_is_not_complete_or_no_longer_true_is_removed() {
     assert_eq!(Descriptor::open(&path).unwrap(), before);
 }
 
+/// Marks these snapshots temporary, as libploop 7 does before it merges.
+fn mark(path: &Path, before: &Descriptor, guids: &[Guid]) -> Descriptor {
+    let mut marked = before.clone();
+    for snapshot in &mut marked.snapshots {
+        snapshot.temporary |= guids.contains(&snapshot.guid);
+    }
+    let text = marked.to_xml(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+    marked
+}
+
+#[test]
+fn a_mark_of_a_merge_that_has_written_nothing_is_taken_off() {
+    for (to_new_file, lowest_changes) in [(false, false), (true, false), (true, true)] {
+        let (directory, before) = cut_before_rename(|_, _| {});
+        let path = directory.path().join("DiskDescriptor.xml");
+        fs::remove_file(paths::staged(&path)).unwrap();
+        let chain = before.chain(before.top);
+        let [lowest, upper] = [chain[0].guid, chain[1].guid];
+        // That one was before.
+        let before = mark(&path, &before, &[upper]);
+        std::thread::sleep(Duration::from_millis(150));
+        MergeRecord::make("test", &path, &before, &[lowest, upper], to_new_file).unwrap();
+        let now = mark(&path, &before, &[lowest]);
+        if lowest_changes {
+            set_times(&chain[0].file, SystemTime::now());
+        }
+        assert!(mark_lost_snapshots(&[], "test", &path, &now, &LINE.descriptor).unwrap());
+        assert_eq!(Descriptor::open(&path).unwrap(), before);
+        assert!(!paths::merge_record(&path).exists());
+    }
+    // A record that was cut in its last line is of a merge that had not begun.
+    let (directory, before) = cut_before_rename(|_, _| {});
+    let path = directory.path().join("DiskDescriptor.xml");
+    let base = before.base().unwrap().guid;
+    let before = mark(&path, &before, &[base]);
+    fs::write(paths::merge_record(&path), format!("x:1 \n{base}")).unwrap();
+    mark_lost_snapshots(&[], "test", &path, &before, &LINE.descriptor).unwrap();
+    assert_eq!(Descriptor::open(&path).unwrap(), before);
+}
+
+/// Where libploop has no ranges: the first two of three were merged, and the program was killed.
+#[test]
+fn what_a_merge_in_steps_has_not_done_is_done_by_the_next_change() {
+    for to_new_file in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("root.hds");
+        let param = CreateParam::new(&base, Size::from_mib(10)).fs(None);
+        let mut image = Ploop::create(&param).unwrap();
+        let guids = [(); 2].map(|()| image.snapshot().unwrap());
+        let kept = image.snapshot().unwrap();
+        let before = image.descriptor().unwrap();
+        let path = image.path().to_owned();
+        let mut step = MergeParam::new(MergeTarget::Snapshot(guids[1]));
+        if to_new_file {
+            step = step.new_delta(directory.path().join("merged"));
+        }
+        image.merge(&step).unwrap();
+        MergeRecord::make("test", &path, &before, &guids, to_new_file).unwrap();
+        let now = image.descriptor().unwrap();
+        // The first is gone, and so the second is the lowest.
+        assert!(mark_lost_snapshots(&[], "test", &path, &now, &LINE.descriptor).unwrap());
+        let marked = image.descriptor().unwrap();
+        let temporary = marked.snapshots.iter().filter(|it| it.temporary);
+        assert_eq!(temporary.map(|it| it.guid).collect::<Vec<_>>(), [guids[1]]);
+        let top = image.snapshot().unwrap();
+        let now = image.descriptor().unwrap();
+        let left: Vec<Guid> = now.chain(now.top).iter().map(|it| it.guid).collect();
+        assert_eq!(left, [kept, top, now.top]);
+        let file = if to_new_file { "merged" } else { "root.hds" };
+        assert!(now.image(kept).unwrap().file.ends_with(file));
+    }
+}
+
 /// What is between reads through the lowest.
 #[test]
 fn all_that_a_merge_would_have_removed_are_temporary() {
@@ -198,7 +272,7 @@ fn all_that_a_merge_would_have_removed_are_temporary() {
     let path = directory.path().join("DiskDescriptor.xml");
     let all = before.chain(before.top);
     let below: Vec<Guid> = all[..all.len() - 1].iter().map(|it| it.guid).collect();
-    MergeRecord::make("test", &path, &before, &below).unwrap();
+    MergeRecord::make("test", &path, &before, &below, false).unwrap();
     set_times(&all[0].file, SystemTime::now());
     let (marked, now) = mark_lost_snapshots_in(directory.path(), &before);
     assert!(marked);
