@@ -16,6 +16,7 @@ use crate::fixture::child::{child, child_for};
 use crate::fixture::directory::Contents;
 use crate::fixture::disk::{self, Immutable};
 use crate::fixture::harness::{Need, Test};
+use crate::fixture::line::{by_line, is_7};
 use crate::fixture::pipe::pipe;
 use crate::fixture::refused::refused;
 use crate::fixture::{mounts, raw};
@@ -52,8 +53,8 @@ fn h0_09_h4_24_create_deletes_an_existing_file() {
     child("raw", |dir| {
         let file = dir.join("root.hds");
         fs::write(&file, "precious").unwrap();
-        assert_eq!(raw::create_image(&file, 2048, |_| ()), sys::SYSEXIT_PARAM);
-        assert!(!file.exists());
+        assert_ne!(raw::create_image(&file, 2048, |_| ()), 0);
+        assert_eq!(file.exists(), by_line(false, true));
     })
     .succeeded();
     child("safe", |dir| {
@@ -261,6 +262,10 @@ fn h0_12_h4_23_names_that_a_shell_obeys() {
         }
         let handle = raw::Handle::open(&inside.join("DiskDescriptor.xml"));
         handle.mount();
+        // 7 checks the deltas once it has a device.
+        if is_7() && !dir.join("PWNED").exists() {
+            assert_eq!(raw::check_and_mend_holes(&inside.join("root.hds")), 0);
+        }
         assert!(dir.join("PWNED").exists(), "nothing was run");
     })
     .succeeded();
@@ -740,7 +745,9 @@ fn ha_6_a_merge_mixes_versions() {
         assert_eq!(handle.merge(None, None, None), 0);
         // The second version counts clusters, and this is the sector.
         let base = fs::read(dir.join("root.hds")).unwrap();
-        assert_eq!(base[64..68], 128u32.to_le_bytes());
+        let entry = u32::from_le_bytes(*base[64..].first_chunk().unwrap()) as usize;
+        assert_eq!(base[entry * 512], 7);
+        assert!(entry * disk::CLUSTER as usize > base.len(), "{entry}");
     })
     .succeeded();
     child("safe", |dir| {

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use ploop::{ClusterSize, CreateParam, ErrorKind, ImageMode, Ploop, Size, copy, log, sys};
 
-use crate::fixture::child::child;
+use crate::fixture::child::{Ending, child};
 use crate::fixture::disk;
 use crate::fixture::harness::{Need, Test};
+use crate::fixture::line::by_line;
 use crate::fixture::pipe::pipe;
 use crate::fixture::refused::refused;
 use crate::fixture::{mounts, raw};
@@ -402,9 +403,11 @@ fn ha_5_feedback_to_nobody_kills() {
             ..Default::default()
         };
         // SAFETY: the path is terminated, and the descriptors are open.
-        unsafe { sys::ploop_copy_receive(&mut param) };
+        #[allow(deprecated)]
+        let code = unsafe { sys::ploop_copy_receive(&mut param) };
+        assert_eq!(code, sys::SYSEXIT_PARAM);
     })
-    .died_of(libc::SIGPIPE);
+    .ended(by_line(Ending::Signal(libc::SIGPIPE), Ending::Success));
     child("safe", |dir| {
         let (input, _sender, feedback) = prepare();
         let begin = Instant::now();
