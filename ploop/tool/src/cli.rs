@@ -7,6 +7,10 @@ use clap::builder::styling::AnsiColor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ploop::Guid;
 
+/// The end of the help of the commands that change an image.
+const CHANGES: &str = "Changes the image: under libploop's lock, and only while no device has it. What is cut short is finished or \
+                       taken back by the next change.";
+
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
@@ -84,6 +88,18 @@ pub(crate) enum Command {
                       attributes, access control lists, and sparse files as such."
     )]
     Tar(Tar),
+    /// Make a snapshot of the present state, and print its GUID
+    #[command(after_help = CHANGES)]
+    Snapshot(Snapshot),
+    /// Go back to a snapshot: what was written since the last one is lost, unless it is kept
+    #[command(after_help = CHANGES)]
+    Switch(Switch),
+    /// Delete a snapshot, or what was written since the last one; other states stay as they are
+    #[command(after_help = CHANGES)]
+    Delete(Delete),
+    /// Merge deltas: the states between are gone, and the disk stays as it is
+    #[command(after_help = CHANGES)]
+    Merge(Merge),
 }
 
 /// The image.
@@ -170,6 +186,56 @@ pub(crate) struct Tar {
     pub(crate) files: Vec<PathBuf>,
     /// The archive [default: the standard output]
     #[arg(long, short, value_name = "ARCHIVE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Snapshot {
+    #[command(flatten)]
+    pub(crate) source: Source,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Switch {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// The snapshot
+    pub(crate) guid: Guid,
+    /// Keep what was written since the last snapshot as a snapshot, and print its GUID
+    #[arg(long)]
+    pub(crate) keep_top: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// The snapshot
+    #[arg(required_unless_present = "top")]
+    pub(crate) guid: Option<Guid>,
+    /// What was written since the last snapshot
+    #[arg(long, conflicts_with = "guid")]
+    pub(crate) top: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// This snapshot, into the one below [default: what was written since the last snapshot]
+    #[arg(conflicts_with_all = ["all", "from", "to"])]
+    pub(crate) guid: Option<Guid>,
+    /// The whole chain of the present state
+    #[arg(long, conflicts_with_all = ["from", "to"])]
+    pub(crate) all: bool,
+    /// All from this snapshot, which stays, …
+    #[arg(long, value_name = "GUID", requires = "to")]
+    pub(crate) from: Option<Guid>,
+    /// … down to this one below it
+    #[arg(long, value_name = "GUID", requires = "from")]
+    pub(crate) to: Option<Guid>,
+    /// Write the result to a new file, and leave the old ones as they are until it is there
+    #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 }
 

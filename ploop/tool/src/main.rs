@@ -15,6 +15,7 @@ mod mount;
 mod output;
 mod progress;
 mod qcow2;
+mod snapshots;
 mod source;
 
 use std::process::ExitCode;
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
         Command::Cat(cat) => file_system::guarded(|| cat::run(cat)),
         Command::Cp(copy) => file_system::guarded(|| copy::run(copy, &output)),
         Command::Tar(tar) => file_system::guarded(|| archive::run(tar)),
+        Command::Snapshot(snapshot) => snapshots::snapshot(snapshot, &output),
+        Command::Switch(switch) => snapshots::switch(switch, &output),
+        Command::Delete(delete) => snapshots::delete(delete, &output),
+        Command::Merge(merge) => snapshots::merge(merge, &output),
     };
     match result {
         Ok(status) => status,

@@ -262,3 +262,61 @@ error: [..]/out.qcow2: a file of that name is there already
     let left: Vec<_> = fs::read_dir(image.dir.path()).unwrap().collect();
     assert_eq!(left.len(), 4, "{left:?}");
 }
+
+fn contents_of(descriptor: &Path) -> Vec<u8> {
+    let disk = Disk::open(descriptor).unwrap();
+    let mut bytes = vec![0; disk.size().bytes() as usize];
+    disk.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+#[test]
+fn snapshots_are_made_gone_back_to_deleted_and_merged() {
+    let image = Image::new();
+    let base = snapshot(0).to_string();
+    let deltas = || {
+        let descriptor = ploop::Descriptor::open(&image.descriptor).unwrap();
+        descriptor.images.len()
+    };
+    let made = command(&["snapshot", image.path()]).assert().success();
+    let made = String::from_utf8(made.get_output().stdout.clone()).unwrap();
+    let made: ploop::Guid = made.trim().parse().unwrap();
+    assert_eq!(deltas(), 3);
+    assert!(contents_of(&image.descriptor) == image.states[1]);
+
+    let switched = command(&["switch", "--json", "--keep-top", image.path(), &base])
+        .assert()
+        .success();
+    let kept: serde_json::Value = serde_json::from_slice(&switched.get_output().stdout).unwrap();
+    assert!(contents_of(&image.descriptor) == image.states[0]);
+    let kept = kept["guid"].as_str().unwrap().to_owned();
+
+    command(&["switch", image.path(), &made.to_string()])
+        .assert()
+        .success()
+        .stdout_eq("");
+    command(&["delete", image.path(), &kept]).assert().success();
+    command(&["merge", image.path(), &made.to_string()])
+        .assert()
+        .success();
+    assert_eq!(deltas(), 2);
+    assert!(contents_of(&image.descriptor) == image.states[1]);
+    let new = image.file("new.hds");
+    command(&["merge", "--all", image.path(), "--output", text(&new)])
+        .assert()
+        .success();
+    assert_eq!(deltas(), 1);
+    assert!(new.exists());
+    assert!(contents_of(&image.descriptor) == image.states[1]);
+    command(&["check", image.path()]).assert().code(0);
+
+    command(&["delete", image.path(), &base]).assert().code(1);
+    command(&["delete", image.path()]).assert().code(2);
+    command(&["snapshot", text(&new)])
+        .assert()
+        .code(1)
+        .stderr_eq(str![[r#"
+error: [..]/new.hds: this is one delta; name the descriptor of the image that is to be changed
+
+"#]]);
+}
