@@ -334,6 +334,13 @@ impl ClusterSize {
         Self::from_bytes(1u64.checked_shl(log.saturating_add(9)).unwrap_or(u64::MAX))
     }
 
+    /// The smallest that is not smaller than `size`, or the largest there is.
+    #[cfg(feature = "image")]
+    pub(crate) fn at_least(size: Size) -> ClusterSize {
+        let bytes = size.bytes().clamp(Self::MIN.bytes(), Self::MAX.bytes());
+        ClusterSize((bytes as u32).next_power_of_two())
+    }
+
     /// The size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {

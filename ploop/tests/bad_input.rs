@@ -551,29 +551,52 @@ fn descriptors_that_contradict_themselves() {
                 "no cluster",
                 good.replace("<Blocksize>128<", "<Blocksize>0<"),
             ),
-            (
-                "odd cluster",
-                good.replace("<Blocksize>128<", "<Blocksize>100<"),
-            ),
             ("no GUID", good.replace(&guid, "guid")),
             (
                 "no size",
                 good.replace("<Disk_size>20480<", "<Disk_size>0<"),
             ),
         ];
-        for (problem, text) in bad {
+        let storage = &good[good.find("<Storage>").unwrap()..good.find("</StorageData>").unwrap()];
+        let halves = ["<End>10240</End>", "<Start>10240</Start>"];
+        let halves = [
+            storage.replace("<End>20480</End>", halves[0]),
+            storage.replace("<Start>0</Start>", halves[1]),
+        ];
+        // What is read, and is nothing for libploop.
+        let foreign = [
+            (
+                "odd cluster",
+                good.replace("<Blocksize>128<", "<Blocksize>100<"),
+            ),
+            ("split disk", good.replace(storage, &halves.concat())),
+            (
+                "volume upon another",
+                good.replace(
+                    "<Storage>",
+                    "<Volume><Parent>../other</Parent></Volume><Storage>",
+                ),
+            ),
+            (
+                "online merge of libploop 9",
+                good.replacen("</ParentGUID>", "</ParentGUID><TemporaryZeroSwap/>", 1),
+            ),
+        ];
+        let bad = bad.map(|(problem, text)| (problem, text, ErrorKind::Corrupt));
+        let foreign = foreign.map(|(problem, text)| (problem, text, ErrorKind::Unsupported));
+        for (problem, text, kind) in bad.into_iter().chain(foreign) {
             assert_ne!(text, good, "{problem}");
             fs::write(&path, text).unwrap();
             let before = Contents::of(dir);
             for (what, operation) in CHANGES {
                 let error = operation(&mut image, &arguments).unwrap_err();
                 let what = format!("{what}, {problem}");
-                assert_names(&what, &error, &[ErrorKind::Corrupt], &path);
+                assert_names(&what, &error, &[kind], &path);
             }
             for (what, operation) in LOOKS {
                 // What is of no concern for the answer is not looked at.
                 if let Err(error) = operation(&mut image, &arguments) {
-                    let kinds = [ErrorKind::Corrupt, ErrorKind::NotMounted];
+                    let kinds = [kind, ErrorKind::NotMounted];
                     assert_names(&format!("{what}, {problem}"), &error, &kinds, &path);
                 }
             }

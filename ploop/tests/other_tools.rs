@@ -3,6 +3,9 @@
 //!
 //! Tests whose tools are not installed are shown as ignored.
 
+#[path = "written_image/mod.rs"]
+mod written_image;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -13,6 +16,7 @@ use std::process::{Command, ExitCode};
 use libtest_mimic::{Arguments, Failed, Trial};
 use ploop::image::{Descriptor, Disk, ExportOptions, Header, Issue, check, check_image};
 use ploop::{ClusterSize, FormatVersion, Guid, ImageMode};
+use written_image::OldDelta;
 
 type Outcome = Result<(), Failed>;
 
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         trial("conversions", all, conversions),
         trial("what_qemu_writes", &all[1..], what_qemu_writes),
         trial("what_qemu_reads", &all[1..], what_qemu_reads),
+        trial("old_layouts", &all[1..2], old_layouts),
         trial("damage_is_found_by_all", all, damage_is_found_by_all),
     ];
     #[cfg(feature = "image-write")]
@@ -377,6 +382,35 @@ fn what_qemu_reads() -> Outcome {
     Ok(())
 }
 
+/// Layouts of the first versions of Parallels, of which QEMU's documentation tells.
+fn old_layouts() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("old.hdd");
+    for (cluster_sectors, said_first) in [(63, 0), (504, 0), (512, 0), (2048, 1), (2048, 0)] {
+        for count in [1, 2, 129, 500] {
+            let delta = OldDelta {
+                version: FormatVersion::V1,
+                cluster_sectors,
+                sectors: count * cluster_sectors,
+                said_first: if count <= 100 {
+                    said_first
+                } else {
+                    said_first * 8
+                },
+                clusters: vec![(count - 1, 7), (count / 2, 5)],
+            };
+            delta.write(&path);
+            let arguments = ["convert", "-f", "parallels", "-O", "raw", "old.hdd", "raw"];
+            run("qemu-img", &arguments, dir.path());
+            let mut all = Vec::new();
+            Disk::open_image(&path)?.read_to_end(&mut all)?;
+            assert!(all == fs::read(dir.path().join("raw"))?, "{delta:?}");
+            assert!(check_image(&path).is_sound());
+        }
+    }
+    Ok(())
+}
+
 /// Good and damaged deltas, and whether each of three programs finds them so.
 fn damage_is_found_by_all() -> Outcome {
     /// What is done to a delta of 40 clusters of 64 KiB with three of them allocated; the file has
@@ -425,13 +459,14 @@ fn damage_is_found_by_all() -> Outcome {
         Case {
             name: "cluster size of three sectors",
             damage: |file| file.write_all_at(&3u32.to_le_bytes(), 28),
-            issue: Some(Issue::Header),
+            // As the cluster of an old layout, in which the entries lead between two clusters.
+            issue: Some(Issue::BadEntry),
             errors: [true, true, true],
         },
         Case {
             name: "first block between two clusters",
             damage: |file| file.write_all_at(&100u32.to_le_bytes(), 48),
-            issue: Some(Issue::Header),
+            issue: Some(Issue::BadEntry),
             errors: [true, true, false],
         },
         Case {

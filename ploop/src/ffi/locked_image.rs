@@ -222,7 +222,10 @@ impl LockedImage<'_> {
         let path = self.image.path();
         descriptor::text(path)
             .and_then(|text| {
-                Descriptor::parse_as(&text, descriptor::directory(path), &line::LINE.descriptor)
+                let form = &line::LINE.descriptor;
+                let descriptor = Descriptor::parse_as(&text, descriptor::directory(path), form)?;
+                descriptor.require_for_changes(form)?;
+                Ok(descriptor)
             })
             .map_err(|error| error.during(self.call.name).with_path(path))
     }

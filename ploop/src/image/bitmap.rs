@@ -12,6 +12,7 @@ use super::extents::Extent;
 use super::file;
 use super::header::Header;
 use super::holes;
+use super::layout::Layout;
 use super::table::PAGE;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Guid, Result, Size};
 
@@ -59,8 +60,8 @@ pub fn used_bitmap(delta: impl AsRef<Path>) -> Result<UsedBitmap> {
     const OPERATION: &str = "read used bitmap";
     let path = delta.as_ref();
     let (file, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
+    let header = Header::read_from(&file, len).map_err(|error| error.with_path(path))?;
     let delta = Delta::from_file(path, file, len, true)?;
-    let header = delta.header();
     let (size, cluster) = (header.size.bytes(), header.cluster.bytes());
     let entries = header.entries();
     let mut extents: Vec<Extent> = Vec::new();
@@ -226,7 +227,7 @@ fn read_tracking_bitmaps(path: &Path) -> Result<Vec<TrackingBitmap>> {
     if !header.has_extension() {
         return Ok(Vec::new());
     }
-    extension::dirty_bitmaps(&file, &header, len)
+    extension::dirty_bitmaps(&file, &Layout::from(&header), len)
         .map_err(|error| error.during(OPERATION))?
         .iter()
         .map(|bitmap| read(&file, &header, bitmap))

@@ -11,7 +11,9 @@ use super::delta::Delta;
 use super::file;
 use super::holes;
 use super::table::{PAGE, Page};
-use crate::{ClusterSize, Error, ErrorKind, Result, Size};
+#[cfg(feature = "image-write")]
+use crate::ClusterSize;
+use crate::{Error, ErrorKind, Result, Size};
 
 const OPERATION: &str = "open image";
 
@@ -22,8 +24,12 @@ const MAX_LEVELS: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Chain {
     levels: Vec<Level>,
-    cluster: ClusterSize,
+    /// The cluster size in bytes.
+    cluster: u64,
     size: u64,
+    /// Whether the size is that of a storage, and not that of the top.
+    #[cfg(feature = "image-write")]
+    is_storage: bool,
 }
 
 #[derive(Debug)]
@@ -114,18 +120,27 @@ impl Level {
         }
     }
 
+    /// Fills `buffer` from an offset of the file on.
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file().read_exact_at(buffer, offset).map_err(|error| {
+            Error::io("read image", "the data cannot be read", error)
+                .with_path(self.path())
+                .with_offset(offset)
+        })
+    }
+
     /// The size of a disk whose top this is.
     fn size(&self) -> u64 {
         match self {
             // Disks consist of sectors.
             Level::Raw { len, .. } => len.checked_next_multiple_of(512).unwrap_or(*len),
-            Level::Delta(delta) => delta.header().size.bytes(),
+            Level::Delta(delta) => delta.layout().size.bytes(),
         }
     }
 }
 
-/// Checks that the levels make up a disk, and returns its size.
-fn check_levels(levels: &[Level], cluster: ClusterSize) -> Result<u64> {
+/// Checks that the levels make up a disk, and returns its size: that of the top, if it is not given.
+fn check_levels(levels: &[Level], cluster: u64, size: Option<u64>) -> Result<u64> {
     let Some(top) = levels.last() else {
         return Err(Error::new(
             ErrorKind::InvalidInput,
@@ -133,7 +148,7 @@ fn check_levels(levels: &[Level], cluster: ClusterSize) -> Result<u64> {
             "there is no file to read",
         ));
     };
-    let size = top.size();
+    let size = size.unwrap_or_else(|| top.size());
     if levels.len() > MAX_LEVELS {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -144,18 +159,22 @@ fn check_levels(levels: &[Level], cluster: ClusterSize) -> Result<u64> {
             ),
         ));
     }
-    if size.div_ceil(cluster.bytes()) > u64::from(u32::MAX) {
+    if size.div_ceil(cluster) > u64::from(u32::MAX) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             OPERATION,
-            format!("a disk of {size} bytes has more than 2^32 clusters of {cluster}"),
+            format!(
+                "a disk of {size} bytes has more than 2^32 clusters of {}",
+                Size::from_bytes(cluster)
+            ),
         )
         .with_path(top.path()));
     }
     for level in levels {
         if let Level::Delta(delta) = level {
-            let found = delta.header().cluster;
-            if found != cluster {
+            let found = delta.layout().cluster;
+            if found.bytes() != cluster {
+                let cluster = Size::from_bytes(cluster);
                 return Err(Error::new(
                     ErrorKind::Corrupt,
                     OPERATION,
@@ -180,21 +199,39 @@ fn no_level(level: usize) -> Error {
 
 impl Chain {
     /// A chain of `levels`, the base first. All deltas must have clusters of the given size.
+    #[cfg(feature = "image-write")]
     pub(super) fn new(levels: Vec<Level>, cluster: ClusterSize) -> Result<Chain> {
-        let size = check_levels(&levels, cluster)?;
+        Chain::sized(levels, cluster.into(), None)
+    }
+
+    /// A chain of `levels`, the base first. All deltas must have clusters of the given size. The size of the disk is that
+    /// of the top, or that of a storage of a split disk.
+    pub(super) fn sized(levels: Vec<Level>, cluster: Size, storage: Option<Size>) -> Result<Chain> {
+        let cluster = cluster.bytes();
+        let size = check_levels(&levels, cluster, storage.map(Size::bytes))?;
         Ok(Chain {
             levels,
             cluster,
             size,
+            #[cfg(feature = "image-write")]
+            is_storage: storage.is_some(),
         })
+    }
+
+    /// Checks the levels after a change, and takes the size from the top.
+    #[cfg(feature = "image-write")]
+    fn update(&mut self) -> Result<()> {
+        let size = self.is_storage.then_some(self.size);
+        self.size = check_levels(&self.levels, self.cluster, size)?;
+        Ok(())
     }
 
     pub(super) fn size(&self) -> Size {
         Size::from_bytes(self.size)
     }
 
-    pub(super) fn cluster(&self) -> ClusterSize {
-        self.cluster
+    pub(super) fn cluster(&self) -> Size {
+        Size::from_bytes(self.cluster)
     }
 
     pub(super) fn levels(&self) -> &[Level] {
@@ -205,14 +242,11 @@ impl Chain {
     #[cfg(feature = "image-write")]
     pub(super) fn push(&mut self, top: Level) -> Result<()> {
         self.levels.push(top);
-        match check_levels(&self.levels, self.cluster) {
-            Ok(size) => self.size = size,
-            Err(error) => {
-                self.levels.pop();
-                return Err(error);
-            }
+        let updated = self.update();
+        if updated.is_err() {
+            self.levels.pop();
         }
-        Ok(())
+        updated
     }
 
     /// The chain below the top delta, if there is any.
@@ -230,7 +264,7 @@ impl Chain {
         let same = match (old, &new) {
             (Level::Raw { len: old, .. }, Level::Raw { len: new, .. }) => old == new,
             (Level::Delta(old), Level::Delta(new)) => {
-                let (old, new) = (old.header(), new.header());
+                let (old, new) = (old.layout(), new.layout());
                 old.size == new.size && old.cluster == new.cluster && old.version == new.version
             }
             _ => false,
@@ -257,8 +291,7 @@ impl Chain {
         }
         self.reload(level - 1)?;
         self.levels.remove(level);
-        self.size = check_levels(&self.levels, self.cluster)?;
-        Ok(())
+        self.update()
     }
 
     /// Reads the header and the table of a delta again, after others have written to it.
@@ -266,8 +299,7 @@ impl Chain {
     pub(super) fn reload(&mut self, level: usize) -> Result<()> {
         let reloaded = self.levels.get_mut(level).ok_or_else(|| no_level(level))?;
         reloaded.reload()?;
-        self.size = check_levels(&self.levels, self.cluster)?;
-        Ok(())
+        self.update()
     }
 
     /// Sets the slot of a cluster in the table in memory. `level` must be the one from which the cluster is read.
@@ -291,7 +323,7 @@ impl Chain {
     /// Whether any level has data for a cluster.
     #[cfg(feature = "image-write")]
     pub(super) fn has(&self, cluster: u32) -> Result<bool> {
-        let (location, _) = self.locate_in_cluster(u64::from(cluster) * self.cluster.bytes())?;
+        let (location, _) = self.locate_in_cluster(u64::from(cluster) * self.cluster)?;
         Ok(location.is_some())
     }
 
@@ -312,16 +344,8 @@ impl Chain {
         Ok(())
     }
 
-    pub(super) fn read_location(&self, location: Location, buffer: &mut [u8]) -> Result<()> {
-        let level = &self.levels[location.level];
-        level
-            .file()
-            .read_exact_at(buffer, location.offset)
-            .map_err(|error| {
-                Error::io("read image", "the data cannot be read", error)
-                    .with_path(level.path())
-                    .with_offset(location.offset)
-            })
+    fn read_location(&self, location: Location, buffer: &mut [u8]) -> Result<()> {
+        self.levels[location.level].read(buffer, location.offset)
     }
 
     /// Where the disk's data from `offset` on is, and how much of it is contiguous there: at least one byte, at most
@@ -344,7 +368,7 @@ impl Chain {
 
     /// [`locate`](Chain::locate) up to the end of the cluster.
     fn locate_in_cluster(&self, offset: u64) -> Result<(Option<Location>, u64)> {
-        let size = self.cluster.bytes();
+        let size = self.cluster;
         let within = offset % size;
         let left = size - within;
         // `new` has seen that it fits.
@@ -370,14 +394,14 @@ impl Chain {
     /// How many pages the table of the disk has.
     pub(super) fn pages(&self) -> u32 {
         // `new` has seen that the number of clusters fits.
-        self.size.div_ceil(self.cluster.bytes() * u64::from(PAGE)) as u32
+        self.size.div_ceil(self.cluster * u64::from(PAGE)) as u32
     }
 
     /// Where the clusters of a page of the table are, for a reader of the whole disk; for one of a part, see
     /// [`locate`](Chain::locate). `locations` gets an entry for each cluster of the page that is on the disk, or none at
     /// all where no file has any of these clusters.
     pub(super) fn page(&self, number: u32, locations: &mut Vec<Option<Location>>) -> Result<()> {
-        let size = self.cluster.bytes();
+        let size = self.cluster;
         let first = u64::from(number) * u64::from(PAGE);
         let clusters = self.size.div_ceil(size).saturating_sub(first);
         let count = clusters.min(u64::from(PAGE)) as usize;

@@ -161,9 +161,9 @@ impl<'a> Side<'a> {
         Ok(match mappings.peek() {
             Some(Ok(mapping)) if mapping.offset <= at => Piece {
                 location: disk
-                    .files()
-                    .nth(mapping.level)
-                    .map(|file| (file, mapping.file_offset + (at - mapping.offset))),
+                    .storages()
+                    .level(mapping.level)
+                    .map(|level| (level.path(), mapping.file_offset + (at - mapping.offset))),
                 end: mapping.offset + mapping.len,
             },
             Some(Ok(mapping)) => Piece {

@@ -6,16 +6,17 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::clusters::Clusters;
-use super::delta::{cluster_offset, misplaced};
-use super::descriptor::{Descriptor, Image};
+use super::descriptor::{Descriptor, Image, Storage};
 use super::disk::{RAW_WITH_HEADER, cut_short};
 use super::extension;
 use super::file;
 use super::header::{Header, HeaderFlags};
+use super::layout::Layout;
 use super::orphans;
 use super::report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
+use super::state::{State, padded};
 use super::table::{self, PAGE, Page, Table};
-use crate::{Error, ErrorKind, Guid, ImageMode, Result, Size};
+use crate::{Error, ErrorKind, Guid, Result, Size};
 
 const OPERATION: &str = "check image";
 
@@ -49,19 +50,19 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
     };
     check_descriptor(&descriptor, path, &mut findings);
 
-    let base = descriptor.base().map(|image| image.guid);
-    let mut deltas = Vec::new();
-    for image in &descriptor.images {
-        let raw = descriptor.mode == ImageMode::Raw && Some(image.guid) == base;
-        match check_file(&image.file, raw, &mut findings) {
-            Ok(mut delta) => {
-                delta.guid = Some(image.guid);
-                deltas.push(delta);
-            }
-            Err(error) => findings.add_unreadable(&error),
-        }
+    let storages = descriptor.storages();
+    let mut checked: Vec<Vec<DeltaReport>> = storages
+        .iter()
+        .enumerate()
+        .map(|(number, storage)| check_storage(&descriptor, storage, number, &mut findings))
+        .collect();
+    if descriptor.stands_upon().is_some() {
+        check_images_below(&descriptor, path, &mut checked, &mut findings);
     }
-    check_agreement(&descriptor, path, &deltas, &mut findings);
+    for (storage, deltas) in storages.iter().zip(&checked) {
+        check_agreement(&descriptor, storage, path, deltas, &mut findings);
+    }
+    let deltas: Vec<DeltaReport> = checked.into_iter().flatten().collect();
 
     let orphans = orphans::orphans(&descriptor, path).unwrap_or_else(|error| {
         findings.add_error(Issue::Unreadable, &error);
@@ -115,11 +116,13 @@ pub(super) fn require_sound_delta(
     let header = Header::read_from(&file, len).map_err(failed)?;
     accept(&header)?;
     let mut findings = Findings::default();
-    check_header(&header, path, &mut findings);
+    let layout = Layout::from(&header);
+    check_layout(&layout, path, &mut findings);
+    check_entry_count(&header, path, &mut findings);
     let check = TableCheck {
         path,
         file: &file,
-        header: &header,
+        layout: &layout,
         len,
     };
     check.entries(&mut findings).map_err(failed)?;
@@ -213,11 +216,61 @@ impl Findings {
     }
 }
 
+/// Checks the deltas of a storage.
+fn check_storage(
+    descriptor: &Descriptor,
+    storage: &Storage,
+    number: usize,
+    findings: &mut Findings,
+) -> Vec<DeltaReport> {
+    let base = descriptor.base().map(|image| image.guid);
+    let mut deltas = Vec::new();
+    for image in &storage.images {
+        let raw = storage.is_raw() && Some(image.guid) == base;
+        match check_file(&image.file, raw, findings) {
+            Ok(mut delta) => {
+                delta.guid = Some(image.guid);
+                delta.storage = number;
+                deltas.push(delta);
+            }
+            Err(error) => findings.add_unreadable(&error),
+        }
+    }
+    deltas
+}
+
+/// Checks the deltas in the directories of other images upon which this one stands.
+fn check_images_below(
+    descriptor: &Descriptor,
+    path: &Path,
+    checked: &mut [Vec<DeltaReport>],
+    findings: &mut Findings,
+) {
+    let state = match State::of(descriptor, Some(path), descriptor.top, None) {
+        Ok(state) => state,
+        Err(error) => return findings.add_unreadable(&error),
+    };
+    for (number, (storage, deltas)) in state.storages.iter().zip(checked).enumerate() {
+        let others = storage.files.iter();
+        let others = others.filter(|file| descriptor.image(file.guid).is_none());
+        for file in others {
+            match check_file(&file.path, file.raw, findings) {
+                Ok(mut delta) => {
+                    delta.guid = Some(file.guid);
+                    delta.storage = number;
+                    deltas.push(delta);
+                }
+                Err(error) => findings.add_unreadable(&error),
+            }
+        }
+    }
+}
+
 fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Findings) {
     let mut add = |severity, issue, message: String| {
         findings.add(severity, issue, Some(path), None, message);
     };
-    if descriptor.top != Guid::TOP {
+    if descriptor.top != Guid::TOP && descriptor.volume.is_none() {
         add(
             Severity::Warning,
             Issue::OldTop,
@@ -244,6 +297,10 @@ fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Finding
             "cylinders or heads are missing; libploop crashes when it writes the descriptor".into(),
         );
     }
+    if descriptor.padding != 0 {
+        let message = padded(descriptor.padding);
+        add(Severity::Error, Issue::Unsupported, message);
+    }
     if descriptor.encryption.is_some() {
         add(
             Severity::Error,
@@ -261,7 +318,7 @@ fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Finding
         }
     }
     let mut files: HashMap<&Path, &Image> = HashMap::new();
-    for image in &descriptor.images {
+    for image in descriptor.all_images() {
         if let Some(other) = files.insert(&image.file, image) {
             add(
                 Severity::Error,
@@ -280,12 +337,14 @@ fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Finding
 /// Whether the deltas agree with the descriptor and with each other: cluster size, size, format version.
 fn check_agreement(
     descriptor: &Descriptor,
+    storage: &Storage,
     path: &Path,
     deltas: &[DeltaReport],
     findings: &mut Findings,
 ) {
-    let size = |delta: &DeltaReport| match &delta.header {
-        Some(header) => header.size,
+    let said = storage.end - storage.start;
+    let size = |delta: &DeltaReport| match &delta.layout {
+        Some(layout) => layout.size,
         None => Size::from_sectors(delta.len.sectors()),
     };
     let by_guid: HashMap<Guid, &DeltaReport> = deltas
@@ -293,8 +352,8 @@ fn check_agreement(
         .filter_map(|delta| Some((delta.guid?, delta)))
         .collect();
     for delta in deltas {
-        if let Some(header) = &delta.header {
-            if header.cluster != descriptor.cluster {
+        if let Some(layout) = &delta.layout {
+            if layout.cluster != storage.cluster {
                 findings.add(
                     Severity::Error,
                     Issue::ClusterSize,
@@ -302,7 +361,7 @@ fn check_agreement(
                     Some(28),
                     format!(
                         "the delta has clusters of {}, the descriptor says {}",
-                        header.cluster, descriptor.cluster
+                        layout.cluster, storage.cluster
                     ),
                 );
             }
@@ -326,7 +385,7 @@ fn check_agreement(
     }
     let mut versions = deltas
         .iter()
-        .filter_map(|delta| Some((delta, delta.header.as_ref()?.version)));
+        .filter_map(|delta| Some((delta, delta.layout.as_ref()?.version)));
     if let Some((_, first)) = versions.next() {
         for (delta, version) in versions.filter(|(_, version)| *version != first) {
             findings.add(
@@ -339,15 +398,15 @@ fn check_agreement(
         }
     }
     if let Some(top) = by_guid.get(&descriptor.top) {
-        if top.header.is_none() && size(top) < descriptor.size {
+        if top.layout.is_none() && size(top) < said {
             findings.add(
                 Severity::Error,
                 Issue::Size,
                 Some(&top.file),
                 None,
-                cut_short(top.len.bytes(), descriptor.size),
+                cut_short(top.len.bytes(), said),
             );
-        } else if size(top) != descriptor.size {
+        } else if size(top) != said {
             findings.add(
                 Severity::Warning,
                 Issue::Size,
@@ -355,7 +414,7 @@ fn check_agreement(
                 None,
                 format!(
                     "the disk has {} sectors here, and {} in the top delta",
-                    descriptor.size.sectors(),
+                    said.sectors(),
                     size(top).sectors()
                 ),
             );
@@ -396,18 +455,18 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
     let run = || -> Result<_> {
         let (file, len) = file::open(OPERATION, path)?;
         let has_header = raw && Header::is_in(&file);
-        let header = (!raw || has_header)
-            .then(|| Header::read_from(&file, len))
+        let layout = (!raw || has_header)
+            .then(|| Layout::read_from(&file, len))
             .transpose()?;
         let stored = file
             .metadata()
             .map_err(|error| Error::io(OPERATION, "the file cannot be examined", error))?
             .blocks()
             .saturating_mul(512);
-        Ok((file, len, header, stored))
+        Ok((file, len, layout, stored))
     };
-    let (file, len, header, stored) = run().map_err(|error| error.with_path(path))?;
-    if raw && header.is_some() {
+    let (file, len, layout, stored) = run().map_err(|error| error.with_path(path))?;
+    if raw && layout.is_some() {
         findings.add(
             Severity::Error,
             Issue::Header,
@@ -425,30 +484,36 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
     };
     let mut delta = DeltaReport {
         guid: None,
+        storage: 0,
         file: path.to_owned(),
         header: None,
+        layout: None,
         len: Size::from_bytes(len),
         allocated: Size::from_bytes(len),
         lost: Size::ZERO,
     };
-    let Some(header) = header else {
+    let Some(layout) = layout else {
         add_sparse(missing, 0, path, findings);
         return Ok(delta);
     };
-    check_header(&header, path, findings);
+    delta.header = Header::read_from(&file, len).ok();
+    check_layout(&layout, path, findings);
+    if let Some(header) = &delta.header {
+        check_entry_count(header, path, findings);
+    }
     let check = TableCheck {
         path,
         file: &file,
-        header: &header,
+        layout: &layout,
         len,
     };
     let used = check
         .entries(findings)
         .and_then(|used| check.entries_beyond_disk(findings).map(|()| used))
         .map_err(|error| error.with_path(path))?;
-    let says_empty = header.flags.contains(HeaderFlags::EMPTY);
+    let says_empty = layout.flags.contains(HeaderFlags::EMPTY);
     // One that still has clusters which are not in use need not say so.
-    let is_empty = used.len() == 0 && (says_empty || len <= header.data_start());
+    let is_empty = used.len() == 0 && (says_empty || len <= layout.data_start);
     if says_empty != is_empty {
         let message = if is_empty {
             "the header does not say that the delta is empty"
@@ -458,7 +523,7 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         let issue = Issue::EmptyFlag;
         findings.add(Severity::Note, issue, Some(path), Some(52), message);
     }
-    let cluster = header.cluster.bytes();
+    let cluster = layout.cluster.bytes();
     delta.allocated = Size::from_bytes(used.len() * cluster);
     let others = check.extension_clusters(findings);
     let holes = match missing {
@@ -468,7 +533,7 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
     add_sparse(missing, holes * cluster, path, findings);
     let lost = check.lost_clusters(used.len() + others, holes, findings);
     delta.lost = Size::from_bytes(lost * cluster);
-    delta.header = Some(header);
+    delta.layout = Some(layout);
     Ok(delta)
 }
 
@@ -498,7 +563,7 @@ fn add_sparse(missing: u64, unused: u64, path: &Path, findings: &mut Findings) {
     }
 }
 
-fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
+fn check_layout(header: &Layout, path: &Path, findings: &mut Findings) {
     let mut add = |severity, issue, offset, message: String| {
         findings.add(severity, issue, Some(path), Some(offset), message);
     };
@@ -519,11 +584,27 @@ fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
             "a change of the format version was interrupted; libploop can finish it".into(),
         );
     }
-    if header.stored_entries != header.entries() {
+    if !header.is_ploop {
         add(
+            Severity::Note,
+            Issue::OldLayout,
+            28,
+            format!(
+                "the layout is one of old Parallels versions, with clusters of {} sectors and data from sector {} on; libploop and the driver do not know it",
+                header.cluster.sectors(),
+                header.data_start / 512
+            ),
+        );
+    }
+}
+
+fn check_entry_count(header: &Header, path: &Path, findings: &mut Findings) {
+    if header.stored_entries != header.entries() {
+        findings.add(
             Severity::Warning,
             Issue::Size,
-            32,
+            Some(path),
+            Some(32),
             format!(
                 "the header counts {} clusters, but the size is that of {}",
                 header.stored_entries,
@@ -537,16 +618,16 @@ fn check_header(header: &Header, path: &Path, findings: &mut Findings) {
 struct TableCheck<'a> {
     path: &'a Path,
     file: &'a File,
-    header: &'a Header,
+    layout: &'a Layout,
     len: u64,
 }
 
 impl TableCheck<'_> {
-    /// Checks each entry, and returns the clusters that are in use.
+    /// Checks each entry, and returns the clusters that are in use, by their number behind the table.
     fn entries(&self, findings: &mut Findings) -> Result<Clusters> {
-        let table = Table::new(self.header);
+        let entries = self.layout.entries;
+        let table = Table::new(entries);
         let mut clusters = Clusters::default();
-        let entries = self.header.entries();
         for number in 0..entries.div_ceil(PAGE) {
             let Page::Entries(page) = table.page_uncached(self.file, number)? else {
                 continue;
@@ -561,7 +642,8 @@ impl TableCheck<'_> {
     }
 
     fn entry(&self, number: u32, entry: u32, clusters: &mut Clusters, findings: &mut Findings) {
-        let offset = cluster_offset(self.header, entry);
+        let layout = self.layout;
+        let offset = layout.cluster_offset(entry);
         let mut bad = |issue, what: &str| {
             findings.add(
                 Severity::Error,
@@ -571,9 +653,13 @@ impl TableCheck<'_> {
                 format!("the table puts cluster {number} at {entry}, which {what}"),
             );
         };
-        if let Some(what) = misplaced(self.header, offset, |end| self.is_beyond(end)) {
+        if let Some(what) = layout.misplaced(offset, |end| self.is_beyond(end)) {
             bad(Issue::BadEntry, what);
-        } else if !clusters.insert((offset / self.header.cluster.bytes()) as u32) {
+            return;
+        }
+        // No entry leads so far that the number does not fit.
+        let slot = (offset - layout.data_start) / layout.cluster.bytes();
+        if !clusters.insert(slot as u32) {
             bad(Issue::SharedCluster, "another cluster uses, too");
         }
     }
@@ -585,8 +671,8 @@ impl TableCheck<'_> {
 
     /// How many clusters the format extension has.
     fn extension_clusters(&self, findings: &mut Findings) -> u64 {
-        if !self.header.has_extension() {
-            if self.header.extension_sector != 0 && !self.header.in_use {
+        if !self.layout.has_extension() {
+            if self.layout.extension_sector != 0 && !self.layout.in_use {
                 findings.add(
                     Severity::Note,
                     Issue::Extension,
@@ -597,7 +683,7 @@ impl TableCheck<'_> {
             }
             return 0;
         }
-        match extension::clusters(self.file, self.header, self.len) {
+        match extension::clusters(self.file, self.layout, self.len) {
             Ok(clusters) => {
                 findings.add(
                     Severity::Note,
@@ -625,8 +711,8 @@ impl TableCheck<'_> {
 
     /// Checks that the table is zero behind the entries of the disk, up to the first cluster of data.
     fn entries_beyond_disk(&self, findings: &mut Findings) -> Result<()> {
-        let mut at = table::entry_offset(self.header.entries());
-        let end = self.header.data_start();
+        let mut at = table::entry_offset(self.layout.entries);
+        let end = self.layout.data_start;
         let mut buffer = vec![0; 64 << 10];
         while at < end {
             let Some((start, len)) = super::holes::data(self.file, at, end - at).next() else {
@@ -662,11 +748,14 @@ impl TableCheck<'_> {
 
     /// How many clusters of the file are holes, and not in use.
     fn unused_holes(&self, used: &Clusters) -> u64 {
-        let cluster = self.header.cluster.bytes();
-        let (mut at, end) = (self.header.data_start(), self.len - self.len % cluster);
+        let (cluster, data_start) = (self.layout.cluster.bytes(), self.layout.data_start);
+        let (mut at, end) = (data_start, self.len - (self.len - data_start) % cluster);
         let mut holes = 0;
         let mut add = |from: u64, to: u64| {
-            let (first, last) = (from.div_ceil(cluster), to / cluster);
+            let (first, last) = (
+                (from - data_start).div_ceil(cluster),
+                (to - data_start) / cluster,
+            );
             if let (Ok(first), Ok(last)) = (u32::try_from(first), u32::try_from(last)) {
                 holes += u64::from(last.saturating_sub(first)) - used.count(first..last);
             }
@@ -681,8 +770,8 @@ impl TableCheck<'_> {
 
     /// How many clusters of the file have no entry that leads to them, and take space: `holes` of them take none.
     fn lost_clusters(&self, used: u64, holes: u64, findings: &mut Findings) -> u64 {
-        let cluster = self.header.cluster.bytes();
-        let tail = self.len % cluster;
+        let cluster = self.layout.cluster.bytes();
+        let tail = (self.len - self.layout.data_start) % cluster;
         if tail != 0 {
             findings.add(
                 Severity::Warning,
@@ -692,7 +781,7 @@ impl TableCheck<'_> {
                 format!("the file ends with {tail} bytes that are not a whole cluster"),
             );
         }
-        let clusters = (self.len - self.header.data_start()) / cluster;
+        let clusters = (self.len - self.layout.data_start) / cluster;
         let unused = clusters.saturating_sub(used);
         let lost = unused.saturating_sub(holes);
         if unused != 0 {

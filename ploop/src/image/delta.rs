@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(feature = "image-write")]
 use super::file;
-use super::header::{Header, HeaderFlags};
+#[cfg(feature = "image-write")]
+use super::header::Header;
+use super::header::HeaderFlags;
+use super::layout::Layout;
 use super::table::{self, Page, Table};
-use crate::{Error, ErrorKind, FormatVersion, Result};
+use crate::{Error, ErrorKind, Result};
 
 const OPERATION: &str = "open image";
 
@@ -19,7 +22,7 @@ const OPERATION: &str = "open image";
 pub(super) struct Delta {
     path: PathBuf,
     file: Arc<File>,
-    header: Header,
+    layout: Layout,
     table: Table,
     /// The length of the file. A delta in use grows while it is read.
     len: AtomicU64,
@@ -36,16 +39,16 @@ impl Delta {
         allow_in_use: bool,
     ) -> Result<Delta> {
         let open = || {
-            let header = Header::read_from(&file, len)?;
-            check_readable(&header, allow_in_use)?;
-            Ok(header)
+            let layout = Layout::read_from(&file, len)?;
+            require_readable(layout.flags, layout.in_use, allow_in_use)?;
+            Ok(layout)
         };
-        let header = open().map_err(|error: Error| error.with_path(path))?;
+        let layout = open().map_err(|error: Error| error.with_path(path))?;
         Ok(Delta {
             path: path.to_owned(),
-            table: Table::new(&header),
+            table: Table::new(layout.entries),
             file: Arc::new(file),
-            header,
+            layout,
             len: AtomicU64::new(len),
             holes: Vec::new(),
         })
@@ -57,20 +60,20 @@ impl Delta {
     pub(super) fn reload(&mut self) -> Result<()> {
         let read = || {
             let len = file::length(OPERATION, &self.file)?;
-            let header = Header::read_from(&self.file, len)?;
-            check_readable(&header, true)?;
-            if header.cluster != self.header.cluster {
+            let layout = Layout::read_from(&self.file, len)?;
+            require_readable(layout.flags, layout.in_use, true)?;
+            if layout.cluster != self.layout.cluster {
                 let message = format!(
                     "clusters are of {} now and were of {}",
-                    header.cluster, self.header.cluster
+                    layout.cluster, self.layout.cluster
                 );
                 return Err(Error::new(ErrorKind::Corrupt, OPERATION, message).with_offset(28));
             }
-            Ok((header, len))
+            Ok((layout, len))
         };
-        let (header, len) = read().map_err(|error: Error| error.with_path(&self.path))?;
-        self.table = Table::new(&header);
-        self.header = header;
+        let (layout, len) = read().map_err(|error: Error| error.with_path(&self.path))?;
+        self.table = Table::new(layout.entries);
+        self.layout = layout;
         self.len = AtomicU64::new(len);
         Ok(())
     }
@@ -83,8 +86,8 @@ impl Delta {
         &self.file
     }
 
-    pub(super) fn header(&self) -> &Header {
-        &self.header
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// The offset of a cluster of the disk in the file, `None` where this delta does not have it.
@@ -108,10 +111,10 @@ impl Delta {
         if entry == 0 {
             return Ok(None);
         }
-        let size = self.header.cluster.bytes();
-        let offset = cluster_offset(&self.header, entry);
+        let size = self.layout.cluster.bytes();
+        let offset = self.layout.cluster_offset(entry);
         let is_beyond = |end| end > self.len.load(Ordering::Relaxed) && end > self.current_len();
-        if let Some(what) = misplaced(&self.header, offset, is_beyond) {
+        if let Some(what) = self.layout.misplaced(offset, is_beyond) {
             return Err(self.bad_entry(cluster, entry, what));
         }
         if is_in_hole(&self.holes, offset, size) {
@@ -123,7 +126,7 @@ impl Delta {
     /// Sets the slot of a cluster in the table in memory.
     #[cfg(feature = "image-write")]
     pub(super) fn set_slot(&mut self, cluster: u32, slot: u32) -> Result<()> {
-        let entry = entry_of(&self.header, slot);
+        let entry = self.layout.entry_of(slot);
         self.table.set(&self.file, cluster, entry)
     }
 
@@ -163,50 +166,32 @@ pub(super) fn is_in_hole(holes: &[Range<u64>], offset: u64, cluster: u64) -> boo
         .any(|hole| hole.start < offset + cluster && offset < hole.end)
 }
 
-/// Why there can be no cluster at `offset` of the file, if so. `is_beyond` says whether an offset is behind its end.
-pub(super) fn misplaced(
-    header: &Header,
-    offset: u64,
-    is_beyond: impl FnOnce(u64) -> bool,
-) -> Option<&'static str> {
-    if offset % header.cluster.bytes() != 0 {
-        Some("is not the beginning of a cluster")
-    } else if offset < header.data_start() {
-        Some("lies in the block table")
-    } else if is_beyond(offset + header.cluster.bytes()) {
-        Some("lies beyond the end of the file")
-    } else {
-        None
-    }
-}
-
 /// The offset of the cluster to which an entry leads. It is below 2^58, so sums do not overflow.
+#[cfg(feature = "image-write")]
 pub(super) fn cluster_offset(header: &Header, entry: u32) -> u64 {
-    let unit = match header.version {
-        FormatVersion::V1 => 512,
-        FormatVersion::V2 => header.cluster.bytes(),
-    };
-    u64::from(entry) * unit
+    Layout::from(header).cluster_offset(entry)
 }
 
 /// The entry that leads to a slot of the file.
 #[cfg(feature = "image-write")]
 pub(super) fn entry_of(header: &Header, slot: u32) -> u32 {
-    match header.version {
-        FormatVersion::V1 => slot.wrapping_mul(header.cluster.sectors()),
-        FormatVersion::V2 => slot,
-    }
+    Layout::from(header).entry_of(slot)
 }
 
 /// Refuses a delta that cannot be read with certainty.
+#[cfg(feature = "image-write")]
 pub(super) fn check_readable(header: &Header, allow_in_use: bool) -> Result<()> {
+    require_readable(header.flags, header.in_use, allow_in_use)
+}
+
+fn require_readable(flags: HeaderFlags, in_use: bool, allow_in_use: bool) -> Result<()> {
     let unsupported = |message| Error::new(ErrorKind::Unsupported, OPERATION, message);
-    if header.flags.contains(HeaderFlags::CONVERTING) {
+    if flags.contains(HeaderFlags::CONVERTING) {
         return Err(unsupported(
             "a change of the format version was interrupted; libploop can finish it",
         ));
     }
-    if header.in_use && !allow_in_use {
+    if in_use && !allow_in_use {
         return Err(Error::new(
             ErrorKind::Busy,
             OPERATION,

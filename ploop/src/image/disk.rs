@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use super::chain::{Chain, Level};
 use super::descriptor::Descriptor;
-use super::extents::{Extents, Mappings};
+use super::extents::{Extents, Mapping, Mappings};
 use super::file;
 use super::header::Header;
-use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
+use super::state::{State, StorageState};
+use super::storages::Storages;
+use crate::{ClusterSize, Error, ErrorKind, Guid, Result, Size};
 
 const OPERATION: &str = "open image";
 
@@ -34,7 +36,7 @@ const OPERATION: &str = "open image";
 /// ```
 #[derive(Debug, Clone)]
 pub struct Disk {
-    chain: Arc<Chain>,
+    storages: Arc<Storages>,
     /// All files of the image, also those that are not read.
     image: Arc<ImageFiles>,
     position: u64,
@@ -43,7 +45,8 @@ pub struct Disk {
 /// The names of an image's files.
 #[derive(Debug, Default)]
 pub(super) struct ImageFiles {
-    pub(super) descriptor: Option<PathBuf>,
+    /// Its own first, if it was opened by one, and then those of the images upon which it stands.
+    pub(super) descriptors: Vec<PathBuf>,
     pub(super) deltas: Vec<PathBuf>,
 }
 
@@ -126,37 +129,44 @@ impl OpenOptions {
     }
 
     fn open_state(&self, descriptor: &Descriptor, path: Option<&Path>, guid: Guid) -> Result<Disk> {
-        if descriptor.encryption.is_some() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                OPERATION,
-                "the image is encrypted",
-            ));
-        }
-        let images = descriptor.chain(guid);
-        if images.is_empty() {
-            return Err(Error::new(
-                ErrorKind::NoSnapshot,
-                OPERATION,
-                format!("there is no snapshot {guid}"),
-            ));
-        }
-        let raw = descriptor.mode == ImageMode::Raw;
-        let levels = images
-            .iter()
-            .enumerate()
-            .map(|(level, image)| self.open_level(&image.file, raw && level == 0))
-            .collect::<Result<Vec<_>>>()?;
+        let state = State::of(descriptor, path, guid, self.within.as_deref())?;
         // A snapshot may be of a time when the disk was smaller.
-        if let ([Level::Raw { path, len, .. }], true) = (&levels[..], guid == descriptor.top) {
-            require_whole(path, *len, descriptor.size)?;
+        let is_top = guid == descriptor.top;
+        let count = state.storages.len();
+        let mut chains = state
+            .storages
+            .iter()
+            .map(|storage| self.open_storage(storage, count > 1, is_top))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter();
+        let Some(first) = chains.next() else {
+            return Err(no_files());
+        };
+        Ok(Disk {
+            storages: Arc::new(Storages::new(first, chains.collect())),
+            image: Arc::new(ImageFiles {
+                descriptors: path
+                    .map(Path::to_owned)
+                    .into_iter()
+                    .chain(state.descriptors)
+                    .collect(),
+                deltas: state.all_files,
+            }),
+            position: 0,
+        })
+    }
+
+    fn open_storage(&self, storage: &StorageState, split: bool, is_top: bool) -> Result<Chain> {
+        let size = storage.end - storage.start;
+        let levels = storage
+            .files
+            .iter()
+            .map(|file| self.open_level(&file.path, file.raw))
+            .collect::<Result<Vec<_>>>()?;
+        if let ([Level::Raw { path, len, .. }], true) = (&levels[..], is_top) {
+            require_whole(path, *len, size)?;
         }
-        let mut disk = Disk::from_levels(levels, descriptor.cluster)?;
-        disk.image = Arc::new(ImageFiles {
-            descriptor: path.map(Path::to_owned),
-            deltas: descriptor.images.iter().map(|it| it.file.clone()).collect(),
-        });
-        Ok(disk)
+        Chain::sized(levels, storage.cluster, split.then_some(size))
     }
 
     /// Opens one delta by itself.
@@ -167,10 +177,10 @@ impl OpenOptions {
     pub fn open_image(&self, file: impl AsRef<Path>) -> Result<Disk> {
         let level = self.open_level(file.as_ref(), false)?;
         let cluster = match &level {
-            Level::Delta(delta) => delta.header().cluster,
-            Level::Raw { .. } => ClusterSize::DEFAULT,
+            Level::Delta(delta) => delta.layout().cluster,
+            Level::Raw { .. } => ClusterSize::DEFAULT.into(),
         };
-        Disk::from_levels(vec![level], cluster)
+        Disk::from_chain(Chain::sized(vec![level], cluster, None)?)
     }
 
     fn open_level(&self, path: &Path, raw: bool) -> Result<Level> {
@@ -216,14 +226,31 @@ fn at(error: Error, path: &Path) -> Error {
     }
 }
 
+fn no_files() -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        OPERATION,
+        "there is no file to read",
+    )
+}
+
 impl Disk {
+    #[cfg(feature = "image-write")]
     pub(super) fn from_levels(levels: Vec<Level>, cluster: ClusterSize) -> Result<Disk> {
+        Disk::from_chain(Chain::new(levels, cluster)?)
+    }
+
+    fn from_chain(chain: Chain) -> Result<Disk> {
         Ok(Disk {
             image: Arc::new(ImageFiles {
-                descriptor: None,
-                deltas: levels.iter().map(|it| it.path().to_owned()).collect(),
+                descriptors: Vec::new(),
+                deltas: chain
+                    .levels()
+                    .iter()
+                    .map(|it| it.path().to_owned())
+                    .collect(),
             }),
-            chain: Arc::new(Chain::new(levels, cluster)?),
+            storages: Arc::new(Storages::one(chain)),
             position: 0,
         })
     }
@@ -271,21 +298,31 @@ impl Disk {
         OpenOptions::new().open_image(file)
     }
 
-    /// The size of the disk: that of the topmost delta opened, which is what the driver goes by.
+    /// The size of the disk: that of the topmost delta opened, which is what the driver goes by. A split disk has that of
+    /// its storages.
     #[must_use]
     pub fn size(&self) -> Size {
-        self.chain.size()
+        self.storages.size()
     }
 
-    /// The unit in which the image is allocated.
+    /// The unit in which the image is allocated. Where it is none that libploop knows, as in images of the first versions
+    /// of Parallels, the next larger one that it knows; see [`cluster_size`](Disk::cluster_size).
     #[must_use]
     pub fn cluster(&self) -> ClusterSize {
-        self.chain.cluster()
+        ClusterSize::at_least(self.cluster_size())
     }
 
-    /// The files the disk is read from, the base first.
+    /// The unit in which the image is allocated, whatever it is. Of a split disk, that of its first storage.
+    #[must_use]
+    pub fn cluster_size(&self) -> Size {
+        self.chain().cluster()
+    }
+
+    /// The files the disk is read from, the base first. Those of a split disk are those of its first storage, then those
+    /// of the next.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> + '_ {
-        self.chain.levels().iter().map(Level::path)
+        let files: Vec<&Path> = self.storages.levels().map(Level::path).collect();
+        files.into_iter()
     }
 
     /// Reads from `offset` on, and returns how many bytes were read: fewer than asked for only at
@@ -309,7 +346,7 @@ impl Disk {
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let left = self.size().bytes().saturating_sub(offset);
         let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        self.chain.read(&mut buffer[..len], offset)?;
+        self.storages.read(&mut buffer[..len], offset)?;
         Ok(len)
     }
 
@@ -336,7 +373,7 @@ impl Disk {
 
     /// As [`extents`](Disk::extents), from an offset on, in bytes: what is before it is left out, and not read.
     pub fn extents_from(&self, offset: u64) -> Extents<'_> {
-        Extents::from(&self.chain, offset)
+        Extents::from(&self.storages, offset)
     }
 
     /// As [`extents`](Disk::extents), split where the data lies in another file or elsewhere in the
@@ -355,11 +392,27 @@ impl Disk {
     /// # Ok::<(), ploop::Error>(())
     /// ```
     pub fn mappings(&self) -> Mappings<'_> {
-        Mappings::new(&self.chain)
+        Mappings::new(&self.storages)
     }
 
+    /// The chain of the first storage, which nearly always is the whole disk.
     pub(super) fn chain(&self) -> &Chain {
-        &self.chain
+        self.storages.first()
+    }
+
+    pub(super) fn storages(&self) -> &Storages {
+        &self.storages
+    }
+
+    /// Fills `buffer` from `offset` of the disk on, which lies in a mapping.
+    pub(super) fn read_mapped(
+        &self,
+        mapping: &Mapping,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let level = self.storages.level(mapping.level).ok_or_else(no_files)?;
+        level.read(buffer, mapping.file_offset + (offset - mapping.offset))
     }
 
     pub(super) fn image_files(&self) -> &ImageFiles {
@@ -369,7 +422,7 @@ impl Disk {
     /// For changes; `None` where a clone of the disk shares the chain.
     #[cfg(feature = "image-write")]
     pub(super) fn chain_mut(&mut self) -> Option<&mut Chain> {
-        Arc::get_mut(&mut self.chain)
+        Arc::get_mut(&mut self.storages).map(Storages::first_mut)
     }
 }
 

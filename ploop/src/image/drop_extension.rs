@@ -8,6 +8,7 @@ use super::delta::Delta;
 use super::extension;
 use super::file;
 use super::header::Header;
+use super::layout::Layout;
 use super::table::PAGE;
 use crate::{Error, Result};
 
@@ -30,7 +31,7 @@ pub(crate) fn drop_extension(operation: &'static str, path: &Path) -> Result<()>
     }
     // One that is damaged or was not kept up is left behind, as lost clusters.
     let mut own = match header.has_extension() {
-        true => extension::clusters(&file, &header, len).unwrap_or_default(),
+        true => extension::clusters(&file, &Layout::from(&header), len).unwrap_or_default(),
         false => Vec::new(),
     };
     let mut bytes = [0; Header::LEN];

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use super::atomic_file::AtomicFile;
-use super::chain::{self, Chain, Level};
+use super::chain::Level;
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
 use super::holes::{self, DataRun};
@@ -207,8 +207,8 @@ impl Disk {
 
     /// What errors call the image: its descriptor, or the topmost file that was opened.
     fn source(&self) -> Option<&Path> {
-        let descriptor = self.image_files().descriptor.as_deref();
-        descriptor.or_else(|| self.files().last())
+        let descriptor = self.image_files().descriptors.first();
+        descriptor.map_or_else(|| self.files().last(), |path| Some(path))
     }
 
     fn export_to(
@@ -320,14 +320,12 @@ impl Disk {
             let Some(mapping) = mapping else {
                 return output.flush().map_err(failed);
             };
-            let mut location = mapping.location();
             let end = mapping.offset + mapping.len;
             while at < end {
                 options.require_not_cancelled()?;
                 let part = &mut buffer[..(end - at).min(BUFFER as u64) as usize];
-                self.chain().read_location(location, part)?;
+                self.read_mapped(&mapping, at, part)?;
                 output.write_all(part).map_err(failed)?;
-                location.offset += part.len() as u64;
                 at += part.len() as u64;
                 report(part.len() as u64);
             }
@@ -394,7 +392,7 @@ impl Disk {
         mut progress: impl FnMut(Progress),
     ) -> Result<()> {
         let job = ExportJob {
-            chain: self.chain(),
+            disk: self,
             target,
             options,
             start: range.start,
@@ -442,7 +440,7 @@ fn write_failed(error: impl Into<io::Error>) -> Error {
 fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
     let refused = |kind, message: &str| Err(Error::new(kind, OPERATION, message).with_path(path));
     let image = disk.image_files();
-    let beside_descriptor = image.descriptor.iter().flat_map(|descriptor| {
+    let beside_descriptor = image.descriptors.iter().flat_map(|descriptor| {
         // If the descriptor is a link, libploop's files are beside the file to which it leads.
         let file = descriptor.canonicalize();
         let file = file.unwrap_or_else(|_| descriptor.clone());
@@ -483,7 +481,7 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
         let metadata = level.file().metadata();
         metadata.is_ok_and(|metadata| Identity::from(&metadata) == found)
     };
-    if disk.chain().levels().iter().any(is_open)
+    if disk.storages().levels().any(is_open)
         || files
             .iter()
             .any(|file| Identity::of(file).is_ok_and(|file| file == found))
@@ -531,7 +529,7 @@ impl ExportTarget for File {
 
 /// An export that is running.
 struct ExportJob<'a> {
-    chain: &'a Chain,
+    disk: &'a Disk,
     target: &'a dyn ExportTarget,
     options: &'a ExportOptions,
     /// The offset on the disk of the first byte of the target.
@@ -604,7 +602,7 @@ impl ExportJob<'_> {
 
     fn work(&self, sender: &mpsc::SyncSender<u64>) -> Result<()> {
         let mut buffer = vec![0; BUFFER];
-        let mut runs = vec![DataRun::default(); self.chain.levels().len()];
+        let mut runs = vec![DataRun::default(); self.disk.files().len()];
         loop {
             let next = self
                 .queue
@@ -627,42 +625,35 @@ impl ExportJob<'_> {
     }
 
     fn copy(&self, mapping: &Mapping, runs: &mut [DataRun], buffer: &mut [u8]) -> Result<()> {
-        let chain::Location { level, offset } = mapping.location();
-        let file = self.chain.levels()[level].file();
-        let end = offset + mapping.len;
-        let mut at = offset;
+        let level = mapping.level;
+        let file = self.disk.storages().level(level).map(Level::file);
+        let (from, end) = (mapping.file_offset, mapping.file_offset + mapping.len);
+        let mut at = from;
         // A cluster that is allocated may still be a hole of the file.
-        while let Some((start, stop)) = runs[level].next(file, at, end) {
-            let to = mapping.offset - self.start + (start - offset);
-            self.copy_data(level, start, to, stop - start, buffer)?;
+        while let Some((start, stop)) = file.and_then(|file| runs[level].next(file, at, end)) {
+            let offset = mapping.offset + (start - from);
+            self.copy_data(mapping, offset..offset + (stop - start), buffer)?;
             at = stop;
         }
         Ok(())
     }
 
-    fn copy_data(
-        &self,
-        level: usize,
-        from: u64,
-        to: u64,
-        len: u64,
-        buffer: &mut [u8],
-    ) -> Result<()> {
-        let mut done = 0;
-        while done < len {
-            let part = (len - done).min(buffer.len() as u64) as usize;
+    /// Copies a range of the disk that lies in a mapping.
+    fn copy_data(&self, mapping: &Mapping, range: Range<u64>, buffer: &mut [u8]) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let part = (range.end - at).min(buffer.len() as u64) as usize;
             let part = &mut buffer[..part];
-            let offset = from + done;
-            self.chain
-                .read_location(chain::Location { level, offset }, part)?;
+            self.disk.read_mapped(mapping, at, part)?;
+            let to = at - self.start;
             if self.options.find_zeros {
                 for (start, end) in data_in(part) {
-                    self.write(&part[start..end], to + done + start as u64)?;
+                    self.write(&part[start..end], to + start as u64)?;
                 }
             } else {
-                self.write(part, to + done)?;
+                self.write(part, to)?;
             }
-            done += part.len() as u64;
+            at += part.len() as u64;
         }
         Ok(())
     }

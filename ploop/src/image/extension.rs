@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use uuid::Uuid;
 
-use super::header::Header;
+use super::layout::Layout;
 use crate::{Error, ErrorKind, Guid, Result};
 
 const OPERATION: &str = "read format extension";
@@ -29,8 +29,8 @@ pub(super) struct DirtyBitmap {
 }
 
 /// The offsets of the clusters of the extension; the first is that with the list of features.
-pub(super) fn clusters(file: &File, header: &Header, len: u64) -> Result<Vec<u64>> {
-    let (start, _, bitmaps) = read(file, header, len)?;
+pub(super) fn clusters(file: &File, layout: &Layout, len: u64) -> Result<Vec<u64>> {
+    let (start, _, bitmaps) = read(file, layout, len)?;
     let parts = bitmaps.iter().flat_map(|bitmap| &bitmap.table);
     let places = parts.filter(|sector| **sector > 1);
     Ok([start]
@@ -40,8 +40,8 @@ pub(super) fn clusters(file: &File, header: &Header, len: u64) -> Result<Vec<u64
 }
 
 /// The dirty bitmaps of the extension, whose checksum is right.
-pub(super) fn dirty_bitmaps(file: &File, header: &Header, len: u64) -> Result<Vec<DirtyBitmap>> {
-    let (start, bytes, bitmaps) = read(file, header, len)?;
+pub(super) fn dirty_bitmaps(file: &File, layout: &Layout, len: u64) -> Result<Vec<DirtyBitmap>> {
+    let (start, bytes, bitmaps) = read(file, layout, len)?;
     if bytes[CHECKSUM..FIRST_FEATURE] != md5::compute(&bytes[FIRST_FEATURE..]).0 {
         return Err(damaged(
             "its checksum is wrong".to_owned(),
@@ -52,14 +52,14 @@ pub(super) fn dirty_bitmaps(file: &File, header: &Header, len: u64) -> Result<Ve
 }
 
 /// The offset and the bytes of the first cluster of the extension, and its bitmaps.
-fn read(file: &File, header: &Header, len: u64) -> Result<(u64, Vec<u8>, Vec<DirtyBitmap>)> {
-    let cluster = header.cluster.bytes();
+fn read(file: &File, layout: &Layout, len: u64) -> Result<(u64, Vec<u8>, Vec<DirtyBitmap>)> {
+    let cluster = layout.cluster.bytes();
     let is_cluster = |offset: u64| {
-        offset % cluster == 0
-            && offset >= header.data_start()
+        layout.is_aligned(offset)
+            && offset >= layout.data_start
             && offset.checked_add(cluster).is_some_and(|end| end <= len)
     };
-    let start = header.extension_sector.checked_mul(512);
+    let start = layout.extension_sector.checked_mul(512);
     let Some(start) = start.filter(|start| is_cluster(*start)) else {
         return Err(damaged(
             "it does not begin a cluster of the file".to_owned(),

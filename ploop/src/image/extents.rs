@@ -4,6 +4,7 @@ use std::iter::FusedIterator;
 
 use super::chain::{Chain, Level, Location};
 use super::holes;
+use super::storages::{Part, Storages};
 use super::table::PAGE;
 use crate::Result;
 
@@ -33,15 +34,6 @@ pub struct Mapping {
     pub file_offset: u64,
 }
 
-impl Mapping {
-    pub(super) fn location(&self) -> Location {
-        Location {
-            level: self.level,
-            offset: self.file_offset,
-        }
-    }
-}
-
 /// The allocated parts of a disk, in order: see [`Disk::extents`](super::Disk::extents).
 #[derive(Debug)]
 pub struct Extents<'a> {
@@ -53,9 +45,9 @@ pub struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     /// The parts from an offset of the disk on.
-    pub(super) fn from(chain: &'a Chain, start: u64) -> Extents<'a> {
+    pub(super) fn from(storages: &'a Storages, start: u64) -> Extents<'a> {
         Extents {
-            mappings: Mappings::from(chain, start),
+            mappings: Mappings::from(storages, start),
             start,
             pending: None,
         }
@@ -100,21 +92,26 @@ impl FusedIterator for Extents<'_> {}
 /// [`Disk::mappings`](super::Disk::mappings).
 #[derive(Debug)]
 pub struct Mappings<'a> {
-    table_mappings: TableMappings<'a>,
-    /// The rest of a mapping to a raw base, which is split at the holes of the file.
-    raw: Option<Mapping>,
+    /// The storages that are not begun.
+    parts: std::vec::IntoIter<Part<'a>>,
+    current: Option<PartMappings<'a>>,
 }
 
 impl<'a> Mappings<'a> {
-    pub(super) fn new(chain: &'a Chain) -> Mappings<'a> {
-        Mappings::from(chain, 0)
+    pub(super) fn new(storages: &'a Storages) -> Mappings<'a> {
+        Mappings::from(storages, 0)
     }
 
     /// From the page on in which an offset of the disk is.
-    fn from(chain: &'a Chain, start: u64) -> Mappings<'a> {
+    fn from(storages: &'a Storages, start: u64) -> Mappings<'a> {
+        let ends_before = |part: &Part<'_>| part.start + part.chain.size().bytes() <= start;
+        let mut parts = storages.parts();
+        let first = parts.by_ref().find(|part| !ends_before(part));
+        let current = first.map(|part| PartMappings::from(part, start - part.start));
+        let parts: Vec<Part<'a>> = parts.collect();
         Mappings {
-            table_mappings: TableMappings::from(chain, start),
-            raw: None,
+            parts: parts.into_iter(),
+            current,
         }
     }
 }
@@ -124,8 +121,60 @@ impl Iterator for Mappings<'_> {
 
     fn next(&mut self) -> Option<Result<Mapping>> {
         loop {
+            if let Some(current) = &mut self.current {
+                match current.next() {
+                    Some(Ok(mapping)) => return Some(Ok(mapping)),
+                    Some(Err(error)) => {
+                        // Nothing comes after an error.
+                        self.parts = Vec::new().into_iter();
+                        self.current = None;
+                        return Some(Err(error));
+                    }
+                    None => {}
+                }
+            }
+            self.current = Some(PartMappings::from(self.parts.next()?, 0));
+        }
+    }
+}
+
+/// The [`Mappings`] of one storage.
+#[derive(Debug)]
+struct PartMappings<'a> {
+    part: Part<'a>,
+    table_mappings: TableMappings<'a>,
+    /// The rest of a mapping to a raw base, which is split at the holes of the file.
+    raw: Option<Mapping>,
+}
+
+impl<'a> PartMappings<'a> {
+    /// From the page on in which an offset of the storage is.
+    fn from(part: Part<'a>, start: u64) -> PartMappings<'a> {
+        PartMappings {
+            part,
+            table_mappings: TableMappings::from(part.chain, start),
+            raw: None,
+        }
+    }
+
+    /// A mapping of the storage as one of the disk.
+    fn of_disk(&self, mapping: Mapping) -> Mapping {
+        Mapping {
+            offset: self.part.start + mapping.offset,
+            level: self.part.first_level + mapping.level,
+            ..mapping
+        }
+    }
+}
+
+impl Iterator for PartMappings<'_> {
+    type Item = Result<Mapping>;
+
+    fn next(&mut self) -> Option<Result<Mapping>> {
+        let levels = self.part.chain.levels();
+        loop {
             if let Some(mapping) = self.raw.take() {
-                let file = self.table_mappings.chain.levels()[mapping.level].file();
+                let file = levels[mapping.level].file();
                 let Some((start, len)) = holes::data(file, mapping.file_offset, mapping.len).next()
                 else {
                     continue;
@@ -140,17 +189,17 @@ impl Iterator for Mappings<'_> {
                         file_offset: mapping.file_offset + used,
                     });
                 }
-                return Some(Ok(Mapping {
+                return Some(Ok(self.of_disk(Mapping {
                     offset: mapping.offset + skipped,
                     len,
                     level: mapping.level,
                     file_offset: start,
-                }));
+                })));
             }
             match self.table_mappings.next()? {
-                Ok(mapping) => match self.table_mappings.chain.levels()[mapping.level] {
+                Ok(mapping) => match levels[mapping.level] {
                     Level::Raw { .. } => self.raw = Some(mapping),
-                    Level::Delta(_) => return Some(Ok(mapping)),
+                    Level::Delta(_) => return Some(Ok(self.of_disk(mapping))),
                 },
                 Err(error) => return Some(Err(error)),
             }
@@ -160,7 +209,7 @@ impl Iterator for Mappings<'_> {
 
 impl FusedIterator for Mappings<'_> {}
 
-/// [`Mappings`] by the tables alone: a raw base counts as data from end to end.
+/// [`PartMappings`] by the tables alone: a raw base counts as data from end to end.
 #[derive(Debug)]
 struct TableMappings<'a> {
     chain: &'a Chain,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::layout::Layout;
 use super::{file, other_formats};
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
 
@@ -232,32 +233,19 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] with the offset of the field that is wrong. Whether the file is long
+    /// [`ErrorKind::Corrupt`] with the offset of the field that is wrong; [`ErrorKind::Unsupported`] for a layout of the
+    /// first versions of Parallels, which only [`Layout`](super::Layout) knows. Whether the file is long
     /// enough is checked by [`check_len`](Header::check_len).
     pub fn parse(bytes: &[u8; Header::LEN]) -> Result<Header> {
-        let u32_at = |at: usize| {
-            let mut field = [0; 4];
-            field.copy_from_slice(&bytes[at..at + 4]);
-            u32::from_le_bytes(field)
-        };
-        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        let fields = Fields::decode(bytes)?;
+        Header::of(&fields).map_err(|error| match Layout::old(&fields) {
+            Some(old) => old_layout(&old, &fields, error.offset()),
+            None => error,
+        })
+    }
 
-        let signature = &bytes[..at::TYPE];
-        let version = if signature == SIGNATURE_V1 {
-            FormatVersion::V1
-        } else if signature == SIGNATURE_V2 {
-            FormatVersion::V2
-        } else {
-            return Err(corrupt(0, NO_SIGNATURE.to_owned()));
-        };
-        let kind = u32_at(at::TYPE);
-        if kind != TYPE {
-            return Err(corrupt(
-                at::TYPE,
-                format!("the disk type is {kind}, not {TYPE}"),
-            ));
-        }
-        let cluster_sectors = u32_at(at::CLUSTER);
+    fn of(fields: &Fields) -> Result<Header> {
+        let cluster_sectors = fields.cluster_sectors;
         let cluster = ClusterSize::from_sectors(u64::from(cluster_sectors)).map_err(|_| {
             corrupt(
                 at::CLUSTER,
@@ -266,11 +254,7 @@ impl Header {
                 ),
             )
         })?;
-        let sectors = match version {
-            // The upper half is unused in version 1, and not always zero.
-            FormatVersion::V1 => u64::from(u32_at(at::SIZE)),
-            FormatVersion::V2 => u64_at(at::SIZE),
-        };
+        let sectors = fields.sectors;
         if sectors == 0 {
             return Err(corrupt(at::SIZE, "the disk has no sectors".to_owned()));
         }
@@ -283,17 +267,17 @@ impl Header {
             ));
         }
         let header = Header {
-            version,
+            version: fields.version,
             cluster,
-            heads: u32_at(at::HEADS),
-            cylinders: u32_at(at::CYLINDERS),
-            stored_entries: u32_at(at::ENTRIES),
+            heads: fields.heads,
+            cylinders: fields.cylinders,
+            stored_entries: fields.entries,
             size: Size::from_sectors(sectors),
-            in_use: !matches!(u32_at(at::IN_USE), 0 | CLOSED),
-            marked_closed: u32_at(at::IN_USE) == CLOSED,
-            first_block_sector: u32_at(at::FIRST_BLOCK),
-            flags: HeaderFlags::from_bits_retain(u32_at(at::FLAGS)),
-            extension_sector: u64_at(at::EXTENSION),
+            in_use: fields.in_use(),
+            marked_closed: fields.marked_closed(),
+            first_block_sector: fields.first_block,
+            flags: fields.flags,
+            extension_sector: fields.extension_sector,
         };
         let first = header.first_block_sector;
         if first % cluster.sectors() != 0 {
@@ -361,15 +345,19 @@ impl Header {
     /// [`ErrorKind::Corrupt`] where it does not: libploop then writes beyond its buffers.
     pub fn check_len(&self, len: u64) -> Result<()> {
         if len < self.data_start() {
-            return Err(corrupt(
-                at::FIRST_BLOCK,
-                format!(
-                    "the file has {len} bytes and ends before the first block, at sector {}",
-                    self.first_block_sector
-                ),
-            ));
+            return Err(Header::too_short(len, self.data_start()));
         }
         Ok(())
+    }
+
+    pub(super) fn too_short(len: u64, data_start: u64) -> Error {
+        corrupt(
+            at::FIRST_BLOCK,
+            format!(
+                "the file has {len} bytes and ends before the first block, at sector {}",
+                data_start / 512
+            ),
+        )
     }
 
     /// The clusters of the virtual disk, each of which has an entry in the table.
@@ -389,6 +377,86 @@ impl Header {
     /// Where the table ends, in bytes.
     fn table_end(&self) -> u64 {
         Header::LEN as u64 + 4 * u64::from(self.entries())
+    }
+}
+
+/// The fields of a header, as they are in the file.
+#[derive(Debug, Clone)]
+pub(super) struct Fields {
+    pub(super) version: FormatVersion,
+    pub(super) heads: u32,
+    pub(super) cylinders: u32,
+    pub(super) cluster_sectors: u32,
+    pub(super) entries: u32,
+    pub(super) sectors: u64,
+    pub(super) mark: u32,
+    pub(super) first_block: u32,
+    pub(super) flags: HeaderFlags,
+    pub(super) extension_sector: u64,
+}
+
+impl Fields {
+    /// Refuses another signature or type.
+    pub(super) fn decode(bytes: &[u8; Header::LEN]) -> Result<Fields> {
+        let u32_at = |at: usize| {
+            let mut field = [0; 4];
+            field.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(field)
+        };
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+
+        let signature = &bytes[..at::TYPE];
+        let version = if signature == SIGNATURE_V1 {
+            FormatVersion::V1
+        } else if signature == SIGNATURE_V2 {
+            FormatVersion::V2
+        } else {
+            return Err(corrupt(0, NO_SIGNATURE.to_owned()));
+        };
+        let kind = u32_at(at::TYPE);
+        if kind != TYPE {
+            return Err(corrupt(
+                at::TYPE,
+                format!("the disk type is {kind}, not {TYPE}"),
+            ));
+        }
+        Ok(Fields {
+            version,
+            heads: u32_at(at::HEADS),
+            cylinders: u32_at(at::CYLINDERS),
+            cluster_sectors: u32_at(at::CLUSTER),
+            entries: u32_at(at::ENTRIES),
+            sectors: match version {
+                // The upper half is unused in version 1, and not always zero.
+                FormatVersion::V1 => u64::from(u32_at(at::SIZE)),
+                FormatVersion::V2 => u64_at(at::SIZE),
+            },
+            mark: u32_at(at::IN_USE),
+            first_block: u32_at(at::FIRST_BLOCK),
+            flags: HeaderFlags::from_bits_retain(u32_at(at::FLAGS)),
+            extension_sector: u64_at(at::EXTENSION),
+        })
+    }
+
+    pub(super) fn in_use(&self) -> bool {
+        !matches!(self.mark, 0 | CLOSED)
+    }
+
+    pub(super) fn marked_closed(&self) -> bool {
+        self.mark == CLOSED
+    }
+}
+
+fn old_layout(old: &Layout, fields: &Fields, offset: Option<u64>) -> Error {
+    let message = format!(
+        "the layout is one of old Parallels versions, with clusters of {} sectors and a first block said to be at sector {}; libploop and the driver do not know it, and it can only be read",
+        old.cluster.sectors(),
+        fields.first_block
+    );
+    let error = Error::new(ErrorKind::Unsupported, OPERATION, message);
+    match offset {
+        Some(offset) => error.with_offset(offset),
+        None => error,
     }
 }
 
@@ -506,12 +574,12 @@ mod tests {
                 "a disk of 549755813888 sectors has more than 2^32 clusters of 64 KiB",
             ),
             (
-                with(&[(48, 100)]),
+                v2(&[(48, 100)]),
                 48,
                 "the first block, at sector 100, does not begin a cluster of 64 KiB",
             ),
             (
-                with(&[(48, 0)]),
+                v2(&[(48, 0)]),
                 48,
                 "the first block, at sector 0, lies inside the table, which ends at offset 704",
             ),
@@ -526,6 +594,50 @@ mod tests {
             assert_eq!(error.message(), *message);
             assert_eq!(error.offset(), Some(*offset), "{message}");
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{message}");
+        }
+    }
+
+    #[test]
+    fn layouts_of_old_versions_are_not_for_libploop() {
+        for (bytes, offset, what) in [
+            (
+                with(&[(28, 63)]),
+                28,
+                "clusters of 63 sectors and a first block said to be at sector 128",
+            ),
+            (
+                with(&[(48, 0)]),
+                48,
+                "clusters of 128 sectors and a first block said to be at sector 0",
+            ),
+            (
+                with(&[(48, 100)]),
+                48,
+                "clusters of 128 sectors and a first block said to be at sector 100",
+            ),
+            (
+                v2(&[(28, 63), (48, 126)]),
+                28,
+                "clusters of 63 sectors and a first block said to be at sector 126",
+            ),
+        ] {
+            let error = Header::parse(&bytes).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.offset()),
+                (ErrorKind::Unsupported, Some(offset))
+            );
+            assert!(error.message().contains(what), "{error}");
+        }
+        // In the table, between two clusters, or of no size at all.
+        for bytes in [
+            with(&[(48, 1)]),
+            v2(&[(28, 63), (48, 64)]),
+            with(&[(28, 0)]),
+        ] {
+            assert_eq!(
+                Header::parse(&bytes).unwrap_err().kind(),
+                ErrorKind::Corrupt
+            );
         }
     }
 

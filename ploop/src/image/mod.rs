@@ -43,6 +43,7 @@ mod extents;
 mod file;
 mod header;
 mod holes;
+mod layout;
 #[cfg(feature = "image-write")]
 mod offline;
 mod orphans;
@@ -63,6 +64,8 @@ mod report;
     allow(dead_code, unused_imports, reason = "libploop needs the rest")
 )]
 pub(crate) mod sound;
+mod state;
+mod storages;
 mod table;
 #[cfg(feature = "image-write")]
 mod write;
@@ -71,13 +74,14 @@ mod xml;
 pub use bitmap::{TrackingBitmap, UsedBitmap, tracking_bitmaps, used_bitmap};
 pub use changes::Changes;
 pub use check::{check, check_image};
-pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot};
+pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot, Storage, Volume};
 pub use disk::{Disk, OpenOptions};
 #[cfg(feature = "libploop")]
 pub(crate) use drop_extension::drop_extension;
 pub use export::{ExportOptions, ExportTarget, Progress};
 pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
+pub use layout::Layout;
 #[cfg(feature = "image-write")]
 pub use offline::OfflineImage;
 #[cfg(any(feature = "libploop", feature = "image-write"))]

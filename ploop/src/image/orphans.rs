@@ -16,10 +16,15 @@ const MAX_DESCRIPTORS: usize = 1000;
 
 /// The files in the directories of an image that have names like its deltas, or like the files that libploop makes
 /// while it converts one, and that are in none of the descriptors there. `path` is that of the descriptor.
+///
+/// None of a volume of libploop 7: other images, in directories that this one does not know, have deltas among its own.
 pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBuf>> {
+    if descriptor.volume.is_some() {
+        return Ok(Vec::new());
+    }
     let mut dirs = BTreeSet::new();
     let mut stems = BTreeSet::new();
-    for image in &descriptor.images {
+    for image in descriptor.all_images() {
         if let (Some(dir), Some(name)) = (image.file.parent(), image.file.file_name()) {
             // The directory of a missing delta may be missing, too.
             if let Ok(dir) = dir.canonicalize() {
@@ -76,8 +81,7 @@ pub(crate) fn named_in(directory: &Path) -> BTreeSet<PathBuf> {
 /// The files of a descriptor, with their directories resolved.
 fn names(descriptor: &Descriptor) -> BTreeSet<PathBuf> {
     descriptor
-        .images
-        .iter()
+        .all_images()
         .map(|image| {
             let dir = image.file.parent().and_then(|dir| dir.canonicalize().ok());
             match (dir, image.file.file_name()) {

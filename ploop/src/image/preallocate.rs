@@ -29,7 +29,7 @@ pub(crate) fn preallocate(path: &Path) -> Result<()> {
         .open(path)
         .map_err(failed)?;
     let header = Header::read_from(&file, len).map_err(|error| error.with_path(path))?;
-    let table = Table::new(&header);
+    let table = Table::new(header.entries());
     let cluster = header.cluster.bytes();
     let mut slot = len.div_ceil(cluster);
     let pages = header.entries().div_ceil(PAGE);

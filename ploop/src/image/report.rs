@@ -23,7 +23,8 @@ use crate::{Guid, Size};
 pub struct Report {
     /// What is wrong or worth knowing, file by file.
     pub findings: Vec<Finding>,
-    /// The delta files, in the order of the descriptor; those that cannot be read are missing.
+    /// The delta files, in the order of the descriptor; those that cannot be read are missing. Behind them are those of
+    /// the images in other directories upon which a volume stands.
     pub deltas: Vec<DeltaReport>,
     /// The snapshots and the top, in the order of the descriptor.
     pub snapshots: Vec<SnapshotReport>,
@@ -120,6 +121,8 @@ pub enum Issue {
     /// A delta has a format extension, with the dirty bitmaps of a backup program. It is only in the way of
     /// changes, unless it is damaged.
     Extension,
+    /// A delta has a layout of the first versions of Parallels. It can be read; libploop and the driver do not know it.
+    OldLayout,
     /// A delta has other clusters than the descriptor says.
     ClusterSize,
     /// The deltas are of different format versions.
@@ -156,11 +159,17 @@ pub enum Issue {
 pub struct DeltaReport {
     /// The snapshot or top whose data it holds; `None` for a file checked by itself.
     pub guid: Option<Guid>,
+    /// The part of a split disk to which it belongs: 0 for all others.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub storage: usize,
     /// The file.
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     pub file: PathBuf,
-    /// Its header; `None` for a plain base.
+    /// Its header; `None` for a plain base, and where the layout is none of libploop's.
     pub header: Option<super::Header>,
+    /// How it is laid out; `None` for a plain base.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub layout: Option<super::Layout>,
     /// The length of the file.
     pub len: Size,
     /// What is allocated in it: the clusters its table has, or the whole of a plain base.
@@ -217,11 +226,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for delta in &self.deltas {
             write!(f, "{}: ", delta.file.display())?;
-            match &delta.header {
-                Some(header) => write!(
+            match &delta.layout {
+                Some(layout) => write!(
                     f,
                     "{}, clusters of {}, disk of {}",
-                    header.version, header.cluster, header.size
+                    layout.version, layout.cluster, layout.size
                 )?,
                 None => f.write_str("plain")?,
             }

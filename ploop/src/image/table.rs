@@ -54,8 +54,8 @@ impl Page {
 }
 
 impl Table {
-    pub(super) fn new(header: &Header) -> Table {
-        let entries = header.entries();
+    /// The table of a delta with that many entries.
+    pub(super) fn new(entries: u32) -> Table {
         let groups = entries.div_ceil(PAGE).div_ceil(GROUP);
         Table {
             entries,

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use ploop::image::{Disk, Issue, Report, Severity, check, check_image};
+use ploop::image::{
+    Descriptor, Disk, ExportOptions, Header, Issue, Layout, Report, Severity, check, check_image,
+};
 use ploop::{Error, ErrorKind, FormatVersion};
 
-use crate::written_image::{Delta, contents, describe, pattern};
+use crate::written_image::{Delta, OldDelta, contents, describe, entry_offset, pattern, snapshot};
 
 const M: u64 = 1 << 20;
 
@@ -153,4 +156,151 @@ fn orphans_of_parallels() {
     let report = check(&path);
     assert_eq!(report.orphans, [orphan]);
     assert!(report.is_sound() && !report.is_clean());
+}
+
+/// Layouts of the first versions of Parallels, which libploop and the driver do not know.
+fn old_deltas() -> Vec<OldDelta> {
+    let mut deltas = Vec::new();
+    for (cluster_sectors, said_first) in [(63, 0), (504, 0), (512, 0), (2048, 1), (63, 2), (1, 0)] {
+        let entries = 40;
+        deltas.push(OldDelta {
+            version: FormatVersion::V1,
+            cluster_sectors,
+            // The last cluster is not whole.
+            sectors: entries * cluster_sectors - cluster_sectors / 2,
+            said_first,
+            clusters: vec![(7, 3), (0, 5), (39, 9), (38, 1)],
+        });
+    }
+    let v2 = OldDelta {
+        version: FormatVersion::V2,
+        said_first: 63,
+        ..deltas[0].clone()
+    };
+    deltas.push(v2);
+    deltas
+}
+
+#[test]
+fn old_layouts_of_parallels() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("old.hdd");
+    for delta in old_deltas() {
+        delta.write(&path);
+        let disk = Disk::open_image(&path).unwrap();
+        assert_eq!(disk.cluster_size().bytes(), delta.cluster(), "{delta:?}");
+        assert!(disk.cluster().bytes() >= delta.cluster());
+        assert!(read(disk.clone()) == delta.contents(), "{delta:?}");
+        let mut part = vec![0; 40_000];
+        let len = disk.read_at(&mut part, 12_345).unwrap();
+        assert!(part[..len] == delta.contents()[12_345..][..len]);
+        let mapped: u64 = disk.mappings().map(|it| it.unwrap().len).sum();
+        let last = disk.size().bytes() - 39 * delta.cluster();
+        assert_eq!(mapped, 3 * delta.cluster() + last);
+        let target = dir.path().join("raw");
+        disk.export(&target, &ExportOptions::new().overwrite(true), |_| ())
+            .unwrap();
+        assert!(fs::read(&target).unwrap() == delta.contents());
+
+        let layout = Layout::read(&path).unwrap();
+        assert!(!layout.is_ploop);
+        assert_eq!((layout.data_start, layout.entries), (delta.first(), 40));
+        let report = check_image(&path);
+        assert!(
+            report.is_clean() && report.has(Issue::OldLayout),
+            "{report}"
+        );
+        assert_eq!(report.deltas[0].layout.as_ref(), Some(&layout));
+        assert_eq!(report.deltas[0].allocated.bytes(), 4 * delta.cluster());
+        // What libploop would be given.
+        let error = Header::read(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(
+            error.message().contains("old Parallels versions"),
+            "{error}"
+        );
+    }
+}
+
+/// An entry of such a table must not lead anywhere, and two must not lead to the same place.
+#[test]
+fn old_layouts_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("old.hdd");
+    let delta = &old_deltas()[4];
+    let clean = |entry: u32, value: u32| {
+        let file = delta.write(&path);
+        file.write_all_at(&value.to_le_bytes(), entry_offset(entry))
+            .unwrap();
+        let report = check_image(&path);
+        let disk = Disk::open_image(&path).unwrap();
+        let mut bytes = vec![0; 512];
+        let read = disk.read_at(&mut bytes, u64::from(entry) * delta.cluster());
+        let issues: Vec<_> = report
+            .findings
+            .iter()
+            .filter(|it| it.severity != Severity::Note && it.issue != Issue::LostClusters)
+            .map(|it| (it.severity, it.issue, it.offset))
+            .collect();
+        assert_eq!(
+            report.is_sound(),
+            issues.iter().all(|it| it.0 != Severity::Error)
+        );
+        (read.map(|_| bytes).map_err(|error| error.offset()), issues)
+    };
+    let first = u32::try_from(delta.first() / 512).unwrap();
+    let at = Some(entry_offset(5));
+    assert_eq!(clean(5, 0), (Ok(vec![0; 512]), vec![]));
+    // In the table, behind the end, as cluster 7, and between two clusters.
+    let error = |issue| vec![(Severity::Error, issue, at)];
+    assert_eq!(clean(5, first - 1), (Err(at), error(Issue::BadEntry)));
+    assert_eq!(clean(5, u32::MAX), (Err(at), error(Issue::BadEntry)));
+    let last = first + 3 * 63;
+    assert_eq!(clean(5, last + 1), (Err(at), error(Issue::BadEntry)));
+    let (read, issues) = clean(5, first);
+    assert_eq!(read.unwrap(), pattern(3, 7 * delta.cluster(), 512));
+    // The entry that comes later in the table is the one that is said.
+    let shared = (Severity::Error, Issue::SharedCluster, Some(entry_offset(7)));
+    assert_eq!(issues, [shared]);
+    assert_eq!(clean(5, first + 1), (Err(at), error(Issue::BadEntry)));
+}
+
+/// A chain of old deltas under a descriptor, whose `Blocksize` is no power of two either.
+#[test]
+fn chains_of_old_layouts() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = old_deltas()[0].clone();
+    let top = OldDelta {
+        clusters: vec![(7, 0xaa), (1, 0xbb)],
+        ..base.clone()
+    };
+    base.write(&dir.path().join("base"));
+    top.write(&dir.path().join("top"));
+    let size = u64::from(base.sectors) * 512;
+    let path = describe(dir.path(), &["base", "top"], size, base.cluster(), false);
+    let mut expected = base.contents();
+    for (number, seed) in &top.clusters {
+        let start = u64::from(*number) * base.cluster();
+        expected[start as usize..][..base.cluster() as usize].copy_from_slice(&pattern(
+            *seed,
+            start,
+            base.cluster(),
+        ));
+    }
+    assert!(read(Disk::open(&path).unwrap()) == expected);
+    assert!(read(Disk::open_snapshot(&path, snapshot(0)).unwrap()) == base.contents());
+    let descriptor = Descriptor::open(&path).unwrap();
+    assert_eq!(descriptor.cluster_size().bytes(), 63 * 512);
+    assert_eq!(descriptor.cluster.sectors(), 64);
+    assert!(check(&path).is_sound());
+    let error = descriptor.to_xml(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+
+    let other = describe(dir.path(), &["base", "top"], size, 64 * 512, false);
+    let error = refused(&other);
+    assert_eq!(
+        error.message(),
+        "the delta has clusters of 31.5 KiB, the image of 32 KiB"
+    );
+    assert!(check(&other).has(Issue::ClusterSize));
 }

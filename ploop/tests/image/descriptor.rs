@@ -325,8 +325,8 @@ fn values_are_checked() {
         ),
         (
             "<Blocksize>128",
-            "<Blocksize>100",
-            "Blocksize: 100 sectors are not a power of two from 64 to 131072",
+            "<Blocksize>0",
+            "Blocksize: 0 sectors are not from 1 to 131072",
         ),
         (
             "<Blocksize>128",
@@ -377,8 +377,8 @@ fn values_are_checked() {
         &BRANCHED[BRANCHED.find("<Storage>").unwrap()..BRANCHED.find("</StorageData>").unwrap()];
     let split = BRANCHED.replace(storage, &storage.repeat(2));
     assert_eq!(
-        refused(split, ErrorKind::Unsupported),
-        "the disk is split into several Storage elements"
+        refused(split, ErrorKind::Corrupt),
+        "Storage: one is from sector 0 to 20480, and the one before ends at 20480"
     );
 }
 

@@ -11,6 +11,8 @@ mod layers;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
 mod partitions;
+mod split;
+mod volumes;
 #[path = "../work_done/mod.rs"]
 mod work_done;
 #[path = "../written_bitmap/mod.rs"]

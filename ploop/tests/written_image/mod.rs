@@ -151,3 +151,81 @@ pub fn snapshot(level: usize) -> Guid {
         .parse()
         .unwrap()
 }
+
+/// A delta laid out as the first versions of Parallels did it: clusters of any number of sectors, and data from any sector
+/// on.
+#[derive(Debug, Clone)]
+pub struct OldDelta {
+    pub version: FormatVersion,
+    pub cluster_sectors: u32,
+    pub sectors: u32,
+    /// What the header says of the first sector of the data; 0 in many of version 1.
+    pub said_first: u32,
+    /// The clusters of the disk that are allocated, in the order in which they lie in the file, with their seeds.
+    pub clusters: Vec<(u32, u8)>,
+}
+
+impl OldDelta {
+    pub fn cluster(&self) -> u64 {
+        u64::from(self.cluster_sectors) * 512
+    }
+
+    pub fn entries(&self) -> u32 {
+        self.sectors.div_ceil(self.cluster_sectors)
+    }
+
+    /// Where the data begins.
+    pub fn first(&self) -> u64 {
+        match self.said_first {
+            0 => entry_offset(self.entries()).next_multiple_of(512),
+            said => u64::from(said) * 512,
+        }
+    }
+
+    pub fn write(&self, path: &Path) -> File {
+        let signature = match self.version {
+            FormatVersion::V1 => b"WithoutFreeSpace",
+            FormatVersion::V2 => b"WithouFreSpacExt",
+        };
+        let mut bytes = signature.to_vec();
+        let numbers = [
+            2,
+            16,
+            40,
+            self.cluster_sectors,
+            self.entries(),
+            self.sectors,
+        ];
+        for number in numbers.into_iter().chain([0, 0, self.said_first, 0, 0, 0]) {
+            bytes.extend(number.to_le_bytes());
+        }
+        let mut at = self.first();
+        bytes.resize(usize::try_from(at).unwrap(), 0);
+        for (number, seed) in &self.clusters {
+            let unit = match self.version {
+                FormatVersion::V1 => 512,
+                FormatVersion::V2 => self.cluster(),
+            };
+            let entry = u32::try_from(at / unit).unwrap();
+            let place = usize::try_from(entry_offset(*number)).unwrap();
+            bytes[place..place + 4].copy_from_slice(&entry.to_le_bytes());
+            let start = u64::from(*number) * self.cluster();
+            bytes.extend(pattern(*seed, start, self.cluster()));
+            at += self.cluster();
+        }
+        std::fs::write(path, bytes).unwrap();
+        File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    /// The contents of the disk.
+    pub fn contents(&self) -> Vec<u8> {
+        let mut contents = vec![0; self.sectors as usize * 512];
+        for (number, seed) in &self.clusters {
+            let start = u64::from(*number) * self.cluster();
+            let len = self.cluster().min(contents.len() as u64 - start);
+            let range = usize::try_from(start).unwrap()..usize::try_from(start + len).unwrap();
+            contents[range].copy_from_slice(&pattern(*seed, start, len));
+        }
+        contents
+    }
+}

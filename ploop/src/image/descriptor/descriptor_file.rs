@@ -9,9 +9,9 @@ use rustix::fs::OFlags;
 
 use super::form::DescriptorForm;
 use super::write::UnknownFields;
-use super::{Descriptor, directory, text};
+use super::{Descriptor, MERGING, OPERATION, directory, text};
 use crate::image::xml::{self, Element};
-use crate::{Result, durability, side_files};
+use crate::{Error, ErrorKind, Result, durability, side_files};
 
 /// A descriptor file: its text, and what it says.
 pub(crate) struct DescriptorFile {
@@ -36,8 +36,20 @@ impl DescriptorFile {
         let decoded = xml::decode(&text)?;
         let document = xml::parse(&decoded)?;
         let root = Element::root(&document);
+        let descriptor = Descriptor::of(root, dir, form)?;
+        descriptor.require_for_changes(form)?;
+        // Whoever writes the descriptor anew would drop these marks, and libploop 9 needs them.
+        let is_merged =
+            |shot: Element<'_, '_>| MERGING.iter().any(|it| shot.optional(it).is_some());
+        if root.required("Snapshots")?.children("Shot").any(is_merged) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                "an online merge by libploop 9 was interrupted; it finishes that when it merges again",
+            ));
+        }
         Ok(DescriptorFile {
-            descriptor: Descriptor::of(root, dir, form)?,
+            descriptor,
             unknown: UnknownFields::of(root, dir, form)?,
             #[cfg(feature = "libploop")]
             text,

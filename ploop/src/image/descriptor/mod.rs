@@ -1,6 +1,6 @@
 //! [`Descriptor`]: the contents of a `DiskDescriptor.xml`, and reading it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use super::xml::{self, Element};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 mod descriptor_file;
 mod form;
+mod storage;
 #[cfg(feature = "image-write")]
 mod tree;
 mod write;
@@ -20,6 +21,7 @@ use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use descriptor_file::{DescriptorFile, replace, write};
 pub(crate) use form::DescriptorForm;
+pub use storage::{Storage, Volume};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use write::UnknownFields;
 
@@ -56,8 +58,16 @@ const MAX_PATH: usize = 4095;
 pub struct Descriptor {
     /// The size of the virtual disk (`Disk_size`).
     pub size: Size,
-    /// The cluster size of all deltas (`Blocksize`).
+    /// The cluster size of all deltas (`Blocksize`). Where it is none that libploop knows, the next larger one that it
+    /// knows, and [`unusual_cluster`](Descriptor::unusual_cluster) has the true one.
     pub cluster: ClusterSize,
+    /// The cluster size of an image that libploop does not read: the first versions of Parallels had clusters of any
+    /// number of sectors, such as 63.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub unusual_cluster: Option<Size>,
     /// How the base is stored: raw where any image is of type `Plain`, as libploop has it.
     pub mode: ImageMode,
     /// The size beyond which the driver lets no delta grow (`Max_delta_size`, a number of sectors).
@@ -65,8 +75,15 @@ pub struct Descriptor {
     /// The made-up geometry.
     #[cfg_attr(feature = "serde", serde(default))]
     pub geometry: Geometry,
-    /// The delta files, in the order of the descriptor.
+    /// The delta files, in the order of the descriptor. Those of a split disk are of its first part; see
+    /// [`further_storages`](Descriptor::further_storages).
     pub images: Vec<Image>,
+    /// The parts of a disk that is split into several, behind the first one. Empty for all images that libploop makes.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Vec::is_empty")
+    )]
+    pub further_storages: Vec<Storage>,
     /// The snapshots and the top, in the order of the descriptor. Their GUIDs are those of
     /// [`images`](Descriptor::images).
     pub snapshots: Vec<Snapshot>,
@@ -75,6 +92,21 @@ pub struct Descriptor {
     /// The key of an encrypted image (Virtuozzo 7 and later), or the name of the engine that
     /// encrypted it.
     pub encryption: Option<String>,
+    /// How the image belongs to others in other directories, as volumes of libploop 7 do.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub volume: Option<Volume>,
+    /// `Padding`: 0 but for disks of Parallels whose form is not documented, and which are not read.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "is_zero"))]
+    pub padding: u64,
+}
+
+#[cfg(feature = "serde")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The geometry a descriptor states. Nothing depends on it, but libploop divides by cylinders ×
@@ -142,9 +174,11 @@ pub enum ImageKind {
 pub struct Snapshot {
     /// Its name.
     pub guid: Guid,
-    /// The snapshot below, [`Guid::NONE`] for the base.
+    /// The snapshot below, [`Guid::NONE`] for the base. The base of a [volume](Descriptor::volume) may have a parent in
+    /// another directory.
     pub parent: Guid,
-    /// Whether libploop removes it as soon as it can.
+    /// Whether libploop removes it as soon as it can: for a backup, or because it is being merged (also where libploop 9
+    /// has marked it `TemporaryZero` or `TemporaryZeroSwap`).
     #[cfg_attr(feature = "serde", serde(default))]
     pub temporary: bool,
 }
@@ -195,6 +229,7 @@ impl Descriptor {
         Descriptor {
             size,
             cluster: ClusterSize::DEFAULT,
+            unusual_cluster: None,
             mode: match base.kind {
                 ImageKind::Plain => ImageMode::Raw,
                 ImageKind::Compressed => ImageMode::Expanded,
@@ -204,7 +239,10 @@ impl Descriptor {
             snapshots: vec![Snapshot::new(base.guid, Guid::NONE)],
             top: base.guid,
             images: vec![base],
+            further_storages: Vec::new(),
             encryption: None,
+            volume: None,
+            padding: 0,
         }
     }
 
@@ -232,8 +270,8 @@ impl Descriptor {
     ///
     /// [`ErrorKind::Corrupt`] where this is not the XML of a descriptor, or the descriptor
     /// contradicts itself, with a message that names the element or GUID;
-    /// [`ErrorKind::Unsupported`] for a disk split into several storages, an image type other than
-    /// `Plain` and `Compressed`, and an encoding other than UTF-8, UTF-16 and US-ASCII.
+    /// [`ErrorKind::Unsupported`] for an image type other than `Plain` and `Compressed`, and an encoding other than
+    /// UTF-8, UTF-16 and US-ASCII.
     pub fn parse(xml: impl AsRef<[u8]>, dir: impl AsRef<Path>) -> Result<Descriptor> {
         Descriptor::parse_as(xml.as_ref(), dir.as_ref(), &DescriptorForm::PARALLELS)
     }
@@ -252,8 +290,8 @@ impl Descriptor {
     }
 
     /// Checks that the parts fit together: the same GUIDs in both lists, none of them twice, one
-    /// base, no cycle, a top that is not temporary, usable file names, a size of whole sectors, and images of type `Plain`
-    /// if the mode is raw, and only then.
+    /// base, no cycle, a top that is not temporary, usable file names, a size of whole sectors, images of type `Plain`
+    /// if the mode is raw, and only then; and in a split disk, storages that make up the disk and have the same GUIDs.
     ///
     /// # Errors
     ///
@@ -274,12 +312,18 @@ impl Descriptor {
         self.snapshots.iter().find(|shot| shot.guid == guid)
     }
 
-    /// The snapshot below `guid`; `None` for the base and for a GUID that is not listed.
+    /// The snapshot below `guid`; `None` for the base, also where that stands upon an image in another directory, and
+    /// for a GUID that is not listed.
     #[must_use]
     pub fn parent(&self, guid: Guid) -> Option<Guid> {
         self.snapshot(guid)
             .map(|shot| shot.parent)
-            .filter(|parent| *parent != Guid::NONE)
+            .filter(|parent| *parent != Guid::NONE && !self.is_elsewhere(*parent))
+    }
+
+    /// Whether a parent is in another directory.
+    fn is_elsewhere(&self, parent: Guid) -> bool {
+        self.stands_upon().is_some() && self.snapshot(parent).is_none()
     }
 
     /// The snapshots directly above `guid`, the top among them.
@@ -291,22 +335,29 @@ impl Descriptor {
     }
 
     /// The delta files that make up the disk as of `guid`, the base first. Empty where `guid` is
-    /// not listed.
+    /// not listed. Those in the directories of other images, upon which a [volume](Descriptor::volume) stands, are not
+    /// among them, and of a split disk they are those of the first part; [`Disk`](super::Disk) reads all.
     #[must_use]
     pub fn chain(&self, guid: Guid) -> Vec<&Image> {
+        self.chain_in(&self.images, guid)
+    }
+
+    /// [`chain`](Descriptor::chain) in the images of a storage.
+    pub(crate) fn chain_in<'a>(&self, images: &'a [Image], guid: Guid) -> Vec<&'a Image> {
         let parents: HashMap<Guid, Guid> = self
             .snapshots
             .iter()
             .map(|shot| (shot.guid, shot.parent))
             .collect();
-        let images: HashMap<Guid, &Image> = self
-            .images
-            .iter()
-            .map(|image| (image.guid, image))
-            .collect();
+        let images: HashMap<Guid, &Image> =
+            images.iter().map(|image| (image.guid, image)).collect();
         let mut chain = Vec::new();
         let mut next = guid;
+        let is_volume = self.stands_upon().is_some();
         while next != Guid::NONE {
+            if is_volume && !chain.is_empty() && !parents.contains_key(&next) {
+                break;
+            }
             // A chain longer than there are snapshots is a cycle, in contents that were not validated.
             let link = (chain.len() < self.snapshots.len())
                 .then(|| Some((*images.get(&next)?, *parents.get(&next)?)))
@@ -327,12 +378,24 @@ impl Descriptor {
         self.chain(guid).len().checked_sub(1)
     }
 
-    /// The delta file everything stands on.
+    /// The delta file everything stands on. In a [volume](Descriptor::volume) that stands upon another image, the lowest
+    /// one of this image.
     #[must_use]
     pub fn base(&self) -> Option<&Image> {
-        self.children(Guid::NONE)
-            .next()
-            .and_then(|guid| self.image(guid))
+        let base = self.lowest().next()?;
+        self.image(base.guid)
+    }
+
+    /// The snapshots that have no parent in this descriptor: one, if it is valid.
+    fn lowest(&self) -> impl Iterator<Item = &Snapshot> + '_ {
+        let listed: HashSet<Guid> = match self.stands_upon() {
+            Some(_) => self.snapshots.iter().map(|shot| shot.guid).collect(),
+            None => HashSet::new(),
+        };
+        let is_volume = self.stands_upon().is_some();
+        self.snapshots.iter().filter(move |shot| {
+            shot.parent == Guid::NONE || (is_volume && !listed.contains(&shot.parent))
+        })
     }
 
     /// The delta file that is written to.
@@ -341,6 +404,9 @@ impl Descriptor {
         self.image(self.top)
     }
 }
+
+/// The marks of libploop 9 on a snapshot into which the top is being merged.
+const MERGING: [&str; 2] = ["TemporaryZero", "TemporaryZeroSwap"];
 
 fn corrupt(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, OPERATION, message)
@@ -395,6 +461,22 @@ fn require_sensible_size(len: u64) -> Result<()> {
 /// The bytes of a descriptor file, for [`Descriptor::parse`].
 pub(crate) fn text(path: &Path) -> Result<Vec<u8>> {
     let (file, len) = file::open(OPERATION, path)?;
+    contents(file, len)
+}
+
+/// As [`Descriptor::open`], of a file in `within` or below, if a directory is given. Returns the path without links, too.
+pub(super) fn open_within(path: &Path, within: Option<&Path>) -> Result<(PathBuf, Descriptor)> {
+    let real = fs::canonicalize(path)
+        .map_err(|error| Error::io(OPERATION, "the file cannot be found", error))?;
+    let (file, len) = match within {
+        Some(within) => file::open_beneath(OPERATION, within, &real)?,
+        None => file::open(OPERATION, &real)?,
+    };
+    let descriptor = Descriptor::parse(contents(file, len)?, directory(&real))?;
+    Ok((real, descriptor))
+}
+
+fn contents(file: fs::File, len: u64) -> Result<Vec<u8>> {
     let mut contents = Vec::with_capacity(len.min(MAX_FILE) as usize + 1);
     file.take(MAX_FILE + 1)
         .read_to_end(&mut contents)
@@ -406,16 +488,8 @@ pub(crate) fn text(path: &Path) -> Result<Vec<u8>> {
 fn assemble(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<Descriptor> {
     let parameters = root.required("Disk_Parameters")?;
     let storage_data = root.required("StorageData")?;
-    let mut storages = storage_data.children("Storage");
-    let storage = storages
-        .next()
-        .ok_or_else(|| corrupt("StorageData has no Storage"))?;
-    if storages.next().is_some() {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            OPERATION,
-            "the disk is split into several Storage elements",
-        ));
+    if storage_data.optional("Storage").is_none() {
+        return Err(corrupt("StorageData has no Storage"));
     }
     let tree = root.required("Snapshots")?;
 
@@ -424,24 +498,31 @@ fn assemble(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<
         .checked_mul(512)
         .map(Size::from_bytes)
         .ok_or_else(|| corrupt(format!("Disk_size: {sectors} sectors are beyond 16 EiB")))?;
-    let blocksize = storage.required("Blocksize")?.number()?;
-    let cluster = ClusterSize::from_sectors(blocksize).map_err(|_| {
-        corrupt(format!(
-            "Blocksize: {blocksize} sectors are not a power of two from 64 to 131072"
-        ))
-    })?;
-    let preallocated = match storage.optional_number("Preallocated")? {
-        None | Some(0) => false,
-        Some(1) => true,
-        Some(other) => {
-            return Err(corrupt(format!("Preallocated: {other} is neither 0 nor 1")));
-        }
+    let preallocated = storage_data
+        .children("Storage")
+        .map(|storage| match storage.optional_number("Preallocated")? {
+            None | Some(0) => Ok(false),
+            Some(1) => Ok(true),
+            Some(other) => Err(corrupt(format!("Preallocated: {other} is neither 0 nor 1"))),
+        })
+        .collect::<Result<Vec<_>>>()?
+        .contains(&true);
+    let mut storages = storage::read_all(storage_data, size, dir, form)?;
+    let first = storages.remove(0);
+    if !first.start.is_zero() {
+        return Err(corrupt(format!(
+            "Storage: the first one begins at sector {}",
+            first.start.sectors()
+        )));
+    }
+    if let Some(next) = storages.first().filter(|next| next.start != first.end) {
+        return Err(corrupt(storage::not_adjacent(next, first.end)));
+    }
+    let images = first.images;
+    let (cluster, unusual_cluster) = match ClusterSize::from_bytes(first.cluster.bytes()) {
+        Ok(cluster) => (cluster, None),
+        Err(_) => (ClusterSize::at_least(first.cluster), Some(first.cluster)),
     };
-
-    let images = storage
-        .children("Image")
-        .map(|element| image(element, dir, form))
-        .collect::<Result<Vec<_>>>()?;
     let mode = if preallocated {
         ImageMode::Preallocated
     } else if images.iter().any(|image| image.kind == ImageKind::Plain) {
@@ -456,7 +537,10 @@ fn assemble(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<
             Ok(Snapshot {
                 guid: element.required("GUID")?.guid()?,
                 parent: element.required("ParentGUID")?.guid()?,
-                temporary: element.optional("Temporary").is_some(),
+                temporary: ["Temporary"]
+                    .iter()
+                    .chain(&MERGING)
+                    .any(|name| element.optional(name).is_some()),
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -482,6 +566,7 @@ fn assemble(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<
     Ok(Descriptor {
         size,
         cluster,
+        unusual_cluster,
         mode,
         max_delta_size: parameters
             .optional_number("Max_delta_size")?
@@ -492,9 +577,17 @@ fn assemble(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<
             sectors_per_track: geometry(parameters, "Sectors")?,
         },
         images,
+        further_storages: storages,
         snapshots,
         top,
         encryption: encryption(root, parameters)?,
+        volume: Volume::of(storage_data, dir, form)?,
+        // Nobody reads it but to see that it is 0.
+        padding: parameters
+            .optional_number("Padding")
+            .ok()
+            .flatten()
+            .unwrap_or(0),
     })
 }
 
@@ -610,11 +703,12 @@ fn contradiction(descriptor: &Descriptor) -> Option<String> {
     if files.is_empty() {
         return Some("there is no Image".into());
     }
+    let is_volume = descriptor.stands_upon().is_some();
     for shot in &descriptor.snapshots {
         if !files.contains_key(&shot.guid) {
             return Some(format!("Shot {} has no Image", shot.guid));
         }
-        if shot.parent != Guid::NONE && !parents.contains_key(&shot.parent) {
+        if shot.parent != Guid::NONE && !is_volume && !parents.contains_key(&shot.parent) {
             return Some(format!(
                 "the parent {} of Shot {} is not listed",
                 shot.parent, shot.guid
@@ -633,12 +727,13 @@ fn contradiction(descriptor: &Descriptor) -> Option<String> {
         }
         Some(_) => {}
     }
-    let mut bases = descriptor.children(Guid::NONE);
+    let mut bases = descriptor.lowest();
     if let (Some(first), Some(second)) = (bases.next(), bases.next()) {
-        return Some(format!("both {first} and {second} are bases"));
+        return Some(format!("both {} and {} are bases", first.guid, second.guid));
     }
     cycle(&descriptor.snapshots, &parents)
         .map(|guid| format!("the parents of {guid} lead back to it, never to a base"))
+        .or_else(|| storage::contradiction(descriptor))
 }
 
 /// A GUID on a cycle of parents.
@@ -649,7 +744,11 @@ fn cycle(snapshots: &[Snapshot], parents: &HashMap<Guid, Guid>) -> Option<Guid> 
         let mut guid = shot.guid;
         while guid != Guid::NONE {
             match walked.insert(guid, walk) {
-                None => guid = *parents.get(&guid)?,
+                None => match parents.get(&guid) {
+                    Some(parent) => guid = *parent,
+                    // The parent is in another directory.
+                    None => break,
+                },
                 Some(earlier) if earlier == walk => return Some(guid),
                 Some(_) => break,
             }

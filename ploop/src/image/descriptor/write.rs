@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::form::DescriptorForm;
-use super::{Descriptor, Geometry, Image, ImageKind, MAX_PATH, OPERATION};
+use super::{Descriptor, Geometry, Image, ImageKind, MAX_PATH, OPERATION, Volume};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 use crate::image::xml::Element;
 use crate::{Error, ErrorKind, Guid, ImageMode, Result};
@@ -45,17 +45,7 @@ pub(crate) struct UnknownFields {
     /// `Encryption/KeyId` below the parameters, where libploop knows it.
     pub(crate) key: Option<String>,
     /// `StorageData/Volume`, where libploop knows it.
-    pub(crate) volume: Option<VolumeFields>,
-}
-
-/// `StorageData/Volume`: what makes an image a volume of Virtuozzo 7.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct VolumeFields {
-    /// The directory of the volume upon whose deltas this one stands.
-    pub(crate) parent: Option<PathBuf>,
-    snapshot: Option<Guid>,
-    /// Whether other volumes stand upon this one.
-    pub(crate) read_only: bool,
+    pub(crate) volume: Option<Volume>,
 }
 
 /// An element with children that libploop does not know.
@@ -106,7 +96,10 @@ impl UnknownFields {
         in_parameters.extend(key.is_some().then_some("Encryption"));
         keep(ParentElement::Parameters, parameters, &in_parameters);
         let storage_data = root.required("StorageData")?;
-        let volume = volume(storage_data, dir, form)?;
+        let volume = match form.has_key_and_volume {
+            true => Volume::of(storage_data, dir, form)?,
+            false => None,
+        };
         let mut in_storage_data = known::STORAGE_DATA.to_vec();
         in_storage_data.extend(volume.is_some().then_some("Volume"));
         keep(ParentElement::StorageData, storage_data, &in_storage_data);
@@ -176,41 +169,18 @@ fn key(parameters: Element<'_, '_>, form: &DescriptorForm) -> Result<Option<Stri
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-#[cfg(any(feature = "libploop", feature = "image-write"))]
-fn volume(
-    storage_data: Element<'_, '_>,
-    dir: &Path,
-    form: &DescriptorForm,
-) -> Result<Option<VolumeFields>> {
-    let volume = storage_data.optional("Volume");
-    let Some(volume) = volume.filter(|_| form.has_key_and_volume) else {
-        return Ok(None);
-    };
-    Ok(Some(VolumeFields {
-        parent: match volume.optional("Parent") {
-            Some(parent) => Some(form.file(parent.text()?, dir)),
-            None => None,
-        },
-        snapshot: match volume.optional("SnapshotGUID") {
-            Some(guid) => Some(guid.guid()?),
-            None => None,
-        },
-        read_only: volume.optional("ReadOnly").is_some(),
-    }))
-}
-
 impl Descriptor {
     /// The text of a `DiskDescriptor.xml` in `dir` that says this, in the form libploop 1.15 writes: with
     /// GUIDs in lower case, the base first, and the names of files in `dir` relative.
     ///
-    /// A top with an old GUID gets [`Guid::TOP`], and a geometry that libploop would divide by zero with is
+    /// A top with an old GUID gets [`Guid::TOP`], but for that of a volume, and a geometry that libploop would divide by zero with is
     /// replaced by a usable one.
     ///
     /// # Errors
     ///
     /// As [`validate`](Descriptor::validate); [`ErrorKind::InvalidInput`] for file names that a descriptor
-    /// cannot hold, [`ErrorKind::Unsupported`] for an old top whose new GUID belongs to another delta, and for an
-    /// encrypted image.
+    /// cannot hold, [`ErrorKind::Unsupported`] for an old top whose new GUID belongs to another delta, for an
+    /// encrypted image, a split disk, and clusters of a size that libploop does not know.
     pub fn to_xml(&self, dir: impl AsRef<Path>) -> Result<String> {
         if self.encryption.is_some() {
             return Err(Error::new(
@@ -219,19 +189,23 @@ impl Descriptor {
                 "what says how the image is encrypted cannot be written",
             ));
         }
-        let none = UnknownFields::none(&DescriptorForm::PARALLELS);
-        self.to_xml_with(&none, dir.as_ref())
+        if !self.further_storages.is_empty() || self.unusual_cluster.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                OPERATION,
+                "a split disk, or clusters of a size that libploop does not know, are not written",
+            ));
+        }
+        let mut fields = UnknownFields::none(&DescriptorForm::PARALLELS);
+        fields.volume.clone_from(&self.volume);
+        self.to_xml_with(&fields, dir.as_ref())
     }
 
     /// [`to_xml`](Descriptor::to_xml) with unknown fields. libploop ignores such elements only where none of them
     /// follows an image, a storage or a shot, so they come first.
     pub(crate) fn to_xml_with(&self, unknown: &UnknownFields, dir: &Path) -> Result<String> {
         self.validate()?;
-        let normal = match unknown.volume {
-            // Others know it by the GUID of its top.
-            Some(_) => self.normalized_volume(),
-            None => self.normalized()?,
-        };
+        let normal = self.normalized()?;
         let mut xml = Writer::new(&unknown.root);
         normal.write(&mut xml, unknown, dir)?;
         Ok(xml.finish())
@@ -240,13 +214,10 @@ impl Descriptor {
     /// The descriptor with the values that libploop would write.
     pub(crate) fn normalized(&self) -> Result<Descriptor> {
         let mut normal = self.clone();
-        normal.make_top_constant()?;
-        Ok(normal.normalized_volume())
-    }
-
-    /// [`normalized`](Descriptor::normalized), with the GUID of the top as it is.
-    fn normalized_volume(&self) -> Descriptor {
-        let mut normal = self.clone();
+        // Other volumes know one by the GUID of its top.
+        if self.volume.is_none() {
+            normal.make_top_constant()?;
+        }
         normal.max_delta_size = self.max_delta_size.filter(|size| !size.is_zero());
         let Geometry {
             cylinders, heads, ..
@@ -262,7 +233,7 @@ impl Descriptor {
         // libploop takes the first image for the base. The others keep their order.
         let base = normal.base().map(|image| image.guid);
         normal.images.sort_by_key(|image| Some(image.guid) != base);
-        normal
+        Ok(normal)
     }
 
     /// Gives the top the GUID that it has in all descriptors of today.
@@ -314,7 +285,8 @@ impl Descriptor {
         xml.text("Cylinders", self.geometry.cylinders);
         xml.text("Heads", self.geometry.heads);
         xml.text("Sectors", self.geometry.sectors_per_track);
-        xml.text("Padding", unknown.padding);
+        // libploop writes 0 in the place of what was there.
+        xml.text("Padding", self.padding.max(unknown.padding));
         if let Some(key) = &unknown.key {
             xml.open("Encryption");
             xml.text("KeyId", key);
@@ -371,7 +343,7 @@ impl Descriptor {
     }
 }
 
-impl VolumeFields {
+impl Volume {
     fn write(&self, xml: &mut Writer, form: &DescriptorForm, dir: &Path) -> Result<()> {
         let (parent, snapshot) = (self.parent.as_deref(), self.snapshot);
         if (parent, snapshot, self.read_only) == (None, None, false) {
@@ -575,10 +547,14 @@ mod tests {
                         heads,
                         sectors_per_track: tracks,
                     },
+                    unusual_cluster: None,
                     images,
+                    further_storages: Vec::new(),
                     snapshots,
                     top: Guid::TOP,
                     encryption: None,
+                    volume: None,
+                    padding: 0,
                 }
             },
         )
