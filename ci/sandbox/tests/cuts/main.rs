@@ -126,6 +126,7 @@ fn try_cuts<L: Life>(
 
 const PARTS: &[sandbox::Part] = &[
     ("offline", offline::conduct),
+    ("offline-by-files", offline::conduct_by_files),
     ("offline-unsynced", offline::conduct_unsynced),
     ("online", online::conduct),
 ];
@@ -133,6 +134,9 @@ const PARTS: &[sandbox::Part] = &[
 const TESTS: &[(&str, fn())] = &[
     ("an_image_that_is_mounted", online::run_in_sandbox),
     ("images_that_are_not_attached", || offline::run("offline")),
+    ("images_that_are_changed_without_libploop", || {
+        offline::run("offline-by-files")
+    }),
     ("without_syncs_success_is_undone", || {
         offline::run("offline-unsynced")
     }),

@@ -1,4 +1,5 @@
-//! Images that are not attached: what libploop does to them by itself, cut at any moment.
+//! Images that are not attached: what libploop does to them by itself, and `OfflineImage` without libploop, cut at any
+//! moment.
 //!
 //! A disk is recorded while an image on it is made, written to, and goes through operations that chance
 //! chooses. Then the power is cut at many moments of the record. Each time, the image must be as it was
@@ -8,11 +9,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use ploop::image::{Disk, DiskWriter, Issue, OpenOptions, Severity, check};
+use ploop::image::{
+    self, CreateOptions, Disk, DiskWriter, Header, Issue, OfflineImage, OpenOptions, Severity,
+    check,
+};
 use ploop::{
-    ClusterSize, CreateParam, Descriptor, Guid, ImageMode, MergeParam, MergeTarget, Ploop,
-    ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam,
+    ClusterSize, CreateParam, Descriptor, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget,
+    Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam,
 };
 
 use fastrand::Rng;
@@ -59,11 +64,78 @@ fn descriptor(directory: &Path) -> PathBuf {
     directory.join("DiskDescriptor.xml")
 }
 
-fn create(directory: &Path) -> ploop::Result<Ploop> {
+/// Whether the operations are done without libploop.
+static BY_FILES: AtomicBool = AtomicBool::new(false);
+
+/// An image, with the one who changes it.
+enum Changer {
+    Libploop(Ploop),
+    Files(OfflineImage),
+}
+
+impl Changer {
+    fn open(path: &Path) -> ploop::Result<Changer> {
+        Ok(match BY_FILES.load(Ordering::Relaxed) {
+            false => Changer::Libploop(Ploop::open(path)?),
+            true => Changer::Files(OfflineImage::open(path)?),
+        })
+    }
+
+    fn snapshot_with(&mut self, param: &SnapshotParam) -> ploop::Result<Guid> {
+        match self {
+            Changer::Libploop(image) => image.snapshot_with(param),
+            Changer::Files(image) => image.snapshot_with(param),
+        }
+    }
+
+    fn switch_snapshot(&mut self, guid: Guid) -> ploop::Result<()> {
+        match self {
+            Changer::Libploop(image) => image.switch_snapshot(guid),
+            Changer::Files(image) => image.switch_snapshot(guid),
+        }
+    }
+
+    fn delete_snapshot(&mut self, guid: Guid) -> ploop::Result<()> {
+        match self {
+            Changer::Libploop(image) => image.delete_snapshot(guid),
+            Changer::Files(image) => image.delete_snapshot(guid, |_| {}),
+        }
+    }
+
+    fn delete_top_delta(&mut self) -> ploop::Result<()> {
+        match self {
+            Changer::Libploop(image) => image.delete_top_delta(),
+            Changer::Files(image) => image.delete_top_delta(),
+        }
+    }
+
+    fn merge(&mut self, param: &MergeParam) -> ploop::Result<()> {
+        match self {
+            Changer::Libploop(image) => image.merge(param),
+            Changer::Files(image) => image.merge(param, |_| {}),
+        }
+    }
+
+    fn convert(&mut self, mode: ImageMode) -> ploop::Result<()> {
+        match self {
+            Changer::Libploop(image) => image.convert(mode),
+            Changer::Files(image) => image.convert(mode, |_| {}),
+        }
+    }
+}
+
+fn create(directory: &Path) -> ploop::Result<()> {
     let size = Size::from_bytes((CLUSTER * CLUSTERS) as u64);
     let cluster = ClusterSize::from_bytes(CLUSTER as u64).unwrap();
-    let param = CreateParam::new(directory.join("root.hds"), size);
-    Ploop::create(&param.cluster(cluster).fs(None))
+    let base = directory.join("root.hds");
+    if BY_FILES.load(Ordering::Relaxed) {
+        let options = CreateOptions::new()
+            .cluster(cluster)
+            .format(FormatVersion::V1);
+        return image::create(base, size, &options).map(drop);
+    }
+    let param = CreateParam::new(base, size);
+    Ploop::create(&param.cluster(cluster).fs(None)).map(drop)
 }
 
 impl Subject<'_> {
@@ -98,15 +170,15 @@ impl Subject<'_> {
 
     /// One operation.
     fn operate(&mut self, random: &mut Rng) {
-        let mut image = Ploop::open(descriptor(&self.directory)).unwrap();
-        let now = image.descriptor().unwrap();
+        let mut image = Changer::open(&descriptor(&self.directory)).unwrap();
+        let now = Descriptor::open(descriptor(&self.directory)).unwrap();
         let mut state = self.state();
         let any = |guids: Vec<Guid>, random: &mut Rng| random.choice(guids);
         let snapshots: Vec<Guid> = state.snapshots.keys().copied().collect();
         let chain: Vec<Guid> = now.chain(now.top).iter().map(|image| image.guid).collect();
         let name = match random.u64(..8) {
             0 | 1 if snapshots.len() < 5 => {
-                let guid = image.snapshot().unwrap();
+                let guid = image.snapshot_with(&SnapshotParam::new()).unwrap();
                 state.snapshots.insert(guid, state.top.clone());
                 "snapshot"
             }
@@ -157,7 +229,9 @@ impl Subject<'_> {
                 state.snapshots.remove(&lower);
                 "merge of the top"
             }
-            7 if now.images.len() > 1 || state.mode != ImageMode::Raw => {
+            7 if !BY_FILES.load(Ordering::Relaxed)
+                && (now.images.len() > 1 || state.mode != ImageMode::Raw) =>
+            {
                 let Some(target) = any(
                     now.images
                         .iter()
@@ -179,6 +253,7 @@ impl Subject<'_> {
                 if random.u64(..2) == 0 {
                     param = param.flags(ReplaceFlag::KEEP_NAME);
                 }
+                let mut image = Ploop::open(descriptor(&self.directory)).unwrap();
                 image.replace(&param).unwrap();
                 "replace"
             }
@@ -189,7 +264,7 @@ impl Subject<'_> {
 
     fn convert(&mut self, mode: ImageMode) {
         let mut state = self.state();
-        let mut image = Ploop::open(descriptor(&self.directory)).unwrap();
+        let mut image = Changer::open(&descriptor(&self.directory)).unwrap();
         image.convert(mode).unwrap();
         state.mode = mode;
         self.did(format!("convert to {mode}"), Some(state), false);
@@ -285,12 +360,23 @@ fn verify(directory: &Path, last: &Step, next: Option<&Step>) -> Result<(), Stri
         create(directory).map_err(|error| failed("creating again", error))?;
         return Ok(());
     }
-    let open = Ploop::open(descriptor(directory));
-    let mut image = open.map_err(|error| failed("opening", error))?;
+    let mut image = Ploop::open(descriptor(directory)).map_err(|error| failed("opening", error))?;
     let guid = Guid::generate();
-    image
-        .snapshot_with(&SnapshotParam::new().guid(guid))
-        .map_err(|error| failed("the next operation", error))?;
+    let param = SnapshotParam::new().guid(guid);
+    let next_operation = |changer: ploop::Result<Changer>| {
+        let made = changer.and_then(|mut changer| changer.snapshot_with(&param));
+        made.map_err(|error| failed("the next operation", error))
+    };
+    // The top that was written to is marked, and only libploop may clear that.
+    let top = Descriptor::open(descriptor(directory));
+    let top = top.map_err(|error| failed("opening", error))?;
+    let top = top.top_image().map(|top| Header::read(&top.file));
+    match top {
+        Some(Ok(header)) if header.in_use => {
+            next_operation(Ploop::open(descriptor(directory)).map(Changer::Libploop))
+        }
+        _ => next_operation(Changer::open(&descriptor(directory))),
+    }?;
     let mut found = read(directory).map_err(|error| failed("reading", error))?;
     if found.snapshots.remove(&guid).as_ref() != Some(&found.top) {
         return Err("the snapshot differs from the top".to_owned());
@@ -383,7 +469,13 @@ fn offline_cuts(place: &Path, total: u64) -> Vec<String> {
     try_cuts(place, total, HOST, prepare, live)
 }
 
-/// Starts one of the two.
+/// Without libploop. Nothing may be wrong.
+pub(crate) fn conduct_by_files(place: &Path) {
+    BY_FILES.store(true, Ordering::Relaxed);
+    conduct(place);
+}
+
+/// Starts one of the three.
 pub(crate) fn run(part: &str) {
     let directory = sandbox::directory();
     let command = sandbox::with_own_mounts(part, directory.path());
