@@ -11,6 +11,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ploop::image::Header;
 use ploop::{Code, CreateParam, ErrorKind, MountParam, Ploop, copy, device};
 use sha2::{Digest, Sha256};
 
@@ -32,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
             what_cannot_be_sent,
             with_and_without_libploop,
             files_that_are_written_meanwhile,
+            what_changes_behind_the_copy,
             two_at_once,
             a_snapshot_meanwhile,
             a_sender_that_is_killed,
@@ -61,7 +63,21 @@ fn send_and_receive(device: &Path, target: &Path) {
 }
 
 fn transfer(send: Send, receive: Receive, device: &Path, target: &Path) {
-    let (sender, receiver) = UnixStream::pair().unwrap();
+    let (sent, received) = try_transfer(send, receive, device, target, |_| {});
+    sent.unwrap();
+    received.unwrap();
+}
+
+/// What both ends say. Between them, `meanwhile` is called after each part, with the length of what has passed so far.
+fn try_transfer(
+    send: Send,
+    receive: Receive,
+    device: &Path,
+    target: &Path,
+    mut meanwhile: impl FnMut(usize) + std::marker::Send,
+) -> (ploop::Result<()>, ploop::Result<()>) {
+    let (sender, mut relay_in) = UnixStream::pair().unwrap();
+    let (mut relay_out, receiver) = UnixStream::pair().unwrap();
     let (answer, question) = UnixStream::pair().unwrap();
     thread::scope(|scope| {
         let received = scope.spawn(|| {
@@ -69,15 +85,31 @@ fn transfer(send: Send, receive: Receive, device: &Path, target: &Path) {
             drop((receiver, answer));
             received
         });
+        scope.spawn(move || {
+            let (mut part, mut passed) = (vec![0; 1 << 20], 0);
+            loop {
+                let len = relay_in.read(&mut part).unwrap();
+                if len == 0 || relay_out.write_all(&part[..len]).is_err() {
+                    break;
+                }
+                passed += len;
+                meanwhile(passed);
+            }
+        });
         let sent = send(device, sender.as_fd(), Some(question.as_fd()));
-        drop(sender);
-        sent.unwrap();
-        received.join().unwrap().unwrap();
-    });
+        drop((sender, question));
+        (sent, received.join().unwrap())
+    })
+}
+
+/// Slow enough for the file system to change meanwhile.
+fn pause(_passed: usize) {
+    thread::sleep(Duration::from_millis(5));
 }
 
 /// Mounts a copy of the base as an image of its own, and compares.
 fn verify_copy(container: &Container, copy: &Path, names: &[&str]) {
+    assert!(!Header::read(copy).unwrap().in_use);
     let descriptor = container.path("copy.xml");
     let param = CreateParam::new(copy, SIZE);
     let mut image = Ploop::create_descriptor(&descriptor, &param).unwrap();
@@ -338,8 +370,10 @@ fn files_that_are_written_meanwhile() {
                 thread::sleep(Duration::from_millis(10));
             }
             let before = count.load(Ordering::Relaxed);
-            transfer(send, receive, &mounted.device, &target);
+            let ends = try_transfer(send, receive, &mounted.device, &target, pause);
             stop.store(true, Ordering::Relaxed);
+            ends.0.unwrap();
+            ends.1.unwrap();
             before
         });
         image.umount().unwrap();
@@ -370,6 +404,39 @@ fn files_that_are_written_meanwhile() {
     }
 }
 
+/// What has been sent, changes once, and is sent again.
+fn what_changes_behind_the_copy() {
+    for (send, receive) in SENDERS.into_iter().zip(RECEIVERS) {
+        let (mut container, mut image) = Container::new(SIZE);
+        let mounted = image.mount(&container.param()).unwrap();
+        container.write("a", 30 << 20);
+        let mut changed = container.contents("a").to_vec();
+        changed.reverse();
+        let target = container.path("copy.hdd");
+        let mut options = File::options();
+        let file = options.write(true);
+        let mut file = Some(file.open(container.target().join("a")).unwrap());
+        let change = |passed| {
+            // The sender is a few MiB ahead, and has not come to the end of the file.
+            if passed > 15 << 20 {
+                if let Some(mut file) = file.take() {
+                    file.write_all(&changed).unwrap();
+                    file.sync_all().unwrap();
+                }
+            }
+        };
+        let (sent, received) = try_transfer(send, receive, &mounted.device, &target, change);
+        sent.unwrap();
+        received.unwrap();
+        image.umount().unwrap();
+        let param = CreateParam::new(&target, SIZE);
+        let mut copied = Ploop::create_descriptor(container.path("copy.xml"), &param).unwrap();
+        let guard = copied.mount_guard(&container.param()).unwrap();
+        assert!(fs::read(container.target().join("a")).unwrap() == changed);
+        guard.umount().unwrap();
+    }
+}
+
 /// A driver has one list of changes. Two copies that read it at once would have a part each.
 fn two_at_once() {
     let (mut container, mut image) = Container::new(SIZE);
@@ -384,7 +451,7 @@ fn two_at_once() {
             .zip(&targets)
             .map(|(send, target)| {
                 let device = &mounted.device;
-                scope.spawn(move || transfer(send, RECEIVERS[0], device, target))
+                scope.spawn(move || try_transfer(send, RECEIVERS[0], device, target, pause))
             })
             .collect();
         scope.spawn(|| {
@@ -393,10 +460,12 @@ fn two_at_once() {
                 File::open(&scratch).unwrap().sync_all().unwrap();
             }
         });
-        for copy in copies {
-            copy.join().unwrap();
-        }
+        let ends: Vec<_> = copies.into_iter().map(|copy| copy.join()).collect();
         stop.store(true, Ordering::Relaxed);
+        for (sent, received) in ends.into_iter().map(Result::unwrap) {
+            sent.unwrap();
+            received.unwrap();
+        }
     });
     fs::remove_file(&scratch).unwrap();
     image.umount().unwrap();

@@ -54,6 +54,8 @@ impl Device {
         let position = ioctl.long()? & !511;
         let mut maintenance = lock(&self.maintenance);
         let track = maintenance.track.as_mut().ok_or(Errno::INVAL)?;
+        // What has changed behind the position is not noted. It is still to be copied.
+        self.gather(track);
         if position < track.end {
             if position != 0 {
                 return Err(Errno::INVAL);
@@ -65,11 +67,15 @@ impl Device {
         Ok(())
     }
 
-    /// Adds the changes that the disk noted.
+    /// Adds the changes that the disk noted, in clusters that begin before the position.
     fn gather(&self, track: &mut ChangedRanges) {
+        let cluster = 512 << lock(&self.state).cluster_log;
+        let end = track.end.next_multiple_of(cluster);
         if let Stack::Writable(disk) = &mut self.contents.lock().disk {
             for range in disk.take_tracked() {
-                track.insert(range.start, range.end);
+                if range.start < end {
+                    track.insert(range.start, range.end.min(end));
+                }
             }
         }
     }

@@ -271,6 +271,17 @@ pub(crate) fn track_init(node: &File) -> Result<[u64; 2]> {
     call(node, of_ploop(READ, 6, 16), &mut extent).map(|_| extent)
 }
 
+/// `TRACK_SETPOS`: up to here everything was copied.
+pub(crate) fn track_set_position(node: &File, position: u64) -> Result<i32> {
+    call(node, of_ploop(WRITE, 9, 8), &mut [position])
+}
+
+/// `TRACK_READ`: the next part that has changed, from where to where.
+pub(crate) fn track_read(node: &File) -> Result<[u64; 2]> {
+    let mut extent = [0; 2];
+    call(node, of_ploop(READ, 10, 16), &mut extent).map(|_| extent)
+}
+
 /// What the device is busy with: the driver's number of it.
 pub(crate) fn busy_with(node: &File) -> Result<u32> {
     let mut balloon = Balloon {

@@ -14,6 +14,7 @@ pub(crate) fn tests() -> Vec<Test> {
             another_discard_meanwhile_is_ebusy,
             without_start_grow_is_0_and_sets_the_size,
             without_start_track_init_and_sync_are_0,
+            tracking_notes_what_changes_before_the_position,
             free_blocks_need_a_balloon_and_the_top_level,
             the_next_new_cluster_takes_the_first_that_is_free,
             fbfilter_is_einval_and_fbdrop_ends_it,
@@ -119,6 +120,33 @@ fn without_start_track_init_and_sync_are_0() {
         assert_eq!(ioctl::busy_with(node), Ok(TRACK));
         assert_eq!(ioctl::track_abort(node), Ok(0));
     }
+}
+
+/// What changes behind the position was not copied yet. It is read as what lies between the position and the end, once
+/// nothing else has changed *(source)*.
+fn tracking_notes_what_changes_before_the_position() {
+    const MIB: u64 = 1 << 20;
+    let (_scratch, device, _) = eight();
+    let node = device.node();
+    let again = error(libc::EAGAIN).map(|_| [0; 2]);
+    assert_eq!(ioctl::track_init(node), Ok([0, 9 * MIB]));
+    device.write(0, 4096, 21);
+    assert_eq!(ioctl::track_set_position(node, 3 * MIB), Ok(0));
+    device.write(MIB, 4096, 22);
+    device.write(2 * MIB, 4096, 23);
+    assert_eq!(ioctl::track_set_position(node, 9 * MIB), Ok(0));
+    // The second cluster of the disk is the third one of the file.
+    assert_eq!(ioctl::track_read(node), Ok([2 * MIB, 3 * MIB]));
+    assert_eq!(ioctl::track_read(node), again);
+    device.write(20 * MIB, 4096, 24);
+    // The table is in the first one.
+    assert_eq!(ioctl::track_read(node), Ok([0, MIB]));
+    assert_eq!(ioctl::track_read(node), Ok([9 * MIB, 10 * MIB]));
+    assert_eq!(
+        ioctl::track_set_position(node, 5 * MIB),
+        error(libc::EINVAL)
+    );
+    assert_eq!(ioctl::track_stop(node), Ok(0));
 }
 
 /// An image with 8 clusters, of which the second and third are given up.
