@@ -169,8 +169,20 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     }
     lock::with_lock_of(OPERATION, device, || {
         require_harmless_mount_point(OPERATION, device)?;
+        if is_free(device) {
+            return ffi::clear_device(device).map_err(|error| {
+                Error::io(OPERATION, "the device cannot be cleared", error).with_path(device)
+            });
+        }
         ffi::umount_device(device, &name)
     })
+}
+
+/// Whether a device has no deltas, and does not run.
+fn is_free(device: &Path) -> bool {
+    let found = sysfs::devices().into_iter();
+    let mut found = found.filter(|other| other.path() == device);
+    found.any(|device| device.deltas.is_empty() && !device.runs)
 }
 
 /// The device that has `base` as its base delta, under a component name or without: what

@@ -6,7 +6,7 @@ use crate::change::{Change, DescriptorWrite};
 use crate::ffi::{DiscardArgs, LINE, LockedImage, StopInt};
 use crate::sysfs::Device;
 use crate::temporary_mount::TemporaryMount;
-use crate::{Code, Descriptor, Error, ErrorKind, Ploop, Result, Size, device};
+use crate::{Code, Descriptor, Error, ErrorKind, Ploop, Result, Size, device, kernel};
 
 /// Ends a discard early, from any thread. Clones share one flag.
 ///
@@ -156,6 +156,9 @@ impl Ploop {
             require_mounted(change.operation(), change.path(), &device.path())?;
         }
         change.require_attachable(change.descriptor.top)?;
+        if param.automount && change.found_device().is_none() {
+            kernel::require_tools_to_attach(change.operation(), &[])?;
+        }
         let leftover = TemporaryMount::beside(&change.descriptor);
         let args = DiscardArgs {
             min_length: param.min_length.bytes(),

@@ -227,7 +227,7 @@ impl Error {
         self
     }
 
-    #[cfg(any(feature = "libploop", feature = "image-write"))]
+    #[cfg(feature = "libploop")]
     pub(crate) fn with_code(mut self, code: i32) -> Error {
         self.0.code = Some(code);
         self

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::LOAD_DRIVER;
 use crate::ffi;
-use crate::{ClusterSize, Error, ErrorKind, FormatVersion, FsType, Result, Size, sysfs};
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, FsType, Result, Size, sysfs, tools};
 
 /// The driver's modules, in the order in which they are loaded. An image on a local disk needs the first three.
 const MODULES: [&str; 6] = [
@@ -169,6 +169,12 @@ pub(crate) fn require_tools_or_driver(tools: impl FnOnce() -> Result<()>) -> Res
             .with_advice(LOAD_DRIVER)),
         Ok(()) => Ok(()),
     }
+}
+
+/// [`require_tools_or_driver`] of what libploop starts to attach a device, and of these.
+pub(crate) fn require_tools_to_attach(operation: &'static str, more: &[&str]) -> Result<()> {
+    let needed = [tools::to_attach(), more].concat();
+    require_tools_or_driver(|| tools::require_tools(operation, &needed))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::sysfs::FoundDevice;
 use crate::temporary_mount::TemporaryMount;
 use crate::{
     Code, Descriptor, Error, ErrorKind, FsInfo, ImageInfo, ImageMode, Ploop, Result, Size, device,
-    paths,
+    kernel, paths,
 };
 
 impl Ploop {
@@ -240,6 +240,9 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
         }
     }
     change.require_attachable(change.descriptor.top)?;
+    if change.found_device().is_none() {
+        kernel::require_tools_to_attach(change.operation(), &[])?;
+    }
     let leftover = TemporaryMount::beside(&change.descriptor);
     let result = change.run(DescriptorWrite::Maybe, LockedImage::fs_info);
     if result.is_err() {

@@ -293,8 +293,10 @@ impl Ploop {
             }
         }
         change.require_identified_writer(guid)?;
-        if !fsck.is_empty() {
-            crate::kernel::require_tools_or_driver(|| change.require_tools(&["fsck.ext4"]))?;
+        let fsck_tools: &[&str] = if fsck.is_empty() { &[] } else { &["fsck.ext4"] };
+        match param.no_probe {
+            true => crate::kernel::require_tools_or_driver(|| change.require_tools(fsck_tools))?,
+            false => crate::kernel::require_tools_to_attach(operation, fsck_tools)?,
         }
         crate::kernel::require_driver(operation, change.path())?;
         let c_guid = param.snapshot.map(CText::guid);

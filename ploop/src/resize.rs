@@ -6,7 +6,7 @@ use crate::change::{Change, DescriptorWrite};
 use crate::durability::sync_files;
 use crate::ffi::LockedImage;
 use crate::temporary_mount::TemporaryMount;
-use crate::{ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel};
+use crate::{ErrorKind, FsType, ImageMode, Ploop, Result, Size, kernel, tools};
 
 /// Whether [`Ploop::resize`] works on the mounted file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,7 +142,8 @@ impl Ploop {
         };
         change.require_attachable(descriptor.top)?;
         kernel::require_tools_or_driver(|| {
-            change.require_tools(&["resize2fs", "tune2fs", "dumpe2fs", "fsck.ext4"])
+            let tools: &[&str] = &["resize2fs", "tune2fs", "dumpe2fs", "fsck.ext4"];
+            change.require_tools(&[tools, tools::to_partition()].concat())
         })?;
         let offline = param.mode == ResizeMode::Offline;
         let shrinks = param.size.is_none_or(|size| size <= descriptor.size);

@@ -221,6 +221,7 @@ impl Ploop {
         let guid = param.guid.unwrap_or_else(Guid::generate);
         let directory = check_new_snapshot(&change, guid, param.directory.as_deref())?;
         change.require_attachable(change.descriptor.top)?;
+        crate::kernel::require_tools_to_attach(operation, &[])?;
         let target = param
             .target
             .as_deref()

@@ -33,6 +33,22 @@ pub(crate) fn of_this_line() -> impl Iterator<Item = &'static str> {
     OF_ALL_LINES.iter().chain(more).copied()
 }
 
+/// Those that this line starts to attach a device. The kernel reads the partition table by itself with line 1.
+pub(crate) const fn to_attach() -> &'static [&'static str] {
+    match LINE.number {
+        ..7 => &[],
+        _ => &["partprobe"],
+    }
+}
+
+/// Those that this line starts besides `parted` to make or change a partition table.
+pub(crate) const fn to_partition() -> &'static [&'static str] {
+    match LINE.number {
+        ..7 => &[],
+        _ => &["sgdisk", "partprobe"],
+    }
+}
+
 /// Where libploop finds a tool.
 pub(crate) fn path_of(tool: &str) -> Option<PathBuf> {
     let first = tool.contains("2fs").then_some("/usr/libexec");

@@ -20,6 +20,7 @@
 mod call;
 mod call_result;
 mod calls_without_handle;
+mod clear_device;
 mod copy_calls;
 mod copy_ioctls;
 mod discard_calls;
@@ -43,6 +44,7 @@ pub use ploop_sys as sys;
 
 pub(crate) use call::Call;
 pub(crate) use calls_without_handle::*;
+pub(crate) use clear_device::clear_device;
 pub(crate) use copy_calls::{copy_receive, copy_send};
 pub(crate) use copy_ioctls::{CleanupProcess, FrozenFileSystem, Tracking};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};

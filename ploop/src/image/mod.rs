@@ -49,7 +49,7 @@ mod offline;
 mod orphans;
 mod other_formats;
 mod partition;
-#[cfg(any(feature = "libploop", feature = "image-write"))]
+#[cfg(feature = "libploop")]
 mod preallocate;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 #[cfg_attr(
@@ -64,12 +64,6 @@ mod report;
     allow(dead_code, unused_imports, reason = "libploop needs the rest")
 )]
 pub(crate) mod sound;
-#[cfg(any(feature = "libploop", feature = "image-write"))]
-#[cfg_attr(
-    not(feature = "libploop"),
-    allow(dead_code, reason = "libploop needs the rest")
-)]
-pub(crate) mod staging_directory;
 mod state;
 mod storages;
 mod table;
@@ -89,7 +83,7 @@ pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
 pub use layout::Layout;
 #[cfg(feature = "image-write")]
-pub use offline::{CreateOptions, OfflineImage, create, import, import_disk};
+pub use offline::OfflineImage;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use orphans::orphans;
 #[cfg(feature = "image-write")]
