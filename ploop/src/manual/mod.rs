@@ -97,7 +97,9 @@ pub mod _10_power_cuts {}
 pub mod _11_trust_and_paths {}
 #[doc = include_str!("from_goploop.md")]
 pub mod _12_from_goploop {}
+#[doc = include_str!("libploop_lines.md")]
+pub mod _13_libploop_lines {}
 /// What libploop does to programs that use it, line by line, and what this crate does about it.
 ///
 #[doc = include_str!("../hazards.md")]
-pub mod _13_hazards {}
+pub mod _14_hazards {}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ploop::Guid;
+use ploop::{ClusterSize, FormatVersion, Guid, ImageMode, Size};
 
 /// The end of the help of the commands that change an image.
 const CHANGES: &str = "Changes the image: under libploop's lock, and only while no device has it. What is cut short is finished or \
@@ -88,6 +88,12 @@ pub(crate) enum Command {
                       attributes, access control lists, and sparse files as such."
     )]
     Tar(Tar),
+    /// Make an empty image, and print its descriptor
+    #[command(after_help = "Example:\n  ploop-image create new.hdd --size 10G")]
+    Create(Create),
+    /// Make an image of a raw disk, and print its descriptor
+    #[command(after_help = "Examples:\n  ploop-image import disk.raw new.hdd\n  zstdcat disk.zst | ploop-image import - new.hdd")]
+    Import(Import),
     /// Make a snapshot of the present state, and print its GUID
     #[command(after_help = CHANGES)]
     Snapshot(Snapshot),
@@ -100,6 +106,12 @@ pub(crate) enum Command {
     /// Merge deltas: the states between are gone, and the disk stays as it is
     #[command(after_help = CHANGES)]
     Merge(Merge),
+    /// Make the disk larger; what is in it stays as it is, and has to be made larger by its own tools
+    #[command(after_help = CHANGES)]
+    Resize(Resize),
+    /// Store the image in another way: expanded, preallocated, raw; format v2
+    #[command(after_help = CHANGES)]
+    Convert(Convert),
 }
 
 /// The image.
@@ -237,6 +249,61 @@ pub(crate) struct Merge {
     /// Write the result to a new file, and leave the old ones as they are until it is there
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+/// How a new image stores its disk.
+#[derive(Debug, Args)]
+pub(crate) struct Shape {
+    /// expanded, preallocated or raw
+    #[arg(long, default_value = "expanded", value_name = "MODE")]
+    pub(crate) mode: ImageMode,
+    /// The size of a cluster, from 32K to 64M
+    #[arg(long, default_value = "1M", value_name = "SIZE")]
+    pub(crate) cluster: ClusterSize,
+    /// v1 or v2
+    #[arg(long, default_value = "v2", value_name = "VERSION")]
+    pub(crate) format_version: FormatVersion,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// The directory of the image, which is made if it is not there
+    pub(crate) directory: PathBuf,
+    /// The size of the disk: 10G, 512M
+    #[arg(long, short)]
+    pub(crate) size: Size,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// A raw disk: a file, a device, or - for the standard input
+    pub(crate) source: PathBuf,
+    /// The directory of the image, which is made if it is not there
+    pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resize {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// The new size of the disk: 20G
+    pub(crate) size: Size,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// expanded, preallocated or raw
+    #[arg(long, value_name = "MODE", required_unless_present = "format_version")]
+    pub(crate) mode: Option<ImageMode>,
+    /// v2
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) format_version: Option<FormatVersion>,
 }
 
 #[derive(Debug, Args)]

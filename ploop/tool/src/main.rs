@@ -4,7 +4,9 @@ mod archive;
 mod cat;
 mod check;
 mod cli;
+mod convert;
 mod copy;
+mod create;
 mod diff;
 mod export;
 mod file_system;
@@ -41,10 +43,14 @@ fn main() -> ExitCode {
         Command::Cat(cat) => file_system::guarded(|| cat::run(cat)),
         Command::Cp(copy) => file_system::guarded(|| copy::run(copy, &output)),
         Command::Tar(tar) => file_system::guarded(|| archive::run(tar)),
+        Command::Create(create) => create::create(create, &output),
+        Command::Import(import) => create::import(import, &output),
         Command::Snapshot(snapshot) => snapshots::snapshot(snapshot, &output),
         Command::Switch(switch) => snapshots::switch(switch, &output),
         Command::Delete(delete) => snapshots::delete(delete, &output),
         Command::Merge(merge) => snapshots::merge(merge, &output),
+        Command::Resize(resize) => convert::resize(resize),
+        Command::Convert(convert) => convert::convert(convert, &output),
     };
     match result {
         Ok(status) => status,

@@ -320,3 +320,51 @@ error: [..]/new.hds: this is one delta; name the descriptor of the image that is
 
 "#]]);
 }
+
+#[test]
+fn images_are_made_imported_grown_and_converted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    command(&["create", &path("new"), "--size", "64M", "--cluster", "64K"])
+        .assert()
+        .success()
+        .stdout_eq("[..]/new/DiskDescriptor.xml\n");
+    let descriptor = dir.path().join("new/DiskDescriptor.xml");
+    assert!(contents_of(&descriptor) == vec![0; 64 << 20]);
+    command(&["resize", &path("new"), "96M"]).assert().success();
+    assert_eq!(contents_of(&descriptor).len(), 96 << 20);
+    command(&["resize", &path("new"), "32M"]).assert().code(1);
+
+    // From a file with a hole, and from a pipe.
+    let mut raw = vec![0; 5 << 20];
+    raw[..1000].fill(1);
+    raw[4_000_000..4_500_000].fill(7);
+    fs::write(path("raw"), &raw).unwrap();
+    command(&["import", &path("raw"), &path("file")]).assert().success();
+    command(&["import", "-", &path("pipe"), "--mode", "raw", "--json"])
+        .stdin(raw.clone())
+        .assert()
+        .success();
+    for name in ["file", "pipe"] {
+        let descriptor = dir.path().join(name).join("DiskDescriptor.xml");
+        assert!(contents_of(&descriptor) == raw, "{name}");
+        for mode in ["raw", "preallocated", "expanded"] {
+            command(&["convert", &path(name), "--mode", mode]).assert().success();
+            assert!(contents_of(&descriptor) == raw, "{name} {mode}");
+            command(&["check", &path(name)]).assert().code(0);
+        }
+    }
+    // Nothing is overwritten, and nothing left behind.
+    command(&["import", &path("raw"), &path("file")]).assert().code(1);
+    fs::write(path("odd"), [1; 1000]).unwrap();
+    command(&["import", &path("odd"), &path("none")]).assert().code(1);
+    command(&["import", "-", &path("none")]).stdin("").assert().code(1);
+    assert!(!Path::new(&path("none")).exists());
+
+    let v1 = ["import", &path("raw"), &path("v1"), "--format-version", "v1", "--cluster", "32K"];
+    command(&v1).assert().success();
+    command(&["convert", &path("v1"), "--format-version", "v2"]).assert().success();
+    let descriptor = dir.path().join("v1/DiskDescriptor.xml");
+    assert!(contents_of(&descriptor) == raw);
+    command(&["convert", &path("v1"), "--format-version", "v1"]).assert().code(1);
+}
