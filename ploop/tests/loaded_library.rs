@@ -1,5 +1,6 @@
 //! The library that is loaded is of another line than the one that the program was built with: every call of libploop is
 //! refused, and none is made. A small library that the dynamic linker loads first plays the other line.
+#![cfg(feature = "libploop")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -92,7 +92,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  ploop-image create new.hdd --size 10G")]
     Create(Create),
     /// Make an image of a raw disk, and print its descriptor
-    #[command(after_help = "Examples:\n  ploop-image import disk.raw new.hdd\n  zstdcat disk.zst | ploop-image import - new.hdd")]
+    #[command(
+        after_help = "Examples:\n  ploop-image import disk.raw new.hdd\n  zstdcat disk.zst | ploop-image import - new.hdd"
+    )]
     Import(Import),
     /// Make a snapshot of the present state, and print its GUID
     #[command(after_help = CHANGES)]

@@ -25,7 +25,9 @@ pub(crate) fn convert(convert: &Convert, output: &Output) -> Result {
         None => {}
     }
     if let Some(mode) = convert.mode {
-        with_progress(output, "converted", |progress| image.convert(mode, progress))?;
+        with_progress(output, "converted", |progress| {
+            image.convert(mode, progress)
+        })?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -340,7 +340,9 @@ fn images_are_made_imported_grown_and_converted() {
     raw[..1000].fill(1);
     raw[4_000_000..4_500_000].fill(7);
     fs::write(path("raw"), &raw).unwrap();
-    command(&["import", &path("raw"), &path("file")]).assert().success();
+    command(&["import", &path("raw"), &path("file")])
+        .assert()
+        .success();
     command(&["import", "-", &path("pipe"), "--mode", "raw", "--json"])
         .stdin(raw.clone())
         .assert()
@@ -349,22 +351,43 @@ fn images_are_made_imported_grown_and_converted() {
         let descriptor = dir.path().join(name).join("DiskDescriptor.xml");
         assert!(contents_of(&descriptor) == raw, "{name}");
         for mode in ["raw", "preallocated", "expanded"] {
-            command(&["convert", &path(name), "--mode", mode]).assert().success();
+            command(&["convert", &path(name), "--mode", mode])
+                .assert()
+                .success();
             assert!(contents_of(&descriptor) == raw, "{name} {mode}");
             command(&["check", &path(name)]).assert().code(0);
         }
     }
     // Nothing is overwritten, and nothing left behind.
-    command(&["import", &path("raw"), &path("file")]).assert().code(1);
+    command(&["import", &path("raw"), &path("file")])
+        .assert()
+        .code(1);
     fs::write(path("odd"), [1; 1000]).unwrap();
-    command(&["import", &path("odd"), &path("none")]).assert().code(1);
-    command(&["import", "-", &path("none")]).stdin("").assert().code(1);
+    command(&["import", &path("odd"), &path("none")])
+        .assert()
+        .code(1);
+    command(&["import", "-", &path("none")])
+        .stdin("")
+        .assert()
+        .code(1);
     assert!(!Path::new(&path("none")).exists());
 
-    let v1 = ["import", &path("raw"), &path("v1"), "--format-version", "v1", "--cluster", "32K"];
+    let v1 = [
+        "import",
+        &path("raw"),
+        &path("v1"),
+        "--format-version",
+        "v1",
+        "--cluster",
+        "32K",
+    ];
     command(&v1).assert().success();
-    command(&["convert", &path("v1"), "--format-version", "v2"]).assert().success();
+    command(&["convert", &path("v1"), "--format-version", "v2"])
+        .assert()
+        .success();
     let descriptor = dir.path().join("v1/DiskDescriptor.xml");
     assert!(contents_of(&descriptor) == raw);
-    command(&["convert", &path("v1"), "--format-version", "v1"]).assert().code(1);
+    command(&["convert", &path("v1"), "--format-version", "v1"])
+        .assert()
+        .code(1);
 }
