@@ -74,7 +74,7 @@ pub(crate) fn convert(
         }
     }
     if mode == ImageMode::Preallocated {
-        preallocate(&base.file).map_err(|error| error.during(change.operation()))?;
+        preallocate(&base.file, false).map_err(|error| error.during(change.operation()))?;
     }
     change.run(DescriptorWrite::Staged, |locked| locked.convert(mode))
 }

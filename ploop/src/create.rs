@@ -1,25 +1,21 @@
 //! Making an image.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::change::require_known_flags;
 use crate::durability::{sync_directories, sync_files};
 use crate::ffi::{self, CPath, CText, CreateArgs, LockedImage};
 use crate::image::descriptor::DescriptorFile;
 use crate::image::recovery::creation;
+use crate::image::staging_directory::{Destination, StagingDirectory};
 use crate::lock;
-use crate::paths::{self, DESCRIPTOR_NAME, STATFS_NAME};
 use crate::tools::{require_tools, to_partition};
 use crate::{
-    ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, FsType, Guid, ImageMode, Ploop,
-    Result, Size, kernel,
+    ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, FsType, ImageMode, Ploop,
+    Result, Size, kernel, paths,
 };
 
 const OPERATION: &str = "create image";
@@ -313,7 +309,7 @@ impl Ploop {
     /// # Ok::<(), ploop::Error>(())
     /// ```
     pub fn create(param: &CreateParam) -> Result<Ploop> {
-        let destination = Destination::of(OPERATION, &param.file)?;
+        let destination = destination_of(OPERATION, &param.file)?;
         let format = param.checked(OPERATION)?;
         param.require_room_for_fs()?;
         if param.fs.is_some() {
@@ -366,15 +362,15 @@ impl Ploop {
 
 fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
     const OPERATION: &str = "create descriptor";
-    let destination = Destination::of(OPERATION, descriptor)?;
-    let image = Destination::of(OPERATION, &param.file)?.image;
+    let destination = destination_of(OPERATION, descriptor)?;
+    let image = destination_of(OPERATION, &param.file)?.image;
     paths::require_new_delta_path(OPERATION, &image, &destination.directory)?;
     paths::require_own_side_files(OPERATION, &destination.image, [image.as_path()])?;
     let format = param.checked(OPERATION)?;
     let _write_signals = ffi::WriteSignalsBlocked::begin();
     lock::with_lock_of(OPERATION, &destination.image, || {
         if fs::symlink_metadata(&destination.image).is_ok() {
-            return Err(exists(OPERATION, &destination.image));
+            return Err(destination.exists(&destination.image));
         }
         let staging = StagingDirectory::open(&destination)?;
         let made = &staging.descriptor;
@@ -400,150 +396,27 @@ fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
             fs::write(made, xml)
                 .map_err(|error| Error::io(OPERATION, "it cannot be written", error))?;
         }
-        move_new(made, &destination.image)?;
+        destination.move_new(made, &destination.image)?;
         sync_files(OPERATION, [&*destination.image])?;
         sync_directories(OPERATION, [&*destination.directory])
     })
     .map_err(|error| error.during(OPERATION))
 }
 
-/// The paths of an image that is to be made.
-struct Destination {
-    operation: &'static str,
-    directory: PathBuf,
-    image: PathBuf,
-    descriptor: PathBuf,
-}
-
-impl Destination {
-    fn of(operation: &'static str, file: &Path) -> Result<Destination> {
-        let image = paths::of_new_file(operation, file)?;
-        let directory = paths::directory_of(&image).to_owned();
-        paths::require_new_delta_path(operation, &image, &directory)?;
-        // What is made beside it and of it must fit as well.
-        let name = image.file_name().unwrap_or_default();
-        let longest = directory.join(StagingDirectory::NAME_OF_MAX_LEN).join(name);
-        paths::require_c_path(operation, &longest)?;
-        let descriptor = directory.join(DESCRIPTOR_NAME);
-        if image == descriptor && operation == OPERATION {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                operation,
-                "this is the name of the descriptor, which is made beside the image",
-            )
-            .with_path(file));
-        }
-        Ok(Destination {
-            operation,
-            directory,
-            image,
-            descriptor,
-        })
+/// Where an image is to be made, so that libploop can use the paths.
+fn destination_of(operation: &'static str, file: &Path) -> Result<Destination> {
+    let image = paths::of_new_file(operation, file)?;
+    let destination = Destination::of(operation, image);
+    let directory = &destination.directory;
+    paths::require_new_delta_path(operation, &destination.image, directory)?;
+    // What is made beside it and of it must fit as well.
+    let name = destination.image.file_name().unwrap_or_default();
+    let longest = directory.join(StagingDirectory::NAME_OF_MAX_LEN).join(name);
+    paths::require_c_path(operation, &longest)?;
+    if operation == OPERATION {
+        destination.require_other_name_than_descriptor()?;
     }
-
-    fn require_free(&self) -> Result<()> {
-        for path in [&self.image, &self.descriptor] {
-            if fs::symlink_metadata(path).is_ok() {
-                return Err(exists(self.operation, path));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn exists(operation: &'static str, path: &Path) -> Error {
-    Error::new(
-        ErrorKind::AlreadyExists,
-        operation,
-        "this file exists and was left as it is; remove it or choose another place",
-    )
-    .with_path(path)
-    .with_code(Code::PARAM.get())
-}
-
-/// A hidden directory in which the image is made: libploop removes files when it fails (24), and here it finds no
-/// others.
-struct StagingDirectory {
-    directory: PathBuf,
-    image: PathBuf,
-    descriptor: PathBuf,
-    /// Held while the directory is in use.
-    _lock: Option<File>,
-}
-
-impl StagingDirectory {
-    const NAME_OF_MAX_LEN: &str = ".ploop-create-0123456789abcdef0123456789abcdef";
-
-    fn open(destination: &Destination) -> Result<StagingDirectory> {
-        let (directory, lock) = loop {
-            let id = Guid::generate();
-            let name = format!("{}{}", creation::DIRECTORY_PREFIX, id.as_uuid().simple());
-            let directory = destination.directory.join(name);
-            DirBuilder::new()
-                .mode(0o700)
-                .create(&directory)
-                .map_err(|error| {
-                    Error::io(OPERATION, "no file can be made in this directory", error)
-                        .with_path(&destination.directory)
-                })?;
-            // Until it is locked, it looks abandoned, and may be removed as a leftover.
-            if let Ok(lock) = creation::lock_new(&directory) {
-                break (directory, lock);
-            }
-        };
-        let name = destination.image.file_name().unwrap_or(OsStr::new("image"));
-        Ok(StagingDirectory {
-            image: directory.join(name),
-            descriptor: directory.join(DESCRIPTOR_NAME),
-            _lock: lock,
-            directory,
-        })
-    }
-
-    /// Moves what was made to its destination, where nothing may be.
-    fn deliver(&self, destination: &Destination) -> Result<()> {
-        sync_files(OPERATION, [&*self.image])?;
-        // The link in the staging directory says whose the image is, until the descriptor is there.
-        match fs::hard_link(&self.image, &destination.image) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(exists(OPERATION, &destination.image));
-            }
-            // Where there are no links, it is moved.
-            Err(_) => move_new(&self.image, &destination.image)?,
-            Ok(()) => {}
-        }
-        if let Err(error) = move_new(&self.descriptor, &destination.descriptor) {
-            // Moved there above, so nobody else's.
-            let _ = fs::remove_file(&destination.image);
-            return Err(error);
-        }
-        // libploop's statistics of the file system: a cache.
-        let _ = fs::rename(
-            self.directory.join(STATFS_NAME),
-            destination.directory.join(STATFS_NAME),
-        );
-        sync_files(OPERATION, [&*destination.descriptor])?;
-        sync_directories(OPERATION, [&*destination.directory])
-    }
-}
-
-impl Drop for StagingDirectory {
-    fn drop(&mut self) {
-        // What stays does not make the creation fail; `remove_leftovers` removes it.
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn move_new(from: &Path, to: &Path) -> Result<()> {
-    let moved = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // NFS and others: a link does not replace anything either, and is removed with the staging directory.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::hard_link(from, to),
-        other => other.map_err(io::Error::from),
-    };
-    moved.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => exists(OPERATION, to),
-        _ => Error::io(OPERATION, "the finished file cannot be moved here", error).with_path(to),
-    })
+    Ok(destination)
 }
 
 /// Adds advice to the error of an mke2fs that needs more room for the journal than others.

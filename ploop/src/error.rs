@@ -227,7 +227,7 @@ impl Error {
         self
     }
 
-    #[cfg(feature = "libploop")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     pub(crate) fn with_code(mut self, code: i32) -> Error {
         self.0.code = Some(code);
         self

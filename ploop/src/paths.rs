@@ -8,17 +8,14 @@ use std::path::{Path, PathBuf};
 
 use crate::identity::Identity;
 pub(crate) use crate::side_files::{
-    MOUNT_POINT, STATFS_NAME, before_removal, being_staged, directory_of, is_regular_file,
-    merge_record, mount_point, rewritten, saved_unknown_fields, staged,
+    DESCRIPTOR_NAME, MOUNT_POINT, STATFS_NAME, before_removal, being_staged, directory_of,
+    is_regular_file, merge_record, mount_point, rewritten, saved_unknown_fields, staged,
 };
 use crate::{Error, ErrorKind, Result, side_files, trust};
 
 /// The longest path that is passed on. libploop appends `.lck`, `.tmp.tmp` and `.{GUID}` to what it
 /// is given, in buffers of 4096 bytes and not always with a check (hazard 15).
 pub(crate) const MAX_PATH_BYTES: usize = 4000;
-
-/// The name of the descriptor of a new image.
-pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
 
 /// The suffixes of files that libploop and this crate make beside a descriptor or a delta.
 const SUFFIXES: [&str; 9] = [

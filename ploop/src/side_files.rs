@@ -5,6 +5,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The name of the descriptor of a new image.
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
+
 /// libploop's statistics of the file system as of its last unmount, beside the base.
 pub(crate) const STATFS_NAME: &str = ".statfs";
 
@@ -62,7 +66,7 @@ pub(crate) fn mount_point(base: &Path) -> PathBuf {
 }
 
 /// libploop's copy of a delta's block allocation table, during a change of the format version.
-fn table_copy(delta: &Path) -> PathBuf {
+pub(crate) fn table_copy(delta: &Path) -> PathBuf {
     with_suffix(delta, ".idx")
 }
 

@@ -49,7 +49,7 @@ mod offline;
 mod orphans;
 mod other_formats;
 mod partition;
-#[cfg(feature = "libploop")]
+#[cfg(any(feature = "libploop", feature = "image-write"))]
 mod preallocate;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 #[cfg_attr(
@@ -64,6 +64,12 @@ mod report;
     allow(dead_code, unused_imports, reason = "libploop needs the rest")
 )]
 pub(crate) mod sound;
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+#[cfg_attr(
+    not(feature = "libploop"),
+    allow(dead_code, reason = "libploop needs the rest")
+)]
+pub(crate) mod staging_directory;
 mod state;
 mod storages;
 mod table;
@@ -83,7 +89,7 @@ pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
 pub use layout::Layout;
 #[cfg(feature = "image-write")]
-pub use offline::OfflineImage;
+pub use offline::{CreateOptions, OfflineImage, create, import, import_disk};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use orphans::orphans;
 #[cfg(feature = "image-write")]

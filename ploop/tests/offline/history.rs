@@ -178,7 +178,13 @@ impl Subject {
                     }
                 }
             }
-            Operation::Convert(mode) => self.filled.ploop.convert(*mode).unwrap(),
+            Operation::Convert(mode) => match by {
+                // libploop cannot convert a raw base.
+                By::Libploop if self.filled.descriptor().mode != ImageMode::Raw => {
+                    self.filled.ploop.convert(*mode).unwrap();
+                }
+                _ => self.offline().convert(*mode, |_| {}).unwrap(),
+            },
         }
         by
     }
@@ -312,7 +318,7 @@ impl Author {
                 let raw_base = raw && descriptor.parent(to).is_none();
                 Operation::Merge(target, !raw_base && random.bool())
             }
-            15 if random.u32(..4) == 0 && !raw => {
+            15 if random.u32(..4) == 0 => {
                 let modes = [ImageMode::Preallocated, ImageMode::Expanded, ImageMode::Raw];
                 Operation::Convert(modes[random.usize(..3)])
             }

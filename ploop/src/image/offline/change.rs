@@ -15,7 +15,7 @@ use crate::image::descriptor::{
     self, Descriptor, DescriptorFile, DescriptorForm, Image, Snapshot, UnknownFields,
 };
 use crate::image::header::Header;
-use crate::image::recovery::{self, creation};
+use crate::image::recovery::{self, creation, detached};
 use crate::image::sound::{SoundDelta, require_sound};
 use crate::lock::{ImageLockGuard, Purpose};
 use crate::sysfs::{self, Device};
@@ -240,13 +240,44 @@ impl<'a> OfflineChange<'a> {
             };
             return Err(Error::io(self.operation, what, error).with_path(self.path));
         }
+        self.took(descriptor);
+        Ok(())
+    }
+
+    /// Stages a new descriptor, as libploop does: after an interruption, the files may show that it is the right one.
+    pub(super) fn stage(&self, descriptor: &Descriptor) -> Result<()> {
+        let text = self.text(descriptor)?;
+        let staged = side_files::staged(self.path);
+        fs::metadata(self.path)
+            .and_then(|like| descriptor::write(&staged, text.as_bytes(), Some(&like)))
+            .and_then(|()| durability::sync_directory(self.directory()))
+            .map_err(|error| {
+                let what = "the new descriptor cannot be written";
+                Error::io(self.operation, what, error).with_path(staged)
+            })
+    }
+
+    /// Removes a staged descriptor.
+    pub(super) fn unstage(&self) {
+        // One that stays is not taken: the files show that it is not the right one.
+        let _ = fs::remove_file(side_files::staged(self.path));
+    }
+
+    /// [`put`](OfflineChange::put) of the staged descriptor.
+    pub(super) fn put_staged(&mut self, descriptor: Descriptor) -> Result<()> {
+        detached::put_in_place(self.operation, &side_files::staged(self.path), self.path)?;
+        self.took(descriptor);
+        Ok(())
+    }
+
+    /// This descriptor is in place.
+    fn took(&mut self, descriptor: Descriptor) {
         self.descriptor = descriptor;
         if self.has_saved_fields {
             // They are in the descriptor again.
             let _ = fs::remove_file(side_files::saved_unknown_fields(self.path));
             self.has_saved_fields = false;
         }
-        Ok(())
     }
 
     /// [`put`](OfflineChange::put), and then removes files that the new descriptor does not name. Where one of them

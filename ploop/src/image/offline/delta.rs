@@ -35,7 +35,7 @@ impl OfflineChange<'_> {
 
     /// The format version of the deltas. Where there are none, that which libploop would choose: the newest that the
     /// driver knows, and without a driver the one that all drivers know.
-    fn version(&self, size: Size) -> Result<FormatVersion> {
+    pub(super) fn version(&self, size: Size) -> Result<FormatVersion> {
         for image in self.descriptor.images.iter().rev() {
             if !self.is_raw_base(image) {
                 let header = Header::read(&image.file);

@@ -201,15 +201,18 @@ impl OfflineChange<'_> {
 
     /// Opens deltas for reading, the lowest first.
     pub(super) fn open_chain(&self, images: &[Image]) -> Result<Chain> {
+        Chain::new(self.open_levels(images)?, self.descriptor.cluster)
+            .map_err(|error| error.during(self.operation()))
+    }
+
+    pub(super) fn open_levels(&self, images: &[Image]) -> Result<Vec<Level>> {
         let operation = self.operation();
         let open = |image: &Image| {
             let (file, _) =
                 file::open(operation, &image.file).map_err(|error| error.with_path(&image.file))?;
             Level::from_file(&image.file, file, self.is_raw_base(image), false)
         };
-        let levels = images.iter().map(open).collect::<Result<Vec<_>>>();
-        levels
-            .and_then(|levels| Chain::new(levels, self.descriptor.cluster))
-            .map_err(|error| error.during(operation))
+        let levels = images.iter().map(open).collect::<Result<_>>();
+        levels.map_err(|error| error.during(operation))
     }
 }

@@ -1,11 +1,19 @@
 //! [`OfflineImage`]: changes of an image that is not attached, without libploop and the driver.
 
 mod change;
+mod convert;
 mod copy;
+mod create;
 mod delta;
+mod grow;
+mod import;
 mod merge;
+mod size;
 mod snapshot;
 mod target;
+mod upgrade;
+
+pub use create::{CreateOptions, create, import, import_disk};
 
 use std::fs;
 use std::path::Path;

@@ -52,6 +52,13 @@ impl Target {
         Target { operation, file }
     }
 
+    /// A new raw file of this size.
+    pub(super) fn of_raw(operation: &'static str, path: &Path, file: File, size: Size) -> Target {
+        let (path, len) = (path.to_owned(), size.bytes());
+        let file = TargetFile::Raw { path, file, len };
+        Target { operation, file }
+    }
+
     /// Opens a file of the image.
     pub(super) fn open(change: &OfflineChange<'_>, image: &Image) -> Result<Target> {
         let operation = change.operation();

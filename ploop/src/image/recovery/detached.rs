@@ -9,17 +9,19 @@
 //!   cleared if the table is sound.
 //! * A snapshot leaves the old top, marked or not.
 //!
-//! In three cases the new descriptor is right. It is complete then, and the deltas prove it:
+//! In four cases the new descriptor is right. It is complete then, and the deltas prove it:
 //!
 //! * A snapshot that the driver has made of a running image: what was written and synced since then is in the new top
 //!   (A13). The new top is marked, because it was never detached, and has clusters. The old top is not marked, and was
 //!   neither written to nor unmounted since.
-//! * A conversion to raw whose base has no header any more.
+//! * A conversion to raw whose base has no header any more, or one from raw whose base has one.
+//! * A raw base that has become as long as the new descriptor says. If it has become longer, but not so long, it is cut
+//!   again.
 //! * A merge to a new file that has removed an old one: libploop does that before the new descriptor is in place.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::files;
 use crate::durability::{sync_directories, sync_files};
@@ -39,21 +41,28 @@ pub(crate) fn finish(
     form: &DescriptorForm,
 ) -> Result<bool> {
     let staged = side_files::staged(path);
-    let new = super::staged_descriptor(&staged, form);
+    let candidate = super::staged_descriptor(&staged, form);
     let all = old.images.iter();
-    if may_be_attached(devices, all.chain(new.iter().flat_map(|new| &new.images))) {
+    if may_be_attached(
+        devices,
+        all.chain(candidate.iter().flat_map(|new| &new.images)),
+    ) {
         return Ok(false);
     }
-    let new = new.filter(|new| {
+    let new = candidate.as_ref().filter(|new| {
         is_converted_to_raw(old, new)
+            || is_converted_from_raw(old, new)
+            || is_grown_raw(old, new)
             || has_written_snapshot(old, new, &staged)
             || is_merged_to_new_file(old, new)
     });
     let done = new.is_some();
     if done {
         put_in_place(operation, &staged, path)?;
+    } else if let Some(candidate) = &candidate {
+        take_back_growth(old, candidate, &staged);
     }
-    let descriptor = new.as_ref().unwrap_or(old);
+    let descriptor = new.unwrap_or(old);
     files::finish(devices, path, descriptor);
     let mut unmarked = false;
     for image in &descriptor.images {
@@ -83,20 +92,66 @@ pub(super) fn may_be_attached<'a>(
 
 /// Whether the new descriptor is that of a conversion to raw, and the base is raw already.
 fn is_converted_to_raw(old: &Descriptor, new: &Descriptor) -> bool {
-    let files = |descriptor: &Descriptor| -> Vec<PathBuf> {
-        let images = descriptor.images.iter();
-        images.map(|image| image.file.clone()).collect()
-    };
-    if old.mode == ImageMode::Raw || new.mode != ImageMode::Raw || files(old) != files(new) {
+    if old.mode == ImageMode::Raw || new.mode != ImageMode::Raw || !have_same_files(old, new) {
         return false;
     }
     let Some(base) = old.base() else {
         return false;
     };
+    let size = old.size.bytes();
+    // Deltas upon it may have made the disk larger.
+    let fits = |len| len == size || old.images.len() > 1 && len > 0 && len < size && len % 512 == 0;
     let len = fs::metadata(&base.file).map(|metadata| metadata.len());
-    let whole = len.is_ok_and(|len| len == old.size.bytes());
     let no_header = |error: Error| error.kind() == ErrorKind::Corrupt && error.offset() == Some(0);
-    whole && Header::read(&base.file).is_err_and(no_header)
+    len.is_ok_and(fits) && Header::read(&base.file).is_err_and(no_header)
+}
+
+/// Whether the new descriptor is that of a conversion from raw, and the base is a delta already.
+fn is_converted_from_raw(old: &Descriptor, new: &Descriptor) -> bool {
+    if old.mode != ImageMode::Raw || new.mode == ImageMode::Raw || !have_same_files(old, new) {
+        return false;
+    }
+    old.base().is_some_and(|base| {
+        Header::read(&base.file).is_ok_and(|header| header.cluster == new.cluster)
+            && check_image(&base.file).is_sound()
+    })
+}
+
+/// The raw base of a disk that is to be made larger, and its length, if that is all that differs.
+fn growing_raw_base<'d>(old: &'d Descriptor, new: &Descriptor) -> Option<(&'d Image, u64)> {
+    let same = Descriptor {
+        size: old.size,
+        ..new.clone()
+    };
+    let base = old.base().filter(|base| base.guid == old.top)?;
+    let is_raw_growth = old.mode == ImageMode::Raw && new.size > old.size && same == *old;
+    let len = fs::metadata(&base.file).ok()?.len();
+    is_raw_growth.then_some((base, len))
+}
+
+/// Whether the new descriptor is that of a raw disk that was made larger, and its file is as long already.
+fn is_grown_raw(old: &Descriptor, new: &Descriptor) -> bool {
+    growing_raw_base(old, new).is_some_and(|(_, len)| len == new.size.bytes())
+}
+
+/// Cuts a raw base that has become longer, and not so long as it was to be.
+fn take_back_growth(old: &Descriptor, new: &Descriptor, staged: &Path) {
+    let Some((base, len)) = growing_raw_base(old, new) else {
+        return;
+    };
+    let old = old.size.bytes();
+    if len > old && len < new.size.bytes() {
+        let file = fs::OpenOptions::new().write(true).open(&base.file);
+        // If it stays as it is, the operations that follow report its length.
+        let _ = file.and_then(|file| file.set_len(old));
+    }
+    let _ = fs::remove_file(staged);
+}
+
+fn have_same_files(old: &Descriptor, new: &Descriptor) -> bool {
+    let (old, new) = (old.images.iter(), new.images.iter());
+    old.map(|image| &image.file)
+        .eq(new.map(|image| &image.file))
 }
 
 /// Whether the new descriptor is that of a merge to a new file, an old file is gone, and all new ones are there.

@@ -4,8 +4,9 @@
 //! is cut short at, the descriptor in place says which of them are needed. So the change records all of them before
 //! (`.ploop-files`), and the next one removes those that the descriptor does not name.
 //!
-//! A record may come from anyone, as everything beside a descriptor. So only deltas are removed that lie in the
-//! directory of the descriptor, have the cluster size of the image, and are named by no descriptor there.
+//! A record may come from anyone, as everything beside a descriptor. So only files are removed that lie in the directory
+//! of the descriptor, are named by no descriptor there, and are deltas with clusters of the image's size, or have the name
+//! of a file that is made beside a delta.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -92,11 +93,21 @@ pub(super) fn finish(devices: &[Device], path: &Path, now: &Descriptor) {
             let file = directory.join(OsStr::from_bytes(name));
             let is_free = || {
                 let identity = Identity::of(&file).ok()?;
-                let is_its = Header::read(&file).ok()?.cluster == now.cluster;
+                // The new base of a conversion, and the copy of a table.
+                let is_side_file = now
+                    .images
+                    .iter()
+                    .flat_map(|image| {
+                        let file = &image.file;
+                        [side_files::staged(file), side_files::table_copy(file)]
+                    })
+                    .any(|own| own == file);
+                let is_delta =
+                    || Header::read(&file).is_ok_and(|header| header.cluster == now.cluster);
                 let is_used = used.contains(&identity)
                     || others.contains(&file)
                     || devices.iter().any(|device| device.has(identity));
-                Some(is_its && !is_used)
+                Some(!is_used && (is_side_file || is_delta()))
             };
             if file.parent() == Some(directory)
                 && side_files::is_regular_file(&file)

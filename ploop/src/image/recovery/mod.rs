@@ -6,12 +6,15 @@
 //! * [`creation`]: an interrupted creation of an image.
 //! * [`files`]: what a change without libploop made or was to remove, and nothing names.
 //! * [`removal`]: a delta that the kernel refused to remove gets back into the descriptor.
+//! * `upgrade`: an interrupted change of the format version.
 
 pub(crate) mod creation;
 pub(crate) mod detached;
 pub(crate) mod files;
 pub(crate) mod merge;
 pub(crate) mod removal;
+#[cfg(feature = "image-write")]
+pub(crate) mod upgrade;
 
 use std::path::Path;
 
@@ -30,6 +33,7 @@ pub(crate) fn finish(
     old: &Descriptor,
     form: &DescriptorForm,
 ) -> Result<bool> {
+    upgrade::finish(operation, old)?;
     // Once a descriptor was put in place, nothing is left to do.
     if removal::finish(devices, operation, path, old, form)? {
         return Ok(true);

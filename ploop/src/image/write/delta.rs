@@ -78,7 +78,7 @@ pub(super) fn new_header(
 
 impl WritableDelta {
     /// Makes a new, empty delta. The file must not exist.
-    pub(super) fn create(path: &Path, header: &Header) -> Result<WritableDelta> {
+    pub(in crate::image) fn create(path: &Path, header: &Header) -> Result<WritableDelta> {
         let make = || -> io::Result<File> {
             let file = OpenOptions::new()
                 .read(true)

@@ -28,11 +28,11 @@ use super::file;
 use super::holes::is_zero;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
 use merge::RunningMerge;
-use storage::Storage;
 
 pub(super) use delta::WritableDelta;
 pub use delta_file::{ChainOptions, DeltaFile, header_of};
 pub use read_plan::ReadPlan;
+pub(super) use storage::{Storage, write_zeros};
 
 const OPERATION: &str = "write image";
 

@@ -66,7 +66,7 @@ impl WritableDelta {
     }
 
     /// Writes zeros to a part of a cluster.
-    pub(super) fn write_zeros(&mut self, offset: u64, len: u64) -> Result<()> {
+    pub(in crate::image) fn write_zeros(&mut self, offset: u64, len: u64) -> Result<()> {
         self.record(offset, len);
         self.attempt("the data cannot be made zero", |storage| {
             write_zeros(storage, offset, len)

@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 
 /// A file. The fake of the tests records the order of writes and syncs.
-pub(super) trait Storage: Send {
+pub(in crate::image) trait Storage: Send {
     fn len(&self) -> io::Result<u64>;
     fn set_len(&self, len: u64) -> io::Result<()>;
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
@@ -69,7 +69,11 @@ impl Storage for File {
 }
 
 /// Writes zeros. A hole would do for a reader, but the driver cannot write to one.
-pub(super) fn write_zeros(storage: &dyn Storage, mut offset: u64, len: u64) -> io::Result<()> {
+pub(in crate::image) fn write_zeros(
+    storage: &dyn Storage,
+    mut offset: u64,
+    len: u64,
+) -> io::Result<()> {
     let end = offset + len;
     let zeros = vec![0; len.min(1 << 20) as usize];
     while offset < end {
