@@ -285,3 +285,23 @@ fn a_base_that_is_not_there() {
         assert_eq!(output.status.code(), Some(3), "{output:?}");
     }
 }
+
+#[test]
+fn a_disk_is_read_and_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let descriptor = dir.path().join("DiskDescriptor.xml");
+    let out = dir.path().join("disk.raw");
+    let param = ploop::CreateParam::new(dir.path().join("root.hds"), ploop::Size::from_mib(8));
+    ploop::Ploop::create(&param.fs(None)).unwrap();
+    let output = example("export")
+        .args([&descriptor, &out])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read(&out).unwrap() == vec![0; 8 << 20]);
+    let output = example("read").arg(&descriptor).output().unwrap();
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+}
