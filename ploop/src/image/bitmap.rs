@@ -23,7 +23,8 @@ use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Guid, Result, Size};
 pub struct UsedBitmap {
     /// The size of the disk.
     pub size: Size,
-    /// The size of a cluster. Extents begin and end with one, or with the disk.
+    /// The size of a cluster. Extents begin and end with one, or with the disk. In a layout of old Parallels versions, it
+    /// may be smaller than this.
     pub cluster: ClusterSize,
     extents: Vec<Extent>,
 }
@@ -60,10 +61,10 @@ pub fn used_bitmap(delta: impl AsRef<Path>) -> Result<UsedBitmap> {
     const OPERATION: &str = "read used bitmap";
     let path = delta.as_ref();
     let (file, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
-    let header = Header::read_from(&file, len).map_err(|error| error.with_path(path))?;
     let delta = Delta::from_file(path, file, len, true)?;
-    let (size, cluster) = (header.size.bytes(), header.cluster.bytes());
-    let entries = header.entries();
+    let layout = delta.layout();
+    let (size, cluster) = (layout.size.bytes(), layout.cluster.bytes());
+    let entries = layout.entries;
     let mut extents: Vec<Extent> = Vec::new();
     for number in 0..entries.div_ceil(PAGE) {
         let page = delta.page(number)?;
@@ -77,8 +78,8 @@ pub fn used_bitmap(delta: impl AsRef<Path>) -> Result<UsedBitmap> {
         }
     }
     Ok(UsedBitmap {
-        size: header.size,
-        cluster: header.cluster,
+        size: layout.size,
+        cluster: ClusterSize::at_least(layout.cluster),
         extents,
     })
 }

@@ -1,15 +1,17 @@
 //! The chain of files through which a disk is read: a base, and deltas upon it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 #[cfg(feature = "image-write")]
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::delta::Delta;
+use super::delta::{Delta, Place};
 use super::file;
 use super::holes;
+use super::salvage::{self, LossReason, Lost};
 use super::table::{PAGE, Page};
 #[cfg(feature = "image-write")]
 use crate::ClusterSize;
@@ -30,7 +32,14 @@ pub(super) struct Chain {
     /// Whether the size is that of a storage, and not that of the top.
     #[cfg(feature = "image-write")]
     is_storage: bool,
+    /// Whether what cannot be read is zero, and no error.
+    salvage: bool,
+    /// The parts that could not be read so far, by their offsets.
+    unreadable: Mutex<BTreeMap<u64, Lost>>,
 }
+
+/// How many parts that cannot be read are remembered.
+const MAX_UNREADABLE: usize = 1 << 16;
 
 #[derive(Debug)]
 pub(super) enum Level {
@@ -215,7 +224,17 @@ impl Chain {
             size,
             #[cfg(feature = "image-write")]
             is_storage: storage.is_some(),
+            salvage: false,
+            unreadable: Mutex::default(),
         })
+    }
+
+    /// The chain, with zeros in the place of what cannot be read.
+    pub(super) fn salvaged(self) -> Chain {
+        Chain {
+            salvage: true,
+            ..self
+        }
     }
 
     /// Checks the levels after a change, and takes the size from the top.
@@ -336,7 +355,7 @@ impl Chain {
             let (part, rest) = buffer.split_at_mut(len as usize);
             match location {
                 None => part.fill(0),
-                Some(location) => self.read_location(location, part)?,
+                Some(location) => self.read_location(location, part, offset)?,
             }
             buffer = rest;
             offset += len;
@@ -344,8 +363,153 @@ impl Chain {
         Ok(())
     }
 
-    fn read_location(&self, location: Location, buffer: &mut [u8]) -> Result<()> {
-        self.levels[location.level].read(buffer, location.offset)
+    /// Fills `buffer` from a place in a file, which is at `offset` of the disk.
+    pub(super) fn read_location(
+        &self,
+        location: Location,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<()> {
+        let level = &self.levels[location.level];
+        match level.read(buffer, location.offset) {
+            Err(_) if self.salvage => {
+                self.read_pieces(level, location, buffer, offset);
+                Ok(())
+            }
+            read => read,
+        }
+    }
+
+    /// Reads what can be read. The rest becomes zero, and is remembered.
+    fn read_pieces(&self, level: &Level, location: Location, buffer: &mut [u8], offset: u64) {
+        const PIECE: usize = 4096;
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = location.offset + done as u64;
+            let left = PIECE - (at % PIECE as u64) as usize;
+            let end = buffer.len().min(done + left);
+            let piece = &mut buffer[done..end];
+            if level.read(piece, at).is_err() {
+                piece.fill(0);
+                let lost = Lost {
+                    offset: offset + done as u64,
+                    len: piece.len() as u64,
+                    level: location.level,
+                    reason: LossReason::Unreadable,
+                };
+                self.remember(lost);
+            }
+            done = end;
+        }
+    }
+
+    fn remember(&self, lost: Lost) {
+        let mut list = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_full = list.len() >= MAX_UNREADABLE;
+        let before = list.range_mut(..=lost.offset).next_back();
+        let before = before.map(|(_, before)| before).filter(|before| {
+            before.level == lost.level && before.offset + before.len >= lost.offset
+        });
+        match before {
+            Some(before) => {
+                let end = (before.offset + before.len).max(lost.offset + lost.len);
+                before.len = end - before.offset;
+            }
+            None if !is_full => {
+                list.insert(lost.offset, lost);
+            }
+            None => {}
+        }
+    }
+
+    /// The parts that could not be read so far.
+    pub(super) fn unreadable(&self) -> Vec<Lost> {
+        let list = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        list.values().copied().collect()
+    }
+
+    /// Appends what is lost by the tables and the lengths of the files, up to a number of parts.
+    pub(super) fn lost(&self, list: &mut Vec<Lost>, max: usize) {
+        if !self.salvage {
+            return;
+        }
+        let clusters = self.size.div_ceil(self.cluster);
+        for number in 0..self.pages() {
+            let pages: Vec<Option<Page>> = self
+                .levels
+                .iter()
+                .map(|level| match level {
+                    Level::Delta(delta) => delta.page(number).ok(),
+                    Level::Raw { .. } => None,
+                })
+                .collect();
+            let is_raw = matches!(self.levels[0], Level::Raw { .. });
+            let is_empty = |page: &Option<Page>| matches!(page, None | Some(Page::Empty));
+            if !is_raw && pages.iter().all(is_empty) {
+                continue;
+            }
+            let first = u64::from(number) * u64::from(PAGE);
+            let top = pages.iter().rposition(|page| !is_empty(page));
+            if let Some((level, Some(Page::Lost))) = top.map(|level| (level, &pages[level])) {
+                let offset = first * self.cluster;
+                let len = (u64::from(PAGE) * self.cluster).min(self.size - offset);
+                let reason = LossReason::Table;
+                let lost = Lost {
+                    offset,
+                    len,
+                    level,
+                    reason,
+                };
+                salvage::push(list, lost);
+                continue;
+            }
+            for index in 0..(clusters - first).min(u64::from(PAGE)) as u32 {
+                if list.len() >= max {
+                    return;
+                }
+                if let Some(lost) = self.lost_of(first, index, &pages) {
+                    salvage::push(list, lost);
+                }
+            }
+        }
+    }
+
+    /// What is lost of a cluster, which is the `index`th of a page.
+    fn lost_of(&self, first: u64, index: u32, pages: &[Option<Page>]) -> Option<Lost> {
+        let number = first + u64::from(index);
+        let start = number * self.cluster;
+        let len = self.cluster.min(self.size - start);
+        for (level, (source, page)) in self.levels.iter().zip(pages).enumerate().rev() {
+            let (there, reason) = match (source, page) {
+                (Level::Delta(delta), Some(page)) => {
+                    match delta.place_of(number as u32, page.entry(index)).ok()? {
+                        None => continue,
+                        Some(Place::Lost(reason)) => (0, reason),
+                        Some(Place::At(offset)) => {
+                            (delta.data_end().saturating_sub(offset), LossReason::Missing)
+                        }
+                    }
+                }
+                // A disk that has grown since may be longer than its base.
+                (Level::Raw { len, .. }, _) if self.levels.len() == 1 => {
+                    (len.saturating_sub(start), LossReason::Missing)
+                }
+                _ => continue,
+            };
+            return (there < len).then(|| Lost {
+                offset: start + there,
+                len: len - there,
+                level,
+                reason,
+            });
+        }
+        None
     }
 
     /// Where the disk's data from `offset` on is, and how much of it is contiguous there: at least one byte, at most
@@ -376,9 +540,15 @@ impl Chain {
         for (level, source) in self.levels.iter().enumerate().rev() {
             match source {
                 Level::Delta(delta) => {
-                    if let Some(start) = delta.cluster(number)? {
-                        let offset = start + within;
-                        return Ok((Some(Location { level, offset }), left));
+                    match delta.place(number)? {
+                        Some(Place::At(start)) if start + within < delta.data_end() => {
+                            let offset = start + within;
+                            let len = left.min(delta.data_end() - offset);
+                            return Ok((Some(Location { level, offset }), len));
+                        }
+                        // What is below is older, and was there no more.
+                        Some(_) => return Ok((None, left)),
+                        None => {}
                     }
                 }
                 Level::Raw { len, .. } => {
@@ -407,6 +577,8 @@ impl Chain {
         let count = clusters.min(u64::from(PAGE)) as usize;
         locations.clear();
         let mut missing = count;
+        // Clusters that a salvaged delta has lost: what is below does not count.
+        let mut lost = HashSet::new();
         for (level, source) in self.levels.iter().enumerate().rev() {
             if missing == 0 {
                 break;
@@ -414,17 +586,26 @@ impl Chain {
             match source {
                 Level::Delta(delta) => {
                     let page = delta.page(number)?;
-                    if matches!(page, Page::Empty) {
-                        continue;
+                    match page {
+                        Page::Empty => continue,
+                        // What is below does not count.
+                        Page::Lost => break,
+                        Page::Entries(_) => {}
                     }
                     locations.resize(count, None);
                     for (index, location) in (0..).zip(locations.iter_mut()) {
                         let entry = page.entry(index);
-                        if location.is_none() && entry != 0 {
-                            let found = delta.resolve(number * PAGE + index, entry)?;
-                            *location = found.map(|offset| Location { level, offset });
-                            missing -= 1;
+                        if location.is_some() || entry == 0 || lost.contains(&index) {
+                            continue;
                         }
+                        match delta.place_of(number * PAGE + index, entry)? {
+                            Some(Place::At(offset)) => *location = Some(Location { level, offset }),
+                            Some(Place::Lost(_)) => {
+                                lost.insert(index);
+                            }
+                            None => {}
+                        }
+                        missing -= 1;
                     }
                 }
                 Level::Raw { len, file, .. } => {
@@ -435,7 +616,8 @@ impl Chain {
                     locations.resize(count, None);
                     for (index, location) in (first..).zip(locations.iter_mut()) {
                         let offset = index * size;
-                        if location.is_none() && offset < *len {
+                        let index = (index - first) as u32;
+                        if location.is_none() && offset < *len && !lost.contains(&index) {
                             *location = Some(Location { level, offset });
                         }
                     }

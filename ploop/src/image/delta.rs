@@ -12,7 +12,8 @@ use super::file;
 use super::header::Header;
 use super::header::HeaderFlags;
 use super::layout::Layout;
-use super::table::{self, Page, Table};
+use super::salvage::LossReason;
+use super::table::{self, LOST, Page, Table};
 use crate::{Error, ErrorKind, Result};
 
 const OPERATION: &str = "open image";
@@ -28,6 +29,16 @@ pub(super) struct Delta {
     len: AtomicU64,
     /// Ranges of the file without space on its disk, if the caller knows any. No entry may lead there.
     holes: Vec<Range<u64>>,
+    /// Whether entries that lead nowhere are told, and no errors.
+    salvage: bool,
+}
+
+/// Where a delta has a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At this offset. Where the delta is salvaged, the file may end within the cluster.
+    At(u64),
+    Lost(LossReason),
 }
 
 impl Delta {
@@ -51,6 +62,27 @@ impl Delta {
             layout,
             len: AtomicU64::new(len),
             holes: Vec::new(),
+            salvage: false,
+        })
+    }
+
+    /// A delta of which as much is read as there is: its header may be wrong about where the table ends, the file may
+    /// be cut short, and entries may lead anywhere.
+    pub(super) fn salvaged(path: &Path, file: File, len: u64) -> Result<Delta> {
+        let open = || {
+            let layout = Layout::salvaged(&file, len)?;
+            require_readable(layout.flags, layout.in_use, true)?;
+            Ok(layout)
+        };
+        let layout = open().map_err(|error: Error| error.with_path(path))?;
+        Ok(Delta {
+            path: path.to_owned(),
+            table: Table::salvaged(layout.entries),
+            file: Arc::new(file),
+            layout,
+            len: AtomicU64::new(len),
+            holes: Vec::new(),
+            salvage: true,
         })
     }
 
@@ -90,13 +122,43 @@ impl Delta {
         &self.layout
     }
 
-    /// The offset of a cluster of the disk in the file, `None` where this delta does not have it.
-    pub(super) fn cluster(&self, cluster: u32) -> Result<Option<u64>> {
+    /// Where this delta has a cluster of the disk, if it has.
+    pub(super) fn place(&self, cluster: u32) -> Result<Option<Place>> {
         let entry = self
             .table
             .entry(&self.file, cluster)
             .map_err(|error| error.with_path(&self.path))?;
-        self.resolve(cluster, entry)
+        self.place_of(cluster, entry)
+    }
+
+    /// The place that an entry of the table stands for.
+    pub(super) fn place_of(&self, cluster: u32, entry: u32) -> Result<Option<Place>> {
+        if !self.salvage {
+            return Ok(self.resolve(cluster, entry)?.map(Place::At));
+        }
+        if entry == 0 {
+            return Ok(None);
+        }
+        let offset = self.layout.cluster_offset(entry);
+        let is_cut = offset >= self.len();
+        Ok(Some(match self.layout.misplaced(offset, |_| false) {
+            Some(_) => Place::Lost(LossReason::Table),
+            None if entry == LOST => Place::Lost(LossReason::Table),
+            None if is_cut => Place::Lost(LossReason::Missing),
+            None => Place::At(offset),
+        }))
+    }
+
+    /// Where the data of a salvaged delta ends; no limit for others.
+    pub(super) fn data_end(&self) -> u64 {
+        match self.salvage {
+            true => self.len(),
+            false => u64::MAX,
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
     }
 
     /// A page of the table, for a reader of all of it.

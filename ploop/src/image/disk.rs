@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::{Chain, Level};
+use super::delta::Delta;
 use super::descriptor::Descriptor;
 use super::extents::{Extents, Mapping, Mappings};
 use super::file;
@@ -63,6 +64,7 @@ pub(super) struct ImageFiles {
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     allow_in_use: bool,
+    salvage: bool,
     within: Option<PathBuf>,
 }
 
@@ -82,6 +84,21 @@ impl OpenOptions {
     #[must_use]
     pub fn allow_in_use(mut self, allow: bool) -> OpenOptions {
         self.allow_in_use = allow;
+        self
+    }
+
+    /// Whether to read what there is of a damaged image (default: no).
+    ///
+    /// Reads that would fail give zeros for what is lost: clusters to which the table leads wrongly, which are behind the
+    /// end of a file that was cut short, or which the system cannot read. What a delta has lost is zero even where a
+    /// delta below has an older state of it. [`Disk::lost`] lists these parts. Marks of use do not matter, and neither
+    /// does what a header says of where the data begins, where that cannot be true.
+    ///
+    /// Whatever is refused because nobody can tell what it is, is refused here as well: a file without a header or
+    /// that is not there, a descriptor that contradicts itself.
+    #[must_use]
+    pub fn salvage(mut self, salvage: bool) -> OpenOptions {
+        self.salvage = salvage;
         self
     }
 
@@ -163,10 +180,24 @@ impl OpenOptions {
             .iter()
             .map(|file| self.open_level(&file.path, file.raw))
             .collect::<Result<Vec<_>>>()?;
+        let mut fixed_size = split.then_some(size);
         if let ([Level::Raw { path, len, .. }], true) = (&levels[..], is_top) {
-            require_whole(path, *len, size)?;
+            if let Err(error) = require_whole(path, *len, size) {
+                if !self.salvage {
+                    return Err(error);
+                }
+                fixed_size = Some(size);
+            }
         }
-        Chain::sized(levels, storage.cluster, split.then_some(size))
+        self.chain(levels, storage.cluster, fixed_size)
+    }
+
+    fn chain(&self, levels: Vec<Level>, cluster: Size, size: Option<Size>) -> Result<Chain> {
+        let chain = Chain::sized(levels, cluster, size)?;
+        Ok(match self.salvage {
+            true => chain.salvaged(),
+            false => chain,
+        })
     }
 
     /// Opens one delta by itself.
@@ -180,7 +211,7 @@ impl OpenOptions {
             Level::Delta(delta) => delta.layout().cluster,
             Level::Raw { .. } => ClusterSize::DEFAULT.into(),
         };
-        Disk::from_chain(Chain::sized(vec![level], cluster, None)?)
+        Disk::from_chain(self.chain(vec![level], cluster, None)?)
     }
 
     fn open_level(&self, path: &Path, raw: bool) -> Result<Level> {
@@ -193,6 +224,10 @@ impl OpenOptions {
             return Err(Error::new(ErrorKind::Corrupt, OPERATION, RAW_WITH_HEADER)
                 .with_path(path)
                 .with_offset(0));
+        }
+        if self.salvage && !raw {
+            let len = file::length(OPERATION, &file).map_err(|error| at(error, path))?;
+            return Delta::salvaged(path, file, len).map(Level::Delta);
         }
         Level::from_file(path, file, raw, self.allow_in_use)
     }
@@ -411,8 +446,9 @@ impl Disk {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<()> {
-        let level = self.storages.level(mapping.level).ok_or_else(no_files)?;
-        level.read(buffer, mapping.file_offset + (offset - mapping.offset))
+        let file_offset = mapping.file_offset + (offset - mapping.offset);
+        self.storages
+            .read_file(mapping.level, file_offset, buffer, offset)
     }
 
     pub(super) fn image_files(&self) -> &ImageFiles {

@@ -270,9 +270,10 @@ impl Iterator for TableMappings<'_> {
             let offset = number * cluster;
             // The last cluster of the disk, or of a raw base, may be shorter.
             let mut len = cluster.min(size - offset);
-            if let Level::Raw { len: end, .. } = self.chain.levels()[location.level] {
-                len = len.min(end - location.offset);
-            }
+            len = match &self.chain.levels()[location.level] {
+                Level::Raw { len: end, .. } => len.min(end - location.offset),
+                Level::Delta(delta) => len.min(delta.data_end() - location.offset),
+            };
             match &mut self.pending {
                 Some(mapping)
                     if mapping.offset + mapping.len == offset

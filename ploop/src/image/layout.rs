@@ -98,6 +98,53 @@ impl Layout {
         }
     }
 
+    /// [`read_from`](Layout::read_from), of a file that may be cut short or say wrongly where its data begins. There must be a
+    /// signature and possible sizes.
+    pub(super) fn salvaged(file: &File, len: u64) -> Result<Layout> {
+        let error = match Layout::read_from(file, len) {
+            Ok(layout) => return Ok(layout),
+            Err(error) => error,
+        };
+        let mut bytes = [0; Header::LEN];
+        let fields = match file.read_exact_at(&mut bytes, 0) {
+            Ok(()) => Fields::decode(&bytes),
+            Err(_) => return Err(error),
+        };
+        let Ok(mut fields) = fields else {
+            return Err(error);
+        };
+        let cluster = u64::from(fields.cluster_sectors);
+        if !(1..=u64::from(ClusterSize::MAX.sectors())).contains(&cluster) || fields.sectors == 0 {
+            return Err(error);
+        }
+        let Ok(clusters) = u32::try_from(fields.sectors.div_ceil(cluster)) else {
+            return Err(error);
+        };
+        let table_end = Header::LEN as u64 + 4 * u64::from(clusters);
+        let first = u64::from(fields.first_block) * 512;
+        // The file was cut short, and the header is right; or the first cluster is the one behind the table.
+        let is_possible =
+            first >= table_end && first % (cluster * 512) == 0 && first - table_end < cluster * 512;
+        if !is_possible {
+            let first = table_end.next_multiple_of(cluster * 512) / 512;
+            fields.first_block = u32::try_from(first).map_err(|_| error)?;
+        }
+        fields.entries = clusters;
+        let is_ploop = ClusterSize::from_sectors(cluster).is_ok();
+        Ok(Layout {
+            version: fields.version,
+            cluster: Size::from_sectors(cluster),
+            size: Size::from_sectors(fields.sectors),
+            entries: clusters,
+            data_start: u64::from(fields.first_block) * 512,
+            in_use: fields.in_use(),
+            marked_closed: fields.marked_closed(),
+            flags: fields.flags,
+            extension_sector: fields.extension_sector,
+            is_ploop,
+        })
+    }
+
     /// The layout of an old version of Parallels, if this is one.
     pub(super) fn old(fields: &Fields) -> Option<Layout> {
         const MAX_CLUSTER: u32 = ClusterSize::MAX.sectors();

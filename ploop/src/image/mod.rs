@@ -58,6 +58,7 @@ mod preallocate;
 )]
 pub(crate) mod recovery;
 mod report;
+mod salvage;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 #[cfg_attr(
     not(feature = "libploop"),
@@ -98,5 +99,6 @@ pub use partition::{Partition, PartitionKind, PartitionTable};
 #[cfg(feature = "libploop")]
 pub(crate) use preallocate::preallocate;
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
+pub use salvage::{LossReason, LostExtent};
 #[cfg(feature = "image-write")]
 pub use write::{ChainOptions, DeltaFile, DiskWriter, ReadPlan, create_delta, header_of};

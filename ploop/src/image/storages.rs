@@ -1,6 +1,6 @@
 //! The storages of a disk, each a chain of deltas: nearly always one.
 
-use super::chain::{Chain, Level};
+use super::chain::{Chain, Level, Location};
 use crate::{Result, Size};
 
 /// The chains of a disk, one behind the other.
@@ -70,6 +70,30 @@ impl Storages {
     /// A file, by its number among all.
     pub(super) fn level(&self, number: usize) -> Option<&Level> {
         self.levels().nth(number)
+    }
+
+    /// Fills `buffer` from an offset of a file, which has this number among all, for what is at `offset` of the disk.
+    pub(super) fn read_file(
+        &self,
+        number: usize,
+        file_offset: u64,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<()> {
+        for part in self.parts() {
+            let level = number - part.first_level;
+            if level < part.chain.levels().len() {
+                let location = Location {
+                    level,
+                    offset: file_offset,
+                };
+                return part
+                    .chain
+                    .read_location(location, buffer, offset - part.start);
+            }
+        }
+        // No mapping has another number.
+        Ok(())
     }
 
     /// Fills `buffer` from `offset` on, up to the end of the disk at most.

@@ -16,6 +16,8 @@ pub(super) const PAGE: u32 = 1 << 14;
 /// everything else.
 pub(super) struct Table {
     entries: u32,
+    /// Whether entries that cannot be read are taken for ones that lead nowhere, and not for errors.
+    salvage: bool,
     /// Groups of pages, each made when first needed: in a thousand deltas of a large disk, even empty pages would take
     /// gigabytes.
     groups: Box<[OnceLock<Group>]>,
@@ -41,6 +43,29 @@ pub(super) enum Page {
     /// No cluster is allocated. Usual on a large disk, and in a new delta.
     Empty,
     Entries(Box<[u32]>),
+    /// Nothing of it can be read: see [`Table::salvaged`].
+    Lost,
+}
+
+/// An entry that cannot be read. No table leads so far.
+pub(super) const LOST: u32 = u32::MAX;
+
+/// Reads what can be read of a part of the table; the rest becomes [`LOST`]. `false` where that is all.
+fn read_pieces(file: &File, bytes: &mut [u8], offset: u64) -> bool {
+    const PIECE: usize = 512;
+    let mut any = false;
+    // The table begins between two sectors.
+    let first = PIECE - (offset % PIECE as u64) as usize;
+    let (first, rest) = bytes.split_at_mut(first.min(bytes.len()));
+    let mut at = offset;
+    for piece in [first].into_iter().chain(rest.chunks_mut(PIECE)) {
+        match file.read_exact_at(piece, at) {
+            Ok(()) => any = true,
+            Err(_) => piece.fill(0xff),
+        }
+        at += piece.len() as u64;
+    }
+    any
 }
 
 impl Page {
@@ -48,6 +73,7 @@ impl Page {
     pub(super) fn entry(&self, index: u32) -> u32 {
         match self {
             Page::Empty => 0,
+            Page::Lost => LOST,
             Page::Entries(entries) => entries.get(index as usize).copied().unwrap_or(0),
         }
     }
@@ -59,7 +85,16 @@ impl Table {
         let groups = entries.div_ceil(PAGE).div_ceil(GROUP);
         Table {
             entries,
+            salvage: false,
             groups: (0..groups).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// [`new`](Table::new), where entries that cannot be read are [`LOST`].
+    pub(super) fn salvaged(entries: u32) -> Table {
+        Table {
+            salvage: true,
+            ..Table::new(entries)
         }
     }
 
@@ -124,13 +159,29 @@ impl Table {
         let count = (self.entries - first).min(PAGE);
         let offset = entry_offset(first);
         let len = 4 * count as usize;
-        if holes::is_hole(file, offset, len as u64) {
+        // What is behind the end of the file is no hole.
+        let end = match self.salvage.then(|| file.metadata()) {
+            Some(Ok(metadata)) if metadata.is_file() => metadata.len(),
+            _ => u64::MAX,
+        };
+        if end <= offset {
+            return Ok(Page::Lost);
+        }
+        let is_cut = end < offset + len as u64;
+        if !is_cut && holes::is_hole(file, offset, len as u64) {
             return Ok(Page::Empty);
         }
         let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, offset).map_err(|error| {
-            Error::io("read block table", "the file cannot be read", error).with_offset(offset)
-        })?;
+        match file.read_exact_at(&mut bytes, offset) {
+            Err(_) if self.salvage => {
+                if !read_pieces(file, &mut bytes, offset) {
+                    return Ok(Page::Lost);
+                }
+            }
+            read => read.map_err(|error| {
+                Error::io("read block table", "the file cannot be read", error).with_offset(offset)
+            })?,
+        }
         if holes::is_zero(&bytes) {
             return Ok(Page::Empty);
         }

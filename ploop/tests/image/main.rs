@@ -11,6 +11,7 @@ mod layers;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
 mod partitions;
+mod salvage;
 mod split;
 mod volumes;
 #[path = "../work_done/mod.rs"]
