@@ -90,7 +90,10 @@ pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
 pub use layout::Layout;
 #[cfg(feature = "image-write")]
-pub use offline::{CreateOptions, OfflineImage, create, import, import_disk};
+pub use offline::{
+    CompactOptions, CompactReport, CompactedDelta, CreateOptions, OfflineImage, create, import,
+    import_disk,
+};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use orphans::orphans;
 #[cfg(feature = "image-write")]

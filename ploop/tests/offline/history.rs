@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use fastrand::Rng;
-use ploop::image::OfflineImage;
+use ploop::image::{CompactOptions, OfflineImage};
 use ploop::{
     ClusterSize, Descriptor, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget,
     SnapshotParam, SwitchFlag,
@@ -48,6 +48,8 @@ enum Operation {
     DeleteTop,
     Merge(Target, bool),
     Convert(ImageMode),
+    /// libploop cannot do it.
+    Compact,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +178,12 @@ impl Subject {
                             assert!(calls > 0 && last.copied == last.total, "{last:?}");
                         }
                     }
+                }
+            }
+            Operation::Compact => {
+                if self.by_libploop < 100 {
+                    let options = CompactOptions::new();
+                    self.offline().compact(&options, |_| {}).unwrap();
                 }
             }
             Operation::Convert(mode) => match by {
@@ -318,7 +326,8 @@ impl Author {
                 let raw_base = raw && descriptor.parent(to).is_none();
                 Operation::Merge(target, !raw_base && random.bool())
             }
-            15 if random.u32(..4) == 0 => {
+            15 if random.bool() => Operation::Compact,
+            15 if random.bool() => {
                 let modes = [ImageMode::Preallocated, ImageMode::Expanded, ImageMode::Raw];
                 Operation::Convert(modes[random.usize(..3)])
             }

@@ -1,6 +1,7 @@
 //! Changes without libploop (`OfflineImage`), beside those of the real libploop.
 #![cfg(all(feature = "libploop", feature = "image-write"))]
 
+mod compact;
 mod convert;
 mod create;
 #[path = "../filled_image/mod.rs"]

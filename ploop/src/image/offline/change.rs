@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::OfflineImage;
 use crate::durability;
@@ -140,6 +140,14 @@ impl<'a> OfflineChange<'a> {
 
     pub(super) fn refuse<T>(&self, kind: ErrorKind, why: impl Into<String>) -> Result<T> {
         Err(Error::new(kind, self.operation, why).with_path(self.path))
+    }
+
+    /// Fails once the caller has cancelled the operation.
+    pub(super) fn check_cancel(&self) -> Result<()> {
+        match self.cancel {
+            Some(flag) if flag.load(Ordering::Relaxed) => Err(cancelled(self.operation)),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn cancel_flag(&self) -> Option<&'a AtomicBool> {

@@ -1,6 +1,7 @@
 //! [`OfflineImage`]: changes of an image that is not attached, without libploop and the driver.
 
 mod change;
+mod compact;
 mod convert;
 mod copy;
 mod create;
@@ -13,6 +14,7 @@ mod snapshot;
 mod target;
 mod upgrade;
 
+pub use compact::{CompactOptions, CompactReport, CompactedDelta};
 pub use create::{CreateOptions, create, import, import_disk};
 
 use std::fs;

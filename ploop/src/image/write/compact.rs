@@ -12,7 +12,7 @@ impl WritableDelta {
     ///
     /// The copies are on the disk before an entry leads to them, and the entries before the file is cut. Until then, the
     /// old and the new slot of a cluster are the same.
-    pub(super) fn compact(&mut self) -> Result<u32> {
+    pub(in crate::image) fn compact(&mut self) -> Result<u32> {
         self.flush()?;
         let size = self.header.cluster.bytes();
         // All slots without an entry are free, whatever the reason.
@@ -37,10 +37,12 @@ impl WritableDelta {
         // All of these are used below, or cut off.
         self.space.free.clear();
         let mut buffer = vec![0; size as usize];
-        for number in 0..self.header.entries() {
-            let Some(from) = self.cluster(number)?.filter(|from| *from >= end) else {
+        let mut next = self.next_cluster(0)?;
+        while let Some((number, from)) = next {
+            next = self.next_cluster(number + 1)?;
+            if from < end {
                 continue;
-            };
+            }
             // There are as many slots as clusters behind the new end.
             let Some(to) = slots.next() else { break };
             self.read(&mut buffer, from)?;

@@ -290,7 +290,7 @@ impl WritableDelta {
         Ok(Some(offset))
     }
 
-    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+    pub(in crate::image) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         self.storage.read(buffer, offset).map_err(|error| {
             Error::io(OPERATION, "the data cannot be read", error)
                 .with_path(&self.path)
