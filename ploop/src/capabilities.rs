@@ -92,7 +92,10 @@ pub struct Tool {
 ///
 /// | feature | since | counts as there from |
 /// |---|---|---|
-/// | [`UmountTimeout`](Feature::UmountTimeout), [`Tracking`](Feature::Tracking) | 7.0.92, 7.0.32 | 7.0.95, the first that this crate takes |
+/// | [`UmountTimeout`](Feature::UmountTimeout) | 7.0.92 | 7.0.95, the first that this crate takes |
+/// | [`Tracking`](Feature::Tracking) | 7.0.32 | 7.0.95 |
+/// | [`Encryption`](Feature::Encryption), [`FsLabel`](Feature::FsLabel) | 7.0.58, 7.0.88 | 7.0.95 |
+/// | [`SparseRaw`](Feature::SparseRaw) | 7.0.121 | 7.0.138 |
 /// | [`FsckFlags`](Feature::FsckFlags) | 7.0.158 | 7.0.163.2 |
 /// | [`ReadOnlyFsck`](Feature::ReadOnlyFsck), [`NoProbe`](Feature::NoProbe) | 7.0.265, 7.0.274 | 7.0.277.1 |
 ///
@@ -113,6 +116,13 @@ pub enum Feature {
     ReadOnlyFsck,
     /// [`MountParam::no_probe`](crate::MountParam::no_probe).
     NoProbe,
+    /// [`Ploop::encrypt`](crate::Ploop::encrypt), [`Ploop::set_encryption_key`](crate::Ploop::set_encryption_key),
+    /// [`CreateParam::encryption_key`](crate::CreateParam::encryption_key), and mounts of encrypted images.
+    Encryption,
+    /// [`CreateParam::fs_label`](crate::CreateParam::fs_label).
+    FsLabel,
+    /// [`CreateFlags::SPARSE`](crate::CreateFlags::SPARSE).
+    SparseRaw,
 }
 
 /// Since which version a feature is there.
@@ -133,6 +143,9 @@ impl Feature {
         Feature::FsckFlags,
         Feature::ReadOnlyFsck,
         Feature::NoProbe,
+        Feature::Encryption,
+        Feature::FsLabel,
+        Feature::SparseRaw,
     ];
 
     fn since(self) -> Since {
@@ -141,6 +154,13 @@ impl Feature {
         let (what, version, function) = match self {
             Feature::UmountTimeout => ("set the time for an unmount", "7.0.95", None),
             Feature::Tracking => ("track changes", "7.0.95", None),
+            Feature::Encryption => ("encrypt images", "7.0.95", None),
+            Feature::FsLabel => ("label a file system", "7.0.95", None),
+            Feature::SparseRaw => (
+                "make sparse raw images",
+                "7.0.138",
+                Some(c"ploop_get_fs_info"),
+            ),
             Feature::FsckFlags => (
                 "be told how to check file systems",
                 "7.0.163.2",

@@ -25,7 +25,7 @@ use crate::image::sound::{SoundDelta, require_header_of, require_sound};
 use crate::image::{Header, Image};
 use crate::recovery::SyncBaseline;
 use crate::sysfs::Device;
-use crate::tools::require_tools;
+use crate::tools::{require_crypt_helper, require_tools};
 use crate::{
     Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table, paths, recovery,
     trust,
@@ -401,6 +401,9 @@ impl<'a> Change<'a> {
     /// Requires what libploop needs to attach the chain of a delta: sound deltas, and a mount table it can read.
     pub(crate) fn require_attachable(&self, guid: Guid) -> Result<()> {
         self.require_sound(self.descriptor.chain(guid))?;
+        if self.descriptor.encryption.is_some() {
+            require_crypt_helper(self.operation(), self.path())?;
+        }
         match mount_table::read() {
             Ok(table) => require_short_mounts(self.operation(), &table),
             // libploop reports it.

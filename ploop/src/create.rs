@@ -7,26 +7,31 @@ use bitflags::bitflags;
 
 use crate::change::require_known_flags;
 use crate::durability::{sync_directories, sync_files};
+use crate::encryption::fault_of_key;
 use crate::ffi::{self, CPath, CText, CreateArgs, LockedImage};
 use crate::image::descriptor::DescriptorFile;
 use crate::image::recovery::creation;
 use crate::image::staging_directory::{Destination, StagingDirectory};
 use crate::lock;
-use crate::tools::{require_tools, to_partition};
+use crate::tools::{require_crypt_helper, require_tools, to_partition};
 use crate::{
-    ClusterSize, Code, Descriptor, Error, ErrorKind, FormatVersion, FsType, ImageMode, Ploop,
-    Result, Size, kernel, paths,
+    ClusterSize, Code, Descriptor, Error, ErrorKind, Feature, FormatVersion, FsType, ImageMode,
+    Ploop, Result, Size, kernel, paths,
 };
 
 const OPERATION: &str = "create image";
 
 bitflags! {
-    /// How [`Ploop::create`] makes the file system.
+    /// How [`Ploop::create`] makes the image and its file system.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
     pub struct CreateFlags: u32 {
         /// Initialise the inode tables at once, not later in the background.
         const NO_LAZY = ffi::CREATE_NO_LAZY;
+        /// Write no zeros to a [raw](ImageMode::Raw) image: its file has no space on the disk of the host where nothing
+        /// was written. When libploop mounts the image from ext4, as it does to make a file system, it fills the holes.
+        /// Since libploop 7.0.121; see [`Feature::SparseRaw`].
+        const SPARSE = ffi::CREATE_SPARSE;
 
         // Bits that a later libploop may know are kept.
         const _ = !0;
@@ -34,8 +39,8 @@ bitflags! {
 }
 
 impl CreateFlags {
-    /// What libploop 1.15 knows. It ignores others.
-    const KNOWN: CreateFlags = CreateFlags::NO_LAZY;
+    /// What libploop knows. It ignores others.
+    const KNOWN: CreateFlags = CreateFlags::NO_LAZY.union(CreateFlags::SPARSE);
 }
 
 /// What [`Ploop::create`] makes.
@@ -69,7 +74,12 @@ pub struct CreateParam {
     fs_block_size: Option<u32>,
     #[cfg_attr(feature = "serde", serde(default))]
     without_partition: bool,
+    fs_label: Option<String>,
+    encryption_key: Option<String>,
 }
+
+/// The room for a label in the superblock of ext4.
+const MAX_LABEL: usize = 16;
 
 fn default_fs() -> Option<FsType> {
     Some(FsType::default())
@@ -90,6 +100,8 @@ impl CreateParam {
             format: None,
             fs_block_size: None,
             without_partition: false,
+            fs_label: None,
+            encryption_key: None,
         }
     }
 
@@ -156,6 +168,23 @@ impl CreateParam {
         self
     }
 
+    /// The label of the file system, at most 16 bytes.
+    ///
+    /// Since libploop 7.0.88; see [`Feature::FsLabel`].
+    pub fn fs_label(mut self, label: &str) -> CreateParam {
+        self.fs_label = Some(label.to_owned());
+        self
+    }
+
+    /// Encrypt the image, with the key of this name. [`Ploop::encrypt`] encrypts one that is there, and tells what that
+    /// takes. Only an image with a file system can be made in this way.
+    ///
+    /// Since libploop 7.0.43; see [`Feature::Encryption`].
+    pub fn encryption_key(mut self, key: &str) -> CreateParam {
+        self.encryption_key = Some(key.to_owned());
+        self
+    }
+
     /// The format that will be used, and that the sizes are within its limits. libploop checks them
     /// only where it makes a file system, and otherwise makes an image of another size (29, 30).
     fn checked(&self, operation: &'static str) -> Result<FormatVersion> {
@@ -165,6 +194,47 @@ impl CreateParam {
                 .with_code(Code::PARAM.get()))
         };
         require_known_flags(operation, &self.file, self.flags, CreateFlags::KNOWN)?;
+        if self.flags.contains(CreateFlags::SPARSE) {
+            Feature::SparseRaw.require(operation, &self.file)?;
+            if self.mode != ImageMode::Raw {
+                return refuse(
+                    ErrorKind::InvalidInput,
+                    format!(
+                        "the flag SPARSE is for raw images; one that is {} is given space as it is written to",
+                        self.mode
+                    ),
+                );
+            }
+        }
+        if let Some(label) = &self.fs_label {
+            Feature::FsLabel.require(operation, &self.file)?;
+            if self.fs.is_none() {
+                return refuse(
+                    ErrorKind::InvalidInput,
+                    "there is no file system to be labelled".into(),
+                );
+            }
+            if label.is_empty() || label.len() > MAX_LABEL || label.chars().any(char::is_control) {
+                return refuse(
+                    ErrorKind::InvalidInput,
+                    format!(
+                        "{label:?} is no label of an ext4 file system: it has 1 to {MAX_LABEL} bytes, and no control characters"
+                    ),
+                );
+            }
+        }
+        if let Some(key) = &self.encryption_key {
+            Feature::Encryption.require(operation, &self.file)?;
+            if self.fs.is_none() {
+                return refuse(
+                    ErrorKind::InvalidInput,
+                    "libploop encrypts an image when it makes the file system in it, and none is to be made".into(),
+                );
+            }
+            if let Some(fault) = fault_of_key(key) {
+                return refuse(ErrorKind::InvalidInput, fault);
+            }
+        }
         let large = kernel::is_large_disk_supported();
         let format = match self.format {
             None if large => FormatVersion::V2,
@@ -252,7 +322,7 @@ impl CreateParam {
     fn args<'a>(
         &self,
         image: &'a CPath,
-        fs: Option<&'a CText>,
+        texts: &'a CreateTexts,
         mode: ImageMode,
         format: FormatVersion,
     ) -> CreateArgs<'a> {
@@ -260,7 +330,9 @@ impl CreateParam {
             image,
             size: self.size.sectors(),
             mode,
-            fs_type: fs,
+            fs_type: texts.fs.as_ref(),
+            fs_label: texts.fs_label.as_ref(),
+            encryption_key: texts.encryption_key.as_ref(),
             without_partition: self.without_partition,
             block_size: self.cluster.sectors(),
             fs_block_size: self.fs_block_size.unwrap_or(0),
@@ -269,11 +341,24 @@ impl CreateParam {
         }
     }
 
-    fn fs_text(&self) -> Result<Option<CText>> {
-        self.fs
-            .map(|fs| CText::new(OPERATION, "file system type", fs.as_str()))
-            .transpose()
+    fn texts(&self) -> Result<CreateTexts> {
+        let text = |what, text: Option<&str>| {
+            text.map(|text| CText::new(OPERATION, what, text))
+                .transpose()
+        };
+        Ok(CreateTexts {
+            fs: text("file system type", self.fs.map(|fs| fs.as_str()))?,
+            fs_label: text("label", self.fs_label.as_deref())?,
+            encryption_key: text("name of the key", self.encryption_key.as_deref())?,
+        })
     }
+}
+
+/// The texts of a creation, for C.
+struct CreateTexts {
+    fs: Option<CText>,
+    fs_label: Option<CText>,
+    encryption_key: Option<CText>,
 }
 
 impl Ploop {
@@ -312,6 +397,9 @@ impl Ploop {
         let destination = destination_of(OPERATION, &param.file)?;
         let format = param.checked(OPERATION)?;
         param.require_room_for_fs()?;
+        if param.encryption_key.is_some() {
+            require_crypt_helper(OPERATION, &param.file)?;
+        }
         if param.fs.is_some() {
             kernel::require_tools_or_driver(|| {
                 let tools: &[&str] = &["parted", "mkfs", "mkfs.ext4", "tune2fs"];
@@ -367,6 +455,14 @@ fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
     paths::require_new_delta_path(OPERATION, &image, &destination.directory)?;
     paths::require_own_side_files(OPERATION, &destination.image, [image.as_path()])?;
     let format = param.checked(OPERATION)?;
+    if param.encryption_key.is_some() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            OPERATION,
+            "libploop does not write the name of a key to a new descriptor; make it without, and use Ploop::set_encryption_key",
+        )
+        .with_path(descriptor));
+    }
     let _write_signals = ffi::WriteSignalsBlocked::begin();
     lock::with_lock_of(OPERATION, &destination.image, || {
         if fs::symlink_metadata(&destination.image).is_ok() {
@@ -381,8 +477,8 @@ fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
         };
         let c_descriptor = CPath::new(OPERATION, made)?;
         let c_image = CPath::new(OPERATION, &made_image)?;
-        let fs = param.fs_text()?;
-        let args = param.args(&c_image, fs.as_ref(), param.mode, format);
+        let texts = param.texts()?;
+        let args = param.args(&c_image, &texts, param.mode, format);
         ffi::create_descriptor(&destination.image, &c_descriptor, &args)?;
         // libploop also reports success where it could not write it (25).
         let mut file = DescriptorFile::read_as(made, &ffi::LINE.descriptor)?;
@@ -431,18 +527,28 @@ fn explained(error: Error) -> Error {
 }
 
 fn make_in(staging: &StagingDirectory, param: &CreateParam, format: FormatVersion) -> Result<()> {
-    // 19: raw creation closes a descriptor twice, and in a threaded program perhaps another's.
-    let mode = match param.mode {
-        ImageMode::Raw => ImageMode::Expanded,
-        mode => mode,
+    let converts = param.mode == ImageMode::Raw && !param.flags.contains(CreateFlags::SPARSE);
+    // 19: raw creation closes a descriptor twice, and in a threaded program perhaps another's. So does that of a sparse
+    // image, which there is no other way to make; the process of C has no other threads.
+    let mode = match converts {
+        true => ImageMode::Expanded,
+        false => param.mode,
     };
     let c_image = CPath::new(OPERATION, &staging.image)?;
-    let fs = param.fs_text()?;
-    let args = param.args(&c_image, fs.as_ref(), mode, format);
+    let texts = param.texts()?;
+    let args = param.args(&c_image, &texts, mode, format);
     ffi::create_image(OPERATION, &param.file, &args).map_err(explained)?;
     // libploop also reports success where it could not write the descriptor (25).
-    Descriptor::open(&staging.descriptor).map_err(|error| error.during(OPERATION))?;
-    if param.mode == ImageMode::Raw {
+    let made = Descriptor::open(&staging.descriptor).map_err(|error| error.during(OPERATION))?;
+    if made.encryption != param.encryption_key {
+        return Err(Error::new(
+            ErrorKind::Io,
+            OPERATION,
+            "libploop did not write the name of the key to the descriptor, and did not say so",
+        )
+        .with_path(&param.file));
+    }
+    if converts {
         let image = ffi::ImageHandle::open(OPERATION, &staging.descriptor)?;
         crate::convert::convert(&image, &LockedImage::CONVERT_NEW, ImageMode::Raw)
             .map_err(|error| error.during(OPERATION).with_path(&param.file))?;

@@ -44,6 +44,8 @@ pub mod device;
 mod discard;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub mod durability;
+#[cfg(feature = "libploop")]
+mod encryption;
 mod error;
 #[cfg(feature = "libploop")]
 mod ffi;
@@ -124,6 +126,8 @@ pub use component::ComponentName;
 pub use create::{CreateFlags, CreateParam};
 #[cfg(feature = "libploop")]
 pub use discard::{DiscardParam, DiscardStat, StopFlag};
+#[cfg(feature = "libploop")]
+pub use encryption::EncryptParam;
 pub use error::{Code, Error, ErrorKind, Result};
 #[cfg(feature = "libploop")]
 pub use ffi::sys;

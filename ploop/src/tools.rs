@@ -59,6 +59,23 @@ pub(crate) fn path_of(tool: &str) -> Option<PathBuf> {
         .find(|path| rustix::fs::access(path, Access::EXEC_OK).is_ok())
 }
 
+/// The program with which libploop 7 encrypts, by its only path.
+const CRYPT_HELPER: &str = "/usr/libexec/ploop/crypthelper";
+
+/// Requires the helper without which an encrypted image can be neither made nor mounted. libploop attaches the image
+/// first, and misses the helper then.
+pub(crate) fn require_crypt_helper(operation: &'static str, path: &Path) -> Result<()> {
+    if rustix::fs::access(CRYPT_HELPER, Access::EXEC_OK).is_ok() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Tool,
+        operation,
+        format!("libploop needs its helper program {CRYPT_HELPER} for encrypted images, and it is not there"),
+    )
+    .with_path(path))
+}
+
 /// Requires that these tools are installed. libploop forks before it looks for them, and without the tool its child
 /// returns as a second copy of the program (21).
 pub(crate) fn require_tools(operation: &'static str, tools: &[&str]) -> Result<()> {

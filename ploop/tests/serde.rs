@@ -12,10 +12,10 @@ use ploop::image::{
 };
 use ploop::{
     ClusterSize, Code, ComponentName, CreateFlags, CreateParam, Descriptor, DiscardParam,
-    DiscardStat, ErrorKind, Feature, FormatVersion, FsInfo, FsType, FsckFlags, Guid, ImageInfo,
-    ImageMode, MergeParam, MergeTarget, MountFlags, MountParam, Mounted, Ploop, ReplaceFlag,
-    ReplaceParam, ReplaceTarget, ResizeMode, ResizeParam, Size, SnapshotParam, SwitchFlag,
-    TemporarySnapshotParam,
+    DiscardStat, EncryptParam, ErrorKind, Feature, FormatVersion, FsInfo, FsType, FsckFlags, Guid,
+    ImageInfo, ImageMode, MergeParam, MergeTarget, MountFlags, MountParam, Mounted, Ploop,
+    ReplaceFlag, ReplaceParam, ReplaceTarget, ResizeMode, ResizeParam, Size, SnapshotParam,
+    SwitchFlag, TemporarySnapshotParam,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -269,6 +269,20 @@ fn what_operations_are_told() {
     round_trip(param.clone());
     round_trip(param.fs(None));
     round_trip(MountParam::new());
+    round_trip(
+        EncryptParam::new("key")
+            .wipe(true)
+            .reencrypt(true)
+            .data("a"),
+    );
+    assert_eq!(round_trip(EncryptParam::decrypt())["key"], Value::Null);
+    let labelled = CreateParam::new("/vz/root.hds", Size::from_gib(1));
+    round_trip(
+        labelled
+            .fs_label("data")
+            .encryption_key("key")
+            .flags(CreateFlags::SPARSE),
+    );
     let repair = FsckFlags::FORCE_REPAIR | FsckFlags::FORCE;
     round_trip(MountParam::new().fsck_flags(repair).no_probe(true));
     round_trip(SnapshotParam::new().tracking(Guid::TOP));

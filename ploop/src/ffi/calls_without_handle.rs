@@ -9,6 +9,7 @@ use std::time::Duration;
 use ploop_sys as sys;
 
 use super::call::{Call, execute};
+use super::line;
 use super::locked_image::LockedImage;
 use super::text::{CPath, CText, Param, PathBuffer, or_null};
 use crate::lock::{TimedLock, timeout, wait_for_devices};
@@ -17,6 +18,8 @@ use crate::{ErrorKind, FsInfo, ImageMode, Result};
 pub(crate) use ploop_sys::VERSION;
 
 pub(crate) const CREATE_NO_LAZY: u32 = sys::PLOOP_CREATE_NOLAZY as u32;
+/// libploop 7's `PLOOP_CREATE_SPARSE`.
+pub(crate) const CREATE_SPARSE: u32 = 2;
 pub(crate) const REPLACE_KEEP_NAME: u32 = sys::PLOOP_REPLACE_KEEP_NAME as u32;
 
 /// The flags of a switch are those of libploop.
@@ -47,6 +50,10 @@ pub(crate) struct CreateArgs<'a> {
     pub(crate) size: u64,
     pub(crate) mode: ImageMode,
     pub(crate) fs_type: Option<&'a CText>,
+    /// Only where the library has it.
+    pub(crate) fs_label: Option<&'a CText>,
+    /// Only where the library has it.
+    pub(crate) encryption_key: Option<&'a CText>,
     pub(crate) without_partition: bool,
     pub(crate) block_size: u32,
     pub(crate) fs_block_size: u32,
@@ -57,7 +64,7 @@ pub(crate) struct CreateArgs<'a> {
 
 impl CreateArgs<'_> {
     fn param(&self) -> Param<sys::ploop_create_param> {
-        Param(sys::ploop_create_param {
+        let mut param = sys::ploop_create_param {
             size: self.size,
             mode: c_mode(self.mode),
             image: self.image.as_mut_ptr(),
@@ -68,7 +75,9 @@ impl CreateArgs<'_> {
             fmt_version: self.version.min(2) as i32,
             flags: self.flags,
             ..Default::default()
-        })
+        };
+        line::set_label_and_key(&mut param, self.fs_label, self.encryption_key);
+        Param(param)
     }
 }
 

@@ -83,6 +83,8 @@ impl LockedImage<'_> {
         Call::new("set maximum delta size").changes().finds_device();
     pub(crate) const USED_BITMAP: Call = Call::new("read used bitmap").looks();
     pub(crate) const TRACKING_BITMAP: Call = Call::new("read tracking bitmap").looks();
+    pub(crate) const ENCRYPT: Call = Call::new("encrypt").changes().finds_device().names_users();
+    pub(crate) const SET_KEY: Call = Call::new("set encryption key").changes();
     pub(crate) const DROP_TRACKING: Call = Call::new("drop tracking").changes().finds_device();
     pub(crate) const DESCRIPTOR: Call = Call::new("read descriptor").looks();
 
@@ -273,6 +275,31 @@ impl LockedImage<'_> {
         // SAFETY: the handle is live and used by this thread only; the texts are terminated, outlive
         // the call, do not come from the handle (hazard 1), and are only read.
         let result = self.call(|di| unsafe { sys::ploop_replace_image(di, param.as_mut_ptr()) })?;
+        result.done(self.path())?;
+        Ok(self)
+    }
+
+    /// Only where `Feature::Encryption` is there. Returns the locked image, so that the result can be checked.
+    pub(crate) fn encrypt(
+        self,
+        key: &CText,
+        mount_options: Option<&CText>,
+        reencrypt: bool,
+        wipe: bool,
+    ) -> Result<Self> {
+        let flags = i32::from(reencrypt) | i32::from(wipe) << 1;
+        // SAFETY: the handle is live and used by this thread only; the texts are NULL or terminated, outlive the call, do
+        // not come from the handle (hazard 1), and are only read.
+        let result =
+            self.call(|di| unsafe { line::encrypt_image(di, key, mount_options, flags) })?;
+        result.done(self.path())?;
+        Ok(self)
+    }
+
+    /// Only where `Feature::Encryption` is there. Returns the locked image, so that the result can be checked.
+    pub(crate) fn set_encryption_key(self, key: &CText) -> Result<Self> {
+        // SAFETY: the handle is live and used by this thread only; the text is terminated, and copied by C.
+        let result = self.call(|di| unsafe { line::set_encryption_keyid(di, key) })?;
         result.done(self.path())?;
         Ok(self)
     }

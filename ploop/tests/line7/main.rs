@@ -1,11 +1,12 @@
-//! What libploop 7 has and libploop 1 has not. With libploop 1 the same tests find that each call is refused, says why,
-//! and changes nothing.
+//! What libploop 7 has and libploop 1 has not: there each call is refused, says why, and changes nothing.
 //!
-//! Tests that mount are listed as ignored where there is no driver or no root.
+//! Tests that mount are listed as ignored where there is no driver or no root, and with libploop 1 what it cannot do.
 
 mod capabilities;
 #[path = "../kernel/container.rs"]
 mod container;
+mod creation;
+mod encryption;
 #[path = "../filled_image/mod.rs"]
 mod filled_image;
 #[path = "../fixture/mod.rs"]
@@ -24,6 +25,10 @@ use fixture::line;
 /// What takes a mounted image.
 const MOUNTS: &[Need] = &[Need::Driver, Need::Root];
 
+/// What takes libploop 7, with and without a mounted image.
+const LINE_7: &[Need] = &[Need::LineSeven];
+const MOUNTS_OF_LINE_7: &[Need] = &[Need::LineSeven, Need::Driver, Need::Root];
+
 /// Whether libploop is of line 7.
 fn is_line_7() -> bool {
     ploop::sys::SONAME == "libploop.so.7"
@@ -32,6 +37,8 @@ fn is_line_7() -> bool {
 fn main() -> ExitCode {
     let sections = [
         capabilities::tests(),
+        creation::tests(),
+        encryption::tests(),
         mounts::tests(),
         unmounts::tests(),
         tracking::tests(),

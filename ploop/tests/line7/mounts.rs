@@ -9,13 +9,13 @@ use crate::container::{Container, SIZE, assert_detached, debugfs, partition, ref
 use crate::filled_image::FilledImage;
 use crate::fixture::directory::Contents;
 use crate::fixture::harness::Test;
-use crate::{MOUNTS, is_line_7, tests};
+use crate::{MOUNTS, MOUNTS_OF_LINE_7, is_line_7, tests};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![
         &[] => checks_that_contradict_themselves_are_refused;
-        MOUNTS =>
-            a_file_system_is_checked_as_told,
+        MOUNTS => a_file_system_is_checked_as_told;
+        MOUNTS_OF_LINE_7 =>
             a_file_system_is_mended_whatever_it_takes,
             partitions_are_there_without_a_probe;
     ]
@@ -124,9 +124,6 @@ fn a_file_system_is_checked_as_told() {
 }
 
 fn a_file_system_is_mended_whatever_it_takes() {
-    if !is_line_7() {
-        return;
-    }
     let (mut container, mut image) = Container::new(SIZE);
     let guard = image.mount_guard(&container.param()).unwrap();
     container.write("file", 1 << 20);
@@ -152,9 +149,6 @@ fn a_file_system_is_mended_whatever_it_takes() {
 }
 
 fn partitions_are_there_without_a_probe() {
-    if !is_line_7() {
-        return;
-    }
     let (mut container, mut image) = Container::new(SIZE);
     let param = container.param().no_probe(true);
     let guard = image.mount_guard(&param).unwrap();

@@ -14,18 +14,18 @@ use crate::filled_image::{FilledImage, cluster_bytes};
 use crate::fixture::directory::Contents;
 use crate::fixture::harness::Test;
 use crate::written_bitmap::{Bitmap, EXTENSION, append};
-use crate::{is_line_7, tests};
+use crate::{LINE_7, is_line_7, tests};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![
         &[] =>
             a_snapshot_begins_to_track,
-            the_bitmap_goes_with_the_top,
             a_bitmap_is_no_obstacle,
             what_is_dropped_is_gone,
             what_cannot_be_cut_off_is_lost_space,
             a_raw_base_keeps_no_bitmap,
             used_clusters_are_those_of_one_delta;
+        LINE_7 => the_bitmap_goes_with_the_top;
     ]
 }
 
@@ -87,9 +87,6 @@ fn append_to(delta: &Path, filled: &FilledImage, bitmap: Bitmap) {
 
 /// A snapshot without tracking, and the merge of it, carry the bitmap of the top along.
 fn the_bitmap_goes_with_the_top() {
-    if !is_line_7() {
-        return;
-    }
     let (mut filled, _) = FilledImage::chain(ImageMode::Expanded, ploop::FormatVersion::V1, 1);
     let top = filled.file_of(Guid::TOP);
     append_to(&top, &filled, every_second(&filled, 7));

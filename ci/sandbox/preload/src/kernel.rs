@@ -30,6 +30,21 @@ pub(crate) fn ioctl(descriptor: c_int, request: c_ulong, argument: *mut c_void) 
 }
 
 /// `fstatat` of the kernel; libc may have the function under another name.
+/// Reads where a link leads, and returns how long that is. `None` for what is no link, or is longer than the buffer.
+pub(crate) fn read_link(path: *const c_char, buffer: &mut [u8]) -> Option<usize> {
+    // SAFETY: the path is a C string of the program, or NULL, which the kernel refuses; the buffer is as long as said.
+    let len = unsafe {
+        libc::syscall(
+            libc::SYS_readlinkat,
+            libc::AT_FDCWD,
+            path,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    usize::try_from(len).ok().filter(|len| *len < buffer.len())
+}
+
 pub(crate) fn fstatat(
     directory: c_int,
     path: *const c_char,

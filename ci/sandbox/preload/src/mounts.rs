@@ -25,7 +25,8 @@ unsafe extern "C-unwind" fn mount(
         None => real::missing(),
     };
     let node = if settings::settings().is_some() {
-        paths::node(paths::bytes(source))
+        // Device mapper's name of a partition, or what stands in for one, is a link.
+        paths::node(paths::bytes(source)).or_else(|| paths::node_of_link(source))
     } else {
         None
     };

@@ -75,6 +75,13 @@ pub(crate) fn node(path: &[u8]) -> Option<Node> {
     })
 }
 
+/// The node to which a link leads.
+pub(crate) fn node_of_link(path: *const c_char) -> Option<Node> {
+    let mut buffer = [0; 64];
+    let len = crate::errno::preserve_errno(|| crate::kernel::read_link(path, &mut buffer))?;
+    node(&buffer[..len])
+}
+
 /// Whether only users of ploop open this file.
 pub(crate) fn is_of_the_driver(path: &[u8]) -> bool {
     proc_vz_rest(path).is_some()

@@ -14,8 +14,9 @@ mod late;
 mod loaded;
 
 pub(super) use linked::{
-    copy_receive, copy_send, drop_cbt, merge_params, set_cbt_uuid, set_fsck, set_no_probe,
-    set_temporary_cbt_uuid, set_umount_timeout,
+    copy_receive, copy_send, drop_cbt, encrypt_image, merge_params, set_cbt_uuid,
+    set_encryption_keyid, set_fsck, set_label_and_key, set_no_probe, set_temporary_cbt_uuid,
+    set_umount_timeout,
 };
 pub(super) use loaded::require_line;
 pub(crate) use loaded::{exports, file as loaded_file};

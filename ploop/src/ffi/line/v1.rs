@@ -62,3 +62,29 @@ pub(in crate::ffi) fn set_cbt_uuid(_param: &mut sys::ploop_snapshot_param, _id: 
 /// As [`drop_cbt`].
 pub(in crate::ffi) fn set_temporary_cbt_uuid(_param: &mut sys::ploop_tsnapshot_param, _id: &CText) {
 }
+
+/// libploop does not encrypt in this line: `Feature::Encryption` says so, and nobody asks for it.
+pub(in crate::ffi) unsafe fn encrypt_image(
+    _di: *mut sys::ploop_disk_images_data,
+    _key: &CText,
+    _mount_options: Option<&CText>,
+    _flags: i32,
+) -> i32 {
+    sys::SYSEXIT_PARAM
+}
+
+/// As [`encrypt_image`].
+pub(in crate::ffi) unsafe fn set_encryption_keyid(
+    _di: *mut sys::ploop_disk_images_data,
+    _key: &CText,
+) -> i32 {
+    sys::SYSEXIT_PARAM
+}
+
+/// libploop has neither in this line: `Feature::FsLabel` and `Feature::Encryption` say so, and nobody asks for them.
+pub(in crate::ffi) fn set_label_and_key(
+    _param: &mut sys::ploop_create_param,
+    _label: Option<&CText>,
+    _key: Option<&CText>,
+) {
+}

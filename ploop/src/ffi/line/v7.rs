@@ -3,7 +3,7 @@
 use ploop_sys as sys;
 
 use super::Line;
-use crate::ffi::text::{CPath, CText, Param, path_or_null};
+use crate::ffi::text::{CPath, CText, Param, or_null, path_or_null};
 use crate::image::descriptor::DescriptorForm;
 
 pub(super) const LINE: Line = Line {
@@ -79,4 +79,45 @@ pub(in crate::ffi) fn set_cbt_uuid(param: &mut sys::ploop_snapshot_param, id: &C
 
 pub(in crate::ffi) fn set_temporary_cbt_uuid(param: &mut sys::ploop_tsnapshot_param, id: &CText) {
     param.cbt_uuid = id.as_mut_ptr();
+}
+
+/// `flags`: 1 to encrypt anew, 2 to wipe.
+///
+/// # Safety
+///
+/// The handle is live, and nobody else uses it.
+pub(in crate::ffi) unsafe fn encrypt_image(
+    di: *mut sys::ploop_disk_images_data,
+    key: &CText,
+    mount_options: Option<&CText>,
+    flags: i32,
+) -> i32 {
+    let mut param = sys::ploop_encrypt_param {
+        keyid: key.as_ptr(),
+        mnt_opts: or_null(mount_options),
+        flags,
+        ..Default::default()
+    };
+    // SAFETY: as this function; C only reads the texts.
+    unsafe { sys::ploop_encrypt_image(di, &mut param) }
+}
+
+/// # Safety
+///
+/// The handle is live, and nobody else uses it.
+pub(in crate::ffi) unsafe fn set_encryption_keyid(
+    di: *mut sys::ploop_disk_images_data,
+    key: &CText,
+) -> i32 {
+    // SAFETY: as this function; C copies the text.
+    unsafe { sys::ploop_set_encryption_keyid(di, key.as_ptr()) }
+}
+
+pub(in crate::ffi) fn set_label_and_key(
+    param: &mut sys::ploop_create_param,
+    label: Option<&CText>,
+    key: Option<&CText>,
+) {
+    param.fslabel = or_null(label);
+    param.keyid = or_null(key);
 }
