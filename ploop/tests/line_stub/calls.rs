@@ -21,12 +21,12 @@ use crate::tests;
 pub(crate) fn tests() -> Vec<Test> {
     tests![
         stub::NEEDS_DEVICE =>
-            discard_stat;
+            discard_stat,
+            umount_of_a_device;
         NEEDS =>
             mount,
             mount_without_parameters,
             umount,
-            umount_of_a_device,
             resize,
             snapshot,
             temporary_snapshot,
@@ -147,11 +147,14 @@ fn umount() {
 }
 
 fn umount_of_a_device() {
-    script("ploop_umount code 0\n");
-    device::umount("/dev/ploop77").unwrap();
-    let call = stub::call("ploop_umount");
-    assert_eq!(call.text("device"), Some("/dev/ploop77"));
-    assert!(call.is_null("di"));
+    let (_dir, image, _) = image();
+    stub::with_device(image, |_| {
+        script("ploop_umount code 0\n");
+        device::umount("/dev/ploop7").unwrap();
+        let call = stub::call("ploop_umount");
+        assert_eq!(call.text("device"), Some("/dev/ploop7"));
+        assert!(call.is_null("di"));
+    });
 }
 
 fn resize() {
@@ -484,7 +487,9 @@ fn devices_by_mount_point() {
         "ploop_get_dev_by_mnt out buf /dev/ploop5\n\
          ploop_get_partition_by_mnt out buf /dev/ploop5p1\n",
     );
-    let target = Path::new("/mnt/ä");
+    let dir = tempfile::tempdir().unwrap();
+    let target = &*dir.path().join("mnt-ä");
+    fs::create_dir(target).unwrap();
     let device = device::by_mount_point(target).unwrap();
     assert_eq!(device.as_deref(), Some(Path::new("/dev/ploop5")));
     let partition = device::partition_by_mount_point(target).unwrap();

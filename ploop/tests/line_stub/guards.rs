@@ -24,6 +24,9 @@ pub(crate) fn tests() -> Vec<Test> {
             h25_a_delta_is_gone_that_the_descriptor_names,
             h9_a_failed_merge_leaves_a_mark,
             h10_a6_deltas_that_differ_are_merged_blindly,
+            a_replace_takes_any_file,
+            a_range_is_merged_in_one_step_only,
+            copies_are_empty,
             h0_10_a_failure_leaves_a_temporary_file;
     ]
 }
@@ -181,4 +184,65 @@ fn h10_a6_deltas_that_differ_are_merged_blindly() {
         stub::assert_not_called();
         before.assert_unchanged(why);
     }
+}
+
+/// 7 compares nothing: the stub puts any file in the place of a delta. The crate compares size and header.
+fn a_replace_takes_any_file() {
+    let (dir, mut image, guids) = image();
+    let new = dir.path().join("new.hds");
+    let mut other_size = stub::delta(FormatVersion::V2, 0);
+    other_size.size += other_size.cluster;
+    for other in [other_size, stub::delta(FormatVersion::V1, 0)] {
+        other.write(&new);
+        let before = Contents::of(dir.path());
+        stub::script("");
+        let target = ReplaceTarget::Guid(guids[0]);
+        let error = refused(
+            image.replace(&ReplaceParam::new(&new, target)),
+            ErrorKind::Corrupt,
+        );
+        assert_eq!(error.path(), Some(&*new), "{error}");
+        stub::assert_not_called();
+        before.assert_unchanged("replace");
+    }
+    // A copy is taken.
+    fs::copy(dir.path().join("root.hds.0"), &new).unwrap();
+    let target = ReplaceTarget::Guid(guids[0]);
+    image.replace(&ReplaceParam::new(&new, target)).unwrap();
+    assert_eq!(stub::functions(), ["ploop_replace_image"]);
+}
+
+/// Each call merges one delta, and ignores the other end. The crate makes as many calls as it takes.
+fn a_range_is_merged_in_one_step_only() {
+    let expected = |dir: &Path| {
+        let mut disk = Vec::new();
+        let mut reader = ploop::image::Disk::open(dir.join("DiskDescriptor.xml")).unwrap();
+        std::io::Read::read_to_end(&mut reader, &mut disk).unwrap();
+        disk
+    };
+    let (dir, mut image, guids) = image();
+    let before = expected(dir.path());
+    stub::script("");
+    let range = MergeTarget::Range {
+        from: Guid::TOP,
+        to: guids[0],
+    };
+    image.merge(&MergeParam::new(range)).unwrap();
+    let calls = stub::calls_of("ploop_merge_snapshot");
+    assert_eq!(calls.len(), 2, "{calls:?}");
+    assert_eq!(image.descriptor().unwrap().images.len(), 1);
+    assert_eq!(expected(dir.path()), before);
+}
+
+/// The functions of 1.15 are there, and return 38 whatever they are given. The crate calls none of them.
+fn copies_are_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = crate::fixture::pipe::pipe();
+    drop(output);
+    stub::script("");
+    let file = dir.path().join("copy");
+    let error = ploop::copy::receive(&file, input, None).unwrap_err();
+    assert_ne!(error.code(), Some(38), "{error}");
+    stub::assert_not_called();
+    assert!(!file.exists());
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -287,7 +288,10 @@ pub(crate) fn with_device<T: Send>(
         attribute("pstate/top", (chain.len() - 1).to_string());
         attribute("pstate/running", "1".to_owned());
         attribute("pstate/cookie", component.to_owned());
-        attribute("dev", "182:112".to_owned());
+        // Its file system is, for want of another, one that every process has mounted.
+        let numbers = fs::metadata("/proc").unwrap().dev();
+        let (major, minor) = (libc::major(numbers), libc::minor(numbers));
+        attribute("dev", format!("{major}:{minor}"));
         body(&mut image)
     })
 }
