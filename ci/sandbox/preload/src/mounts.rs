@@ -36,12 +36,13 @@ unsafe extern "C-unwind" fn mount(
     let _guard = CancellationDisabled::new();
     // The data of a file system on a block device is a C string.
     let (rest, inode) = without_balloon(paths::bytes(data.cast()));
+    let is_first = is_new(flags) && inode.is_none() && preserve_errno(|| !is_mounted(source));
     let result = real(match inode {
         Some(_) => rest.as_ptr().cast(),
         None => data,
     });
     if result == 0 {
-        preserve_errno(|| note_balloon(node, target, flags, inode));
+        preserve_errno(|| note_balloon(node, target, inode, is_first));
     }
     let errno = errno::get();
     drop(rest);
@@ -49,19 +50,31 @@ unsafe extern "C-unwind" fn mount(
     result
 }
 
-/// Tells the daemon with which balloon a file system was mounted. As in OpenVZ's ext4, the number of anything but a
-/// regular file changes nothing. Without a number a new mount has no balloon, and a remount keeps the one it had.
-fn note_balloon(node: Node, target: *const c_char, flags: c_ulong, inode: Option<u64>) {
+/// Whether this is a mount of a file system, and not a change of one.
+fn is_new(flags: c_ulong) -> bool {
     const OTHER: c_ulong = libc::MS_BIND | libc::MS_MOVE;
     const PROPAGATION: c_ulong =
         libc::MS_SHARED | libc::MS_PRIVATE | libc::MS_SLAVE | libc::MS_UNBINDABLE;
-    let is_new = flags & (libc::MS_REMOUNT | OTHER | PROPAGATION) == 0;
+    flags & (libc::MS_REMOUNT | OTHER | PROPAGATION) == 0
+}
+
+/// Whether a block device is mounted anywhere, also in another mount namespace: then nobody else can claim it.
+fn is_mounted(source: *const c_char) -> bool {
+    // Without O_CREAT, O_EXCL claims a block device.
+    let opened = kernel::open(source, libc::O_RDONLY | libc::O_EXCL | libc::O_CLOEXEC);
+    opened.is_err_and(|errno| errno == libc::EBUSY)
+}
+
+/// Tells the daemon with which balloon a file system was mounted. As in OpenVZ's ext4, the number of anything but a
+/// regular file changes nothing. Without a number the first mount has no balloon; a remount keeps the one it had, and so
+/// does one more mount of the same file system.
+fn note_balloon(node: Node, target: *const c_char, inode: Option<u64>, is_first: bool) {
     let found = match inode {
         Some(0) => Some(0),
         Some(inode) => (balloon_in(target) == Some(inode)).then_some(inode),
         None => None,
     };
-    let Some(inode) = found.or(is_new.then_some(0)) else {
+    let Some(inode) = found.or(is_first.then_some(0)) else {
         return;
     };
     let request = Request::new(call::BALLOON_INODE, node, inode.to_string().into_bytes());

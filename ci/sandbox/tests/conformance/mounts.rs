@@ -20,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
             balloon_ino_is_a_mount_option,
             a_mount_option_that_ext4_does_not_know_is_refused,
             an_ioctl_opens_the_balloon,
+            one_more_mount_has_the_balloon_of_the_first,
             the_balloon_is_in_no_directory,
             what_names_the_balloon_is_eperm,
             without_the_option_the_balloon_is_a_file_like_others,
@@ -160,6 +161,29 @@ fn an_ioctl_opens_the_balloon() {
     let device = image.mount();
     let balloon = ioctl::open_balloon(&File::open(image.target()).unwrap()).unwrap();
     assert_eq!(balloon.metadata().unwrap().ino(), balloon_inode(device));
+}
+
+/// A file system has its options once, however often it is mounted.
+fn one_more_mount_has_the_balloon_of_the_first() {
+    let image = Image::new();
+    let device = image.mount();
+    let inode = balloon_inode(device);
+    let again = image.path("again");
+    fs::create_dir(&again).unwrap();
+    let node = driver::partition_node(device);
+    ioctl::mount(&node, &again, "ext4", 0, "").unwrap();
+    let opened = ioctl::open_balloon(&File::open(&again).unwrap());
+    let opened = opened.map(|balloon| balloon.metadata().unwrap().ino());
+    ioctl::unmount(&again, 0).unwrap();
+    assert_eq!(opened, Ok(inode));
+    // And the next first mount has none.
+    image.unmount();
+    let device = Device::running(&[&image.base()]);
+    ioctl::reread_partitions(device.node()).unwrap();
+    ioctl::mount(&device.partition(), &again, "ext4", 0, "").unwrap();
+    let opened = ioctl::open_balloon(&File::open(&again).unwrap()).map(drop);
+    ioctl::unmount(&again, 0).unwrap();
+    assert_eq!(opened, Err(Errno(libc::ENOENT)));
 }
 
 /// "With `balloon_ino=` the balloon is not in readdir".
