@@ -12,6 +12,7 @@ mod filled_image;
 #[path = "../fixture/mod.rs"]
 mod fixture;
 mod mounts;
+mod running_tracking;
 mod tracking;
 mod unmounts;
 #[path = "../written_bitmap/mod.rs"]
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         mounts::tests(),
         unmounts::tests(),
         tracking::tests(),
+        running_tracking::tests(),
     ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }

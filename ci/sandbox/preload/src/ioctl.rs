@@ -5,7 +5,7 @@ use crate::released::ReleasedDescriptor;
 use crate::stat::{self, Device};
 use crate::{errno, ext4, kernel, libploop, memory, settings};
 use libc::{c_int, c_ulong, c_void};
-use ploop_sandbox_wire::{BLKRRPART, Node, Request, TYPE, number};
+use ploop_sandbox_wire::{BLKRRPART, BLOCK_TYPE, Node, Request, TYPE, cbt, number};
 
 const NONE: u32 = 0;
 const WRITE: u32 = 1;
@@ -52,6 +52,23 @@ const DISCARD_WAIT: u32 = request(NONE, number::DISCARD_WAIT, 0);
 const DUMP_CACHED_BAT: u32 = request(WRITE, number::DUMP_CACHED_BAT, DUMP_CTL);
 const MAX_DELTA_SIZE: u32 = request(WRITE, number::MAX_DELTA_SIZE, 8);
 
+/// The whole number of an ioctl of the block layer for changed blocks.
+const fn cbt_request(direction: u32, number: u32, size: usize) -> u32 {
+    direction << 30 | (size as u32) << 16 | BLOCK_TYPE << 8 | number
+}
+
+const CBT_START: u32 = cbt_request(READ, cbt::START, cbt::INFO);
+const CBT_STOP: u32 = cbt_request(NONE, cbt::STOP, 0);
+const CBT_GET: u32 = cbt_request(READ | WRITE, cbt::GET, cbt::INFO);
+const CBT_SET: u32 = cbt_request(READ, cbt::SET, cbt::INFO);
+const CBT_CLR: u32 = cbt_request(READ, cbt::CLR, cbt::INFO);
+
+/// Offsets in `struct blk_user_cbt_info`: how many extents follow it, and for how many there is room.
+const CBT_MAPPED: usize = 40;
+const CBT_COUNT: usize = 44;
+/// The kernel takes no more extents.
+const CBT_MAX_EXTENTS: u32 = 512;
+
 /// `pctl_flags`: a cookie follows.
 const FLAG_COOKIE: u32 = 4;
 
@@ -81,6 +98,9 @@ fn handled(descriptor: c_int, request: u32, argument: *mut c_void) -> Option<c_i
         ext4::SET_RSV_BLOCKS => ext4::set_reserved_blocks(),
         ext4::RESIZE_FS => return Some(ext4::resize(descriptor, argument)),
         BLKRRPART => forward(descriptor, request, argument),
+        CBT_START | CBT_STOP | CBT_GET | CBT_SET | CBT_CLR => {
+            forward(descriptor, request, argument)
+        }
         _ if request >> 8 & 0xff == TYPE && request & 0xff <= number::LAST => {
             forward(descriptor, request, argument)
         }
@@ -103,7 +123,7 @@ fn forward(descriptor: c_int, request: u32, argument: *mut c_void) -> Option<Res
         Device::Unknown if request == BLKRRPART => return None,
         Device::Unknown => return Some(Err(libc::EIO)),
     };
-    if request != BLKRRPART {
+    if request >> 8 & 0xff == TYPE {
         libploop::note_use();
     }
     Some(ask(descriptor, node, request, argument))
@@ -209,6 +229,21 @@ fn argument_of(
                     .saturating_add(DUMP_HEAD);
             }
         }
+        CBT_START => argument.payload = read(address, cbt::INFO).unwrap_or_default(),
+        CBT_GET => {
+            argument.payload = read(address, cbt::INFO).unwrap_or_default();
+            let room = word(&argument.payload, CBT_COUNT).unwrap_or(0);
+            argument.reply_len = cbt::INFO + room.min(CBT_MAX_EXTENTS) as usize * cbt::EXTENT;
+        }
+        CBT_SET | CBT_CLR => {
+            argument.payload = read(address, cbt::INFO).unwrap_or_default();
+            let mapped = word(&argument.payload, CBT_MAPPED).unwrap_or(0);
+            let len = mapped.min(CBT_MAX_EXTENTS) as usize * cbt::EXTENT;
+            if len > 0 {
+                let extents = read(address.saturating_add(cbt::INFO as u64), len);
+                argument.payload.extend(extents.unwrap_or_default());
+            }
+        }
         // The argument is nothing or a number, or this is no call of the driver.
         _ => {}
     }
@@ -283,6 +318,11 @@ mod tests {
             (DISCARD_WAIT, 0x5019),
             (MAX_DELTA_SIZE, 0x4008_501c),
             (DUMP_CACHED_BAT, 0x4010_5022),
+            (CBT_START, 0x8038_12c8),
+            (CBT_STOP, 0x12c9),
+            (CBT_GET, 0xc038_12ca),
+            (CBT_SET, 0x8038_12cb),
+            (CBT_CLR, 0x8038_12cc),
         ] {
             assert_eq!(number, expected);
         }

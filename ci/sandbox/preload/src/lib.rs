@@ -7,6 +7,7 @@
 //! | call | what it does here |
 //! |---|---|
 //! | `ioctl` of the driver (`PLOOP_IOC_*`), and `BLKRRPART`, on a device of the sandbox | the daemon answers it (`ioctl`) |
+//! | `ioctl` of Virtuozzo's block layer (`BLKCBT*`) on a device of the sandbox | the daemon answers it (`ioctl`) |
 //! | `ioctl` of OpenVZ's ext4, and ext4's growth without CAP_SYS_RESOURCE | imitated (`ext4`) |
 //! | `open`, `stat` and the like below `/proc/vz` | are redirected to the directory that the daemon serves (`files`) |
 //! | `open` of a device of the sandbox | tells the daemon, which looks for partitions then (`files`) |

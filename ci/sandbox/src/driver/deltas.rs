@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
 use ploop::ClusterSize;
@@ -38,6 +39,23 @@ const PREALLOCATION: u64 = 128 << 20;
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 impl Level {
+    /// As the driver, which knows of no format extensions: whoever writes to the image clears the mark that tells that
+    /// the extension fits the data.
+    pub(super) fn forget_extension(&self) -> std::io::Result<()> {
+        if self.raw {
+            return Ok(());
+        }
+        let mut header = header_of(&self.file).map_err(std::io::Error::other)?;
+        if !std::mem::take(&mut header.marked_closed) {
+            return Ok(());
+        }
+        // The caller's descriptor may be read-only or for direct I/O.
+        let file = File::options()
+            .write(true)
+            .open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+        file.write_all_at(&header.to_bytes(), 0)
+    }
+
     /// The delta's file and its holes. The driver reads and writes by the file's extents, so a cluster in a hole is an
     /// error.
     fn delta_file(&self) -> std::io::Result<DeltaFile> {
@@ -170,6 +188,10 @@ impl Device {
         }
         if candidate.version != 0 {
             state.version = candidate.version;
+        }
+        if !candidate.level.read_only {
+            let forgotten = candidate.level.forget_extension();
+            forgotten.map_err(|error| host_errno(&error))?;
         }
         let writer = (!candidate.level.read_only).then_some(self.index);
         let file = candidate.level.file.try_clone();

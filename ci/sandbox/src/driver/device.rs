@@ -16,6 +16,7 @@ use ploop_sandbox_wire::{Alias, BLKRRPART, Reply, number};
 use rustix::io::Errno;
 
 use super::attached::Attachment;
+use super::changed_blocks::ChangedBlocks;
 use super::contents::Contents;
 use super::contents_lock::ContentsLock;
 use super::discard_queue::DiscardQueue;
@@ -52,6 +53,10 @@ pub(super) struct Device {
     /// One for each read of `pstate/event` that waits.
     stop_callbacks: Mutex<Vec<StopCallback>>,
     balloon_inode: Mutex<Option<u64>>,
+    /// The blocks that were written to, while they are tracked. Locked for moments only.
+    pub(super) changed_blocks: Mutex<Option<ChangedBlocks>>,
+    /// Whether they are tracked, so that other writes need not lock.
+    pub(super) tracks_blocks: AtomicBool,
     /// The file systems that `PLOOP_IOC_FREEZE` has frozen. Locked for moments only.
     pub(super) frozen: Mutex<Option<Frozen>>,
 }
@@ -134,6 +139,8 @@ impl Device {
             size: AtomicU64::new(0),
             stop_callbacks: Mutex::new(Vec::new()),
             balloon_inode: Mutex::new(None),
+            changed_blocks: Mutex::new(None),
+            tracks_blocks: AtomicBool::new(false),
             frozen: Mutex::new(None),
         }
     }
@@ -163,6 +170,7 @@ impl Device {
 
     pub(super) fn set_size(&self, size: u64) {
         self.size.store(size, Ordering::Release);
+        self.note_size(size);
     }
 
     /// Whether the device has no deltas, so that a program can be given it.
@@ -208,6 +216,9 @@ impl Device {
         let ioctl = &ioctl;
         if ioctl.number == BLKRRPART {
             return self.reread_partitions();
+        }
+        if let Some(which) = ioctl.of_changed_blocks() {
+            return self.track_blocks(which, ioctl);
         }
         let Some(which) = ioctl.of_ploop() else {
             return Err(Errno::INVAL);
@@ -343,6 +354,7 @@ impl VirtualDisk for Device {
         if self.is_aborted() {
             return Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error()));
         }
+        self.note_written(offset, data.len() as u64);
         let mut contents = self.contents.lock_during_reads();
         let written = if contents.discards.free.is_empty() {
             contents.write(data, offset)

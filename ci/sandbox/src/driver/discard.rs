@@ -25,6 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 impl Device {
     /// Makes a part of the disk read as zero: for a discard, and for zeros that are written.
     pub(super) fn zero(&self, offset: u64, len: u64, completion: Completion) {
+        self.note_written(offset, len);
         let mut contents = self.contents.lock();
         let Contents { disk, discards } = &mut *contents;
         let Stack::Writable(disk) = disk else {

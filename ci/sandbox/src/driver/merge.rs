@@ -79,6 +79,10 @@ impl Device {
         if lock(&self.state).levels.len() < 2 {
             return Err(Errno::NOENT);
         }
+        if let Some(below) = lock(&self.state).levels.iter().nth_back(1) {
+            let forgotten = below.forget_extension();
+            forgotten.map_err(|error| host_errno(&error))?;
+        }
         match &mut self.contents.lock().disk {
             Stack::Writable(disk) => disk.begin_merge().map_err(|error| image_errno(&error))?,
             Stack::ReadOnly(_) | Stack::None => return Err(Errno::ROFS),

@@ -3,6 +3,7 @@
 mod attached;
 mod attributes;
 mod balloon;
+mod changed_blocks;
 mod changed_ranges;
 mod contents;
 mod contents_lock;
@@ -15,6 +16,7 @@ mod freeze;
 mod generation;
 mod maintenance;
 mod merge;
+mod range_set;
 mod request;
 mod stack;
 mod track;

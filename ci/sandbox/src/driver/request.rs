@@ -25,6 +25,14 @@ impl Ioctl<'_> {
         (self.number >> 8 & 0xff == wire::TYPE).then_some(self.number & 0xff)
     }
 
+    /// Its number among the block layer's ioctls for changed blocks ([`wire::cbt`]), if it is one.
+    pub(super) fn of_changed_blocks(&self) -> Option<u32> {
+        let number = self.number & 0xff;
+        let is_one = self.number >> 8 & 0xff == wire::BLOCK_TYPE
+            && (wire::cbt::START..=wire::cbt::CLR).contains(&number);
+        is_one.then_some(number)
+    }
+
     /// `__u32` at an offset of the argument.
     pub(super) fn word(&self, at: usize) -> Result<u32, Errno> {
         word(self.payload, at)
@@ -32,7 +40,7 @@ impl Ioctl<'_> {
 
     /// `__u64` at the beginning of the argument.
     pub(super) fn long(&self) -> Result<u64, Errno> {
-        Ok(u64::from(self.word(0)?) | u64::from(self.word(4)?) << 32)
+        long(self.payload, 0)
     }
 
     /// The file that was sent along.
@@ -44,7 +52,13 @@ impl Ioctl<'_> {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> Result<u32, Errno> {
+/// `__u64` at an offset.
+pub(super) fn long(bytes: &[u8], at: usize) -> Result<u64, Errno> {
+    Ok(u64::from(word(bytes, at)?) | u64::from(word(bytes, at + 4)?) << 32)
+}
+
+/// `__u32` at an offset.
+pub(super) fn word(bytes: &[u8], at: usize) -> Result<u32, Errno> {
     let bytes = bytes.get(at..at + 4).ok_or(Errno::FAULT)?;
     bytes
         .try_into()

@@ -256,6 +256,7 @@ impl Drop for Device {
         let node = self.node();
         // In this order: each may keep the next from working.
         let _ = ioctl::thaw(node);
+        let _ = ioctl::stop_changed_blocks(node);
         let _ = ioctl::discard_finish(node);
         let _ = ioctl::track_abort(node);
         let _ = ioctl::balloon(node, &mut ioctl::Balloon::default());

@@ -330,6 +330,74 @@ pub(crate) fn filter_free_blocks(node: &File, shortest: u64) -> Result<i32> {
     plain(node, of_ploop(READ, 27, 8), shortest)
 }
 
+/// `struct blk_user_cbt_info` with room for the extents that a call may have: start, length and a zero each, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct ChangedBlocks {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) start: u64,
+    pub(crate) length: u64,
+    pub(crate) block_size: u32,
+    pub(crate) flags: u32,
+    pub(crate) mapped: u32,
+    pub(crate) count: u32,
+    pub(crate) reserved: u32,
+    pub(crate) padding: u32,
+    pub(crate) extents: [[u64; 3]; 512],
+}
+
+impl ChangedBlocks {
+    pub(crate) const ONCE: u32 = 1;
+    pub(crate) const NEW_UUID: u32 = 2;
+
+    pub(crate) fn new(uuid: u8) -> ChangedBlocks {
+        ChangedBlocks {
+            uuid: [uuid; 16],
+            start: 0,
+            length: 0,
+            block_size: 0,
+            flags: 0,
+            mapped: 0,
+            count: 0,
+            reserved: 0,
+            padding: 0,
+            extents: [[0; 3]; 512],
+        }
+    }
+}
+
+// SAFETY: numbers only.
+unsafe impl Plain for ChangedBlocks {}
+
+const fn of_changed_blocks(direction: c_ulong, which: c_ulong) -> c_ulong {
+    number(direction, 0x12, which, 56)
+}
+
+/// `BLKCBTSTART`.
+pub(crate) fn start_changed_blocks(node: &File, info: &mut ChangedBlocks) -> Result<i32> {
+    call(node, of_changed_blocks(READ, 200), info)
+}
+
+/// `BLKCBTSTOP`.
+pub(crate) fn stop_changed_blocks(node: &File) -> Result<i32> {
+    plain(node, number(NONE, 0x12, 201, 0), 0)
+}
+
+/// `BLKCBTGET`.
+pub(crate) fn changed_blocks(node: &File, info: &mut ChangedBlocks) -> Result<i32> {
+    call(node, of_changed_blocks(READ | WRITE, 202), info)
+}
+
+/// `BLKCBTSET`, or `BLKCBTCLR`.
+pub(crate) fn set_changed_blocks(
+    node: &File,
+    info: &mut ChangedBlocks,
+    changed: bool,
+) -> Result<i32> {
+    let which = if changed { 203 } else { 204 };
+    call(node, of_changed_blocks(READ, which), info)
+}
+
 /// `BLKRRPART`.
 pub(crate) fn reread_partitions(node: &File) -> Result<i32> {
     plain(node, 0x125f, 0)

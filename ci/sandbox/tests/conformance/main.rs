@@ -4,6 +4,7 @@
 //! what the sandbox knowingly does otherwise is shown as ignored there, with the reason.
 
 mod allocation;
+mod changed_blocks;
 mod devices;
 mod discard;
 mod driver;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         operations::tests(),
         exit_codes::tests(),
         virtuozzo_7::tests(),
+        changed_blocks::tests(),
     ];
     harness::run(sections.into_iter().flatten().collect())
 }
