@@ -1,8 +1,9 @@
 // What the functions do if the script does not say otherwise: as much of libploop's work on a descriptor and its deltas as
 // the crate's checks need to see, and what is dangerous in it. Each model has the parameters of its function (models.h).
 //
-// Dangerous without being asked, as libploop 7 is: a mount that can write makes format v2 of v1 before it looks for the
-// driver; a replace takes any file; a merge copies clusters without a look at sizes and versions; the copies only return 38.
+// Dangerous without being asked, as libploop 7 is: a mount that can write, and is not told which delta to attach, makes
+// format v2 of v1 before it looks for the driver; a replace takes any file; a merge copies clusters without a look at
+// sizes and versions; the copies only return 38.
 //
 // Dangerous if the script asks (`FUNCTION does WORD`; `FUNCTION fails NUMBER` is what it then returns):
 //
@@ -539,7 +540,9 @@ static int mount(struct call *call, const char *descriptor, bool read_only, cons
 int model_ploop_mount_image(struct call *call, struct ploop_disk_images_data *di, struct ploop_mount_param *param)
 {
 	int code;
-	return begin(call, di, &code) ? code : mount(call, handle_path(di), param->ro, "param.device");
+	// It leaves an image as it is where it is told which delta to attach.
+	bool keeps = param->ro || param->guid;
+	return begin(call, di, &code) ? code : mount(call, handle_path(di), keeps, "param.device");
 }
 
 int model_ploop_get_info_by_descr(struct call *call, const char *descr, struct ploop_info *info)

@@ -18,7 +18,7 @@ use bitflags::Flags;
 use rustix::fs::OFlags;
 
 use crate::canonical::CanonicalDescriptor;
-use crate::ffi::{self, Call, LINE, LockedImage, WriteSignalsBlocked};
+use crate::ffi::{self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::recovery::merge::MergeRecord;
 use crate::image::sound::{SoundDelta, require_header_of, require_sound};
@@ -27,8 +27,8 @@ use crate::recovery::SyncBaseline;
 use crate::sysfs::Device;
 use crate::tools::{require_crypt_helper, require_tools};
 use crate::{
-    Code, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table, paths, recovery,
-    trust,
+    Code, ComponentName, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table,
+    paths, recovery, trust,
 };
 
 /// How a function of libploop writes the descriptor.
@@ -398,6 +398,24 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
+    /// How to attach the image for a call that would do it by itself, and rewrite it to format v2. `None` where it would
+    /// not: the image is attached, or has no delta of format v1, or the handle has a name.
+    pub(crate) fn attach_first(&self, component: Option<&ComponentName>) -> Option<AttachFirst> {
+        let rewrites = ffi::upgrades_v1_at_mount()
+            && component.is_none()
+            && self.found_device().is_none()
+            && self.has_v1(self.descriptor.top);
+        rewrites.then(|| AttachFirst {
+            top: CText::guid(self.descriptor.top),
+            target: None,
+        })
+    }
+
+    /// Whether one of the deltas of a chain is of format v1.
+    pub(crate) fn has_v1(&self, guid: Guid) -> bool {
+        self.descriptor.chain(guid).iter().any(|image| is_v1(image))
+    }
+
     /// Requires what libploop needs to attach the chain of a delta: sound deltas, and a mount table it can read.
     pub(crate) fn require_attachable(&self, guid: Guid) -> Result<()> {
         self.require_sound(self.descriptor.chain(guid))?;
@@ -443,6 +461,10 @@ pub(crate) fn not_written(operation: &'static str, path: &Path, restored: io::Re
         format!("libploop could not write the descriptor and did not say so; {done}"),
     )
     .with_path(path)
+}
+
+pub(crate) fn is_v1(image: &Image) -> bool {
+    Header::read(&image.file).is_ok_and(|header| header.version == FormatVersion::V1)
 }
 
 /// Whether a merge into a delta with this header would put clusters over each other, where libploop counts those of

@@ -15,8 +15,8 @@ use crate::image::staging_directory::{Destination, StagingDirectory};
 use crate::lock;
 use crate::tools::{require_crypt_helper, require_tools, to_partition};
 use crate::{
-    ClusterSize, Code, Descriptor, Error, ErrorKind, Feature, FormatVersion, FsType, ImageMode,
-    Ploop, Result, Size, kernel, paths,
+    ClusterSize, Code, ComponentName, Descriptor, Error, ErrorKind, Feature, FormatVersion, FsType,
+    Guid, ImageMode, Ploop, Result, Size, kernel, paths,
 };
 
 const OPERATION: &str = "create image";
@@ -312,9 +312,17 @@ impl CreateParam {
             // 2 of 3 groups.
             _ => 65_536 + 2 * (1 + 1 + 1024),
         };
-        // The partition begins with the second cluster, and ends before the last.
-        let around = if self.without_partition { 0 } else { 2 };
         let cluster = self.cluster.bytes();
+        // The partition begins with the second cluster, and ends before the last.
+        let before = match ffi::LINE.aligns_partitions {
+            true => (1 << 20) / cluster.min(1 << 20),
+            false => 1,
+        };
+        let around = if self.without_partition {
+            0
+        } else {
+            before + 1
+        };
         let clusters = (blocks * u64::from(block)).div_ceil(cluster) + around;
         Size::from_bytes(clusters * cluster)
     }
@@ -526,6 +534,31 @@ fn explained(error: Error) -> Error {
     error
 }
 
+/// Makes an image of format v1 with a file system, where libploop rewrites such an image to v2 when it attaches it. It
+/// does not do so under a component name.
+fn make_v1_in(
+    staging: &StagingDirectory,
+    param: &CreateParam,
+    args: &CreateArgs<'_>,
+) -> Result<()> {
+    let bare = CreateArgs {
+        fs_type: None,
+        ..*args
+    };
+    ffi::create_image(OPERATION, &param.file, &bare)?;
+    let name = format!("create-{}", Guid::generate().as_uuid().simple());
+    let component: ComponentName = name.parse()?;
+    let mut image = ffi::ImageHandle::open(OPERATION, &staging.descriptor)?;
+    image.set_component(Some(component.clone()));
+    let made = image
+        .lock(&LockedImage::INIT)
+        .and_then(|locked| locked.init(args));
+    if made.is_err() {
+        crate::device::clear_component_name(&component);
+    }
+    made.map_err(|error| explained(error.with_path(&param.file)))
+}
+
 fn make_in(staging: &StagingDirectory, param: &CreateParam, format: FormatVersion) -> Result<()> {
     let converts = param.mode == ImageMode::Raw && !param.flags.contains(CreateFlags::SPARSE);
     // 19: raw creation closes a descriptor twice, and in a threaded program perhaps another's. So does that of a sparse
@@ -537,7 +570,11 @@ fn make_in(staging: &StagingDirectory, param: &CreateParam, format: FormatVersio
     let c_image = CPath::new(OPERATION, &staging.image)?;
     let texts = param.texts()?;
     let args = param.args(&c_image, &texts, mode, format);
-    ffi::create_image(OPERATION, &param.file, &args).map_err(explained)?;
+    if param.fs.is_some() && format == FormatVersion::V1 && ffi::upgrades_v1_at_mount() {
+        make_v1_in(staging, param, &args)?;
+    } else {
+        ffi::create_image(OPERATION, &param.file, &args).map_err(explained)?;
+    }
     // libploop also reports success where it could not write the descriptor (25).
     let made = Descriptor::open(&staging.descriptor).map_err(|error| error.during(OPERATION))?;
     if made.encryption != param.encryption_key {

@@ -160,10 +160,13 @@ impl Ploop {
             kernel::require_tools_to_attach(change.operation(), &[])?;
         }
         let leftover = TemporaryMount::beside(&change.descriptor);
+        let attach = change.attach_first(self.component());
+        let attach = attach.filter(|_| param.automount);
         let args = DiscardArgs {
             min_length: param.min_length.bytes(),
             to_free: param.to_free.map_or(0, Size::bytes),
             automount: param.automount,
+            attach: attach.as_ref(),
             defrag: param.defrag,
             stop: param.stop.as_ref().map(|flag| &flag.0),
         };

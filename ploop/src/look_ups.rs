@@ -244,7 +244,13 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
         kernel::require_tools_to_attach(change.operation(), &[])?;
     }
     let leftover = TemporaryMount::beside(&change.descriptor);
-    let result = change.run(DescriptorWrite::Maybe, LockedImage::fs_info);
+    let mut attach = change.attach_first(None);
+    if let Some(attach) = &mut attach {
+        attach.target = Some(leftover.make(call.name)?);
+    }
+    let result = change.run(DescriptorWrite::Maybe, |locked| {
+        locked.fs_info(attach.as_ref())
+    });
     if result.is_err() {
         leftover.remove();
     }

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 
 use crate::canonical::CanonicalDescriptor;
-use crate::change::{Change, DescriptorWrite, require_known_flags};
+use crate::change::{Change, DescriptorWrite, is_v1, require_known_flags};
 use crate::ffi::{self, CPath, CText, LockedImage, MountArgs, WriteSignalsBlocked};
 use crate::identity::Identity;
+use crate::image::Image;
 use crate::sysfs::{self, Device};
 use crate::{
-    ComponentName, Error, ErrorKind, Feature, Guid, Ploop, Result, device, paths, recovery,
+    ComponentName, Error, ErrorKind, Feature, Guid, ImageMode, Ploop, Result, device, paths,
+    recovery,
 };
 
 /// libploop builds the options in 1024 bytes, together with those for quota and balloon, and cuts off
@@ -99,6 +101,7 @@ pub struct MountParam {
     fsck: bool,
     fsck_flags: Option<FsckFlags>,
     no_probe: bool,
+    upgrade_format: bool,
     quota: bool,
     flags: MountFlags,
     data: Option<String>,
@@ -158,6 +161,21 @@ impl MountParam {
             false => FsckFlags::empty(),
         };
         self.fsck_flags.unwrap_or(preen)
+    }
+
+    /// Rewrite an image of format v1 to v2 first (default: no), as libploop 7 does since 7.0.251 with each mount that can
+    /// write, if it is not told otherwise. This crate tells it otherwise: an image stays as it is, so that a host with
+    /// libploop 1 and a driver without large disks can still mount it.
+    ///
+    /// Nothing is rewritten before the image was mounted once as it is. There is no way back but a copy. Older versions
+    /// of libploop do not rewrite, and the mount fails with [`Unsupported`](ErrorKind::Unsupported); so it does for
+    /// [a snapshot](MountParam::snapshot), a read-only mount, one under a [component name](MountParam::component), a raw
+    /// base, and where snapshots on another branch would keep the old format.
+    ///
+    /// An image of format v2 is mounted as without this.
+    pub fn upgrade_format(mut self, upgrade: bool) -> MountParam {
+        self.upgrade_format = upgrade;
+        self
     }
 
     /// Mount with journalled quota.
@@ -299,7 +317,15 @@ impl Ploop {
             false => crate::kernel::require_tools_to_attach(operation, fsck_tools)?,
         }
         crate::kernel::require_driver(operation, change.path())?;
-        let c_guid = param.snapshot.map(CText::guid);
+        let upgrade_format = param.upgrade_format && change.has_v1(guid);
+        if upgrade_format {
+            require_upgradable(&change, param)?;
+        }
+        // Where no delta is named, libploop may rewrite them to format v2.
+        let named = param
+            .snapshot
+            .or_else(|| ffi::upgrades_v1_at_mount().then_some(guid));
+        let c_guid = named.map(CText::guid);
         let args = MountArgs {
             target: target.as_ref(),
             guid: c_guid.as_ref(),
@@ -309,12 +335,20 @@ impl Ploop {
             quota: param.quota,
             fsck: fsck.bits() as i32,
             no_probe: param.no_probe,
+            upgrade_format,
         };
+        let chain: Vec<Image> = descriptor.chain(guid).into_iter().cloned().collect();
         let (before, files) = (change.devices.clone(), change.files.clone());
+        let path = change.path().to_owned();
         let reply = change
             .run(DescriptorWrite::Maybe, |locked| {
                 let (held, component) = (locked.lock_guard(), locked.component().to_vec());
-                let result = locked.mount(&args);
+                let mut result = locked.mount(&args);
+                if upgrade_format && result.is_ok() && chain.iter().any(is_v1) {
+                    let why = "libploop has mounted the image, and has not rewritten it to format v2; it is detached again";
+                    let error = Error::new(ErrorKind::Unsupported, operation, why);
+                    result = Err(error.with_path(&path));
+                }
                 if result.is_err() {
                     detach_what_was_left(&before, &files, &component);
                 }
@@ -495,6 +529,37 @@ fn detach_what_was_left(before: &[Device], files: &[(Guid, Identity)], component
             let _ = device::umount(device.path());
         }
     }
+}
+
+/// Requires that libploop would rewrite the whole image to format v2.
+fn require_upgradable(change: &Change<'_>, param: &MountParam) -> Result<()> {
+    let descriptor = &change.descriptor;
+    let chain = descriptor.chain(descriptor.top);
+    let elsewhere = descriptor.images.iter().find(|image| {
+        let is_in_chain = chain.iter().any(|other| other.guid == image.guid);
+        !is_in_chain && is_v1(image)
+    });
+    let why = if !ffi::upgrades_v1_at_mount() {
+        "this version of libploop does not rewrite images; it mounts format v1 as it is".to_owned()
+    } else if param.snapshot.is_some() || param.read_only || !change.component().is_empty() {
+        "an image is only rewritten where its top is mounted for writing, without a component name"
+            .to_owned()
+    } else if descriptor.mode == ImageMode::Raw {
+        "libploop does not rewrite deltas upon a raw base".to_owned()
+    } else if let Some(image) = elsewhere {
+        format!(
+            "libploop rewrites the chain of the top alone, and {}, which stands on it, would stay of format v1; delete it first",
+            image.guid
+        )
+    } else if !crate::kernel::is_large_disk_supported() {
+        "the driver does not support large disks, and so not format v2".to_owned()
+    } else {
+        return Ok(());
+    };
+    change.refuse(
+        ErrorKind::Unsupported,
+        format!("the image is of format v1, and was to be rewritten to v2: {why}"),
+    )
 }
 
 /// Checks a mount point: a directory that libploop can give to a shell when it is busy, and that does not hide the

@@ -162,6 +162,7 @@ impl Ploop {
             }
         }
         let leftover = TemporaryMount::beside(&change.descriptor);
+        let attach = change.attach_first(self.component());
         let sectors = param.size.map_or(0, Size::sectors);
         let operation = change.operation();
         let written = change
@@ -169,7 +170,7 @@ impl Ploop {
             .top_image()
             .map(|image| image.file.clone());
         let result = change.run(DescriptorWrite::Maybe, |locked| {
-            locked.resize(sectors, offline, mount_namespace)
+            locked.resize(sectors, offline, mount_namespace, attach.as_ref())
         });
         match &result {
             Ok(()) => {

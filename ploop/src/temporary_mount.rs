@@ -3,25 +3,44 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::{Descriptor, paths};
+use crate::ffi::CPath;
+use crate::{Descriptor, Error, Result, paths};
 
-/// The directory that libploop makes, mounts on and removes, but for some failures that leave it behind. `None` where
-/// it was there before.
-pub(crate) struct TemporaryMount(Option<PathBuf>);
+/// The directory that libploop makes, mounts on and removes, but for some failures that leave it behind.
+pub(crate) struct TemporaryMount {
+    mount_point: PathBuf,
+    was_there: bool,
+}
 
 impl TemporaryMount {
     /// It is beside the delta that the descriptor lists first.
     pub(crate) fn beside(descriptor: &Descriptor) -> TemporaryMount {
-        TemporaryMount(descriptor.images.first().and_then(|image| {
-            let path = paths::mount_point(&image.file);
-            fs::symlink_metadata(&path).is_err().then_some(path)
-        }))
+        let first = descriptor.images.first();
+        let mount_point = first.map(|image| paths::mount_point(&image.file));
+        let mount_point = mount_point.unwrap_or_default();
+        TemporaryMount {
+            was_there: fs::symlink_metadata(&mount_point).is_ok(),
+            mount_point,
+        }
+    }
+
+    /// Makes the directory, for what libploop would mount there.
+    pub(crate) fn make(&self, operation: &'static str) -> Result<CPath> {
+        let made = match self.was_there {
+            true => Ok(()),
+            false => fs::create_dir(&self.mount_point),
+        };
+        made.map_err(|error| {
+            let what = "the directory on which the image is mounted meanwhile cannot be made";
+            Error::io(operation, what, error).with_path(&self.mount_point)
+        })?;
+        CPath::new(operation, &self.mount_point)
     }
 
     pub(crate) fn remove(self) {
-        if let Some(path) = self.0 {
+        if !self.was_there {
             // Fails if it is not empty, or something is mounted there.
-            let _ = fs::remove_dir(path);
+            let _ = fs::remove_dir(self.mount_point);
         }
     }
 }

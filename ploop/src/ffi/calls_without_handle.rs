@@ -9,6 +9,7 @@ use std::time::Duration;
 use ploop_sys as sys;
 
 use super::call::{Call, execute};
+use super::image_calls::AttachFirst;
 use super::line;
 use super::locked_image::LockedImage;
 use super::text::{CPath, CText, Param, PathBuffer, or_null};
@@ -116,19 +117,34 @@ pub(crate) fn create_descriptor(
 }
 
 impl LockedImage<'_> {
+    /// The name is that of the operation of which this is a part.
+    pub(crate) const INIT: Call = Call::new("create image").changes().finds_device();
+
+    /// Makes partition, file system and balloon in an image that has none (`ploop_init_image`).
+    pub(crate) fn init(self, args: &CreateArgs<'_>) -> Result<()> {
+        let mut param = args.param();
+        let result = self.call(|di| {
+            // SAFETY: the handle is live and used by this thread only; the texts in `param` are terminated and outlive
+            // the call.
+            unsafe { line::init_image(di, param.as_mut_ptr()) }
+        })?;
+        result.done(self.path())
+    }
+
     pub(crate) const FS_INFO: Call = Call::new("get file system info")
         .looks()
         .finds_device()
         .names_users();
 
     /// C opens the descriptor and locks it by itself here.
-    pub(crate) fn fs_info(self) -> Result<FsInfo> {
+    pub(crate) fn fs_info(self, attach: Option<&AttachFirst>) -> Result<FsInfo> {
         let descriptor = self.c_path()?;
         let mut info = sys::ploop_info::default();
         // SAFETY: the path is terminated and has the 4096 readable bytes that Debian's build copies; C fills in
         // `info`.
-        let result =
-            self.call(|_| unsafe { sys::ploop_get_info_by_descr(descriptor.as_ptr(), &mut info) })?;
+        let result = self.call_attached(attach, |_| unsafe {
+            sys::ploop_get_info_by_descr(descriptor.as_ptr(), &mut info)
+        })?;
         if result.code == 1 {
             // Elsewhere this code is SYSEXIT_CREAT.
             return Err(result.into_error(self.path()).meaning(

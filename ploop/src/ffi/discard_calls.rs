@@ -13,6 +13,7 @@ use ploop_sys as sys;
 
 use super::call::Call;
 use super::call_result::CallResult;
+use super::image_calls::AttachFirst;
 use super::line::LINE;
 use super::locked_image::LockedImage;
 use super::text::Param;
@@ -38,6 +39,7 @@ pub(crate) struct DiscardArgs<'a> {
     pub(crate) min_length: u64,
     pub(crate) to_free: u64,
     pub(crate) automount: bool,
+    pub(crate) attach: Option<&'a AttachFirst>,
     pub(crate) defrag: bool,
     pub(crate) stop: Option<&'a StopInt>,
 }
@@ -81,9 +83,13 @@ impl LockedImage<'_> {
             ..Default::default()
         });
         let result = FLAG_TEXT.with_lock(operation, Duration::MAX, || {
-            // SAFETY: the handle is live and used by this call only; `stop` is NULL or an aligned `int` that outlives
-            // the call, and C only reads it.
-            let mut call = || self.call(|di| unsafe { sys::ploop_discard(di, param.as_mut_ptr()) });
+            let mut call = || {
+                // SAFETY: the handle is live and used by this call only; `stop` is NULL or an aligned `int` that
+                // outlives the call, and C only reads it.
+                self.call_attached(args.attach, |di| unsafe {
+                    sys::ploop_discard(di, param.as_mut_ptr())
+                })
+            };
             let result = call()?;
             match device {
                 Some(device) if is_abandoned(&result) && end_abandoned(device).is_ok() => call(),

@@ -9,6 +9,7 @@ use std::ptr;
 use ploop_sys as sys;
 
 use super::call::Call;
+use super::call_result::CallResult;
 use super::calls_without_handle::c_mode;
 use super::fd_table::FdChannel;
 use super::line;
@@ -28,6 +29,17 @@ pub(crate) struct MountArgs<'a> {
     /// 0 for no check. More than [`FSCK_PREEN`](super::FSCK_PREEN) and `no_probe` only where the library has them.
     pub(crate) fsck: i32,
     pub(crate) no_probe: bool,
+    /// Mount once without `guid`, which makes libploop rewrite the deltas, when it was seen that this image can be
+    /// mounted.
+    pub(crate) upgrade_format: bool,
+}
+
+/// How to attach an image for a call of libploop that would attach it by itself, and rewrite it from format v1 to v2.
+/// It leaves the deltas as they are where it is told which one to attach.
+pub(crate) struct AttachFirst {
+    pub(crate) top: CText,
+    /// For a call that does not mount the file system of a device that it finds.
+    pub(crate) target: Option<CPath>,
 }
 
 /// The result of `ploop_mount_image`.
@@ -100,9 +112,25 @@ impl LockedImage<'_> {
         });
         line::set_fsck(&mut param.0, args.fsck);
         line::set_no_probe(&mut param.0, args.no_probe);
-        // SAFETY: the handle is live and used by this thread only; every pointer in `param` is NULL or
-        // a terminated text that outlives the call, and C only reads what they point to.
-        let result = self.call(|di| unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) })?;
+        let result = self.call(|di| {
+            // SAFETY: the handle is live and used by this thread only; every pointer in `param` is NULL or
+            // a terminated text that outlives the call, and C only reads what they point to.
+            let mut mount = || unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) };
+            let code = mount();
+            if code != 0 || !args.upgrade_format {
+                return code;
+            }
+            // SAFETY: the handle is live and used by this thread only.
+            let code = unsafe { sys::ploop_umount_image(di) };
+            if code != 0 {
+                return code;
+            }
+            // It was checked a moment ago.
+            line::set_fsck(&mut param.0, 0);
+            param.0.guid = ptr::null_mut();
+            // SAFETY: as above.
+            unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) }
+        })?;
         result.done(self.path())?;
         Ok(MountResult {
             device: device_name(&param.0.device),
@@ -116,8 +144,41 @@ impl LockedImage<'_> {
         result.done(self.path())
     }
 
+    /// [`call`](LockedImage::call), while the image is attached.
+    pub(super) fn call_attached(
+        &self,
+        attach: Option<&AttachFirst>,
+        c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
+    ) -> Result<CallResult> {
+        let Some(AttachFirst { top, target }) = attach else {
+            return self.call(c);
+        };
+        let mut param = Param(sys::ploop_mount_param {
+            guid: top.as_mut_ptr(),
+            target: path_or_null(target.as_ref()),
+            ..Default::default()
+        });
+        self.call(|di| {
+            // SAFETY: as in `mount`.
+            let code = unsafe { sys::ploop_mount_image(di, param.as_mut_ptr()) };
+            if code != 0 {
+                return code;
+            }
+            let code = c(di);
+            // SAFETY: the handle is live and used by this thread only.
+            let detached = unsafe { sys::ploop_umount_image(di) };
+            if code == 0 { detached } else { code }
+        })
+    }
+
     /// `size` in sectors, 0 for as small as possible.
-    pub(crate) fn resize(self, size: u64, offline: bool, mount_namespace: i32) -> Result<()> {
+    pub(crate) fn resize(
+        self,
+        size: u64,
+        offline: bool,
+        mount_namespace: i32,
+        attach: Option<&AttachFirst>,
+    ) -> Result<()> {
         let mut param = Param(sys::ploop_resize_param {
             size,
             offline_resize: offline.into(),
@@ -125,7 +186,9 @@ impl LockedImage<'_> {
             ..Default::default()
         });
         // SAFETY: the handle is live and used by this thread only; `param` holds numbers.
-        let result = self.call(|di| unsafe { sys::ploop_resize_image(di, param.as_mut_ptr()) })?;
+        let result = self.call_attached(attach, |di| unsafe {
+            sys::ploop_resize_image(di, param.as_mut_ptr())
+        })?;
         result.done(self.path())
     }
 

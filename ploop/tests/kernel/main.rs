@@ -11,6 +11,7 @@ mod container;
 mod copies;
 mod creation;
 mod discards;
+mod formats;
 mod goploop;
 mod looks;
 mod merges;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         goploop::tests(),
         creation::tests(),
         mounts::tests(),
+        formats::tests(),
         resizes::tests(),
         snapshots::tests(),
         temporary::tests(),

@@ -14,7 +14,7 @@ mod late;
 mod loaded;
 
 pub(super) use linked::{
-    copy_receive, copy_send, drop_cbt, encrypt_image, merge_params, set_cbt_uuid,
+    copy_receive, copy_send, drop_cbt, encrypt_image, init_image, merge_params, set_cbt_uuid,
     set_encryption_keyid, set_fsck, set_label_and_key, set_no_probe, set_temporary_cbt_uuid,
     set_umount_timeout,
 };
@@ -26,6 +26,11 @@ use crate::image::descriptor::DescriptorForm;
 /// The line that is linked.
 #[allow(dead_code)]
 pub(crate) const LINE: Line = linked::LINE;
+
+/// Whether a mount rewrites an image of format v1 to v2. Versions without this function, which is from 7.0.226, do not.
+pub(crate) fn upgrades_v1_at_mount() -> bool {
+    LINE.upgrades_v1_at_mount && loaded::exports(c"ploop_suspend_device")
+}
 
 /// A line of libploop: what it can do, and its quirks.
 #[derive(Debug)]
@@ -44,8 +49,11 @@ pub(crate) struct Line {
     /// `ploop_copy_send` and `ploop_copy_receive` work; otherwise they return 38, whatever they are given: in 7 since
     /// 7.0.235.
     pub(crate) copies: bool,
-    /// A mount that can write rewrites an image of format v1 to v2, also a mount that then fails.
+    /// A mount that can write rewrites an image of format v1 to v2, also a mount that then fails, if it is told neither
+    /// a delta nor a component name: [`upgrades_v1_at_mount`], for this is only so since 7.0.251.
     pub(crate) upgrades_v1_at_mount: bool,
+    /// `sgdisk` makes the partition, which begins at a multiple of 1 MiB then; otherwise at the second cluster.
+    pub(crate) aligns_partitions: bool,
     /// `ploop_replace_image` compares size and header of the new file with those of the old one. Otherwise it also
     /// takes an image whose device it does not find for one that does not run.
     pub(crate) compares_replacement: bool,

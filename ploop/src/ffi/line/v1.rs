@@ -14,6 +14,7 @@ pub(super) const LINE: Line = Line {
     marks_before_merging: false,
     copies: true,
     upgrades_v1_at_mount: false,
+    aligns_partitions: false,
     compares_replacement: true,
     discards_by_component: true,
     keeps_extensions: false,
@@ -29,6 +30,14 @@ pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: i32) {
 
 /// libploop has no such setting in this line: `Feature::NoProbe` says so, and nobody asks for it.
 pub(in crate::ffi) fn set_no_probe(_param: &mut sys::ploop_mount_param, _no_probe: bool) {}
+
+/// libploop has no such function in this line: it does not rewrite images, so nobody calls it.
+pub(in crate::ffi) unsafe fn init_image(
+    _di: *mut sys::ploop_disk_images_data,
+    _param: *mut sys::ploop_create_param,
+) -> i32 {
+    sys::SYSEXIT_PARAM
+}
 
 /// The parameters of the calls, one after the other, that merge a chain of deltas, the lowest first.
 pub(in crate::ffi) fn merge_params(

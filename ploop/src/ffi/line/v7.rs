@@ -18,6 +18,7 @@ pub(super) const LINE: Line = Line {
     marks_before_merging: true,
     copies: false,
     upgrades_v1_at_mount: true,
+    aligns_partitions: true,
     compares_replacement: false,
     discards_by_component: false,
     keeps_extensions: true,
@@ -34,6 +35,27 @@ pub(in crate::ffi) fn set_fsck(param: &mut sys::ploop_mount_param, fsck: i32) {
 
 pub(in crate::ffi) fn set_no_probe(param: &mut sys::ploop_mount_param, no_probe: bool) {
     param.noprobe = no_probe.into();
+}
+
+/// # Safety
+///
+/// The handle is live, and nobody else uses it. The texts in the parameters are terminated.
+pub(in crate::ffi) unsafe fn init_image(
+    di: *mut sys::ploop_disk_images_data,
+    param: *mut sys::ploop_create_param,
+) -> i32 {
+    match super::late::late!(ploop_init_image) {
+        // SAFETY: as this function.
+        Some(init) => unsafe {
+            // Without it the handle has no images yet, and nothing is done.
+            match sys::ploop_read_dd(di) {
+                0 => init(di, param),
+                code => code,
+            }
+        },
+        // Older than what rewrites images.
+        None => sys::SYSEXIT_PARAM,
+    }
 }
 
 /// The parameters of the calls, one after the other, that merge a chain of deltas, the lowest first. Each delta is
