@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Write the disk, or a partition of it, into a raw file, a qcow2 image or a pipe
     #[command(
-        after_help = "Examples:\n  ploop-image export root.hdd disk.raw\n  ploop-image export root.hdd disk.qcow2 --format qcow2\n  ploop-image export root.hdd - | zstd > disk.zst"
+        after_help = "Examples:\n  ploop-image export root.hdd disk.raw\n  ploop-image export root.hdd disk.qcow2 --format qcow2\n  ploop-image export damaged.hdd rest.raw --salvage\n  ploop-image export root.hdd - | zstd > disk.zst"
     )]
     Export(Export),
     /// Show the disk of each state and its partitions as files in a directory (FUSE), read only
@@ -134,6 +134,9 @@ pub(crate) struct State {
     /// Read an image that is marked as in use: it is mounted, or was not unmounted before its host went down
     #[arg(long)]
     pub(crate) in_use: bool,
+    /// Read what there is of a damaged image: zeros for what is lost
+    #[arg(long)]
+    pub(crate) salvage: bool,
 }
 
 #[derive(Debug, Args)]

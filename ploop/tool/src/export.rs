@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use ploop::Size;
-use ploop::image::{Disk, ExportOptions};
+use ploop::image::{Disk, ExportOptions, LostExtent};
+use serde::Serialize;
 
 use crate::cli::{Export, Format};
 use crate::output::{Failure, Output, Result, raw_stdout};
@@ -40,7 +41,30 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
         Format::Raw => disk.export(&export.out, &options, progress)?,
     }
     bar.finish_and_clear();
+    report_lost(&disk, export, output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `export --json` prints.
+#[derive(Serialize)]
+struct Exported {
+    /// What was read as zeros, with `--salvage`.
+    lost: Vec<LostExtent>,
+}
+
+fn report_lost(disk: &Disk, export: &Export, output: &Output) -> Result<()> {
+    let lost = disk.lost();
+    if output.is_json() && export.out != Path::new("-") {
+        return output.json(&Exported { lost });
+    }
+    for it in lost {
+        let (len, file) = (Size::from_bytes(it.len), it.file.display());
+        output.warning(format_args!(
+            "{len} at offset {} are lost: {file}: {}",
+            it.offset, it.reason
+        ));
+    }
+    Ok(())
 }
 
 /// Where a partition begins, and its size.

@@ -55,7 +55,10 @@ impl Source {
 
     /// Opens the disk as of a snapshot, or in its present state.
     pub(crate) fn open(&self, snapshot: Option<Guid>, in_use: bool) -> Result<Disk> {
-        let options = OpenOptions::new().allow_in_use(in_use);
+        self.open_with(snapshot, &OpenOptions::new().allow_in_use(in_use))
+    }
+
+    fn open_with(&self, snapshot: Option<Guid>, options: &OpenOptions) -> Result<Disk> {
         Ok(match (self, snapshot) {
             (Source::Descriptor(path), Some(guid)) => options.open_snapshot(path, guid)?,
             (Source::Descriptor(path), None) => options.open(path)?,
@@ -72,7 +75,10 @@ impl Source {
 
 impl State {
     pub(crate) fn open(&self) -> Result<Disk> {
-        Source::find(&self.source).open(self.snapshot, self.in_use)
+        let options = OpenOptions::new()
+            .allow_in_use(self.in_use)
+            .salvage(self.salvage);
+        Source::find(&self.source).open_with(self.snapshot, &options)
     }
 }
 

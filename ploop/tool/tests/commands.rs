@@ -391,3 +391,28 @@ fn images_are_made_imported_grown_and_converted() {
         .assert()
         .code(1);
 }
+
+#[test]
+fn what_there_is_of_a_damaged_image_is_exported() {
+    let image = Image::new();
+    // Half of the only cluster of the top is cut off.
+    let file = fs::File::options().write(true).open(image.file("top.hds")).unwrap();
+    file.set_len(M + M / 2).unwrap();
+    let out = image.file("out.raw");
+    command(&["export", image.path(), text(&out)]).assert().code(1);
+    assert!(!out.exists());
+    command(&["export", "--salvage", image.path(), text(&out)])
+        .assert()
+        .success()
+        .stderr_eq(str![[r#"
+warning: [..]512 KiB at offset 2621440 are lost: [..]/top.hds: [..]
+
+"#]]);
+    let mut expected = image.states[1].clone();
+    expected[2 * M as usize + M as usize / 2..3 * M as usize].fill(0);
+    assert!(fs::read(&out).unwrap() == expected);
+    let arguments = ["export", "--json", "--salvage", "--overwrite", image.path(), text(&out)];
+    let json = command(&arguments).assert().success();
+    let value: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert_eq!(value["lost"][0]["offset"], 2_621_440, "{value}");
+}
