@@ -114,6 +114,9 @@ pub(crate) enum Command {
     /// Store the image in another way: expanded, preallocated, raw; format v2
     #[command(after_help = CHANGES)]
     Convert(Convert),
+    /// Free the space of what is stored for nothing: zeros, what is the same below, clusters that were lost
+    #[command(after_help = CHANGES)]
+    Compact(Compact),
 }
 
 /// The image.
@@ -309,6 +312,15 @@ pub(crate) struct Convert {
     /// v2
     #[arg(long, value_name = "VERSION")]
     pub(crate) format_version: Option<FormatVersion>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compact {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// Change nothing, and say how much would be freed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ mod archive;
 mod cat;
 mod check;
 mod cli;
+mod compact;
 mod convert;
 mod copy;
 mod create;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Merge(merge) => snapshots::merge(merge, &output),
         Command::Resize(resize) => convert::resize(resize),
         Command::Convert(convert) => convert::convert(convert, &output),
+        Command::Compact(compact) => compact::run(compact, &output),
     };
     match result {
         Ok(status) => status,

@@ -396,10 +396,15 @@ fn images_are_made_imported_grown_and_converted() {
 fn what_there_is_of_a_damaged_image_is_exported() {
     let image = Image::new();
     // Half of the only cluster of the top is cut off.
-    let file = fs::File::options().write(true).open(image.file("top.hds")).unwrap();
+    let file = fs::File::options()
+        .write(true)
+        .open(image.file("top.hds"))
+        .unwrap();
     file.set_len(M + M / 2).unwrap();
     let out = image.file("out.raw");
-    command(&["export", image.path(), text(&out)]).assert().code(1);
+    command(&["export", image.path(), text(&out)])
+        .assert()
+        .code(1);
     assert!(!out.exists());
     command(&["export", "--salvage", image.path(), text(&out)])
         .assert()
@@ -411,8 +416,48 @@ warning: [..]512 KiB at offset 2621440 are lost: [..]/top.hds: [..]
     let mut expected = image.states[1].clone();
     expected[2 * M as usize + M as usize / 2..3 * M as usize].fill(0);
     assert!(fs::read(&out).unwrap() == expected);
-    let arguments = ["export", "--json", "--salvage", "--overwrite", image.path(), text(&out)];
+    let arguments = [
+        "export",
+        "--json",
+        "--salvage",
+        "--overwrite",
+        image.path(),
+        text(&out),
+    ];
     let json = command(&arguments).assert().success();
     let value: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
     assert_eq!(value["lost"][0]["offset"], 2_621_440, "{value}");
+}
+
+#[test]
+fn what_is_stored_for_nothing_is_freed() {
+    let image = Image::new();
+    // A cluster of zeros, and one that is the same below.
+    let mut top = Delta::new(FormatVersion::V2, M, 4 * M);
+    top.clusters = vec![(1, 0), (2, 2), (3, 9)];
+    top.write(&image.file("top.hds"));
+    let before = contents_of(&image.descriptor);
+    let len = || fs::metadata(image.file("top.hds")).unwrap().len();
+    assert_eq!(len(), 4 * M);
+    command(&["compact", "--dry-run", image.path()])
+        .assert()
+        .success()
+        .stdout_eq(str![[r#"
+...
+2.00 MiB would be freed
+
+"#]]);
+    assert_eq!(len(), 4 * M);
+    let json = command(&["compact", "--json", image.path()])
+        .assert()
+        .success();
+    let report: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert_eq!(
+        report["deltas"][1]["file"],
+        text(&image.file("top.hds")),
+        "{report}"
+    );
+    assert_eq!(len(), 2 * M);
+    assert!(contents_of(&image.descriptor) == before);
+    command(&["check", image.path()]).assert().code(0);
 }
