@@ -10,4 +10,5 @@ mod grow;
 mod history;
 #[path = "../fixture/line.rs"]
 mod line;
+mod refusals;
 mod upgrade;

@@ -46,6 +46,16 @@ impl<'a> OfflineChange<'a> {
         image: &'a OfflineImage,
         operation: &'static str,
     ) -> Result<OfflineChange<'a>> {
+        let mut change = OfflineChange::begin_marked(image, operation)?;
+        change.look_at_top()?;
+        Ok(change)
+    }
+
+    /// [`begin`](OfflineChange::begin) of an image whose top may be marked as in use.
+    pub(super) fn begin_marked(
+        image: &'a OfflineImage,
+        operation: &'static str,
+    ) -> Result<OfflineChange<'a>> {
         let lock = image
             .lock
             .acquire(operation, Purpose::Change, false, image.timeout())?;
@@ -91,7 +101,7 @@ impl<'a> OfflineChange<'a> {
             .descriptor
             .normalized()
             .map_err(|error| error.during(operation).with_path(path))?;
-        let mut change = OfflineChange {
+        Ok(OfflineChange {
             operation,
             path,
             descriptor,
@@ -99,9 +109,7 @@ impl<'a> OfflineChange<'a> {
             has_saved_fields,
             cancel: image.cancel.as_deref(),
             _lock: lock,
-        };
-        change.look_at_top()?;
-        Ok(change)
+        })
     }
 
     /// Refuses a top that is marked as in use, and takes the size of the disk from it: the driver goes by the top.
@@ -116,7 +124,7 @@ impl<'a> OfflineChange<'a> {
                 return Err(Error::new(
                     ErrorKind::Busy,
                     self.operation,
-                    "the top delta is marked as in use: a program has it open, here or on another host, or was killed; if none has, clear the mark by a repair",
+                    "the top delta is marked as in use: a program has it open, here or on another host, or was killed; if none has, clear the mark: OfflineImage::clear_in_use_marks",
                 )
                 .with_path(&top.file));
             }
@@ -198,7 +206,7 @@ impl<'a> OfflineChange<'a> {
                     return Err(error.with_path(&image.file));
                 }
                 if Header::read(&image.file).is_ok_and(|header| header.in_use) {
-                    let why = "this delta is marked as in use: a program has it open, or was killed; if none has, clear the mark by a repair";
+                    let why = "this delta is marked as in use: a program has it open, or was killed; if none has, clear the mark: OfflineImage::clear_in_use_marks";
                     let error = Error::new(ErrorKind::Busy, self.operation, why);
                     return Err(error.with_path(&image.file));
                 }

@@ -8,6 +8,7 @@ mod create;
 mod delta;
 mod grow;
 mod import;
+mod in_use;
 mod merge;
 mod size;
 mod snapshot;
@@ -37,7 +38,7 @@ use crate::{Error, Result};
 ///
 /// * An image of which a device of the driver has any delta: [`ErrorKind::Busy`](crate::ErrorKind::Busy).
 /// * An image whose top is marked as in use: a program works with it on this host or on another one, or the host went
-///   down.
+///   down. [`clear_in_use_marks`](OfflineImage::clear_in_use_marks) is for that.
 /// * Encrypted images, and where the program is root's, images that others can write to: see `ploop::trust`.
 ///
 /// # After a failure, a kill or a power cut

@@ -233,7 +233,7 @@ pub(crate) fn put_in_place(operation: &'static str, staged: &Path, path: &Path) 
 
 /// Clears the in-use mark of a delta that is not the top and that no device has, if its table is sound. Returns whether
 /// it was marked.
-pub(super) fn clear_unused_mark(
+pub(crate) fn clear_unused_mark(
     operation: &'static str,
     descriptor: &Descriptor,
     image: &Image,
