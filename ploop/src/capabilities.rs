@@ -99,6 +99,8 @@ pub struct Tool {
 /// | [`FsckFlags`](Feature::FsckFlags) | 7.0.158 | 7.0.163.2 |
 /// | [`ReadOnlyFsck`](Feature::ReadOnlyFsck), [`NoProbe`](Feature::NoProbe) | 7.0.265, 7.0.274 | 7.0.277.1 |
 ///
+/// [`Suspend`](Feature::Suspend) is there from 7.0.226 on, in which its functions are new.
+///
 /// With `serde`, a feature that this version of the crate does not know cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -123,6 +125,8 @@ pub enum Feature {
     FsLabel,
     /// [`CreateFlags::SPARSE`](crate::CreateFlags::SPARSE).
     SparseRaw,
+    /// [`device::suspend`](crate::device::suspend) and [`device::resume`](crate::device::resume).
+    Suspend,
 }
 
 /// Since which version a feature is there.
@@ -146,6 +150,7 @@ impl Feature {
         Feature::Encryption,
         Feature::FsLabel,
         Feature::SparseRaw,
+        Feature::Suspend,
     ];
 
     fn since(self) -> Since {
@@ -168,6 +173,7 @@ impl Feature {
             ),
             Feature::ReadOnlyFsck => ("check file systems read-only", "7.0.277.1", Some(statfs)),
             Feature::NoProbe => ("leave partition tables unread", "7.0.277.1", Some(statfs)),
+            Feature::Suspend => ("suspend devices", "7.0.226", Some(c"ploop_suspend_device")),
         };
         Since {
             what,

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use crate::ffi::{self, CPath, CText, LockedImage};
 use crate::sysfs::{self, Device, FoundDevice};
 use crate::{
-    Code, ComponentName, Descriptor, Error, ErrorKind, Ploop, Result, kernel, lock, mount_table,
-    paths,
+    Code, ComponentName, Descriptor, Error, ErrorKind, Feature, Ploop, Result, kernel, lock,
+    mount_table, paths,
 };
 
 impl Ploop {
@@ -277,6 +277,77 @@ pub fn mount_point(device: impl AsRef<Path>) -> Result<Option<PathBuf>> {
     device_name(OPERATION, device)?;
     let (table, numbers) = mount_table_and_numbers(OPERATION, device)?;
     Ok(mount_table::mount_point(&table, numbers))
+}
+
+/// The partition of a device that has the file system (`ploop_get_part`, with libploop 7): `/dev/ploop12345p1`, or the
+/// device itself where it has none. In an encrypted image, the one that is decrypted.
+///
+/// Needs the driver, and with libploop 7 root.
+///
+/// # Errors
+///
+/// As [`mount_point`]. With libploop 7, also where the device cannot be read.
+///
+/// ```no_run
+/// println!("{}", ploop::device::partition("/dev/ploop12345")?.display());
+/// # Ok::<(), ploop::Error>(())
+/// ```
+pub fn partition(device: impl AsRef<Path>) -> Result<PathBuf> {
+    const OPERATION: &str = "find partition of device";
+    let device = device.as_ref();
+    let name = device_name(OPERATION, device)?;
+    mount_table_and_numbers(OPERATION, device)?;
+    if let Some(found) = ffi::partition_of_device(device, &name) {
+        return found;
+    }
+    let mut partition = device.as_os_str().to_owned();
+    partition.push("p1");
+    let partition = PathBuf::from(partition);
+    match sysfs::is_partition_of(&partition, device) {
+        true => Ok(partition),
+        false => Ok(device.to_owned()),
+    }
+}
+
+/// Freezes what is on a device, as before a backup of its files (`ploop_suspend_device`, since 7.0.226): the file system
+/// is synced, and writes wait until [`resume`]. A device that is frozen already is no error; one [`resume`] is enough.
+///
+/// The device stays frozen if the program is killed. Call [`resume`] before any other operation on the image: most of
+/// them would wait for it. Needs the driver of Virtuozzo 7 and root; takes as long as the sync.
+///
+/// # Errors
+///
+/// [`Unsupported`](ErrorKind::Unsupported) with another libploop; as [`mount_point`]; and
+/// [`NoDriver`](ErrorKind::NoDriver) with a driver that cannot freeze devices.
+///
+/// ```no_run
+/// use ploop::device;
+///
+/// device::suspend("/dev/ploop12345")?;
+/// // … copy the deltas …
+/// device::resume("/dev/ploop12345")?;
+/// # Ok::<(), ploop::Error>(())
+/// ```
+pub fn suspend(device: impl AsRef<Path>) -> Result<()> {
+    set_suspended("suspend device", device.as_ref(), true)
+}
+
+/// Thaws what [`suspend`] has frozen (`ploop_resume_device`, since 7.0.226).
+///
+/// # Errors
+///
+/// As [`suspend`]. A device that is not frozen is no error.
+pub fn resume(device: impl AsRef<Path>) -> Result<()> {
+    set_suspended("resume device", device.as_ref(), false)
+}
+
+fn set_suspended(operation: &'static str, device: &Path, suspends: bool) -> Result<()> {
+    device_name(operation, device)?;
+    Feature::Suspend.require(operation, device)?;
+    let partition = partition(device).map_err(|error| error.during(operation))?;
+    let text = partition.to_str().unwrap_or_default();
+    let name = CText::new(operation, "partition", text)?;
+    ffi::suspend_device(&partition, &name, suspends)
 }
 
 fn mount_table_and_numbers(

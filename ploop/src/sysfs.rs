@@ -254,6 +254,14 @@ fn top_delta_in(block: &Path, device: &OsStr) -> io::Result<TopDelta> {
     })
 }
 
+/// Whether a device has this partition.
+#[cfg(feature = "libploop")]
+pub(crate) fn is_partition_of(partition: &Path, device: &Path) -> bool {
+    let (device, partition) = (device.file_name(), partition.file_name());
+    let directory = Path::new(BLOCK).join(device.unwrap_or_default());
+    directory.join(partition.unwrap_or_default()).is_dir()
+}
+
 /// The major and minor number of a device. Its first partition has the next minor number.
 pub(crate) fn numbers(device: &OsStr) -> io::Result<(u32, u32)> {
     let text = fs::read_to_string(Path::new(BLOCK).join(device).join("dev"))?;

@@ -14,7 +14,7 @@ use super::line;
 use super::locked_image::LockedImage;
 use super::text::{CPath, CText, Param, PathBuffer, or_null};
 use crate::lock::{TimedLock, timeout, wait_for_devices};
-use crate::{ErrorKind, FsInfo, ImageMode, Result};
+use crate::{Error, ErrorKind, FsInfo, ImageMode, Result};
 
 pub(crate) use ploop_sys::VERSION;
 
@@ -222,6 +222,33 @@ pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBu
         image.into_path(),
         format.into_path().to_string_lossy().into_owned(),
     ))
+}
+
+/// The partition of a device, or what takes its place; `None` where the library has no such function.
+pub(crate) fn partition_of_device(device: &Path, name: &CText) -> Option<Result<PathBuf>> {
+    const CALL: Call = Call::new("find partition of device");
+    let c = line::get_part()?;
+    let mut part = PathBuffer::new();
+    // SAFETY: no handle is needed; the name is terminated; the buffer has the length given.
+    let result = execute(&CALL, || unsafe {
+        let (di, len) = (std::ptr::null_mut(), PathBuffer::LEN as i32);
+        c(di, name.as_ptr(), part.as_mut_ptr(), len)
+    });
+    let done = result.and_then(|result| result.done(device));
+    Some(done.map(|()| part.into_path()))
+}
+
+/// Freezes what is on a partition, or thaws it. Only where `Feature::Suspend` is there.
+pub(crate) fn suspend_device(part: &Path, name: &CText, suspends: bool) -> Result<()> {
+    const SUSPEND: Call = Call::new("suspend device");
+    const RESUME: Call = Call::new("resume device");
+    let call = if suspends { &SUSPEND } else { &RESUME };
+    let c = line::suspend_device(suspends).ok_or_else(|| {
+        let message = "the libploop that is loaded has no such function";
+        Error::new(ErrorKind::Unsupported, call.name, message).with_path(part)
+    })?;
+    // SAFETY: the name is terminated.
+    execute(call, || unsafe { c(name.as_ptr()) })?.done(part)
 }
 
 /// The largest image, in sectors, for the driver's default format.

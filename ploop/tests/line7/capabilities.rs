@@ -45,6 +45,7 @@ fn features_are_those_of_the_version_that_is_loaded() {
         (Feature::FsckFlags, "7.0.163.2"),
         (Feature::ReadOnlyFsck, "7.0.277.1"),
         (Feature::NoProbe, "7.0.277.1"),
+        (Feature::Suspend, "7.0.226"),
     ] {
         assert_eq!(here.has(feature), loaded >= numbers(since), "{feature}");
     }

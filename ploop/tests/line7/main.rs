@@ -6,6 +6,7 @@ mod capabilities;
 #[path = "../kernel/container.rs"]
 mod container;
 mod creation;
+mod devices;
 mod encryption;
 #[path = "../filled_image/mod.rs"]
 mod filled_image;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         unmounts::tests(),
         tracking::tests(),
         running_tracking::tests(),
+        devices::tests(),
     ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }

@@ -14,14 +14,27 @@ mod late;
 mod loaded;
 
 pub(super) use linked::{
-    copy_receive, copy_send, drop_cbt, encrypt_image, init_image, merge_params, set_cbt_uuid,
-    set_encryption_keyid, set_fsck, set_label_and_key, set_no_probe, set_temporary_cbt_uuid,
-    set_umount_timeout,
+    copy_receive, copy_send, drop_cbt, encrypt_image, get_part, init_image, merge_params,
+    set_cbt_uuid, set_encryption_keyid, set_fsck, set_label_and_key, set_no_probe,
+    set_temporary_cbt_uuid, set_umount_timeout, suspend_device,
 };
 pub(super) use loaded::require_line;
 pub(crate) use loaded::{exports, file as loaded_file};
 
+use std::ffi::{c_char, c_int};
+
 use crate::image::descriptor::DescriptorForm;
+
+/// `ploop_suspend_device`, `ploop_resume_device`.
+pub(super) type SuspendDevice = unsafe extern "C" fn(part: *const c_char) -> c_int;
+
+/// `ploop_get_part`.
+pub(super) type GetPart = unsafe extern "C" fn(
+    di: *mut ploop_sys::ploop_disk_images_data,
+    dev: *const c_char,
+    partname: *mut c_char,
+    len: c_int,
+) -> c_int;
 
 /// The line that is linked.
 #[allow(dead_code)]

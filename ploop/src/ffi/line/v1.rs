@@ -2,7 +2,7 @@
 
 use ploop_sys as sys;
 
-use super::Line;
+use super::{GetPart, Line, SuspendDevice};
 use crate::ffi::text::{CPath, CText, Param, or_null, path_or_null};
 use crate::image::descriptor::DescriptorForm;
 
@@ -63,6 +63,16 @@ pub(in crate::ffi) unsafe fn set_umount_timeout(_di: *mut sys::ploop_disk_images
 /// libploop does not track changes in this line: `Feature::Tracking` says so, and nobody asks for it.
 pub(in crate::ffi) unsafe fn drop_cbt(_di: *mut sys::ploop_disk_images_data) -> i32 {
     sys::SYSEXIT_PARAM
+}
+
+/// libploop suspends no devices in this line: `Feature::Suspend` says so, and nobody asks for it.
+pub(in crate::ffi) fn suspend_device(_suspends: bool) -> Option<SuspendDevice> {
+    None
+}
+
+/// libploop has no such function in this line, and no encryption.
+pub(in crate::ffi) fn get_part() -> Option<GetPart> {
+    None
 }
 
 /// As [`drop_cbt`].

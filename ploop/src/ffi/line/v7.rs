@@ -2,7 +2,8 @@
 
 use ploop_sys as sys;
 
-use super::Line;
+use super::late::late;
+use super::{GetPart, Line, SuspendDevice};
 use crate::ffi::text::{CPath, CText, Param, or_null, path_or_null};
 use crate::image::descriptor::DescriptorForm;
 
@@ -93,6 +94,18 @@ pub(in crate::ffi) unsafe fn set_umount_timeout(
 pub(in crate::ffi) unsafe fn drop_cbt(di: *mut sys::ploop_disk_images_data) -> i32 {
     // SAFETY: as this function.
     unsafe { sys::ploop_drop_cbt(di) }
+}
+
+/// The function that freezes what is on a partition, or the one that thaws it.
+pub(in crate::ffi) fn suspend_device(suspends: bool) -> Option<SuspendDevice> {
+    match suspends {
+        true => late!(ploop_suspend_device),
+        false => late!(ploop_resume_device),
+    }
+}
+
+pub(in crate::ffi) fn get_part() -> Option<GetPart> {
+    Some(sys::ploop_get_part)
 }
 
 pub(in crate::ffi) fn set_cbt_uuid(param: &mut sys::ploop_snapshot_param, id: &CText) {
