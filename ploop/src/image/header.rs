@@ -161,6 +161,14 @@ impl Header {
         Header::read_from(file, u64::MAX).is_ok()
     }
 
+    /// Whether a file begins with the signature of a delta, whatever follows.
+    pub(super) fn has_signature(path: &Path) -> bool {
+        let mut signature = [0; at::TYPE];
+        let read = file::open(OPERATION, path)
+            .is_ok_and(|(file, _)| file.read_exact_at(&mut signature, 0).is_ok());
+        read && [SIGNATURE_V1, SIGNATURE_V2].contains(&&signature)
+    }
+
     /// Clears the in-use mark, and no other.
     #[cfg(any(feature = "libploop", feature = "image-write"))]
     pub(crate) fn clear_in_use(path: &Path) -> std::io::Result<()> {

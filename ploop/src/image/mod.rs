@@ -33,6 +33,7 @@ mod changes;
 mod check;
 mod clusters;
 mod delta;
+mod describing;
 pub(crate) mod descriptor;
 mod disk;
 #[cfg(feature = "libploop")]

@@ -31,6 +31,8 @@ pub struct Report {
     /// Files that look like deltas of this image and are named by no descriptor beside them.
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     pub orphans: Vec<PathBuf>,
+    /// The partitions of the disk in its present state, as far as their table can be read.
+    pub partitions: Vec<super::Partition>,
 }
 
 impl Report {
@@ -96,7 +98,7 @@ pub struct Finding {
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Issue {
-    /// The descriptor cannot be read or contradicts itself; nothing else was looked at.
+    /// The descriptor cannot be read or contradicts itself. The deltas beside it were checked, each by itself.
     Descriptor,
     /// The descriptor has another top GUID than libploop gives it today.
     OldTop,
@@ -150,6 +152,10 @@ pub enum Issue {
     Orphan,
     /// A snapshot is temporary: libploop removes it when it can.
     Temporary,
+    /// The partition table is damaged, or leads out of the disk. The image itself is none the worse for it.
+    Partitions,
+    /// The delta that was checked by itself is one of several that make up a disk, by a descriptor beside it.
+    PartOfImage,
 }
 
 /// A delta file as a [`Report`] has it.

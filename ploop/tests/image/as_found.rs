@@ -304,3 +304,96 @@ fn chains_of_old_layouts() {
     );
     assert!(check(&other).has(Issue::ClusterSize));
 }
+
+/// A delta by itself shows a disk, but not the one that its image has.
+#[test]
+fn a_delta_that_is_one_of_several() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["root.hds", "top", "other"] {
+        delta(&dir.path().join(name));
+    }
+    describe(dir.path(), &["root.hds", "top"], 4 * M, M, false);
+    for (name, says) in [
+        ("top", Some("this is a delta upon")),
+        ("root.hds", Some("is a delta upon this file")),
+        ("other", None),
+    ] {
+        let report = check_image(dir.path().join(name));
+        assert!(report.is_clean(), "{report}");
+        let notes: Vec<_> = report
+            .findings
+            .iter()
+            .filter(|it| it.issue == Issue::PartOfImage)
+            .map(|it| &it.message)
+            .collect();
+        assert_eq!(notes.len(), usize::from(says.is_some()), "{report}");
+        assert!(
+            notes.iter().all(|note| note.contains(says.unwrap())),
+            "{report}"
+        );
+    }
+    describe(dir.path(), &["root.hds"], 4 * M, M, false);
+    assert!(check_image(dir.path().join("root.hds")).findings.is_empty());
+}
+
+/// The check says what it can, whatever is wrong.
+#[test]
+fn a_check_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("root.hds");
+    delta(&base);
+    let path = describe(dir.path(), &["root.hds"], 4 * M, M, false);
+    let good = fs::read_to_string(&path).unwrap();
+    // No descriptor at all, and one that contradicts itself.
+    for bad in ["<", &good.replace("<TopGUID>{5", "<TopGUID>{6")] {
+        fs::write(&path, bad).unwrap();
+        let report = check(&path);
+        assert_eq!(only_error(&report).0, Issue::Descriptor);
+        assert_eq!(report.deltas.len(), 1, "{report}");
+        assert_eq!(report.deltas[0].allocated.bytes(), 2 * M);
+    }
+    fs::write(&path, &good).unwrap();
+    // The cluster with the partition table leads nowhere.
+    let file = fs::File::options().write(true).open(&base).unwrap();
+    file.write_all_at(&9u32.to_le_bytes(), entry_offset(0))
+        .unwrap();
+    for report in [check(&path), check_image(&base)] {
+        assert_eq!(only_error(&report).0, Issue::BadEntry);
+        let note = report
+            .findings
+            .iter()
+            .find(|it| it.issue == Issue::Partitions);
+        let note = note.unwrap();
+        assert_eq!(note.severity, Severity::Note);
+        assert!(
+            note.message
+                .starts_with("the partition table cannot be read: "),
+            "{report}"
+        );
+        assert_eq!(report.deltas.len(), 1);
+    }
+    // It is there, and one partition ends behind the disk.
+    delta(&base);
+    let mut record = vec![0; 512];
+    for (at, first, sectors) in [(446, 2048u32, 2048u32), (462, 4096, 1 << 20)] {
+        record[at + 4] = 0x83;
+        record[at + 8..at + 12].copy_from_slice(&first.to_le_bytes());
+        record[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+    }
+    record[510..].copy_from_slice(&[0x55, 0xaa]);
+    let data = 2 * M;
+    let file = fs::File::options().write(true).open(&base).unwrap();
+    file.write_all_at(&record, data).unwrap();
+    for report in [check(&path), check_image(&base)] {
+        assert!(report.is_clean(), "{report}");
+        let sizes: Vec<_> = report.partitions.iter().map(|it| it.size.bytes()).collect();
+        assert_eq!(sizes, [M, 2 * M]);
+        let notes: Vec<_> = report
+            .findings
+            .iter()
+            .map(|it| (it.issue, &*it.message))
+            .collect();
+        let message = "partition 2 ends at 514 MiB, and the disk has 4 MiB";
+        assert_eq!(notes, [(Issue::Partitions, message)]);
+    }
+}

@@ -61,6 +61,10 @@ impl Findings {
         self.add_error(issue, error);
     }
 
+    pub(super) fn has_errors(&self) -> bool {
+        self.list.iter().any(|it| it.severity == Severity::Error)
+    }
+
     pub(super) fn finish(mut self) -> Vec<Finding> {
         let more: BTreeMap<_, _> = self
             .counts

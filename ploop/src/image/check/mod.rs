@@ -1,14 +1,17 @@
 //! [`check`] and [`check_image`]: what is wrong with an image. Nothing is changed.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::describing;
 use super::descriptor::{Descriptor, Storage};
-use super::disk::RAW_WITH_HEADER;
+use super::disk::{Disk, OpenOptions, RAW_WITH_HEADER};
 use super::file;
 use super::header::{Header, HeaderFlags};
 use super::layout::Layout;
 use super::orphans;
+use super::partition::Partition;
 use super::report::{DeltaReport, Issue, Report, Severity};
 use super::state::State;
 use crate::{Error, Result, Size};
@@ -30,8 +33,8 @@ const OPERATION: &str = "check image";
 /// Checks an image: its descriptor, each of its deltas, how they fit together, and what lies beside
 /// them.
 ///
-/// Reads headers and tables, not data, and changes nothing. Whatever is wrong is in the report: that
-/// the descriptor cannot be read, too. An image that is written to meanwhile may seem damaged.
+/// Reads headers, tables and the partition table, no other data, and changes nothing. Whatever is wrong is in the report:
+/// that the descriptor cannot be read, too; then the deltas beside it are checked. An image that is written to meanwhile may seem damaged.
 ///
 /// ```no_run
 /// let report = ploop::image::check("/vz/private/101/root.hdd/DiskDescriptor.xml");
@@ -46,8 +49,10 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
         Ok(descriptor) => descriptor,
         Err(error) => {
             findings.add_error(Issue::Descriptor, &error);
+            let deltas = check_deltas_beside(path, &mut findings);
             return Report {
                 findings: findings.finish(),
+                deltas,
                 ..Report::default()
             };
         }
@@ -82,26 +87,100 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
         );
     }
     let snapshots = snapshots(&descriptor, &deltas);
+    let opened = OpenOptions::new()
+        .allow_in_use(true)
+        .open_descriptor(&descriptor, descriptor.top);
+    let partitions = check_partitions(opened, path, &mut findings);
     Report {
         findings: findings.finish(),
         deltas,
         snapshots,
         orphans,
+        partitions,
+    }
+}
+
+/// How many deltas beside a descriptor that cannot be read are checked.
+const MAX_BESIDE: usize = 256;
+
+/// Checks the deltas in the directory of a descriptor that does not say which are its own.
+fn check_deltas_beside(path: &Path, findings: &mut Findings) -> Vec<DeltaReport> {
+    let real = path.canonicalize();
+    let entries = real.ok().and_then(|real| fs::read_dir(real.parent()?).ok());
+    let mut files: Vec<PathBuf> = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| file.is_file() && Header::has_signature(file))
+        .take(MAX_BESIDE)
+        .collect();
+    files.sort();
+    let mut deltas = Vec::new();
+    for file in files {
+        match check_file(&file, false, findings) {
+            Ok(delta) => deltas.push(delta),
+            Err(error) => findings.add_unreadable(&error),
+        }
+    }
+    deltas
+}
+
+/// The partitions of a disk, and what is wrong with their table. A disk that cannot be opened is a finding as well, if
+/// nothing was found that says why.
+fn check_partitions(opened: Result<Disk>, path: &Path, findings: &mut Findings) -> Vec<Partition> {
+    let disk = match opened {
+        Ok(disk) => disk,
+        Err(error) => {
+            if !findings.has_errors() {
+                findings.add_unreadable(&error);
+            }
+            return Vec::new();
+        }
+    };
+    let mut add = |message| {
+        let file = Some(path);
+        findings.add(Severity::Note, Issue::Partitions, file, None, message);
+    };
+    match disk.partition_table() {
+        Ok(table) => {
+            table.faults.into_iter().for_each(add);
+            table.partitions
+        }
+        Err(error) => {
+            add(format!(
+                "the partition table cannot be read: {}",
+                error.reason()
+            ));
+            Vec::new()
+        }
     }
 }
 
 /// Checks one delta file by itself, as [`check`] does.
 #[must_use]
 pub fn check_image(file: impl AsRef<Path>) -> Report {
+    let file = file.as_ref();
     let mut findings = Findings::default();
     let mut deltas = Vec::new();
-    match check_file(file.as_ref(), false, &mut findings) {
+    match check_file(file, false, &mut findings) {
         Ok(delta) => deltas.push(delta),
         Err(error) => findings.add_unreadable(&error),
     }
+    if let Some(message) = describing::what_others_say(file) {
+        findings.add(
+            Severity::Note,
+            Issue::PartOfImage,
+            Some(file),
+            None,
+            message,
+        );
+    }
+    let opened = OpenOptions::new().allow_in_use(true).open_image(file);
+    let partitions = check_partitions(opened, file, &mut findings);
     Report {
         findings: findings.finish(),
         deltas,
+        partitions,
         ..Report::default()
     }
 }
@@ -213,10 +292,10 @@ fn check_file(path: &Path, raw: bool, findings: &mut Findings) -> Result<DeltaRe
         layout: &layout,
         len,
     };
-    let used = check
-        .entries(findings)
-        .and_then(|used| check.entries_beyond_disk(findings).map(|()| used))
-        .map_err(|error| error.with_path(path))?;
+    let used = check.entries(findings);
+    if let Err(error) = check.entries_beyond_disk(findings) {
+        findings.add_error(Issue::Unreadable, &error.with_path(path));
+    }
     let says_empty = layout.flags.contains(HeaderFlags::EMPTY);
     // One that still has clusters which are not in use need not say so.
     let is_empty = used.len() == 0 && (says_empty || len <= layout.data_start);

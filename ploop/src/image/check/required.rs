@@ -34,7 +34,7 @@ pub(in crate::image) fn require_sound_delta(
         layout: &layout,
         len,
     };
-    check.entries(&mut findings).map_err(failed)?;
+    check.entries(&mut findings);
     let damage = findings
         .list
         .into_iter()
@@ -44,6 +44,7 @@ pub(in crate::image) fn require_sound_delta(
     };
     let kind = match damage.issue {
         Issue::Unsupported => ErrorKind::Unsupported,
+        Issue::Unreadable => ErrorKind::Io,
         _ => ErrorKind::Corrupt,
     };
     let error = Error::new(kind, operation, damage.message).with_path(path);

@@ -22,13 +22,18 @@ pub(super) struct TableCheck<'a> {
 
 impl TableCheck<'_> {
     /// Checks each entry, and returns the clusters that are in use, by their number behind the table.
-    pub(super) fn entries(&self, findings: &mut Findings) -> Result<Clusters> {
+    pub(super) fn entries(&self, findings: &mut Findings) -> Clusters {
         let entries = self.layout.entries;
         let table = Table::new(entries);
         let mut clusters = Clusters::default();
         for number in 0..entries.div_ceil(PAGE) {
-            let Page::Entries(page) = table.page_uncached(self.file, number)? else {
-                continue;
+            let page = match table.page_uncached(self.file, number) {
+                Ok(Page::Entries(page)) => page,
+                Ok(_) => continue,
+                Err(error) => {
+                    findings.add_error(Issue::Unreadable, &error.with_path(self.path));
+                    continue;
+                }
             };
             for (cluster, entry) in (number * PAGE..).zip(page) {
                 if entry != 0 {
@@ -36,7 +41,7 @@ impl TableCheck<'_> {
                 }
             }
         }
-        Ok(clusters)
+        clusters
     }
 
     fn entry(&self, number: u32, entry: u32, clusters: &mut Clusters, findings: &mut Findings) {
