@@ -354,6 +354,11 @@ fn what_others_can_write_to_is_not_changed() {
         trust::allow_other_writers(true);
         let made = filled.ploop.snapshot();
         trust::allow_other_writers(false);
+        if line::is_7() && what == "a delta behind a directory of another user's" {
+            // libploop 7 would take that name for another file's.
+            assert_eq!(made.unwrap_err().kind(), ErrorKind::Unsupported);
+            continue;
+        }
         filled.took(made.unwrap());
         filled.verify();
     }
