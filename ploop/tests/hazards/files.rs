@@ -39,7 +39,9 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_1_convert_removes_a_file_it_did_not_make,
             ha_2_the_temporary_descriptor_is_a_link,
             ha_6_a_merge_mixes_versions,
-            ha_7_a_pipe_is_waited_for;
+            ha_7_a_pipe_is_waited_for,
+            ha_70_replace_takes_any_file,
+            ha_72_a_key_is_named_and_nothing_encrypted;
         &[Need::Root, Need::Mounts] =>
             h0_10_h4_25_a_read_only_file_system;
         &[Need::Root, Need::ImmutableFiles] =>
@@ -807,6 +809,59 @@ fn ha_7_a_pipe_is_waited_for() {
         fs::write(dir.join(".statfs"), "").unwrap();
         make_pipe(&dir.join(".statfs"));
         ploop::fs_info(disk::descriptor(&dir)).unwrap_err();
+    })
+    .succeeded();
+}
+
+/// 7 does not compare the new file with the old one. The crate does.
+fn ha_70_replace_takes_any_file() {
+    // A delta of a disk that is twice as large.
+    let prepare = |dir: &Path| {
+        let (image, guids) = disk::with_snapshots(dir, 1);
+        let other = dir.join("other");
+        fs::create_dir(&other).unwrap();
+        let size = Size::from_bytes(2 * disk::SIZE.bytes());
+        let param = CreateParam::new(other.join("root.hds"), size).cluster(disk::cluster());
+        Ploop::create(&param.fs(None).format(FormatVersion::V1)).unwrap();
+        (image, guids[0], other.join("root.hds"))
+    };
+    child("raw", |dir| {
+        let (_, guid, new) = prepare(dir);
+        let handle = raw::Handle::open(&disk::descriptor(dir));
+        assert_eq!(handle.replace(&new, &guid.to_string(), 0) == 0, is_7());
+    })
+    .succeeded();
+    child("safe", |dir| {
+        let (mut image, guid, new) = prepare(dir);
+        let before = Contents::of(dir);
+        let param = ReplaceParam::new(&new, ReplaceTarget::Guid(guid));
+        refused(image.replace(&param), ErrorKind::Corrupt);
+        before.assert_unchanged("replace");
+    })
+    .succeeded();
+}
+
+/// 7 writes the name of a key to the descriptor of an image whose data are as they were. The crate looks
+/// whether they are encrypted.
+fn ha_72_a_key_is_named_and_nothing_encrypted() {
+    child("raw", |dir| {
+        disk::create(dir);
+        let file = fs::read(dir.join("root.hds")).unwrap();
+        let handle = raw::Handle::open(&disk::descriptor(dir));
+        if let Some(code) = handle.set_key("key") {
+            assert_eq!(code, 0);
+            let text = fs::read_to_string(disk::descriptor(dir)).unwrap();
+            assert!(text.contains("<KeyId>key</KeyId>"), "{text}");
+        }
+        assert_eq!(fs::read(dir.join("root.hds")).unwrap(), file);
+    })
+    .succeeded();
+    child("safe", |dir| {
+        let mut image = disk::create(dir);
+        let before = Contents::of(dir);
+        let kind = by_line(ErrorKind::Unsupported, ErrorKind::InvalidInput);
+        refused(image.set_encryption_key("key"), kind);
+        before.assert_unchanged("the name of a key");
     })
     .succeeded();
 }

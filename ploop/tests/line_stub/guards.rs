@@ -27,6 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
             a_replace_takes_any_file,
             a_range_is_merged_in_one_step_only,
             copies_are_empty,
+            a72_a_key_is_named_and_nothing_encrypted,
             h0_10_a_failure_leaves_a_temporary_file;
     ]
 }
@@ -245,4 +246,14 @@ fn copies_are_empty() {
     assert_ne!(error.code(), Some(38), "{error}");
     stub::assert_not_called();
     assert!(!file.exists());
+}
+
+/// The stub writes the name of the key, as 7 does. The crate looks whether the disk is encrypted.
+fn a72_a_key_is_named_and_nothing_encrypted() {
+    let (dir, mut image, _) = image();
+    let before = Contents::of(dir.path());
+    stub::script("");
+    refused(image.set_encryption_key("key"), ErrorKind::InvalidInput);
+    stub::assert_not_called();
+    before.assert_unchanged("the name of a key");
 }
