@@ -93,7 +93,7 @@ pub use layout::Layout;
 #[cfg(feature = "image-write")]
 pub use offline::{
     CompactOptions, CompactReport, CompactedDelta, CreateOptions, OfflineImage, create, import,
-    import_disk,
+    import_disk, restore_descriptor,
 };
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use orphans::orphans;

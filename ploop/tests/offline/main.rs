@@ -11,4 +11,5 @@ mod history;
 #[path = "../fixture/line.rs"]
 mod line;
 mod refusals;
+mod restore;
 mod upgrade;

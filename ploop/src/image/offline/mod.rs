@@ -10,6 +10,7 @@ mod grow;
 mod import;
 mod in_use;
 mod merge;
+mod restore;
 mod size;
 mod snapshot;
 mod target;
@@ -17,6 +18,7 @@ mod upgrade;
 
 pub use compact::{CompactOptions, CompactReport, CompactedDelta};
 pub use create::{CreateOptions, create, import, import_disk};
+pub use restore::restore_descriptor;
 
 use std::fs;
 use std::path::Path;
