@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ploop::{DiscardParam, FormatVersion, Ploop};
 
+use crate::fixture::child::child;
 use crate::fixture::disk;
 use crate::fixture::harness::Test;
 use crate::stub::{self, NEEDS};
@@ -106,12 +107,16 @@ fn signals_directory_and_mask_are_changed() {
 
 /// 18.
 fn a_thread_is_left_behind() {
-    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
-    let (_dir, mut image) = image();
-    let before = threads();
-    stub::script("ploop_create_snapshot does thread\n");
-    image.snapshot().unwrap();
-    assert_eq!(threads(), before);
+    // In a process without the threads of other tests.
+    child("safe", |_| {
+        let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+        let (_dir, mut image) = image();
+        let before = threads();
+        stub::script("ploop_create_snapshot does thread\n");
+        image.snapshot().unwrap();
+        assert_eq!(threads(), before);
+    })
+    .succeeded();
 }
 
 /// 0.19, 22: a discard that cannot fork does it.
