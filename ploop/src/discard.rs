@@ -105,6 +105,10 @@ pub struct DiscardStat {
     pub image_size: Size,
     /// The size of the balloon.
     pub balloon_size: Size,
+    /// Whether the driver gives back by itself what the file system discards, without libploop moving clusters. `None`
+    /// with libploop 1 and before 7.0.253, which do not say.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub native_discard: Option<bool>,
 }
 
 impl Ploop {
@@ -213,6 +217,7 @@ impl Ploop {
             ploop_size: Size::from_bytes(numbers.ploop),
             image_size: Size::from_bytes(numbers.image),
             balloon_size: Size::from_bytes(numbers.balloon),
+            native_discard: numbers.native,
         })
     }
 

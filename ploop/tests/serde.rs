@@ -214,10 +214,12 @@ fn what_images_are_like() {
         },
         json!({ "blocks": 20480, "block_size": 2048, "version": 2 }),
     );
-    let stat =
+    let mut stat =
         json!({ "data_size": 1024, "ploop_size": 2048, "image_size": 3072, "balloon_size": 0 });
     let read: DiscardStat = from_value(stat.clone()).unwrap();
     assert_eq!(read.ploop_size, Size::from_kib(2));
+    // Of a time when there was no more.
+    stat["native_discard"] = Value::Null;
     shape(read, stat);
     refused::<FsInfo>(json!({ "block_size": 4096 }));
     refused::<ImageInfo>(json!({ "blocks": -1, "block_size": 1, "version": 1 }));

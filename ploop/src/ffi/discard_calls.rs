@@ -14,6 +14,7 @@ use ploop_sys as sys;
 use super::call::Call;
 use super::call_result::CallResult;
 use super::image_calls::AttachFirst;
+use super::line;
 use super::line::LINE;
 use super::locked_image::LockedImage;
 use super::text::Param;
@@ -50,6 +51,8 @@ pub(crate) struct DiscardNumbers {
     pub(crate) ploop: u64,
     pub(crate) image: u64,
     pub(crate) balloon: u64,
+    /// `None` where the library does not say.
+    pub(crate) native: Option<bool>,
 }
 
 /// Held by each discard of this process: C writes the flags of extents as text to one static buffer.
@@ -102,6 +105,7 @@ impl LockedImage<'_> {
     pub(crate) fn discard_stat(self) -> Result<DiscardNumbers> {
         // Later versions of libploop have one member more.
         let mut stat = [sys::ploop_discard_stat::default(); 2];
+        line::forget_native_discard(&mut stat[0]);
         // SAFETY: the handle is live and used by this thread only; C fills in the first element.
         let result =
             self.call(|di| unsafe { sys::ploop_discard_get_stat(di, stat.as_mut_ptr()) })?;
@@ -111,6 +115,7 @@ impl LockedImage<'_> {
             ploop: stat[0].ploop_size as u64,
             image: stat[0].image_size as u64,
             balloon: stat[0].balloon_size as u64,
+            native: line::native_discard(&stat[0]),
         })
     }
 }

@@ -7,6 +7,7 @@ mod capabilities;
 mod container;
 mod creation;
 mod devices;
+mod discards;
 mod encryption;
 #[path = "../filled_image/mod.rs"]
 mod filled_image;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let sections = [
         capabilities::tests(),
         creation::tests(),
+        discards::tests(),
         encryption::tests(),
         mounts::tests(),
         unmounts::tests(),

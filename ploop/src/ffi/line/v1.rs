@@ -107,3 +107,11 @@ pub(in crate::ffi) fn set_label_and_key(
     _key: Option<&CText>,
 ) {
 }
+
+/// libploop does not say in this line.
+pub(in crate::ffi) fn forget_native_discard(_stat: &mut sys::ploop_discard_stat) {}
+
+/// As [`forget_native_discard`].
+pub(in crate::ffi) fn native_discard(_stat: &sys::ploop_discard_stat) -> Option<bool> {
+    None
+}

@@ -156,3 +156,16 @@ pub(in crate::ffi) fn set_label_and_key(
     param.fslabel = or_null(label);
     param.keyid = or_null(key);
 }
+
+/// What no version writes there, for [`native_discard`].
+const UNWRITTEN: i32 = -1;
+
+/// Versions before 7.0.253 leave the member as it was.
+pub(in crate::ffi) fn forget_native_discard(stat: &mut sys::ploop_discard_stat) {
+    stat.native_discard = UNWRITTEN;
+}
+
+/// `None` where the library did not write it.
+pub(in crate::ffi) fn native_discard(stat: &sys::ploop_discard_stat) -> Option<bool> {
+    (stat.native_discard != UNWRITTEN).then_some(stat.native_discard != 0)
+}
