@@ -86,6 +86,15 @@ pkg_config() { command -v "${PKG_CONFIG:-pkg-config}" || command -v pkgconf; }
 # --exists and --cflags would also look for the development package of libxml2, which is not needed.
 libploop() { [ -n "${PLOOP_LIB_DIR:-}" ] || "$(pkg_config)" --modversion ploop; }
 
+# Whether it is libploop 7, which runs more programs than others.
+libploop_7() {
+    if [ -n "${PLOOP_LIB_DIR:-}" ]; then
+        [ -e "$PLOOP_LIB_DIR/libploop.so.7" ]
+    else
+        "$(pkg_config)" --modversion ploop 2>/dev/null | grep -q '^7[.]'
+    fi
+}
+
 libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] || grep -q 'libclang\(-[0-9.]*\)\?\.so' <<<"$(ldconfig -p)" ||
         ls /usr/lib/llvm*/lib/libclang.so* /usr/lib/llvm*/lib/libclang-[0-9]*.so*
@@ -121,6 +130,10 @@ if wants sandbox; then
     need mount util-linux program mount
     need util-linux util-linux program fstrim
     need lsof lsof program lsof
+    if libploop_7; then
+        need gdisk gdisk program sgdisk
+        need parted parted program partprobe
+    fi
     need kmod kmod loop_and_fuse
 fi
 if wants bench; then

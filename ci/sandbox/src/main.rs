@@ -135,7 +135,12 @@ fn run(command: Subcommands) -> Result<u8> {
             };
             in_namespace(|| launcher::run(&options))
         }
-        Subcommands::Check => in_namespace(|| Ok(0)),
+        Subcommands::Check => in_namespace(|| {
+            if let Some(missing) = requirements::missing_for_libploop_7() {
+                eprintln!("ploop-sandbox: {missing}");
+            }
+            Ok(0)
+        }),
         // Nothing was ever made there.
         Subcommands::Clean(base) if !base.base.exists() => Ok(0),
         Subcommands::Clean(base) => in_namespace(|| {

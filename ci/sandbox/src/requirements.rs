@@ -15,6 +15,8 @@ const TOOLS: [(&str, &str); 4] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("parted", "parted"),
 ];
+/// The tools that libploop 7 runs in addition, and Debian's packages of them. Other lines do without.
+const TOOLS_OF_7: [(&str, &str); 2] = [("sgdisk", "gdisk"), ("partprobe", "parted")];
 const SYS_ADMIN: u32 = 21;
 const MKNOD: u32 = 27;
 
@@ -66,6 +68,16 @@ pub(crate) fn enter_namespace() -> Result<(), String> {
             missing.join(", ")
         ))
     }
+}
+
+/// What a program with libploop 7 lacks here, as one line; None if that is nothing.
+pub(crate) fn missing_for_libploop_7() -> Option<String> {
+    let missing: Vec<String> = TOOLS_OF_7
+        .into_iter()
+        .filter(|(tool, _)| !file_system::tool(tool).is_absolute())
+        .map(|(tool, package)| format!("{tool} (install {package})"))
+        .collect();
+    (!missing.is_empty()).then(|| format!("libploop 7 alone also needs: {}", missing.join(", ")))
 }
 
 fn has_capability(number: u32) -> bool {
