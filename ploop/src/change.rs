@@ -141,7 +141,8 @@ impl<'a> Change<'a> {
     }
 
     /// [`run`](Change::run) of a call that has done its work only if the descriptor is then as `is_done` says: libploop
-    /// also reports success where it could not write it (25).
+    /// also reports success where it could not write it (25). A program that uses libploop without this crate may have
+    /// changed it since; so it is the descriptor of before that tells that nothing was written.
     pub(crate) fn run_until<T>(
         self,
         write: DescriptorWrite<'_>,
@@ -149,8 +150,9 @@ impl<'a> Change<'a> {
         c: impl FnOnce(LockedImage<'a>) -> Result<T>,
     ) -> Result<T> {
         let (operation, path) = (self.operation(), self.path().to_owned());
+        let before = self.descriptor.clone();
         let check = || match Descriptor::open(&path) {
-            Ok(now) if is_done(&now) => Ok(()),
+            Ok(now) if is_done(&now) || !is_same(&now, &before) => Ok(()),
             Ok(_) => Err(not_written(operation, &path, Ok(()))),
             Err(error) => Err(error.during(operation)),
         };
@@ -446,6 +448,11 @@ fn require_no_extension(operation: &'static str, delta: &SoundDelta<'_>) -> Resu
     )
     .with_path(&delta.image.file)
     .with_offset(56))
+}
+
+/// Whether two descriptors have the same deltas upon each other, whatever else differs.
+fn is_same(one: &Descriptor, other: &Descriptor) -> bool {
+    (one.top, &one.images, &one.snapshots) == (other.top, &other.images, &other.snapshots)
 }
 
 /// The error of a call that returned 0 and did not write the descriptor. `restored` is what became of a delta that it

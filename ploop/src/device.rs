@@ -159,6 +159,7 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     const OPERATION: &str = "unmount device";
     let device = device.as_ref();
     let name = device_name(OPERATION, device)?;
+    ffi::require_line(OPERATION)?;
     if sysfs::numbers(device.file_name().unwrap_or_default()).is_err() {
         // libploop 7 gives no reason.
         let error = kernel::require_driver(OPERATION, device).err();

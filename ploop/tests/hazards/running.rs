@@ -808,12 +808,20 @@ fn h0_03_h4_21_the_second_program_of_a_missing_tool() {
         }
     };
     child("raw", |dir| {
-        create(dir);
-        let handle = handle(dir);
-        hide();
-        // The copy tries to detach the device.
-        handle.wait_shortly();
-        let code = handle.mount_at(Some(&target(dir)), raw::check_file_system);
+        let code = if is_7() {
+            create(dir);
+            let handle = handle(dir);
+            hide();
+            // The copy tries to detach the device.
+            handle.wait_shortly();
+            handle.mount_at(Some(&target(dir)), raw::check_file_system)
+        } else {
+            hide();
+            raw::create_image(&dir.join("root.hds"), SIZE.sectors(), |param| {
+                param.blocksize = 2048;
+                param.fstype = c"ext4".as_ptr().cast_mut();
+            })
+        };
         println!("came back: {code}");
     })
     .left(detach)

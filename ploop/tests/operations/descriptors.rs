@@ -340,7 +340,7 @@ fn volumes_that_share_deltas_are_not_changed() {
             let volume = format!("<StorageData><Volume>{field}</Volume>");
             text.replace("<StorageData>", &volume)
         });
-        if !is_7() {
+        if !is_7() && !field.contains("Parent") {
             // There are no volumes in libploop 1, which drops what it does not know.
             filled.ploop.snapshot().unwrap();
             assert!(fs::read_to_string(filled.xml()).unwrap().contains(field));

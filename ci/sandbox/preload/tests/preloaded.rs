@@ -297,7 +297,7 @@ fn tests() -> Vec<Test> {
                 assert_eq!(call_number(&null, START, 0), Err(libc::ENOTTY));
                 // None of the driver's: the loop device's.
                 let device = File::open(LOOP).unwrap();
-                assert!(call_number(&device, 0x5000 + 29, 0).is_err());
+                assert!(call_number(&device, 0x5000 + 99, 0).is_err());
                 let path = directory.join("new");
                 fs::OpenOptions::new()
                     .write(true)

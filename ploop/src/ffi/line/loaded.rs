@@ -36,7 +36,7 @@ pub(crate) fn exports(late_function: &CStr) -> bool {
 }
 
 /// Refuses every call where the library is not of the line that the program was built for.
-pub(in crate::ffi) fn require_line(operation: &'static str) -> Result<()> {
+pub(crate) fn require_line(operation: &'static str) -> Result<()> {
     if cfg!(libploop_static) {
         // It is part of the program.
         return Ok(());

@@ -18,8 +18,7 @@ pub(super) use linked::{
     merge_params, native_discard, set_cbt_uuid, set_encryption_keyid, set_fsck, set_label_and_key,
     set_no_probe, set_temporary_cbt_uuid, set_umount_timeout, suspend_device,
 };
-pub(super) use loaded::require_line;
-pub(crate) use loaded::{exports, file as loaded_file};
+pub(crate) use loaded::{exports, file as loaded_file, require_line};
 
 use std::ffi::{c_char, c_int};
 
