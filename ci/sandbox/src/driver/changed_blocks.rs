@@ -4,16 +4,11 @@
 //! It belongs to the device, not to the image: it goes on over `PLOOP_IOC_STOP` and `_CLEAR`. libploop 7 stores it in
 //! the image in between, and has it begin anew after the next START.
 
-use std::sync::atomic::Ordering;
-
-use ploop_sandbox_wire::{Reply, cbt};
+use ploop_sandbox_wire::cbt;
 use rustix::io::Errno;
 
-use super::device::Device;
 use super::range_set::RangeSet;
 use super::request::{Ioctl, long, word};
-use crate::lock::lock;
-use crate::virtual_disk::VirtualDisk as _;
 
 /// The most extents of a call.
 const MAX_EXTENTS: u32 = 512;
@@ -25,7 +20,7 @@ const NEW_UUID: u32 = 2;
 /// Offsets in `struct blk_user_cbt_info`, behind the UUID.
 const START: usize = 16;
 const LENGTH: usize = 24;
-const BLOCK_SIZE: usize = 32;
+pub(super) const BLOCK_SIZE: usize = 32;
 const FLAGS: usize = 36;
 const MAPPED: usize = 40;
 const COUNT: usize = 44;
@@ -42,7 +37,7 @@ pub(super) struct ChangedBlocks {
 }
 
 impl ChangedBlocks {
-    fn new(uuid: [u8; 16], block_size: u32, size: u64) -> Result<ChangedBlocks, Errno> {
+    pub(super) fn new(uuid: [u8; 16], block_size: u32, size: u64) -> Result<ChangedBlocks, Errno> {
         if !block_size.is_power_of_two() {
             return Err(Errno::INVAL);
         }
@@ -57,11 +52,11 @@ impl ChangedBlocks {
     }
 
     /// The device has become larger. It is never told to have become smaller.
-    fn grow(&mut self, size: u64) {
+    pub(super) fn grow(&mut self, size: u64) {
         self.blocks = self.blocks.max(size.div_ceil(1 << self.log));
     }
 
-    fn written(&mut self, offset: u64, len: u64) {
+    pub(super) fn written(&mut self, offset: u64, len: u64) {
         let end = (offset + len).div_ceil(1 << self.log);
         self.changed
             .insert(offset >> self.log, end.min(self.blocks));
@@ -116,67 +111,16 @@ impl ChangedBlocks {
 }
 
 /// `struct blk_user_cbt_info` of a call.
-fn info<'a>(ioctl: &Ioctl<'a>) -> Result<&'a [u8; cbt::INFO], Errno> {
+pub(super) fn info<'a>(ioctl: &Ioctl<'a>) -> Result<&'a [u8; cbt::INFO], Errno> {
     ioctl.payload.first_chunk().ok_or(Errno::FAULT)
 }
 
-fn uuid_of(info: &[u8; cbt::INFO]) -> [u8; 16] {
+pub(super) fn uuid_of(info: &[u8; cbt::INFO]) -> [u8; 16] {
     std::array::from_fn(|at| info[at])
 }
 
-impl Device {
-    /// Answers one of these ioctls, by its number.
-    pub(super) fn track_blocks(&self, number: u32, ioctl: &Ioctl<'_>) -> Result<Reply, Errno> {
-        if !self.is_of_virtuozzo_7() {
-            // As a kernel without it.
-            return Err(Errno::INVAL);
-        }
-        let mut blocks = lock(&self.changed_blocks);
-        let payload = match number {
-            cbt::START => {
-                let info = info(ioctl)?;
-                let new = ChangedBlocks::new(uuid_of(info), word(info, BLOCK_SIZE)?, self.size())?;
-                if blocks.is_some() {
-                    return Err(Errno::BUSY);
-                }
-                *blocks = Some(new);
-                self.tracks_blocks.store(true, Ordering::Release);
-                Vec::new()
-            }
-            cbt::STOP => {
-                blocks.take().ok_or(Errno::INVAL)?;
-                self.tracks_blocks.store(false, Ordering::Release);
-                Vec::new()
-            }
-            cbt::GET => changed_extents(blocks.as_mut(), info(ioctl)?)?,
-            cbt::SET | cbt::CLR => {
-                change_extents(blocks.as_mut(), ioctl, number == cbt::SET)?;
-                Vec::new()
-            }
-            _ => return Err(Errno::INVAL),
-        };
-        Ok(Reply { result: 0, payload })
-    }
-
-    /// Notes that a part of the device is going to be written.
-    pub(super) fn note_written(&self, offset: u64, len: u64) {
-        if self.tracks_blocks.load(Ordering::Acquire) {
-            if let Some(blocks) = &mut *lock(&self.changed_blocks) {
-                blocks.written(offset, len);
-            }
-        }
-    }
-
-    /// Notes the size of the device.
-    pub(super) fn note_size(&self, size: u64) {
-        if let Some(blocks) = &mut *lock(&self.changed_blocks) {
-            blocks.grow(size);
-        }
-    }
-}
-
 /// `BLKCBTGET`: the structure to reply with, and the extents behind it.
-fn changed_extents(
+pub(super) fn changed_extents(
     blocks: Option<&mut ChangedBlocks>,
     info: &[u8; cbt::INFO],
 ) -> Result<Vec<u8>, Errno> {
@@ -203,7 +147,7 @@ fn changed_extents(
 }
 
 /// `BLKCBTSET` and `BLKCBTCLR`.
-fn change_extents(
+pub(super) fn change_extents(
     blocks: Option<&mut ChangedBlocks>,
     ioctl: &Ioctl<'_>,
     changed: bool,

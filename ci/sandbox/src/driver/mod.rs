@@ -3,6 +3,7 @@
 mod attached;
 mod attributes;
 mod balloon;
+mod block_tracking;
 mod changed_blocks;
 mod changed_ranges;
 mod contents;
