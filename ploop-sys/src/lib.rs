@@ -105,7 +105,7 @@ compile_error!(
 // C's names are kept, and what has no comment in the header or description has none here. The only `unsafe` in generated code is in
 // `Default`, which writes zeros: a value of every integer, array and pointer.
 #[cfg(not(ploop_generated))]
-#[allow(missing_docs, non_camel_case_types, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
+#[allow(missing_docs, non_camel_case_types, clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 #[cfg_attr(ploop_abi = "v1", path = "bindings/v1_15.rs")]
 #[cfg_attr(ploop_abi = "v7", path = "bindings/v7_0.rs")]
 #[rustfmt::skip]
@@ -115,6 +115,7 @@ mod bindings;
 #[allow(
     missing_docs,
     non_camel_case_types,
+    clippy::missing_safety_doc,
     clippy::undocumented_unsafe_blocks,
     unsafe_op_in_unsafe_fn
 )]

@@ -21,14 +21,14 @@ use crate::canonical::CanonicalDescriptor;
 use crate::ffi::{self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::recovery::merge::MergeRecord;
-use crate::image::sound::{SoundDelta, require_header_of, require_sound};
+use crate::image::sound::{SoundDelta, require_header_of, require_no_child_of_top, require_sound};
 use crate::image::{Header, Image};
 use crate::recovery::SyncBaseline;
 use crate::sysfs::Device;
 use crate::tools::{require_crypt_helper, require_tools};
 use crate::{
-    Code, ComponentName, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table,
-    paths, recovery, trust,
+    Code, ComponentName, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, merge_param,
+    mount_table, paths, recovery, trust,
 };
 
 /// How a function of libploop writes the descriptor.
@@ -221,15 +221,22 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// The error of a refused operation. Kinds that stand for unusable parameters get libploop's code for these.
+    /// The error of a refused operation.
     pub(crate) fn refuse<T>(&self, kind: ErrorKind, why: impl Into<String>) -> Result<T> {
-        let error = Error::new(kind, self.operation(), why).with_path(self.path());
-        Err(match kind {
+        Err(self.refused(Error::new(kind, self.operation(), why)))
+    }
+
+    /// Puts the image into the error of a refused operation, and libploop's code where the kind stands for an unusable
+    /// parameter.
+    pub(crate) fn refused(&self, error: Error) -> Error {
+        let error = error.with_path(self.path());
+        match error.kind() {
             ErrorKind::InvalidInput | ErrorKind::AlreadyExists | ErrorKind::Busy => {
                 error.with_code(Code::PARAM.get())
             }
+            ErrorKind::NoSnapshot => error.with_code(Code::NOSNAP.get()),
             _ => error,
-        })
+        }
     }
 
     pub(crate) fn operation(&self) -> &'static str {
@@ -276,16 +283,8 @@ impl<'a> Change<'a> {
     /// Requires that the top, if it is one of the deltas to be removed, has no child: libploop would leave a descriptor
     /// whose top is not listed (A11).
     pub(crate) fn require_no_child_of_top(&self, removed: &[Guid]) -> Result<()> {
-        let top = self.descriptor.top;
-        match self.descriptor.children(top).next() {
-            Some(child) if removed.contains(&top) => self.refuse(
-                ErrorKind::InvalidInput,
-                format!(
-                    "this would remove the top, which is the parent of the snapshot {child}; make a snapshot first, and the image has a new top"
-                ),
-            ),
-            _ => Ok(()),
-        }
+        require_no_child_of_top(self.operation(), &self.descriptor, removed)
+            .map_err(|error| self.refused(error))
     }
 
     /// Requires that the header is that of a delta of this image. For a delta that is to be removed: its table may be
@@ -506,13 +505,9 @@ pub(crate) fn require_known_flags<F: Flags<Bits = u32>>(
 }
 
 pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> Error {
-    Error::new(
-        ErrorKind::NoSnapshot,
-        operation,
-        format!("the image has no snapshot {guid}"),
-    )
-    .with_path(path)
-    .with_code(Code::NOSNAP.get())
+    merge_param::no_snapshot(operation, guid)
+        .with_path(path)
+        .with_code(Code::NOSNAP.get())
 }
 
 /// Requires that each mount point of the host, as the table spells it, fits the buffer of libploop, which does not

@@ -3,14 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::change::{Change, DescriptorWrite, no_snapshot};
+use crate::change::{Change, DescriptorWrite};
 use crate::ffi::{CPath, CText, LockedImage};
 use crate::identity::Identity;
 use crate::image::Image;
 use crate::lock::NewFileLock;
-use crate::{
-    Descriptor, Error, ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Result, paths,
-};
+use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, MergeParam, Ploop, Result, paths};
 
 impl Ploop {
     /// Merges deltas of one chain (`ploop_merge_snapshot`).
@@ -55,64 +53,24 @@ impl Ploop {
     fn merge_deltas(&mut self, param: &MergeParam) -> Result<()> {
         let change = Change::begin(&self.image, &LockedImage::MERGE)?;
         let descriptor = &change.descriptor;
-        let parent_of = |guid: Guid| match descriptor.parent(guid) {
-            Some(parent) => Ok(parent),
-            None if descriptor.snapshot(guid).is_some() => change.refuse(
-                ErrorKind::InvalidInput,
-                format!("{guid} is the base and has no parent to be merged into"),
-            ),
-            None => Err(no_snapshot(change.operation(), change.path(), guid)),
-        };
-        let top = descriptor.top;
-        let (from, to) = match param.target {
-            MergeTarget::Top => (top, parent_of(top)?),
-            MergeTarget::Snapshot(guid) => (guid, parent_of(guid)?),
-            MergeTarget::Range { from, to } => (from, to),
-            MergeTarget::All => match descriptor.base() {
-                Some(base) => (top, base.guid),
-                None => return change.refuse(ErrorKind::Corrupt, "the descriptor names no base"),
-            },
-        };
-        change.require_snapshot(from)?;
-        change.require_snapshot(to)?;
-        let chain = descriptor.chain(from);
-        let Some(at) = chain
-            .iter()
-            .position(|image| image.guid == to)
-            .filter(|_| from != to)
-        else {
-            return change.refuse(
-                ErrorKind::InvalidInput,
-                format!("{to} is no ancestor of {from}, so there is nothing between them to merge"),
-            );
-        };
         // Also keeps C from walking a loop for ever (8): the descriptor was read as a tree.
-        let merged = &chain[at..];
-        for lower in &merged[..merged.len() - 1] {
-            let children = descriptor.children(lower.guid).count();
-            if children > 1 {
-                return change.refuse(
-                    ErrorKind::InvalidInput,
-                    format!(
-                        "{} has {children} children, and merging one would change the others",
-                        lower.guid
-                    ),
-                );
-            }
-        }
+        let merged = param
+            .target
+            .deltas(change.operation(), descriptor)
+            .map_err(|error| change.refused(error))?;
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
         change.require_no_child_of_top(&guids[..guids.len() - 1])?;
         change.require_unattached(&guids)?;
         if param.new_delta.is_none() {
-            change.require_no_hard_links(to)?;
+            change.require_no_hard_links(guids[0])?;
         }
-        change.require_mergeable(merged)?;
+        change.require_mergeable(&merged)?;
         let new_delta = param
             .new_delta
             .as_deref()
             .map(|file| new_delta(&change, file))
             .transpose()?;
-        let raw_base = descriptor.mode == ImageMode::Raw && descriptor.parent(to).is_none();
+        let raw_base = descriptor.mode == ImageMode::Raw && descriptor.parent(guids[0]).is_none();
         if new_delta.is_some() && raw_base {
             return change.refuse(
                 ErrorKind::Unsupported,

@@ -17,6 +17,7 @@ use super::chain::Level;
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
 use super::holes::{self, DataRun};
+use super::progress::{Progress, counted};
 use crate::identity::Identity;
 use crate::{Error, ErrorKind, Result, Size, side_files};
 
@@ -153,16 +154,6 @@ fn clip(mapping: Mapping, range: &Range<u64>) -> Option<Mapping> {
     })
 }
 
-/// How far an export is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Progress {
-    /// What has been copied of [`total`](Progress::total).
-    pub copied: Size,
-    /// What is allocated in the image, and so has to be read.
-    pub total: Size,
-}
-
 impl Disk {
     /// Writes the disk into a plain file with holes where there is nothing but zeros.
     ///
@@ -274,32 +265,20 @@ impl Disk {
         options: &ExportOptions,
         progress: impl FnMut(Progress),
     ) -> Result<()> {
-        self.stream_to(output, options, progress).map_err(|error| {
-            match (error.path(), self.source()) {
-                (None, Some(source)) => error.with_path(source),
-                _ => error,
-            }
-        })
+        self.stream_to(output, options, progress)
+            .map_err(|error| self.at_source(error))
     }
 
     fn stream_to(
         &self,
         mut output: impl Write,
         options: &ExportOptions,
-        mut progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress),
     ) -> Result<()> {
         let failed = |error| Error::io(OPERATION, "the output cannot be written", error);
         let range = options.range(self);
         let total = self.allocated_in(&range)?;
-        let mut copied = 0;
-        let mut report = |bytes| {
-            copied += bytes;
-            progress(Progress {
-                copied: Size::from_bytes(copied),
-                total,
-            });
-        };
-        report(0);
+        let mut report = counted(total, progress);
         let mut queue = MappingQueue {
             mappings: self.mappings(),
             range: range.clone(),
@@ -377,10 +356,15 @@ impl Disk {
         let range = options.range(self);
         let total = self.allocated_in(&range)?;
         self.copy_range(range, total, target, options, progress)
-            .map_err(|error| match (error.path(), self.source()) {
-                (None, Some(source)) => error.with_path(source),
-                _ => error,
-            })
+            .map_err(|error| self.at_source(error))
+    }
+
+    /// Puts the image into errors that are about no file yet.
+    fn at_source(&self, error: Error) -> Error {
+        match (error.path(), self.source()) {
+            (None, Some(source)) => error.with_path(source),
+            _ => error,
+        }
     }
 
     fn copy_range(
@@ -389,7 +373,7 @@ impl Disk {
         total: Size,
         target: &dyn ExportTarget,
         options: &ExportOptions,
-        mut progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress),
     ) -> Result<()> {
         let job = ExportJob {
             disk: self,
@@ -404,16 +388,7 @@ impl Disk {
             failure: Mutex::new(None),
             stop: AtomicBool::new(false),
         };
-        let mut copied = 0;
-        let mut report = |bytes| {
-            copied += bytes;
-            progress(Progress {
-                copied: Size::from_bytes(copied),
-                total,
-            });
-        };
-        report(0);
-        job.run(report);
+        job.run(counted(total, progress));
         let failure = job.failure.into_inner();
         failure
             .unwrap_or_else(PoisonError::into_inner)
@@ -421,7 +396,7 @@ impl Disk {
     }
 
     /// What is allocated in a range of the disk.
-    fn allocated_in(&self, range: &Range<u64>) -> Result<Size> {
+    pub(super) fn allocated_in(&self, range: &Range<u64>) -> Result<Size> {
         let mut total = 0;
         for extent in self.extents() {
             let extent = extent?;

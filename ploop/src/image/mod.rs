@@ -52,6 +52,7 @@ mod other_formats;
 mod partition;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 mod preallocate;
+mod progress;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 #[cfg_attr(
     not(feature = "libploop"),
@@ -86,7 +87,7 @@ pub use descriptor::{Descriptor, Geometry, Image, ImageKind, Snapshot, Storage, 
 pub use disk::{Disk, OpenOptions};
 #[cfg(feature = "libploop")]
 pub(crate) use drop_extension::drop_extension;
-pub use export::{ExportOptions, ExportTarget, Progress};
+pub use export::{ExportOptions, ExportTarget};
 pub use extents::{Extent, Extents, Mapping, Mappings};
 pub use header::{Header, HeaderFlags};
 pub use layout::Layout;
@@ -102,6 +103,7 @@ pub use partition::partitions_of;
 pub use partition::{Partition, PartitionKind, PartitionTable};
 #[cfg(feature = "libploop")]
 pub(crate) use preallocate::preallocate;
+pub use progress::Progress;
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
 pub use salvage::{LossReason, LostExtent};
 #[cfg(feature = "image-write")]

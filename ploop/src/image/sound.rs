@@ -6,7 +6,7 @@ use std::path::Path;
 use super::check::require_sound_delta;
 use super::descriptor::{Descriptor, Image, ImageKind};
 use super::header::Header;
-use crate::{Error, ErrorKind, FormatVersion, ImageMode, Result};
+use crate::{Error, ErrorKind, FormatVersion, Guid, ImageMode, Result};
 
 /// A delta whose header and table were read, and found to be sound.
 pub(crate) struct SoundDelta<'i> {
@@ -50,6 +50,26 @@ pub(crate) fn require_sound<'i>(
         is_marked_closed: header.marked_closed,
         has_extension: header.has_extension(),
     })
+}
+
+/// Requires that the top, if it is one of the deltas to be removed, has no child: the descriptor would have a top that
+/// is not listed.
+pub(crate) fn require_no_child_of_top(
+    operation: &'static str,
+    descriptor: &Descriptor,
+    removed: &[Guid],
+) -> Result<()> {
+    let top = descriptor.top;
+    match descriptor.children(top).next() {
+        Some(child) if removed.contains(&top) => Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            format!(
+                "this would remove the top, which is the parent of the snapshot {child}; make a snapshot first, and the image has a new top"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Requires that the header fits the descriptor.

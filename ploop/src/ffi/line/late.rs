@@ -1,18 +1,9 @@
 //! Late functions (`ploop_sys::late`): those that the first versions of a line do not have. All versions of a line have one
 //! soname, so a program that is built with 7.0.280 may be run with 7.0.95. One that is linked to a late function would not
-//! even start there. So these are looked up in the library that is loaded, when they are needed:
-//!
-//! ```ignore
-//! let Some(get_fs_info) = late!(ploop_get_fs_info) else {
-//!     return Err(late::missing("look at the file system", c"ploop_get_fs_info"));
-//! };
-//! ```
+//! even start there. So these are looked up in the library that is loaded, when they are needed. Whether they are there
+//! was asked before: that is a `Feature`.
 
 use std::ffi::{CStr, c_void};
-
-use ploop_sys as sys;
-
-use crate::{Error, ErrorKind};
 
 /// A late function, as `Option<unsafe extern "C" fn(…) -> …>`: `None` where the library that is loaded does not have it.
 macro_rules! late {
@@ -41,24 +32,10 @@ pub(in crate::ffi) unsafe fn find<F: Copy>(name: &CStr) -> Option<F> {
     Some(unsafe { std::mem::transmute_copy(&address) })
 }
 
-/// The error for a function that the library does not have.
-pub(in crate::ffi) fn missing(operation: &'static str, function: &CStr) -> Error {
-    let since = sys::late::SINCE
-        .iter()
-        .find(|(name, _)| *name == function)
-        .map_or_else(String::new, |(_, since)| format!(" (new in {since})"));
-    Error::new(
-        ErrorKind::Unsupported,
-        operation,
-        format!(
-            "the libploop that is loaded is too old: it has no {}{since}",
-            function.to_string_lossy()
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use ploop_sys as sys;
+
     use super::*;
     use crate::ffi::line::loaded;
 
@@ -92,17 +69,6 @@ mod tests {
         assert_eq!(
             devname.is_some(),
             loaded::address(c"ploop_get_devname").is_some()
-        );
-    }
-
-    #[test]
-    fn the_error_names_the_function_and_its_version() {
-        let error = missing("suspend", c"ploop_suspend_device");
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        let text = error.to_string();
-        assert!(
-            text.contains("ploop_suspend_device (new in 7.0.226)"),
-            "{text}"
         );
     }
 

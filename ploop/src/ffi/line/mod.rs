@@ -9,7 +9,6 @@ mod linked;
 mod linked;
 
 #[cfg(not(libploop_line = "1"))]
-#[allow(dead_code, unused_imports, unused_macros)]
 mod late;
 mod loaded;
 
@@ -36,7 +35,6 @@ pub(super) type GetPart = unsafe extern "C" fn(
 ) -> c_int;
 
 /// The line that is linked.
-#[allow(dead_code)]
 pub(crate) const LINE: Line = linked::LINE;
 
 /// Whether a mount rewrites an image of format v1 to v2. Versions without this function, which is from 7.0.226, do not.
@@ -46,14 +44,11 @@ pub(crate) fn upgrades_v1_at_mount() -> bool {
 
 /// A line of libploop: what it can do, and its quirks.
 #[derive(Debug)]
-#[allow(dead_code)]
 pub(crate) struct Line {
     /// The major number in the soname, and in the names of the lines: 1, 7.
     pub(crate) number: u32,
     /// How it writes descriptors.
     pub(crate) descriptor: DescriptorForm,
-    /// `ploop_merge_snapshot` merges a range of deltas; otherwise one delta a call.
-    pub(crate) merges_ranges: bool,
     /// A merge counts the clusters of format v1 in units of 1 MiB, whatever their size.
     pub(crate) misplaces_v1_clusters: bool,
     /// Before a merge writes to a snapshot, it marks it temporary in the descriptor that is in place.

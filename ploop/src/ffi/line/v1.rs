@@ -9,7 +9,6 @@ use crate::image::descriptor::DescriptorForm;
 pub(super) const LINE: Line = Line {
     number: 1,
     descriptor: DescriptorForm::PARALLELS,
-    merges_ranges: true,
     misplaces_v1_clusters: false,
     marks_before_merging: false,
     copies: true,

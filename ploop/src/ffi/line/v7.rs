@@ -14,7 +14,6 @@ pub(super) const LINE: Line = Line {
         has_key_and_volume: true,
         has_parent_names: true,
     },
-    merges_ranges: false,
     misplaces_v1_clusters: true,
     marks_before_merging: true,
     copies: false,

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use super::OfflineImage;
 use super::change::OfflineChange;
-use crate::image::Progress;
 use crate::image::chain::Chain;
 use crate::image::descriptor::Image;
 use crate::image::file;
 use crate::image::holes::is_zero;
+use crate::image::progress::{Progress, counted};
 use crate::image::write::WritableDelta;
 use crate::{Error, Guid, ImageMode, Result, Size};
 
@@ -133,7 +133,7 @@ impl OfflineImage {
     pub fn compact(
         &mut self,
         options: &CompactOptions,
-        mut progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress),
     ) -> Result<CompactReport> {
         let change = OfflineChange::begin(self, "compact image")?;
         let images = &change.descriptor.images;
@@ -151,15 +151,7 @@ impl OfflineImage {
             let mut delta = open(&change, image)?;
             total += count(&mut delta)? * change.descriptor.cluster.bytes();
         }
-        let mut done = 0;
-        let mut report = |bytes| {
-            done += bytes;
-            progress(Progress {
-                copied: Size::from_bytes(done),
-                total: Size::from_bytes(total),
-            });
-        };
-        report(0);
+        let mut report = counted(Size::from_bytes(total), progress);
         // What is below has to be final first.
         let mut order = images.clone();
         order.sort_by_key(|image| change.descriptor.depth(image.guid));

@@ -11,8 +11,9 @@ use std::thread;
 use super::change::cancelled;
 use super::size::widest;
 use crate::image::holes::is_zero;
+use crate::image::progress::{Progress, counted};
 use crate::image::write::{Storage, WritableDelta, write_zeros};
-use crate::image::{Disk, Header, Progress};
+use crate::image::{Disk, Header};
 use crate::{ClusterSize, Error, ErrorKind, Result, Size};
 
 /// How much is read at a time; clusters are at least so large, or a power of two smaller.
@@ -169,19 +170,7 @@ impl Importer {
             .file()
             .try_clone()
             .map_err(|error| failed("the file cannot be opened again", error))?;
-        let mut total = 0;
-        for extent in disk.extents() {
-            total += extent?.len;
-        }
-        let mut copied = 0;
-        let mut report = |bytes| {
-            copied += bytes;
-            progress(Progress {
-                copied: Size::from_bytes(copied),
-                total: Size::from_bytes(total),
-            });
-        };
-        report(0);
+        let mut report = counted(disk.allocated_in(&(0..u64::MAX))?, progress);
         let unit = self.unit();
         thread::scope(|scope| {
             let (full, to_write) = mpsc::sync_channel::<(Vec<u8>, u64)>(QUEUE);

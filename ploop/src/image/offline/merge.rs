@@ -40,29 +40,12 @@ impl OfflineImage {
     /// libploop, also in a mount. A merge to a new file leaves all as it was.
     pub fn merge(&mut self, param: &MergeParam, mut progress: impl FnMut(Progress)) -> Result<()> {
         let mut change = OfflineChange::begin(self, "merge")?;
-        let top = change.descriptor.top;
-        let parent_of = |guid: Guid| match change.snapshot(guid)?.parent {
-            Guid::NONE => change.refuse(
-                ErrorKind::InvalidInput,
-                format!("{guid} is the base and has no parent to be merged into"),
-            ),
-            parent => Ok(parent),
-        };
-        let (from, to) = match param.target {
-            MergeTarget::Top => (top, parent_of(top)?),
-            MergeTarget::Snapshot(guid) => (guid, parent_of(guid)?),
-            MergeTarget::Range { from, to } => (from, to),
-            MergeTarget::All => match change.descriptor.base() {
-                Some(base) => (top, base.guid),
-                None => return change.refuse(ErrorKind::Corrupt, "the descriptor names no base"),
-            },
-        };
         match &param.new_delta {
-            None => change.merge_range(from, to, &mut progress),
+            None => change.merge_in_place(param.target, &mut progress),
             Some(file) => {
                 let timeout = self.timeout();
                 change
-                    .merge_to_new_file(from, to, file, timeout, &mut progress)
+                    .merge_to_new_file(param.target, file, timeout, &mut progress)
                     .map_err(|error| error.with_paths(self.path(), file))
             }
         }
@@ -70,46 +53,25 @@ impl OfflineImage {
 }
 
 impl OfflineChange<'_> {
-    /// The deltas from `to` up to `from`, once it is clear that they can be merged.
-    fn deltas_to_merge(&self, from: Guid, to: Guid) -> Result<Vec<Image>> {
-        self.snapshot(from)?;
-        self.snapshot(to)?;
-        let chain = self.descriptor.chain(from);
-        let at = chain.iter().position(|image| image.guid == to);
-        let Some(at) = at.filter(|_| from != to) else {
-            return self.refuse(
-                ErrorKind::InvalidInput,
-                format!("{to} is no ancestor of {from}, so there is nothing between them to merge"),
-            );
-        };
-        let merged: Vec<Image> = chain[at..].iter().map(|&image| image.clone()).collect();
+    /// The deltas to merge, the lowest first, once it is clear that they can be merged.
+    fn deltas_to_merge(&self, target: MergeTarget) -> Result<Vec<Image>> {
+        let merged = target
+            .deltas(self.operation(), &self.descriptor)
+            .map_err(|error| error.with_path(self.path()))?;
         let lower = &merged[..merged.len() - 1];
-        for image in lower {
-            let children = self.descriptor.children(image.guid).count();
-            if children > 1 {
-                return self.refuse(
-                    ErrorKind::InvalidInput,
-                    format!(
-                        "{} has {children} children, and merging one would change the others",
-                        image.guid
-                    ),
-                );
-            }
-        }
         let guids: Vec<Guid> = lower.iter().map(|image| image.guid).collect();
         self.require_no_child_of_top(&guids)?;
-        self.require_sound(&merged)?;
-        Ok(merged)
+        self.require_sound(merged.iter().copied())?;
+        Ok(merged.into_iter().cloned().collect())
     }
 
-    /// Merges the deltas from `from` down to its ancestor `to` into the file of `to`.
-    pub(super) fn merge_range(
+    /// Merges deltas into the file of the lowest.
+    pub(super) fn merge_in_place(
         &mut self,
-        from: Guid,
-        to: Guid,
+        target: MergeTarget,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let merged = self.deltas_to_merge(from, to)?;
+        let merged = self.deltas_to_merge(target)?;
         let [lowest, upper @ ..] = merged.as_slice() else {
             return Ok(());
         };
@@ -140,7 +102,8 @@ impl OfflineChange<'_> {
             target.finish()?;
         }
         let files: Vec<PathBuf> = upper.iter().map(|image| image.file.clone()).collect();
-        let new = self.descriptor.merged(from, to);
+        let from = upper.last().map_or(lowest.guid, |image| image.guid);
+        let new = self.descriptor.merged(from, lowest.guid);
         let _record = self.record(files.iter().map(PathBuf::as_path))?;
         self.put(new)?;
         self.remove_files(&files)
@@ -148,13 +111,12 @@ impl OfflineChange<'_> {
 
     fn merge_to_new_file(
         &mut self,
-        from: Guid,
-        to: Guid,
+        target: MergeTarget,
         file: &Path,
         timeout: Duration,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let merged = self.deltas_to_merge(from, to)?;
+        let merged = self.deltas_to_merge(target)?;
         if let Some(base) = merged.iter().find(|image| self.is_raw_base(image)) {
             return self.refuse(
                 ErrorKind::Unsupported,
@@ -176,7 +138,11 @@ impl OfflineChange<'_> {
                 )
                 .map_err(|error: Error| error.with_path(&path));
         }
-        let mut new = self.descriptor.merged(from, to);
+        let [lowest, .., highest] = merged.as_slice() else {
+            return Ok(());
+        };
+        let from = highest.guid;
+        let mut new = self.descriptor.merged(from, lowest.guid);
         for image in new.images.iter_mut().filter(|image| image.guid == from) {
             image.file.clone_from(&path);
         }

@@ -9,9 +9,11 @@ use super::change::OfflineChange;
 use crate::image::Progress;
 use crate::image::descriptor::Descriptor;
 use crate::image::recovery::files::FileRecord;
+use crate::image::sound::require_no_child_of_top;
 use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::{
-    ErrorKind, Guid, Result, SnapshotParam, SwitchFlag, durability, paths, side_files, trust,
+    ErrorKind, Guid, MergeTarget, Result, SnapshotParam, SwitchFlag, durability, paths, side_files,
+    trust,
 };
 
 impl OfflineImage {
@@ -232,16 +234,8 @@ impl OfflineChange<'_> {
     /// Requires that the top, if it is one of the deltas to be removed, has no child: the descriptor would have a top
     /// that is not listed.
     pub(super) fn require_no_child_of_top(&self, removed: &[Guid]) -> Result<()> {
-        let top = self.descriptor.top;
-        match self.descriptor.children(top).next() {
-            Some(child) if removed.contains(&top) => self.refuse(
-                ErrorKind::InvalidInput,
-                format!(
-                    "this would remove the top, which is the parent of the snapshot {child}; make a snapshot first, and the image has a new top"
-                ),
-            ),
-            _ => Ok(()),
-        }
+        require_no_child_of_top(self.operation(), &self.descriptor, removed)
+            .map_err(|error| error.with_path(self.path()))
     }
 
     /// Requires that a snapshot that becomes the top, and is written to from then on, has no child but the top.
@@ -304,7 +298,7 @@ impl OfflineChange<'_> {
                 let _record = self.record([&*file])?;
                 self.put_and_remove(new, &[file])
             }
-            ([child], _) => self.merge_range(*child, guid, progress),
+            ([child], _) => self.merge_in_place(MergeTarget::Snapshot(*child), progress),
             _ if temporary => self.refuse(
                 ErrorKind::Busy,
                 format!(

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::change::OfflineChange;
 use super::copy::{Copier, Piece, Pieces};
-use crate::image::Progress;
 use crate::image::chain::{Chain, Location};
 use crate::image::descriptor::Image;
 use crate::image::file;
 use crate::image::header::Header;
+use crate::image::progress::{Progress, counted};
 use crate::image::table::PAGE;
 use crate::image::write::{WritableDelta, extend};
 use crate::{Error, Result, Size};
@@ -133,15 +133,7 @@ impl Target {
         total: u64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let mut copied = 0;
-        let mut report = |bytes| {
-            copied += bytes;
-            progress(Progress {
-                copied: Size::from_bytes(copied),
-                total: Size::from_bytes(total),
-            });
-        };
-        report(0);
+        let mut report = counted(Size::from_bytes(total), progress);
         let cluster = source.cluster().bytes();
         let size = source.size().bytes();
         let mut batch = Batch::default();
