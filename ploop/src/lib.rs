@@ -31,6 +31,7 @@ mod canonical;
 mod capabilities;
 #[cfg(feature = "libploop")]
 mod change;
+mod code;
 mod component;
 #[cfg(feature = "libploop")]
 mod convert;
@@ -121,6 +122,7 @@ pub mod trust;
 
 #[cfg(feature = "libploop")]
 pub use capabilities::{Capabilities, Driver, Feature, Library, Tool, capabilities};
+pub use code::Code;
 pub use component::ComponentName;
 #[cfg(feature = "libploop")]
 pub use create::{CreateFlags, CreateParam};
@@ -128,7 +130,7 @@ pub use create::{CreateFlags, CreateParam};
 pub use discard::{DiscardParam, DiscardStat, StopFlag};
 #[cfg(feature = "libploop")]
 pub use encryption::EncryptParam;
-pub use error::{Code, Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "libploop")]
 pub use ffi::sys;
 pub use format::{FormatVersion, FsType, ImageMode};
