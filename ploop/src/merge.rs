@@ -27,8 +27,10 @@ impl Ploop {
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta. After an error all deltas are there. A merge that failed
     /// or was cut short after it had begun to write leaves the deltas below the upper end marked
     /// [temporary](crate::image::Snapshot::temporary): their states are gone, since the lowest already holds part of
-    /// the data of the others. The upper end reads as before. The next change or mount finishes the merge. A merge to
-    /// a new file leaves all as it was.
+    /// the data of the others. The upper end reads as before. The next change or mount finishes the merge. One that
+    /// was killed may leave clusters of the lowest that no entry uses
+    /// ([`LostClusters`](crate::image::Issue::LostClusters)): they take space, and hold nothing. A merge to a new file
+    /// leaves all as it was.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -284,6 +284,8 @@ fn a_range_that_is_killed_is_finished_by_the_next_change() {
         filled.snapshot();
         // One that was merged and not removed yet.
         filled.ploop.remove_leftovers().unwrap();
+        // libploop writes the data of a delta before its table. The lower end is the one that was written to.
+        filled.cut_short.insert(now.base().unwrap().file.clone());
         filled.verify();
         let names = filled.names();
         assert_eq!(
