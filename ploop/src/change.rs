@@ -20,6 +20,7 @@ use rustix::fs::OFlags;
 use crate::canonical::CanonicalDescriptor;
 use crate::ffi::{self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
+use crate::image::descriptor::merge;
 use crate::image::recovery::merge::MergeRecord;
 use crate::image::sound::{SoundDelta, require_header_of, require_no_child_of_top, require_sound};
 use crate::image::{Header, Image};
@@ -27,8 +28,8 @@ use crate::recovery::SyncBaseline;
 use crate::sysfs::Device;
 use crate::tools::{require_crypt_helper, require_tools};
 use crate::{
-    Code, ComponentName, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, merge_param,
-    mount_table, paths, recovery, trust,
+    Code, ComponentName, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table,
+    paths, recovery, trust,
 };
 
 /// How a function of libploop writes the descriptor.
@@ -505,7 +506,7 @@ pub(crate) fn require_known_flags<F: Flags<Bits = u32>>(
 }
 
 pub(crate) fn no_snapshot(operation: &'static str, path: &Path, guid: Guid) -> Error {
-    merge_param::no_snapshot(operation, guid)
+    merge::no_snapshot(operation, guid)
         .with_path(path)
         .with_code(Code::NOSNAP.get())
 }

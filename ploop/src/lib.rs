@@ -48,6 +48,7 @@ pub mod durability;
 #[cfg(feature = "libploop")]
 mod encryption;
 mod error;
+mod error_kind;
 #[cfg(feature = "libploop")]
 mod ffi;
 mod format;
@@ -130,7 +131,8 @@ pub use create::{CreateFlags, CreateParam};
 pub use discard::{DiscardParam, DiscardStat, StopFlag};
 #[cfg(feature = "libploop")]
 pub use encryption::EncryptParam;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, Result};
+pub use error_kind::ErrorKind;
 #[cfg(feature = "libploop")]
 pub use ffi::sys;
 pub use format::{FormatVersion, FsType, ImageMode};

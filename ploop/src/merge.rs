@@ -56,9 +56,8 @@ impl Ploop {
         let change = Change::begin(&self.image, &LockedImage::MERGE)?;
         let descriptor = &change.descriptor;
         // Also keeps C from walking a loop for ever (8): the descriptor was read as a tree.
-        let merged = param
-            .target
-            .deltas(change.operation(), descriptor)
+        let merged = descriptor
+            .deltas_to_merge(change.operation(), param.target)
             .map_err(|error| change.refused(error))?;
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
         change.require_no_child_of_top(&guids[..guids.len() - 1])?;

@@ -11,6 +11,8 @@ use super::xml::{self, Element};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 mod descriptor_file;
 mod form;
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+pub(crate) mod merge;
 mod storage;
 #[cfg(feature = "image-write")]
 mod tree;

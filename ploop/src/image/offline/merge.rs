@@ -55,8 +55,9 @@ impl OfflineImage {
 impl OfflineChange<'_> {
     /// The deltas to merge, the lowest first, once it is clear that they can be merged.
     fn deltas_to_merge(&self, target: MergeTarget) -> Result<Vec<Image>> {
-        let merged = target
-            .deltas(self.operation(), &self.descriptor)
+        let merged = self
+            .descriptor
+            .deltas_to_merge(self.operation(), target)
             .map_err(|error| error.with_path(self.path()))?;
         let lower = &merged[..merged.len() - 1];
         let guids: Vec<Guid> = lower.iter().map(|image| image.guid).collect();
