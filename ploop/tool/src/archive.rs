@@ -12,7 +12,7 @@ use fs_ext4::acl::{AclEntry, AclTag};
 use tar::{Builder, EntryType, Header};
 
 use crate::cli::Tar;
-use crate::file_system::{DataRun, FileSystem, Kind, Node, Visited};
+use crate::file_system::{Contents, DataRun, FileSystem, Kind, Node, Visited};
 use crate::output::{Failure, Result, raw_stdout};
 
 const BUFFER: usize = 1 << 20;
@@ -168,29 +168,21 @@ impl<W: Write> Archive<'_, W> {
         }
         let runs = self.file_system.data(node)?;
         let stored: u64 = runs.iter().map(|run| run.len).sum();
-        let mut failure = None;
         let is_sparse = size - stored >= MIN_HOLES;
         let map = match is_sparse {
             true => sparse_map(&runs, size),
             false => Vec::new(),
         };
-        let contents = Contents {
-            file_system: self.file_system,
-            runs: &runs,
-            at: 0,
-            end: size,
-            with_holes: !is_sparse,
-            run: 0,
-            failure: &mut failure,
-        };
+        let mut contents = Contents::new(self.file_system, &runs, 0..size);
+        contents.with_holes = !is_sparse;
         if is_sparse {
             entry.set_sparse(size, map.len() as u64 + stored);
         } else {
             entry.set_size(size);
         }
-        let written = entry.write(&mut self.builder, map.chain(contents));
+        let written = entry.write(&mut self.builder, map.chain(&mut contents));
         // It says more than the error of the reader.
-        match failure {
+        match contents.failure {
             Some(failure) => Err(failure),
             None => written,
         }
@@ -212,45 +204,6 @@ fn sparse_map(runs: &[DataRun], size: u64) -> Vec<u8> {
     let mut map = map.into_bytes();
     map.resize(map.len().next_multiple_of(512), 0);
     map
-}
-
-/// The data of a file, with holes as zeros or without them.
-struct Contents<'a> {
-    file_system: &'a FileSystem,
-    runs: &'a [DataRun],
-    /// The offset in the file.
-    at: u64,
-    end: u64,
-    with_holes: bool,
-    run: usize,
-    failure: &'a mut Option<Failure>,
-}
-
-impl Read for Contents<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let run = self.runs.get(self.run);
-        let next = run.map_or(self.end, |run| run.offset);
-        if self.at < next && self.with_holes {
-            let part = (next - self.at).min(buffer.len() as u64) as usize;
-            buffer[..part].fill(0);
-            self.at += part as u64;
-            return Ok(part);
-        }
-        let Some(run) = run else {
-            return Ok(0);
-        };
-        let from = self.at.saturating_sub(run.offset);
-        let part = (run.len - from).min(buffer.len() as u64) as usize;
-        if let Err(failure) = self.file_system.read_run(run, from, &mut buffer[..part]) {
-            *self.failure = Some(failure);
-            return Err(std::io::Error::other("the file cannot be read"));
-        }
-        self.at = run.offset + from + part as u64;
-        if self.at == run.offset + run.len {
-            self.run += 1;
-        }
-        Ok(part)
-    }
 }
 
 /// An entry of the archive: a header, and a PAX header before it for what does not fit in.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::cli::Cat;
-use crate::file_system::{FileSystem, Kind, Node};
+use crate::file_system::{Contents, FileSystem, Kind, Node};
 use crate::output::{Failure, Result, raw_stdout};
 
 const BUFFER: usize = 512 << 10;
@@ -27,31 +27,15 @@ pub(crate) fn run(cat: &Cat) -> Result {
 
 /// Writes the whole of a file, holes as zeros.
 fn write_contents(file_system: &FileSystem, node: &Node, out: &mut impl Write) -> Result<()> {
-    let mut at = 0;
-    let zeros = vec![0; BUFFER];
-    let fill = |out: &mut dyn Write, at: &mut u64, to: u64| -> Result<()> {
-        while *at < to {
-            let part = (to - *at).min(BUFFER as u64);
-            out.write_all(&zeros[..part as usize])?;
-            *at += part;
-        }
-        Ok(())
-    };
-    if let Some(data) = file_system.inline_data(node)? {
-        out.write_all(&data)?;
-        at = data.len() as u64;
-    }
+    let inline = file_system.inline_data(node)?.unwrap_or_default();
+    out.write_all(&inline)?;
+    let runs = file_system.data(node)?;
+    let mut contents = Contents::new(file_system, &runs, inline.len() as u64..node.inode.size);
     let mut buffer = vec![0; BUFFER];
-    for run in file_system.data(node)? {
-        fill(out, &mut at, run.offset)?;
-        let mut from = 0;
-        while from < run.len {
-            let part = &mut buffer[..(run.len - from).min(BUFFER as u64) as usize];
-            file_system.read_run(&run, from, part)?;
-            out.write_all(part)?;
-            from += part.len() as u64;
+    loop {
+        match contents.read_part(&mut buffer)? {
+            0 => return Ok(()),
+            part => out.write_all(&buffer[..part])?,
         }
-        at = run.offset + run.len;
     }
-    fill(out, &mut at, node.inode.size)
 }

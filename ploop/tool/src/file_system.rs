@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
@@ -141,25 +142,26 @@ impl FileSystem {
         let Some(number) = state.partition else {
             let whole = (0, disk.size());
             let parts = partitions.iter().map(|it| (it.offset, it.size));
-            let mut opened = std::iter::once(whole)
-                .chain(parts)
-                .filter_map(|part| FileSystem::open_part(&disk, part).ok());
-            return match (opened.next(), opened.next()) {
-                (Some(only), None) => Ok(only),
-                (Some(_), Some(_)) => Err(Failure::Request(
+            // That of the last place.
+            let mut reason = None;
+            let mut opened = std::iter::once(whole).chain(parts).filter_map(|part| {
+                FileSystem::open_part(&disk, part)
+                    .map_err(|error| reason = Some(error))
+                    .ok()
+            });
+            let found = (opened.next(), opened.next());
+            drop(opened);
+            return match (found, reason) {
+                ((Some(only), None), _) => Ok(only),
+                ((Some(_), Some(_)), _) => Err(Failure::Request(
                     "several partitions have a file system; name one with --partition".to_owned(),
                 )),
-                (None, _) => Err(Failure::Request(
-                    match partitions.iter().map(|it| (it.offset, it.size)).next() {
-                        // The reason, where there is only one place.
-                        Some(part) if partitions.len() == 1 => {
-                            match FileSystem::open_part(&disk, part) {
-                                Err(error) => no_file_system(&error),
-                                Ok(_) => "the disk changes while it is read".to_owned(),
-                            }
-                        }
-                        _ => "there is no ext2, ext3 or ext4 file system on the disk".to_owned(),
-                    },
+                // Where there is only one place.
+                ((None, _), Some(error)) if partitions.len() == 1 => {
+                    Err(Failure::Request(no_file_system(&error)))
+                }
+                ((None, _), _) => Err(Failure::Request(
+                    "there is no ext2, ext3 or ext4 file system on the disk".to_owned(),
                 )),
             };
         };
@@ -455,6 +457,67 @@ impl FileSystem {
     fn stored_attributes(&self, file: &Node) -> Result<Vec<XattrEntry>> {
         xattr::read_all_resolved(&self.0, &file.inode, &file.raw)
             .map_err(|error| cannot_read_attributes(file, &error))
+    }
+}
+
+/// The data of a file from an offset on, with holes as zeros or without them.
+pub(crate) struct Contents<'a> {
+    file_system: &'a FileSystem,
+    runs: &'a [DataRun],
+    /// What is left, as offsets in the file.
+    left: Range<u64>,
+    run: usize,
+    pub(crate) with_holes: bool,
+    /// Why reading it as [`Read`] has failed.
+    pub(crate) failure: Option<Failure>,
+}
+
+impl<'a> Contents<'a> {
+    pub(crate) fn new(
+        file_system: &'a FileSystem,
+        runs: &'a [DataRun],
+        range: Range<u64>,
+    ) -> Contents<'a> {
+        Contents {
+            file_system,
+            runs,
+            left: range,
+            run: 0,
+            with_holes: true,
+            failure: None,
+        }
+    }
+
+    /// Reads what follows, at most one run or hole. 0 at the end.
+    pub(crate) fn read_part(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let run = self.runs.get(self.run);
+        let next = run.map_or(self.left.end, |run| run.offset);
+        if self.left.start < next && self.with_holes {
+            let part = (next - self.left.start).min(buffer.len() as u64) as usize;
+            buffer[..part].fill(0);
+            self.left.start += part as u64;
+            return Ok(part);
+        }
+        let Some(run) = run else {
+            return Ok(0);
+        };
+        let from = self.left.start.saturating_sub(run.offset);
+        let part = (run.len - from).min(buffer.len() as u64) as usize;
+        self.file_system.read_run(run, from, &mut buffer[..part])?;
+        self.left.start = run.offset + from + part as u64;
+        if self.left.start == run.offset + run.len {
+            self.run += 1;
+        }
+        Ok(part)
+    }
+}
+
+impl Read for Contents<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.read_part(buffer).map_err(|failure| {
+            self.failure = Some(failure);
+            std::io::Error::other("the file cannot be read")
+        })
     }
 }
 

@@ -43,7 +43,8 @@ pub(crate) fn run(mount: &Mount, output: &Output) -> Result {
         states.extend(guids.map(|guid| State::new(guid.to_string(), Some(guid))));
     }
     // What cannot be opened is said now, and not when a file is first used.
-    source.open(None, mount.in_use)?;
+    let top = Opened::new(source.open(None, mount.in_use)?);
+    states[0].opened = OnceLock::from(Some(top));
     let cannot = |error: io::Error| {
         Failure::Request(format!(
             "{} cannot be mounted upon: {error}",
@@ -109,6 +110,29 @@ struct Opened {
     files: Vec<DiskFile>,
 }
 
+impl Opened {
+    fn new(disk: Disk) -> Opened {
+        let size = disk.size().bytes();
+        let mut files = vec![DiskFile {
+            name: "disk".to_owned(),
+            offset: 0,
+            size,
+        }];
+        // Without a table, or with one that is damaged, there is the disk alone.
+        for partition in disk.partitions().unwrap_or_default() {
+            files.push(DiskFile {
+                name: format!("p{}", partition.number),
+                offset: partition.offset.min(size),
+                size: partition
+                    .size
+                    .bytes()
+                    .min(size.saturating_sub(partition.offset)),
+            });
+        }
+        Opened { disk, files }
+    }
+}
+
 /// The disk, or a partition of it.
 struct DiskFile {
     name: String,
@@ -157,24 +181,7 @@ impl Files {
     fn opened<'a>(&'a self, state: &'a State) -> Option<&'a Opened> {
         let open = || {
             let disk = self.source.open(state.snapshot, self.in_use).ok()?;
-            let size = disk.size().bytes();
-            let mut files = vec![DiskFile {
-                name: "disk".to_owned(),
-                offset: 0,
-                size,
-            }];
-            // Without a table, or with one that is damaged, there is the disk alone.
-            for partition in disk.partitions().unwrap_or_default() {
-                files.push(DiskFile {
-                    name: format!("p{}", partition.number),
-                    offset: partition.offset.min(size),
-                    size: partition
-                        .size
-                        .bytes()
-                        .min(size.saturating_sub(partition.offset)),
-                });
-            }
-            Some(Opened { disk, files })
+            Some(Opened::new(disk))
         };
         state.opened.get_or_init(open).as_ref()
     }
