@@ -84,6 +84,8 @@ mod merge_param;
 #[cfg(feature = "libploop")]
 mod mount;
 #[cfg(feature = "libploop")]
+mod mount_guard;
+#[cfg(feature = "libploop")]
 mod mount_table;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 #[cfg_attr(
@@ -150,7 +152,9 @@ pub use look_ups::fs_info;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub use merge_param::{MergeParam, MergeTarget};
 #[cfg(feature = "libploop")]
-pub use mount::{FsckFlags, MountFlags, MountGuard, MountParam, Mounted, OwnedMountGuard};
+pub use mount::{FsckFlags, MountFlags, MountParam, Mounted};
+#[cfg(feature = "libploop")]
+pub use mount_guard::{MountGuard, OwnedMountGuard};
 #[cfg(feature = "libploop")]
 pub use replace::{ReplaceFlag, ReplaceParam, ReplaceTarget};
 #[cfg(feature = "libploop")]
