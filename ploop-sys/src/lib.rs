@@ -8,8 +8,8 @@
 //!
 //! # Versions
 //!
-//! libploop has lines: versions with one soname, whose structures the same bindings fit. The build takes the bindings of the
-//! line that the file is of which it links.
+//! libploop has lines: versions with one soname, whose structures the same bindings fit. The build looks at the
+//! file that it links, and takes the bindings of that line.
 //!
 //! | line | versions | bindings | comments |
 //! |---|---|---|---|

@@ -14,7 +14,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::image::descriptor::{DescriptorFile, DescriptorForm, UnknownFields, replace, write};
-use crate::{Descriptor, Error, Guid, Result, paths};
+use crate::image::{Header, Image};
+use crate::{Descriptor, Error, Guid, ImageMode, Result, Size, paths};
 
 /// The canonical descriptor of an image that is about to be changed.
 pub(crate) struct CanonicalDescriptor {
@@ -37,9 +38,12 @@ impl CanonicalDescriptor {
         let failed = |error: Error| error.during(operation).with_path(path);
         let DescriptorFile {
             text,
-            descriptor,
+            mut descriptor,
             mut unknown,
         } = file;
+        if let Some(size) = size_of_top(&descriptor) {
+            descriptor.size = size;
+        }
         let backup = paths::saved_unknown_fields(path);
         let saved = paths::is_regular_file(&backup)
             .then(|| DescriptorFile::read_as(&backup, unknown.form()).ok())
@@ -104,14 +108,20 @@ impl CanonicalDescriptor {
             })
     }
 
-    /// Restores the unknown fields after C has written the descriptor, under the image's lock. If that fails, the next
-    /// change does it.
-    pub(crate) fn restore_unknown_fields(&self) {
-        let Ok(now) = DescriptorFile::read_as(&self.path, self.unknown.form()) else {
+    /// Completes what C has written, under the image's lock: restores the unknown fields, and where another delta than
+    /// `top` is the top now, puts its size in. If that fails, the next change does it.
+    pub(crate) fn complete(&self, top: Option<&Image>) {
+        let Ok(mut now) = DescriptorFile::read_as(&self.path, self.unknown.form()) else {
             return;
         };
         let unknown = self.unknown.with_those_written(&now.unknown);
-        if now.unknown != unknown {
+        let size = match now.descriptor.top_image() == top {
+            true => None,
+            false => size_of_raw_top(&now.descriptor).or_else(|| size_of_top(&now.descriptor)),
+        };
+        let size = size.unwrap_or(now.descriptor.size);
+        if now.unknown != unknown || now.descriptor.size != size {
+            now.descriptor.size = size;
             let dir = paths::directory_of(&self.path);
             let xml = now.descriptor.to_xml_with(&unknown, dir);
             if !xml.is_ok_and(|xml| replace(&self.path, &xml).is_ok()) {
@@ -120,6 +130,24 @@ impl CanonicalDescriptor {
         }
         let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
     }
+}
+
+/// The size of the disk: that of the top delta. libploop leaves the size in the descriptor as it is where another delta
+/// becomes the top (A63).
+fn size_of_top(descriptor: &Descriptor) -> Option<Size> {
+    Some(Header::read(&descriptor.top_image()?.file).ok()?.size)
+}
+
+/// The same where the top is a raw base, which is as long as the disk. Only for one that libploop has made the top: a
+/// file of another length may be anything.
+fn size_of_raw_top(descriptor: &Descriptor) -> Option<Size> {
+    let top = descriptor.top_image()?;
+    let is_base = descriptor.parent(top.guid).is_none();
+    if !is_base || descriptor.mode != ImageMode::Raw {
+        return None;
+    }
+    let len = fs::metadata(&top.file).ok()?.len();
+    Some(Size::from_bytes(len.next_multiple_of(512)))
 }
 
 /// A canonical copy of a descriptor, for look-ups.

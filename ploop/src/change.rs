@@ -67,6 +67,10 @@ pub(crate) struct Change<'a> {
 impl<'a> Change<'a> {
     /// Locks the image, finishes an operation that was interrupted, and checks what every change needs.
     pub(crate) fn begin(image: &'a ffi::ImageHandle, call: &'static Call) -> Result<Change<'a>> {
+        Change::begin_locked(image, call).map_err(|error| error.of_image(image.path()))
+    }
+
+    fn begin_locked(image: &'a ffi::ImageHandle, call: &'static Call) -> Result<Change<'a>> {
         let write_signals = WriteSignalsBlocked::begin();
         let locked = image.lock(call)?;
         // Before anything is written, by the recovery, too. A descriptor that cannot be read is an error below.
@@ -188,8 +192,10 @@ impl<'a> Change<'a> {
         let result = recorded
             .and_then(|()| c(self.locked))
             .and_then(|done| check().map(|()| done));
-        if self.canonical.has_unknown_fields() {
-            lock.try_with_libploop_lock(|| self.canonical.restore_unknown_fields());
+        let may_change_top = matches!(write, DescriptorWrite::Staged | DescriptorWrite::Direct);
+        if self.canonical.has_unknown_fields() || may_change_top {
+            let top = self.descriptor.top_image();
+            lock.try_with_libploop_lock(|| self.canonical.complete(top));
         }
         match (&result, baseline) {
             (Err(_), _) => lock.try_with_libploop_lock(|| {

@@ -134,7 +134,7 @@ pub fn send_in_rust(
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for file descriptors of another kind,
 /// [`Corrupt`](crate::ErrorKind::Corrupt) for a stream that `send` has not written,
 /// [`Unsupported`](crate::ErrorKind::Unsupported) for one of the other kind, [`Io`](crate::ErrorKind::Io) for
-/// one that ends early. The file is removed after an error.
+/// one that ends early. A file that is not complete is removed.
 ///
 /// ```no_run
 /// use std::net::TcpListener;

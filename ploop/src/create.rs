@@ -373,7 +373,7 @@ impl Ploop {
     /// Makes an image and its `DiskDescriptor.xml` in the same directory, and opens it
     /// (`ploop_create_image`).
     ///
-    /// Both are made in a hidden directory beside, and moved to their place when they are complete, the descriptor
+    /// Both are made in a hidden directory beside them, and moved to their place when they are complete, the descriptor
     /// last. So nobody sees half an image, and no file is replaced.
     ///
     /// With a file system this needs the driver, root, and the tools `parted`, `mkfs.ext4` and `tune2fs`, and takes

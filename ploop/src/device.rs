@@ -1,7 +1,7 @@
 //! Devices: which image is attached to which, and where it is mounted.
 //!
-//! The look-ups read sysfs and the mount table, for which nobody needs to be root. Without the driver they find
-//! nothing, which is no error.
+//! The look-ups read sysfs and the mount table, for which nobody needs to be root. Without the driver, those by an image
+//! find nothing, which is no error.
 
 use std::fs;
 use std::io;
@@ -273,7 +273,7 @@ pub fn partition_by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathB
 /// # Ok::<(), ploop::Error>(())
 /// ```
 pub fn mount_point(device: impl AsRef<Path>) -> Result<Option<PathBuf>> {
-    const OPERATION: &str = "find mount point of device";
+    const OPERATION: &str = "find the mount point of";
     let device = device.as_ref();
     device_name(OPERATION, device)?;
     let (table, numbers) = mount_table_and_numbers(OPERATION, device)?;
@@ -294,7 +294,7 @@ pub fn mount_point(device: impl AsRef<Path>) -> Result<Option<PathBuf>> {
 /// # Ok::<(), ploop::Error>(())
 /// ```
 pub fn partition(device: impl AsRef<Path>) -> Result<PathBuf> {
-    const OPERATION: &str = "find partition of device";
+    const OPERATION: &str = "find the partition of";
     let device = device.as_ref();
     let name = device_name(OPERATION, device)?;
     mount_table_and_numbers(OPERATION, device)?;
@@ -355,15 +355,16 @@ fn mount_table_and_numbers(
     operation: &'static str,
     device: &Path,
 ) -> Result<(Vec<u8>, (u32, u32))> {
-    let failed = |what, error| {
-        let error = Error::io(operation, what, error);
-        error.with_path(device).with_code(FAILED_CODE)
-    };
-    let numbers = sysfs::numbers(device.file_name().unwrap_or_default())
-        .map_err(|error| failed("there is no such device", error))?;
-    let table =
-        mount_table::read().map_err(|error| failed("the mount table cannot be read", error))?;
+    let numbers = numbers_of(operation, device)?;
+    let table = mount_table::read().map_err(|error| {
+        Error::io(operation, "the mount table cannot be read", error).with_path(device)
+    })?;
     Ok((table, numbers))
+}
+
+fn numbers_of(operation: &'static str, device: &Path) -> Result<(u32, u32)> {
+    sysfs::numbers(device.file_name().unwrap_or_default())
+        .map_err(|error| Error::io(operation, "there is no such device", error).with_path(device))
 }
 
 /// The file of a device's top delta, and the name of its format: `ploop1` or `raw`
@@ -371,7 +372,7 @@ fn mount_table_and_numbers(
 ///
 /// # Errors
 ///
-/// As [`mount_point`].
+/// As [`mount_point`]; [`NoDriver`](ErrorKind::NoDriver) without the driver.
 ///
 /// ```no_run
 /// let (file, format) = ploop::device::top_delta("/dev/ploop12345")?;
@@ -380,7 +381,12 @@ fn mount_table_and_numbers(
 /// ```
 pub fn top_delta(device: impl AsRef<Path>) -> Result<(PathBuf, String)> {
     let device = device.as_ref();
-    let name = device_name("find top delta of device", device)?;
+    const OPERATION: &str = "find the top delta of";
+    let name = device_name(OPERATION, device)?;
+    // libploop's code is that of a missing driver.
+    if kernel::is_driver_present() {
+        numbers_of(OPERATION, device)?;
+    }
     ffi::top_delta_of_device(device, &name)
 }
 

@@ -21,7 +21,7 @@ static SYNC: AtomicBool = AtomicBool::new(true);
 
 /// Whether changes are synced before they return (default: yes).
 #[must_use]
-pub fn sync() -> bool {
+pub fn is_synced() -> bool {
     SYNC.load(Ordering::Relaxed)
 }
 
@@ -33,7 +33,7 @@ pub fn sync() -> bool {
 /// ploop::durability::set_sync(false);
 /// // … a hundred changes …
 /// ploop::durability::set_sync(true);
-/// # assert!(ploop::durability::sync());
+/// # assert!(ploop::durability::is_synced());
 /// # Ok::<(), ploop::Error>(())
 /// ```
 pub fn set_sync(sync: bool) {
@@ -53,7 +53,7 @@ pub(crate) fn sync_files<'a>(
     operation: &'static str,
     files: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
-    if !sync() {
+    if !is_synced() {
         return Ok(());
     }
     for file in files {
@@ -69,7 +69,7 @@ pub(crate) fn sync_directories<'a>(
     operation: &'static str,
     directories: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
-    if !sync() {
+    if !is_synced() {
         return Ok(());
     }
     for directory in directories {

@@ -89,7 +89,7 @@ impl Ploop {
     /// it takes as long as copying them. Changing the key takes a moment, and works on a running image with snapshots.
     ///
     /// Needs the driver, root, libploop's helper program `/usr/libexec/ploop/crypthelper`, `rsync`, `shred` and the tools
-    /// of a [creation](Ploop::create). Since libploop 7.0.58.
+    /// of a [creation](Ploop::create). With libploop 7.
     ///
     /// # Errors
     ///

@@ -47,7 +47,10 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     code: Option<i32>,
+    /// Ends with ` of` where that leads to the file.
     operation: &'static str,
+    /// The image, where another file is to blame.
+    image: Option<PathBuf>,
     path: Option<PathBuf>,
     offset: Option<u64>,
     other_path: Option<PathBuf>,
@@ -59,14 +62,20 @@ struct Inner {
 
 impl fmt::Display for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}", self.operation)?;
+        match &self.path {
+            Some(_) => write!(f, "cannot {}", self.operation)?,
+            None => write!(f, "cannot {}", self.operation_alone())?,
+        }
+        if let Some(image) = &self.image {
+            write!(f, " {}:", image.display())?;
+        }
         if let Some(path) = &self.path {
             write!(f, " {}", path.display())?;
         }
         if let Some(offset) = self.offset {
             write!(f, " at offset {offset}")?;
         }
-        if let Some(other) = &self.other_path {
+        if let Some(other) = self.other_path.as_ref().filter(|_| self.image.is_none()) {
             write!(f, " (with {})", other.display())?;
         }
         write!(f, ": {}", self.reason())?;
@@ -81,6 +90,11 @@ impl fmt::Display for Inner {
 }
 
 impl Inner {
+    fn operation_alone(&self) -> &'static str {
+        let operation = self.operation;
+        operation.strip_suffix(" of").unwrap_or(operation)
+    }
+
     /// With the system's.
     fn reason(&self) -> String {
         match &self.os {
@@ -105,6 +119,7 @@ impl fmt::Debug for Error {
                 .field("kind", &inner.kind)
                 .field("code", &inner.code.map(Code::from))
                 .field("operation", &inner.operation)
+                .field("image", &inner.image)
                 .field("path", &inner.path)
                 .field("offset", &inner.offset)
                 .field("other_path", &inner.other_path)
@@ -128,7 +143,7 @@ pub(crate) const LOAD_DRIVER: &str = "load it with ploop::load_kernel_modules() 
 
 /// What to do where the system refused.
 #[cfg(feature = "libploop")]
-const BE_ROOT: &str = "most operations need root, which this process is not";
+const BE_ROOT: &str = "most operations need root, and this process does not run as root";
 
 impl Error {
     pub(crate) fn new(
@@ -140,6 +155,7 @@ impl Error {
             kind,
             code: None,
             operation,
+            image: None,
             path: None,
             offset: None,
             other_path: None,
@@ -179,6 +195,17 @@ impl Error {
     #[cfg(feature = "image")]
     pub(crate) fn with_path(mut self, path: impl Into<PathBuf>) -> Error {
         self.0.path = Some(path.into());
+        self
+    }
+
+    /// The image that the operation was about, which the sentence names before the file that is to blame.
+    #[cfg(feature = "image")]
+    pub(crate) fn of_image(mut self, image: &Path) -> Error {
+        match &self.0.path {
+            None => self.0.path = Some(image.to_owned()),
+            Some(path) if path == image || self.0.other_path.is_some() => {}
+            Some(_) => self.0.image = Some(image.to_owned()),
+        }
         self
     }
 
@@ -275,10 +302,10 @@ impl Error {
         self.0.os.as_ref()?.raw_os_error()
     }
 
-    /// The operation that failed, such as "create snapshot".
+    /// The operation that failed, such as "create a snapshot".
     #[must_use]
     pub fn operation(&self) -> &str {
-        self.0.operation
+        self.0.operation_alone()
     }
 
     /// The file, directory or device that is to blame, or that the operation was about.
@@ -288,7 +315,8 @@ impl Error {
     }
 
     /// The other file of an operation that has two: exporting, replacing, merging into a new file, making a
-    /// descriptor. It is whichever of the two [`path`](Error::path) is not.
+    /// descriptor. It is whichever of the two [`path`](Error::path) is not. Of an operation on an image for which another
+    /// file is to blame, it is the image.
     ///
     /// ```
     /// # #[cfg(not(feature = "libploop"))]
@@ -310,7 +338,11 @@ impl Error {
     /// ```
     #[must_use]
     pub fn other_path(&self) -> Option<&Path> {
-        self.0.other_path.as_deref()
+        self.0
+            .other_path
+            .as_ref()
+            .or(self.0.image.as_ref())
+            .map(PathBuf::as_path)
     }
 
     /// The offset in [`path`](Error::path) of what is wrong, in bytes, where an image file is to
@@ -320,14 +352,15 @@ impl Error {
         self.0.offset
     }
 
-    /// The reason, without operation, path, the system's reason, advice and code: libploop's own words where it
-    /// left any.
+    /// The reason, without operation, path, the system's reason, [advice](Error::advice) and code: libploop's own words
+    /// where it left any. Where this crate refuses something, it ends with what to do instead.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// What to do about it, where this crate knows: to load the driver, say.
+    /// What to do about a failure whatever the operation was: to load the driver, say, or to run as root. What to do in
+    /// the place of something that is refused is part of the [message](Error::message).
     #[must_use]
     pub fn advice(&self) -> Option<&str> {
         self.0.advice
@@ -459,6 +492,28 @@ mod tests {
         assert_eq!(error.advice(), Some("do it by hand"));
         assert_eq!(error.message(), "mkfs failed");
         assert_eq!(error.libploop_code(), Some(Code::MKFS));
+    }
+
+    #[cfg(feature = "image")]
+    #[test]
+    fn the_sentence_names_the_image_and_what_is_to_blame() {
+        let image = Path::new("/image");
+        let error = || Error::new(ErrorKind::Other, "create a snapshot of", "no");
+        assert_eq!(error().to_string(), "cannot create a snapshot: no");
+        assert_eq!(error().operation(), "create a snapshot");
+        for error in [error(), error().with_path(image)] {
+            let error = error.of_image(image);
+            assert_eq!(error.to_string(), "cannot create a snapshot of /image: no");
+            assert_eq!(error.path(), Some(image));
+            assert_eq!(error.other_path(), None);
+        }
+        let error = error().with_path("/lock").of_image(image);
+        assert_eq!(
+            error.to_string(),
+            "cannot create a snapshot of /image: /lock: no"
+        );
+        assert_eq!(error.path(), Some(Path::new("/lock")));
+        assert_eq!(error.other_path(), Some(image));
     }
 
     #[cfg(feature = "image")]

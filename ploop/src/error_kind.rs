@@ -4,7 +4,7 @@ use std::fmt;
 #[cfg(feature = "image")]
 use std::io;
 
-/// The class of an [`Error`].
+/// The class of an [`Error`](crate::Error).
 ///
 /// With `serde`, a kind that a later version has added is read as [`Other`](ErrorKind::Other).
 ///
@@ -24,7 +24,7 @@ pub enum ErrorKind {
     NotFound,
     /// What was to be made already exists. It was left as it was.
     AlreadyExists,
-    /// An argument is unusable; nothing was done.
+    /// An argument is unusable. Nothing was done, unless the operation says otherwise.
     InvalidInput,
     /// The operating system refused: most operations need root.
     PermissionDenied,
@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Corrupt,
     /// The request or the image needs something this library does not do.
     Unsupported,
+    /// The caller has cancelled the operation.
+    Cancelled,
     /// The operating system reported an error.
     Io,
     /// None of the others.
@@ -88,6 +90,7 @@ impl fmt::Display for ErrorKind {
             ErrorKind::NoSpace => "no space left",
             ErrorKind::Corrupt => "corrupt",
             ErrorKind::Unsupported => "unsupported",
+            ErrorKind::Cancelled => "cancelled",
             ErrorKind::Io => "input/output error",
             ErrorKind::Other => "other error",
         })

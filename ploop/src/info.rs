@@ -2,8 +2,8 @@
 
 use crate::Size;
 
-/// The file system in an image, in the numbers of `statfs`. Programs take it apart by its fields, which
-/// are goploop's, so it gets no others.
+/// The file system in an image, in the numbers of `statfs`. Programs match all its fields, which
+/// are goploop's and C's, so it gets no others.
 ///
 /// ```
 /// use ploop::{FsInfo, Size};

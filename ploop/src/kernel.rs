@@ -107,7 +107,7 @@ pub fn is_large_disk_supported() -> bool {
 ///
 /// # Errors
 ///
-/// None in libploop 1.15.
+/// libploop 1.15 returns none.
 ///
 /// ```
 /// use ploop::{ClusterSize, Size};

@@ -16,8 +16,8 @@ use crate::image::{self, Header};
 use crate::lock::NewFileLock;
 use crate::{Descriptor, Error, Ploop, Result, durability, paths, side_files, sysfs};
 
-const LOOK: Call = Call::new("look for leftovers").looks();
-const REMOVE: Call = Call::new("remove leftovers").changes();
+const LOOK: Call = Call::new("look for leftovers of").looks();
+const REMOVE: Call = Call::new("remove leftovers of").changes();
 
 impl Ploop {
     /// The files beside the descriptor that an operation has left which was killed or cut short by a power failure,
@@ -30,10 +30,6 @@ impl Ploop {
     ///   a copy, and is not reported;
     /// * temporary copies of the descriptor, of libploop and of this crate;
     /// * directories `.ploop-create-…` of creations that are not under way any more.
-    ///
-    /// Deltas in other directories are not reported: an image elsewhere may have them.
-    /// [`image::check`](crate::image::check) names them. For the same reason, look before you remove something where
-    /// a descriptor in another directory names deltas in this one.
     ///
     /// Deltas in other directories are not reported, because another image may have them;
     /// [`image::check`](crate::image::check) names them. For the same reason, look before you remove anything where a

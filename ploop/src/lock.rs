@@ -9,7 +9,7 @@
 //! 3. libploop's own, `DiskDescriptor.xml.lck`. It is made where it is missing, and held while the descriptor is read
 //!    and checked. libploop takes it itself, so it is released immediately before libploop is called.
 //!
-//! So a program that uses this crate never sees an image in the middle of an operation of another one.
+//! So a program that uses this crate never sees an image while another such program is in the middle of an operation on it.
 //! `image::OfflineImage`, which does without libploop, holds all three until the operation ends.
 //!
 //! # Programs that use libploop without this crate
@@ -27,7 +27,7 @@
 //! * a merge of [all](crate::MergeTarget::All) or of the [top](crate::MergeTarget::Top) begins at a newer top;
 //! * a damaged delta was added.
 //!
-//! These results are checked after the call: the delta that libploop was to remove is gone, or named by the descriptor
+//! What the operation should have done is looked at after the call: the delta that libploop was to remove is gone, or named by the descriptor
 //! again (deleting, switching); the descriptor has the new delta (replacing), the mark (deleting a snapshot with
 //! several children) or the limit (`Ploop::set_max_delta_size`). The checks do not take
 //! the lock: where another program has changed the same thing since, they report an error although the work was done.

@@ -6,7 +6,7 @@
 //! starts (`mke2fs`, `resize2fs`, …) as `Info` with the target `ploop::tools`. libploop does not print
 //! its levels; they are known by the words.
 //!
-//! What is set here goes beside, and is set for the process. Errors reach the caller in any case, as
+//! What is set here is written besides, by the whole process. Errors reach the caller in any case, as
 //! [`Error`]s.
 
 use std::fs::OpenOptions;

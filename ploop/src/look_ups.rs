@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use crate::change::{Change, DescriptorWrite};
 use crate::ffi::{self, Call, LockedImage};
 use crate::image::{Header, Image};
-use crate::sysfs::FoundDevice;
+use crate::sysfs::{self, FoundDevice};
 use crate::temporary_mount::TemporaryMount;
 use crate::{
     Code, Descriptor, Error, ErrorKind, FsInfo, ImageInfo, ImageMode, Ploop, Result, Size, device,
@@ -106,8 +106,8 @@ impl Ploop {
     /// Limits the size of deltas (`ploop_set_max_delta_size`); `None` and zero are no limit.
     ///
     /// The driver fails a write that would make the top delta longer, and the file system goes read-only
-    /// then. It counts whole clusters. The limit is stored in the descriptor, in sectors, a started one
-    /// counts, and passed to a driver that has the image. The driver forgets it with the next snapshot,
+    /// then. It counts whole clusters. The limit is rounded up to whole sectors, stored in the descriptor,
+    /// and passed to a driver that has the image. The driver forgets it with the next snapshot,
     /// and the next mount tells it again.
     ///
     /// Needs no driver; takes a moment.
@@ -134,9 +134,9 @@ impl Ploop {
             // A18: the driver takes the number for what it is, and fails every write to a new cluster.
             let top = change.descriptor.top;
             if let Some(device) = change.devices_with_top(top).next() {
-                return change.refuse_attached(
+                return change.refuse_while_attached(
                     device,
-                    "0 would be a limit of zero bytes there, and every write would fail; use Size::MAX for no limit",
+                    "0 would be a limit of zero bytes there, and every write would fail; use Size::MAX for no limit, or unmount it",
                 );
             }
         }
@@ -204,8 +204,8 @@ fn info_of_top(operation: &'static str, descriptor: &Descriptor) -> Result<Image
 /// The file system in an image (what `ploop_get_info_by_descr` answers).
 ///
 /// * Of a mounted image: as it is now.
-/// * Of one that is not, but was mounted since its last change of snapshot: as it was when it was
-///   unmounted. libploop keeps these numbers in `.statfs` beside the image. This needs no driver.
+/// * Of one that is not attached, but was mounted since it last went back to a snapshot or lost its top delta: as it was
+///   when it was unmounted. libploop keeps these numbers in `.statfs` beside the image. This needs no driver.
 /// * Of any other: it is **mounted and unmounted once**, beside its base, which needs the driver and
 ///   root, and writes `.statfs`.
 ///
@@ -223,12 +223,21 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let call = &LockedImage::FS_INFO;
     let descriptor = descriptor.as_ref();
     paths::require_c_path(call.name, descriptor)?;
-    if let Some(noted) = read_statfs_file(call.name, descriptor)? {
+    let noted = read_statfs_file(call.name, descriptor)?;
+    if let (Some(noted), true) = (noted, sysfs::devices().is_empty()) {
         return Ok(noted);
     }
     let image = ffi::ImageHandle::open(call.name, descriptor)?;
-    if let Some(mounted) = info_of_mounted(&image.lock(call)?) {
-        return Ok(mounted);
+    let device = running_device(&image.lock(call)?);
+    match (device, noted) {
+        (Some(device), _) => {
+            if let Some(mounted) = info_of_mounted(&device) {
+                return Ok(mounted);
+            }
+        }
+        // Of an image that a device has, it may be old.
+        (None, Some(noted)) => return Ok(noted),
+        (None, None) => {}
     }
     let change = Change::begin(&image, call)?;
     if let Some(device) = change.found_device() {
@@ -257,10 +266,14 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     result
 }
 
-/// As the mounted file system has it. Where that cannot be asked, libploop says why.
-fn info_of_mounted(locked: &LockedImage<'_>) -> Option<FsInfo> {
+fn running_device(locked: &LockedImage<'_>) -> Option<PathBuf> {
     let device = device::running_device(locked, &locked.descriptor().ok()?).ok()??;
-    let target = device::mount_point(device.path()).ok()??;
+    Some(device.path())
+}
+
+/// As the mounted file system has it. Where that cannot be asked, libploop says why.
+fn info_of_mounted(device: &Path) -> Option<FsInfo> {
+    let target = device::mount_point(device).ok()??;
     let numbers = rustix::fs::statfs(&target).ok()?;
     Some(FsInfo {
         block_size: u64::try_from(numbers.f_bsize).ok()?,

@@ -137,7 +137,7 @@ impl MountParam {
         self
     }
 
-    /// Run `fsck.ext4` first, in this way; no flags are no check. [`fsck`](MountParam::fsck) says no more then.
+    /// Run `fsck.ext4` first, with these options. Without any there is no check. This replaces [`fsck`](MountParam::fsck).
     ///
     /// [`PREEN`](FsckFlags::PREEN) alone is what `fsck(true)` does, with every version of libploop.
     pub fn fsck_flags(mut self, flags: FsckFlags) -> MountParam {
@@ -235,8 +235,8 @@ impl Ploop {
     /// directory or that libploop could not handle (see [the manual](crate::manual::_11_trust_and_paths#paths)), for
     /// options that are too long, and for a snapshot with children that is not read-only;
     /// [`Corrupt`](ErrorKind::Corrupt) for a damaged delta, or where the file system check failed (code
-    /// [`FSCK`](crate::Code::FSCK)); [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool). After an error the
-    /// image is detached.
+    /// [`FSCK`](crate::Code::FSCK)); [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool). After an error
+    /// nothing is attached that was not before.
     ///
     /// ```no_run
     /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
@@ -252,7 +252,9 @@ impl Ploop {
         if param.component.is_some() {
             self.set_component(param.component.clone());
         }
-        let result = self.mount_with_component(param);
+        let result = self
+            .mount_with_component(param)
+            .map_err(|error| error.of_image(self.path()));
         if result.is_err() {
             if let Some(component) = self.component() {
                 device::clear_component_name(component);
@@ -376,7 +378,7 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) while files in it are open ([`Error::output`] has what `lsof` says of the programs, if
     /// that is installed), and where something else is mounted on top of it,
     /// [`Unsupported`](ErrorKind::Unsupported) where a link or the like has the name of a file that
-    /// libploop writes beside the image. The image stays mounted then.
+    /// libploop writes beside the image. After an error the image stays mounted.
     ///
     /// ```no_run
     /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;

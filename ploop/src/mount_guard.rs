@@ -135,7 +135,7 @@ impl MountGuard<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Ploop::umount`]. The image stays mounted then; the handle can try again.
+    /// As [`Ploop::umount`]. After an error the image stays mounted, and the handle can try again.
     pub fn umount(mut self) -> Result<()> {
         self.mount.unmounts_on_drop = false;
         self.mount.umount(self.ploop)
@@ -188,7 +188,7 @@ impl OwnedMountGuard {
     ///
     /// # Errors
     ///
-    /// As [`Ploop::umount`]. The image stays mounted then, and the guard comes back to try again. One that is
+    /// As [`Ploop::umount`]. After an error the image stays mounted, and the guard comes back to try again. One that is
     /// not wanted tries once more when it is dropped, unless it is told to [`keep`](OwnedMountGuard::keep).
     pub fn umount(mut self) -> Result<Ploop, (OwnedMountGuard, Error)> {
         match self.mount.umount(&mut self.ploop) {

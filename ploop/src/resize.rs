@@ -95,9 +95,9 @@ impl Ploop {
     /// maximum, [`Busy`](ErrorKind::Busy) for an offline resize of a mounted image and while the balloon is in use,
     /// [`Unsupported`](ErrorKind::Unsupported) for shrinking a raw image without snapshots, and for a file system
     /// that is mounted without a balloon, [`NoDriver`](ErrorKind::NoDriver), [`Tool`](ErrorKind::Tool) where one is
-    /// missing. Where the data does not fit: [`InvalidInput`](ErrorKind::InvalidInput) online,
+    /// missing. Nothing was done then. Where the data does not fit: [`InvalidInput`](ErrorKind::InvalidInput) online,
     /// [`Tool`](ErrorKind::Tool) with the code [`RESIZE_FS`](crate::Code::RESIZE_FS) offline, and
-    /// [`NoSpace`](ErrorKind::NoSpace) where there is nothing left to take. After an error the data is whole. The
+    /// [`NoSpace`](ErrorKind::NoSpace) where there is nothing left to take. After such an error the data is whole. The
     /// size may have changed in part; the same call continues from there.
     ///
     /// ```no_run
@@ -158,7 +158,7 @@ impl Ploop {
         if offline {
             if let Some(device) = change.any_device() {
                 return change
-                    .refuse_attached(device, "use ResizeMode::Online for an image that runs");
+                    .refuse_while_attached(device, "use ResizeMode::Online, or unmount it");
             }
         }
         let leftover = TemporaryMount::beside(&change.descriptor);

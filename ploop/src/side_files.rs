@@ -5,6 +5,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+use crate::durability;
+
 /// The name of the descriptor of a new image.
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) const DESCRIPTOR_NAME: &str = "DiskDescriptor.xml";
@@ -112,4 +115,14 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) fn is_regular_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
+/// Removes libploop's statistics of the file system, where the image has gone to another state.
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+pub(crate) fn remove_statistics(base: &Path) {
+    let file = base.with_file_name(STATFS_NAME);
+    if is_regular_file(&file) && fs::remove_file(&file).is_ok() {
+        // A cache: should this fail, it is old.
+        let _ = durability::sync_directory(directory_of(&file));
+    }
 }

@@ -13,7 +13,7 @@ use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::tracking::check_new_tracking;
 use crate::{
     ComponentName, Descriptor, Error, ErrorKind, Guid, Ploop, Result, SnapshotParam, SwitchFlag,
-    paths, trust,
+    paths, side_files, trust,
 };
 
 /// What [`Ploop::temporary_snapshot`] makes.
@@ -97,7 +97,7 @@ pub struct TemporarySnapshot {
 
 impl Ploop {
     /// The snapshots of the image, in the order of its descriptor: the states that
-    /// [`switch_snapshot`](Ploop::switch_snapshot) goes back to. [`descriptor`](Ploop::descriptor) has the top,
+    /// [`switch_snapshot`](Ploop::switch_snapshot) goes back to, unless they are marked temporary. [`descriptor`](Ploop::descriptor) has the top,
     /// too, and walks the tree. Needs no driver.
     ///
     /// # Errors
@@ -172,7 +172,8 @@ impl Ploop {
     pub fn snapshot_with(&mut self, param: &SnapshotParam) -> Result<Guid> {
         let change = Change::begin(&self.image, &LockedImage::SNAPSHOT)?;
         let guid = param.guid.unwrap_or_else(Guid::generate);
-        let directory = check_new_snapshot(&change, guid, param.directory.as_deref())?;
+        let directory = check_new_snapshot(&change, guid, param.directory.as_deref())
+            .map_err(|error| error.of_image(self.path()))?;
         let tracking = param
             .tracking
             .map(|id| check_new_tracking(&change, id))
@@ -508,6 +509,17 @@ fn check_new_snapshot(
 }
 
 fn delete(change: Change<'_>, guid: Guid) -> Result<()> {
+    let base = change.descriptor.base().map(|base| base.file.clone());
+    let was_top = guid == change.descriptor.top;
+    delete_delta(change, guid)?;
+    // libploop keeps those of the state that is gone.
+    if let Some(base) = base.filter(|_| was_top) {
+        side_files::remove_statistics(&base);
+    }
+    Ok(())
+}
+
+fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
     change.require_snapshot(guid)?;
     change.require_no_child_of_top(&[guid])?;
     let descriptor = change.descriptor.clone();

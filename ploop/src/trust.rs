@@ -162,7 +162,7 @@ fn require_no_other_writer(operation: &'static str, path: &Path) -> Result<()> {
         ErrorKind::PermissionDenied,
         operation,
         format!(
-            "{other} can write to this {}, and could have a program of root's do harm while it changes the image; let only root write to it, or see ploop::trust::allow_other_writers",
+            "{other} can write to this {}, and could have a program that runs as root do harm while it changes the image; let only root write to it, or see ploop::trust::allow_other_writers",
             if metadata.is_dir() { "directory" } else { "file" }
         ),
     )

@@ -154,6 +154,7 @@ fn errors() {
         ErrorKind::NoSnapshot,
         ErrorKind::Corrupt,
         ErrorKind::Unsupported,
+        ErrorKind::Cancelled,
         ErrorKind::Io,
         ErrorKind::Other,
     ];

@@ -143,6 +143,11 @@ impl Change<'_> {
 
     /// The error of an operation that cannot be done while this device has the image.
     pub(crate) fn refuse_attached<T>(&self, device: &Device, why: &str) -> Result<T> {
+        self.refuse_while_attached(device, &format!("{why}; unmount it first"))
+    }
+
+    /// [`refuse_attached`](Change::refuse_attached), where `why` ends with what else to do.
+    pub(crate) fn refuse_while_attached<T>(&self, device: &Device, why: &str) -> Result<T> {
         let name = match device.component.as_slice() {
             b"" => String::new(),
             name => format!(" as component {:?}", String::from_utf8_lossy(name)),
@@ -151,7 +156,7 @@ impl Change<'_> {
         self.refuse(
             ErrorKind::Busy,
             format!(
-                "the image is attached to {}{name} by the path {}: {why}; unmount it first",
+                "the image is attached to {}{name} by the path {}: {why}",
                 device.path().display(),
                 path.unwrap_or_default(),
             ),

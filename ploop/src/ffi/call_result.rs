@@ -41,7 +41,9 @@ impl CallResult {
 
     pub(super) fn into_error(mut self, path: &Path) -> Error {
         let output = self.output.take();
-        let is_busy = self.code == Code::UMOUNT_BUSY.get();
+        let is_busy = [Code::UMOUNT, Code::UMOUNT_BUSY]
+            .map(Code::get)
+            .contains(&self.code);
         let error = self.without_output(path);
         match output {
             Some(_) if is_busy => error.with_advice("Error::output names the programs that use it"),

@@ -131,7 +131,7 @@ impl LockedImage<'_> {
         result.done(self.path())
     }
 
-    pub(crate) const FS_INFO: Call = Call::new("get file system info")
+    pub(crate) const FS_INFO: Call = Call::new("get file system info of")
         .looks()
         .finds_device()
         .names_users();
@@ -192,18 +192,18 @@ fn by_mount(call: &'static Call, path: &Path, mount: &CPath, c: LookUp) -> Resul
 }
 
 pub(crate) fn device_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
-    const CALL: Call = Call::new("find device of mount point");
+    const CALL: Call = Call::new("find the device of");
     by_mount(&CALL, path, mount, sys::ploop_get_dev_by_mnt)
 }
 
 pub(crate) fn partition_by_mount(path: &Path, mount: &CPath) -> Result<Option<PathBuf>> {
-    const CALL: Call = Call::new("find partition of mount point");
+    const CALL: Call = Call::new("find the partition of");
     by_mount(&CALL, path, mount, sys::ploop_get_partition_by_mnt)
 }
 
 /// The top delta of a device, and the name of its format.
 pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBuf, String)> {
-    const CALL: Call = Call::new("find top delta of device");
+    const CALL: Call = Call::new("find the top delta of");
     let mut image = PathBuffer::new();
     let mut format = PathBuffer::new();
     // SAFETY: the name is terminated and longer than 5 bytes (hazard 13); both buffers have the lengths
@@ -226,7 +226,7 @@ pub(crate) fn top_delta_of_device(device: &Path, name: &CText) -> Result<(PathBu
 
 /// The partition of a device, or what takes its place; `None` where the library has no such function.
 pub(crate) fn partition_of_device(device: &Path, name: &CText) -> Option<Result<PathBuf>> {
-    const CALL: Call = Call::new("find partition of device");
+    const CALL: Call = Call::new("find the partition of");
     let c = line::get_part()?;
     let mut part = PathBuffer::new();
     // SAFETY: no handle is needed; the name is terminated; the buffer has the length given.

@@ -65,7 +65,7 @@ impl LockedImage<'_> {
         .by_component_if(LINE.discards_by_component)
         .discards()
         .names_users();
-    pub(crate) const DISCARD_STAT: Call = Call::new("get discard statistics")
+    pub(crate) const DISCARD_STAT: Call = Call::new("get discard statistics of")
         .looks()
         .finds_device()
         .by_component_if(LINE.discards_by_component);

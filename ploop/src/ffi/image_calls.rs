@@ -67,16 +67,18 @@ impl LockedImage<'_> {
         .by_component()
         .names_users();
     pub(crate) const RESIZE: Call = Call::new("resize").changes().finds_device().names_users();
-    pub(crate) const SNAPSHOT: Call = Call::new("create snapshot")
+    pub(crate) const SNAPSHOT: Call = Call::new("create a snapshot of")
         .changes()
         .finds_device()
         .merges_temporary();
-    pub(crate) const TEMPORARY_SNAPSHOT: Call = Call::new("create temporary snapshot")
+    pub(crate) const TEMPORARY_SNAPSHOT: Call = Call::new("create a temporary snapshot of")
         .changes()
         .finds_device()
         .merges_temporary();
-    pub(crate) const SWITCH: Call = Call::new("switch to snapshot").changes().finds_device();
-    pub(crate) const DELETE: Call = Call::new("delete snapshot")
+    pub(crate) const SWITCH: Call = Call::new("switch to a snapshot of")
+        .changes()
+        .finds_device();
+    pub(crate) const DELETE: Call = Call::new("delete a snapshot of")
         .changes()
         .finds_device()
         .merges_temporary();
@@ -85,19 +87,21 @@ impl LockedImage<'_> {
     pub(crate) const CONVERT: Call = Self::CONVERT_NEW.finds_device();
     /// For an image that is being made: no device can have it, so nobody has to be root to look for one.
     pub(crate) const CONVERT_NEW: Call = Call::new("convert").changes();
-    pub(crate) const IS_MOUNTED: Call = Call::new("look whether the image is mounted");
-    pub(crate) const DEVICES: Call = Call::new("list devices");
-    pub(crate) const DEVICE: Call = Call::new("find device").looks().by_component();
-    pub(crate) const IMAGE_INFO: Call = Call::new("get image info").looks();
-    pub(crate) const TOP_DELTA_FILE: Call = Call::new("get top delta file").looks();
-    pub(crate) const BASE_DELTA_FILE: Call = Call::new("get base delta file").looks();
-    pub(crate) const MAX_DELTA_SIZE: Call =
-        Call::new("set maximum delta size").changes().finds_device();
-    pub(crate) const USED_BITMAP: Call = Call::new("read used bitmap").looks();
-    pub(crate) const TRACKING_BITMAP: Call = Call::new("read tracking bitmap").looks();
+    pub(crate) const IS_MOUNTED: Call = Call::new("look for a device of");
+    pub(crate) const DEVICES: Call = Call::new("list the devices of");
+    pub(crate) const DEVICE: Call = Call::new("find the device of").looks().by_component();
+    pub(crate) const IMAGE_INFO: Call = Call::new("get image info of").looks();
+    pub(crate) const TOP_DELTA_FILE: Call = Call::new("get the top delta file of").looks();
+    pub(crate) const BASE_DELTA_FILE: Call = Call::new("get the base delta file of").looks();
+    pub(crate) const MAX_DELTA_SIZE: Call = Call::new("set the maximum delta size of")
+        .changes()
+        .finds_device();
+    pub(crate) const USED_BITMAP: Call = Call::new("read the used bitmap of").looks();
+    pub(crate) const TRACKING_BITMAP: Call = Call::new("read the tracking bitmap of").looks();
     pub(crate) const ENCRYPT: Call = Call::new("encrypt").changes().finds_device().names_users();
-    pub(crate) const SET_KEY: Call = Call::new("set encryption key").changes();
-    pub(crate) const DROP_TRACKING: Call = Call::new("drop tracking").changes().finds_device();
+    pub(crate) const SET_KEY: Call = Call::new("set the encryption key of").changes();
+    pub(crate) const DROP_TRACKING: Call =
+        Call::new("drop the tracking of").changes().finds_device();
     pub(crate) const DESCRIPTOR: Call = Call::new("read descriptor").looks();
 
     pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountResult> {

@@ -144,7 +144,8 @@ impl ImageHandle {
         let timeout = self.timeout();
         let guard = self
             .lock
-            .acquire(call.name, call.purpose, call.finds_device, timeout)?;
+            .acquire(call.name, call.purpose, call.finds_device, timeout)
+            .map_err(|error| error.of_image(self.path()))?;
         Ok(LockedImage {
             guard: Arc::new(guard),
             image: self,

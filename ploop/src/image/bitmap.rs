@@ -58,7 +58,7 @@ impl UsedBitmap {
 ///
 /// As [`Header::read`] and [`Disk::open_image`](super::Disk::open_image). A raw base has no table and is no delta.
 pub fn used_bitmap(delta: impl AsRef<Path>) -> Result<UsedBitmap> {
-    const OPERATION: &str = "read used bitmap";
+    const OPERATION: &str = "read the used bitmap of";
     let path = delta.as_ref();
     let (file, len) = file::open(OPERATION, path).map_err(|error| error.with_path(path))?;
     let delta = Delta::from_file(path, file, len, true)?;
@@ -209,7 +209,7 @@ pub fn tracking_bitmaps(delta: impl AsRef<Path>) -> Result<Vec<TrackingBitmap>> 
     read_tracking_bitmaps(path).map_err(|error| error.with_path(path))
 }
 
-const OPERATION: &str = "read tracking bitmap";
+const OPERATION: &str = "read the tracking bitmap of";
 
 fn read_tracking_bitmaps(path: &Path) -> Result<Vec<TrackingBitmap>> {
     let (file, len) = file::open(OPERATION, path)?;

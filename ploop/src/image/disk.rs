@@ -94,8 +94,8 @@ impl OpenOptions {
     /// delta below has an older state of it. [`Disk::lost`] lists these parts. Marks of use do not matter, and neither
     /// does what a header says of where the data begins, where that cannot be true.
     ///
-    /// Whatever is refused because nobody can tell what it is, is refused here as well: a file without a header or
-    /// that is not there, a descriptor that contradicts itself.
+    /// Some files still fail, because nobody can tell what they are: one without a header, one that is not there, and a
+    /// descriptor that contradicts itself.
     #[must_use]
     pub fn salvage(mut self, salvage: bool) -> OpenOptions {
         self.salvage = salvage;

@@ -125,7 +125,7 @@ impl ExportOptions {
     fn require_not_cancelled(&self) -> Result<()> {
         match &self.cancel {
             Some(flag) if flag.load(Ordering::Relaxed) => Err(Error::new(
-                ErrorKind::Other,
+                ErrorKind::Cancelled,
                 OPERATION,
                 "the export was cancelled",
             )),
@@ -180,7 +180,7 @@ impl Disk {
     /// [`ErrorKind::AlreadyExists`] where the file exists (see [`ExportOptions::overwrite`]),
     /// [`ErrorKind::InvalidInput`] where it is a file of the image itself, by whatever name, or has the name of one
     /// that libploop makes beside it, or is not a regular file,
-    /// [`ErrorKind::Other`] after [`ExportOptions::cancel`], [`ErrorKind::NoSpace`] where it does
+    /// [`ErrorKind::Cancelled`] after [`ExportOptions::cancel`], [`ErrorKind::NoSpace`] where it does
     /// not fit, and those of [`Disk::read_at`].
     pub fn export(
         &self,
@@ -257,7 +257,7 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] where the output cannot be written; [`ErrorKind::Other`] after [`ExportOptions::cancel`];
+    /// [`ErrorKind::Io`] where the output cannot be written; [`ErrorKind::Cancelled`] after [`ExportOptions::cancel`];
     /// those of [`Disk::read_at`].
     pub fn stream(
         &self,

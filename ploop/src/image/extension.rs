@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::layout::Layout;
 use crate::{Error, ErrorKind, Guid, Result};
 
-const OPERATION: &str = "read format extension";
+const OPERATION: &str = "read the format extension of";
 
 const MAGIC: u64 = 0xab23_4cef_23dc_ea87;
 /// An MD5 checksum of all that follows it comes after the magic number.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::descriptor::Descriptor;
 use crate::{Error, Guid, Result};
 
-const OPERATION: &str = "look for orphaned deltas";
+const OPERATION: &str = "look for orphaned deltas of";
 
 /// How many descriptors of one directory are read, for the files they have.
 const MAX_DESCRIPTORS: usize = 1000;

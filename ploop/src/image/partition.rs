@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::disk::Disk;
 use crate::{Error, ErrorKind, Result, Size};
 
-const OPERATION: &str = "read partition table";
+const OPERATION: &str = "read the partition table of";
 
 /// The sector size of ploop devices, and that of master boot records.
 const MBR_SECTOR: u64 = 512;

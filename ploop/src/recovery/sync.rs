@@ -27,7 +27,7 @@ pub(crate) struct SyncBaseline {
 impl SyncBaseline {
     /// Before the change. `None` where the user wants no syncing: see [`durability`].
     pub(crate) fn before(path: &Path, descriptor: &Descriptor) -> Option<SyncBaseline> {
-        durability::sync().then(|| SyncBaseline {
+        durability::is_synced().then(|| SyncBaseline {
             path: path.to_owned(),
             descriptor: version(path),
             images: descriptor.images.iter().map(state).collect(),

@@ -186,7 +186,7 @@ fn guid_partition_tables() {
         damage(entries);
         damage(backup);
         let error = disk.partitions().unwrap_err();
-        assert_eq!(error.operation(), "read partition table");
+        assert_eq!(error.operation(), "read the partition table");
         assert_eq!(
             error.message(),
             "the GUID partition table is damaged: partition table CRC mismatch"

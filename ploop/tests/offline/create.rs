@@ -297,7 +297,7 @@ fn a_source_that_fails_leaves_nothing() {
     let cancel = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     let options = options.cancel(cancel);
     let error = image::import(&base, &b"data"[..], &options, |_| {}).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Other);
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_eq!(names_in(dir.path()), [""; 0]);
 }
 

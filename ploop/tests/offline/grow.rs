@@ -3,7 +3,7 @@
 use std::fs;
 
 use ploop::image::{self, CreateOptions, Disk, DiskWriter, Header, OfflineImage, check};
-use ploop::{ClusterSize, ErrorKind, FormatVersion, ImageMode, Ploop, Size};
+use ploop::{ClusterSize, ErrorKind, FormatVersion, Guid, ImageMode, Ploop, Size, SwitchFlag};
 
 use super::filled_image::read_whole;
 
@@ -89,6 +89,61 @@ fn a_snapshot_that_is_smaller_is_gone_back_to() {
     assert_eq!(Header::read(&top.file).unwrap().size, Size::from_mib(4));
     assert!(check(made.path()).is_clean());
     assert!(read_whole(&Disk::open(made.path()).unwrap()).len() == 4 << 20);
+}
+
+/// libploop leaves the size of the state that was left (A63).
+#[test]
+fn libploop_goes_back_to_a_snapshot_that_is_smaller() {
+    type Way = fn(&mut Ploop, Guid) -> ploop::Result<()>;
+    let ways: [Way; 3] = [
+        |image, small| image.switch_snapshot(small),
+        |image, _| image.delete_top_delta(),
+        |image, small| {
+            image
+                .switch_snapshot_with(small, SwitchFlag::SKIP_CREATE)
+                .map(|_| ())
+        },
+    ];
+    for mode in [ImageMode::Expanded, ImageMode::Raw] {
+        for way in ways {
+            let dir = tempfile::tempdir().unwrap();
+            let base = dir.path().join("root.hds");
+            let options = CreateOptions::new().mode(mode).format(FormatVersion::V1);
+            let mut made = image::create(&base, Size::from_mib(4), &options).unwrap();
+            let small = made.snapshot().unwrap();
+            made.grow(Size::from_mib(10)).unwrap();
+            let statistics = dir.path().join(".statfs");
+            fs::write(&statistics, [1; 40]).unwrap();
+            let mut image = Ploop::open(made.path()).unwrap();
+            way(&mut image, small).unwrap();
+            assert_eq!(image.descriptor().unwrap().size, Size::from_mib(4));
+            assert_eq!(image.image_info().unwrap().size(), Size::from_mib(4));
+            let report = check(made.path());
+            assert!(report.is_clean(), "{report}");
+            assert_eq!(read_whole(&Disk::open(made.path()).unwrap()).len(), 4 << 20);
+            // Those of the state that is gone.
+            assert!(!statistics.exists());
+        }
+    }
+}
+
+/// Of an image that libploop left so without this crate.
+#[test]
+fn a_change_by_libploop_mends_the_size_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("root.hds");
+    let options = CreateOptions::new().format(FormatVersion::V1);
+    let made = image::create(&base, Size::from_mib(4), &options).unwrap();
+    let text = fs::read_to_string(made.path()).unwrap();
+    let stale = text.replace("<Disk_size>8192<", "<Disk_size>20480<");
+    assert_ne!(text, stale);
+    fs::write(made.path(), stale).unwrap();
+    assert!(!check(made.path()).is_clean());
+    let mut image = Ploop::open(made.path()).unwrap();
+    image.snapshot().unwrap();
+    assert_eq!(image.descriptor().unwrap().size, Size::from_mib(4));
+    let report = check(made.path());
+    assert!(report.is_clean(), "{report}");
 }
 
 /// Killed after the delta was grown.

@@ -28,6 +28,12 @@ impl Descriptor {
             MergeTarget::Snapshot(guid) => (guid, parent_of(guid)?),
             MergeTarget::Range { from, to } => (from, to),
             MergeTarget::All => match self.base() {
+                Some(base) if base.guid == top => {
+                    return Err(refused(
+                        ErrorKind::InvalidInput,
+                        "the image has no snapshots, so there is nothing to merge".to_owned(),
+                    ));
+                }
                 Some(base) => (top, base.guid),
                 None => {
                     let why = "the descriptor names no base".to_owned();

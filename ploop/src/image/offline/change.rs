@@ -47,7 +47,9 @@ impl<'a> OfflineChange<'a> {
         operation: &'static str,
     ) -> Result<OfflineChange<'a>> {
         let mut change = OfflineChange::begin_marked(image, operation)?;
-        change.look_at_top()?;
+        change
+            .look_at_top()
+            .map_err(|error| error.of_image(image.path()))?;
         Ok(change)
     }
 
@@ -56,6 +58,10 @@ impl<'a> OfflineChange<'a> {
         image: &'a OfflineImage,
         operation: &'static str,
     ) -> Result<OfflineChange<'a>> {
+        OfflineChange::begin_locked(image, operation).map_err(|error| error.of_image(image.path()))
+    }
+
+    fn begin_locked(image: &'a OfflineImage, operation: &'static str) -> Result<OfflineChange<'a>> {
         let lock = image
             .lock
             .acquire(operation, Purpose::Change, false, image.timeout())?;
@@ -343,7 +349,11 @@ impl<'a> OfflineChange<'a> {
 
 /// The error of an operation that the caller has cancelled.
 pub(super) fn cancelled(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Other, operation, "the operation was cancelled")
+    Error::new(
+        ErrorKind::Cancelled,
+        operation,
+        "the operation was cancelled",
+    )
 }
 
 /// A device that has one of the deltas, or may have: it has a file that cannot be identified.

@@ -126,7 +126,7 @@ impl OfflineImage {
     /// # Errors
     ///
     /// [`Corrupt`](crate::ErrorKind::Corrupt) where a delta is damaged; [`Unsupported`](crate::ErrorKind::Unsupported) where the file of
-    /// a delta has several names, and this is no dry run; [`Other`](crate::ErrorKind::Other) after
+    /// a delta has several names, and this is no dry run; [`Cancelled`](crate::ErrorKind::Cancelled) after
     /// [`set_cancel`](OfflineImage::set_cancel); and those that [all operations](OfflineImage#what-is-refused) have. After
     /// an error or an interruption the image reads as before, some deltas are compact, and one may have clusters without
     /// an entry.

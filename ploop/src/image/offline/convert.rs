@@ -32,7 +32,7 @@ impl OfflineImage {
     /// [`InvalidInput`](ErrorKind::InvalidInput) where the disk begins with the header of a delta, and is to become raw;
     /// [`Unsupported`](ErrorKind::Unsupported) where the file of the base has several names and is to be preallocated;
     /// [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) where the base is damaged;
-    /// [`Other`](ErrorKind::Other) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
+    /// [`Cancelled`](ErrorKind::Cancelled) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
     /// operations](OfflineImage#what-is-refused) have. After an error the image is as it was, possibly with more clusters
     /// allocated.
     pub fn convert(&mut self, mode: ImageMode, mut progress: impl FnMut(Progress)) -> Result<()> {

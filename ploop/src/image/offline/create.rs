@@ -94,7 +94,7 @@ impl CreateOptions {
 /// Makes an image without a file system and its `DiskDescriptor.xml` in the same directory, and opens it. `file` is the
 /// base delta, in a directory that exists. The size is rounded up to whole clusters. Needs the feature `image-write`.
 ///
-/// Both files are made in a hidden directory beside, and moved to their place when they are complete, the descriptor
+/// Both files are made in a hidden directory beside them, and moved to their place when they are complete, the descriptor
 /// last. So nobody sees half an image, and no file is replaced.
 ///
 /// ```

@@ -30,7 +30,7 @@ impl OfflineImage {
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a new delta that is there, [`Unsupported`](ErrorKind::Unsupported)
     /// for a new file in the place of a raw base, a lower delta with several names, and one with the disk larger than in
     /// the upper; [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) for a damaged delta;
-    /// [`Other`](ErrorKind::Other) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
+    /// [`Cancelled`](ErrorKind::Cancelled) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
     /// operations](OfflineImage#what-is-refused) have.
     ///
     /// After an error all deltas are there. A merge that failed or was cut short after it had begun to write leaves the

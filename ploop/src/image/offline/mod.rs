@@ -33,15 +33,19 @@ use crate::{Error, Result};
 /// An image that no device has, and that is changed by its files alone: libploop, the driver and root are not needed.
 /// Needs the feature `image-write`.
 ///
-/// The operations are those of `Ploop` that need no driver. Both types may be used on one image by turns: an operation here takes the same locks, `DiskDescriptor.xml.lck` among them, which libploop
-/// takes as well, waits for them as long as `ploop::lock` says, and leaves files as libploop would.
+/// Both types may be used on one image by turns: an operation here takes the same locks, `DiskDescriptor.xml.lck` among
+/// them, which libploop takes as well, waits for them as long as `ploop::lock` says, and leaves files as libploop would.
+/// libploop makes no delta of format v2 where the driver is missing; this does.
 ///
 /// # What is refused
 ///
-/// * An image of which a device of the driver has any delta: [`ErrorKind::Busy`](crate::ErrorKind::Busy).
-/// * An image whose top is marked as in use: a program works with it on this host or on another one, or the host went
-///   down. [`clear_in_use_marks`](OfflineImage::clear_in_use_marks) is for that.
-/// * Encrypted images, and where the program is root's, images that others can write to: see `ploop::trust`.
+/// * An image of which a device of the driver has any delta: [`Busy`](crate::ErrorKind::Busy).
+/// * An image whose top is marked as in use: [`Busy`](crate::ErrorKind::Busy). A program works with it on this host or on
+///   another one, or the host went down; [`clear_in_use_marks`](OfflineImage::clear_in_use_marks) is for that.
+/// * An image whose lock somebody else holds for too long: [`Locked`](crate::ErrorKind::Locked).
+/// * Encrypted images, and volumes that share deltas with others: [`Unsupported`](crate::ErrorKind::Unsupported).
+/// * Where the program runs as root, images that other users can write to:
+///   [`PermissionDenied`](crate::ErrorKind::PermissionDenied), see `ploop::trust`.
 ///
 /// # After a failure, a kill or a power cut
 ///
@@ -108,7 +112,7 @@ impl OfflineImage {
     }
 
     /// A flag that ends operations which copy data, once it is set: they fail with
-    /// [`ErrorKind::Other`](crate::ErrorKind::Other), and leave what they leave after any other failure. `None` is none.
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled), and leave what they leave after any other failure. `None` is none.
     pub fn set_cancel(&mut self, flag: Option<Arc<AtomicBool>>) {
         self.cancel = flag;
     }

@@ -12,8 +12,7 @@ use crate::image::recovery::files::FileRecord;
 use crate::image::sound::require_no_child_of_top;
 use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::{
-    ErrorKind, Guid, MergeTarget, Result, SnapshotParam, SwitchFlag, durability, paths, side_files,
-    trust,
+    ErrorKind, Guid, MergeTarget, Result, SnapshotParam, SwitchFlag, paths, side_files, trust,
 };
 
 impl OfflineImage {
@@ -40,7 +39,7 @@ impl OfflineImage {
     /// where the top is damaged; and those that [all operations](OfflineImage#what-is-refused) have. After an error the
     /// image is as it was, possibly without temporary snapshots.
     pub fn snapshot_with(&mut self, param: &SnapshotParam) -> Result<Guid> {
-        let mut change = OfflineChange::begin(self, "create snapshot")?;
+        let mut change = OfflineChange::begin(self, "create a snapshot of")?;
         let guid = param.guid.unwrap_or_else(Guid::generate);
         if guid == Guid::NONE {
             return change.refuse(
@@ -103,7 +102,7 @@ impl OfflineImage {
     /// [`PermissionDenied`](ErrorKind::PermissionDenied) where the old top cannot be removed; and those that [all
     /// operations](OfflineImage#what-is-refused) have. After an error the image is as it was.
     pub fn switch_snapshot_with(&mut self, guid: Guid, flags: SwitchFlag) -> Result<Option<Guid>> {
-        let mut change = OfflineChange::begin(self, "switch to snapshot")?;
+        let mut change = OfflineChange::begin(self, "switch to a snapshot of")?;
         let unknown = flags.bits() & !SwitchFlag::KNOWN.bits();
         if unknown != 0 {
             return change.refuse(
@@ -181,7 +180,7 @@ impl OfflineImage {
         guid: Guid,
         mut progress: impl FnMut(Progress),
     ) -> Result<()> {
-        let mut change = OfflineChange::begin(self, "delete snapshot")?;
+        let mut change = OfflineChange::begin(self, "delete a snapshot of")?;
         change.delete(guid, &mut progress)?;
         change.merge_temporary_snapshots(&mut progress)
     }
@@ -193,7 +192,7 @@ impl OfflineImage {
     ///
     /// As [`delete_snapshot`](OfflineImage::delete_snapshot).
     pub fn delete_top_delta(&mut self) -> Result<()> {
-        let mut change = OfflineChange::begin(self, "delete top delta")?;
+        let mut change = OfflineChange::begin(self, "delete the top delta of")?;
         let top = change.descriptor.top;
         change.delete(top, &mut |_| {})?;
         change.merge_temporary_snapshots(&mut |_| {})
@@ -295,8 +294,13 @@ impl OfflineChange<'_> {
                 } else {
                     self.descriptor.without(guid)
                 };
+                let was_top = guid == self.descriptor.top;
                 let _record = self.record([&*file])?;
-                self.put_and_remove(new, &[file])
+                self.put_and_remove(new, &[file])?;
+                if was_top {
+                    self.forget_statistics();
+                }
+                Ok(())
             }
             ([child], _) => self.merge_in_place(MergeTarget::Snapshot(*child), progress),
             _ if temporary => self.refuse(
@@ -331,12 +335,8 @@ impl OfflineChange<'_> {
 
     /// Removes libploop's statistics of the file system, which are those of another state now.
     pub(super) fn forget_statistics(&self) {
-        let base = self.descriptor.base();
-        let file = base.map(|base| base.file.with_file_name(side_files::STATFS_NAME));
-        if let Some(file) = file.filter(|file| side_files::is_regular_file(file)) {
-            // A cache.
-            let _ = fs::remove_file(file);
-            let _ = durability::sync_directory(self.directory());
+        if let Some(base) = self.descriptor.base() {
+            side_files::remove_statistics(&base.file);
         }
     }
 }
