@@ -69,17 +69,18 @@ impl CanonicalDescriptor {
         Ok((canonical, descriptor))
     }
 
-    /// Replaces the file by the canonical text. The lock is still held.
-    pub(crate) fn put_in_place(&self, operation: &'static str) -> Result<()> {
-        if !self.in_place {
-            replace(&self.path, &self.xml).map_err(|error| {
-                Error::io(
-                    operation,
-                    "the descriptor is not in the form that libploop writes, and cannot be rewritten",
-                    error,
-                )
-                .with_path(&self.path)
-            })?;
+    /// Replaces the file by the canonical text. The lock is still held. `always` does so although it has this text, where
+    /// it would be too late to find out afterwards that it cannot be replaced.
+    pub(crate) fn put_in_place(&self, operation: &'static str, always: bool) -> Result<()> {
+        if always || !self.in_place {
+            let why = match self.in_place {
+                true => "the descriptor cannot be rewritten",
+                false => {
+                    "the descriptor is not in the form that libploop writes, and cannot be rewritten"
+                }
+            };
+            replace(&self.path, &self.xml)
+                .map_err(|error| Error::io(operation, why, error).with_path(&self.path))?;
         }
         if self.was_killed {
             // Its fields are in the descriptor again.

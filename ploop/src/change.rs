@@ -25,7 +25,7 @@ use crate::image::recovery::merge::MergeRecord;
 use crate::image::sound::{SoundDelta, require_header_of, require_no_child_of_top, require_sound};
 use crate::image::{Header, Image};
 use crate::recovery::SyncBaseline;
-use crate::sysfs::Device;
+use crate::sysfs::{self, Device};
 use crate::tools::{require_crypt_helper, require_tools};
 use crate::{
     Code, ComponentName, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table,
@@ -72,6 +72,7 @@ impl<'a> Change<'a> {
 
     fn begin_locked(image: &'a ffi::ImageHandle, call: &'static Call) -> Result<Change<'a>> {
         let write_signals = WriteSignalsBlocked::begin();
+        sysfs::require_visible(call.name)?;
         let locked = image.lock(call)?;
         // Before anything is written, by the recovery, too. A descriptor that cannot be read is an error below.
         let read = locked.descriptor_file();
@@ -132,6 +133,9 @@ impl<'a> Change<'a> {
         // Only a mount works on any delta, and it checks the one that it attaches.
         if call.finds_device && !call.any_delta {
             change.require_writers_found()?;
+            if !call.detaches {
+                change.require_named_top()?;
+            }
         }
         Ok(change)
     }
@@ -175,7 +179,12 @@ impl<'a> Change<'a> {
         let operation = self.locked.operation();
         let lock = self.locked.lock_guard();
         self.clear_closed_marks()?;
-        self.locked.put_in_place(&self.canonical)?;
+        // A merge writes to the lowest delta first, and cannot take that back.
+        let merges = matches!(
+            write,
+            DescriptorWrite::Merge(_) | DescriptorWrite::MergeToNewFile(_)
+        );
+        self.locked.put_in_place(&self.canonical, merges)?;
         self.canonical.save_unknown_fields(operation)?;
         let staging = StagingFile::make(operation, &path, write)?;
         let baseline = SyncBaseline::before(&path, &self.descriptor);
@@ -465,13 +474,15 @@ fn is_same(one: &Descriptor, other: &Descriptor) -> bool {
 /// removed.
 pub(crate) fn not_written(operation: &'static str, path: &Path, restored: io::Result<()>) -> Error {
     let done = match restored {
-        Ok(()) => "nothing was changed".to_owned(),
-        Err(error) => format!("the delta it removed could not be restored: {error}"),
+        Ok(()) => "look at it again before you repeat the operation".to_owned(),
+        Err(error) => format!("the delta that was removed could not be restored: {error}"),
     };
     Error::new(
         ErrorKind::Io,
         operation,
-        format!("libploop could not write the descriptor and did not say so; {done}"),
+        format!(
+            "libploop reports success, and the descriptor does not have the change: libploop could not write it, or another program has written it since; {done}"
+        ),
     )
     .with_path(path)
 }

@@ -405,7 +405,7 @@ impl Ploop {
             Err(error) => return Err(error),
         }
         let (canonical, _) = CanonicalDescriptor::of(locked.operation(), locked.path(), file)?;
-        locked.put_in_place(&canonical)?;
+        locked.put_in_place(&canonical, false)?;
         locked.umount()
     }
 
@@ -500,6 +500,20 @@ pub(crate) fn mount_point(change: &Change<'_>, target: &Path) -> Result<CPath> {
     let operation = change.operation();
     let resolved = paths::existing_directory(operation, target, "the mount point")?;
     paths::require_harmless_to_shell(operation, &resolved)?;
+    // The kernel would be asked about the image through what is hidden then.
+    if let Some(hidden) = ["/proc", "/sys", "/dev"]
+        .into_iter()
+        .find(|path| Path::new(path).starts_with(&resolved))
+    {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            format!(
+                "a mount here would hide {hidden}, and the image could not be unmounted again; choose another directory"
+            ),
+        )
+        .with_path(target));
+    }
     let mount_point = Identity::of(&resolved).ok();
     let deltas = change.descriptor.images.iter().map(|image| &*image.file);
     for file in [change.path()].into_iter().chain(deltas) {

@@ -404,7 +404,8 @@ impl Ploop {
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a base without children and a top with one,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a base without children, a top with one, and a top that is upon a
+    /// temporary snapshot or one with other children;
     /// [`Busy`](ErrorKind::Busy) for the top
     /// of an attached image, a mounted snapshot, and one that is marked already and still has several children,
     /// [`Corrupt`](ErrorKind::Corrupt) where a delta in question is damaged or no delta at all,
@@ -538,6 +539,9 @@ fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
             format!("{guid} is the base, and without it there is no image"),
         ),
         [] => {
+            if let Some(parent) = descriptor.parent(guid).filter(|_| guid == descriptor.top) {
+                require_usable_as_top(&change, parent)?;
+            }
             change.require_unattached(&[guid])?;
             change.require_delta_header(descriptor.image(guid))?;
             let Some(image) = descriptor.image(guid) else {
@@ -589,6 +593,27 @@ fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
                 _ => Ok(()),
             }
         }),
+    }
+}
+
+/// Requires that the snapshot below the top can take its place, and be written to.
+fn require_usable_as_top(change: &Change<'_>, guid: Guid) -> Result<()> {
+    let descriptor = &change.descriptor;
+    if descriptor.snapshot(guid).is_some_and(|it| it.temporary) {
+        return change.refuse(
+            ErrorKind::InvalidInput,
+            format!("the top is upon {guid}, which is temporary and cannot be the top"),
+        );
+    }
+    // libploop takes it all the same (A11).
+    match descriptor.children(guid).find(|child| *child != descriptor.top) {
+        Some(child) => change.refuse(
+            ErrorKind::InvalidInput,
+            format!(
+                "{guid} is also the parent of {child}, which would change with each write to {guid} as the top; switch to {guid} instead"
+            ),
+        ),
+        None => Ok(()),
     }
 }
 

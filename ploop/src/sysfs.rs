@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::identity::Identity;
+use crate::{Error, ErrorKind, Result};
 
 const BLOCK: &str = "/sys/block";
 
@@ -95,9 +96,36 @@ pub(crate) fn is_large_disk_supported() -> bool {
     Path::new(LARGE_DISK_SUPPORT).exists()
 }
 
+/// Requires that the driver's devices can be seen, if it may have any: where sysfs is not mounted, an image that runs
+/// looks like one that no device has (A65).
+pub(crate) fn require_visible(operation: &'static str) -> Result<()> {
+    match Path::new(BLOCK).is_dir() || !is_driver_registered(Path::new("/proc/devices")) {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Unsupported,
+            operation,
+            "sysfs is not mounted on /sys, so it cannot be told whether a device has the image; mount it",
+        )),
+    }
+}
+
+/// Whether the kernel has the driver, as far as can be told.
+fn is_driver_registered(devices: &Path) -> bool {
+    let is_driver = |line: &str| line.split_whitespace().nth(1) == Some("ploop");
+    fs::read_to_string(devices).map_or(true, |text| text.lines().any(is_driver))
+}
+
 /// All devices, as they are now. Without the driver there are none.
 pub(crate) fn devices() -> Vec<Device> {
     devices_in(Path::new(BLOCK))
+}
+
+/// The device that has this file, at any level, or may have it: it has a file that cannot be identified.
+#[cfg(feature = "image-write")]
+pub(crate) fn device_with(file: Identity) -> Option<Device> {
+    devices()
+        .into_iter()
+        .find(|device| device.is_unknown() || device.has(file))
 }
 
 pub(crate) fn devices_in(block: &Path) -> Vec<Device> {

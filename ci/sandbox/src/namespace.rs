@@ -10,6 +10,8 @@ use nix::sched::CloneFlags;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
+use ploop_sandbox_wire::MAJOR;
+
 use crate::sandbox_directory::SandboxDirectory;
 use crate::{fuse, mounts};
 
@@ -47,7 +49,18 @@ pub(crate) fn set_up(sandbox: &SandboxDirectory) -> Result<()> {
     let points = points.filter(|point| point.starts_with("/dev")).collect();
     copy_nodes(Path::new("/dev"), &dev, &points)?;
     rustix::mount::mount_move(&dev, "/dev").context("cannot move the new /dev into its place")?;
+    list_driver(&sandbox.drivers())?;
     hide_locks()
+}
+
+/// Lists the driver in `/proc/devices`, which tells who sees no sysfs that there is one.
+fn list_driver(file: &Path) -> Result<()> {
+    const DRIVERS: &str = "/proc/devices";
+    let real = fs::read_to_string(DRIVERS).with_context(|| format!("cannot read {DRIVERS}"))?;
+    // Block devices are listed last.
+    let text = format!("{}\n{MAJOR} ploop\n", real.trim_end());
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    bind(file, Path::new(DRIVERS))
 }
 
 /// The directory of libploop's lock around its search for devices. A sandbox has devices of its own, so it must not

@@ -160,6 +160,11 @@ impl SandboxDirectory {
         self.dir.join("dev")
     }
 
+    /// The sandbox's `/proc/devices`.
+    pub(crate) fn drivers(&self) -> PathBuf {
+        self.dir.join("devices")
+    }
+
     /// The mount point of the FUSE file system with a device's virtual disk.
     pub(crate) fn data(&self, index: u32) -> PathBuf {
         self.dir.join("data").join(index.to_string())

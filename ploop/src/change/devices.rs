@@ -43,6 +43,33 @@ impl Change<'_> {
         self.require_identified_writer(top)
     }
 
+    /// Requires that the descriptor names the delta to which the running device writes: another descriptor was put back
+    /// meanwhile. Snapshots and merges would go by this one, and what the other delta has would be lost (A64).
+    pub(crate) fn require_named_top(&self) -> Result<()> {
+        let running = self
+            .devices
+            .iter()
+            .filter(|it| it.writes() && self.is_found(it));
+        for device in running {
+            let top = device
+                .top()
+                .and_then(|top| Some((&top.path, top.identity?)));
+            let Some((path, _)) = top.filter(|(_, file)| self.delta_of_file(*file).is_none())
+            else {
+                continue;
+            };
+            return self.refuse(
+                ErrorKind::Corrupt,
+                format!(
+                    "{} has this image, and writes to {}, which the descriptor does not name: it is not the one with which the image was attached; restore that one, or unmount the image",
+                    device.path().display(),
+                    path.display()
+                ),
+            );
+        }
+        Ok(())
+    }
+
     /// Refuses a delta that is marked as in use while a device writes to a file that cannot be identified: it may be
     /// this one. The driver clears the mark when the device stops. A mark that stays after the host went down is no
     /// reason: then no device runs.

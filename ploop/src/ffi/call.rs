@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// What a C function needs. There is one constant for each function, next to the call.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// The operation, for error messages: "create snapshot".
+    /// The operation, for error messages: "create a snapshot of".
     pub(crate) name: &'static str,
     /// What C locks the descriptor for. With the lock it reads the descriptor again.
     pub(crate) purpose: Purpose,
@@ -20,6 +20,8 @@ pub(crate) struct Call {
     pub(crate) by_component: bool,
     /// Works on any delta, not only the top.
     pub(crate) any_delta: bool,
+    /// Detaches the device.
+    pub(crate) detaches: bool,
     /// Merges temporary snapshots that are not in use, under way or at the end.
     pub(crate) merges_temporary: bool,
     /// Kills every process when it cannot fork (hazard 22).
@@ -36,6 +38,7 @@ impl Call {
             finds_device: false,
             by_component: false,
             any_delta: false,
+            detaches: false,
             merges_temporary: false,
             discards: false,
             names_users: false,
@@ -75,6 +78,11 @@ impl Call {
 
     pub(crate) const fn any_delta(mut self) -> Call {
         self.any_delta = true;
+        self
+    }
+
+    pub(crate) const fn detaches(mut self) -> Call {
+        self.detaches = true;
         self
     }
 

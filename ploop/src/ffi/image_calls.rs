@@ -65,6 +65,7 @@ impl LockedImage<'_> {
         .changes()
         .finds_device()
         .by_component()
+        .detaches()
         .names_users();
     pub(crate) const RESIZE: Call = Call::new("resize").changes().finds_device().names_users();
     pub(crate) const SNAPSHOT: Call = Call::new("create a snapshot of")

@@ -238,9 +238,13 @@ impl LockedImage<'_> {
             .map_err(|error| error.during(self.call.name).with_path(path))
     }
 
-    /// Replaces the descriptor by its canonical form, which C may read in place.
-    pub(crate) fn put_in_place(&mut self, canonical: &CanonicalDescriptor) -> Result<()> {
-        canonical.put_in_place(self.call.name)?;
+    /// Replaces the descriptor by its canonical form, which C may read in place. `always`: where it is in place, too.
+    pub(crate) fn put_in_place(
+        &mut self,
+        canonical: &CanonicalDescriptor,
+        always: bool,
+    ) -> Result<()> {
+        canonical.put_in_place(self.call.name, always)?;
         self.is_canonical = true;
         Ok(())
     }

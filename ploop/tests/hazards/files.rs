@@ -45,7 +45,8 @@ pub(crate) fn tests() -> Vec<Test> {
         &[Need::Root, Need::Mounts] =>
             h0_10_h4_25_a_read_only_file_system;
         &[Need::Root, Need::ImmutableFiles] =>
-            ha_3_replace_reports_success_when_it_could_not_rename;
+            ha_3_replace_reports_success_when_it_could_not_rename,
+            ha_57_a_merge_whose_descriptor_cannot_be_replaced;
     ]
 }
 
@@ -862,6 +863,31 @@ fn ha_72_a_key_is_named_and_nothing_encrypted() {
         let kind = by_line(ErrorKind::Unsupported, ErrorKind::InvalidInput);
         refused(image.set_encryption_key("key"), kind);
         before.assert_unchanged("the name of a key");
+    })
+    .succeeded();
+}
+
+/// libploop merges the data, and then finds that it cannot write the descriptor: the snapshots look as they were, and are
+/// not. The crate replaces the descriptor by itself first.
+fn ha_57_a_merge_whose_descriptor_cannot_be_replaced() {
+    child("safe", |dir| {
+        let mut image = disk::create(dir);
+        let snapshot = image.snapshot().unwrap();
+        let top = image.top_delta_file().unwrap();
+        disk::write_first_cluster(&top, 3);
+        let before = Contents::of(dir);
+        let immutable = Immutable::make(image.path()).unwrap();
+        for result in [
+            image.merge(&MergeParam::new(MergeTarget::All)),
+            image.delete_snapshot(snapshot),
+        ] {
+            refused(result, ErrorKind::PermissionDenied);
+        }
+        before.assert_unchanged("two merges that cannot end");
+        drop(immutable);
+        image.delete_snapshot(snapshot).unwrap();
+        assert_eq!(disk::first_byte(&dir.join("root.hds")), Some(3));
+        assert!(ploop::image::check(image.path()).is_sound());
     })
     .succeeded();
 }

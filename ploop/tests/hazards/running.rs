@@ -47,11 +47,13 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_17_a_raw_image_loses_its_end,
             ha_18_no_limit_is_no_room,
             ha_19_a_device_that_is_being_attached_keeps_its_name,
-            ha_26_a_read_only_device_has_the_delta;
+            ha_26_a_read_only_device_has_the_delta,
+            ha_64_another_descriptor_is_put_back;
         &[Need::Driver, Need::Root, Need::Mounts] =>
             ha_20_the_top_runs_by_another_path,
             ha_20_the_top_runs_where_nobody_sees_it,
             ha_58_something_is_mounted_on_top,
+            ha_65_where_sysfs_is_not_mounted,
             h0_03_h4_21_the_second_program_of_a_missing_tool,
             h4_16_a_mount_point_overflows_a_buffer;
         &[Need::Driver, Need::Root, Need::ImmutableFiles] =>
@@ -1152,6 +1154,69 @@ fn ha_20_the_top_runs_where_nobody_sees_it() {
         assert_mounts_with_first(&real, &mut image);
     })
     .left(detach_by_name)
+    .succeeded();
+}
+
+/// An older descriptor is put back under an image that runs. libploop goes by it, and puts the next snapshot upon a
+/// delta to which nobody writes any more. The crate compares the device's top with the descriptor.
+fn ha_64_another_descriptor_is_put_back() {
+    part("safe", |dir| {
+        let mut image = running(dir);
+        let old_snapshot = image.snapshot().unwrap();
+        write(dir, "second");
+        let old = fs::read(image.path()).unwrap();
+        image.snapshot().unwrap();
+        write(dir, "third");
+        let new = fs::read(image.path()).unwrap();
+        fs::write(image.path(), &old).unwrap();
+        let name = ComponentName::new("backup").unwrap();
+        let temporary = ploop::TemporarySnapshotParam::new(name);
+        for result in [
+            image.snapshot().map(drop),
+            image.temporary_snapshot(&temporary).map(drop),
+            image.delete_snapshot(old_snapshot),
+            image.merge(&MergeParam::new(MergeTarget::All)),
+            image.merge(&MergeParam::new(MergeTarget::All).new_delta(dir.join("new.hds"))),
+            image.set_max_delta_size(Size::from_gib(1)),
+            image.resize(Size::from_gib(2), ResizeMode::Online),
+        ] {
+            let error = refused(result, ErrorKind::Corrupt);
+            assert!(error.message().contains("does not name"), "{error}");
+        }
+        assert_eq!(fs::read(image.path()).unwrap(), old);
+        image.umount().unwrap();
+        // Nothing is lost.
+        fs::write(image.path(), new).unwrap();
+        image.mount(&mount_param(dir)).unwrap();
+        assert_files_at_the_end(dir, &mut image, &["first", "second", "third"]);
+    });
+}
+
+/// Where sysfs cannot be seen, an image that runs looks like one that does not.
+fn ha_65_where_sysfs_is_not_mounted() {
+    child("safe", |dir| {
+        let mut image = running(dir);
+        let snapshot = image.snapshot().unwrap();
+        write(dir, "second");
+        let before = fs::read(image.path()).unwrap();
+        mounts::enter().unwrap();
+        mounts::tmpfs(Path::new("/sys"), 1 << 20);
+        for result in [
+            image.snapshot().map(drop),
+            image.switch_snapshot(snapshot),
+            image.delete_snapshot(snapshot),
+            image.merge(&MergeParam::new(MergeTarget::All)),
+            image.convert(ploop::ImageMode::Preallocated),
+        ] {
+            let error = refused(result, ErrorKind::Unsupported);
+            assert!(error.message().contains("sysfs"), "{error}");
+        }
+        assert_eq!(fs::read(image.path()).unwrap(), before);
+    })
+    .left(|dir| {
+        let mut image = Ploop::open(disk::descriptor(dir)).unwrap();
+        assert_files_at_the_end(dir, &mut image, &["first", "second"]);
+    })
     .succeeded();
 }
 

@@ -196,6 +196,32 @@ fn a_top_with_a_child_stays() {
     }
 }
 
+/// Written to as the top, the snapshot would change under its other child.
+#[test]
+fn the_top_upon_a_snapshot_with_another_child_stays() {
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    filled.write([(1, 1)]);
+    let lower = filled.snapshot();
+    filled.write([(1, 2), (2, 3)]);
+    let upper = filled.snapshot();
+    filled.switch(lower);
+    filled.write([(3, 4)]);
+    let text = fs::read(filled.xml()).unwrap();
+    for result in [
+        filled.ploop.delete_top_delta(),
+        filled.ploop.delete_snapshot(Guid::TOP),
+    ] {
+        let error = refused(result, ErrorKind::InvalidInput);
+        assert!(error.message().contains(&upper.to_string()), "{error}");
+    }
+    assert_eq!(fs::read(filled.xml()).unwrap(), text);
+    filled.verify();
+    // Without the other child it goes.
+    filled.ploop.delete_snapshot(upper).unwrap();
+    filled.ploop.delete_top_delta().unwrap();
+    assert_eq!(filled.descriptor().images.len(), 1);
+}
+
 #[test]
 fn a_base_without_children_stays() {
     let mut filled = FilledImage::new(ImageMode::Expanded);

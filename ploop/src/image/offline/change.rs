@@ -62,6 +62,7 @@ impl<'a> OfflineChange<'a> {
     }
 
     fn begin_locked(image: &'a OfflineImage, operation: &'static str) -> Result<OfflineChange<'a>> {
+        sysfs::require_visible(operation)?;
         let lock = image
             .lock
             .acquire(operation, Purpose::Change, false, image.timeout())?;

@@ -26,7 +26,8 @@ use super::chain::{Chain, Level};
 use super::descriptor::Descriptor;
 use super::file;
 use super::holes::is_zero;
-use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size};
+use crate::identity::Identity;
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size, sysfs};
 use merge::RunningMerge;
 
 pub(super) use delta::WritableDelta;
@@ -200,6 +201,20 @@ impl DiskWriter {
                 OPERATION,
                 "the image is encrypted",
             ));
+        }
+        sysfs::require_visible(OPERATION)?;
+        let top = descriptor.top_image();
+        if let Some(device) = top.and_then(|top| sysfs::device_with(Identity::of(&top.file).ok()?))
+        {
+            let why = format!(
+                "{} has the delta that would be written to; unmount it first",
+                device.path().display()
+            );
+            let error = Error::new(ErrorKind::Busy, OPERATION, why);
+            return Err(match top {
+                Some(top) => error.with_path(&top.file),
+                None => error,
+            });
         }
         let files: Vec<&Path> = descriptor
             .chain(descriptor.top)
