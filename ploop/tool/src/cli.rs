@@ -11,6 +11,19 @@ use ploop::{ClusterSize, FormatVersion, Guid, ImageMode, Size};
 const CHANGES: &str = "Changes the image: under libploop's lock, and only while no device has it. What is cut short is finished or \
                        taken back by the next change.";
 
+const COMPACT: &str = "\
+Examples:
+  ploop-image compact root.hdd --free --dry-run
+  ploop-image compact root.hdd --free
+
+Without --free, each state of the disk reads as before, byte for byte. With it, each snapshot does, and each file of the \
+present state; but what the file system has free reads as zeros, or as what the snapshot below has there, so that nobody \
+can get deleted files back. A file system with a journal that has to be replayed, with errors or with a wrong checksum \
+keeps what it has; the output says why, and the exit status is 1.
+
+Changes the image: under libploop's lock, and only while no device has it. What is cut short is finished or taken back by \
+the next change.";
+
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
@@ -114,8 +127,9 @@ pub(crate) enum Command {
     /// Store the image in another way: expanded, preallocated, raw; format v2
     #[command(after_help = CHANGES)]
     Convert(Convert),
-    /// Free the space of what is stored for nothing: zeros, what is the same below, clusters that were lost
-    #[command(after_help = CHANGES)]
+    /// Free the space of what is stored for nothing: zeros, what is the same below, clusters that were lost; with --free
+    /// also what the file system inside does not use
+    #[command(after_help = COMPACT)]
     Compact(Compact),
 }
 
@@ -321,6 +335,10 @@ pub(crate) struct Compact {
     /// Change nothing, and say how much would be freed
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Free also what the ext2, ext3 and ext4 file systems of the present state do not use: what is left of deleted files
+    /// is gone then
+    #[arg(long)]
+    pub(crate) free: bool,
 }
 
 #[derive(Debug, Args)]

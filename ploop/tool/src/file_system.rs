@@ -57,11 +57,11 @@ impl BlockDevice for Part {
     }
 }
 
-/// Runs a command that reads a file system. Whatever a stranger has put in there, it ends with a failure at worst: a
-/// panic of the library becomes one.
-pub(crate) fn guarded(command: impl FnOnce() -> Result) -> Result {
+/// Runs what reads a file system. Whatever a stranger has put in there, it ends with a failure at worst: a panic of the
+/// library becomes one.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::set_hook(Box::new(|_| {}));
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(command));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     let _ = std::panic::take_hook();
     result.unwrap_or_else(|_| {
         Err(Failure::Request(
@@ -71,7 +71,7 @@ pub(crate) fn guarded(command: impl FnOnce() -> Result) -> Result {
 }
 
 /// A file system that was opened.
-pub(crate) struct FileSystem(Filesystem);
+pub(crate) struct FileSystem(pub(crate) Filesystem);
 
 /// A file of it, of whatever kind.
 #[derive(Debug, Clone)]
@@ -169,7 +169,11 @@ impl FileSystem {
         FileSystem::open_part(&disk, part).map_err(|error| Failure::Request(no_file_system(&error)))
     }
 
-    fn open_part(disk: &Disk, (offset, size): (u64, Size)) -> fs_ext4::Result<FileSystem> {
+    /// Opens the file system of a part of a disk.
+    pub(crate) fn open_part(
+        disk: &Disk,
+        (offset, size): (u64, Size),
+    ) -> fs_ext4::Result<FileSystem> {
         let part = Part {
             disk: disk.clone(),
             offset,

@@ -11,6 +11,7 @@ mod create;
 mod diff;
 mod export;
 mod file_system;
+mod free_space;
 mod info;
 mod list;
 mod map;
