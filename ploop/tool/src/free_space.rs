@@ -142,7 +142,7 @@ impl<'a> Groups<'a> {
         /// `s_state`: unmounted cleanly, and with errors.
         const VALID: u16 = 1;
         const ERROR: u16 = 2;
-        let file_system = &file_system.0;
+        let file_system = &file_system.library;
         let superblock = &file_system.sb;
         let is_clean = match jbd2::read_superblock(file_system) {
             Ok(journal) => journal.is_none_or(|it| it.is_clean()),

@@ -2,6 +2,7 @@
 
 mod archive;
 mod cat;
+mod changed_parts;
 mod check;
 mod cli;
 mod compact;
@@ -10,6 +11,7 @@ mod copy;
 mod create;
 mod diff;
 mod export;
+mod file_changes;
 mod file_system;
 mod free_space;
 mod info;
