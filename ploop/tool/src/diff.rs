@@ -18,7 +18,7 @@ use crate::output::{Failure, Output, Result, table};
 use crate::source::Source;
 
 pub(crate) fn run(diff: &Diff, output: &Output) -> Result {
-    let source = Source::find(&diff.source);
+    let source = Source::find(&diff.source)?;
     let earlier = source.open(Some(diff.from), diff.in_use)?;
     let later = source.open(diff.to, diff.in_use)?;
     if diff.files {
