@@ -34,7 +34,7 @@ above it is listed only if it differs. A file that was written anew under its ol
 another file was moved to is listed twice, with D for the file that was there.
 
 Contents are read only where their place on the disk is another one, or has changed. Memory grows with the number of files \
-that differ, 4 bytes for each directory, and the names of the directories on the way.";
+that differ, by some 20 bytes for each directory, and with the names of the directories on the way.";
 
 const COMPACT: &str = "\
 Examples:
@@ -42,8 +42,8 @@ Examples:
   ploop-image compact root.hdd --free
 
 Without --free, each state of the disk reads as before, byte for byte. With it, each snapshot does, and each file of the \
-present state; but what the file system has free reads as zeros, or as what the snapshot below has there, so that nobody \
-can get deleted files back. A file system with a journal that has to be replayed, with errors or with a wrong checksum \
+present state; but what the file system has free reads as zeros, or as what the snapshot below has there, and what was \
+left of deleted files is gone. A file system with a journal that has to be replayed, with errors or with a wrong checksum \
 keeps what it has; the output says why, and the exit status is 1.
 
 Changes the image: under libploop's lock, and only while no device has it. What is cut short is finished or taken back by \

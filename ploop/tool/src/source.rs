@@ -39,7 +39,9 @@ impl Source {
                 ))),
             };
         }
-        Ok(match begins_like_xml(path) {
+        // What a power cut has filled with zeros begins with none.
+        let is_descriptor = path.file_name().is_some_and(|name| name == DESCRIPTOR);
+        Ok(match is_descriptor || begins_like_xml(path) {
             true => Source::Descriptor(path.clone()),
             false => Source::Delta(path.clone()),
         })
