@@ -4,7 +4,7 @@ use std::fmt;
 #[cfg(feature = "image")]
 use std::io;
 
-/// The class of an [`Error`].
+/// The class of an [`Error`](crate::Error).
 ///
 /// With `serde`, a kind that a later version has added is read as [`Other`](ErrorKind::Other).
 ///
