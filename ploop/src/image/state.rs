@@ -171,14 +171,7 @@ fn require_readable(descriptor: &Descriptor) -> Result<()> {
         return unsupported("the image is encrypted".to_owned());
     }
     if descriptor.padding != 0 {
-        return unsupported(padded(descriptor.padding));
+        return unsupported(descriptor::padded(descriptor.padding));
     }
     Ok(())
-}
-
-/// What an image is whose `Padding` is not 0.
-pub(super) fn padded(padding: u64) -> String {
-    format!(
-        "Padding is {padding}: a disk of Parallels whose form is not documented, and which other software must not open"
-    )
 }

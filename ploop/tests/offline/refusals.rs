@@ -150,3 +150,16 @@ fn a_merge_by_libploop_that_was_killed_is_finished() {
     assert_eq!(names.len(), 3, "{names:?}");
     let _: Ploop = Ploop::open(filled.xml()).unwrap();
 }
+
+/// Software other than that of Parallels must not open such a disk.
+#[test]
+fn a_disk_with_padding() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let xml = fs::read_to_string(filled.xml()).unwrap();
+    let padded = xml.replace("<Padding>0<", "<Padding>1<");
+    assert_ne!(padded, xml);
+    fs::write(filled.xml(), padded).unwrap();
+    all_are_refused(&filled, ErrorKind::Unsupported);
+    let error = Ploop::open(filled.xml()).and_then(|mut image| image.snapshot());
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Unsupported);
+}

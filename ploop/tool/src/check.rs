@@ -13,7 +13,7 @@ const DAMAGED: u8 = 2;
 const SPACE_LOST: u8 = 3;
 
 pub(crate) fn run(source: &cli::Source, output: &Output) -> Result {
-    let report = Source::find(source).check();
+    let report = Source::find(source)?.check();
     if output.is_json() {
         output.json(&report)?;
     } else {

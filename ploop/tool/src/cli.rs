@@ -11,6 +11,44 @@ use ploop::{ClusterSize, FormatVersion, Guid, ImageMode, Size};
 const CHANGES: &str = "Changes the image: under libploop's lock, and only while no device has it. What is cut short is finished or \
                        taken back by the next change.";
 
+const DIFF: &str = "\
+Examples:
+  ploop-image diff root.hdd --from 5fbaabe3-6958-40ff-92a7-860e329aab41
+  ploop-image diff root.hdd --from 5fbaabe3-6958-40ff-92a7-860e329aab41 --files
+
+With --files, there is a line for each file of the ext2, ext3 or ext4 file system that differs, by path, with tabs between \
+the fields:
+
+  A PATH               was added
+  D PATH               was removed
+  M PATH WHAT          was changed
+  T PATH WHAT          is of another type: a link instead of a file, say
+  R PATH PATH [WHAT]   was moved from the first path to the second
+
+WHAT are words with commas between them: type, content, target (of a link), device, size, mode, owner, mtime and xattrs \
+(attributes and access control lists). Access times, flags and the number of links are not compared. A directory \
+from which or to which files were moved has another mtime, and is listed for that.
+
+The inode tells whether a file was moved: its number, generation and time of creation. What was moved with a directory \
+above it is listed only if it differs. A file that was written anew under its old name is the same file; a path that \
+another file was moved to is listed twice, with D for the file that was there.
+
+Contents are read only where their place on the disk is another one, or has changed. Memory grows with the number of files \
+that differ, by some 20 bytes for each directory, and with the names of the directories on the way.";
+
+const COMPACT: &str = "\
+Examples:
+  ploop-image compact root.hdd --free --dry-run
+  ploop-image compact root.hdd --free
+
+Without --free, each state of the disk reads as before, byte for byte. With it, each snapshot does, and each file of the \
+present state; but what the file system has free reads as zeros, or as what the snapshot below has there, and what was \
+left of deleted files is gone. A file system with a journal that has to be replayed, with errors or with a wrong checksum \
+keeps what it has; the output says why, and the exit status is 1.
+
+Changes the image: under libploop's lock, and only while no device has it. What is cut short is finished or taken back by \
+the next change.";
+
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
@@ -52,10 +90,8 @@ pub(crate) enum Command {
     /// Show which parts of the disk have data, and in which file it is
     #[command(after_help = "Example:\n  ploop-image map --json root.hdd | jq '.[] | .len'")]
     Map(State),
-    /// Show what changed between two states of the disk
-    #[command(
-        after_help = "Example:\n  ploop-image diff root.hdd --from 5fbaabe3-6958-40ff-92a7-860e329aab41"
-    )]
+    /// Show what changed between two states: parts of the disk, or with --files the files of the file system inside
+    #[command(after_help = DIFF)]
     Diff(Diff),
     /// Write the disk, or a partition of it, into a raw file, a qcow2 image or a pipe
     #[command(
@@ -114,8 +150,9 @@ pub(crate) enum Command {
     /// Store the image in another way: expanded, preallocated, raw; format v2
     #[command(after_help = CHANGES)]
     Convert(Convert),
-    /// Free the space of what is stored for nothing: zeros, what is the same below, clusters that were lost
-    #[command(after_help = CHANGES)]
+    /// Free the space of what is stored for nothing: zeros, what is the same below, clusters that were lost; with --free
+    /// also what the file system inside does not use
+    #[command(after_help = COMPACT)]
     Compact(Compact),
 }
 
@@ -321,6 +358,10 @@ pub(crate) struct Compact {
     /// Change nothing, and say how much would be freed
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Free also what the ext2, ext3 and ext4 file systems of the present state do not use: what is left of deleted files
+    /// is gone then
+    #[arg(long)]
+    pub(crate) free: bool,
 }
 
 #[derive(Debug, Args)]
@@ -333,6 +374,12 @@ pub(crate) struct Diff {
     /// The later state [default: the present one]
     #[arg(long, value_name = "GUID")]
     pub(crate) to: Option<Guid>,
+    /// Show files instead of parts of the disk
+    #[arg(long)]
+    pub(crate) files: bool,
+    /// The partition with the file system, by its number [default: the only one that has any]
+    #[arg(long, value_name = "NUMBER", requires = "files")]
+    pub(crate) partition: Option<u32>,
     /// Read an image that is marked as in use
     #[arg(long)]
     pub(crate) in_use: bool,

@@ -21,6 +21,7 @@ const BASE: &str = "root.hds";
 /// What `create` and `import` print with `--json`.
 #[derive(Serialize)]
 struct Made<'a> {
+    #[serde(serialize_with = "crate::output::path")]
     descriptor: &'a Path,
 }
 

@@ -1,18 +1,29 @@
-//! `diff`.
+//! `diff`: what changed between two states, of the disk or of its files.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use ploop::Size;
-use ploop::image::Extent;
+use ploop::image::{Disk, Extent};
+use serde::Serialize;
 
+use crate::changed_parts::ChangedParts;
 use crate::cli::Diff;
-use crate::output::{Output, Result, table};
+use crate::file_changes::{self, Difference, FileChange, Status, Trees};
+use crate::file_system::{FileSystem, Kind, guarded};
+use crate::list::printable;
+use crate::output::{Failure, Output, Result, table};
 use crate::source::Source;
 
 pub(crate) fn run(diff: &Diff, output: &Output) -> Result {
-    let source = Source::find(&diff.source);
+    let source = Source::find(&diff.source)?;
     let earlier = source.open(Some(diff.from), diff.in_use)?;
     let later = source.open(diff.to, diff.in_use)?;
+    if diff.files {
+        return guarded(|| files(diff, &earlier, &later, output));
+    }
     let changes: Vec<Extent> = later
         .changes_since(&earlier)
         .collect::<ploop::Result<_>>()?;
@@ -31,4 +42,163 @@ pub(crate) fn run(diff: &Diff, output: &Output) -> Result {
     let total = Size::from_bytes(changes.iter().map(|it| it.len).sum());
     output.line(format_args!("{total:.2} changed"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `diff --files`.
+fn files(diff: &Diff, earlier: &Disk, later: &Disk, output: &Output) -> Result {
+    let open = |disk: &Disk, state: &str| {
+        FileSystem::of_disk(disk, diff.partition)
+            .map_err(|failure| Failure::Request(format!("in the {state} state: {failure}")))
+    };
+    let [before, now] = [open(earlier, "earlier")?, open(later, "later")?];
+    let changed = changed_parts(&before, &now, earlier, later)?;
+    let changes = match &changed {
+        Some(changed) if changed.is_empty() => Vec::new(),
+        changed => file_changes::find(&Trees {
+            earlier: &before,
+            later: &now,
+            changed: changed.as_ref(),
+        })?,
+    };
+    if output.is_json() {
+        let changes = changes.iter().map(|it| entry(it, &before, &now));
+        let changes: Vec<Entry> = changes.collect::<Result<_>>()?;
+        output.json(&changes)?;
+    } else {
+        changes.iter().try_for_each(|it| output.line(line(it)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In which parts the two file systems differ; `None` where one of them lies elsewhere on the disk.
+fn changed_parts(
+    before: &FileSystem,
+    now: &FileSystem,
+    earlier: &Disk,
+    later: &Disk,
+) -> Result<Option<ChangedParts>> {
+    let offset = now.offset;
+    if before.offset != offset {
+        return Ok(None);
+    }
+    let mut changed = ChangedParts::default();
+    for extent in later.changes_since(earlier) {
+        let extent = extent?;
+        let end = extent.offset + extent.len;
+        if end > offset {
+            changed.push(extent.offset.saturating_sub(offset)..end - offset);
+        }
+    }
+    // The journals change what the blocks have.
+    changed.extend(before.replayed()?);
+    changed.extend(now.replayed()?);
+    Ok(Some(changed))
+}
+
+/// An element of what `diff --files --json` prints.
+#[derive(Serialize)]
+struct Entry {
+    status: &'static str,
+    /// The later path; of a removed file, the earlier one. Bytes that are not UTF-8 are replaced.
+    path: String,
+    /// The earlier path, where it was another one.
+    from: Option<String>,
+    changes: Vec<&'static str>,
+    /// Null for an added file.
+    before: Option<FileState>,
+    /// Null for a removed file.
+    after: Option<FileState>,
+}
+
+/// What a file is like in one of the states.
+#[derive(Serialize)]
+struct FileState {
+    kind: &'static str,
+    /// The permissions, with the set-ID and sticky bits.
+    mode: u32,
+    links: u16,
+    uid: u32,
+    gid: u32,
+    size: u64,
+    /// Seconds since 1970, UTC.
+    mtime: i64,
+    mtime_nsec: u32,
+    inode: u32,
+}
+
+fn state(file_system: &FileSystem, number: u32) -> Result<FileState> {
+    let node = file_system.node(number)?;
+    let inode = &node.inode;
+    Ok(FileState {
+        kind: node.kind().map_or("unknown", Kind::name),
+        mode: node.permissions(),
+        links: inode.links_count,
+        uid: inode.uid,
+        gid: inode.gid,
+        size: inode.size,
+        mtime: inode.mtime,
+        mtime_nsec: inode.mtime_nsec,
+        inode: number,
+    })
+}
+
+fn entry(change: &FileChange, before: &FileSystem, now: &FileSystem) -> Result<Entry> {
+    let from = match (&change.earlier, &change.later) {
+        (Some((from, _)), Some((to, _))) if from != to => Some(text(from)),
+        _ => None,
+    };
+    let states = [(before, &change.earlier), (now, &change.later)].map(|(file_system, name)| {
+        let state = name.as_ref().map(|(_, number)| state(file_system, *number));
+        state.transpose()
+    });
+    let [before, after] = states;
+    Ok(Entry {
+        status: match change.status {
+            Status::Added => "added",
+            Status::Removed => "removed",
+            Status::Moved => "moved",
+            Status::Changed => "changed",
+            Status::Retyped => "retyped",
+        },
+        path: text(change.path()),
+        from,
+        changes: change.differences.iter().map(|it| word(*it)).collect(),
+        before: before?,
+        after: after?,
+    })
+}
+
+/// As `git diff --name-status` has it, and in what the file differs.
+fn line(change: &FileChange) -> String {
+    let path = printable(&text(change.path()));
+    let mut line = match (change.status, &change.earlier) {
+        (Status::Moved, Some((from, _))) => format!("R\t{}\t{path}", printable(&text(from))),
+        (Status::Moved, None) | (Status::Added, _) => format!("A\t{path}"),
+        (Status::Removed, _) => format!("D\t{path}"),
+        (Status::Changed, _) => format!("M\t{path}"),
+        (Status::Retyped, _) => format!("T\t{path}"),
+    };
+    let words: Vec<&str> = change.differences.iter().map(|it| word(*it)).collect();
+    if !words.is_empty() {
+        line += &format!("\t{}", words.join(","));
+    }
+    line
+}
+
+fn word(difference: Difference) -> &'static str {
+    match difference {
+        Difference::Kind => "type",
+        Difference::Content => "content",
+        Difference::Target => "target",
+        Difference::Device => "device",
+        Difference::Size => "size",
+        Difference::Mode => "mode",
+        Difference::Owner => "owner",
+        Difference::Mtime => "mtime",
+        Difference::Attributes => "xattrs",
+    }
+}
+
+fn text(path: &[u8]) -> String {
+    Path::new(OsStr::from_bytes(path)).display().to_string()
 }

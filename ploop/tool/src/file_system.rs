@@ -17,6 +17,7 @@ use fs_ext4::extent::{EXT4_EXT_MAX_DEPTH, EXT4_EXT_NODE_SIZE, Extent, ExtentHead
 use fs_ext4::features::Incompat;
 use fs_ext4::inode::{Inode, S_IFMT};
 use fs_ext4::xattr::{self, XattrEntry};
+use fs_ext4::{jbd2, journal};
 use ploop::Size;
 use ploop::image::Disk;
 
@@ -57,11 +58,11 @@ impl BlockDevice for Part {
     }
 }
 
-/// Runs a command that reads a file system. Whatever a stranger has put in there, it ends with a failure at worst: a
-/// panic of the library becomes one.
-pub(crate) fn guarded(command: impl FnOnce() -> Result) -> Result {
+/// Runs what reads a file system. Whatever a stranger has put in there, it ends with a failure at worst: a panic of the
+/// library becomes one.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::set_hook(Box::new(|_| {}));
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(command));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     let _ = std::panic::take_hook();
     result.unwrap_or_else(|_| {
         Err(Failure::Request(
@@ -71,7 +72,11 @@ pub(crate) fn guarded(command: impl FnOnce() -> Result) -> Result {
 }
 
 /// A file system that was opened.
-pub(crate) struct FileSystem(Filesystem);
+pub(crate) struct FileSystem {
+    pub(crate) library: Filesystem,
+    /// Where it begins on the disk.
+    pub(crate) offset: u64,
+}
 
 /// A file of it, of whatever kind.
 #[derive(Debug, Clone)]
@@ -97,7 +102,22 @@ pub(crate) enum Kind {
 pub(crate) struct DataRun {
     pub(crate) offset: u64,
     pub(crate) len: u64,
-    at: u64,
+    pub(crate) at: u64,
+}
+
+impl Kind {
+    /// As the output has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Link => "link",
+            Kind::CharDevice => "character device",
+            Kind::BlockDevice => "block device",
+            Kind::Fifo => "fifo",
+            Kind::Socket => "socket",
+        }
+    }
 }
 
 impl Node {
@@ -135,17 +155,20 @@ impl Node {
 }
 
 impl FileSystem {
-    /// Opens the file system of the partition that was asked for, or of the only one that has any.
     pub(crate) fn open(state: &FileSystemState) -> Result<FileSystem> {
-        let disk = state.state.open()?;
+        FileSystem::of_disk(&state.state.open()?, state.partition)
+    }
+
+    /// Opens the file system of the partition that was asked for, or of the only one that has any.
+    pub(crate) fn of_disk(disk: &Disk, partition: Option<u32>) -> Result<FileSystem> {
         let partitions = disk.partitions()?;
-        let Some(number) = state.partition else {
+        let Some(number) = partition else {
             let whole = (0, disk.size());
             let parts = partitions.iter().map(|it| (it.offset, it.size));
             // That of the last place.
             let mut reason = None;
             let mut opened = std::iter::once(whole).chain(parts).filter_map(|part| {
-                FileSystem::open_part(&disk, part)
+                FileSystem::open_part(disk, part)
                     .map_err(|error| reason = Some(error))
                     .ok()
             });
@@ -165,22 +188,27 @@ impl FileSystem {
                 )),
             };
         };
-        let part = crate::export::partition(&disk, number)?;
-        FileSystem::open_part(&disk, part).map_err(|error| Failure::Request(no_file_system(&error)))
+        let part = crate::export::partition(disk, number)?;
+        FileSystem::open_part(disk, part).map_err(|error| Failure::Request(no_file_system(&error)))
     }
 
-    fn open_part(disk: &Disk, (offset, size): (u64, Size)) -> fs_ext4::Result<FileSystem> {
+    /// Opens the file system of a part of a disk.
+    pub(crate) fn open_part(
+        disk: &Disk,
+        (offset, size): (u64, Size),
+    ) -> fs_ext4::Result<FileSystem> {
         let part = Part {
             disk: disk.clone(),
             offset,
             size: size.bytes(),
         };
-        Filesystem::mount(Arc::new(part)).map(FileSystem)
+        let library = Filesystem::mount(Arc::new(part))?;
+        Ok(FileSystem { library, offset })
     }
 
     pub(crate) fn node(&self, number: u32) -> Result<Node> {
         let (inode, raw) = self
-            .0
+            .library
             .read_inode_verified(number)
             .map_err(|error| cannot(&format!("inode {number} cannot be read"), &error))?;
         Ok(Node { number, inode, raw })
@@ -247,6 +275,44 @@ impl FileSystem {
 
     /// The entries of a directory but `.` and `..`, by name. Names that cannot be are refused.
     pub(crate) fn entries(&self, directory: &Node) -> Result<Vec<(Vec<u8>, u32)>> {
+        let mut found = self.all_entries(directory)?;
+        found.retain(|(name, _)| name != b"." && name != b"..");
+        found.sort();
+        Ok(found)
+    }
+
+    /// The path of a directory, by the entries `..` of it and those above. `None` where they do not lead to the root.
+    pub(crate) fn path_of(&self, directory: u32) -> Result<Option<Vec<u8>>> {
+        let mut names = Vec::new();
+        let mut seen = HashSet::new();
+        let mut number = directory;
+        while number != ROOT {
+            let node = self.node(number)?;
+            if node.kind() != Some(Kind::Directory) || !seen.insert(number) {
+                return Ok(None);
+            }
+            let entries = self.all_entries(&node)?;
+            let Some((_, parent)) = entries.into_iter().find(|(name, _)| name == b"..") else {
+                return Ok(None);
+            };
+            let above = self.node(parent)?;
+            if above.kind() != Some(Kind::Directory) {
+                return Ok(None);
+            }
+            let mut entries = self.entries(&above)?.into_iter();
+            let Some((name, _)) = entries.find(|(_, it)| *it == number) else {
+                return Ok(None);
+            };
+            names.push(name);
+            number = parent;
+        }
+        let names = names.iter().rev();
+        Ok(Some(
+            names.flat_map(|it| [b"/", &it[..]].concat()).collect(),
+        ))
+    }
+
+    fn all_entries(&self, directory: &Node) -> Result<Vec<(Vec<u8>, u32)>> {
         let number = directory.number;
         let failed =
             |error: Ext4Error| cannot(&format!("directory {number} cannot be read"), &error);
@@ -259,23 +325,21 @@ impl FileSystem {
                     String::from_utf8_lossy(&name)
                 )));
             }
-            if name != b"." && name != b".." {
-                found.push((name, number));
-            }
+            found.push((name, number));
             Ok(())
         };
         if directory.inode.has_inline_data() {
-            for entry in self.0.read_dir_ino(number).map_err(failed)? {
+            for entry in self.library.read_dir_ino(number).map_err(failed)? {
                 add(entry.name, entry.inode)?;
             }
         } else {
-            let has_type = self.0.sb.feature_incompat & Incompat::FILETYPE.bits() != 0;
-            let block = u64::from(self.0.sb.block_size());
+            let has_type = self.library.sb.feature_incompat & Incompat::FILETYPE.bits() != 0;
+            let block = u64::from(self.library.sb.block_size());
             let mut buffer = Vec::new();
             for run in self.data(directory)? {
                 for start in (0..run.len).step_by(block as usize) {
                     buffer.resize(block.min(run.len - start) as usize, 0);
-                    let read = self.0.dev.read_at(run.at + start, &mut buffer);
+                    let read = self.library.dev.read_at(run.at + start, &mut buffer);
                     read.map_err(failed)?;
                     for entry in DirBlockIter::new(&buffer, has_type) {
                         let entry = entry.map_err(failed)?;
@@ -284,13 +348,12 @@ impl FileSystem {
                 }
             }
         }
-        found.sort();
         Ok(found)
     }
 
     /// The target of a symbolic link.
     pub(crate) fn link(&self, link: &Node) -> Result<Vec<u8>> {
-        self.0
+        self.library
             .read_link(link.number)
             .map_err(|error| cannot(&format!("link {} cannot be read", link.number), &error))
     }
@@ -305,8 +368,8 @@ impl FileSystem {
         };
         let mut runs = DataRuns {
             size: file.inode.size,
-            block: u64::from(self.0.sb.block_size()),
-            budget: self.0.sb.blocks_count,
+            block: u64::from(self.library.sb.block_size()),
+            budget: self.library.sb.blocks_count,
             runs: Vec::new(),
         };
         let inode = &file.inode;
@@ -368,7 +431,7 @@ impl FileSystem {
                 return Err(DAMAGED);
             }
             at = end;
-            let block = self.0.read_block(entry.leaf_block)?;
+            let block = self.library.read_block(entry.leaf_block)?;
             self.extents(&block, Some(header.depth - 1), start..end, runs)?;
         }
         Ok(())
@@ -404,16 +467,36 @@ impl FileSystem {
             return Ok(());
         }
         runs.take(1)?;
-        let block = self.0.read_block(pointer.into())?;
+        let block = self.library.read_block(pointer.into())?;
         for pointer in pointers(&block) {
             self.indirect_block(pointer, level - 1, at, runs)?;
         }
         Ok(())
     }
 
+    /// Which parts of the device have their contents from the journal, and not from the disk. In bytes.
+    pub(crate) fn replayed(&self) -> Result<Vec<Range<u64>>> {
+        let failed = |error: Ext4Error| cannot("the journal cannot be read", &error);
+        let block = u64::from(self.library.sb.block_size());
+        let Some(journal) = jbd2::read_superblock(&self.library).map_err(failed)? else {
+            return Ok(Vec::new());
+        };
+        let plan = journal::walk(&self.library, &journal).map_err(failed)?;
+        let parts = plan.writes.iter().map(|it| {
+            let start = it.fs_block.saturating_mul(block);
+            start..start.saturating_add(block)
+        });
+        Ok(parts.collect())
+    }
+
     /// Reads a part of a run.
     pub(crate) fn read_run(&self, run: &DataRun, from: u64, buffer: &mut [u8]) -> Result<()> {
-        let read = self.0.dev.read_at(run.at + from, buffer);
+        self.read_at(run.at + from, buffer)
+    }
+
+    /// Reads data of a file from the device.
+    pub(crate) fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
+        let read = self.library.dev.read_at(at, buffer);
         read.map_err(|error| cannot("the data of a file cannot be read", &error))
     }
 
@@ -455,7 +538,7 @@ impl FileSystem {
     }
 
     fn stored_attributes(&self, file: &Node) -> Result<Vec<XattrEntry>> {
-        xattr::read_all_resolved(&self.0, &file.inode, &file.raw)
+        xattr::read_all_resolved(&self.library, &file.inode, &file.raw)
             .map_err(|error| cannot_read_attributes(file, &error))
     }
 }

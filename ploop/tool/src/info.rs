@@ -15,6 +15,7 @@ use crate::source::Source;
 #[derive(Serialize)]
 struct Info<'a> {
     /// The descriptor or delta that was read.
+    #[serde(serialize_with = "crate::output::path")]
     path: &'a Path,
     /// Of the disk in its present state, in bytes; null where it cannot be opened.
     size: Option<u64>,
@@ -27,7 +28,7 @@ struct Info<'a> {
 }
 
 pub(crate) fn run(source: &cli::Source, output: &Output) -> Result {
-    let source = Source::find(source);
+    let source = Source::find(source)?;
     let descriptor = source.descriptor()?;
     let report = source.check();
     let mut problems = Vec::new();
@@ -80,10 +81,10 @@ fn show(info: &Info<'_>, output: &Output) -> Result<()> {
         }
         None => {
             for delta in &info.report.deltas {
-                if let Some(header) = &delta.header {
+                if let Some(layout) = &delta.layout {
                     output.line(format_args!(
                         "Delta of a disk of {:.2}, format {}, clusters of {}, {:.2} allocated",
-                        header.size, header.version, header.cluster, delta.allocated
+                        layout.size, layout.version, layout.cluster, delta.allocated
                     ))?;
                 }
             }
@@ -164,8 +165,8 @@ fn row(descriptor: &Descriptor, report: &Report, guid: Guid, indent: &str) -> [S
     let file = Path::new(file).display().to_string();
     match report.deltas.iter().find(|delta| delta.guid == Some(guid)) {
         Some(delta) => {
-            let format = match &delta.header {
-                Some(header) => header.version.to_string(),
+            let format = match &delta.layout {
+                Some(layout) => layout.version.to_string(),
                 None => "raw".to_owned(),
             };
             [name, format!("{:.2}", delta.allocated), format, file]

@@ -77,16 +77,7 @@ fn entry(file_system: &FileSystem, path: &Path, node: &Node) -> Result<Entry> {
     let inode = &node.inode;
     Ok(Entry {
         name: path.display().to_string(),
-        kind: match kind {
-            Some(Kind::File) => "file",
-            Some(Kind::Directory) => "directory",
-            Some(Kind::Link) => "link",
-            Some(Kind::CharDevice) => "character device",
-            Some(Kind::BlockDevice) => "block device",
-            Some(Kind::Fifo) => "fifo",
-            Some(Kind::Socket) => "socket",
-            None => "unknown",
-        },
+        kind: kind.map_or("unknown", Kind::name),
         mode: node.permissions(),
         links: inode.links_count,
         uid: inode.uid,
@@ -146,7 +137,7 @@ fn date(seconds: i64) -> String {
 }
 
 /// Without control characters, which the root user of a container could use to write over the terminal.
-fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     name.chars()
         .flat_map(|it| match it.is_control() {
             true => it.escape_default().collect::<Vec<_>>(),

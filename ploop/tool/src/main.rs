@@ -2,6 +2,7 @@
 
 mod archive;
 mod cat;
+mod changed_parts;
 mod check;
 mod cli;
 mod compact;
@@ -10,7 +11,9 @@ mod copy;
 mod create;
 mod diff;
 mod export;
+mod file_changes;
 mod file_system;
+mod free_space;
 mod info;
 mod list;
 mod map;

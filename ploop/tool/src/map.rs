@@ -13,6 +13,7 @@ use crate::output::{Output, Result, table};
 struct Entry<'a> {
     offset: u64,
     len: u64,
+    #[serde(serialize_with = "crate::output::path")]
     file: &'a Path,
     file_offset: u64,
 }

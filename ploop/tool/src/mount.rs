@@ -33,7 +33,7 @@ const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 
 pub(crate) fn run(mount: &Mount, output: &Output) -> Result {
-    let source = Source::find(&mount.source);
+    let source = Source::find(&mount.source)?;
     let mut states = vec![State::new("top".to_owned(), None)];
     if let Some(descriptor) = source.descriptor()? {
         let snapshots = descriptor.snapshots.iter();

@@ -4,12 +4,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
 use ploop::Error;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Why a command could not do what it was asked to.
 #[derive(Debug)]
@@ -142,6 +144,17 @@ impl Output {
                 "{ERROR}error{ERROR:#}: {failure}"
             );
         }
+    }
+}
+
+/// A path in JSON, as `ploop` has it: a string, or a list of bytes where it is not UTF-8.
+pub(crate) fn path<S: Serializer>(
+    path: &Path,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    match path.to_str() {
+        Some(text) => serializer.serialize_str(text),
+        None => path.as_os_str().as_bytes().serialize(serializer),
     }
 }
 

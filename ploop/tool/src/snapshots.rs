@@ -70,7 +70,7 @@ pub(crate) fn merge(merge: &Merge, output: &Output) -> Result {
 
 /// Opens an image to change it. Ctrl-C ends what copies data, and leaves what a failure leaves.
 pub(crate) fn open(source: &crate::cli::Source) -> Result<OfflineImage> {
-    match Source::find(source) {
+    match Source::find(source)? {
         Source::Descriptor(path) => {
             let mut image = OfflineImage::open(path)?;
             image.set_cancel(Some(interrupt_flag()?));

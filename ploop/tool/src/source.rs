@@ -21,15 +21,30 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    pub(crate) fn find(source: &cli::Source) -> Source {
+    pub(crate) fn find(source: &cli::Source) -> Result<Source> {
         let path = &source.path;
         if path.is_dir() {
-            return Source::Descriptor(path.join(DESCRIPTOR));
+            let descriptor = path.join(DESCRIPTOR);
+            let others = match descriptor.exists() {
+                true => Vec::new(),
+                false => descriptors_in(path),
+            };
+            return match &others[..] {
+                // One that is missing is an error of whoever opens it.
+                [] => Ok(Source::Descriptor(descriptor)),
+                others => Err(Failure::Request(format!(
+                    "{} has no {DESCRIPTOR}; name one of these, which look like descriptors: {}",
+                    path.display(),
+                    others.join(", ")
+                ))),
+            };
         }
-        match begins_like_xml(path) {
+        // What a power cut has filled with zeros begins with none.
+        let is_descriptor = path.file_name().is_some_and(|name| name == DESCRIPTOR);
+        Ok(match is_descriptor || begins_like_xml(path) {
             true => Source::Descriptor(path.clone()),
             false => Source::Delta(path.clone()),
-        }
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -78,8 +93,24 @@ impl State {
         let options = OpenOptions::new()
             .allow_in_use(self.in_use)
             .salvage(self.salvage);
-        Source::find(&self.source).open_with(self.snapshot, &options)
+        Source::find(&self.source)?.open_with(self.snapshot, &options)
     }
+}
+
+/// The copies of a descriptor that other programs keep in a directory, such as `DiskDescriptor.xml.orig` and `.Backup`.
+fn descriptors_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .map(|entry| (entry.file_name(), entry.path()))
+        .filter(|(name, path)| {
+            let is_copy = name.as_encoded_bytes().starts_with(DESCRIPTOR.as_bytes());
+            // A pipe would not end.
+            is_copy && path.is_file() && begins_like_xml(path)
+        })
+        .map(|(name, _)| name.to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 /// Whether a file begins with `<`, in UTF-8 or UTF-16, with or without a byte order mark: no delta does.

@@ -66,7 +66,7 @@ fn the_readme_runs_from_start_to_end() {
     assert!(imported.success());
 
     let scripts = scripts();
-    assert_eq!(scripts.len(), 5);
+    assert_eq!(scripts.len(), 6);
     let paths = std::env::var("PATH").unwrap();
     let path = format!("{}:{paths}", program.parent().unwrap().display());
     for script in &scripts {

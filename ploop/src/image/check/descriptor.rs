@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::findings::Findings;
-use crate::image::descriptor::{Descriptor, Image, Storage};
+use crate::image::descriptor::{Descriptor, Image, Storage, padded};
 use crate::image::disk::cut_short;
 use crate::image::report::{DeltaReport, Issue, Severity, SnapshotReport};
-use crate::image::state::padded;
 use crate::{Guid, Size};
 
 pub(super) fn check_descriptor(descriptor: &Descriptor, path: &Path, findings: &mut Findings) {

@@ -23,6 +23,7 @@ use crate::{ClusterSize, Error, ErrorKind, Guid, ImageMode, Result, Size};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use descriptor_file::{DescriptorFile, replace, write};
 pub(crate) use form::DescriptorForm;
+pub(super) use storage::padded;
 pub use storage::{Storage, Volume};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use write::UnknownFields;

@@ -176,6 +176,9 @@ impl Descriptor {
                 cluster.sectors()
             ));
         }
+        if self.padding != 0 {
+            return unsupported(padded(self.padding));
+        }
         // Where libploop knows volumes, what is allowed depends on the operation.
         if let Some(parent) = self.stands_upon().filter(|_| !form.has_key_and_volume) {
             return unsupported(format!(
@@ -185,6 +188,13 @@ impl Descriptor {
         }
         Ok(())
     }
+}
+
+/// What an image is whose `Padding` is not 0.
+pub(in crate::image) fn padded(padding: u64) -> String {
+    format!(
+        "Padding is {padding}: a disk of Parallels whose form is not documented, and which other software must not open"
+    )
 }
 
 /// What is wrong with a storage that does not begin where the one before ends, or is empty.

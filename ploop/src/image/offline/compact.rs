@@ -5,13 +5,21 @@ use std::path::PathBuf;
 
 use super::OfflineImage;
 use super::change::OfflineChange;
+use super::free_parts::FreeParts;
 use crate::image::chain::Chain;
+use crate::image::clusters::Clusters;
 use crate::image::descriptor::Image;
+use crate::image::disk::{Disk, OpenOptions};
 use crate::image::file;
 use crate::image::holes::is_zero;
 use crate::image::progress::{Progress, counted};
 use crate::image::write::WritableDelta;
 use crate::{Error, Guid, ImageMode, Result, Size};
+
+#[cfg(test)]
+mod tests;
+
+const OPERATION: &str = "compact image";
 
 /// What [`OfflineImage::compact`] does.
 ///
@@ -25,7 +33,6 @@ use crate::{Error, Guid, ImageMode, Result, Size};
 #[must_use]
 pub struct CompactOptions {
     dry_run: bool,
-    free: Vec<Range<u64>>,
 }
 
 impl CompactOptions {
@@ -38,22 +45,6 @@ impl CompactOptions {
     pub fn dry_run(mut self, dry_run: bool) -> CompactOptions {
         self.dry_run = dry_run;
         self
-    }
-
-    /// Parts of the disk that its file system does not use now, in bytes, in order and without overlaps (default: none).
-    /// Clusters of the top delta that lie wholly in one are removed, too, where no delta below has them: they read as
-    /// zero then.
-    pub fn free(mut self, parts: Vec<Range<u64>>) -> CompactOptions {
-        self.free = parts;
-        self
-    }
-
-    /// Whether the file system does not use a part of the disk.
-    fn is_free(&self, part: &Range<u64>) -> bool {
-        let next = self.free.partition_point(|free| free.end < part.end);
-        self.free
-            .get(next)
-            .is_some_and(|free| free.start <= part.start && part.end <= free.end)
     }
 }
 
@@ -88,7 +79,8 @@ pub struct CompactedDelta {
     pub zeros: Size,
     /// Clusters that are equal to what is below.
     pub same: Size,
-    /// Clusters that [the file system does not use](CompactOptions::free).
+    /// Clusters that [the file system does not use](OfflineImage::compact_with_free), also those that are of zeros or equal
+    /// to what is below. Only the top delta has any.
     pub free: Size,
     /// Clusters of the file without an entry.
     pub lost: Size,
@@ -104,12 +96,12 @@ impl CompactedDelta {
 
 impl OfflineImage {
     /// Frees the space of clusters that are not needed, in all deltas: clusters of zeros, clusters that are equal to what
-    /// is below, those that the caller knows to be free, and those that no entry of the table leads to. What is behind
-    /// them in the file moves to their places, and the file is cut. A raw base, and the base of a preallocated image, stay
-    /// as they are.
+    /// is below, and those that no entry of the table leads to. What is behind them in the file moves to their places, and
+    /// the file is cut. A raw base, and the base of a preallocated image, stay as they are.
     ///
-    /// Each state of the disk reads as before, but for what the caller has called free. Takes as long as reading all
-    /// data; `progress` is called on this thread after every few MiB.
+    /// Each state of the disk reads as before. Takes as long as reading all data; `progress` is called on this thread after
+    /// every few MiB. Clusters that the file system inside does not use are freed by
+    /// [`compact_with_free`](OfflineImage::compact_with_free).
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -135,7 +127,70 @@ impl OfflineImage {
         options: &CompactOptions,
         progress: impl FnMut(Progress),
     ) -> Result<CompactReport> {
-        let change = OfflineChange::begin(self, "compact image")?;
+        self.compact_all(options, |_| Ok(Clusters::default()), progress)
+    }
+
+    /// As [`compact`](OfflineImage::compact), and also frees clusters of the top delta that the file system inside does not
+    /// use.
+    ///
+    /// `free` finds out which those are. It is called once, before anything is changed, with the disk as the top has it.
+    /// The image is locked from before that until the end, so no other operation comes between the answer and its use.
+    /// A cluster is freed where it lies wholly in free parts.
+    ///
+    /// These clusters of the top read as what the deltas below have afterwards, and as zero where they have nothing: the
+    /// contents of deleted files are gone, or are older ones. All the rest of the top, and each snapshot, reads as before:
+    /// no delta but the top's loses anything that is only free.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use ploop::image::{self, CreateOptions};
+    /// # let base = dir.path().join("root.hds");
+    /// # let mut image = image::create(base, ploop::Size::from_mib(64), &CreateOptions::new())?;
+    /// use ploop::image::CompactOptions;
+    ///
+    /// let options = CompactOptions::new();
+    /// let report = image.compact_with_free(
+    ///     &options,
+    ///     |disk, free| {
+    ///         // A file system that ends before the last MiB of the disk.
+    ///         let size = disk.size().bytes();
+    ///         free.add(size - (1 << 20)..size);
+    ///         Ok(())
+    ///     },
+    ///     |_| {},
+    /// )?;
+    /// println!("{} of free clusters", report.deltas[0].free);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`compact`](OfflineImage::compact), and those of `free`: then nothing was changed. After a later error or an
+    /// interruption, some of the free clusters may be gone.
+    pub fn compact_with_free(
+        &mut self,
+        options: &CompactOptions,
+        free: impl FnOnce(&Disk, &mut FreeParts) -> Result<()>,
+        progress: impl FnMut(Progress),
+    ) -> Result<CompactReport> {
+        let find = |change: &OfflineChange<'_>| {
+            let descriptor = &change.descriptor;
+            let disk = OpenOptions::new().open_descriptor(descriptor, descriptor.top)?;
+            let mut parts = FreeParts::new(descriptor.cluster.into(), disk.size());
+            free(&disk, &mut parts)?;
+            Ok(parts.into_clusters())
+        };
+        self.compact_all(options, find, progress)
+    }
+
+    /// Compacts all deltas, and frees those clusters of the top that `free` finds.
+    fn compact_all(
+        &mut self,
+        options: &CompactOptions,
+        free: impl FnOnce(&OfflineChange<'_>) -> Result<Clusters>,
+        progress: impl FnMut(Progress),
+    ) -> Result<CompactReport> {
+        let change = OfflineChange::begin(self, OPERATION)?;
         let images = &change.descriptor.images;
         let is_kept = |image: &Image| {
             let is_base = change.descriptor.parent(image.guid).is_none();
@@ -151,13 +206,20 @@ impl OfflineImage {
             let mut delta = open(&change, image)?;
             total += count(&mut delta)? * change.descriptor.cluster.bytes();
         }
+        let free = free(&change).map_err(|error| error.during(change.operation()))?;
+        let none = Clusters::default();
         let mut report = counted(Size::from_bytes(total), progress);
         // What is below has to be final first.
         let mut order = images.clone();
         order.sort_by_key(|image| change.descriptor.depth(image.guid));
         let mut found = Vec::new();
         for image in order {
-            found.push(change.compact(image, options, &mut report)?);
+            // Other deltas may hold data of snapshots, whose file systems are other ones.
+            let free = match image.guid == change.descriptor.top {
+                true => &free,
+                false => &none,
+            };
+            found.push(change.compact(image, options, free, &mut report)?);
         }
         let place = |delta: &CompactedDelta| images.iter().position(|it| it.guid == delta.guid);
         found.sort_by_key(place);
@@ -187,9 +249,10 @@ impl OfflineChange<'_> {
         &self,
         image: &Image,
         options: &CompactOptions,
+        free: &Clusters,
         report: &mut dyn FnMut(u64),
     ) -> Result<CompactedDelta> {
-        self.compact_delta(image, options, report)
+        self.compact_delta(image, options, free, report)
             .map_err(|error| error.during(self.operation()))
     }
 
@@ -197,10 +260,10 @@ impl OfflineChange<'_> {
         &self,
         image: &Image,
         options: &CompactOptions,
+        free: &Clusters,
         report: &mut dyn FnMut(u64),
     ) -> Result<CompactedDelta> {
         let cluster = self.descriptor.cluster.bytes();
-        let is_top = image.guid == self.descriptor.top;
         let below = self.descriptor.parent(image.guid);
         let below: Vec<Image> = match below {
             Some(below) => {
@@ -214,61 +277,86 @@ impl OfflineChange<'_> {
             false => Some(self.open_chain(&below)?),
         };
         let mut delta = open(self, image)?;
-        let size = delta.header().size.bytes();
-        let len = file::length(self.operation(), delta.file())?;
-        let slots = len.saturating_sub(delta.header().data_start()) / cluster;
-        let (mut used, mut zeros, mut same, mut free) = (0, 0, 0, 0);
-        let mut own = vec![0; cluster as usize];
-        let mut other = Vec::new();
         let mut unreported = 0;
-        let mut next = delta.next_cluster(0)?;
-        while let Some((number, at)) = next {
-            next = delta.next_cluster(number + 1)?;
-            self.check_cancel()?;
-            used += 1;
-            let start = u64::from(number) * cluster;
-            let part = start..size.min(start + cluster);
-            let has_below = match &below {
-                Some(below) => below.has(number)?,
-                None => false,
-            };
-            let kind = if is_top && !has_below && options.is_free(&part) {
-                Some(&mut free)
-            } else {
-                let own = &mut own[..(part.end - part.start) as usize];
-                delta.read(own, at)?;
-                match &below {
-                    _ if !has_below => is_zero(own).then_some(&mut zeros),
-                    Some(below) => is_equal(below, &part, own, &mut other)?.then_some(&mut same),
-                    None => None,
-                }
-            };
-            if let Some(kind) = kind {
-                *kind += cluster;
-                if !options.dry_run {
-                    delta.remove(number)?;
-                }
-            }
+        let found = compact_file(&mut delta, below.as_ref(), free, options.dry_run, || {
             unreported += cluster;
             if unreported >= 4 << 20 {
                 report(std::mem::take(&mut unreported));
             }
-        }
+            self.check_cancel()
+        })?;
         report(unreported);
-        if !options.dry_run && (slots > used || zeros + same + free > 0) {
-            delta.compact()?;
-            delta.settle_flags()?;
-            delta.flush()?;
-        }
+        let size = |clusters: u64| Size::from_bytes(clusters * cluster);
         Ok(CompactedDelta {
             guid: image.guid,
             file: image.file.clone(),
-            zeros: Size::from_bytes(zeros),
-            same: Size::from_bytes(same),
-            free: Size::from_bytes(free),
-            lost: Size::from_bytes(slots.saturating_sub(used) * cluster),
+            zeros: size(found.zeros),
+            same: size(found.same),
+            free: size(found.free),
+            lost: size(found.lost),
         })
     }
+}
+
+/// How many clusters of a delta are not needed.
+#[derive(Debug, Default)]
+struct Unneeded {
+    zeros: u64,
+    same: u64,
+    free: u64,
+    lost: u64,
+}
+
+/// Removes the clusters that are not needed from the table of a delta, and then from its file, unless this is a dry run.
+/// Calls `looked_at` for each cluster that the delta has.
+fn compact_file(
+    delta: &mut WritableDelta,
+    below: Option<&Chain>,
+    free: &Clusters,
+    dry_run: bool,
+    mut looked_at: impl FnMut() -> Result<()>,
+) -> Result<Unneeded> {
+    let (cluster, size) = (delta.header().cluster.bytes(), delta.header().size.bytes());
+    let len = file::length(OPERATION, delta.file())?;
+    let slots = len.saturating_sub(delta.header().data_start()) / cluster;
+    let mut found = Unneeded::default();
+    let mut all = 0;
+    let mut own = vec![0; cluster as usize];
+    let mut other = Vec::new();
+    let mut next = delta.next_cluster(0)?;
+    while let Some((number, at)) = next {
+        next = delta.next_cluster(number + 1)?;
+        looked_at()?;
+        all += 1;
+        let start = u64::from(number) * cluster;
+        let part = start..size.min(start + cluster);
+        let kind = if free.contains(number) {
+            Some(&mut found.free)
+        } else {
+            let own = &mut own[..(part.end - part.start) as usize];
+            delta.read(own, at)?;
+            match below {
+                Some(below) if below.has(number)? => {
+                    is_equal(below, &part, own, &mut other)?.then_some(&mut found.same)
+                }
+                _ => is_zero(own).then_some(&mut found.zeros),
+            }
+        };
+        if let Some(kind) = kind {
+            *kind += 1;
+            if !dry_run {
+                delta.remove(number)?;
+            }
+        }
+    }
+    found.lost = slots.saturating_sub(all);
+    let is_any = found.zeros + found.same + found.free + found.lost > 0;
+    if is_any && !dry_run {
+        delta.compact()?;
+        delta.settle_flags()?;
+        delta.flush()?;
+    }
+    Ok(found)
 }
 
 /// Whether the chain below has these bytes in this part of the disk.
@@ -276,30 +364,4 @@ fn is_equal(below: &Chain, part: &Range<u64>, bytes: &[u8], buffer: &mut Vec<u8>
     buffer.resize(bytes.len(), 0);
     below.read(buffer, part.start)?;
     Ok(bytes == &buffer[..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_whole_parts_are_free() {
-        let options = CompactOptions::new().free(vec![0..10, 20..40, 50..60]);
-        for (part, expected) in [
-            (0..10, true),
-            (5..10, true),
-            (5..11, false),
-            (10..20, false),
-            (20..30, true),
-            (30..40, true),
-            (15..25, false),
-            (40..50, false),
-            (50..60, true),
-            (55..61, false),
-            (70..80, false),
-        ] {
-            assert_eq!(options.is_free(&part), expected, "{part:?}");
-        }
-        assert!(!CompactOptions::new().is_free(&(0..1)));
-    }
 }

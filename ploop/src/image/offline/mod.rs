@@ -6,6 +6,7 @@ mod convert;
 mod copy;
 mod create;
 mod delta;
+mod free_parts;
 mod grow;
 mod import;
 mod in_use;
@@ -18,6 +19,7 @@ mod upgrade;
 
 pub use compact::{CompactOptions, CompactReport, CompactedDelta};
 pub use create::{CreateOptions, create, import, import_disk};
+pub use free_parts::FreeParts;
 pub use restore::restore_descriptor;
 
 use std::fs;

@@ -129,7 +129,7 @@ impl WritableDelta {
         WritableDelta::from_storage(path, Box::new(file), allow_in_use)
     }
 
-    pub(super) fn from_storage(
+    pub(in crate::image) fn from_storage(
         path: &Path,
         storage: Box<dyn Storage>,
         allow_in_use: bool,

@@ -12,7 +12,7 @@ mod partial_clusters;
 mod read_plan;
 mod storage;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod write_tracker;
 
 use std::fs::File;

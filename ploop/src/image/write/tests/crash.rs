@@ -1,75 +1,10 @@
 //! A writer that is killed at each of its steps.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io;
-use std::sync::{Arc, Mutex};
 
+use super::recorder::{Recorder, SECTOR, Step, replay};
 use super::*;
 use crate::image::{Issue, OpenOptions as DiskOptions, check_image};
-
-const SECTOR: usize = 512;
-
-/// A file that records what is done to it.
-struct Recorder {
-    file: File,
-    log: Arc<Mutex<Vec<Step>>>,
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Write(u64, Vec<u8>),
-    Allocate(u64),
-    SetLen(u64),
-    Sync,
-    /// A flush has returned.
-    Flushed,
-}
-
-impl Recorder {
-    fn note(&self, step: Step) {
-        self.log.lock().unwrap().push(step);
-    }
-}
-
-impl Storage for Recorder {
-    fn len(&self) -> io::Result<u64> {
-        Storage::len(&self.file)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.note(Step::SetLen(len));
-        Storage::set_len(&self.file, len)
-    }
-
-    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read(buffer, offset)
-    }
-
-    fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.note(Step::Write(offset, data.to_vec()));
-        self.file.write(data, offset)
-    }
-
-    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.note(Step::Allocate(offset + len));
-        self.file.allocate(offset, len)
-    }
-
-    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.note(Step::Write(offset, vec![0; len as usize]));
-        self.file.zero(offset, len)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.note(Step::Sync);
-        Ok(())
-    }
-
-    fn file(&self) -> &File {
-        &self.file
-    }
-}
 
 /// The contents of a sector after the write with this number; 0 for none.
 fn sector(number: u32) -> [u8; SECTOR] {
@@ -101,15 +36,7 @@ fn work(
     let size = Size::from_bytes(60 * CLUSTER);
     create_delta(path, version, cluster(), size).unwrap();
     let start = std::fs::read(path).unwrap();
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let recorder = Recorder {
-        file: OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .unwrap(),
-        log: log.clone(),
-    };
+    let (recorder, log) = Recorder::of(path);
     let mut delta = WritableDelta::from_storage(path, Box::new(recorder), false).unwrap();
     delta.mark(true).unwrap();
     let top = Top::Delta(Box::new(delta));
@@ -191,44 +118,6 @@ fn work(
     log.lock().unwrap().push(Step::Flushed);
     let steps = log.lock().unwrap().clone();
     (start, steps, history)
-}
-
-/// Like [`Vec::resize`] with zeroes, which goes byte by byte in a build that is not optimized.
-fn set_len(file: &mut Vec<u8>, len: usize) {
-    file.truncate(len);
-    file.extend_from_slice(&vec![0; len - file.len()]);
-}
-
-/// The file after some steps. Of the writes since the last sync, `kept` says which reached the disk.
-fn replay(start: &[u8], steps: &[Step], mut kept: impl FnMut() -> bool) -> Vec<u8> {
-    let synced = steps
-        .iter()
-        .rposition(|step| matches!(step, Step::Sync))
-        .unwrap_or(0);
-    let mut file = start.to_vec();
-    for (at, step) in steps.iter().enumerate() {
-        match step {
-            Step::Write(offset, data) => {
-                // The disk writes whole sectors.
-                for (index, part) in data.chunks(SECTOR).enumerate() {
-                    if at < synced || kept() {
-                        let offset = *offset as usize + index * SECTOR;
-                        if file.len() < offset + part.len() {
-                            set_len(&mut file, offset + part.len());
-                        }
-                        file[offset..offset + part.len()].copy_from_slice(part);
-                    }
-                }
-            }
-            Step::Allocate(len) if at < synced || kept() => {
-                let len = file.len().max(*len as usize);
-                set_len(&mut file, len);
-            }
-            Step::SetLen(len) if at < synced || kept() => set_len(&mut file, *len as usize),
-            Step::Allocate(_) | Step::SetLen(_) | Step::Sync | Step::Flushed => {}
-        }
-    }
-    file
 }
 
 fn verify(path: &Path, steps: &[Step], history: &History, at: usize) {

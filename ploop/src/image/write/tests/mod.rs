@@ -4,6 +4,7 @@ mod crash;
 mod files;
 mod merge;
 mod model;
+pub(in crate::image) mod recorder;
 mod space;
 
 use std::path::PathBuf;
