@@ -259,8 +259,10 @@ fn make_chain(dir: &Path) -> PathBuf {
         }
         parent = guid;
     }
+    let mut described = described.unwrap();
+    described.top = parent;
     let path = dir.join("DiskDescriptor.xml");
-    let xml = described.unwrap().to_xml(dir).unwrap();
+    let xml = described.to_xml(dir).unwrap();
     fs::write(&path, xml).unwrap();
     path
 }

@@ -223,7 +223,7 @@ fn fill(path: &Path, chosen: impl Fn(u32) -> bool) {
         random.fill(&mut noise);
         file.write_all_at(&noise, u64::from(slot) * CLUSTER)
             .unwrap();
-        let entry = slot * header.cluster.sectors() as u32;
+        let entry = slot * header.cluster.sectors();
         file.write_all_at(&entry.to_le_bytes(), 64 + 4 * u64::from(number))
             .unwrap();
     }
