@@ -13,6 +13,7 @@ mod export;
 mod file_system;
 mod info;
 mod list;
+mod long_list;
 mod map;
 mod mount;
 mod output;
