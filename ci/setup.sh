@@ -7,7 +7,7 @@
 #   build    libploop's development package, pkg-config, a C compiler to link with
 #   test     the programs libploop and the tests run
 #   sandbox  the programs that the sandbox and its tests run
-#   bench    what the sandbox is measured with and against
+#   bench    what the benchmarks measure with and against
 #   bindgen  libclang, with which `cargo xtask bindgen` reads the C header
 #   ci       what else `cargo xtask ci` needs
 #   rust     the oldest Rust that builds the workspace, and standard libraries of other targets, by ci/rust.sh: on Debian
@@ -139,6 +139,8 @@ fi
 if wants bench; then
     need fio fio program fio
     need "$(storage_daemon)" qemu-img program qemu-storage-daemon
+    need qemu-utils qemu-img program qemu-img
+    need tar tar program tar
 fi
 if wants bindgen; then
     need libclang1 clang-libs libclang

@@ -1,7 +1,8 @@
-//! Export, random reads and the opening of a large disk, next to QEMU where it is installed.
+//! Export, random reads and the opening of large disks and long chains, next to QEMU where it is installed.
 //!
 //! ```text
 //! cargo bench -p ploop --bench image
+//! cargo bench -p ploop --bench image -- --bars    fails where an image takes too long or too much memory to open
 //! ```
 //!
 //! Needs 5 GiB in the temporary directory (`TMPDIR`). Prints medians; the two sides take turns, so
@@ -10,47 +11,54 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ploop::image::{Disk, ExportOptions, Header, HeaderFlags};
-use ploop::{ClusterSize, FormatVersion, Size};
+use ploop::image::{
+    Descriptor, Disk, ExportOptions, Header, HeaderFlags, Image, ImageKind, Snapshot,
+};
+use ploop::{ClusterSize, FormatVersion, Guid, Size};
 
 const ROUNDS: usize = 9;
 const READS: u64 = 20_000;
 const BLOCK: usize = 4096;
 
-fn main() {
+/// How many deltas a long chain has.
+const CHAIN: usize = 1000;
+
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [command, path] = &arguments[..] {
-        if command == "open" {
-            return open_and_tell(Path::new(path));
+        if let Some(opening) = OPENINGS.iter().find(|opening| opening.name == command) {
+            opening.open(Path::new(path));
+            return ExitCode::SUCCESS;
         }
     }
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
     // `cargo test --benches` is no reason to work for a minute.
-    if !arguments.iter().any(|argument| argument == "--bench") {
-        return;
+    if !has("--bench") {
+        return ExitCode::SUCCESS;
     }
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image.hds");
     println!("4 GiB, 2 GiB allocated in clusters of 1 MiB, medians of {ROUNDS}:");
-    make(&image, Size::from_gib(4), |cluster| cluster % 2 == 0);
+    make(&image, Size::from_gib(4), (0..4096).step_by(2));
     export(&image, dir.path());
     reads(&image);
     fs::remove_file(&image).unwrap();
-    let large = dir.path().join("large.hds");
-    make(&large, Size::from_gib(16 << 10), |cluster| {
-        cluster % (4 << 20) == 0
-    });
-    open(&large);
+    println!("opened in processes of their own, medians of {ROUNDS}:");
+    let are_met = OPENINGS.map(|opening| opening.measure(dir.path()));
+    match has("--bars") && are_met.contains(&false) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
 }
 
-/// A delta with noise in the clusters that `allocated` chooses.
-fn make(path: &Path, size: Size, allocated: impl Fn(u32) -> bool) {
+/// A delta with noise in these clusters.
+fn make(path: &Path, size: Size, clusters: impl IntoIterator<Item = u32>) {
     let cluster = ClusterSize::DEFAULT;
-    let entries = u32::try_from(size.bytes() / cluster.bytes()).unwrap();
     let mut header = Header::new(FormatVersion::V2, cluster, size).unwrap();
     header.flags = HeaderFlags::empty();
     let table = header.data_start();
@@ -60,8 +68,7 @@ fn make(path: &Path, size: Size, allocated: impl Fn(u32) -> bool) {
     let first = u32::try_from(table / cluster.bytes()).unwrap();
     let mut random = fastrand::Rng::with_seed(1);
     let mut noise = vec![0; usize::try_from(cluster.bytes()).unwrap()];
-    let chosen = (0..entries).filter(|number| allocated(*number));
-    for (place, number) in (first..).zip(chosen) {
+    for (place, number) in (first..).zip(clusters) {
         random.fill(&mut noise);
         let at = u64::from(place) * cluster.bytes();
         file.write_all_at(&noise, at).unwrap();
@@ -185,38 +192,121 @@ fn reads(image: &Path) {
     println!("  qemu-io read 4 KiB        {rate:>8.0}/s");
 }
 
-/// In processes of their own, whose memory is counted.
-fn open(image: &Path) {
-    println!("16 TiB, all holes but for four clusters:");
-    let program = std::env::current_exe().unwrap();
-    let status = Command::new(program).arg("open").arg(image).status();
-    assert!(status.unwrap().success());
+/// An image that is opened, and what that may take.
+struct Opening {
+    name: &'static str,
+    title: &'static str,
+    /// Makes the image, and returns what is opened.
+    make: fn(&Path) -> PathBuf,
+    open: fn(&Path) -> Disk,
+    /// Where the only data is that is read.
+    data: u64,
+    time: Duration,
+    kib: u64,
 }
 
-fn open_and_tell(image: &Path) {
-    let memory = || {
+const OPENINGS: [Opening; 2] = [
+    Opening {
+        name: "large",
+        title: "16 TiB, a cluster in each 4 TiB",
+        make: |dir| {
+            let path = dir.join("large.hds");
+            make(&path, LARGE, (0..16 << 20).step_by(4 << 20));
+            path
+        },
+        open: |path| Disk::open_image(path).unwrap(),
+        data: 12 << 40,
+        time: Duration::from_millis(10),
+        kib: 16 << 10,
+    },
+    Opening {
+        name: "chain",
+        title: "1000 deltas of 16 TiB, a cluster in each",
+        make: make_chain,
+        open: |path| Disk::open(path).unwrap(),
+        // In the base: all tables are asked.
+        data: 0,
+        time: Duration::from_secs(1),
+        kib: 64 << 10,
+    },
+];
+
+const LARGE: Size = Size::from_gib(16 << 10);
+
+/// A chain of deltas, each with a cluster of its own.
+fn make_chain(dir: &Path) -> PathBuf {
+    let mut described: Option<Descriptor> = None;
+    let mut parent = Guid::NONE;
+    for level in 0..CHAIN {
+        let path = dir.join(format!("root.hds.{level}"));
+        let number = u32::try_from(level).unwrap();
+        make(&path, LARGE, [number]);
+        let guid = match level + 1 == CHAIN {
+            true => Guid::TOP,
+            false => Guid::generate(),
+        };
+        let image = Image::new(guid, &path, ImageKind::Compressed);
+        let snapshot = Snapshot::new(guid, parent);
+        match &mut described {
+            Some(described) => {
+                described.images.push(image);
+                described.snapshots.push(snapshot);
+            }
+            None => {
+                let base = described.insert(Descriptor::new(LARGE, image));
+                base.snapshots = vec![snapshot];
+            }
+        }
+        parent = guid;
+    }
+    let mut described = described.unwrap();
+    described.top = parent;
+    let path = dir.join("DiskDescriptor.xml");
+    let xml = described.to_xml(dir).unwrap();
+    fs::write(&path, xml).unwrap();
+    path
+}
+
+impl Opening {
+    /// In processes of their own, whose memory is counted. Whether the bars are met.
+    fn measure(&self, dir: &Path) -> bool {
+        let image = (self.make)(dir);
+        let program = std::env::current_exe().unwrap();
+        let told = |index: usize| -> (Duration, u64) {
+            let mut command = Command::new(&program);
+            let output = command.arg(self.name).arg(&image).output().unwrap();
+            assert!(output.status.success(), "{index}");
+            let text = String::from_utf8(output.stdout).unwrap();
+            let (time, kib) = text.trim().split_once(' ').unwrap();
+            (
+                Duration::from_nanos(time.parse().unwrap()),
+                kib.parse().unwrap(),
+            )
+        };
+        let told: Vec<(Duration, u64)> = (0..ROUNDS).map(told).collect();
+        let time = median(told.iter().map(|(time, _)| *time).collect());
+        let kib = told.iter().map(|(_, kib)| *kib).max().unwrap_or_default();
+        let is_met = time < self.time && kib < self.kib;
+        println!(
+            "  {:<42}{time:>9.1?}, {kib} KiB at most; less than {:?} and {} KiB: {}",
+            self.title,
+            self.time,
+            self.kib,
+            if is_met { "met" } else { "missed" }
+        );
+        is_met
+    }
+
+    fn open(&self, image: &Path) {
+        let mut block = [0; BLOCK];
+        let taken = time(|| {
+            let disk = (self.open)(image);
+            disk.read_at(&mut block, self.data).unwrap();
+        });
+        assert_ne!(block, [0; BLOCK]);
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM"));
-        line.unwrap_or_default()
-            .split_whitespace()
-            .nth(1)
-            .unwrap_or("?")
-            .to_owned()
-    };
-    let opened = time(|| {
-        let disk = Disk::open_image(image).unwrap();
-        disk.read_at(&mut [0; BLOCK], 12 << 40).unwrap();
-    });
-    println!(
-        "  open and read         {opened:>8.1?}, {} KiB at most",
-        memory()
-    );
-    let scanned = time(|| {
-        let disk = Disk::open_image(image).unwrap();
-        assert_eq!(disk.extents().count(), 4);
-    });
-    println!(
-        "  all extents           {scanned:>8.1?}, {} KiB at most",
-        memory()
-    );
+        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+        println!("{} {kib}", taken.as_nanos());
+    }
 }

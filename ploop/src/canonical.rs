@@ -129,7 +129,9 @@ impl CanonicalDescriptor {
                 return;
             }
         }
-        let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
+        if self.has_unknown_fields() {
+            let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
+        }
     }
 }
 

@@ -29,7 +29,7 @@ struct Benchmark {
     needs_driver: bool,
 }
 
-const BENCHMARKS: [Benchmark; 4] = [
+const BENCHMARKS: [Benchmark; 6] = [
     Benchmark {
         name: "overhead",
         title: "safe calls and libploop's own",
@@ -50,7 +50,21 @@ const BENCHMARKS: [Benchmark; 4] = [
         title: "reading images, and QEMU's tools",
         // Without the C library, as it is used elsewhere.
         target: "-p ploop --bench image --no-default-features --features image",
-        arguments: &[],
+        arguments: &["--bars"],
+        needs_driver: false,
+    },
+    Benchmark {
+        name: "offline",
+        title: "changes without the driver, and libploop's own",
+        target: "-p ploop --bench offline --features image-write",
+        arguments: &["--bars"],
+        needs_driver: false,
+    },
+    Benchmark {
+        name: "command",
+        title: "ploop-image, and qemu-img, QEMU's FUSE export and tar",
+        target: "-p ploop-image --bench command",
+        arguments: &["--bars"],
         needs_driver: false,
     },
     Benchmark {

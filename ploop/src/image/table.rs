@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::header::Header;
 use super::holes;
@@ -11,6 +12,13 @@ use crate::{Error, Result};
 
 /// How many entries a page has: they are read together. The table of 16 TiB in clusters of 1 MiB has 1024 pages.
 pub(super) const PAGE: u32 = 1 << 14;
+
+/// The most bytes that all tables of the process keep in memory together. What does not fit is read from the file each
+/// time. In clusters of 1 MiB this is the whole table of 8 TiB.
+const MAX_KEPT: usize = 32 << 20;
+
+/// How much the tables of the process keep.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// The table. Each page is read when first needed: the whole table of a large disk would take more time and memory than
 /// everything else.
@@ -21,6 +29,14 @@ pub(super) struct Table {
     /// Groups of pages, each made when first needed: in a thousand deltas of a large disk, even empty pages would take
     /// gigabytes.
     groups: Box<[OnceLock<Group>]>,
+    /// How much of [`KEPT`] is this table's.
+    kept: AtomicUsize,
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(*self.kept.get_mut(), Ordering::Relaxed);
+    }
 }
 
 type Group = Box<[OnceLock<Page>]>;
@@ -87,48 +103,76 @@ impl Table {
             entries,
             salvage: false,
             groups: (0..groups).map(|_| OnceLock::new()).collect(),
+            kept: AtomicUsize::new(0),
         }
     }
 
     /// [`new`](Table::new), where entries that cannot be read are [`LOST`].
     pub(super) fn salvaged(entries: u32) -> Table {
-        Table {
-            salvage: true,
-            ..Table::new(entries)
-        }
-    }
-
-    /// A page of the table, read or not. `None` behind the last page.
-    fn page(&self, number: u32) -> Option<&OnceLock<Page>> {
-        let group = self.groups.get((number / GROUP) as usize)?;
-        let pages = group.get_or_init(|| (0..GROUP).map(|_| OnceLock::new()).collect());
-        pages
-            .get((number % GROUP) as usize)
-            .filter(|_| number < self.entries.div_ceil(PAGE))
+        let mut table = Table::new(entries);
+        table.salvage = true;
+        table
     }
 
     /// The entry of a cluster of the disk, 0 for those beyond the end.
     pub(super) fn entry(&self, file: &File, cluster: u32) -> Result<u32> {
         let number = cluster / PAGE;
-        let Some(page) = self.page(number) else {
+        if number >= self.entries.div_ceil(PAGE) {
             return Ok(0);
-        };
-        let page = match page.get() {
-            Some(page) => page,
-            None => {
-                let loaded = self.load(file, number)?;
-                page.get_or_init(|| loaded)
+        }
+        if let Some(page) = self.kept_page(number) {
+            return Ok(page.entry(cluster % PAGE));
+        }
+        if KEPT.load(Ordering::Relaxed) < MAX_KEPT {
+            return Ok(self.keep(file, number)?.entry(cluster % PAGE));
+        }
+        if self.salvage {
+            // What is lost is found by pages.
+            return Ok(self.load(file, number)?.entry(cluster % PAGE));
+        }
+        if cluster >= self.entries {
+            return Ok(0);
+        }
+        let (mut entry, offset) = ([0; 4], entry_offset(cluster));
+        file.read_exact_at(&mut entry, offset)
+            .map_err(|error| cannot_read(error, offset))?;
+        Ok(u32::from_le_bytes(entry))
+    }
+
+    /// A page that is in memory.
+    fn kept_page(&self, number: u32) -> Option<&Page> {
+        let group = self.groups.get((number / GROUP) as usize)?.get()?;
+        group.get((number % GROUP) as usize)?.get()
+    }
+
+    /// Reads a page, which has to exist, and keeps it in memory.
+    fn keep(&self, file: &File, number: u32) -> Result<&Page> {
+        let page = self.load(file, number)?;
+        let group = self.groups[(number / GROUP) as usize].get_or_init(|| {
+            self.count(GROUP as usize * size_of::<OnceLock<Page>>());
+            (0..GROUP).map(|_| OnceLock::new()).collect()
+        });
+        Ok(group[(number % GROUP) as usize].get_or_init(|| {
+            if let Page::Entries(entries) = &page {
+                self.count(size_of_val(&**entries));
             }
-        };
-        Ok(page.entry(cluster % PAGE))
+            page
+        }))
+    }
+
+    fn count(&self, bytes: usize) {
+        self.kept.fetch_add(bytes, Ordering::Relaxed);
+        KEPT.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Changes the entry of a cluster, in memory only. Does nothing for a page without entries.
     #[cfg(feature = "image-write")]
     pub(super) fn set(&mut self, file: &File, cluster: u32, entry: u32) -> Result<()> {
-        // Loads the page.
-        self.entry(file, cluster)?;
         let number = cluster / PAGE;
+        // What is changed in memory has to be kept there.
+        if number < self.entries.div_ceil(PAGE) && self.kept_page(number).is_none() {
+            self.keep(file, number)?;
+        }
         let group = self.groups.get_mut((number / GROUP) as usize);
         let page = group
             .and_then(OnceLock::get_mut)
@@ -146,9 +190,7 @@ impl Table {
         if number >= self.entries.div_ceil(PAGE) {
             return Ok(Page::Empty);
         }
-        let group = self.groups.get((number / GROUP) as usize);
-        let pages = group.and_then(OnceLock::get);
-        match pages.and_then(|pages| pages.get((number % GROUP) as usize)?.get()) {
+        match self.kept_page(number) {
             Some(page) => Ok(page.clone()),
             None => self.load(file, number),
         }
@@ -178,9 +220,7 @@ impl Table {
                     return Ok(Page::Lost);
                 }
             }
-            read => read.map_err(|error| {
-                Error::io("read block table", "the file cannot be read", error).with_offset(offset)
-            })?,
+            read => read.map_err(|error| cannot_read(error, offset))?,
         }
         if holes::is_zero(&bytes) {
             return Ok(Page::Empty);
@@ -193,7 +233,58 @@ impl Table {
     }
 }
 
+fn cannot_read(error: std::io::Error, offset: u64) -> Error {
+    Error::io("read block table", "the file cannot be read", error).with_offset(offset)
+}
+
 /// The offset of a cluster's entry in the file.
 pub(super) fn entry_offset(cluster: u32) -> u64 {
     Header::LEN as u64 + 4 * u64::from(cluster)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two clusters in each page of a table of 64 MiB, which is more than is kept.
+    #[test]
+    fn a_table_that_is_not_kept_is_read_all_the_same() {
+        let entries = 1 << 24;
+        let expected = |cluster: u32| match cluster % PAGE {
+            0 | 77 => cluster + 1,
+            _ => 0,
+        };
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(entry_offset(entries)).unwrap();
+        let pages = (0..entries).step_by(PAGE as usize);
+        for cluster in pages.flat_map(|first| [first, first + 77]) {
+            let entry = expected(cluster).to_le_bytes();
+            file.write_all_at(&entry, entry_offset(cluster)).unwrap();
+        }
+        let mut table = Table::new(entries);
+        // The last pages are not kept, the first time and the second.
+        for _ in 0..2 {
+            for cluster in (0..entries)
+                .step_by(PAGE as usize)
+                .flat_map(|first| [0, 1, 77, PAGE - 1].map(|index| first + index))
+            {
+                assert_eq!(table.entry(&file, cluster).unwrap(), expected(cluster));
+            }
+        }
+        assert!(KEPT.load(Ordering::Relaxed) < MAX_KEPT + (1 << 20));
+        let last = entries - PAGE;
+        assert!(table.kept_page(0).is_some() && table.kept_page(last / PAGE).is_none());
+        assert_eq!(table.entry(&file, entries).unwrap(), 0);
+        assert_eq!(table.entry(&file, u32::MAX).unwrap(), 0);
+        #[cfg(feature = "image-write")]
+        {
+            table.set(&file, last + 77, 5).unwrap();
+            assert_eq!(table.entry(&file, last + 77).unwrap(), 5);
+        }
+        let kept = *table.kept.get_mut();
+        assert!(kept > MAX_KEPT / 2);
+        let before = KEPT.load(Ordering::Relaxed);
+        drop(table);
+        assert!(KEPT.load(Ordering::Relaxed) <= before - kept / 2);
+    }
 }

@@ -15,7 +15,10 @@ use crate::cli::Tar;
 use crate::file_system::{Contents, DataRun, FileSystem, Kind, Node, Visited};
 use crate::output::{Failure, Result, raw_stdout};
 
+/// The buffer of the output, and the pieces in which files are read.
 const BUFFER: usize = 1 << 20;
+/// What is in an archive begins at a multiple of this.
+const BLOCK: u64 = 512;
 /// Less than this in holes is written as zeros: the map of a sparse file takes a block, too.
 const MIN_HOLES: u64 = 64 << 10;
 /// The largest size that a header holds, in octal.
@@ -35,6 +38,7 @@ pub(crate) fn run(tar: &Tar) -> Result {
         builder: Builder::new(BufWriter::with_capacity(BUFFER, out)),
         visited: Visited::default(),
         links: HashMap::new(),
+        buffer: vec![0; BUFFER],
     };
     let root = vec![PathBuf::from("/")];
     let paths = if tar.files.is_empty() {
@@ -65,6 +69,8 @@ struct Archive<'a, W: Write> {
     visited: Visited,
     /// The first name of each file that has several.
     links: HashMap<u32, Vec<u8>>,
+    /// For the contents of files.
+    buffer: Vec<u8>,
 }
 
 impl<W: Write> Archive<'_, W> {
@@ -175,17 +181,42 @@ impl<W: Write> Archive<'_, W> {
         };
         let mut contents = Contents::new(self.file_system, &runs, 0..size);
         contents.with_holes = !is_sparse;
-        if is_sparse {
-            entry.set_sparse(size, map.len() as u64 + stored);
-        } else {
-            entry.set_size(size);
+        let len = match is_sparse {
+            true => map.len() as u64 + stored,
+            false => size,
+        };
+        match is_sparse {
+            true => entry.set_sparse(size, len),
+            false => entry.set_size(len),
         }
-        let written = entry.write(&mut self.builder, map.chain(&mut contents));
-        // It says more than the error of the reader.
-        match contents.failure {
-            Some(failure) => Err(failure),
-            None => written,
+        entry.write(&mut self.builder, std::io::empty())?;
+        self.write_contents(&map, contents, len)
+    }
+
+    /// Writes what follows the header of a file. The builder would do it in pieces of 8 KiB; pieces as large as the
+    /// buffer of the output are not copied there.
+    fn write_contents(&mut self, map: &[u8], mut contents: Contents<'_>, len: u64) -> Result<()> {
+        let out = self.builder.get_mut();
+        out.write_all(map)?;
+        let mut written = map.len() as u64;
+        loop {
+            match contents.read_part(&mut self.buffer)? {
+                0 => break,
+                part => {
+                    out.write_all(&self.buffer[..part])?;
+                    written += part as u64;
+                }
+            }
         }
+        // Whoever reads the archive goes by the header.
+        if written != len {
+            return Err(Failure::Request(format!(
+                "a file has {written} bytes of data and should have {len}, so the file system is damaged"
+            )));
+        }
+        let rest = written.next_multiple_of(BLOCK) - written;
+        out.write_all(&[0; BLOCK as usize][..rest as usize])?;
+        Ok(())
     }
 }
 
@@ -202,7 +233,7 @@ fn sparse_map(runs: &[DataRun], size: u64) -> Vec<u8> {
         map += &format!("{size}\n0\n");
     }
     let mut map = map.into_bytes();
-    map.resize(map.len().next_multiple_of(512), 0);
+    map.resize(map.len().next_multiple_of(BLOCK as usize), 0);
     map
 }
 

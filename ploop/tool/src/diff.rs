@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use ploop::Size;
-use ploop::image::{Disk, Extent};
+use ploop::image::Disk;
 use serde::Serialize;
 
 use crate::changed_parts::ChangedParts;
@@ -14,7 +14,8 @@ use crate::cli::Diff;
 use crate::file_changes::{self, Difference, FileChange, Status, Trees};
 use crate::file_system::{FileSystem, Kind, guarded};
 use crate::list::printable;
-use crate::output::{Failure, Output, Result, table};
+use crate::long_list::{LongTable, print_json};
+use crate::output::{Failure, Output, Result};
 use crate::source::Source;
 
 pub(crate) fn run(diff: &Diff, output: &Output) -> Result {
@@ -24,22 +25,23 @@ pub(crate) fn run(diff: &Diff, output: &Output) -> Result {
     if diff.files {
         return guarded(|| files(diff, &earlier, &later, output));
     }
-    let changes: Vec<Extent> = later
-        .changes_since(&earlier)
-        .collect::<ploop::Result<_>>()?;
+    let changes = later.changes_since(&earlier);
     if output.is_json() {
-        output.json(&changes)?;
+        print_json(changes.map(|change| Ok(change?)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if changes.is_empty() {
+    let mut table = LongTable::new(output, ["OFFSET", "LENGTH"], &[0, 1]);
+    let mut total = Size::from_bytes(0);
+    for change in changes {
+        let change = change?;
+        total += Size::from_bytes(change.len);
+        table.push([change.offset.to_string(), change.len.to_string()])?;
+    }
+    if table.is_empty() {
         output.line("The two states are equal.")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows = changes
-        .iter()
-        .map(|it| [it.offset.to_string(), it.len.to_string()]);
-    output.line(table(["OFFSET", "LENGTH"], &[0, 1], rows))?;
-    let total = Size::from_bytes(changes.iter().map(|it| it.len).sum());
+    table.finish()?;
     output.line(format_args!("{total:.2} changed"))?;
     Ok(ExitCode::SUCCESS)
 }

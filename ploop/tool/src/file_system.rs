@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::io::Read;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
@@ -551,8 +550,6 @@ pub(crate) struct Contents<'a> {
     left: Range<u64>,
     run: usize,
     pub(crate) with_holes: bool,
-    /// Why reading it as [`Read`] has failed.
-    pub(crate) failure: Option<Failure>,
 }
 
 impl<'a> Contents<'a> {
@@ -567,7 +564,6 @@ impl<'a> Contents<'a> {
             left: range,
             run: 0,
             with_holes: true,
-            failure: None,
         }
     }
 
@@ -592,15 +588,6 @@ impl<'a> Contents<'a> {
             self.run += 1;
         }
         Ok(part)
-    }
-}
-
-impl Read for Contents<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.read_part(buffer).map_err(|failure| {
-            self.failure = Some(failure);
-            std::io::Error::other("the file cannot be read")
-        })
     }
 }
 

@@ -16,6 +16,7 @@ mod file_system;
 mod free_space;
 mod info;
 mod list;
+mod long_list;
 mod map;
 mod mount;
 mod output;

@@ -1,5 +1,6 @@
 //! `mount`: the disks of an image and their partitions as files (FUSE), so that any program works on them.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::process::ExitCode;
@@ -28,6 +29,11 @@ const ROOT: u64 = 1;
 /// The numbers of a state: that of its directory, and one for each file.
 const NUMBERS: u64 = 1 << 16;
 const MAX_THREADS: usize = 4;
+
+thread_local! {
+    /// What a thread reads: a new buffer for each request takes as long as the rest.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
@@ -313,12 +319,21 @@ impl Filesystem for Files {
         let Some(Node::File(opened, file)) = self.node(number) else {
             return reply.error(Errno::EISDIR);
         };
-        let len = file.size.saturating_sub(offset).min(size.into());
-        let mut buffer = vec![0; len as usize];
-        match opened.disk.read_at(&mut buffer, file.offset + offset) {
-            Ok(_) => reply.data(&buffer),
-            Err(_) => reply.error(Errno::EIO),
-        }
+        let len = file.size.saturating_sub(offset).min(size.into()) as usize;
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < len {
+                buffer.resize(len, 0);
+            }
+            let buffer = &mut buffer[..len];
+            match opened.disk.read_at(buffer, file.offset + offset) {
+                Ok(read) => {
+                    // A partition may end behind the disk.
+                    buffer[read..].fill(0);
+                    reply.data(buffer);
+                }
+                Err(_) => reply.error(Errno::EIO),
+            }
+        });
     }
 
     fn readdir(

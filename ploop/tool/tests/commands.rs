@@ -7,8 +7,8 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use ploop::FormatVersion;
-use ploop::image::Disk;
+use ploop::image::{Disk, Header, HeaderFlags};
+use ploop::{ClusterSize, FormatVersion, Size};
 use snapbox::cmd::{Command, cargo_bin};
 use snapbox::str;
 use tempfile::TempDir;
@@ -159,6 +159,61 @@ fn map_and_diff_show_where_data_is_and_what_changed() {
 The two states are equal.
 
 "#]]);
+}
+
+/// More pieces than are in memory at once.
+#[test]
+fn long_lists_are_complete() {
+    const CLUSTER: u64 = 32 << 10;
+    const PIECES: u32 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("root.hds");
+    let size = Size::from_bytes(2 * u64::from(PIECES) * CLUSTER);
+    let cluster = ClusterSize::from_bytes(CLUSTER).unwrap();
+    let mut header = Header::new(FormatVersion::V2, cluster, size).unwrap();
+    header.flags = HeaderFlags::empty();
+    let first = header.data_start() / CLUSTER;
+    let file = fs::File::create(&path).unwrap();
+    file.set_len((first + u64::from(PIECES)) * CLUSTER).unwrap();
+    file.write_all_at(&header.to_bytes(), 0).unwrap();
+    let expected: Vec<(u64, u64)> = (0..u64::from(PIECES))
+        .map(|piece| (2 * piece * CLUSTER, (first + piece) * CLUSTER))
+        .collect();
+    for (at, in_file) in &expected {
+        let entry = u32::try_from(in_file / CLUSTER).unwrap().to_le_bytes();
+        let place = 64 + 4 * (at / CLUSTER);
+        file.write_all_at(&entry, place).unwrap();
+    }
+    let printed = |arguments: &[&str]| {
+        let output = command(&[&["map", text(&path)], arguments].concat()).assert();
+        String::from_utf8(output.success().get_output().stdout.clone()).unwrap()
+    };
+    let table = printed(&[]);
+    let rows: Vec<(u64, u64)> = table
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let cells: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(cells[1..].len(), 3, "{line}");
+            assert_eq!((cells[1], cells[3]), ("32768", "root.hds"));
+            (cells[0].parse().unwrap(), cells[2].parse().unwrap())
+        })
+        .collect();
+    assert!(rows == expected);
+    let json: Vec<serde_json::Value> = serde_json::from_str(&printed(&["--json"])).unwrap();
+    let rows = json.iter().map(|row| {
+        let number = |name: &str| row[name].as_u64().unwrap();
+        (number("offset"), number("file_offset"))
+    });
+    assert!(rows.collect::<Vec<_>>() == expected);
+    // A table that leads nowhere, far behind.
+    let place = 64 + 4 * 2 * u64::from(PIECES - 1);
+    file.write_all_at(&u32::MAX.to_le_bytes(), place).unwrap();
+    let failed = command(&["map", "--json", text(&path)]).assert().code(1);
+    let output = failed.get_output();
+    assert!(serde_json::from_slice::<serde_json::Value>(&output.stdout).is_err());
+    let report: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(report["kind"], "corrupt", "{report}");
 }
 
 #[test]
