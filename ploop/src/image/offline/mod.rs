@@ -10,6 +10,7 @@ mod grow;
 mod import;
 mod in_use;
 mod merge;
+mod repair;
 mod restore;
 mod size;
 mod snapshot;
@@ -18,6 +19,7 @@ mod upgrade;
 
 pub use compact::{CompactOptions, CompactReport, CompactedDelta};
 pub use create::{CreateOptions, create, import, import_disk};
+pub use repair::{RepairChoice, RepairItem, RepairOptions, RepairOutcome, RepairReport};
 pub use restore::restore_descriptor;
 
 use std::fs;
