@@ -553,7 +553,10 @@ impl Candidates<'_> {
             };
             let mut with_size = *bytes;
             with_size[at::SIZE..][..len].copy_from_slice(&new.to_bytes()[at::SIZE..][..len]);
-            Header::parse(&with_size).is_ok().then_some(with_size)
+            let with = Header::parse(&with_size).ok()?;
+            // An entry that leads nowhere must not come to light.
+            let faults = |header: &Header| delta.table(&Layout::from(header)).faults;
+            (faults(&with) <= faults(&header)).then_some(with_size)
         };
         let outcome = match &sizes[..] {
             [size] if with_size(*size).is_some() => {

@@ -12,6 +12,8 @@ mod header;
 mod options;
 mod report;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod undo;
 #[allow(
     unreachable_pub,
@@ -32,7 +34,7 @@ use super::change::{
 };
 use crate::image::check::check;
 use crate::image::descriptor::{DescriptorFile, Image, directory, text};
-use crate::image::header::Header;
+use crate::image::header::{Header, HeaderFlags};
 use crate::image::progress::{Progress, counted};
 use crate::image::recovery;
 use crate::image::report::{Finding, Issue, Report, Severity};
@@ -421,12 +423,12 @@ fn is_interrupted(path: &Path, file: &DescriptorFile) -> bool {
         side_files::merge_record(path),
         side_files::file_record(path),
     ];
-    let images = file.descriptor.images.iter();
-    signs
-        .iter()
-        .cloned()
-        .chain(images.map(|image| side_files::table_copy(&image.file)))
-        .any(|sign| side_files::is_regular_file(&sign))
+    let is_converting = |image: &Image| {
+        let header = Header::read(&image.file);
+        header.is_ok_and(|header| header.flags.contains(HeaderFlags::CONVERTING))
+    };
+    signs.iter().any(|sign| side_files::is_regular_file(sign))
+        || file.descriptor.images.iter().any(is_converting)
 }
 
 /// How much is copied and saved.

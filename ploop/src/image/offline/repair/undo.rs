@@ -72,6 +72,7 @@ fn save_change(
         inode: metadata.ino(),
         old_len: change.old_len,
         new_len: change.new_len,
+        longest: change.longest.max(change.old_len),
         table_end,
         table_checksum: checksum(file, 0, table_end, &[])?,
         path: change.path.as_os_str().as_bytes().to_vec(),
@@ -125,6 +126,7 @@ fn save_removed(
         device: metadata.dev(),
         inode: metadata.ino(),
         old_len: metadata.len(),
+        longest: metadata.len(),
         mode: metadata.mode() & 0o7777,
         owner: metadata.uid(),
         group: metadata.gid(),
@@ -248,8 +250,8 @@ impl OfflineImage {
                 .with_offset(at),
         })?;
         let targets = find_targets(path, &undo, undo_path, &file)?;
-        let named = undo.files.iter().map(|it| it.path());
-        let named: Vec<PathBuf> = named.collect();
+        let kept = undo.files.iter().filter(|it| !it.was_removed);
+        let named: Vec<PathBuf> = kept.map(UndoFile::path).collect();
         let all = || named.iter().map(PathBuf::as_path);
         trust::require_no_other_writers(OPERATION, [path, undo_path].into_iter().chain(all()))?;
         paths::require_own_side_files(OPERATION, path, all())?;
@@ -341,12 +343,7 @@ fn require_unchanged(saved: &UndoFile, file: &File) -> Result<()> {
         |error: io::Error| Error::io(OPERATION, "the file cannot be read", error).with_path(&path);
     let changed = || Err(refused(ErrorKind::Unsupported, CHANGED, &path));
     let len = file.metadata().map_err(failed)?.len();
-    let copied = saved.copies.iter().map(|copy| copy.offset + copy.len);
-    let longest = saved
-        .old_len
-        .max(saved.new_len)
-        .max(copied.max().unwrap_or(0));
-    if len < saved.old_len.min(saved.new_len) || len > longest || len < saved.table_end {
+    if len < saved.old_len.min(saved.new_len) || len > saved.longest || len < saved.table_end {
         return changed();
     }
     for change in &saved.changes {

@@ -15,7 +15,7 @@
 //! | kind | payload |
 //! |---|---|
 //! | 1, descriptor | length of the old text (4), old text, new text. At most one, the first record |
-//! | 2, file | flags (4; 1: it was removed), device (8), inode (8), old length (8), new length (8), mode (4), owner (4), group (4), end of header and table (8), CRC-64 (XZ) of these as they were (8), path. What follows is of this file |
+//! | 2, file | flags (4; 1: it was removed), device (8), inode (8), old length (8), new length (8), the greatest length in between (8), mode (4), owner (4), group (4), end of header and table (8), CRC-64 (XZ) of these as they were (8), path. What follows is of this file |
 //! | 3, change | offset (8), old bytes, as many new bytes: a change of header or table. In ascending order |
 //! | 4, content | offset (8), bytes that the file had there. What is not listed behind the new length was zero |
 //! | 5, copy | offset (8), length (8), CRC-64 of it (8), offset of the table entry (8), the entry (4): a cluster that is a copy as soon as the entry leads to it |
@@ -63,6 +63,7 @@ pub(super) struct UndoFile {
     pub(super) inode: u64,
     pub(super) old_len: u64,
     pub(super) new_len: u64,
+    pub(super) longest: u64,
     pub(super) mode: u32,
     pub(super) owner: u32,
     pub(super) group: u32,
@@ -141,7 +142,13 @@ impl<W: Write> Writer<W> {
     pub(super) fn file(&mut self, file: &UndoFile) -> io::Result<()> {
         let mut bytes = Vec::new();
         bytes.extend(u32::from(file.was_removed).to_le_bytes());
-        for number in [file.device, file.inode, file.old_len, file.new_len] {
+        for number in [
+            file.device,
+            file.inode,
+            file.old_len,
+            file.new_len,
+            file.longest,
+        ] {
             bytes.extend(number.to_le_bytes());
         }
         for number in [file.mode, file.owner, file.group] {
@@ -299,6 +306,7 @@ impl Undo {
                     inode: fields.number()?,
                     old_len: fields.number()?,
                     new_len: fields.number()?,
+                    longest: fields.number()?,
                     mode: fields.short()?,
                     owner: fields.short()?,
                     group: fields.short()?,
@@ -308,7 +316,8 @@ impl Undo {
                     ..UndoFile::default()
                 };
                 let is_possible = flags <= 1
-                    && file.old_len.max(file.new_len) <= MAX_LEN
+                    && file.longest <= MAX_LEN
+                    && file.old_len.max(file.new_len) <= file.longest
                     && file.table_end <= file.old_len
                     && !file.path.is_empty()
                     && !file.path.contains(&0);
@@ -357,7 +366,7 @@ impl Undo {
                     entry: fields.take()?,
                 };
                 let is_possible = fields.0.is_empty()
-                    && copy.offset.checked_add(copy.len)? <= file.old_len.max(file.new_len)
+                    && copy.offset.checked_add(copy.len)? <= file.longest
                     && copy.entry_offset.checked_add(4)? <= file.table_end;
                 file.copies.push(copy);
                 is_possible.then_some(())
@@ -377,6 +386,7 @@ mod tests {
         let file = UndoFile {
             old_len: 1000,
             new_len: 2000,
+            longest: 2000,
             table_end: 100,
             path: b"/a/b".to_vec(),
             ..UndoFile::default()
