@@ -366,9 +366,10 @@ impl Planned<'_> {
                 self.table.shared.sort_unstable();
                 RepairOutcome::repaired(match keeps_tail {
                     true => format!(
-                        "{cleared} entries are cleared, and the cluster at the end of the file, of which {tail} bytes are there, has zeros for the rest"
+                        "{}, and the cluster at the end of the file, of which {tail} bytes are there, has zeros for the rest",
+                        entries(cleared, "is cleared", "are cleared")
                     ),
-                    false => format!("{cleared} entries are cleared"),
+                    false => entries(cleared, "is cleared", "are cleared"),
                 })
             } else {
                 is_settled = false;
@@ -380,7 +381,11 @@ impl Planned<'_> {
             self.add(
                 decisions,
                 (Severity::Error, Issue::BadEntry),
-                format!("{count} entries of the table lead to no cluster"),
+                entries(
+                    count,
+                    "of the table leads to no cluster",
+                    "of the table lead to no cluster",
+                ),
                 outcome,
             );
             if has_torn && !clears {
@@ -424,7 +429,11 @@ impl Planned<'_> {
                 RepairOutcome::left("the entries that lead to no cluster have to be repaired first")
             } else if copies {
                 homeless = shared;
-                RepairOutcome::repaired(format!("{count} entries get a copy of the cluster"))
+                RepairOutcome::repaired(entries(
+                    count,
+                    "gets a copy of the cluster",
+                    "get a copy of the cluster",
+                ))
             } else {
                 is_settled = false;
                 RepairOutcome::choice(
@@ -435,7 +444,11 @@ impl Planned<'_> {
             self.add(
                 decisions,
                 (Severity::Error, Issue::SharedCluster),
-                format!("{count} entries of the table lead to clusters of other entries"),
+                entries(
+                    count,
+                    "of the table leads to the cluster of another one",
+                    "of the table lead to clusters of others",
+                ),
                 outcome,
             );
         }
@@ -497,7 +510,7 @@ impl Planned<'_> {
         if lost != 0 {
             let outcome = match is_settled {
                 true => RepairOutcome::repaired(format!(
-                    "{} are freed: what is behind them moves to their place, and the file is cut",
+                    "{} of the file are freed: what is behind them moves to their place, and the file is cut",
                     Size::from_bytes(unused * cluster)
                 )),
                 false => RepairOutcome::left(
@@ -507,7 +520,10 @@ impl Planned<'_> {
             self.add(
                 decisions,
                 (Severity::Warning, Issue::LostClusters),
-                format!("{lost} clusters of the file are not in use"),
+                match lost {
+                    1 => "one cluster of the file is not in use".to_owned(),
+                    _ => format!("{lost} clusters of the file are not in use"),
+                },
                 outcome,
             );
         }
@@ -697,5 +713,13 @@ impl Planned<'_> {
                 RepairOutcome::repaired("the flag is right now"),
             );
         }
+    }
+}
+
+/// So many entries, and what is said of them.
+fn entries(count: usize, of_one: &str, of_more: &str) -> String {
+    match count {
+        1 => format!("one entry {of_one}"),
+        _ => format!("{count} entries {of_more}"),
     }
 }

@@ -199,8 +199,6 @@ fn verify(
     read(directory)
 }
 
-struct Stopped;
-
 #[test]
 fn a_kill_at_any_write_is_no_worse_and_can_be_undone() {
     for kind in 0..5 {
@@ -213,28 +211,25 @@ fn a_kill_at_any_write_is_no_worse_and_can_be_undone() {
         let mut end = None;
         let mut stop = 0;
         loop {
-            let mut finished = None;
             // Each place is undone with some of the kinds.
-            for undoes in [(stop + kind) % 2 == 0] {
-                let directory = copy(original.path());
-                let aside = tempfile::tempdir().unwrap();
-                let undo = aside.path().join("undo");
-                let changes = begin(directory.path(), &undo);
-                let mut count = 0;
-                let run = changes.run(OPERATION, &xml(directory.path()), |_, _| {
-                    count += 1;
-                    match count > stop {
-                        true => Err(cancelled(OPERATION)),
-                        false => Ok(()),
-                    }
-                });
-                finished = run.is_ok().then_some(Stopped);
-                let what = format!("kind {kind}, killed after {stop} writes, undone: {undoes}");
-                let found = verify(directory.path(), &undo, &before, &damaged, undoes, &what);
-                let end = end.get_or_insert_with(|| found.clone());
-                assert!(*end == found, "{what}: another end");
-            }
-            if finished.is_some() {
+            let undoes = (stop + kind) % 2 == 0;
+            let directory = copy(original.path());
+            let aside = tempfile::tempdir().unwrap();
+            let undo = aside.path().join("undo");
+            let changes = begin(directory.path(), &undo);
+            let mut count = 0;
+            let run = changes.run(OPERATION, &xml(directory.path()), |_, _| {
+                count += 1;
+                match count > stop {
+                    true => Err(cancelled(OPERATION)),
+                    false => Ok(()),
+                }
+            });
+            let what = format!("kind {kind}, killed after {stop} writes, undone: {undoes}");
+            let found = verify(directory.path(), &undo, &before, &damaged, undoes, &what);
+            let end = end.get_or_insert_with(|| found.clone());
+            assert!(*end == found, "{what}: another end");
+            if run.is_ok() {
                 break;
             }
             stop += 1;
