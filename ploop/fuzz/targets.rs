@@ -45,7 +45,9 @@ pub fn undo(input: &[u8]) {
         writer.file(file).unwrap();
         for change in &file.changes {
             assert!(change.offset + change.old.len() as u64 <= file.table_end);
-            writer.change(change.offset, &change.old, &change.new).unwrap();
+            writer
+                .change(change.offset, &change.old, &change.new)
+                .unwrap();
         }
         for content in &file.contents {
             assert!(content.offset + content.len <= file.old_len);

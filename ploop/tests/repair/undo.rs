@@ -200,3 +200,27 @@ fn a_cancelled_repair_is_no_worse_and_goes_on() {
     );
     assert!(image.read() == before);
 }
+
+#[test]
+#[cfg(feature = "serde")]
+fn reports_go_through_serde() {
+    use ploop::image::RepairReport;
+    let image = DamagedImage::new(FormatVersion::V2);
+    image.set_entry("top.hds", 1, 0);
+    image.set_entry("middle.hds", 100, 1000);
+    std::fs::remove_file(image.file("base.hds")).unwrap();
+    let report = image.open().repair(&RepairOptions::new(), |_| {}).unwrap();
+    let json = serde_json::to_string(&report).unwrap();
+    for expected in [
+        "\"outcome\":{\"repaired\":{\"how\":",
+        "\"outcome\":{\"needs_choice\":{\"choice\":\"clear_entries\",",
+        "\"outcome\":{\"left\":{\"reason\":",
+    ] {
+        assert!(json.contains(expected), "{json}");
+    }
+    assert_eq!(serde_json::from_str::<RepairReport>(&json).unwrap(), report);
+    for choice in RepairChoice::ALL {
+        let name = serde_json::to_value(choice).unwrap();
+        assert_eq!(name, choice.name().replace('-', "_"));
+    }
+}

@@ -27,7 +27,7 @@ const STYLES: Styles = Styles::styled()
     version,
     styles = STYLES,
     max_term_width = 100,
-    after_help = "Exit status: 0 done (check: the image is sound), 1 could not be done, 2 wrong usage (check: damaged), \
+    after_help = "Exit status: 0 done (check, repair: the image is sound), 1 could not be done, 2 wrong usage (check: damaged), \
                   3 (check: only space is lost)."
 )]
 pub(crate) struct Cli {

@@ -42,7 +42,7 @@ use crate::{Error, Result};
 ///
 /// * An image of which a device of the driver has any delta: [`ErrorKind::Busy`](crate::ErrorKind::Busy).
 /// * An image whose top is marked as in use: a program works with it on this host or on another one, or the host went
-///   down. [`clear_in_use_marks`](OfflineImage::clear_in_use_marks) is for that.
+///   down. [`clear_in_use_marks`](OfflineImage::clear_in_use_marks) and [`repair`](OfflineImage::repair) are for that.
 /// * Encrypted images, and where the program is root's, images that others can write to: see `ploop::trust`.
 ///
 /// # After a failure, a kill or a power cut
