@@ -24,6 +24,52 @@ use ploop::image::{
 #[path = "../src/copy/stream.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod stream;
+#[path = "../src/image/offline/repair/undo_format.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod undo_format;
+
+/// An undo file of a repair.
+pub fn undo(input: &[u8]) {
+    use undo_format::{CONTENT, Content, Writer, read};
+    let Ok(found) = read(input) else {
+        return;
+    };
+    // What was understood is written again, and understood in the same way.
+    let mut writer = Writer::new(Vec::new()).unwrap();
+    if let Some((old, new)) = &found.descriptor {
+        writer.descriptor(old, new).unwrap();
+    }
+    let bytes_of = |content: &Content| &input[content.position as usize..][..content.len as usize];
+    for file in &found.files {
+        assert!(file.table_end <= file.old_len && file.old_len <= file.longest);
+        writer.file(file).unwrap();
+        for change in &file.changes {
+            assert!(change.offset + change.old.len() as u64 <= file.table_end);
+            writer
+                .change(change.offset, &change.old, &change.new)
+                .unwrap();
+        }
+        for content in &file.contents {
+            assert!(content.offset + content.len <= file.old_len);
+            writer.content(content.offset, bytes_of(content)).unwrap();
+        }
+        for copy in &file.copies {
+            writer.copy(copy).unwrap();
+        }
+    }
+    let written = writer.finish().unwrap();
+    let mut again = read(&written[..]).unwrap();
+    let mut pairs = found.files.iter().zip(&mut again.files);
+    assert!(pairs.all(|(first, second)| {
+        let mut contents = first.contents.iter().zip(&mut second.contents);
+        contents.all(|(first, second)| {
+            let position = std::mem::replace(&mut second.position, first.position);
+            let bytes = &written[position as usize..][..second.len as usize];
+            bytes == bytes_of(first) && bytes.len() <= 40 * CONTENT
+        })
+    }));
+    assert_eq!(found, again);
+}
 
 /// The stream of a copy.
 pub fn copy(input: &[u8]) {

@@ -53,6 +53,11 @@ fn copies() {
 }
 
 #[test]
+fn undo_files() {
+    replay("undo", targets::undo);
+}
+
+#[test]
 fn checks() {
     replay("check", targets::check);
     fs::remove_dir_all(targets::directory()).unwrap();

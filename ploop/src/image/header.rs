@@ -21,17 +21,17 @@ const IN_USE: u32 = 0x746f_6e59;
 const NO_SIGNATURE: &str = "the signature is not that of a ploop image";
 
 /// Offsets of the fields.
-mod at {
-    pub(super) const TYPE: usize = 16;
-    pub(super) const HEADS: usize = 20;
-    pub(super) const CYLINDERS: usize = 24;
-    pub(super) const CLUSTER: usize = 28;
-    pub(super) const ENTRIES: usize = 32;
-    pub(super) const SIZE: usize = 36;
-    pub(super) const IN_USE: usize = 44;
-    pub(super) const FIRST_BLOCK: usize = 48;
-    pub(super) const FLAGS: usize = 52;
-    pub(super) const EXTENSION: usize = 56;
+pub(in crate::image) mod at {
+    pub(in crate::image) const TYPE: usize = 16;
+    pub(in crate::image) const HEADS: usize = 20;
+    pub(in crate::image) const CYLINDERS: usize = 24;
+    pub(in crate::image) const CLUSTER: usize = 28;
+    pub(in crate::image) const ENTRIES: usize = 32;
+    pub(in crate::image) const SIZE: usize = 36;
+    pub(in crate::image) const IN_USE: usize = 44;
+    pub(in crate::image) const FIRST_BLOCK: usize = 48;
+    pub(in crate::image) const FLAGS: usize = 52;
+    pub(in crate::image) const EXTENSION: usize = 56;
 }
 
 bitflags::bitflags! {

@@ -93,8 +93,9 @@ pub use header::{Header, HeaderFlags};
 pub use layout::Layout;
 #[cfg(feature = "image-write")]
 pub use offline::{
-    CompactOptions, CompactReport, CompactedDelta, CreateOptions, FreeParts, OfflineImage, create,
-    import, import_disk, restore_descriptor,
+    CompactOptions, CompactReport, CompactedDelta, CreateOptions, FreeParts, OfflineImage,
+    RepairChoice, RepairItem, RepairOptions, RepairOutcome, RepairReport, create, import,
+    import_disk, restore_descriptor,
 };
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use orphans::orphans;

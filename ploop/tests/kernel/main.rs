@@ -18,6 +18,8 @@ mod merges;
 mod mounts;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
+#[cfg(feature = "image-write")]
+mod repairs;
 mod replaces;
 mod resizes;
 mod snapshots;
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
         discards::tests(),
         copies::tests(),
         looks::tests(),
+        #[cfg(feature = "image-write")]
+        repairs::tests(),
     ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }

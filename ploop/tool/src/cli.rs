@@ -65,7 +65,7 @@ const STYLES: Styles = Styles::styled()
     version,
     styles = STYLES,
     max_term_width = 100,
-    after_help = "Exit status: 0 done (check: the image is sound), 1 could not be done, 2 wrong usage (check: damaged), \
+    after_help = "Exit status: 0 done (check, repair: the image is sound), 1 could not be done, 2 wrong usage (check: damaged), \
                   3 (check: only space is lost)."
 )]
 pub(crate) struct Cli {
@@ -154,6 +154,20 @@ pub(crate) enum Command {
     /// also what the file system inside does not use
     #[command(after_help = COMPACT)]
     Compact(Compact),
+    /// Repair what check finds: what has one right answer, and the rest by the options below
+    #[command(
+        after_help = "Examples:\n  ploop-image repair root.hdd --dry-run\n  ploop-image repair root.hdd --undo before.undo --clear-entries\n  ploop-image repair root.hdd --revert before.undo\n\n\
+                      Exit status: 0 if the image is sound and nothing is left, 1 otherwise. Changes the image: under libploop's \
+                      lock, and only while no device of this host has it. At each moment the image is no worse than before."
+    )]
+    Repair(Repair),
+    /// Make a lost descriptor anew, of the deltas of the image; prints the descriptor
+    #[command(
+        after_help = "Example:\n  ploop-image restore-descriptor root.hdd root.hdd/root.hds root.hdd/root.hds.{5fbaabe3-6958-40ff-92a7-860e329aab41}\n\n\
+                      The deltas do not say how they stand upon each other. Their names and times may help; a disk is never larger \
+                      in a delta than in those above."
+    )]
+    RestoreDescriptor(RestoreDescriptor),
 }
 
 /// The image.
@@ -362,6 +376,61 @@ pub(crate) struct Compact {
     /// is gone then
     #[arg(long)]
     pub(crate) free: bool,
+}
+
+#[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own for the user"
+)]
+pub(crate) struct Repair {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    /// Change nothing, and say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Save what is overwritten, cut off and removed in a new file, before anything is changed
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub(crate) undo: Option<PathBuf>,
+    /// Put back what the repair has changed that has written this undo file
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "dry_run", "undo", "clear_entries", "copy_shared", "rebuild_headers", "drop_extensions",
+        "drop_missing", "pad_raw", "fill_holes", "remove_orphans",
+    ])]
+    pub(crate) revert: Option<PathBuf>,
+    /// Clear table entries that lead to no cluster: these clusters read as in the deltas below, or as zeros
+    #[arg(long, help_heading = "Choices")]
+    pub(crate) clear_entries: bool,
+    /// Give each table entry but the first that leads to the same cluster a copy of it
+    #[arg(long, help_heading = "Choices")]
+    pub(crate) copy_shared: bool,
+    /// Make a header anew whose signature is gone
+    #[arg(long, help_heading = "Choices")]
+    pub(crate) rebuild_headers: bool,
+    /// Drop format extensions (bitmaps of backup programs) that are damaged or in the way
+    #[arg(long, help_heading = "Choices")]
+    pub(crate) drop_extensions: bool,
+    /// Remove snapshots from the descriptor whose delta is missing, if nothing stands upon them
+    #[arg(long, help_heading = "Choices")]
+    pub(crate) drop_missing: bool,
+    /// Make a raw base that was cut short as long as the disk, with zeros
+    #[arg(long, help_heading = "Choices")]
+    pub(crate) pad_raw: bool,
+    /// Give the holes of files that were copied sparsely space
+    #[arg(long, help_heading = "Choices")]
+    pub(crate) fill_holes: bool,
+    /// Remove deltas and temporary files beside the descriptor that no descriptor there names
+    #[arg(long, help_heading = "Choices")]
+    pub(crate) remove_orphans: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreDescriptor {
+    /// The descriptor to make, or the directory in which DiskDescriptor.xml is to be made
+    pub(crate) path: PathBuf,
+    /// The deltas, the base first and the top last
+    #[arg(value_name = "DELTA", required = true)]
+    pub(crate) deltas: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ mod mount;
 mod output;
 mod progress;
 mod qcow2;
+mod repair;
 mod snapshots;
 mod source;
 
@@ -57,6 +58,8 @@ fn main() -> ExitCode {
         Command::Resize(resize) => convert::resize(resize),
         Command::Convert(convert) => convert::convert(convert, &output),
         Command::Compact(compact) => compact::run(compact, &output),
+        Command::Repair(repair) => repair::run(repair, &output),
+        Command::RestoreDescriptor(restore) => repair::restore_descriptor(restore, &output),
     };
     match result {
         Ok(status) => status,

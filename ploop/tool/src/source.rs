@@ -11,7 +11,7 @@ use crate::cli::{self, State};
 use crate::output::{Failure, Result};
 
 /// The name that libploop gives to descriptors.
-const DESCRIPTOR: &str = "DiskDescriptor.xml";
+pub(crate) const DESCRIPTOR: &str = "DiskDescriptor.xml";
 
 /// An image, by what was named.
 pub(crate) enum Source {

@@ -516,3 +516,169 @@ fn what_is_stored_for_nothing_is_freed() {
     assert!(contents_of(&image.descriptor) == before);
     command(&["check", image.path()]).assert().code(0);
 }
+
+/// An image with a lost cluster, a mark and an entry that leads nowhere.
+fn damage(image: &Image) {
+    let top = image.file("top.hds");
+    let file = fs::File::options().write(true).open(top).unwrap();
+    file.write_all_at(&0x746f_6e59u32.to_le_bytes(), 44)
+        .unwrap();
+    file.write_all_at(&900u32.to_le_bytes(), 64).unwrap();
+    file.set_len(3 * M).unwrap();
+    file.write_all_at(&[9; M as usize], 2 * M).unwrap();
+}
+
+fn files(image: &Image) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(image.dir.path()).unwrap();
+    let mut files: Vec<(PathBuf, Vec<u8>)> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_none_or(|it| it != "lck" && it != "undo")
+        })
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_damaged_image_is_repaired_and_the_repair_undone() {
+    let image = Image::new();
+    command(&["repair", image.path()])
+        .assert()
+        .code(0)
+        .stdout_eq("The image is sound.\n");
+    let sound = contents_of(&image.descriptor);
+    damage(&image);
+    let damaged = files(&image);
+    command(&["check", image.path()]).assert().code(2);
+
+    command(&["repair", "--dry-run", image.path()])
+        .assert()
+        .code(1)
+        .stdout_eq(str![[r#"
+warning: [..]/top.hds at offset 44: the delta is marked as in use[..]
+  left: the mark stays until the damage of the delta is repaired
+error: [..]/top.hds at offset 64: the table puts cluster 0 at 900, which lies beyond the end of the file
+  with --clear-entries: these clusters read as in the deltas below, or as zeros[..]
+warning: [..]/top.hds: 1 of the file's 2 clusters are not in use
+  left: they may belong to damaged entries of the table, and stay until these are repaired
+Something would be left.
+
+"#]]);
+    assert!(files(&image) == damaged);
+
+    let undo = image.file("before.undo");
+    let arguments = [
+        "repair",
+        image.path(),
+        "--undo",
+        text(&undo),
+        "--clear-entries",
+    ];
+    command(&arguments).assert().code(0).stdout_eq(str![[r#"
+warning: [..]/top.hds at offset 44: the delta is marked as in use[..]
+  repaired: no device of this host has it: the mark is cleared
+error: [..]/top.hds at offset 64: the table puts cluster 0 at 900, which lies beyond the end of the file
+  repaired: one entry is cleared
+warning: [..]/top.hds: 1 of the file's 2 clusters are not in use
+  repaired: 1 MiB of the file are freed: what is behind them moves to their place, and the file is cut
+The image is sound.
+
+"#]]);
+    assert!(contents_of(&image.descriptor) == sound);
+    command(&["check", image.path()]).assert().code(0);
+
+    command(&["repair", image.path(), "--revert", text(&undo)])
+        .assert()
+        .code(0)
+        .stdout_eq("[..]/top.hds is as before the repair\n");
+    assert!(files(&image) == damaged);
+    let arguments = ["repair", "--json", image.path(), "--clear-entries"];
+    let json = command(&arguments).assert().code(0);
+    let report: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert_eq!(report["is_sound"], true, "{report}");
+    assert_eq!(report["items"].as_array().unwrap().len(), 3, "{report}");
+    let how = &report["items"][0]["outcome"]["repaired"]["how"];
+    assert!(how.is_string(), "{report}");
+    assert!(contents_of(&image.descriptor) == sound);
+    // The image is not as the undo file would have it any more: it is as after the first repair.
+    command(&["repair", "--json", image.path(), "--revert", text(&undo)])
+        .assert()
+        .code(0);
+    assert!(files(&image) == damaged);
+}
+
+#[test]
+fn a_repair_refuses_what_it_cannot_do() {
+    let image = Image::new();
+    // A descriptor of zeros, as after a power cut.
+    let text_before = fs::read(&image.descriptor).unwrap();
+    fs::write(&image.descriptor, [0; 100]).unwrap();
+    for path in [image.path(), text(&image.descriptor)] {
+        command(&["repair", path])
+            .assert()
+            .code(1)
+            .stdout_eq(str![[r#"
+error: [..]/DiskDescriptor.xml: the file holds nothing but zeros, as after a power cut
+  left: [..]restore_descriptor
+The image is damaged.
+
+"#]]);
+    }
+    fs::write(&image.descriptor, text_before).unwrap();
+    let top = image.file("top.hds");
+    command(&["repair", text(&top)]).assert().code(1);
+    command(&["repair", image.path(), "--revert", text(&top)])
+        .assert()
+        .code(1)
+        .stderr_eq(str![[r#"
+error: cannot undo repair [..]/top.hds at offset 0: this is no undo file
+
+"#]]);
+    for usage in [
+        &["repair", "--dry-run", "--undo", "x", "y"][..],
+        &["repair", "--revert", "x", "--clear-entries", "y"],
+        &["repair"],
+    ] {
+        command(usage).assert().code(2);
+    }
+}
+
+#[test]
+fn a_lost_descriptor_is_made_anew() {
+    let image = Image::new();
+    let deltas = [image.file("root.hds"), image.file("top.hds")];
+    let [base, top] = [text(&deltas[0]), text(&deltas[1])];
+    let before = contents_of(&image.descriptor);
+    command(&["restore-descriptor", image.path(), base, top])
+        .assert()
+        .code(1)
+        .stderr_eq(str![[r#"
+error: cannot restore descriptor [..]
+
+"#]]);
+    fs::remove_file(&image.descriptor).unwrap();
+    command(&["restore-descriptor", image.path(), base, top])
+        .assert()
+        .code(0)
+        .stdout_eq("[..]/DiskDescriptor.xml\n");
+    assert!(contents_of(&image.descriptor) == before);
+    command(&["check", image.path()]).assert().code(0);
+    let other = image.file("other.xml");
+    let arguments = ["restore-descriptor", "--json", text(&other), base, top];
+    let json = command(&arguments).assert().code(0);
+    let value: serde_json::Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert!(
+        value["descriptor"]
+            .as_str()
+            .unwrap()
+            .ends_with("/other.xml"),
+        "{value}"
+    );
+    assert!(contents_of(&other) == before);
+    command(&["restore-descriptor", image.path()])
+        .assert()
+        .code(2);
+}

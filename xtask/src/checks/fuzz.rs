@@ -16,7 +16,7 @@ pub(super) const CHECK: Check = Check {
     work,
 };
 
-const TARGETS: [&str; 3] = ["descriptor", "delta", "check"];
+const TARGETS: [&str; 5] = ["descriptor", "delta", "check", "copy", "undo"];
 
 fn work(settings: &Settings) -> Result<()> {
     let directory = packages::metadata()?.target_directory.join("fuzz");

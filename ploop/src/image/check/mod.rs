@@ -17,7 +17,6 @@ use super::state::State;
 use crate::{Error, Result, Size};
 use descriptor::{check_agreement, check_descriptor, snapshots};
 use findings::Findings;
-use table::TableCheck;
 
 mod descriptor;
 mod findings;
@@ -27,6 +26,9 @@ mod table;
 
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(super) use required::require_sound_delta;
+#[cfg(feature = "image-write")]
+pub(super) use table::EntryFault;
+pub(super) use table::TableCheck;
 
 const OPERATION: &str = "check image";
 

@@ -13,16 +13,56 @@ use crate::image::{extension, holes};
 use crate::{Error, Result};
 
 /// The check of one delta's table.
-pub(super) struct TableCheck<'a> {
-    pub(super) path: &'a Path,
-    pub(super) file: &'a File,
-    pub(super) layout: &'a Layout,
-    pub(super) len: u64,
+pub(in crate::image) struct TableCheck<'a> {
+    pub(in crate::image) path: &'a Path,
+    pub(in crate::image) file: &'a File,
+    pub(in crate::image) layout: &'a Layout,
+    pub(in crate::image) len: u64,
+}
+
+/// What is wrong with an entry of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::image) enum EntryFault {
+    /// It leads to no cluster of the file; why.
+    Misplaced(&'static str),
+    /// An entry before it leads to the same cluster.
+    Shared,
 }
 
 impl TableCheck<'_> {
     /// Checks each entry, and returns the clusters that are in use, by their number behind the table.
     pub(super) fn entries(&self, findings: &mut Findings) -> Clusters {
+        let mut unreadable = Vec::new();
+        let clusters = self.scan(
+            |error| unreadable.push(error),
+            |number, entry, place| {
+                let (issue, what) = match place {
+                    Ok(_) => return,
+                    Err(EntryFault::Misplaced(what)) => (Issue::BadEntry, what),
+                    Err(EntryFault::Shared) => (Issue::SharedCluster, "another cluster uses, too"),
+                };
+                findings.add(
+                    Severity::Error,
+                    issue,
+                    Some(self.path),
+                    Some(table::entry_offset(number)),
+                    format!("the table puts cluster {number} at {entry}, which {what}"),
+                );
+            },
+        );
+        for error in unreadable {
+            findings.add_error(Issue::Unreadable, &error);
+        }
+        clusters
+    }
+
+    /// Looks at each entry that is not 0, in their order: which cluster, the entry, and the offset to which it leads or
+    /// what is wrong with it. Returns the clusters that are in use, by their number behind the table.
+    pub(in crate::image) fn scan(
+        &self,
+        mut unreadable: impl FnMut(Error),
+        mut each: impl FnMut(u32, u32, Result<u64, EntryFault>),
+    ) -> Clusters {
         let entries = self.layout.entries;
         let table = Table::new(entries);
         let mut clusters = Clusters::default();
@@ -31,39 +71,31 @@ impl TableCheck<'_> {
                 Ok(Page::Entries(page)) => page,
                 Ok(_) => continue,
                 Err(error) => {
-                    findings.add_error(Issue::Unreadable, &error.with_path(self.path));
+                    unreadable(error.with_path(self.path));
                     continue;
                 }
             };
             for (cluster, entry) in (number * PAGE..).zip(page) {
                 if entry != 0 {
-                    self.entry(cluster, entry, &mut clusters, findings);
+                    each(cluster, entry, self.place(entry, &mut clusters));
                 }
             }
         }
         clusters
     }
 
-    fn entry(&self, number: u32, entry: u32, clusters: &mut Clusters, findings: &mut Findings) {
+    /// Where an entry leads.
+    fn place(&self, entry: u32, clusters: &mut Clusters) -> Result<u64, EntryFault> {
         let layout = self.layout;
         let offset = layout.cluster_offset(entry);
-        let mut bad = |issue, what: &str| {
-            findings.add(
-                Severity::Error,
-                issue,
-                Some(self.path),
-                Some(table::entry_offset(number)),
-                format!("the table puts cluster {number} at {entry}, which {what}"),
-            );
-        };
         if let Some(what) = layout.misplaced(offset, |end| self.is_beyond(end)) {
-            bad(Issue::BadEntry, what);
-            return;
+            return Err(EntryFault::Misplaced(what));
         }
         // No entry leads so far that the number does not fit.
         let slot = (offset - layout.data_start) / layout.cluster.bytes();
-        if !clusters.insert(slot as u32) {
-            bad(Issue::SharedCluster, "another cluster uses, too");
+        match clusters.insert(slot as u32) {
+            true => Ok(offset),
+            false => Err(EntryFault::Shared),
         }
     }
 
@@ -114,6 +146,19 @@ impl TableCheck<'_> {
 
     /// Checks that the table is zero behind the entries of the disk, up to the first cluster of data.
     pub(super) fn entries_beyond_disk(&self, findings: &mut Findings) -> Result<()> {
+        self.scan_beyond_disk(|offset, _| {
+            findings.add(
+                Severity::Warning,
+                Issue::EntryBeyondDisk,
+                Some(self.path),
+                Some(offset),
+                "the table has an entry for a cluster behind the end of the disk",
+            );
+        })
+    }
+
+    /// Looks at each entry behind those of the disk that is not 0: where it is, and the entry.
+    pub(in crate::image) fn scan_beyond_disk(&self, mut each: impl FnMut(u64, u32)) -> Result<()> {
         let mut at = table::entry_offset(self.layout.entries);
         let end = self.layout.data_start;
         let mut buffer = vec![0; 64 << 10];
@@ -135,13 +180,9 @@ impl TableCheck<'_> {
             }
             for (index, entry) in (0u64..).zip(buffer[..part].chunks(4)) {
                 if entry.iter().any(|byte| *byte != 0) {
-                    findings.add(
-                        Severity::Warning,
-                        Issue::EntryBeyondDisk,
-                        Some(self.path),
-                        Some(at + 4 * index),
-                        "the table has an entry for a cluster behind the end of the disk",
-                    );
+                    let mut bytes = [0; 4];
+                    bytes[..entry.len()].copy_from_slice(entry);
+                    each(at + 4 * index, u32::from_le_bytes(bytes));
                 }
             }
             at += part as u64;
@@ -150,7 +191,7 @@ impl TableCheck<'_> {
     }
 
     /// How many clusters of the file are holes, and not in use.
-    pub(super) fn unused_holes(&self, used: &Clusters) -> u64 {
+    pub(in crate::image) fn unused_holes(&self, used: &Clusters) -> u64 {
         let (cluster, data_start) = (self.layout.cluster.bytes(), self.layout.data_start);
         let (mut at, end) = (data_start, self.len - (self.len - data_start) % cluster);
         let mut holes = 0;

@@ -11,6 +11,8 @@ use super::xml::{self, Element};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 mod descriptor_file;
 mod form;
+#[cfg(feature = "image-write")]
+mod mend;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) mod merge;
 mod storage;
@@ -287,7 +289,7 @@ impl Descriptor {
     }
 
     fn of(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<Descriptor> {
-        let descriptor = assemble(root, dir, form)?;
+        let descriptor = assemble(root, dir, form, None)?;
         descriptor.validate()?;
         Ok(descriptor)
     }
@@ -488,7 +490,13 @@ fn contents(file: fs::File, len: u64) -> Result<Vec<u8>> {
     Ok(contents)
 }
 
-fn assemble(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<Descriptor> {
+/// What a descriptor says, which may contradict itself. `missing_top` is the top where none is named.
+fn assemble(
+    root: Element<'_, '_>,
+    dir: &Path,
+    form: &DescriptorForm,
+    missing_top: Option<Guid>,
+) -> Result<Descriptor> {
     let parameters = root.required("Disk_Parameters")?;
     let storage_data = root.required("StorageData")?;
     if storage_data.optional("Storage").is_none() {
@@ -558,12 +566,12 @@ fn assemble(root: Element<'_, '_>, dir: &Path, form: &DescriptorForm) -> Result<
     let top = match tree.optional("TopGUID") {
         Some(element) => element.guid()?,
         None if snapshots.iter().any(|shot| shot.guid == Guid::TOP) => Guid::TOP,
-        None => {
-            return Err(corrupt(format!(
+        None => missing_top.ok_or_else(|| {
+            corrupt(format!(
                 "there is neither a TopGUID nor a Shot {}",
                 Guid::TOP
-            )));
-        }
+            ))
+        })?,
     };
 
     Ok(Descriptor {

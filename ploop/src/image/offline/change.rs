@@ -22,7 +22,7 @@ use crate::sysfs::{self, Device};
 use crate::{Error, ErrorKind, Guid, ImageMode, Result, Size, paths, side_files, trust};
 
 /// A descriptor keeps the root and the names that it has.
-const FORM: DescriptorForm = DescriptorForm {
+pub(super) const FORM: DescriptorForm = DescriptorForm {
     has_key_and_volume: true,
     ..DescriptorForm::PARALLELS
 };
@@ -72,29 +72,10 @@ impl<'a> OfflineChange<'a> {
                 .map_err(|error| error.during(operation).with_path(path))
         };
         let mut file = read()?;
-        let deltas = || file.descriptor.images.iter().map(|image| &*image.file);
-        trust::require_no_other_writers(operation, [path].into_iter().chain(deltas()))?;
-        paths::require_own_side_files(operation, path, deltas())?;
-        let refused = |kind, why: String| Error::new(kind, operation, why).with_path(path);
-        if file.descriptor.encryption.is_some() {
-            let why = "the image is encrypted".to_owned();
-            return Err(refused(ErrorKind::Unsupported, why));
-        }
-        if let Some(volume) = &file.unknown.volume {
-            if volume.parent.is_some() || volume.read_only {
-                let why = "the image is a volume of Virtuozzo that shares deltas with others, which a change could damage; libploop 7 knows them";
-                return Err(refused(ErrorKind::Unsupported, why.to_owned()));
-            }
-        }
+        require_changeable(operation, path, &file)?;
         require_distinct_files(operation, &file.descriptor)?;
-        let devices = sysfs::devices();
-        if let Some(device) = device_with(&devices, &file.descriptor) {
-            let why = format!(
-                "{} has it, or may have: it has a file that is not found under its path; unmount it first",
-                device.path().display()
-            );
-            return Err(refused(ErrorKind::Busy, why));
-        }
+        let deltas = file.descriptor.images.iter().map(|image| &*image.file);
+        let devices = require_unattached(operation, path, deltas)?;
         if recovery::finish(&devices, operation, path, &file.descriptor, &FORM)? {
             file = read()?;
         }
@@ -357,21 +338,61 @@ pub(super) fn cancelled(operation: &'static str) -> Error {
     )
 }
 
-/// A device that has one of the deltas, or may have: it has a file that cannot be identified.
-fn device_with<'d>(devices: &'d [Device], descriptor: &Descriptor) -> Option<&'d Device> {
-    let files: Vec<Identity> = descriptor
-        .images
-        .iter()
-        .filter_map(|image| Identity::of(&image.file).ok())
+/// Requires that an image may be changed at all: nobody else can write to it, and it is of a kind that is known here.
+pub(super) fn require_changeable(
+    operation: &'static str,
+    path: &Path,
+    file: &DescriptorFile,
+) -> Result<()> {
+    let deltas = || file.descriptor.images.iter().map(|image| &*image.file);
+    trust::require_no_other_writers(operation, [path].into_iter().chain(deltas()))?;
+    paths::require_own_side_files(operation, path, deltas())?;
+    let unsupported =
+        |why: &str| Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(path));
+    if file.descriptor.encryption.is_some() {
+        return unsupported("the image is encrypted");
+    }
+    if let Some(volume) = &file.unknown.volume {
+        if volume.parent.is_some() || volume.read_only {
+            return unsupported(
+                "the image is a volume of Virtuozzo that shares deltas with others, which a change could damage; libploop 7 knows them",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Requires that no device has one of these files, or may have one: it has a file that cannot be identified. Returns the
+/// devices that there are.
+pub(super) fn require_unattached<'f>(
+    operation: &'static str,
+    path: &Path,
+    files: impl IntoIterator<Item = &'f Path>,
+) -> Result<Vec<Device>> {
+    let devices = sysfs::devices();
+    let files: Vec<Identity> = files
+        .into_iter()
+        .filter_map(|file| Identity::of(file).ok())
         .collect();
-    devices
-        .iter()
-        .find(|device| device.is_unknown() || files.iter().any(|file| device.has(*file)))
+    let mut all = devices.iter();
+    if let Some(device) =
+        all.find(|device| device.is_unknown() || files.iter().any(|file| device.has(*file)))
+    {
+        let why = format!(
+            "{} has it, or may have: it has a file that is not found under its path; unmount it first",
+            device.path().display()
+        );
+        return Err(Error::new(ErrorKind::Busy, operation, why).with_path(path));
+    }
+    Ok(devices)
 }
 
 /// Requires that each delta is a file of its own. Otherwise merging one into the other, or removing one, would remove
 /// both.
-fn require_distinct_files(operation: &'static str, descriptor: &Descriptor) -> Result<()> {
+pub(super) fn require_distinct_files(
+    operation: &'static str,
+    descriptor: &Descriptor,
+) -> Result<()> {
     let mut seen: HashMap<Identity, Guid> = HashMap::new();
     for image in &descriptor.images {
         let Ok(identity) = Identity::of(&image.file) else {
@@ -388,7 +409,7 @@ fn require_distinct_files(operation: &'static str, descriptor: &Descriptor) -> R
 }
 
 /// The fields unknown to libploop that a change by libploop saved and did not restore, because it was killed.
-fn saved_fields(path: &Path) -> Option<UnknownFields> {
+pub(super) fn saved_fields(path: &Path) -> Option<UnknownFields> {
     let backup = side_files::saved_unknown_fields(path);
     side_files::is_regular_file(&backup)
         .then(|| DescriptorFile::read_as(&backup, &FORM).ok())

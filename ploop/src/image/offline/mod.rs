@@ -11,6 +11,7 @@ mod grow;
 mod import;
 mod in_use;
 mod merge;
+mod repair;
 mod restore;
 mod size;
 mod snapshot;
@@ -20,6 +21,7 @@ mod upgrade;
 pub use compact::{CompactOptions, CompactReport, CompactedDelta};
 pub use create::{CreateOptions, create, import, import_disk};
 pub use free_parts::FreeParts;
+pub use repair::{RepairChoice, RepairItem, RepairOptions, RepairOutcome, RepairReport};
 pub use restore::restore_descriptor;
 
 use std::fs;
@@ -43,7 +45,8 @@ use crate::{Error, Result};
 ///
 /// * An image of which a device of the driver has any delta: [`Busy`](crate::ErrorKind::Busy).
 /// * An image whose top is marked as in use: [`Busy`](crate::ErrorKind::Busy). A program works with it on this host or on
-///   another one, or the host went down; [`clear_in_use_marks`](OfflineImage::clear_in_use_marks) is for that.
+///   another one, or the host went down; [`clear_in_use_marks`](OfflineImage::clear_in_use_marks) and
+///   [`repair`](OfflineImage::repair) are for that.
 /// * An image whose lock somebody else holds for too long: [`Locked`](crate::ErrorKind::Locked).
 /// * Encrypted images, and volumes that share deltas with others: [`Unsupported`](crate::ErrorKind::Unsupported).
 /// * Where the program runs as root, images that other users can write to:

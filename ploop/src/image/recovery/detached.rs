@@ -40,30 +40,11 @@ pub(crate) fn finish(
     old: &Descriptor,
     form: &DescriptorForm,
 ) -> Result<bool> {
-    let staged = side_files::staged(path);
-    let candidate = super::staged_descriptor(&staged, form);
-    let all = old.images.iter();
-    if may_be_attached(
-        devices,
-        all.chain(candidate.iter().flat_map(|new| &new.images)),
-    ) {
+    let Some(settled) = settle(devices, operation, path, old, form)? else {
         return Ok(false);
-    }
-    let new = candidate.as_ref().filter(|new| {
-        is_converted_to_raw(old, new)
-            || is_converted_from_raw(old, new)
-            || is_grown_raw(old, new)
-            || has_written_snapshot(old, new, &staged)
-            || is_merged_to_new_file(old, new)
-    });
-    let done = new.is_some();
-    if done {
-        put_in_place(operation, &staged, path)?;
-    } else if let Some(candidate) = &candidate {
-        take_back_growth(old, candidate, &staged);
-    }
-    let descriptor = new.unwrap_or(old);
-    files::finish(devices, path, descriptor);
+    };
+    let done = settled.is_some();
+    let descriptor = settled.as_ref().unwrap_or(old);
     let mut unmarked = false;
     for image in &descriptor.images {
         if image.guid != descriptor.top {
@@ -72,9 +53,44 @@ pub(crate) fn finish(
     }
     if unmarked && !done {
         // It is that of the merge, which was undone.
-        let _ = fs::remove_file(&staged);
+        let _ = fs::remove_file(side_files::staged(path));
     }
     Ok(done || unmarked)
+}
+
+/// [`finish`], but for the marks of deltas. Returns the new descriptor, if that was put in place. `None` while a device has
+/// one of the image's deltas, or may have.
+pub(super) fn settle(
+    devices: &[Device],
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+    form: &DescriptorForm,
+) -> Result<Option<Option<Descriptor>>> {
+    let staged = side_files::staged(path);
+    let candidate = super::staged_descriptor(&staged, form);
+    let all = old.images.iter();
+    if may_be_attached(
+        devices,
+        all.chain(candidate.iter().flat_map(|new| &new.images)),
+    ) {
+        return Ok(None);
+    }
+    let is_right = candidate.as_ref().is_some_and(|new| {
+        is_converted_to_raw(old, new)
+            || is_converted_from_raw(old, new)
+            || is_grown_raw(old, new)
+            || has_written_snapshot(old, new, &staged)
+            || is_merged_to_new_file(old, new)
+    });
+    if is_right {
+        put_in_place(operation, &staged, path)?;
+    } else if let Some(candidate) = &candidate {
+        take_back_growth(old, candidate, &staged);
+    }
+    let new = candidate.filter(|_| is_right);
+    files::finish(devices, path, new.as_ref().unwrap_or(old));
+    Ok(Some(new))
 }
 
 /// Whether a device has one of these deltas, or may have: it has a file that cannot be identified.

@@ -43,6 +43,32 @@ pub(crate) fn finish(
     Ok(marked || finished)
 }
 
+/// [`finish`], but for the in-use marks of deltas, which a repair clears itself.
+#[cfg(feature = "image-write")]
+pub(crate) fn finish_but_marks(
+    devices: &[Device],
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+    form: &DescriptorForm,
+) -> Result<bool> {
+    upgrade::finish(operation, old)?;
+    if removal::finish(devices, operation, path, old, form)? {
+        return Ok(true);
+    }
+    let marked = merge::mark_lost_snapshots(devices, operation, path, old, form)?;
+    let settled = detached::settle(devices, operation, path, old, form)?;
+    let done = settled.flatten().is_some();
+    let is_marked = |image: &crate::image::Image| {
+        image.guid != old.top && crate::image::Header::read(&image.file).is_ok_and(|it| it.in_use)
+    };
+    if !done && old.images.iter().any(is_marked) {
+        // It is that of the merge that has left the mark, and was undone.
+        let _ = std::fs::remove_file(side_files::staged(path));
+    }
+    Ok(marked || done)
+}
+
 /// The staged descriptor at this path, if it is complete.
 pub(crate) fn staged_descriptor(path: &Path, form: &DescriptorForm) -> Option<Descriptor> {
     side_files::is_regular_file(path)
