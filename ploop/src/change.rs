@@ -18,7 +18,9 @@ use bitflags::Flags;
 use rustix::fs::OFlags;
 
 use crate::canonical::CanonicalDescriptor;
-use crate::ffi::{self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked};
+use crate::ffi::{
+    self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked, descriptor_form,
+};
 use crate::identity::Identity;
 use crate::image::descriptor::merge;
 use crate::image::recovery::merge::MergeRecord;
@@ -270,7 +272,7 @@ impl<'a> Change<'a> {
     pub(crate) fn require_new_delta_path(&self, delta: &Path) -> Result<()> {
         let directory = paths::directory_of(self.path());
         paths::require_new_delta_path(self.operation(), delta, directory)?;
-        if LINE.descriptor.name(delta, directory).is_some() {
+        if descriptor_form().name(delta, directory).is_some() {
             return Ok(());
         }
         Err(Error::new(

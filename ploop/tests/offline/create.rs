@@ -84,7 +84,7 @@ fn libploop_makes_the_same() {
             .fs(None);
         Ploop::create(&param).unwrap();
         let text = |dir: &Path| fs::read_to_string(dir.join("DiskDescriptor.xml")).unwrap();
-        let own_text = text(&own).replace("Parallels_disk_image", line::ROOT);
+        let own_text = text(&own).replace("Parallels_disk_image", line::root());
         assert_eq!(own_text, text(&c));
         let bytes = |dir: &Path| {
             let mut bytes = fs::read(dir.join("root.hds")).unwrap();

@@ -9,7 +9,7 @@ use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Size, SnapshotP
 use super::directory::Contents;
 use super::filled_image::FilledImage;
 
-use crate::line::{ROOT, descriptor_text, is_7};
+use crate::line::{descriptor_text, is_7, root};
 use crate::refused::refused;
 
 /// An image with two snapshots and known contents.
@@ -75,7 +75,8 @@ const FORMS: &[(&str, Edit)] = &[
         text.replace("Compressed", "compressed").into()
     }),
     ("a document type", |text| {
-        text.replace("?>", &format!("?>\n<!DOCTYPE {ROOT}>")).into()
+        text.replace("?>", &format!("?>\n<!DOCTYPE {}>", root()))
+            .into()
     }),
     ("two sizes", |text| {
         text.replace("<Cylinders>", "<Disk_size>7</Disk_size><Cylinders>")
@@ -245,8 +246,8 @@ const FIELDS: [&str; 4] = [
 ];
 
 fn with_fields(text: String) -> String {
-    text.replace(&format!("<{ROOT}>"), FIELDS[0].trim_end())
-        .replace(&format!("</{ROOT}>"), "</Parallels_disk_image>")
+    text.replace(&format!("<{}>", root()), FIELDS[0].trim_end())
+        .replace(&format!("</{}>", root()), "</Parallels_disk_image>")
         .replace(
             "    <Padding>0</Padding>\n",
             &format!("{}{}", FIELDS[1], FIELDS[2]),
@@ -309,7 +310,7 @@ fn what_another_line_writes_survives_changes() {
         for root in ["Parallels_disk_image", "Virtuozzo_disk_image"] {
             let (mut filled, guids) = filled();
             edit(&filled, |text| {
-                text.replace(ROOT, root)
+                text.replace(crate::line::root(), root)
                     .replace(behind, &format!("{behind}{field}"))
             });
             let before = Contents::of(filled.dir.path());
