@@ -136,9 +136,11 @@ mod tests {
 
     #[test]
     fn a_silent_failure_has_no_words_of_an_earlier_one() {
-        let mut handle = std::ptr::null_mut();
-        // SAFETY: the path is terminated; where it does not resolve no handle is made.
-        let open = || unsafe { ploop_sys::ploop_open_dd(&mut handle, c"/none/xml".as_ptr()) };
+        let open = || {
+            let mut handle = std::ptr::null_mut();
+            // SAFETY: the path is terminated; where it does not resolve no handle is made.
+            unsafe { ploop_sys::ploop_open_dd(&mut handle, c"/none/xml".as_ptr()) }
+        };
         let loud = execute(&CALL, open).unwrap();
         assert_eq!(loud.code, ploop_sys::SYSEXIT_DISKDESCR);
         assert!(loud.message.is_some());

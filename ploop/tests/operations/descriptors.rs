@@ -9,7 +9,7 @@ use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Size, SnapshotP
 use super::directory::Contents;
 use super::filled_image::FilledImage;
 
-use crate::line::{descriptor_text, is_7, root};
+use crate::line::{descriptor_text, is_7, is_since, root};
 use crate::refused::refused;
 
 /// An image with two snapshots and known contents.
@@ -324,7 +324,9 @@ fn what_another_line_writes_survives_changes() {
             filled.ploop.switch_snapshot(guids[0]).unwrap();
             filled.ploop.delete_snapshot(taken).unwrap();
             let text = fs::read_to_string(filled.xml()).unwrap();
-            assert!(text.contains(field), "{name}: {text}");
+            // 7.0.95 and 7.0.96 drop a volume that names no parent.
+            let is_kept = name == "key" || !is_7() || is_since([7, 0, 97]);
+            assert_eq!(text.contains(field), is_kept, "{name}: {text}");
             assert!(text.contains(&format!("\n<{root}>\n")), "{name}: {text}");
             let names = filled.names();
             assert!(!names.iter().any(|name| name.contains("kept")), "{names:?}");
