@@ -133,6 +133,7 @@ if wants sandbox; then
     if libploop_7; then
         need gdisk gdisk program sgdisk
         need parted parted program partprobe
+        need rsync rsync program rsync
     fi
     need kmod kmod loop_and_fuse
 fi

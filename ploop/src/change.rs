@@ -18,7 +18,9 @@ use bitflags::Flags;
 use rustix::fs::OFlags;
 
 use crate::canonical::CanonicalDescriptor;
-use crate::ffi::{self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked};
+use crate::ffi::{
+    self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked, descriptor_form,
+};
 use crate::identity::Identity;
 use crate::image::descriptor::merge;
 use crate::image::recovery::merge::MergeRecord;
@@ -31,6 +33,23 @@ use crate::{
     Code, ComponentName, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table,
     paths, recovery, trust,
 };
+
+/// Refuses a volume that stands upon another image: libploop 7 would read that one's descriptor, too, which this crate
+/// has not written.
+pub(crate) fn require_own_deltas(
+    operation: &'static str,
+    path: &Path,
+    descriptor: &Descriptor,
+) -> Result<()> {
+    let Some(parent) = descriptor.stands_upon() else {
+        return Ok(());
+    };
+    let message = format!(
+        "the image is a volume whose lower deltas belong to another one, {}",
+        parent.display()
+    );
+    Err(Error::new(ErrorKind::Unsupported, operation, message).with_path(path))
+}
 
 /// How a function of libploop writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,22 +110,13 @@ impl<'a> Change<'a> {
                 "the image is encrypted: this version of libploop would drop the key's name from the descriptor".into(),
             );
         }
-        if let Some(volume) = &file.unknown.volume {
-            if let Some(parent) = &volume.parent {
-                return refuse(
-                    ErrorKind::Unsupported,
-                    format!(
-                        "the image is a volume whose lower deltas belong to another one, {}",
-                        parent.display()
-                    ),
-                );
-            }
-            if volume.read_only && !call.any_delta {
-                return refuse(
-                    ErrorKind::Unsupported,
-                    "other volumes stand on this one, and would change with it".into(),
-                );
-            }
+        require_own_deltas(call.name, locked.path(), descriptor)?;
+        let volume = file.unknown.volume.as_ref();
+        if volume.is_some_and(|volume| volume.read_only) && !call.any_delta {
+            return refuse(
+                ErrorKind::Unsupported,
+                "other volumes stand on this one, and would change with it".into(),
+            );
         }
         let directory = paths::directory_of(locked.path());
         for image in &descriptor.images {
@@ -277,7 +287,7 @@ impl<'a> Change<'a> {
     pub(crate) fn require_new_delta_path(&self, delta: &Path) -> Result<()> {
         let directory = paths::directory_of(self.path());
         paths::require_new_delta_path(self.operation(), delta, directory)?;
-        if LINE.descriptor.name(delta, directory).is_some() {
+        if descriptor_form().name(delta, directory).is_some() {
             return Ok(());
         }
         Err(Error::new(

@@ -489,7 +489,7 @@ fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
         let args = param.args(&c_image, &texts, param.mode, format);
         ffi::create_descriptor(&destination.image, &c_descriptor, &args)?;
         // libploop also reports success where it could not write it (25).
-        let mut file = DescriptorFile::read_as(made, &ffi::LINE.descriptor)?;
+        let mut file = DescriptorFile::read_as(made, ffi::descriptor_form())?;
         // Some lines store a name that is relative to where the descriptor was made.
         for base in &mut file.descriptor.images {
             base.file = image.clone();

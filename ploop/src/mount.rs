@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 
 use crate::canonical::CanonicalDescriptor;
-use crate::change::{Change, DescriptorWrite, is_v1, require_known_flags};
+use crate::change::{Change, DescriptorWrite, is_v1, require_known_flags, require_own_deltas};
 use crate::ffi::{self, CPath, CText, LockedImage, MountArgs, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::Image;
@@ -395,6 +395,9 @@ impl Ploop {
         let (file, devices) = recovery::finish(&locked, read)?;
         // The note of the file system is written, the mount point beside the base removed.
         let descriptor = &file.descriptor;
+        require_own_deltas(locked.operation(), locked.path(), descriptor).map_err(|error| {
+            error.with_advice("where it is mounted, `device::umount` unmounts its device")
+        })?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_own_side_files(locked.operation(), locked.path(), deltas)?;
         match device::running_device_among(&devices, &locked, descriptor) {

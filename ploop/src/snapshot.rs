@@ -75,7 +75,8 @@ impl TemporarySnapshotParam {
     }
 
     /// Whether the snapshot lives as long as [`TemporarySnapshot::holder`] (default: yes). Without a holder it lives
-    /// as long as it is attached, and libploop puts a `~` before its component name.
+    /// as long as it is attached, and libploop puts a `~` before its component name. On line 7 of libploop the next mount
+    /// or change of the image also detaches it, unless its device is in use.
     pub fn hold(mut self, hold: bool) -> TemporarySnapshotParam {
         self.hold = hold;
         self

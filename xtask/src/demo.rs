@@ -2,7 +2,7 @@
 
 use crate::packages::{self, Kind, Program};
 use crate::sandbox::{self, Sandbox};
-use crate::{Install, run, setup};
+use crate::{Install, library, run, setup};
 use anyhow::Result;
 use clap::Args;
 use std::path::Path;
@@ -50,7 +50,10 @@ volume remove web
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(&["build", "test", "sandbox"], options.install.no_install)?;
-    examples()
+    match library::run_with_named()? {
+        true => Ok(()),
+        false => examples(),
+    }
 }
 
 /// Where the driver runs: in the kernel, in a sandbox, or nowhere.

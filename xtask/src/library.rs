@@ -1,4 +1,5 @@
-//! The libploop that the tests are linked with, and `PLOOP_TEST_LIB`, which names another one for `cargo xtask test`.
+//! The libploop that the tests are linked with, and `PLOOP_TEST_LIB`, which names another one for `cargo xtask test` and
+//! `cargo xtask demo`.
 
 use crate::{packages, run};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -124,10 +125,10 @@ pub(crate) fn run_with_named() -> Result<bool> {
     if let Some(include) = include_of(&library) {
         command.env("PLOOP_INCLUDE_DIR", include);
     }
-    let status = command.status().context("cannot run the tests")?;
+    let status = command.status().context("cannot run this command again")?;
     println!("Tested: {library}");
     if !status.success() {
-        bail!("the tests on {library}: {status}");
+        bail!("on {library}: {status}");
     }
     Ok(true)
 }

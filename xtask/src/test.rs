@@ -55,12 +55,13 @@ const CARGO: [&str; 3] = [
 
 /// The test programs that run in a sandbox of their own, too, each with arguments of its own: those that need the driver,
 /// and those that have to pass on a host with one.
-const SANDBOXED: [(&str, &[&str]); 5] = [
+const SANDBOXED: [(&str, &[&str]); 6] = [
     ("kernel", &[]),
     ("hazards", &[]),
     // Whatever the kernel's age, there is a driver or there is none.
     ("operations", &["--skip", "on_an_old_kernel"]),
     ("threads", &[]),
+    ("line7", &[]),
     ("examples", &[]),
 ];
 

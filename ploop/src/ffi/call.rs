@@ -144,15 +144,13 @@ mod tests {
 
     #[test]
     fn a_silent_failure_has_no_words_of_an_earlier_one() {
-        let mut out = [0; 8];
-        let mut find = || {
-            // SAFETY: a NULL path is documented to fail; the buffer is as long as said.
-            unsafe {
-                ploop_sys::ploop_find_dev(std::ptr::null(), std::ptr::null(), out.as_mut_ptr(), 8)
-            }
+        let open = || {
+            let mut handle = std::ptr::null_mut();
+            // SAFETY: the path is terminated; where it does not resolve no handle is made.
+            unsafe { ploop_sys::ploop_open_dd(&mut handle, c"/none/xml".as_ptr()) }
         };
-        let loud = execute(&CALL, &mut find).unwrap();
-        assert_eq!(loud.code, -1);
+        let loud = execute(&CALL, open).unwrap();
+        assert_eq!(loud.code, ploop_sys::SYSEXIT_DISKDESCR);
         assert!(loud.message.is_some());
         let silent = execute(&CALL, || 1).unwrap();
         assert_eq!(silent.message, None);

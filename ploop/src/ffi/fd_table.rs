@@ -24,9 +24,10 @@ pub(super) fn unshare() -> io::Result<()> {
     }
 }
 
-/// In a table of its own: empties standard input, sends output and errors to `output`, and closes all but `keep`.
-/// Copies of the program's other descriptors would keep devices busy, locks held and pipes open while C runs.
-pub(super) fn replace(output: RawFd, keep: &[RawFd]) -> io::Result<()> {
+/// In a table of its own: empties standard input, puts `outputs` in the place of standard output and standard error, and
+/// closes all but `keep`. Copies of the program's other descriptors would keep devices busy, locks held and pipes open
+/// while C runs.
+pub(super) fn replace(outputs: [RawFd; 2], keep: &[RawFd]) -> io::Result<()> {
     // SAFETY: the table belongs to this process or thread alone, and no owner of a descriptor in it runs here; the
     // path is terminated.
     unsafe {
@@ -34,8 +35,8 @@ pub(super) fn replace(output: RawFd, keep: &[RawFd]) -> io::Result<()> {
         if empty == -1
             || (empty != 0 && libc::dup2(empty, 0) == -1)
             || (empty == 0 && libc::fcntl(0, libc::F_SETFD, 0) == -1)
-            || libc::dup2(output, 1) == -1
-            || libc::dup2(output, 2) == -1
+            || libc::dup2(outputs[0], 1) == -1
+            || libc::dup2(outputs[1], 2) == -1
         {
             return Err(io::Error::last_os_error());
         }

@@ -72,11 +72,10 @@ mod tests {
 
     #[test]
     fn the_text_of_an_earlier_call_is_forgotten() {
-        let mut out = [0; 8];
-        // SAFETY: a NULL path is documented to fail with a message; the buffer is as long as said.
-        let ret =
-            unsafe { sys::ploop_find_dev(std::ptr::null(), std::ptr::null(), out.as_mut_ptr(), 8) };
-        assert_eq!(ret, -1);
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the path is terminated; where it does not resolve no handle is made.
+        let ret = unsafe { sys::ploop_open_dd(&mut handle, c"/none/xml".as_ptr()) };
+        assert_eq!(ret, sys::SYSEXIT_DISKDESCR);
         clear();
         assert_eq!(take(), None);
     }

@@ -223,7 +223,7 @@ impl LockedImage<'_> {
         let path = self.image.path();
         descriptor::text(path)
             .and_then(|text| {
-                let form = &line::LINE.descriptor;
+                let form = line::descriptor_form();
                 let descriptor = Descriptor::parse_as(&text, descriptor::directory(path), form)?;
                 descriptor.require_for_changes(form)?;
                 Ok(descriptor)
@@ -234,7 +234,7 @@ impl LockedImage<'_> {
     /// [`descriptor`](LockedImage::descriptor), with the text of the file and the fields libploop does not know.
     pub(crate) fn descriptor_file(&self) -> Result<DescriptorFile> {
         let path = self.image.path();
-        DescriptorFile::read_as(path, &line::LINE.descriptor)
+        DescriptorFile::read_as(path, line::descriptor_form())
             .map_err(|error| error.during(self.call.name).with_path(path))
     }
 
@@ -267,7 +267,7 @@ impl LockedImage<'_> {
         let copy = if self.is_canonical {
             None
         } else {
-            let form = &line::LINE.descriptor;
+            let form = line::descriptor_form();
             DescriptorCopy::unless_canonical(self.call.name, self.image.path(), form)?
         };
         let path = match &copy {

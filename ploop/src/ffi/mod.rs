@@ -49,7 +49,9 @@ pub(crate) use copy_calls::{copy_receive, copy_send};
 pub(crate) use copy_ioctls::{CleanupProcess, FrozenFileSystem, Tracking};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};
 pub(crate) use image_calls::{AttachFirst, MountArgs, ReplaceWhich};
-pub(crate) use line::{LINE, exports, loaded_file, require_line, upgrades_v1_at_mount};
+pub(crate) use line::{
+    LINE, descriptor_form, exports, loaded_file, require_line, upgrades_v1_at_mount,
+};
 pub(crate) use locked_image::{ImageHandle, LockedImage};
 pub(crate) use output::{NO_CONSOLE, TIMESTAMPS, set_log_file, set_log_level, set_verbose_level};
 pub(crate) use running_merge::finish_merge;

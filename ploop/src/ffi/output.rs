@@ -1,12 +1,13 @@
-//! What libploop and its tools print: captured by a pipe, and sent to the log.
+//! What libploop and its tools print: captured by two pipes, and sent to the log.
 //!
-//! The caller reads the pipe while C runs. At libploop's level of timestamps its lines begin with a time, and a line
-//! without one is a tool's. Lines go to the [log facade](::log), and where [`log`](crate::log) was told so to the log
-//! file and to the program's output. What the tools print is also kept for the error.
+//! The caller reads the pipes while C runs. At libploop's level of timestamps its lines begin with a time, and a line
+//! without one is a tool's. libploop's errors are what it prints on standard error: their words say so in some builds
+//! only. Lines go to the [log facade](::log), and where [`log`](crate::log) was told so to the log file and to the
+//! program's output. What the tools print is also kept for the error.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -96,34 +97,77 @@ fn flush_standard_output() {
     unsafe { libc::fflush(stdout) };
 }
 
-/// The pipe, and what was read from it.
-pub(super) struct Capture {
+/// Standard output or standard error of C.
+struct Stream {
     pipe: OwnedFd,
-    done: OwnedFd,
+    is_of_errors: bool,
+    /// What was read of a line that has no end yet.
     line: Vec<u8>,
+    /// The time of libploop's last line, which orders a tool's lines after it.
+    time: (u64, u32),
+}
+
+/// A line, and what it is ordered by.
+struct Line {
+    time: (u64, u32),
+    is_error: bool,
+    text: Vec<u8>,
+}
+
+/// The pipes, and what was read from them.
+pub(super) struct Capture {
+    streams: [Stream; 2],
+    done: OwnedFd,
+    /// Of both streams; they go to the log in the order of their times.
+    lines: Vec<Line>,
     tool_output: Vec<u8>,
     /// Whether libploop is repeating what `lsof` said.
     repeats_lsof: bool,
 }
 
+/// The ends of the pipes that C writes to.
+pub(super) struct Outputs {
+    output: OwnedFd,
+    errors: OwnedFd,
+}
+
+impl Outputs {
+    /// For standard output and standard error.
+    pub(super) fn numbers(&self) -> [RawFd; 2] {
+        [&self.output, &self.errors].map(AsRawFd::as_raw_fd)
+    }
+}
+
+/// A pipe of which one end is read without waiting, and the other has a number above those of the standard streams.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (output, input) = pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&output, true)?;
+    let input = if input.as_raw_fd() > libc::STDERR_FILENO {
+        input
+    } else {
+        above_streams(std::os::fd::AsFd::as_fd(&input))?
+    };
+    Ok((output, input))
+}
+
 impl Capture {
-    /// The second value is the end that C writes to.
-    pub(super) fn new() -> io::Result<(Capture, OwnedFd)> {
-        let (output, input) = pipe_with(PipeFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&output, true)?;
-        let capture = Capture {
-            pipe: output,
-            done: eventfd(0, EventfdFlags::CLOEXEC)?,
+    pub(super) fn new() -> io::Result<(Capture, Outputs)> {
+        let stream = |pipe, is_of_errors| Stream {
+            pipe,
+            is_of_errors,
             line: Vec::new(),
+            time: (0, 0),
+        };
+        let (from_output, output) = pipe()?;
+        let (from_errors, errors) = pipe()?;
+        let capture = Capture {
+            streams: [stream(from_output, false), stream(from_errors, true)],
+            done: eventfd(0, EventfdFlags::CLOEXEC)?,
+            lines: Vec::new(),
             tool_output: Vec::new(),
             repeats_lsof: false,
         };
-        let input = if input.as_raw_fd() > libc::STDERR_FILENO {
-            input
-        } else {
-            above_streams(std::os::fd::AsFd::as_fd(&input))?
-        };
-        Ok((capture, input))
+        Ok((capture, Outputs { output, errors }))
     }
 
     pub(super) fn end_notifier(&self) -> io::Result<EndNotifier> {
@@ -134,67 +178,52 @@ impl Capture {
     pub(super) fn follow(&mut self, tick: Option<&dyn Fn()>) {
         const TICK: Duration = Duration::from_millis(200);
         loop {
-            let mut polls = [&self.pipe, &self.done].map(|fd| libc::pollfd {
+            let [output, errors] = &self.streams;
+            let mut polls = [&output.pipe, &errors.pipe, &self.done].map(|fd| libc::pollfd {
                 fd: fd.as_raw_fd(),
                 events: libc::POLLIN,
                 revents: 0,
             });
             let timeout = tick.map_or(-1, |_| TICK.as_millis() as libc::c_int);
-            // SAFETY: the two descriptors are open, and the array outlives the call.
-            let ready = unsafe { libc::poll(polls.as_mut_ptr(), 2, timeout) };
+            // SAFETY: the three descriptors are open, and the array outlives the call.
+            let ready = unsafe { libc::poll(polls.as_mut_ptr(), 3, timeout) };
             if ready == 0 {
                 if let Some(tick) = tick {
                     tick();
                 }
             }
-            if ready > 0 && polls[0].revents != 0 {
-                self.read(MAX_LINE);
-            }
-            if ready > 0 && polls[1].revents != 0 {
-                self.read(MAX_READ_AT_END);
-                self.end_line();
+            if ready > 0 && polls[2].revents != 0 {
+                for stream in &mut self.streams {
+                    stream.read(MAX_READ_AT_END, &mut self.lines);
+                    stream.end_line(&mut self.lines);
+                }
+                self.pass_on();
                 return;
             }
-        }
-    }
-
-    fn read(&mut self, mut at_most: usize) {
-        let mut buffer = [0; MAX_LINE];
-        while at_most > 0 {
-            match rustix::io::read(&self.pipe, &mut buffer[..]) {
-                Ok(0) => return,
-                Ok(read) => {
-                    at_most = at_most.saturating_sub(read);
-                    for byte in &buffer[..read] {
-                        match byte {
-                            b'\n' | b'\r' => self.end_line(),
-                            _ => self.line.push(*byte),
-                        }
-                        if self.line.len() == MAX_LINE {
-                            self.end_line();
-                        }
-                    }
+            if ready > 0 {
+                for stream in &mut self.streams {
+                    stream.read(MAX_LINE, &mut self.lines);
                 }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
+                self.pass_on();
             }
         }
     }
 
-    fn end_line(&mut self) {
-        if self.line.is_empty() {
-            return;
-        }
-        let line = std::mem::take(&mut self.line);
-        let text = String::from_utf8_lossy(&line);
-        match libploop_line(&text) {
-            Some((time, text)) => {
-                log_libploop_line(time, text);
-                self.keep_if_of_lsof(text);
-            }
-            None => {
-                log_tool_line(&text);
-                self.keep(&line);
+    /// Sends the lines to the log.
+    fn pass_on(&mut self) {
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.sort_by_key(|line| line.time);
+        for line in lines {
+            let text = String::from_utf8_lossy(&line.text);
+            match libploop_line(&text) {
+                Some((time, text)) => {
+                    log_libploop_line(time, text, line.is_error);
+                    self.keep_if_of_lsof(text);
+                }
+                None => {
+                    log_tool_line(&text);
+                    self.keep(&line.text);
+                }
             }
         }
     }
@@ -228,6 +257,51 @@ impl Capture {
     }
 }
 
+impl Stream {
+    fn read(&mut self, mut at_most: usize, lines: &mut Vec<Line>) {
+        let mut buffer = [0; MAX_LINE];
+        while at_most > 0 {
+            match rustix::io::read(&self.pipe, &mut buffer[..]) {
+                Ok(0) => return,
+                Ok(read) => {
+                    at_most = at_most.saturating_sub(read);
+                    for byte in &buffer[..read] {
+                        match byte {
+                            b'\n' | b'\r' => self.end_line(lines),
+                            _ => self.line.push(*byte),
+                        }
+                        if self.line.len() == MAX_LINE {
+                            self.end_line(lines);
+                        }
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn end_line(&mut self, lines: &mut Vec<Line>) {
+        if self.line.is_empty() {
+            return;
+        }
+        let text = std::mem::take(&mut self.line);
+        if let Some((time, _)) = libploop_line(&String::from_utf8_lossy(&text)) {
+            self.time = seconds_and_micros(time).unwrap_or(self.time);
+        }
+        lines.push(Line {
+            time: self.time,
+            is_error: self.is_of_errors,
+            text,
+        });
+    }
+}
+
+fn seconds_and_micros(time: &str) -> Option<(u64, u32)> {
+    let (seconds, micros) = time.trim_start_matches(' ').split_once('.')?;
+    Some((seconds.parse().ok()?, micros.parse().ok()?))
+}
+
 /// The time and the text of `[ 0.123456] text`.
 fn libploop_line(line: &str) -> Option<(&str, &str)> {
     let (time, text) = line.strip_prefix('[')?.split_once("] ")?;
@@ -238,9 +312,8 @@ fn libploop_line(line: &str) -> Option<(&str, &str)> {
     is_time.then_some((time, text))
 }
 
-/// How lines of each level begin, for libploop does not print the level. All others are of level 0.
-const PREFIXES: [(i32, &[&str]); 4] = [
-    (-1, &["Error in "]),
+/// How lines of each level begin, for libploop does not print the level. All others are of level 0, or errors.
+const PREFIXES: [(i32, &[&str]); 3] = [
     (
         1,
         &[
@@ -282,8 +355,8 @@ fn level(text: &str) -> i32 {
         .map_or(0, |(level, _)| *level)
 }
 
-fn log_libploop_line(time: &str, text: &str) {
-    let level = level(text);
+fn log_libploop_line(time: &str, text: &str, is_error: bool) {
+    let level = if is_error { -1 } else { level(text) };
     let verbose = VERBOSE.load(Ordering::Relaxed);
     if verbose > NO_CONSOLE && verbose >= level {
         let line = if verbose >= TIMESTAMPS {
@@ -392,7 +465,6 @@ mod tests {
     #[test]
     fn levels_are_known_by_the_words() {
         for (text, expected) in [
-            ("Error in f (a.c:1): no", -1),
             ("Running: mkfs", 1),
             ("Opening delta /a", 0),
             ("Waiting", 3),
@@ -404,7 +476,7 @@ mod tests {
 
     #[test]
     fn what_lsof_said_is_a_tool_s() {
-        let (mut capture, _input) = Capture::new().unwrap();
+        let (mut capture, _outputs) = Capture::new().unwrap();
         for line in [
             "[ 0.000001] Unmounting file system at /mnt",
             "[ 6.000001] --- lsof /mnt output ---",
@@ -417,9 +489,11 @@ mod tests {
             "[ 9.000003] Command lsof exited with status 1",
             "[ 9.000004] PLOOP_IOC_STOP: Device or resource busy",
         ] {
-            capture.line = line.into();
-            capture.end_line();
+            let stream = &mut capture.streams[1];
+            stream.line = line.into();
+            stream.end_line(&mut capture.lines);
         }
+        capture.pass_on();
         assert_eq!(
             capture.into_tool_output().unwrap(),
             "COMMAND PID USER\nsh      7   root\nudevd   9   root"
@@ -427,11 +501,38 @@ mod tests {
     }
 
     #[test]
+    fn the_streams_are_put_in_order_by_time() {
+        let (mut capture, _outputs) = Capture::new().unwrap();
+        for (number, line) in [
+            (0, "[ 9.000001] Running: mkfs"),
+            (0, "of the tool"),
+            (0, "[12.000001] done"),
+            (1, "[ 9.000003] failed"),
+        ] {
+            let stream = &mut capture.streams[number];
+            stream.line = line.into();
+            stream.end_line(&mut capture.lines);
+        }
+        capture.lines.sort_by_key(|line| line.time);
+        let lines = capture.lines.iter();
+        let found: Vec<_> = lines
+            .map(|line| (std::str::from_utf8(&line.text).unwrap(), line.is_error))
+            .collect();
+        let expected = [
+            ("[ 9.000001] Running: mkfs", false),
+            ("of the tool", false),
+            ("[ 9.000003] failed", true),
+            ("[12.000001] done", false),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
     fn the_last_words_of_many_are_kept() {
-        let (mut capture, input) = Capture::new().unwrap();
+        let (mut capture, outputs) = Capture::new().unwrap();
         let done = capture.end_notifier().unwrap();
         let writer = std::thread::spawn(move || {
-            let mut input = File::from(input);
+            let mut input = File::from(outputs.output);
             for n in 0..50_000 {
                 writeln!(input, "line {n}").unwrap();
             }

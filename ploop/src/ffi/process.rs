@@ -23,7 +23,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::panic::resume_unwind;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
@@ -40,7 +40,8 @@ use crate::{Error, ErrorKind, Result};
 struct Job<'a, C> {
     c: Option<C>,
     keep: &'a [RawFd],
-    output: RawFd,
+    /// For standard output and standard error.
+    outputs: [RawFd; 2],
     filtered: bool,
     parent: libc::pid_t,
     answer: Option<io::Result<(i32, Option<String>)>>,
@@ -53,7 +54,7 @@ pub(super) fn run<C: FnOnce() -> i32 + Send>(
     c: C,
 ) -> io::Result<Result<CallResult>> {
     let _verbosity = output::raise_verbosity(call.names_users);
-    let (mut capture, output) = Capture::new()?;
+    let (mut capture, outputs) = Capture::new()?;
     let process = AtomicI32::new(0);
     thread::scope(|scope| {
         let notifier = capture.end_notifier()?;
@@ -66,15 +67,15 @@ pub(super) fn run<C: FnOnce() -> i32 + Send>(
                 let job = Job {
                     c: Some(c),
                     keep,
-                    output: output.as_raw_fd(),
+                    outputs: outputs.numbers(),
                     filtered: call.discards,
                     parent: std::process::id() as libc::pid_t,
                     answer: None,
                 };
                 let answer = in_process(call, job, &process);
-                // In this order: once nobody can write to the pipe, `poll` reports it all the time.
+                // In this order: once nobody can write to the pipes, `poll` reports them all the time.
                 drop(notifier);
-                drop(output);
+                drop(outputs);
                 answer
             })?;
         drop(blocked);
@@ -199,7 +200,7 @@ impl<C: FnOnce() -> i32 + Send> Job<'_, C> {
             end_with_parent(self.parent);
             signals::reset();
         }
-        fd_table::replace(self.output, self.keep)?;
+        fd_table::replace(self.outputs, self.keep)?;
         if self.filtered {
             kill_filter::install()?;
         }

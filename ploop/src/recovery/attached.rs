@@ -15,7 +15,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::ffi::{LINE, finish_merge};
+use crate::ffi::{descriptor_form, finish_merge};
 use crate::identity::Identity;
 use crate::image::recovery::detached::{self, put_in_place};
 use crate::image::recovery::{merge, removal, staged_descriptor};
@@ -54,7 +54,7 @@ fn finish_in(
     if merged {
         found = devices();
     }
-    let form = &LINE.descriptor;
+    let form = descriptor_form();
     // From here on devices do not change. Once a descriptor was put in place, nothing is left to do.
     let replaced = removal::finish(&found, operation, path, descriptor, form)?
         || follow_device(&found, operation, path, descriptor)?;
@@ -108,7 +108,7 @@ fn follow_device(
 ) -> Result<bool> {
     let staged = paths::staged(path);
     // While it is not complete, libploop has not told the driver anything.
-    let Some(new) = staged_descriptor(&staged, &LINE.descriptor) else {
+    let Some(new) = staged_descriptor(&staged, descriptor_form()) else {
         return Ok(false);
     };
     let Some(new_chain) = chain(&new) else {

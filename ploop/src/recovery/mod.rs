@@ -17,7 +17,7 @@ pub(crate) use sync::SyncBaseline;
 
 use std::path::Path;
 
-use crate::ffi::{LINE, LockedImage};
+use crate::ffi::{LockedImage, descriptor_form};
 use crate::image::descriptor::DescriptorFile;
 use crate::sysfs::Device;
 use crate::{Descriptor, Result};
@@ -44,5 +44,5 @@ pub(crate) fn finish(
 
 /// The descriptor at this path, with file names as libploop reads them.
 fn read_descriptor(path: &Path) -> Result<Descriptor> {
-    Descriptor::open_as(path, &LINE.descriptor)
+    Descriptor::open_as(path, descriptor_form())
 }

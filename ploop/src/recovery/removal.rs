@@ -124,7 +124,7 @@ fn save_descriptor(path: &Path, saved: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ffi::LINE;
+    use crate::ffi::descriptor_form;
     use crate::identity::Identity;
     use crate::image::recovery::removal::finish;
     use crate::sysfs::{Delta, Device};
@@ -163,7 +163,7 @@ mod tests {
         let identity = Identity::of(&top).ok();
         let finish_with = |device| {
             let now = Descriptor::open(&path).unwrap();
-            finish(&[device], "test", &path, &now, &LINE.descriptor).unwrap()
+            finish(&[device], "test", &path, &now, descriptor_form()).unwrap()
         };
         for (device, put_back) in [
             // By its own name, by another, by one that leads nowhere; and others.

@@ -33,11 +33,17 @@ fn a_chain_without_its_descriptor() {
             let contents = filled.states.remove(old).unwrap();
             filled.states.insert(*new, contents);
         }
-        filled.verify();
+        let verify = |filled: &FilledImage| {
+            let home = fs::canonicalize(filled.xml().parent().unwrap()).unwrap();
+            let text = fs::read_to_string(filled.xml()).unwrap();
+            assert_eq!(filled.descriptor().to_xml(home).unwrap(), text);
+            filled.verify_states();
+        };
+        verify(&filled);
         assert!(check(filled.xml()).is_clean());
-        // libploop goes on from there.
+        // libploop goes on from there; the root element stays.
         filled.snapshot();
-        filled.verify();
+        verify(&filled);
     }
 }
 

@@ -9,7 +9,7 @@ use ploop::{ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Size, SnapshotP
 use super::directory::Contents;
 use super::filled_image::FilledImage;
 
-use crate::line::{ROOT, descriptor_text, is_7};
+use crate::line::{descriptor_text, is_7, is_since, root};
 use crate::refused::refused;
 
 /// An image with two snapshots and known contents.
@@ -75,7 +75,8 @@ const FORMS: &[(&str, Edit)] = &[
         text.replace("Compressed", "compressed").into()
     }),
     ("a document type", |text| {
-        text.replace("?>", &format!("?>\n<!DOCTYPE {ROOT}>")).into()
+        text.replace("?>", &format!("?>\n<!DOCTYPE {}>", root()))
+            .into()
     }),
     ("two sizes", |text| {
         text.replace("<Cylinders>", "<Disk_size>7</Disk_size><Cylinders>")
@@ -204,15 +205,19 @@ fn rewriting_is_part_of_the_change() {
 #[test]
 fn other_encodings_are_refused() {
     for encoding in ["UTF-7", "ISO-8859-1", "IBM037"] {
-        for name in ["..+AC8-victim", "a+ADs-id+AD4-PWNED+ADs-.hds"] {
+        for name in ["..+AC8-VICTIM", "a+ADs-id+AD4-PWNED+ADs-.hds"] {
             let (mut filled, guids) = filled();
-            let victim = filled.dir.path().parent().unwrap().join("victim");
+            // Other runs of this test have others.
+            let own = filled.dir.path().file_name().unwrap().to_str().unwrap();
+            let victim = format!("victim{own}");
+            let name = name.replace("VICTIM", &victim);
+            let victim = filled.dir.path().parent().unwrap().join(victim);
             fs::write(&victim, "precious").unwrap();
             let top = filled.file_of(Guid::TOP);
             let file = top.file_name().unwrap().to_str().unwrap().to_owned();
-            fs::copy(&top, filled.path(name)).unwrap();
+            fs::copy(&top, filled.path(&name)).unwrap();
             edit(&filled, |text| {
-                text.replace(&file, name)
+                text.replace(&file, &name)
                     .replace("?>", &format!(" encoding=\"{encoding}\"?>"))
             });
             let before = Contents::of(filled.dir.path());
@@ -245,8 +250,8 @@ const FIELDS: [&str; 4] = [
 ];
 
 fn with_fields(text: String) -> String {
-    text.replace(&format!("<{ROOT}>"), FIELDS[0].trim_end())
-        .replace(&format!("</{ROOT}>"), "</Parallels_disk_image>")
+    text.replace(&format!("<{}>", root()), FIELDS[0].trim_end())
+        .replace(&format!("</{}>", root()), "</Parallels_disk_image>")
         .replace(
             "    <Padding>0</Padding>\n",
             &format!("{}{}", FIELDS[1], FIELDS[2]),
@@ -309,7 +314,7 @@ fn what_another_line_writes_survives_changes() {
         for root in ["Parallels_disk_image", "Virtuozzo_disk_image"] {
             let (mut filled, guids) = filled();
             edit(&filled, |text| {
-                text.replace(ROOT, root)
+                text.replace(crate::line::root(), root)
                     .replace(behind, &format!("{behind}{field}"))
             });
             let before = Contents::of(filled.dir.path());
@@ -323,7 +328,9 @@ fn what_another_line_writes_survives_changes() {
             filled.ploop.switch_snapshot(guids[0]).unwrap();
             filled.ploop.delete_snapshot(taken).unwrap();
             let text = fs::read_to_string(filled.xml()).unwrap();
-            assert!(text.contains(field), "{name}: {text}");
+            // 7.0.95 and 7.0.96 drop a volume that names no parent.
+            let is_kept = name == "key" || !is_7() || is_since([7, 0, 97]);
+            assert_eq!(text.contains(field), is_kept, "{name}: {text}");
             assert!(text.contains(&format!("\n<{root}>\n")), "{name}: {text}");
             let names = filled.names();
             assert!(!names.iter().any(|name| name.contains("kept")), "{names:?}");

@@ -37,6 +37,21 @@ pub(super) type GetPart = unsafe extern "C" fn(
 /// The line that is linked.
 pub(crate) const LINE: Line = linked::LINE;
 
+/// How the library that is loaded reads and writes descriptors.
+pub(crate) fn descriptor_form() -> &'static DescriptorForm {
+    const NEWEST: &DescriptorForm = &LINE.descriptor;
+    const OLDER: &DescriptorForm = &DescriptorForm {
+        root: DescriptorForm::PARALLELS.root,
+        ..LINE.descriptor
+    };
+    // Line 7 has another root since 7.0.191. This function is from 7.0.199; in between, the root is restored after each
+    // call, as any that the library does not write.
+    match loaded::exports(c"ploop_get_devname") {
+        true => NEWEST,
+        false => OLDER,
+    }
+}
+
 /// Whether a mount rewrites an image of format v1 to v2. Versions without this function, which is from 7.0.226, do not.
 pub(crate) fn upgrades_v1_at_mount() -> bool {
     LINE.upgrades_v1_at_mount && loaded::exports(c"ploop_suspend_device")
@@ -47,8 +62,8 @@ pub(crate) fn upgrades_v1_at_mount() -> bool {
 pub(crate) struct Line {
     /// The major number in the soname, and in the names of the lines: 1, 7.
     pub(crate) number: u32,
-    /// How it writes descriptors.
-    pub(crate) descriptor: DescriptorForm,
+    /// How its newest version writes descriptors; what is loaded tells [`descriptor_form`].
+    descriptor: DescriptorForm,
     /// A merge counts the clusters of format v1 in units of 1 MiB, whatever their size.
     pub(crate) misplaces_v1_clusters: bool,
     /// Before a merge writes to a snapshot, it marks it temporary in the descriptor that is in place.

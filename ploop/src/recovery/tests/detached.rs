@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::ffi::LINE;
+use crate::ffi::descriptor_form;
 use crate::image::Header;
 use crate::image::recovery::detached::finish;
 use crate::{CreateParam, Descriptor, ErrorKind, ImageMode, Ploop, Size, paths};
@@ -38,7 +38,7 @@ impl Fixture {
             "test",
             &self.path,
             &self.descriptor(),
-            &LINE.descriptor,
+            descriptor_form(),
         )
         .unwrap()
     }
@@ -141,7 +141,7 @@ fn a_damaged_delta_keeps_its_mark_and_is_named() {
         "test",
         &fixture.path,
         &fixture.descriptor(),
-        &LINE.descriptor,
+        descriptor_form(),
     )
     .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);

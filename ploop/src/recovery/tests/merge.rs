@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::ffi::LINE;
+use crate::ffi::descriptor_form;
 use crate::image::recovery::merge::{MergeRecord, mark_lost_snapshots, merged};
 use crate::{
     CreateParam, Descriptor, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Size, SwitchFlag,
@@ -48,7 +48,7 @@ fn set_times(file: &Path, time: SystemTime) {
 
 fn mark_lost_snapshots_in(directory: &Path, before: &Descriptor) -> (bool, Descriptor) {
     let path = directory.join("DiskDescriptor.xml");
-    let marked = mark_lost_snapshots(&[], "test", &path, before, &LINE.descriptor).unwrap();
+    let marked = mark_lost_snapshots(&[], "test", &path, before, descriptor_form()).unwrap();
     assert_eq!(paths::staged(&path).exists(), !marked);
     assert!(!paths::merge_record(&path).exists());
     (marked, Descriptor::open(&path).unwrap())
@@ -128,7 +128,7 @@ fn a_merge_that_failed_at_once_has_written_nothing() {
     fs::remove_file(paths::staged(&path)).unwrap();
     set_times(&base.file, SystemTime::now());
     MergeRecord::make("test", &path, &before, &[base.guid], false).unwrap();
-    assert!(!mark_lost_snapshots(&[], "test", &path, &before, &LINE.descriptor).unwrap());
+    assert!(!mark_lost_snapshots(&[], "test", &path, &before, descriptor_form()).unwrap());
     assert_eq!(Descriptor::open(&path).unwrap(), before);
 }
 
@@ -181,7 +181,7 @@ fn a_record_that_is_not_complete_or_no_longer_true_is_removed() {
     ] {
         fs::write(paths::merge_record(&path), &text).unwrap();
         assert!(
-            !mark_lost_snapshots(&[], "test", &path, &before, &LINE.descriptor).unwrap(),
+            !mark_lost_snapshots(&[], "test", &path, &before, descriptor_form()).unwrap(),
             "{text}"
         );
         assert!(!paths::merge_record(&path).exists());
@@ -216,7 +216,7 @@ fn a_mark_of_a_merge_that_has_written_nothing_is_taken_off() {
         if lowest_changes {
             set_times(&chain[0].file, SystemTime::now());
         }
-        assert!(mark_lost_snapshots(&[], "test", &path, &now, &LINE.descriptor).unwrap());
+        assert!(mark_lost_snapshots(&[], "test", &path, &now, descriptor_form()).unwrap());
         assert_eq!(Descriptor::open(&path).unwrap(), before);
         assert!(!paths::merge_record(&path).exists());
     }
@@ -226,7 +226,7 @@ fn a_mark_of_a_merge_that_has_written_nothing_is_taken_off() {
     let base = before.base().unwrap().guid;
     let before = mark(&path, &before, &[base]);
     fs::write(paths::merge_record(&path), format!("x:1 \n{base}")).unwrap();
-    mark_lost_snapshots(&[], "test", &path, &before, &LINE.descriptor).unwrap();
+    mark_lost_snapshots(&[], "test", &path, &before, descriptor_form()).unwrap();
     assert_eq!(Descriptor::open(&path).unwrap(), before);
 }
 
@@ -250,7 +250,7 @@ fn what_a_merge_in_steps_has_not_done_is_done_by_the_next_change() {
         MergeRecord::make("test", &path, &before, &guids, to_new_file).unwrap();
         let now = image.descriptor().unwrap();
         // The first is gone, and so the second is the lowest.
-        assert!(mark_lost_snapshots(&[], "test", &path, &now, &LINE.descriptor).unwrap());
+        assert!(mark_lost_snapshots(&[], "test", &path, &now, descriptor_form()).unwrap());
         let marked = image.descriptor().unwrap();
         let temporary = marked.snapshots.iter().filter(|it| it.temporary);
         assert_eq!(temporary.map(|it| it.guid).collect::<Vec<_>>(), [guids[1]]);
