@@ -60,7 +60,9 @@ fn list_driver(file: &Path) -> Result<()> {
     // Block devices are listed last.
     let text = format!("{}\n{MAJOR} ploop\n", real.trim_end());
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    bind(file, Path::new(DRIVERS))
+    bind(file, Path::new(DRIVERS))?;
+    // What is mounted stays.
+    fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
 }
 
 /// The directory of libploop's lock around its search for devices. A sandbox has devices of its own, so it must not
