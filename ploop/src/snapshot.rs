@@ -344,12 +344,17 @@ impl Ploop {
                 format!("{guid} has other children than the top; written to as the top, it would damage them"),
             );
         }
+        if skip_create {
+            // It is written to from then on.
+            change.require_of_no_other_image(&[guid])?;
+        }
         match skip_create {
             true => drop(change.require_sound(descriptor.image(guid))?),
             false => change.require_sound_and_whole(descriptor.image(guid))?,
         }
         if !skip_destroy {
             change.require_no_child_of_top(&[descriptor.top])?;
+            change.require_of_no_other_image(&[descriptor.top])?;
             // The old top is about to be unlinked.
             change.require_delta_header(descriptor.top_image())?;
         }
@@ -542,7 +547,10 @@ fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
         [] => {
             if let Some(parent) = descriptor.parent(guid).filter(|_| guid == descriptor.top) {
                 require_usable_as_top(&change, parent)?;
+                // It is written to from then on.
+                change.require_of_no_other_image(&[parent])?;
             }
+            change.require_of_no_other_image(&[guid])?;
             change.require_unattached(&[guid])?;
             change.require_delta_header(descriptor.image(guid))?;
             let Some(image) = descriptor.image(guid) else {
@@ -567,6 +575,7 @@ fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
             })
         }
         [child] => {
+            change.require_of_no_other_image(&[guid, *child])?;
             change.require_unattached(&[guid, *child])?;
             change.require_no_hard_links(guid)?;
             let both = [guid, *child];

@@ -5,9 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ploop::image::{CompactOptions, Header, OfflineImage};
+use ploop::image::{CompactOptions, Header, OfflineImage, RepairOptions};
 use ploop::{
     ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Result, Size,
+    SnapshotParam,
 };
 
 use super::filled_image::FilledImage;
@@ -41,10 +42,18 @@ fn all_are_refused(filled: &FilledImage, kind: ErrorKind) {
     assert!(files(filled) == before);
 }
 
+/// The files of an image, in the order of their names.
 fn files(filled: &FilledImage) -> Vec<Vec<u8>> {
-    let names = filled.names();
-    let files = names.iter().map(|name| fs::read(filled.path(name)));
-    files.map(Result::<_, _>::unwrap).collect()
+    let files = names_of_files(filled).into_iter();
+    files
+        .map(|name| fs::read(filled.path(&name)).unwrap())
+        .collect()
+}
+
+fn names_of_files(filled: &FilledImage) -> Vec<String> {
+    let mut names = filled.names();
+    names.retain(|name| filled.path(name).is_file());
+    names
 }
 
 /// `flock` of util-linux, which holds the lock until it is killed.
@@ -162,4 +171,120 @@ fn a_disk_with_padding() {
     all_are_refused(&filled, ErrorKind::Unsupported);
     let error = Ploop::open(filled.xml()).and_then(|mut image| image.snapshot());
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+/// The descriptor of the image in another directory, with names that lead to its deltas: with `..`, or absolute ones.
+fn copy_of_descriptor(
+    filled: &FilledImage,
+    is_relative: bool,
+) -> (tempfile::TempDir, OfflineImage) {
+    let here = fs::canonicalize(filled.dir.path()).unwrap();
+    // Everybody may write to the directory above.
+    let (elsewhere, prefix) = match is_relative {
+        true => (tempfile::tempdir_in(&here).unwrap(), ".."),
+        false => (tempfile::tempdir().unwrap(), here.to_str().unwrap()),
+    };
+    let xml = fs::read_to_string(filled.xml()).unwrap();
+    let copied = xml.replace("<File>root", &format!("<File>{prefix}/root"));
+    assert_ne!(copied, xml);
+    let copy = elsewhere.path().join("DiskDescriptor.xml");
+    fs::write(&copy, copied).unwrap();
+    let image = OfflineImage::open(&copy).unwrap();
+    (elsewhere, image)
+}
+
+#[test]
+fn deltas_of_another_image_are_left_alone() {
+    for is_relative in [false, true] {
+        let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+        let (elsewhere, mut copy) = copy_of_descriptor(&filled, is_relative);
+        let (names, before) = (names_of_files(&filled), files(&filled));
+        let merged = filled.path("merged.hds");
+        type Operation<'a> = Box<dyn Fn(&mut OfflineImage) -> Result<()> + 'a>;
+        let to_new_file = || MergeParam::new(MergeTarget::All).new_delta(&merged);
+        let operations: [Operation<'_>; 11] = [
+            Box::new(|image| image.switch_snapshot(guids[0])),
+            Box::new(|image| image.delete_snapshot(guids[0], |_| {})),
+            Box::new(|image| image.delete_top_delta()),
+            Box::new(|image| image.merge(&MergeParam::new(MergeTarget::All), |_| {})),
+            Box::new(|image| image.merge(&to_new_file(), |_| {})),
+            Box::new(|image| image.grow(Size::from_gib(1))),
+            Box::new(|image| image.convert(ImageMode::Raw, |_| {})),
+            Box::new(|image| image.convert(ImageMode::Preallocated, |_| {})),
+            Box::new(|image| image.upgrade()),
+            Box::new(|image| image.compact(&CompactOptions::new(), |_| {}).map(drop)),
+            Box::new(|image| image.repair(&RepairOptions::new(), |_| {}).map(drop)),
+        ];
+        for (number, operation) in operations.iter().enumerate() {
+            let error = operation(&mut copy).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{number}: {error}");
+            let named = filled.xml().display().to_string();
+            assert!(error.message().contains(&named), "{number}: {error}");
+        }
+        assert!(files(&filled) == before);
+        filled.verify();
+
+        // A snapshot writes to no delta that is there, and its own top may go again.
+        let param = SnapshotParam::new().directory(elsewhere.path());
+        let guid = copy.snapshot_with(&param).unwrap();
+        let own = copy.descriptor().unwrap().top_image().unwrap().file.clone();
+        assert_eq!(own.parent().unwrap(), copy.path().parent().unwrap());
+        copy.switch_snapshot(guid).unwrap();
+        assert!(!own.exists());
+        let error = copy.delete_top_delta().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        // The new top lies beside the base.
+        let own = copy.descriptor().unwrap().top_image().unwrap().file.clone();
+        assert!(!names.iter().any(|name| filled.path(name) == own));
+        for (name, bytes) in names.iter().zip(&before) {
+            assert!(fs::read(filled.path(name)).unwrap() == *bytes, "{name}");
+        }
+
+        // Without the other descriptor, these are the deltas of this image, wherever they lie.
+        fs::remove_file(filled.xml()).unwrap();
+        copy.merge(&MergeParam::new(MergeTarget::All), |_| {})
+            .unwrap();
+        assert_eq!(copy.descriptor().unwrap().images.len(), 1);
+    }
+}
+
+/// What an interrupted change has left in the deltas of another image is for that one to finish.
+#[test]
+fn marks_of_another_image_are_left_alone() {
+    let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let (_elsewhere, mut copy) = copy_of_descriptor(&filled, false);
+    let base = filled.file_of(guids[0]);
+    let file = File::options().write(true).open(&base).unwrap();
+    file.write_all_at(&0x746F_6E59u32.to_le_bytes(), 44)
+        .unwrap();
+    for result in [
+        copy.snapshot().map(drop),
+        copy.clear_in_use_marks().map(drop),
+    ] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+    assert!(Header::read(&base).unwrap().in_use);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    image.snapshot().unwrap();
+    assert!(!Header::read(&base).unwrap().in_use);
+}
+
+/// A delta in a directory of its own, with a copy of the descriptor beside the descriptor.
+#[test]
+fn deltas_in_another_directory_are_those_of_the_image() {
+    let (mut filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    let param = SnapshotParam::new().directory(elsewhere.path());
+    let guid = image.snapshot_with(&param).unwrap();
+    filled.took(guid);
+    filled.write([(3, 5)]);
+    for name in ["DiskDescriptor.xml.Backup", "copy.xml"] {
+        fs::copy(filled.xml(), filled.path(name)).unwrap();
+    }
+    // A link to the descriptor is no other one.
+    std::os::unix::fs::symlink(filled.xml(), elsewhere.path().join("DiskDescriptor.xml")).unwrap();
+    image.delete_snapshot(guid, |_| {}).unwrap();
+    filled.states.remove(&guid);
+    filled.verify();
 }

@@ -15,6 +15,7 @@ use crate::image::descriptor::{
     self, Descriptor, DescriptorFile, DescriptorForm, Image, Snapshot, UnknownFields,
 };
 use crate::image::header::Header;
+use crate::image::other_image::{require_of_no_other_image, require_recoverable};
 use crate::image::recovery::{self, creation, detached};
 use crate::image::sound::{SoundDelta, require_sound};
 use crate::lock::{ImageLockGuard, Purpose};
@@ -76,6 +77,7 @@ impl<'a> OfflineChange<'a> {
         require_distinct_files(operation, &file.descriptor)?;
         let deltas = file.descriptor.images.iter().map(|image| &*image.file);
         let devices = require_unattached(operation, path, deltas)?;
+        require_recoverable(operation, path, &file.descriptor)?;
         if recovery::finish(&devices, operation, path, &file.descriptor, &FORM)? {
             file = read()?;
         }
@@ -204,9 +206,20 @@ impl<'a> OfflineChange<'a> {
         Ok(sound)
     }
 
-    /// Requires that the file of a delta that is written to has one name. By another name it may belong to another image
-    /// (linked clones, backups by hard links), whose data would change.
-    pub(super) fn require_no_hard_links(&self, image: &Image) -> Result<()> {
+    /// Requires that these files, which are written to or removed, are deltas of no other image.
+    pub(super) fn require_of_no_other_image<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f Path>,
+    ) -> Result<()> {
+        let mut files = files.into_iter();
+        files.try_for_each(|file| require_of_no_other_image(self.operation, self.path, file))
+    }
+
+    /// Requires that a delta that is written to is one of this image alone: no descriptor in another directory names it,
+    /// and its file has one name. By another name it may belong to another image (linked clones, backups by hard links),
+    /// whose data would change.
+    pub(super) fn require_own_file(&self, image: &Image) -> Result<()> {
+        self.require_of_no_other_image([&*image.file])?;
         let names = || fs::metadata(&image.file).map(|metadata| metadata.nlink());
         if names().is_ok_and(|names| names > 1) {
             creation::remove_second_link(&image.file);

@@ -62,6 +62,7 @@ impl OfflineChange<'_> {
         let lower = &merged[..merged.len() - 1];
         let guids: Vec<Guid> = lower.iter().map(|image| image.guid).collect();
         self.require_no_child_of_top(&guids)?;
+        self.require_of_no_other_image(merged.iter().map(|image| &*image.file))?;
         self.require_sound(merged.iter().copied())?;
         Ok(merged.into_iter().cloned().collect())
     }
@@ -76,7 +77,7 @@ impl OfflineChange<'_> {
         let [lowest, upper @ ..] = merged.as_slice() else {
             return Ok(());
         };
-        self.require_no_hard_links(lowest)?;
+        self.require_own_file(lowest)?;
         let source = self.open_chain(upper)?;
         let mut target = Target::open(self, lowest)?;
         if target.size() > source.size() {

@@ -135,11 +135,14 @@ impl OfflineImage {
         }
         if !skip_destroy {
             change.require_no_child_of_top(&[top])?;
+            change.require_of_no_other_image([&*change.image(top)?.file])?;
         }
         change.require_sound([change.image(guid)?])?;
         let old = change.image(top)?.file.clone();
         if skip_create {
             change.require_no_other_child(guid)?;
+            // It is written to from then on.
+            change.require_of_no_other_image([&*change.image(guid)?.file])?;
             let mut new = change.descriptor.with_top(guid);
             new.size = change.size_of(change.image(guid)?)?;
             let record = change.record([&*old])?;
@@ -277,6 +280,7 @@ impl OfflineChange<'_> {
             ),
             ([], Some(parent)) => {
                 let file = self.image(guid)?.file.clone();
+                self.require_of_no_other_image([&*file])?;
                 let new = if guid == self.descriptor.top {
                     if self.snapshot(parent)?.temporary {
                         return self.refuse(
@@ -287,6 +291,8 @@ impl OfflineChange<'_> {
                         );
                     }
                     self.require_no_other_child(parent)?;
+                    // It is written to from then on.
+                    self.require_of_no_other_image([&*self.image(parent)?.file])?;
                     self.require_sound([self.image(parent)?])?;
                     let mut new = self.descriptor.with_top(parent);
                     new.size = self.size_of(self.image(parent)?)?;
