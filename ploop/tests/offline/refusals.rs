@@ -288,3 +288,34 @@ fn deltas_in_another_directory_are_those_of_the_image() {
     filled.states.remove(&guid);
     filled.verify();
 }
+
+/// Its own descriptor and its own deltas are refused for what they are: their locks are held by the merge itself.
+#[test]
+fn a_merge_to_a_file_of_the_image() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    image.set_lock_timeout(Some(Duration::ZERO));
+    let before = files(&filled);
+    let merge_to = |image: &mut OfflineImage, file: &std::path::Path| {
+        let param = MergeParam::new(MergeTarget::All).new_delta(file);
+        image.merge(&param, |_| {}).unwrap_err()
+    };
+    let deltas = filled.descriptor().images.clone();
+    for file in deltas
+        .iter()
+        .map(|image| image.file.clone())
+        .chain([filled.xml()])
+    {
+        let error = merge_to(&mut image, &file);
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    }
+    for suffix in [".lck", ".op.lck", ".tmp", ".ploop-files"] {
+        let error = merge_to(
+            &mut image,
+            &filled.path(&format!("DiskDescriptor.xml{suffix}")),
+        );
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    assert!(files(&filled) == before);
+    filled.verify();
+}
