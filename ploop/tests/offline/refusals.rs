@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ploop::image::{CompactOptions, Header, OfflineImage, RepairOptions};
+use ploop::image::{CompactOptions, Header, Issue, OfflineImage, RepairOptions};
 use ploop::{
     ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Result, Size,
     SnapshotParam,
@@ -113,10 +113,29 @@ fn an_image_that_is_marked_as_in_use() {
     file.write_all_at(&0x746F_6E59u32.to_le_bytes(), 44)
         .unwrap();
     all_are_refused(&filled, ErrorKind::Busy);
+    // What the check and the refusal say of the mark is so: a change does not clear it, and these do.
+    let report = ploop::image::check(filled.xml());
+    let mut said = report.findings.iter().filter(|it| it.issue == Issue::InUse);
+    let said = said.next().unwrap().message.clone();
+    let refused = OfflineImage::open(filled.xml()).unwrap().snapshot();
+    for said in [said, refused.unwrap_err().message().to_owned()] {
+        for way in [
+            "OfflineImage::clear_in_use_marks or repair",
+            "ploop-image repair",
+        ] {
+            assert!(said.contains(way), "{said}");
+        }
+        assert!(!said.contains("change clears"), "{said}");
+    }
     let mut image = OfflineImage::open(filled.xml()).unwrap();
     assert_eq!(image.clear_in_use_marks().unwrap(), [Guid::TOP]);
     assert!(!Header::read(&top).unwrap().in_use);
     assert_eq!(image.clear_in_use_marks().unwrap(), []);
+    file.write_all_at(&0x746F_6E59u32.to_le_bytes(), 44)
+        .unwrap();
+    let report = image.repair(&RepairOptions::new(), |_| {}).unwrap();
+    assert!(report.is_sound, "{report:?}");
+    assert!(!Header::read(&top).unwrap().in_use);
     filled.verify();
     let guid = image.snapshot().unwrap();
     filled.took(guid);

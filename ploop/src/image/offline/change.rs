@@ -114,7 +114,7 @@ impl<'a> OfflineChange<'a> {
                 return Err(Error::new(
                     ErrorKind::Busy,
                     self.operation,
-                    "the top delta is marked as in use: a program has it open, here or on another host, or was killed; if none has, clear the mark: OfflineImage::clear_in_use_marks",
+                    "the top delta is marked as in use: a program has it open, here or on another host, or was killed; if none has, clear the mark with OfflineImage::clear_in_use_marks or repair (ploop-image repair)",
                 )
                 .with_path(&top.file));
             }
@@ -196,7 +196,7 @@ impl<'a> OfflineChange<'a> {
                     return Err(error.with_path(&image.file));
                 }
                 if Header::read(&image.file).is_ok_and(|header| header.in_use) {
-                    let why = "this delta is marked as in use: a program has it open, or was killed; if none has, clear the mark: OfflineImage::clear_in_use_marks";
+                    let why = "this delta is marked as in use: a program has it open, or was killed; if none has, clear the mark with OfflineImage::clear_in_use_marks or repair (ploop-image repair)";
                     let error = Error::new(ErrorKind::Busy, self.operation, why);
                     return Err(error.with_path(&image.file));
                 }
