@@ -499,7 +499,7 @@ fn check_new_snapshot(
         return change.refuse(
             ErrorKind::Unsupported,
             format!(
-                "the chain has {} snapshots, the most there can be; delete or merge some",
+                "the chain has {} snapshots, and {MAX_SNAPSHOTS} are the most there can be; delete or merge some",
                 depth - 1
             ),
         );

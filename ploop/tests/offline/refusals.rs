@@ -338,3 +338,15 @@ fn a_merge_to_a_file_of_the_image() {
     assert!(files(&filled) == before);
     filled.verify();
 }
+
+#[test]
+fn a_chain_that_is_full() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    for _ in 1..126 {
+        image.snapshot().unwrap();
+    }
+    let error = image.snapshot().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("126 are the most"), "{error}");
+}

@@ -263,7 +263,7 @@ impl OfflineChange<'_> {
         self.refuse(
             ErrorKind::Unsupported,
             format!(
-                "the chain has {} snapshots, the most there can be; delete or merge some",
+                "the chain has {} snapshots, and {MAX_SNAPSHOTS} are the most there can be; delete or merge some",
                 depth - 1
             ),
         )
