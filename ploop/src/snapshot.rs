@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::change::{Change, DescriptorWrite, no_snapshot, not_written, require_known_flags};
 use crate::ffi::{CPath, CText, LockedImage};
 use crate::image::Snapshot;
+use crate::image::sound::require_files;
 use crate::recovery::Removal;
 use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::tracking::check_new_tracking;
@@ -352,6 +353,7 @@ impl Ploop {
             true => drop(change.require_sound(descriptor.image(guid))?),
             false => change.require_sound_and_whole(descriptor.image(guid))?,
         }
+        require_files(change.operation(), descriptor.chain(guid))?;
         if !skip_destroy {
             change.require_no_child_of_top(&[descriptor.top])?;
             change.require_of_no_other_image(&[descriptor.top])?;
@@ -504,6 +506,7 @@ fn check_new_snapshot(
             ),
         );
     }
+    require_files(operation, descriptor.chain(descriptor.top))?;
     change.require_sound_and_whole(descriptor.top_image())?;
     let Some(directory) = directory else {
         return Ok(None);

@@ -350,3 +350,22 @@ fn a_chain_that_is_full() {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.message().contains("126 are the most"), "{error}");
 }
+
+/// Nothing can be read through a new delta upon a pipe.
+#[test]
+fn a_pipe_is_no_delta() {
+    let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let base = filled.file_of(guids[0]);
+    fs::remove_file(&base).unwrap();
+    let made = Command::new("mkfifo").arg(&base).status().unwrap();
+    assert!(made.success());
+    let (names, xml) = (filled.names(), fs::read(filled.xml()).unwrap());
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    for result in [image.snapshot().map(drop), image.switch_snapshot(guids[1])] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(error.path(), Some(&*base), "{error}");
+    }
+    assert_eq!(filled.names(), names);
+    assert!(fs::read(filled.xml()).unwrap() == xml);
+}

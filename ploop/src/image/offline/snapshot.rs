@@ -9,7 +9,7 @@ use super::change::OfflineChange;
 use crate::image::Progress;
 use crate::image::descriptor::Descriptor;
 use crate::image::recovery::files::FileRecord;
-use crate::image::sound::require_no_child_of_top;
+use crate::image::sound::{require_files, require_no_child_of_top};
 use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::{
     ErrorKind, Guid, MergeTarget, Result, SnapshotParam, SwitchFlag, paths, side_files, trust,
@@ -68,6 +68,10 @@ impl OfflineImage {
                 "what is written is tracked by the driver; only libploop 7 and later can begin that",
             );
         }
+        require_files(
+            change.operation(),
+            change.descriptor.chain(change.descriptor.top),
+        )?;
         change.merge_temporary_snapshots(&mut |_| {})?;
         let top = change.descriptor.top;
         change.require_room_upon(top)?;
@@ -152,6 +156,7 @@ impl OfflineImage {
             return Ok(None);
         }
         change.require_room_upon(guid)?;
+        require_files(change.operation(), change.descriptor.chain(guid))?;
         let kept = skip_destroy.then(Guid::generate);
         let file = change.new_delta_path(None)?;
         let new = change.descriptor.switched_to(guid, file.clone(), kept);
