@@ -23,6 +23,7 @@ use crate::ffi::{
 };
 use crate::identity::Identity;
 use crate::image::descriptor::merge;
+use crate::image::other_image::{require_of_no_other_image, require_recoverable};
 use crate::image::recovery::merge::MergeRecord;
 use crate::image::sound::{SoundDelta, require_header_of, require_no_child_of_top, require_sound};
 use crate::image::{Header, Image};
@@ -99,7 +100,11 @@ impl<'a> Change<'a> {
         let deltas = deltas.map(|delta| delta.file.as_path());
         let files = [locked.path()].into_iter().chain(deltas);
         trust::require_no_other_writers(call.name, files)?;
-        let (file, devices) = recovery::finish(&locked, read?)?;
+        let read = read?;
+        if !call.detaches {
+            require_recoverable(call.name, locked.path(), &read.descriptor)?;
+        }
+        let (file, devices) = recovery::finish(&locked, read)?;
         let descriptor = &file.descriptor;
         let refuse = |kind, message: String| {
             Err(Error::new(kind, call.name, message).with_path(locked.path()))
@@ -323,6 +328,13 @@ impl<'a> Change<'a> {
         })
     }
 
+    /// Requires that these deltas, which are written to or removed, are those of no other image (A66).
+    pub(crate) fn require_of_no_other_image(&self, guids: &[Guid]) -> Result<()> {
+        let images = guids.iter().filter_map(|guid| self.descriptor.image(*guid));
+        let mut files = images.map(|image| &image.file);
+        files.try_for_each(|file| require_of_no_other_image(self.operation(), self.path(), file))
+    }
+
     /// Requires that libploop can work on these deltas together: the headers and tables are sound (9), of one cluster
     /// size (10) and one format version, for a merge writes the upper delta's entries to the lower delta's table.
     /// So a file that is no delta is neither deleted nor overwritten, whatever the descriptor says (33).
@@ -419,6 +431,7 @@ impl<'a> Change<'a> {
             );
             let is_free = self.devices_with(&[snapshot.guid]).next().is_none();
             if let (Some(lower), Some(upper), true) = (images.0, images.1, is_free) {
+                self.require_of_no_other_image(&[lower.guid, upper.guid])?;
                 self.require_mergeable(&[lower, upper])?;
             }
         }

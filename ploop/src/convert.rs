@@ -57,6 +57,7 @@ pub(crate) fn convert(
     let Some(base) = change.descriptor.base() else {
         return change.refuse(ErrorKind::Corrupt, "the descriptor names no base");
     };
+    change.require_of_no_other_image(&[base.guid])?;
     change.require_sound_and_whole([base])?;
     let temporary = paths::staged(&base.file);
     if mode == ImageMode::Raw && fs::symlink_metadata(&temporary).is_ok() {

@@ -159,6 +159,7 @@ impl Ploop {
         if let Some(device) = change.found_device() {
             require_mounted(change.operation(), change.path(), &device.path())?;
         }
+        change.require_of_no_other_image(&[change.descriptor.top])?;
         change.require_attachable(change.descriptor.top)?;
         if param.automount && change.found_device().is_none() {
             kernel::require_tools_to_attach(change.operation(), &[])?;

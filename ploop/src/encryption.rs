@@ -114,6 +114,9 @@ impl Ploop {
         let change = Change::begin(&self.image, &LockedImage::ENCRYPT)?;
         let operation = change.operation();
         Feature::Encryption.require(operation, change.path())?;
+        let images = change.descriptor.images.iter();
+        let guids: Vec<Guid> = images.map(|image| image.guid).collect();
+        change.require_of_no_other_image(&guids)?;
         let key = param.key.as_deref().unwrap_or("");
         if param.key.is_some() {
             require_key(&change, key)?;

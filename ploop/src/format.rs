@@ -73,7 +73,8 @@ impl FromStr for ImageMode {
 pub enum FormatVersion {
     /// Up to 2 TiB; every driver knows it.
     V1,
-    /// Up to 4 PiB with 1 MiB clusters; needs a driver with large disk support.
+    /// Up to 1 PiB with 1 MiB clusters for a new image, and 4 PiB for one that is read; needs a driver with large disk
+    /// support.
     V2,
 }
 

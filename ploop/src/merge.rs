@@ -61,6 +61,7 @@ impl Ploop {
             .map_err(|error| change.refused(error))?;
         let guids: Vec<Guid> = merged.iter().map(|image| image.guid).collect();
         change.require_no_child_of_top(&guids[..guids.len() - 1])?;
+        change.require_of_no_other_image(&guids)?;
         change.require_unattached(&guids)?;
         if param.new_delta.is_none() {
             change.require_no_hard_links(guids[0])?;

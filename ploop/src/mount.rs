@@ -303,6 +303,13 @@ impl Ploop {
                 ),
             );
         }
+        if param.upgrade_format {
+            let chain = descriptor.chain(guid);
+            let chain: Vec<Guid> = chain.iter().map(|image| image.guid).collect();
+            change.require_of_no_other_image(&chain)?;
+        } else if !param.read_only {
+            change.require_of_no_other_image(&[guid])?;
+        }
         change.require_attachable(guid)?;
         // libploop looks for one of the same name, and mends a delta that another one writes to before the
         // driver refuses it (A16).

@@ -9,6 +9,7 @@ use crate::change::{Change, DescriptorWrite, require_known_flags};
 use crate::durability::sync_files;
 use crate::ffi::{self, CPath, CText, LINE, LockedImage, ReplaceWhich};
 use crate::identity::Identity;
+use crate::image::other_image::require_of_no_other_image;
 use crate::image::{Header, Image};
 use crate::{Code, Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, trust};
 
@@ -169,6 +170,16 @@ impl Ploop {
             }
             ReplaceTarget::Level(_) => None,
         };
+        // By a level, it may be any of them.
+        let images = descriptor.images.iter().map(|image| image.guid);
+        let replaced: Vec<Guid> = images
+            .filter(|it| guid.is_none_or(|guid| guid == *it))
+            .collect();
+        change.require_of_no_other_image(&replaced)?;
+        if param.flags.contains(ReplaceFlag::KEEP_NAME) {
+            // It is moved away.
+            require_of_no_other_image(operation, change.path(), &new_file)?;
+        }
         if let Some(guid) = guid {
             let is_base = descriptor.base().is_some_and(|base| base.guid == guid);
             if is_base && descriptor.mode == ImageMode::Raw {

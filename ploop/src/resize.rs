@@ -140,6 +140,7 @@ impl Ploop {
                 );
             }
         };
+        change.require_of_no_other_image(&[change.descriptor.top])?;
         change.require_attachable(descriptor.top)?;
         kernel::require_tools_or_driver(|| {
             let tools: &[&str] = &["resize2fs", "tune2fs", "dumpe2fs", "fsck.ext4"];

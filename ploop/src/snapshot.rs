@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::change::{Change, DescriptorWrite, no_snapshot, not_written, require_known_flags};
 use crate::ffi::{CPath, CText, LockedImage};
 use crate::image::Snapshot;
+use crate::image::sound::require_files;
 use crate::recovery::Removal;
 use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::tracking::check_new_tracking;
@@ -344,12 +345,18 @@ impl Ploop {
                 format!("{guid} has other children than the top; written to as the top, it would damage them"),
             );
         }
+        if skip_create {
+            // It is written to from then on.
+            change.require_of_no_other_image(&[guid])?;
+        }
         match skip_create {
             true => drop(change.require_sound(descriptor.image(guid))?),
             false => change.require_sound_and_whole(descriptor.image(guid))?,
         }
+        require_files(change.operation(), descriptor.chain(guid))?;
         if !skip_destroy {
             change.require_no_child_of_top(&[descriptor.top])?;
+            change.require_of_no_other_image(&[descriptor.top])?;
             // The old top is about to be unlinked.
             change.require_delta_header(descriptor.top_image())?;
         }
@@ -494,11 +501,12 @@ fn check_new_snapshot(
         return change.refuse(
             ErrorKind::Unsupported,
             format!(
-                "the chain has {} snapshots, the most there can be; delete or merge some",
+                "the chain has {} snapshots, and {MAX_SNAPSHOTS} are the most there can be; delete or merge some",
                 depth - 1
             ),
         );
     }
+    require_files(operation, descriptor.chain(descriptor.top))?;
     change.require_sound_and_whole(descriptor.top_image())?;
     let Some(directory) = directory else {
         return Ok(None);
@@ -542,7 +550,10 @@ fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
         [] => {
             if let Some(parent) = descriptor.parent(guid).filter(|_| guid == descriptor.top) {
                 require_usable_as_top(&change, parent)?;
+                // It is written to from then on.
+                change.require_of_no_other_image(&[parent])?;
             }
+            change.require_of_no_other_image(&[guid])?;
             change.require_unattached(&[guid])?;
             change.require_delta_header(descriptor.image(guid))?;
             let Some(image) = descriptor.image(guid) else {
@@ -567,6 +578,7 @@ fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
             })
         }
         [child] => {
+            change.require_of_no_other_image(&[guid, *child])?;
             change.require_unattached(&[guid, *child])?;
             change.require_no_hard_links(guid)?;
             let both = [guid, *child];

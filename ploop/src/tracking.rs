@@ -115,6 +115,7 @@ impl Ploop {
     pub fn drop_tracking(&mut self, guid: Guid) -> Result<()> {
         let change = Change::begin(&self.image, &LockedImage::DROP_TRACKING)?;
         change.require_snapshot(guid)?;
+        change.require_of_no_other_image(&[guid])?;
         let device = change.devices_with(&[guid]).next().cloned();
         if let Some(device) = device {
             if guid != change.descriptor.top {

@@ -31,6 +31,8 @@ pub(super) struct Delta {
     holes: Vec<Range<u64>>,
     /// Whether entries that lead nowhere are told, and no errors.
     salvage: bool,
+    /// Whether the header of a salvaged delta contradicts itself about the size of the disk.
+    has_doubtful_size: bool,
 }
 
 /// Where a delta has a cluster.
@@ -63,6 +65,7 @@ impl Delta {
             len: AtomicU64::new(len),
             holes: Vec::new(),
             salvage: false,
+            has_doubtful_size: false,
         })
     }
 
@@ -70,11 +73,11 @@ impl Delta {
     /// be cut short, and entries may lead anywhere.
     pub(super) fn salvaged(path: &Path, file: File, len: u64) -> Result<Delta> {
         let open = || {
-            let layout = Layout::salvaged(&file, len)?;
+            let (layout, is_doubtful) = Layout::salvaged(&file, len)?;
             require_readable(layout.flags, layout.in_use, true)?;
-            Ok(layout)
+            Ok((layout, is_doubtful))
         };
-        let layout = open().map_err(|error: Error| error.with_path(path))?;
+        let (layout, has_doubtful_size) = open().map_err(|error: Error| error.with_path(path))?;
         Ok(Delta {
             path: path.to_owned(),
             table: Table::salvaged(layout.entries),
@@ -83,6 +86,7 @@ impl Delta {
             len: AtomicU64::new(len),
             holes: Vec::new(),
             salvage: true,
+            has_doubtful_size,
         })
     }
 
@@ -120,6 +124,11 @@ impl Delta {
 
     pub(super) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Whether the size of the disk is better known from elsewhere.
+    pub(super) fn has_doubtful_size(&self) -> bool {
+        self.has_doubtful_size
     }
 
     /// Where this delta has a cluster of the disk, if it has.

@@ -92,7 +92,8 @@ impl OpenOptions {
     /// Reads that would fail give zeros for what is lost: clusters to which the table leads wrongly, which are behind the
     /// end of a file that was cut short, or which the system cannot read. What a delta has lost is zero even where a
     /// delta below has an older state of it. [`Disk::lost`] lists these parts. Marks of use do not matter, and neither
-    /// does what a header says of where the data begins, where that cannot be true.
+    /// does what a header says of where the data begins, where that cannot be true. Where a header contradicts itself about the
+    /// size of the disk, the descriptor has it; without one, it is what the table can hold.
     ///
     /// Some files still fail, because nobody can tell what they are: one without a header, one that is not there, and a
     /// descriptor that contradicts itself.
@@ -186,6 +187,11 @@ impl OpenOptions {
                 if !self.salvage {
                     return Err(error);
                 }
+                fixed_size = Some(size);
+            }
+        }
+        if let (Some(Level::Delta(top)), true) = (levels.last(), is_top) {
+            if top.has_doubtful_size() {
                 fixed_size = Some(size);
             }
         }

@@ -98,51 +98,79 @@ impl Layout {
         }
     }
 
-    /// [`read_from`](Layout::read_from), of a file that may be cut short or say wrongly where its data begins. There must be a
-    /// signature and possible sizes.
-    pub(super) fn salvaged(file: &File, len: u64) -> Result<Layout> {
-        let error = match Layout::read_from(file, len) {
-            Ok(layout) => return Ok(layout),
-            Err(error) => error,
-        };
+    /// [`read_from`](Layout::read_from), of a file that may be cut short or say wrongly where its data begins, or how large
+    /// the disk is. There must be a signature and possible clusters. Also returns whether the size of the disk is in doubt:
+    /// the header counts another number of clusters.
+    pub(super) fn salvaged(file: &File, len: u64) -> Result<(Layout, bool)> {
+        let read = Layout::read_from(file, len);
         let mut bytes = [0; Header::LEN];
         let fields = match file.read_exact_at(&mut bytes, 0) {
-            Ok(()) => Fields::decode(&bytes),
-            Err(_) => return Err(error),
+            Ok(()) => Fields::decode(&bytes).ok(),
+            Err(_) => None,
         };
-        let Ok(mut fields) = fields else {
-            return Err(error);
+        let (mut fields, error) = match (read, fields) {
+            (Ok(layout), None) => return Ok((layout, false)),
+            (Ok(layout), Some(fields)) => return Ok(layout.with_counted(&fields)),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(fields)) => (fields, error),
         };
         let cluster = u64::from(fields.cluster_sectors);
-        if !(1..=u64::from(ClusterSize::MAX.sectors())).contains(&cluster) || fields.sectors == 0 {
+        if !(1..=u64::from(ClusterSize::MAX.sectors())).contains(&cluster) {
             return Err(error);
         }
-        let Ok(clusters) = u32::try_from(fields.sectors.div_ceil(cluster)) else {
+        let clusters = u32::try_from(fields.sectors.div_ceil(cluster));
+        let clusters = clusters.ok().filter(|clusters| *clusters > 0);
+        let counted = Some(fields.entries).filter(|counted| *counted > 0);
+        // What the header counts is taken where the size cannot be right.
+        let is_right = |entries: &u32| begins_behind_table(&fields, *entries);
+        let is_in_file = |entries: &u32| table_end(*entries) <= len;
+        let entries = clusters
+            .filter(is_right)
+            .or_else(|| counted.filter(is_right))
+            .or_else(|| clusters.filter(is_in_file))
+            .or_else(|| clusters.into_iter().chain(counted).min());
+        let Some(entries) = entries else {
             return Err(error);
         };
-        let table_end = Header::LEN as u64 + 4 * u64::from(clusters);
-        let first = u64::from(fields.first_block) * 512;
+        let is_doubtful = clusters != counted;
+        if clusters != Some(entries) {
+            fields.sectors = u64::from(entries) * cluster;
+        }
         // The file was cut short, and the header is right; or the first cluster is the one behind the table.
-        let is_possible =
-            first >= table_end && first % (cluster * 512) == 0 && first - table_end < cluster * 512;
-        if !is_possible {
-            let first = table_end.next_multiple_of(cluster * 512) / 512;
+        if !begins_behind_table(&fields, entries) {
+            let first = table_end(entries).next_multiple_of(cluster * 512) / 512;
             fields.first_block = u32::try_from(first).map_err(|_| error)?;
         }
-        fields.entries = clusters;
         let is_ploop = ClusterSize::from_sectors(cluster).is_ok();
-        Ok(Layout {
+        let layout = Layout {
             version: fields.version,
             cluster: Size::from_sectors(cluster),
             size: Size::from_sectors(fields.sectors),
-            entries: clusters,
+            entries,
             data_start: u64::from(fields.first_block) * 512,
             in_use: fields.in_use(),
             marked_closed: fields.marked_closed(),
             flags: fields.flags,
             extension_sector: fields.extension_sector,
             is_ploop,
-        })
+        };
+        Ok((layout, is_doubtful))
+    }
+
+    /// The layout with all clusters that the header counts, if its table has them, and whether the size of the disk is in
+    /// doubt for that.
+    fn with_counted(mut self, fields: &Fields) -> (Layout, bool) {
+        let counted = fields.entries;
+        let clusters = self.size.bytes().div_ceil(self.cluster.bytes());
+        // Old layouts may have tables that are too long.
+        let is_doubtful = match self.is_ploop {
+            true => clusters != u64::from(counted),
+            false => clusters > u64::from(counted),
+        };
+        if self.is_ploop && begins_behind_table(fields, counted) {
+            self.entries = self.entries.max(counted);
+        }
+        (self, is_doubtful)
     }
 
     /// The layout of an old version of Parallels, if this is one.
@@ -232,4 +260,16 @@ impl Layout {
             None
         }
     }
+}
+
+/// Where a table of so many entries ends in the file.
+fn table_end(entries: u32) -> u64 {
+    Header::LEN as u64 + 4 * u64::from(entries)
+}
+
+/// Whether the data begins with the first cluster behind a table of so many entries.
+fn begins_behind_table(fields: &Fields, entries: u32) -> bool {
+    let cluster = u64::from(fields.cluster_sectors) * 512;
+    let (first, end) = (u64::from(fields.first_block) * 512, table_end(entries));
+    first >= end && first % cluster == 0 && first - end < cluster
 }

@@ -49,6 +49,8 @@ mod layout;
 mod offline;
 mod orphans;
 mod other_formats;
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+pub(crate) mod other_image;
 mod partition;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 mod preallocate;

@@ -12,7 +12,7 @@ use crate::{Error, Guid, Result};
 const OPERATION: &str = "look for orphaned deltas of";
 
 /// How many descriptors of one directory are read, for the files they have.
-const MAX_DESCRIPTORS: usize = 1000;
+pub(super) const MAX_DESCRIPTORS: usize = 1000;
 
 /// The files in the directories of an image that have names like its deltas, or like the files that libploop makes
 /// while it converts one, and that are in none of the descriptors there. `path` is that of the descriptor.

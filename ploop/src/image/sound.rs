@@ -1,6 +1,7 @@
 //! Whether a delta is sound enough to be changed: [`require_sound`].
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use super::check::require_sound_delta;
@@ -70,6 +71,22 @@ pub(crate) fn require_no_child_of_top(
         )),
         _ => Ok(()),
     }
+}
+
+/// Requires that deltas upon which another one is made can be read at all: a pipe, say, is none.
+pub(crate) fn require_files<'i>(
+    operation: &'static str,
+    images: impl IntoIterator<Item = &'i Image>,
+) -> Result<()> {
+    for image in images {
+        // One that is missing is reported by what reads it.
+        let kind = fs::metadata(&image.file).map(|metadata| metadata.file_type());
+        if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_block_device()) {
+            let why = "the descriptor names this as a delta, and it is neither a regular file nor a block device";
+            return Err(Error::new(ErrorKind::Corrupt, operation, why).with_path(&image.file));
+        }
+    }
+    Ok(())
 }
 
 /// Requires that the header fits the descriptor.

@@ -248,3 +248,32 @@ fn what_the_system_cannot_read_is_remembered() {
     assert_eq!(all, [(2 * CLUSTER, CLUSTER), (5 * CLUSTER + 8 * K, 24 * K)]);
     assert_eq!(strict.lost(), []);
 }
+
+/// A size that the header contradicts itself is that of the descriptor, and by itself the one that the table can hold.
+#[test]
+fn a_damaged_size_is_not_followed() {
+    const SECTORS: u64 = 10 * CLUSTER / 512;
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    let expected = contents(&[delta()], false);
+    // More clusters than the format can have, more than the table has, and fewer.
+    for sectors in [SECTORS | 1 << 62, SECTORS | 1 << 40, 3 * CLUSTER / 512] {
+        let file = delta().write(&base);
+        file.write_all_at(&sectors.to_le_bytes(), 36).unwrap();
+        let path = describe(dir.path(), &["base"], 10 * CLUSTER, CLUSTER, false);
+        let disk = salvage().open(&path).unwrap();
+        assert_eq!(disk.size().bytes(), 10 * CLUSTER, "{sectors}");
+        assert!(read(&disk) == expected);
+        assert!(export(&disk, dir.path()) == expected);
+        assert_eq!(lost(&disk), []);
+        let disk = salvage().open_image(&base).unwrap();
+        let size = sectors.min(SECTORS) * 512;
+        assert_eq!(disk.size().bytes(), size, "{sectors}");
+        assert!(read(&disk) == expected[..size as usize]);
+    }
+    // The size of the header is that of the disk where nothing speaks against it.
+    delta().write(&base);
+    let path = describe(dir.path(), &["base"], 20 * CLUSTER, CLUSTER, false);
+    let disk = salvage().open(&path).unwrap();
+    assert_eq!(disk.size().bytes(), 10 * CLUSTER);
+}

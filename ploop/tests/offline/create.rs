@@ -151,7 +151,8 @@ fn data(clusters: u64, cluster: u64, random: &mut Rng) -> Vec<u8> {
         }
     }
     let len = bytes.len() - random.usize(..cluster as usize);
-    bytes.truncate(len);
+    // In whole sectors.
+    bytes.truncate(len - len % 512);
     bytes
 }
 
@@ -287,6 +288,17 @@ fn a_source_that_fails_leaves_nothing() {
     assert!(error.to_string().contains("torn"), "{error}");
     let error = image::import(&base, &b""[..], &options, |_| {}).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    // A disk that ends within a sector, before and behind the first cluster.
+    for len in [1, 513, (3 << 20) - 1] {
+        for mode in MODES {
+            let options = options.clone().mode(mode);
+            let source = &vec![1u8; len][..];
+            let error = image::import(&base, source, &options, |_| {}).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{len}");
+            assert!(error.message().contains(&len.to_string()), "{error}");
+            assert_eq!(names_in(dir.path()), [""; 0]);
+        }
+    }
     // A delta as a raw disk.
     let other = tempfile::tempdir().unwrap();
     let delta = other.path().join("root.hds");

@@ -5,9 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ploop::image::{CompactOptions, Header, OfflineImage};
+use ploop::image::{CompactOptions, Header, Issue, OfflineImage, RepairOptions};
 use ploop::{
     ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Result, Size,
+    SnapshotParam,
 };
 
 use super::filled_image::FilledImage;
@@ -41,10 +42,18 @@ fn all_are_refused(filled: &FilledImage, kind: ErrorKind) {
     assert!(files(filled) == before);
 }
 
+/// The files of an image, in the order of their names.
 fn files(filled: &FilledImage) -> Vec<Vec<u8>> {
-    let names = filled.names();
-    let files = names.iter().map(|name| fs::read(filled.path(name)));
-    files.map(Result::<_, _>::unwrap).collect()
+    let files = names_of_files(filled).into_iter();
+    files
+        .map(|name| fs::read(filled.path(&name)).unwrap())
+        .collect()
+}
+
+fn names_of_files(filled: &FilledImage) -> Vec<String> {
+    let mut names = filled.names();
+    names.retain(|name| filled.path(name).is_file());
+    names
 }
 
 /// `flock` of util-linux, which holds the lock until it is killed.
@@ -104,10 +113,29 @@ fn an_image_that_is_marked_as_in_use() {
     file.write_all_at(&0x746F_6E59u32.to_le_bytes(), 44)
         .unwrap();
     all_are_refused(&filled, ErrorKind::Busy);
+    // What the check and the refusal say of the mark is so: a change does not clear it, and these do.
+    let report = ploop::image::check(filled.xml());
+    let mut said = report.findings.iter().filter(|it| it.issue == Issue::InUse);
+    let said = said.next().unwrap().message.clone();
+    let refused = OfflineImage::open(filled.xml()).unwrap().snapshot();
+    for said in [said, refused.unwrap_err().message().to_owned()] {
+        for way in [
+            "OfflineImage::clear_in_use_marks or repair",
+            "ploop-image repair",
+        ] {
+            assert!(said.contains(way), "{said}");
+        }
+        assert!(!said.contains("change clears"), "{said}");
+    }
     let mut image = OfflineImage::open(filled.xml()).unwrap();
     assert_eq!(image.clear_in_use_marks().unwrap(), [Guid::TOP]);
     assert!(!Header::read(&top).unwrap().in_use);
     assert_eq!(image.clear_in_use_marks().unwrap(), []);
+    file.write_all_at(&0x746F_6E59u32.to_le_bytes(), 44)
+        .unwrap();
+    let report = image.repair(&RepairOptions::new(), |_| {}).unwrap();
+    assert!(report.is_sound, "{report:?}");
+    assert!(!Header::read(&top).unwrap().in_use);
     filled.verify();
     let guid = image.snapshot().unwrap();
     filled.took(guid);
@@ -162,4 +190,182 @@ fn a_disk_with_padding() {
     all_are_refused(&filled, ErrorKind::Unsupported);
     let error = Ploop::open(filled.xml()).and_then(|mut image| image.snapshot());
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+/// The descriptor of the image in another directory, with names that lead to its deltas: with `..`, or absolute ones.
+fn copy_of_descriptor(
+    filled: &FilledImage,
+    is_relative: bool,
+) -> (tempfile::TempDir, OfflineImage) {
+    let here = fs::canonicalize(filled.dir.path()).unwrap();
+    // Everybody may write to the directory above.
+    let (elsewhere, prefix) = match is_relative {
+        true => (tempfile::tempdir_in(&here).unwrap(), ".."),
+        false => (tempfile::tempdir().unwrap(), here.to_str().unwrap()),
+    };
+    let xml = fs::read_to_string(filled.xml()).unwrap();
+    let copied = xml.replace("<File>root", &format!("<File>{prefix}/root"));
+    assert_ne!(copied, xml);
+    let copy = elsewhere.path().join("DiskDescriptor.xml");
+    fs::write(&copy, copied).unwrap();
+    let image = OfflineImage::open(&copy).unwrap();
+    (elsewhere, image)
+}
+
+#[test]
+fn deltas_of_another_image_are_left_alone() {
+    for is_relative in [false, true] {
+        let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+        let (elsewhere, mut copy) = copy_of_descriptor(&filled, is_relative);
+        let (names, before) = (names_of_files(&filled), files(&filled));
+        let merged = filled.path("merged.hds");
+        type Operation<'a> = Box<dyn Fn(&mut OfflineImage) -> Result<()> + 'a>;
+        let to_new_file = || MergeParam::new(MergeTarget::All).new_delta(&merged);
+        let operations: [Operation<'_>; 11] = [
+            Box::new(|image| image.switch_snapshot(guids[0])),
+            Box::new(|image| image.delete_snapshot(guids[0], |_| {})),
+            Box::new(|image| image.delete_top_delta()),
+            Box::new(|image| image.merge(&MergeParam::new(MergeTarget::All), |_| {})),
+            Box::new(|image| image.merge(&to_new_file(), |_| {})),
+            Box::new(|image| image.grow(Size::from_gib(1))),
+            Box::new(|image| image.convert(ImageMode::Raw, |_| {})),
+            Box::new(|image| image.convert(ImageMode::Preallocated, |_| {})),
+            Box::new(|image| image.upgrade()),
+            Box::new(|image| image.compact(&CompactOptions::new(), |_| {}).map(drop)),
+            Box::new(|image| image.repair(&RepairOptions::new(), |_| {}).map(drop)),
+        ];
+        for (number, operation) in operations.iter().enumerate() {
+            let error = operation(&mut copy).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{number}: {error}");
+            let named = filled.xml().display().to_string();
+            assert!(error.message().contains(&named), "{number}: {error}");
+        }
+        assert!(files(&filled) == before);
+        filled.verify();
+
+        // A snapshot writes to no delta that is there, and its own top may go again.
+        let param = SnapshotParam::new().directory(elsewhere.path());
+        let guid = copy.snapshot_with(&param).unwrap();
+        let own = copy.descriptor().unwrap().top_image().unwrap().file.clone();
+        assert_eq!(own.parent().unwrap(), copy.path().parent().unwrap());
+        copy.switch_snapshot(guid).unwrap();
+        assert!(!own.exists());
+        let error = copy.delete_top_delta().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        // The new top lies beside the base.
+        let own = copy.descriptor().unwrap().top_image().unwrap().file.clone();
+        assert!(!names.iter().any(|name| filled.path(name) == own));
+        for (name, bytes) in names.iter().zip(&before) {
+            assert!(fs::read(filled.path(name)).unwrap() == *bytes, "{name}");
+        }
+
+        // Without the other descriptor, these are the deltas of this image, wherever they lie.
+        fs::remove_file(filled.xml()).unwrap();
+        copy.merge(&MergeParam::new(MergeTarget::All), |_| {})
+            .unwrap();
+        assert_eq!(copy.descriptor().unwrap().images.len(), 1);
+    }
+}
+
+/// What an interrupted change has left in the deltas of another image is for that one to finish.
+#[test]
+fn marks_of_another_image_are_left_alone() {
+    let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let (_elsewhere, mut copy) = copy_of_descriptor(&filled, false);
+    let base = filled.file_of(guids[0]);
+    let file = File::options().write(true).open(&base).unwrap();
+    file.write_all_at(&0x746F_6E59u32.to_le_bytes(), 44)
+        .unwrap();
+    for result in [
+        copy.snapshot().map(drop),
+        copy.clear_in_use_marks().map(drop),
+    ] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+    assert!(Header::read(&base).unwrap().in_use);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    image.snapshot().unwrap();
+    assert!(!Header::read(&base).unwrap().in_use);
+}
+
+/// A delta in a directory of its own, with a copy of the descriptor beside the descriptor.
+#[test]
+fn deltas_in_another_directory_are_those_of_the_image() {
+    let (mut filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    let param = SnapshotParam::new().directory(elsewhere.path());
+    let guid = image.snapshot_with(&param).unwrap();
+    filled.took(guid);
+    filled.write([(3, 5)]);
+    for name in ["DiskDescriptor.xml.Backup", "copy.xml"] {
+        fs::copy(filled.xml(), filled.path(name)).unwrap();
+    }
+    // A link to the descriptor is no other one.
+    std::os::unix::fs::symlink(filled.xml(), elsewhere.path().join("DiskDescriptor.xml")).unwrap();
+    image.delete_snapshot(guid, |_| {}).unwrap();
+    filled.states.remove(&guid);
+    filled.verify();
+}
+
+/// Its own descriptor and its own deltas are refused for what they are: their locks are held by the merge itself.
+#[test]
+fn a_merge_to_a_file_of_the_image() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    image.set_lock_timeout(Some(Duration::ZERO));
+    let before = files(&filled);
+    let merge_to = |image: &mut OfflineImage, file: &std::path::Path| {
+        let param = MergeParam::new(MergeTarget::All).new_delta(file);
+        image.merge(&param, |_| {}).unwrap_err()
+    };
+    let deltas = filled.descriptor().images.clone();
+    for file in deltas
+        .iter()
+        .map(|image| image.file.clone())
+        .chain([filled.xml()])
+    {
+        let error = merge_to(&mut image, &file);
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    }
+    for suffix in [".lck", ".op.lck", ".tmp", ".ploop-files"] {
+        let error = merge_to(
+            &mut image,
+            &filled.path(&format!("DiskDescriptor.xml{suffix}")),
+        );
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    assert!(files(&filled) == before);
+    filled.verify();
+}
+
+#[test]
+fn a_chain_that_is_full() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    for _ in 1..126 {
+        image.snapshot().unwrap();
+    }
+    let error = image.snapshot().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("126 are the most"), "{error}");
+}
+
+/// Nothing can be read through a new delta upon a pipe.
+#[test]
+fn a_pipe_is_no_delta() {
+    let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let base = filled.file_of(guids[0]);
+    fs::remove_file(&base).unwrap();
+    let made = Command::new("mkfifo").arg(&base).status().unwrap();
+    assert!(made.success());
+    let (names, xml) = (filled.names(), fs::read(filled.xml()).unwrap());
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    for result in [image.snapshot().map(drop), image.switch_snapshot(guids[1])] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(error.path(), Some(&*base), "{error}");
+    }
+    assert_eq!(filled.names(), names);
+    assert!(fs::read(filled.xml()).unwrap() == xml);
 }

@@ -3,10 +3,14 @@
 use std::fs;
 
 use ploop::image::{self, Issue};
-use ploop::{ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, SwitchFlag};
+use ploop::{
+    ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, Ploop, ReplaceParam,
+    ReplaceTarget, SwitchFlag,
+};
 
 use super::filled_image::FilledImage;
 
+use crate::directory::Contents;
 use crate::refused::refused;
 
 const MODES: [(ImageMode, FormatVersion); 4] = [
@@ -238,4 +242,42 @@ fn a_base_without_children_stays() {
     );
     assert_eq!(error.code(), Some(ploop::Code::NOSNAP.get()));
     filled.verify();
+}
+
+/// A copy of the descriptor in another directory, with absolute names, leaves the deltas to the image they are of.
+#[test]
+fn deltas_of_another_image_are_left_alone() {
+    let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let here = filled.path("");
+    let xml = fs::read_to_string(filled.xml()).unwrap();
+    let copied = xml.replace("<File>root", &format!("<File>{}root", here.display()));
+    assert_ne!(copied, xml);
+    let copy = elsewhere.path().join("DiskDescriptor.xml");
+    fs::write(&copy, copied).unwrap();
+    let mut copy = Ploop::open(&copy).unwrap();
+    let before = Contents::of(filled.dir.path());
+    let new = elsewhere.path().join("new.hds");
+    fs::copy(filled.file_of(Guid::TOP), &new).unwrap();
+    let merge = MergeParam::new(MergeTarget::All);
+    for result in [
+        copy.delete_snapshot(guids[0]),
+        copy.delete_top_delta(),
+        copy.switch_snapshot(guids[0]),
+        copy.merge(&merge),
+        copy.merge(&merge.clone().new_delta(elsewhere.path().join("merged.hds"))),
+        copy.convert(ImageMode::Preallocated),
+        copy.replace(&ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP))),
+        copy.drop_tracking(Guid::TOP),
+    ] {
+        let error = refused(result, ErrorKind::Unsupported);
+        let named = filled.xml().display().to_string();
+        assert!(error.message().contains(&named), "{error}");
+    }
+    before.assert_unchanged("a copy of the descriptor");
+    filled.verify();
+    // Where the other descriptor is gone, they are this image's.
+    fs::remove_file(filled.xml()).unwrap();
+    copy.merge(&merge).unwrap();
+    assert_eq!(copy.descriptor().unwrap().images.len(), 1);
 }

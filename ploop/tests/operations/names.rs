@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use ploop::{
-    CreateParam, ErrorKind, Guid, ImageMode, MergeParam, MergeTarget, Ploop, ReplaceParam,
-    ReplaceTarget, Size,
+    CreateParam, ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, Ploop,
+    ReplaceParam, ReplaceTarget, Size,
 };
 
 use super::directory::Contents;
@@ -147,4 +147,21 @@ fn what_is_there_instead_of_them_is_left_alone() {
 
 fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// Nothing can be read through a new delta upon a pipe.
+#[test]
+fn a_pipe_is_no_delta() {
+    let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let base = filled.file_of(guids[0]);
+    fs::remove_file(&base).unwrap();
+    make_pipe(&base);
+    let before = Contents::of(filled.dir.path());
+    let mut ploop = Ploop::open(filled.xml()).unwrap();
+    for result in [ploop.snapshot().map(drop), ploop.switch_snapshot(guids[1])] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(error.path(), Some(&*base), "{error}");
+    }
+    before.assert_unchanged("a pipe");
 }

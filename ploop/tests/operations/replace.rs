@@ -127,6 +127,14 @@ fn what_is_no_copy_is_refused() {
     fs::copy(filled.file_of(guids[0]), &longer).unwrap();
     Delta::open(&longer).write(12, 1);
     let target = || ReplaceTarget::Guid(guids[0]);
+    // Nothing is taken away from another image, whatever it is.
+    let param = ReplaceParam::new(other.path("root.hds"), target()).flags(ReplaceFlag::KEEP_NAME);
+    let error = filled.ploop.replace(&param).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    // Files by themselves.
+    for image in [&other, &v2] {
+        fs::remove_file(image.xml()).unwrap();
+    }
     for (new, kind) in [
         (other.path("root.hds"), ErrorKind::Corrupt),
         (v2.path("root.hds"), ErrorKind::Corrupt),

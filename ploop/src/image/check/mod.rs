@@ -359,7 +359,7 @@ fn check_layout(header: &Layout, path: &Path, findings: &mut Findings) {
             Severity::Warning,
             Issue::InUse,
             44,
-            "the delta is marked as in use: it is mounted, or a mount or an operation was cut short; the next mount or change clears the mark"
+            "the delta is marked as in use: it is mounted, or a mount or an operation was cut short; the next mount clears the mark, and without one OfflineImage::clear_in_use_marks or repair do (ploop-image repair), once no program has it"
                 .into(),
         );
     }

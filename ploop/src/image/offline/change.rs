@@ -15,6 +15,7 @@ use crate::image::descriptor::{
     self, Descriptor, DescriptorFile, DescriptorForm, Image, Snapshot, UnknownFields,
 };
 use crate::image::header::Header;
+use crate::image::other_image::{require_of_no_other_image, require_recoverable};
 use crate::image::recovery::{self, creation, detached};
 use crate::image::sound::{SoundDelta, require_sound};
 use crate::lock::{ImageLockGuard, Purpose};
@@ -76,6 +77,7 @@ impl<'a> OfflineChange<'a> {
         require_distinct_files(operation, &file.descriptor)?;
         let deltas = file.descriptor.images.iter().map(|image| &*image.file);
         let devices = require_unattached(operation, path, deltas)?;
+        require_recoverable(operation, path, &file.descriptor)?;
         if recovery::finish(&devices, operation, path, &file.descriptor, &FORM)? {
             file = read()?;
         }
@@ -112,7 +114,7 @@ impl<'a> OfflineChange<'a> {
                 return Err(Error::new(
                     ErrorKind::Busy,
                     self.operation,
-                    "the top delta is marked as in use: a program has it open, here or on another host, or was killed; if none has, clear the mark: OfflineImage::clear_in_use_marks",
+                    "the top delta is marked as in use: a program has it open, here or on another host, or was killed; if none has, clear the mark with OfflineImage::clear_in_use_marks or repair (ploop-image repair)",
                 )
                 .with_path(&top.file));
             }
@@ -194,7 +196,7 @@ impl<'a> OfflineChange<'a> {
                     return Err(error.with_path(&image.file));
                 }
                 if Header::read(&image.file).is_ok_and(|header| header.in_use) {
-                    let why = "this delta is marked as in use: a program has it open, or was killed; if none has, clear the mark: OfflineImage::clear_in_use_marks";
+                    let why = "this delta is marked as in use: a program has it open, or was killed; if none has, clear the mark with OfflineImage::clear_in_use_marks or repair (ploop-image repair)";
                     let error = Error::new(ErrorKind::Busy, self.operation, why);
                     return Err(error.with_path(&image.file));
                 }
@@ -204,9 +206,20 @@ impl<'a> OfflineChange<'a> {
         Ok(sound)
     }
 
-    /// Requires that the file of a delta that is written to has one name. By another name it may belong to another image
-    /// (linked clones, backups by hard links), whose data would change.
-    pub(super) fn require_no_hard_links(&self, image: &Image) -> Result<()> {
+    /// Requires that these files, which are written to or removed, are deltas of no other image.
+    pub(super) fn require_of_no_other_image<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f Path>,
+    ) -> Result<()> {
+        let mut files = files.into_iter();
+        files.try_for_each(|file| require_of_no_other_image(self.operation, self.path, file))
+    }
+
+    /// Requires that a delta that is written to is one of this image alone: no descriptor in another directory names it,
+    /// and its file has one name. By another name it may belong to another image (linked clones, backups by hard links),
+    /// whose data would change.
+    pub(super) fn require_own_file(&self, image: &Image) -> Result<()> {
+        self.require_of_no_other_image([&*image.file])?;
         let names = || fs::metadata(&image.file).map(|metadata| metadata.nlink());
         if names().is_ok_and(|names| names > 1) {
             creation::remove_second_link(&image.file);

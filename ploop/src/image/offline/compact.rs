@@ -201,7 +201,7 @@ impl OfflineImage {
         let mut total = 0;
         for image in &images {
             if !options.dry_run {
-                change.require_no_hard_links(image)?;
+                change.require_own_file(image)?;
             }
             let mut delta = open(&change, image)?;
             total += count(&mut delta)? * change.descriptor.cluster.bytes();

@@ -50,7 +50,7 @@ impl OfflineImage {
             (_, ImageMode::Raw) => change.base_to_raw(&base, &mut progress),
             (_, mode) => {
                 if mode == ImageMode::Preallocated {
-                    change.require_no_hard_links(&base)?;
+                    change.require_own_file(&base)?;
                     preallocate(&base.file, true)
                         .map_err(|error| error.during(change.operation()))?;
                 }
@@ -117,6 +117,7 @@ impl OfflineChange<'_> {
 
     /// A new base, which is made under the name that libploop uses for it.
     fn new_base(&self, base: &Image) -> Result<NewDelta> {
+        self.require_of_no_other_image([&*base.file])?;
         let path = side_files::staged(&base.file);
         if fs::symlink_metadata(&path).is_ok() {
             let why = "the new base is made under this name, and a file is there; move it away";

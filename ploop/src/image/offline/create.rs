@@ -148,9 +148,9 @@ pub fn create(file: impl AsRef<Path>, size: Size, options: &CreateOptions) -> Re
 /// # let dir = tempfile::tempdir().unwrap();
 /// use ploop::image::{self, CreateOptions, Disk};
 ///
-/// let source: &[u8] = b"the beginning of a disk";
+/// let source = [1; 512];
 /// let base = dir.path().join("root.hds");
-/// let image = image::import(base, source, &CreateOptions::new(), |_| {})?;
+/// let image = image::import(base, &source[..], &CreateOptions::new(), |_| {})?;
 /// assert_eq!(Disk::open(image.path())?.size(), ploop::Size::from_mib(1));
 /// # Ok::<(), ploop::Error>(())
 /// ```
@@ -158,7 +158,8 @@ pub fn create(file: impl AsRef<Path>, size: Size, options: &CreateOptions) -> Re
 /// # Errors
 ///
 /// As [`create`]; those of the source; [`InvalidInput`](ErrorKind::InvalidInput) where it gives nothing, or more than the
-/// format can hold, or data that begins with the header of a delta for a raw base.
+/// format can hold, or no whole number of sectors, as what is left of a disk that was cut short, or data that begins with
+/// the header of a delta for a raw base.
 pub fn import(
     file: impl AsRef<Path>,
     mut source: impl Read,
@@ -199,6 +200,12 @@ pub fn import(
         }
         if read == 0 {
             let why = "the source is empty";
+            return Err(Error::new(ErrorKind::InvalidInput, OPERATION, why));
+        }
+        if read % 512 != 0 {
+            let why = format!(
+                "the source gave {read} bytes, which is no number of sectors: it was cut short, or is no raw disk"
+            );
             return Err(Error::new(ErrorKind::InvalidInput, OPERATION, why));
         }
         let size = whole_clusters(OPERATION, version, cluster, Size::from_bytes(read))?;

@@ -36,7 +36,7 @@ impl OfflineImage {
                 format!("the disk has {old}, and cannot shrink to {size}"),
             );
         }
-        change.require_no_hard_links(&top)?;
+        change.require_own_file(&top)?;
         let mut new = change.descriptor.clone();
         new.size = size;
         let is_raw = change.is_raw_base(&top);

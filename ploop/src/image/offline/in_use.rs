@@ -21,6 +21,7 @@ impl OfflineImage {
         for image in &change.descriptor.images {
             let is_marked = Header::read(&image.file).is_ok_and(|header| header.in_use);
             if !change.is_raw_base(image) && is_marked {
+                change.require_of_no_other_image([&*image.file])?;
                 clear_unused_mark(change.operation(), &change.descriptor, image)?;
                 cleared.push(image.guid);
             }

@@ -62,6 +62,7 @@ impl OfflineChange<'_> {
         let lower = &merged[..merged.len() - 1];
         let guids: Vec<Guid> = lower.iter().map(|image| image.guid).collect();
         self.require_no_child_of_top(&guids)?;
+        self.require_of_no_other_image(merged.iter().map(|image| &*image.file))?;
         self.require_sound(merged.iter().copied())?;
         Ok(merged.into_iter().cloned().collect())
     }
@@ -76,7 +77,7 @@ impl OfflineChange<'_> {
         let [lowest, upper @ ..] = merged.as_slice() else {
             return Ok(());
         };
-        self.require_no_hard_links(lowest)?;
+        self.require_own_file(lowest)?;
         let source = self.open_chain(upper)?;
         let mut target = Target::open(self, lowest)?;
         if target.size() > source.size() {
@@ -130,15 +131,17 @@ impl OfflineChange<'_> {
         let operation = self.operation();
         let path = paths::of_new_file(operation, file)?;
         paths::require_no_side_file_name(operation, &path)?;
+        let require_free = || match fs::symlink_metadata(&path) {
+            Err(_) => Ok(()),
+            Ok(_) => {
+                let why = "the new delta is made under this name, and a file is there";
+                Err(Error::new(ErrorKind::AlreadyExists, operation, why).with_path(&path))
+            }
+        };
+        // Before the lock, too: that of the descriptor of this image is held already.
+        require_free()?;
         let _lock = NewFileLock::acquire(operation, &path, timeout)?;
-        if fs::symlink_metadata(&path).is_ok() {
-            return self
-                .refuse(
-                    ErrorKind::AlreadyExists,
-                    "the new delta is made under this name, and a file is there",
-                )
-                .map_err(|error: Error| error.with_path(&path));
-        }
+        require_free()?;
         let [lowest, .., highest] = merged.as_slice() else {
             return Ok(());
         };

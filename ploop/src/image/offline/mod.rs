@@ -49,6 +49,8 @@ use crate::{Error, Result};
 ///   [`repair`](OfflineImage::repair) are for that.
 /// * An image whose lock somebody else holds for too long: [`Locked`](crate::ErrorKind::Locked).
 /// * Encrypted images, and volumes that share deltas with others: [`Unsupported`](crate::ErrorKind::Unsupported).
+/// * A change that would write to a delta in another directory, or remove it, where a descriptor there names it: it is
+///   that of another image: [`Unsupported`](crate::ErrorKind::Unsupported). The manual says more under trust.
 /// * Where the program runs as root, images that other users can write to:
 ///   [`PermissionDenied`](crate::ErrorKind::PermissionDenied), see `ploop::trust`.
 ///

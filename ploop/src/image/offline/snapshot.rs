@@ -9,7 +9,7 @@ use super::change::OfflineChange;
 use crate::image::Progress;
 use crate::image::descriptor::Descriptor;
 use crate::image::recovery::files::FileRecord;
-use crate::image::sound::require_no_child_of_top;
+use crate::image::sound::{require_files, require_no_child_of_top};
 use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::{
     ErrorKind, Guid, MergeTarget, Result, SnapshotParam, SwitchFlag, paths, side_files, trust,
@@ -68,6 +68,10 @@ impl OfflineImage {
                 "what is written is tracked by the driver; only libploop 7 and later can begin that",
             );
         }
+        require_files(
+            change.operation(),
+            change.descriptor.chain(change.descriptor.top),
+        )?;
         change.merge_temporary_snapshots(&mut |_| {})?;
         let top = change.descriptor.top;
         change.require_room_upon(top)?;
@@ -135,11 +139,14 @@ impl OfflineImage {
         }
         if !skip_destroy {
             change.require_no_child_of_top(&[top])?;
+            change.require_of_no_other_image([&*change.image(top)?.file])?;
         }
         change.require_sound([change.image(guid)?])?;
         let old = change.image(top)?.file.clone();
         if skip_create {
             change.require_no_other_child(guid)?;
+            // It is written to from then on.
+            change.require_of_no_other_image([&*change.image(guid)?.file])?;
             let mut new = change.descriptor.with_top(guid);
             new.size = change.size_of(change.image(guid)?)?;
             let record = change.record([&*old])?;
@@ -149,6 +156,7 @@ impl OfflineImage {
             return Ok(None);
         }
         change.require_room_upon(guid)?;
+        require_files(change.operation(), change.descriptor.chain(guid))?;
         let kept = skip_destroy.then(Guid::generate);
         let file = change.new_delta_path(None)?;
         let new = change.descriptor.switched_to(guid, file.clone(), kept);
@@ -260,7 +268,7 @@ impl OfflineChange<'_> {
         self.refuse(
             ErrorKind::Unsupported,
             format!(
-                "the chain has {} snapshots, the most there can be; delete or merge some",
+                "the chain has {} snapshots, and {MAX_SNAPSHOTS} are the most there can be; delete or merge some",
                 depth - 1
             ),
         )
@@ -277,6 +285,7 @@ impl OfflineChange<'_> {
             ),
             ([], Some(parent)) => {
                 let file = self.image(guid)?.file.clone();
+                self.require_of_no_other_image([&*file])?;
                 let new = if guid == self.descriptor.top {
                     if self.snapshot(parent)?.temporary {
                         return self.refuse(
@@ -287,6 +296,8 @@ impl OfflineChange<'_> {
                         );
                     }
                     self.require_no_other_child(parent)?;
+                    // It is written to from then on.
+                    self.require_of_no_other_image([&*self.image(parent)?.file])?;
                     self.require_sound([self.image(parent)?])?;
                     let mut new = self.descriptor.with_top(parent);
                     new.size = self.size_of(self.image(parent)?)?;

@@ -37,7 +37,7 @@ impl OfflineImage {
         for image in images {
             let header = Header::read(&image.file).map_err(|error| error.during(operation))?;
             if header.version == FormatVersion::V1 {
-                change.require_no_hard_links(image)?;
+                change.require_own_file(image)?;
                 deltas.push((&*image.file, header));
             }
         }

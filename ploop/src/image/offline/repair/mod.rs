@@ -35,6 +35,7 @@ use super::change::{
 use crate::image::check::check;
 use crate::image::descriptor::{DescriptorFile, Image, directory, text};
 use crate::image::header::{Header, HeaderFlags};
+use crate::image::other_image::require_of_no_other_image;
 use crate::image::progress::{Progress, counted};
 use crate::image::recovery;
 use crate::image::report::{Finding, Issue, Report, Severity};
@@ -207,6 +208,9 @@ impl Prepared {
                 error.message()
             );
             return Ok(Err(nothing(path, options, &reason)));
+        }
+        for image in &file.descriptor.images {
+            require_of_no_other_image(OPERATION, path, &image.file)?;
         }
         let (mut recovered, mut is_pending) = (is_interrupted(path, &file), false);
         let mut text_now = text_now;

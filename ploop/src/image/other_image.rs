@@ -1,0 +1,101 @@
+//! Deltas of another image: a copy of a descriptor with absolute names, or with `..` in them, names the deltas of the
+//! image that it was copied from, and does not share its lock.
+//!
+//! A change that writes to such a delta or removes it would destroy the other image. So where a delta lies in another
+//! directory than the descriptor through which it is changed, no descriptor there may name it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::descriptor::Descriptor;
+use super::header::{Header, HeaderFlags};
+use super::orphans::MAX_DESCRIPTORS;
+use crate::identity::Identity;
+use crate::side_files::{self, DESCRIPTOR_NAME, directory_of};
+use crate::{Error, ErrorKind, ImageMode, Result};
+
+/// Requires that a delta, which is to be written to or removed, is named by no descriptor in its own directory, if that
+/// is another one than that of `descriptor`.
+pub(crate) fn require_of_no_other_image(
+    operation: &'static str,
+    descriptor: &Path,
+    delta: &Path,
+) -> Result<()> {
+    let Some(other) = other_descriptor(descriptor, delta) else {
+        return Ok(());
+    };
+    let why = format!(
+        "it is a delta of the image {}, which would be damaged; change the image through that descriptor, or remove that one if it is not needed",
+        other.display()
+    );
+    Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(delta))
+}
+
+/// [`require_of_no_other_image`] of the deltas to which a recovery of this image writes: it clears their marks, finishes
+/// a change of their version, or cuts a raw base that did not grow.
+pub(crate) fn require_recoverable(
+    operation: &'static str,
+    path: &Path,
+    descriptor: &Descriptor,
+) -> Result<()> {
+    let is_staged = side_files::is_regular_file(&side_files::staged(path));
+    for image in &descriptor.images {
+        if directories(&image.file)
+            .iter()
+            .all(|it| it == directory_of(path))
+        {
+            continue;
+        }
+        let is_top = image.guid == descriptor.top;
+        let is_written = match Header::read(&image.file) {
+            Ok(header) => {
+                header.in_use && !is_top || header.flags.contains(HeaderFlags::CONVERTING)
+            }
+            Err(_) => is_staged && is_top && descriptor.mode == ImageMode::Raw,
+        };
+        if is_written {
+            require_of_no_other_image(operation, path, &image.file)?;
+        }
+    }
+    Ok(())
+}
+
+/// A descriptor that names this delta, beside the delta or beside the file to which that leads.
+fn other_descriptor(descriptor: &Path, delta: &Path) -> Option<PathBuf> {
+    let home = directory_of(descriptor);
+    let mut elsewhere = directories(delta);
+    elsewhere.retain(|directory| directory != home);
+    if elsewhere.is_empty() {
+        return None;
+    }
+    let delta = Identity::of(delta).ok()?;
+    let own = Identity::of(descriptor).ok();
+    let names = |other: &PathBuf| {
+        Identity::of(other).ok() != own
+            && Descriptor::open(other).is_ok_and(|other| {
+                let mut images = other.all_images();
+                images.any(|image| Identity::of(&image.file).is_ok_and(|file| file == delta))
+            })
+    };
+    elsewhere.iter().find_map(|directory| {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let others = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension() == Some(OsStr::new("xml")));
+        // First, and where the directory cannot be read.
+        [directory.join(DESCRIPTOR_NAME)]
+            .into_iter()
+            .chain(others.take(MAX_DESCRIPTORS))
+            .find(names)
+    })
+}
+
+/// The directory in which a file has its name, and that of the file to which a link of this name leads.
+fn directories(file: &Path) -> BTreeSet<PathBuf> {
+    let named = fs::canonicalize(directory_of(file)).ok();
+    let target = fs::canonicalize(file).ok();
+    let target = target.as_deref().map(directory_of).map(Path::to_owned);
+    named.into_iter().chain(target).collect()
+}
