@@ -63,7 +63,6 @@ impl<'a> OfflineChange<'a> {
     }
 
     fn begin_locked(image: &'a OfflineImage, operation: &'static str) -> Result<OfflineChange<'a>> {
-        sysfs::require_visible(operation)?;
         let lock = image
             .lock
             .acquire(operation, Purpose::Change, false, image.timeout())?;
@@ -382,6 +381,7 @@ pub(super) fn require_unattached<'f>(
     path: &Path,
     files: impl IntoIterator<Item = &'f Path>,
 ) -> Result<Vec<Device>> {
+    sysfs::require_visible(operation)?;
     let devices = sysfs::devices();
     let files: Vec<Identity> = files
         .into_iter()
