@@ -14,14 +14,16 @@ use fs_ext4::dir::DirBlockIter;
 use fs_ext4::error::Error as Ext4Error;
 use fs_ext4::extent::{EXT4_EXT_MAX_DEPTH, EXT4_EXT_NODE_SIZE, Extent, ExtentHeader, ExtentIdx};
 use fs_ext4::features::Incompat;
-use fs_ext4::inode::{Inode, S_IFMT};
-use fs_ext4::xattr::{self, XattrEntry};
+use fs_ext4::inode::{Inode, InodeFlags, S_IFMT};
+use fs_ext4::superblock::{EXT4_MAGIC, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE};
+use fs_ext4::xattr;
 use fs_ext4::{jbd2, journal};
 use ploop::Size;
 use ploop::image::Disk;
 
 use crate::cli::FileSystemState;
 use crate::output::{Failure, Result};
+use crate::stored_attributes::{self, Attribute};
 
 /// The number of the root directory.
 pub(crate) const ROOT: u32 = 2;
@@ -136,6 +138,11 @@ impl Node {
     /// The permissions, with the set-user-ID, set-group-ID and sticky bits.
     pub(crate) fn permissions(&self) -> u32 {
         u32::from(self.inode.mode & !S_IFMT)
+    }
+
+    /// Whether its contents, or the names of a directory, are encrypted (fscrypt): no key is known here.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.inode.flags & InodeFlags::ENCRYPT.bits() != 0
     }
 
     /// Major and minor number of a device.
@@ -506,9 +513,9 @@ impl FileSystem {
         }
         // In the place of the table, and then in an attribute. What a file has beyond that are zeros.
         let mut data = file.inode.block.to_vec();
-        for entry in self.stored_attributes(file)? {
-            if entry.name == "system.data" {
-                data.extend_from_slice(&entry.value);
+        for (name, value) in self.stored_attributes(file)? {
+            if name == b"system.data" {
+                data.extend_from_slice(&value);
             }
         }
         data.truncate(usize::try_from(file.inode.size).unwrap_or(usize::MAX));
@@ -519,26 +526,36 @@ impl FileSystem {
     pub(crate) fn attributes(&self, file: &Node) -> Result<Attributes> {
         let failed = |error| cannot_read_attributes(file, &error);
         let mut attributes = Attributes::default();
-        for entry in self.stored_attributes(file)? {
-            match &*entry.name {
-                "system.posix_acl_access" => {
-                    attributes.access = acl::decode(&entry.value).map_err(failed)?;
+        for (name, value) in self.stored_attributes(file)? {
+            match &*name {
+                b"system.posix_acl_access" => {
+                    attributes.access = acl::decode(&value).map_err(failed)?;
                 }
-                "system.posix_acl_default" => {
-                    attributes.default = acl::decode(&entry.value).map_err(failed)?;
+                b"system.posix_acl_default" => {
+                    attributes.default = acl::decode(&value).map_err(failed)?;
                 }
                 // The rest of data that is stored in the inode.
-                "system.data" => {}
-                _ => attributes.extended.push((entry.name, entry.value)),
+                b"system.data" => {}
+                _ => attributes.extended.push((name, value)),
             }
         }
         attributes.extended.sort();
         Ok(attributes)
     }
 
-    fn stored_attributes(&self, file: &Node) -> Result<Vec<XattrEntry>> {
-        xattr::read_all_resolved(&self.library, &file.inode, &file.raw)
-            .map_err(|error| cannot_read_attributes(file, &error))
+    fn stored_attributes(&self, file: &Node) -> Result<Vec<Attribute>> {
+        let attributes = match xattr::read_all_resolved(&self.library, &file.inode, &file.raw) {
+            Ok(found) => Ok(found
+                .into_iter()
+                .map(|it| (it.name.into_bytes(), it.value))
+                .collect()),
+            // Any user of the container can give a file such a name.
+            Err(Ext4Error::Corrupt("xattr name not utf-8")) => {
+                stored_attributes::read(&self.library, &file.inode, &file.raw)
+            }
+            Err(error) => Err(error),
+        };
+        attributes.map_err(|error| cannot_read_attributes(file, &error))
     }
 }
 
@@ -643,7 +660,7 @@ fn pointers(block: &[u8]) -> impl Iterator<Item = u32> + '_ {
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Attributes {
     /// By name: `user.…`, `security.…`, `trusted.…`.
-    pub(crate) extended: Vec<(String, Vec<u8>)>,
+    pub(crate) extended: Vec<Attribute>,
     pub(crate) access: Vec<AclEntry>,
     pub(crate) default: Vec<AclEntry>,
 }

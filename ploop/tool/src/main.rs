@@ -25,6 +25,7 @@ mod qcow2;
 mod repair;
 mod snapshots;
 mod source;
+mod stored_attributes;
 
 use std::process::ExitCode;
 
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
         Command::Ls(list) => file_system::guarded(|| list::run(list, &output)),
         Command::Cat(cat) => file_system::guarded(|| cat::run(cat)),
         Command::Cp(copy) => file_system::guarded(|| copy::run(copy, &output)),
-        Command::Tar(tar) => file_system::guarded(|| archive::run(tar)),
+        Command::Tar(tar) => file_system::guarded(|| archive::run(tar, &output)),
         Command::Create(create) => create::create(create, &output),
         Command::Import(import) => create::import(import, &output),
         Command::Snapshot(snapshot) => snapshots::snapshot(snapshot, &output),

@@ -1,0 +1,169 @@
+//! Files inside, places of the output and ends of commands that are out of the ordinary.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+mod ext_image;
+
+use ext_image::{ExtImage, M, ploop_image, run, text};
+use rustix::process::{Pid, Signal, kill_process};
+
+const BALLOON: &str = ".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
+
+fn tree(tree: &Path) {
+    for directory in ["a", "b", "c"] {
+        fs::create_dir(tree.join(directory)).unwrap();
+        for name in ["one", "two"] {
+            fs::write(tree.join(directory).join(name), [directory, name].concat()).unwrap();
+        }
+    }
+}
+
+/// An image with a small tree, after requests of debugfs.
+fn image(options: &[&str], requests: &[&str]) -> ExtImage {
+    let image = ExtImage::new(options, 16 * M, tree);
+    image.debugfs(requests);
+    image.import(&[]);
+    image
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs a script of bash in a directory, in which `$P` is the command and `$I` the image.
+fn script(image: &ExtImage, script: &str) -> Output {
+    Command::new("bash")
+        .args(["-c", script])
+        .current_dir(image.dir.path())
+        .env("P", env!("CARGO_BIN_EXE_ploop-image"))
+        .env("I", image.image())
+        .output()
+        .unwrap()
+}
+
+/// What GNU tar lists, and whether it takes the archive for a whole one.
+fn listed(dir: &Path, archive: &[u8]) -> (Vec<String>, bool) {
+    let file = dir.join("listed.tar");
+    fs::write(&file, archive).unwrap();
+    let output = Command::new("tar")
+        .args(["-tf", text(&file)])
+        .output()
+        .unwrap();
+    let names = String::from_utf8_lossy(&output.stdout);
+    let names = names.lines().map(str::to_owned).collect();
+    (names, output.status.success())
+}
+
+/// The keys and values of the PAX header of an entry.
+fn extensions(archive: &[u8], path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut archive = tar::Archive::new(archive);
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if *entry.path_bytes() == *path.as_bytes() {
+            let found = entry.pax_extensions().unwrap().into_iter().flatten();
+            return found
+                .map(|it| it.unwrap())
+                .map(|it| (it.key_bytes().to_vec(), it.value_bytes().to_vec()))
+                .collect();
+        }
+    }
+    panic!("no {path}");
+}
+
+/// Replaces bytes of the raw disk, all of them that are found.
+fn replace(image: &ExtImage, old: &[u8], new: &[u8]) {
+    let bytes = fs::read(image.raw()).unwrap();
+    let file = File::options().write(true).open(image.raw()).unwrap();
+    let mut count = 0;
+    for at in 0..bytes.len() - old.len() {
+        if bytes[at] == old[0] && bytes[at..].starts_with(old) {
+            file.write_all_at(new, at as u64).unwrap();
+            count += 1;
+        }
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn an_archive_that_is_cut_short_is_taken_for_a_whole_one_by_nobody() {
+    // A file of no kind, after some that are written.
+    let image = image(&["-t", "ext4"], &["set_inode_field b/two mode 0"]);
+    let output = ploop_image(&["tar", text(&image.image())]);
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    let (names, is_whole) = listed(image.dir.path(), &output.stdout);
+    assert!(names.contains(&"./b/one".to_owned()), "{names:?}");
+    assert!(!is_whole);
+    assert!(!output.stdout.ends_with(&[0; 1024]));
+
+    let output = ploop_image(&["tar", text(&image.image()), "/a", "/nope"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+
+    let out = image.path("out.tar");
+    let output = ploop_image(&["tar", text(&image.image()), "-o", text(&out)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(partial_files(image.dir.path()), Vec::<PathBuf>::new());
+    assert!(!out.exists());
+    // What can be had is whole.
+    let output = ploop_image(&["tar", text(&image.image()), "/a", "/c", "-o", text(&out)]);
+    assert!(output.status.success());
+    let (names, is_whole) = listed(image.dir.path(), &fs::read(&out).unwrap());
+    assert_eq!(names.len(), 6, "{names:?}");
+    assert!(is_whole);
+    let again = ploop_image(&["tar", text(&image.image()), "-o", text(&out)]);
+    assert!(words(&again).contains("is there already"));
+}
+
+fn partial_files(dir: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|it| it.unwrap().path());
+    paths
+        .filter(|it| it.extension() == Some(OsStr::new("partial")))
+        .collect()
+}
+
+#[test]
+fn names_of_attributes_are_encoded_as_by_gnu_tar() {
+    let image = image(
+        &["-t", "ext4"],
+        &["ea_set a/one user.a=b%3D value", "ea_set a/two user.c d"],
+    );
+    let output = ploop_image(&["tar", text(&image.image())]);
+    assert!(output.status.success(), "{}", words(&output));
+    let expected = (b"SCHILY.xattr.user.a%3Db%253D".to_vec(), b"value".to_vec());
+    assert_eq!(extensions(&output.stdout, "./a/one"), [expected]);
+    let expected = (b"SCHILY.xattr.user.c".to_vec(), b"d".to_vec());
+    assert_eq!(extensions(&output.stdout, "./a/two"), [expected]);
+}
+
+/// In the inode, and in a block of its own.
+#[test]
+fn an_attribute_whose_name_is_not_utf8_is_archived_as_any_other() {
+    for inode in ["256", "128"] {
+        let options = ["-t", "ext4", "-O", "^metadata_csum", "-I", inode];
+        let image = ExtImage::new(&options, 16 * M, tree);
+        image.debugfs(&["ea_set a/one user.QQQQ value", "ea_set a/one user.other 2"]);
+        replace(&image, b"QQQQ", b"Q\xff=Q");
+        image.import(&[]);
+        let output = ploop_image(&["tar", text(&image.image())]);
+        assert!(output.status.success(), "{}", words(&output));
+        let mut found = extensions(&output.stdout, "./a/one");
+        found.sort();
+        let expected = [
+            (b"SCHILY.xattr.user.Q\xff%3DQ".to_vec(), b"value".to_vec()),
+            (b"SCHILY.xattr.user.other".to_vec(), b"2".to_vec()),
+        ];
+        assert_eq!(found, expected, "{inode}");
+        let out = image.path("out");
+        let output = ploop_image(&["cp", "-r", text(&image.image()), "/", text(&out)]);
+        assert!(output.status.success(), "{}", words(&output));
+        assert_eq!(fs::read(out.join("a/one")).unwrap(), b"aone");
+    }
+}
