@@ -12,6 +12,7 @@ const BUFFER: usize = 512 << 10;
 pub(crate) fn run(cat: &Cat) -> Result {
     let file_system = FileSystem::open(&cat.file_system)?;
     let mut out = raw_stdout()?;
+    cat.file_system.state.require_other_output(&out)?;
     for path in &cat.files {
         let node = file_system.find(path, true)?;
         if node.kind() != Some(Kind::File) {

@@ -167,3 +167,54 @@ fn an_attribute_whose_name_is_not_utf8_is_archived_as_any_other() {
         assert_eq!(fs::read(out.join("a/one")).unwrap(), b"aone");
     }
 }
+
+#[test]
+fn an_output_that_is_a_file_of_the_image_is_refused() {
+    let image = image(&["-t", "ext4"], &[]);
+    let base = image.image().join("root.hds");
+    let files = [base.clone(), image.descriptor()];
+    let before = files.clone().map(|it| fs::read(it).unwrap());
+    for command in ["tar $I", "cat $I /a/one", "export $I -"] {
+        for file in ["root.hds", "DiskDescriptor.xml"] {
+            for way in [">>", "1<>"] {
+                let output = script(&image, &format!("$P {command} {way} $I/{file}"));
+                assert_eq!(output.status.code(), Some(1), "{command} {way} {file}");
+                let words = words(&output);
+                assert!(words.contains("a file of the image"), "{words}");
+            }
+        }
+    }
+    assert!(files.map(|it| fs::read(it).unwrap()) == before);
+    let output = script(&image, "$P cat $I /a/one >> other && cat other");
+    assert_eq!(output.stdout, b"aone");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_an_image_is_refused_at_once() {
+    let image = image(&["-t", "ext4"], &[]);
+    let commands = [
+        "info p",
+        "check p",
+        "map p",
+        "export p -",
+        "export p out",
+        "ls p",
+        "tar p",
+        "snapshot p",
+        "compact p",
+        "repair p",
+        "repair p.xml",
+        "restore-descriptor new.xml p",
+        "mount p d",
+    ];
+    assert!(script(&image, "mkfifo p p.xml; mkdir d").status.success());
+    for command in commands {
+        let output = script(&image, &format!("timeout 60 $P {command}"));
+        assert!(
+            matches!(output.status.code(), Some(1 | 2)),
+            "{command}: {output:?}"
+        );
+    }
+    let output = script(&image, "timeout 60 $P info p");
+    assert!(words(&output).contains("a pipe"), "{}", words(&output));
+}
