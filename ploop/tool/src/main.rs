@@ -64,8 +64,9 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(status) => status,
-        // Whoever reads the output has seen enough: `ploop-image map … | head`.
-        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        // Whoever reads the output has seen enough, and knows: `ploop-image map … | head`. For all others, not all was
+        // done.
+        Err(failure) if failure.is_closed_pipe() => ExitCode::from(FAILED),
         Err(failure) => {
             output.failure(&failure);
             ExitCode::from(FAILED)

@@ -190,6 +190,20 @@ fn an_output_that_is_a_file_of_the_image_is_refused() {
 }
 
 #[test]
+fn a_reader_that_goes_away_is_told_by_the_status() {
+    let image = ExtImage::new(&["-t", "ext4"], 32 * M, |tree| {
+        fs::write(tree.join("big"), vec![7; 8 << 20]).unwrap();
+    });
+    image.import(&[]);
+    for command in ["tar $I", "cat $I /big", "export $I -"] {
+        let pipe = format!("set -o pipefail; $P {command} | head -c 100 > /dev/null");
+        let output = script(&image, &pipe);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert_eq!(words(&output), "", "{command}");
+    }
+}
+
+#[test]
 fn a_pipe_in_the_place_of_an_image_is_refused_at_once() {
     let image = image(&["-t", "ext4"], &[]);
     let commands = [
