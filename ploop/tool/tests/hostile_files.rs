@@ -232,3 +232,43 @@ fn a_pipe_in_the_place_of_an_image_is_refused_at_once() {
     let output = script(&image, "timeout 60 $P info p");
     assert!(words(&output).contains("a pipe"), "{}", words(&output));
 }
+
+#[test]
+fn an_import_that_waits_for_a_pipe_ends_with_a_signal() {
+    let image = image(&["-t", "ext4"], &[]);
+    assert!(script(&image, "mkfifo p").status.success());
+    for (number, signal) in [Signal::TERM, Signal::INT, Signal::HUP]
+        .into_iter()
+        .enumerate()
+    {
+        let target = image.path(&number.to_string());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ploop-image"))
+            .args(["import", text(&image.path("p")), text(&target)])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The handlers are there before the directory is.
+        wait_for(|| target.exists());
+        // By now it waits, most of the time; it ends in the same way if not.
+        thread::sleep(Duration::from_millis(200));
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(1));
+        let mut words = String::new();
+        child.stderr.unwrap().read_to_string(&mut words).unwrap();
+        assert!(words.contains("cancelled"), "{words}");
+        assert!(!target.exists());
+    }
+    // One that somebody writes to late, and in pieces, is read to its end.
+    let late = "(sleep 0.3; head -c 1M raw; sleep 0.3; tail -c +1048577 raw) > p & $P import -q p new && $P export -q new - | cmp - raw";
+    let output = script(&image, late);
+    assert!(output.status.success(), "{}", words(&output));
+}
+
+fn wait_for(mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(1));
+    }
+}
