@@ -171,12 +171,15 @@ impl FileSystem {
         let Some(number) = partition else {
             let whole = (0, disk.size());
             let parts = partitions.iter().map(|it| (it.offset, it.size));
-            // That of the last place.
-            let mut reason = None;
+            // That of a place that has a file system; otherwise that of the last place.
+            let mut reason: Option<Ext4Error> = None;
             let mut opened = std::iter::once(whole).chain(parts).filter_map(|part| {
-                FileSystem::open_part(disk, part)
-                    .map_err(|error| reason = Some(error))
-                    .ok()
+                let failed = |error| {
+                    if reason.as_ref().is_none_or(is_absent) {
+                        reason = Some(error);
+                    }
+                };
+                FileSystem::open_part(disk, part).map_err(failed).ok()
             });
             let found = (opened.next(), opened.next());
             drop(opened);
@@ -185,8 +188,7 @@ impl FileSystem {
                 ((Some(_), Some(_)), _) => Err(Failure::Request(
                     "several partitions have a file system; name one with --partition".to_owned(),
                 )),
-                // Where there is only one place.
-                ((None, _), Some(error)) if partitions.len() == 1 => {
+                ((None, _), Some(error)) if partitions.len() == 1 || !is_absent(&error) => {
                     Err(Failure::Request(no_file_system(&error)))
                 }
                 ((None, _), _) => Err(Failure::Request(
@@ -208,6 +210,14 @@ impl FileSystem {
             offset,
             size: size.bytes(),
         };
+        // One has no inodes, which the library takes for damage.
+        let mut superblock = [0; SUPERBLOCK_SIZE];
+        part.read_at(SUPERBLOCK_OFFSET, &mut superblock)?;
+        let is_there = superblock[0x38..0x3a] == EXT4_MAGIC.to_le_bytes();
+        let journal_device = Incompat::JOURNAL_DEV.bits();
+        if is_there && superblock[0x60] & journal_device as u8 != 0 {
+            return Err(Ext4Error::UnsupportedIncompat(journal_device));
+        }
         let library = Filesystem::mount(Arc::new(part))?;
         Ok(FileSystem { library, offset })
     }
@@ -700,11 +710,33 @@ fn cannot(what: &str, error: &Ext4Error) -> Failure {
     Failure::Request(format!("file system: {what}: {error}"))
 }
 
+/// Whether an error of opening says that there is no file system.
+fn is_absent(error: &Ext4Error) -> bool {
+    matches!(error, Ext4Error::BadMagic { .. } | Ext4Error::OutOfBounds)
+}
+
 fn no_file_system(error: &Ext4Error) -> String {
-    match error {
-        Ext4Error::BadMagic { .. } | Ext4Error::OutOfBounds => {
-            "there is no ext2, ext3 or ext4 file system on the partition".to_owned()
+    let reason = match error {
+        error if is_absent(error) => {
+            return "there is no ext2, ext3 or ext4 file system on the partition".to_owned();
         }
-        error => format!("the file system cannot be read: {error}"),
-    }
+        Ext4Error::UnsupportedIncompat(bits) if bits & Incompat::JOURNAL_DEV.bits() != 0 => {
+            "it is a journal device, which has the journal of a file system elsewhere and no files"
+                .to_owned()
+        }
+        Ext4Error::UnsupportedIncompat(bits) => {
+            format!("it has features that are not supported here: incompat {bits:#x}")
+        }
+        Ext4Error::UnsupportedRoCompat(bits) => {
+            format!("it has features that are not supported here: ro_compat {bits:#x}")
+        }
+        // The library knows no more than that; there are two of these, and fast commits are the usual one.
+        Ext4Error::Unsupported(reason) if reason.contains("journal") => {
+            "its journal has to be replayed, and has fast commits or asynchronous commits, which are not supported here; \
+             export the disk, and let e2fsck replay the journal"
+                .to_owned()
+        }
+        error => error.to_string(),
+    };
+    format!("the file system inside cannot be read: {reason}")
 }

@@ -169,6 +169,56 @@ fn an_attribute_whose_name_is_not_utf8_is_archived_as_any_other() {
 }
 
 #[test]
+fn a_file_system_that_is_not_supported_is_not_taken_for_none() {
+    let refused = |image: &ExtImage, reason: &str| {
+        for arguments in [&["ls"][..], &["ls", "--salvage"]] {
+            let output = ploop_image(&[arguments, &[text(&image.image())]].concat());
+            assert_eq!(output.status.code(), Some(1));
+            let words = words(&output);
+            assert!(words.contains(reason), "{words}");
+            assert!(!words.contains("no ext2"), "{words}");
+        }
+    };
+    let unknown = image(&["-t", "ext4"], &["feature FEATURE_I28"]);
+    refused(&unknown, "not supported here: incompat 0x10000000");
+
+    let device = ExtImage::new(&["-t", "ext4"], 16 * M, tree);
+    let raw = device.raw();
+    fs::remove_file(&raw).unwrap();
+    run(
+        "mke2fs",
+        &["-q", "-F", "-O", "journal_dev", text(&raw), "16M"],
+    );
+    device.import(&[]);
+    refused(&device, "journal device");
+
+    let options = ["-t", "ext4", "-O", "fast_commit,^metadata_csum"];
+    let fast = ExtImage::new(&options, 32 * M, tree);
+    let block = fast.path("block");
+    fs::write(&block, [0; 1024]).unwrap();
+    let write = format!("jw -b 30000 {}", text(&block));
+    fast.debugfs(&["jo", &write, "jc"]);
+    let blocks = run("debugfs", &["-R", "blocks <8>", text(&fast.raw())]).stdout;
+    let blocks = String::from_utf8(blocks).unwrap();
+    let first: u64 = blocks.split_whitespace().next().unwrap().parse().unwrap();
+    // The journal says that it has fast commits, as the kernel has it.
+    let raw = File::options()
+        .read(true)
+        .write(true)
+        .open(fast.raw())
+        .unwrap();
+    let mut size = [0; 1];
+    raw.read_exact_at(&mut size, 1024 + 24).unwrap();
+    let at = (first << (10 + size[0])) + 0x28;
+    let mut flags = [0; 4];
+    raw.read_exact_at(&mut flags, at).unwrap();
+    flags[3] |= 0x20;
+    raw.write_all_at(&flags, at).unwrap();
+    fast.import(&[]);
+    refused(&fast, "fast commits");
+}
+
+#[test]
 fn an_output_that_is_a_file_of_the_image_is_refused() {
     let image = image(&["-t", "ext4"], &[]);
     let base = image.image().join("root.hds");
