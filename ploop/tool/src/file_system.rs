@@ -28,6 +28,9 @@ use crate::stored_attributes::{self, Attribute};
 /// The number of the root directory.
 pub(crate) const ROOT: u32 = 2;
 
+/// A file of libploop in the root directory, which the driver does not show either: how much of the disk a balloon takes.
+const BALLOON: &[u8] = b".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
+
 /// Followed by nothing that ends: as many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
@@ -255,7 +258,7 @@ impl FileSystem {
             if node.kind() != Some(Kind::Directory) {
                 return Err(missing());
             }
-            let entries = self.entries(&node)?;
+            let entries = self.all_entries(&node)?;
             let (_, number) = entries
                 .into_iter()
                 .find(|(it, _)| *it == name)
@@ -289,10 +292,13 @@ impl FileSystem {
         Ok(node)
     }
 
-    /// The entries of a directory but `.` and `..`, by name. Names that cannot be are refused.
+    /// The entries of a directory but `.`, `..` and the balloon of libploop, by name. Names that cannot be are refused.
     pub(crate) fn entries(&self, directory: &Node) -> Result<Vec<(Vec<u8>, u32)>> {
         let mut found = self.all_entries(directory)?;
         found.retain(|(name, _)| name != b"." && name != b"..");
+        if directory.number == ROOT {
+            found.retain(|(name, _)| name != BALLOON);
+        }
         found.sort();
         Ok(found)
     }

@@ -219,6 +219,45 @@ fn a_file_system_that_is_not_supported_is_not_taken_for_none() {
 }
 
 #[test]
+fn the_balloon_of_libploop_is_not_listed() {
+    let image = ExtImage::new(&["-t", "ext4"], 16 * M, tree);
+    image.import(&[]);
+    let from = image.snapshot().to_string();
+    let source = image.path("source");
+    fs::write(&source, "balloon").unwrap();
+    image.debugfs(&[
+        &format!("write {} {BALLOON}", text(&source)),
+        // It is one in the root directory only.
+        "cd a",
+        &format!("write {} {BALLOON}", text(&source)),
+    ]);
+    image.write();
+    let path = image.image();
+    let output = ploop_image(&["ls", text(&path)]);
+    let list = String::from_utf8(output.stdout).unwrap();
+    assert!(list.contains("lost+found") && !list.contains("balloon"));
+    let output = ploop_image(&["tar", text(&path)]);
+    let (names, _) = listed(image.dir.path(), &output.stdout);
+    let found: Vec<&String> = names.iter().filter(|it| it.contains("balloon")).collect();
+    assert_eq!(found, [&format!("./a/{BALLOON}")]);
+    let out = image.path("out");
+    let output = ploop_image(&["cp", "-r", text(&path), "/", text(&out)]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(!out.join(BALLOON).exists());
+    assert!(out.join("a").join(BALLOON).exists());
+    let output = ploop_image(&["diff", "--files", text(&path), "--from", &from]);
+    let changes = String::from_utf8(output.stdout).unwrap();
+    let added: Vec<&str> = changes
+        .lines()
+        .filter(|it| it.contains("balloon"))
+        .collect();
+    assert_eq!(added, [format!("A\t/a/{BALLOON}")]);
+    // As below the driver, whoever knows its name gets it.
+    let output = ploop_image(&["cat", text(&path), BALLOON]);
+    assert_eq!(output.stdout, b"balloon");
+}
+
+#[test]
 fn an_output_that_is_a_file_of_the_image_is_refused() {
     let image = image(&["-t", "ext4"], &[]);
     let base = image.image().join("root.hds");
