@@ -39,6 +39,10 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json, cli.quiet);
+    if let Err(error) = progress::survive_file_size_limit() {
+        output.failure(&error.into());
+        return ExitCode::from(FAILED);
+    }
     let result = match &cli.command {
         Command::Info(source) => info::run(source, &output),
         Command::Check(source) => check::run(source, &output),
