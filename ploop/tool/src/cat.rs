@@ -21,6 +21,12 @@ pub(crate) fn run(cat: &Cat) -> Result {
                 path.display()
             )));
         }
+        if node.is_encrypted() {
+            return Err(Failure::Request(format!(
+                "{}: this file is encrypted, and the key is not in the image",
+                path.display()
+            )));
+        }
         write_contents(&file_system, &node, &mut out)?;
     }
     Ok(ExitCode::SUCCESS)

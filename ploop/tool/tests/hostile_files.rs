@@ -169,6 +169,50 @@ fn an_attribute_whose_name_is_not_utf8_is_archived_as_any_other() {
 }
 
 #[test]
+fn encrypted_files_are_left_out_and_named() {
+    let image = image(
+        &["-t", "ext4", "-O", "encrypt"],
+        &[
+            "set_inode_field a/one flags 0x80800",
+            "set_inode_field b flags 0x80800",
+            "symlink c/link target",
+            "set_inode_field c/link flags 0x800",
+        ],
+    );
+    let path = image.image();
+    let output = ploop_image(&["cat", text(&path), "/a/one"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    assert!(words(&output).contains("encrypted"), "{}", words(&output));
+
+    let output = ploop_image(&["tar", text(&path)]);
+    assert_eq!(output.status.code(), Some(1));
+    for name in ["./a/one", "./b:", "./c/link"] {
+        assert!(words(&output).contains(name), "{}", words(&output));
+    }
+    let (names, is_whole) = listed(image.dir.path(), &output.stdout);
+    assert!(is_whole);
+    let expected = [
+        "./",
+        "./a/",
+        "./a/two",
+        "./c/",
+        "./c/one",
+        "./c/two",
+        "./lost+found/",
+    ];
+    assert_eq!(names, expected);
+
+    let out = image.path("out");
+    let output = ploop_image(&["cp", "-r", text(&path), "/", text(&out)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(words(&output).contains("encrypted"), "{}", words(&output));
+    assert!(!out.join("a/one").exists() && !out.join("b").exists());
+    assert_eq!(fs::read(out.join("c/two")).unwrap(), b"ctwo");
+    assert!(ploop_image(&["ls", text(&path), "/c"]).status.success());
+}
+
+#[test]
 fn a_file_system_that_is_not_supported_is_not_taken_for_none() {
     let refused = |image: &ExtImage, reason: &str| {
         for arguments in [&["ls"][..], &["ls", "--salvage"]] {
@@ -360,4 +404,80 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
         assert!(begin.elapsed() < Duration::from_secs(60));
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The process is stopped while it writes, so the signal finds it at it.
+#[test]
+fn a_signal_leaves_no_part_under_the_final_name() {
+    let image = ExtImage::new(&["-t", "ext4"], 128 * M, |tree| {
+        fs::write(tree.join("big"), vec![7; 100 << 20]).unwrap();
+    });
+    image.import(&[]);
+    let path = image.image();
+    for (number, signal) in [Signal::TERM, Signal::INT, Signal::HUP]
+        .into_iter()
+        .enumerate()
+    {
+        let out = image.path(&number.to_string());
+        for arguments in [
+            ["tar", text(&path), "-o", text(&out)],
+            ["cp", text(&path), "/big", text(&out)],
+        ] {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_ploop-image"))
+                .args(arguments)
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let pid = Pid::from_child(&child);
+            let has_begun = || {
+                let partial = partial_files(image.dir.path()).pop().unwrap_or(out.clone());
+                fs::metadata(partial).is_ok_and(|it| it.len() > 0)
+            };
+            wait_for(has_begun);
+            kill_process(pid, Signal::STOP).unwrap();
+            kill_process(pid, signal).unwrap();
+            kill_process(pid, Signal::CONT).unwrap();
+            let status = child.wait().unwrap();
+            assert_eq!(status.code(), Some(1), "{arguments:?}");
+            assert!(!out.exists(), "{arguments:?}");
+            assert_eq!(partial_files(image.dir.path()), Vec::<PathBuf>::new());
+        }
+    }
+}
+
+#[test]
+fn the_limit_of_the_size_of_files_is_reported() {
+    let image = ExtImage::new(&["-t", "ext4"], 32 * M, |tree| {
+        fs::write(tree.join("big"), vec![7; 8 << 20]).unwrap();
+    });
+    image.import(&[]);
+    for command in ["tar $I -o out", "cp $I /big out", "export $I out"] {
+        let output = script(&image, &format!("ulimit -f 4096; $P {command}"));
+        assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+        let words = words(&output);
+        assert!(words.contains("File too large"), "{command}: {words}");
+        assert!(!image.path("out").exists(), "{command}");
+        assert_eq!(partial_files(image.dir.path()), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn cp_keeps_the_sticky_bit_and_no_set_id_bits() {
+    let image = image(
+        &["-t", "ext4"],
+        &[
+            "set_inode_field a mode 041777",
+            "set_inode_field b mode 042755",
+            "set_inode_field a/one mode 0104755",
+        ],
+    );
+    let out = image.path("out");
+    let output = ploop_image(&["cp", "-r", text(&image.image()), "/", text(&out)]);
+    assert!(output.status.success(), "{}", words(&output));
+    let mode = |name| fs::metadata(out.join(name)).unwrap().permissions().mode();
+    assert_eq!(mode("a"), 0o041_777);
+    assert_eq!(mode("b"), 0o040_755);
+    assert_eq!(mode("a/one"), 0o100_755);
+    let help = String::from_utf8(ploop_image(&["help", "cp"]).stdout).unwrap();
+    assert!(help.contains("set-user-ID"), "{help}");
 }
