@@ -481,3 +481,23 @@ fn cp_keeps_the_sticky_bit_and_no_set_id_bits() {
     let help = String::from_utf8(ploop_image(&["help", "cp"]).stdout).unwrap();
     assert!(help.contains("set-user-ID"), "{help}");
 }
+
+/// More than are in memory at a time.
+#[test]
+fn a_large_directory_is_listed_to_its_end() {
+    const COUNT: usize = 17_000;
+    let image = ExtImage::new(&["-t", "ext4", "-N", "20000"], 32 * M, |tree| {
+        for number in 0..COUNT {
+            fs::write(tree.join(format!("file{number:05}")), "").unwrap();
+        }
+    });
+    image.import(&[]);
+    let output = ploop_image(&["ls", text(&image.image())]);
+    let list = String::from_utf8(output.stdout).unwrap();
+    // With the header and lost+found.
+    assert_eq!(list.lines().count(), COUNT + 2);
+    assert!(list.lines().nth(COUNT).unwrap().ends_with("  file16999"));
+    let entries = ext_image::json(0, &["ls", text(&image.image())]);
+    assert_eq!(entries.as_array().unwrap().len(), COUNT + 1);
+    assert_eq!(entries[COUNT - 1]["name"], "file16999");
+}
