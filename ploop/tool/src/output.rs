@@ -99,9 +99,11 @@ impl Output {
     }
 
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
+        // All of it or nothing.
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
         let mut out = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
-        writeln!(out)?;
+        writeln!(out, "{text}")?;
+        out.flush()?;
         Ok(())
     }
 

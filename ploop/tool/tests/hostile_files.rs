@@ -501,3 +501,88 @@ fn a_large_directory_is_listed_to_its_end() {
     assert_eq!(entries.as_array().unwrap().len(), COUNT + 1);
     assert_eq!(entries[COUNT - 1]["name"], "file16999");
 }
+
+/// Paths that are not UTF-8 are lists of bytes, in what each command prints.
+#[test]
+fn json_has_any_path() {
+    let image = ExtImage::new(&["-t", "ext4"], 16 * M, tree);
+    let dir = image.dir.path().join(OsStr::from_bytes(b"n\xff"));
+    let run = |arguments: &[&OsStr], status: i32| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ploop-image"))
+            .args(arguments)
+            .arg("--json")
+            .current_dir(image.dir.path())
+            .output()
+            .unwrap();
+        let words = words(&output);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {words}");
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        value
+    };
+    let bytes = |path: &Path| serde_json::to_value(path.as_os_str().as_bytes()).unwrap();
+    let os = OsStr::new;
+    let raw = image.raw();
+    let descriptor = dir.join("DiskDescriptor.xml");
+    let made = run(&[os("import"), raw.as_os_str(), dir.as_os_str()], 0);
+    assert_eq!(made["descriptor"], bytes(&descriptor));
+    let sub = dir.join("sub");
+    let made = run(&[os("create"), sub.as_os_str(), os("--size"), os("8M")], 0);
+    assert_eq!(made["descriptor"], bytes(&sub.join("DiskDescriptor.xml")));
+    let from = run(&[os("snapshot"), dir.as_os_str()], 0);
+    let from = from["guid"].as_str().unwrap();
+    let info = run(&[os("info"), dir.as_os_str()], 0);
+    assert_eq!(info["path"], bytes(&descriptor));
+    let base = bytes(&dir.join("root.hds"));
+    assert!(
+        info["descriptor"]["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|it| it["file"] == base)
+    );
+    let check = run(&[os("check"), dir.as_os_str()], 0);
+    assert_eq!(check["deltas"][0]["file"], base);
+    let map = run(&[os("map"), dir.as_os_str()], 0);
+    assert_eq!(map[0]["file"], base);
+    let diff = [os("diff"), dir.as_os_str(), os("--from"), os(from)];
+    run(&diff, 0);
+    run(&[&diff[..], &[os("--files")]].concat(), 0);
+    run(&[os("ls"), dir.as_os_str()], 0);
+    let out = dir.join("out");
+    run(&[os("export"), dir.as_os_str(), out.as_os_str()], 0);
+    run(&[os("compact"), dir.as_os_str()], 0);
+    run(&[os("switch"), dir.as_os_str(), os(from)], 0);
+
+    // An in-use mark, which is cleared, and set again.
+    let file = File::options()
+        .write(true)
+        .open(dir.join("root.hds"))
+        .unwrap();
+    file.write_all_at(&0x746f_6e59u32.to_le_bytes(), 44)
+        .unwrap();
+    let undo = dir.join("undo");
+    let repair = [
+        os("repair"),
+        dir.as_os_str(),
+        os("--undo"),
+        undo.as_os_str(),
+    ];
+    let report = run(&repair, 0);
+    assert_eq!(report["items"][0]["file"], base, "{report}");
+    let revert = [
+        os("repair"),
+        dir.as_os_str(),
+        os("--revert"),
+        undo.as_os_str(),
+    ];
+    assert_eq!(run(&revert, 0)["files"], serde_json::json!([base]));
+    run(&[os("repair"), dir.as_os_str()], 0);
+
+    let new = dir.join("new.xml");
+    let root = sub.join("root.hds");
+    let restored = run(
+        &[os("restore-descriptor"), new.as_os_str(), root.as_os_str()],
+        0,
+    );
+    assert_eq!(restored["descriptor"], bytes(&new));
+}
