@@ -12,11 +12,18 @@ const BUFFER: usize = 512 << 10;
 pub(crate) fn run(cat: &Cat) -> Result {
     let file_system = FileSystem::open(&cat.file_system)?;
     let mut out = raw_stdout()?;
+    cat.file_system.state.require_other_output(&out)?;
     for path in &cat.files {
         let node = file_system.find(path, true)?;
         if node.kind() != Some(Kind::File) {
             return Err(Failure::Request(format!(
                 "{}: this is no regular file",
+                path.display()
+            )));
+        }
+        if node.is_encrypted() {
+            return Err(Failure::Request(format!(
+                "{}: this file is encrypted, and the key is not in the image",
                 path.display()
             )));
         }

@@ -114,7 +114,8 @@ pub(crate) enum Command {
     /// Copy files out of the file system inside
     #[command(
         after_help = "Example:\n  ploop-image cp -r root.hdd /home/alice ./alice\n\n\
-                      Keeps permissions, times and symbolic links; to keep owners and everything else, use tar."
+                      Keeps permissions but the set-user-ID and set-group-ID bits, times and symbolic links; to keep these, owners and everything else, use tar. \
+                      Devices, fifos and encrypted files are left out, and the exit status is 1 then."
     )]
     Cp(Copy),
     /// Write files of the file system inside to a tar archive, with all that belongs to them

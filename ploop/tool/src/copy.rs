@@ -8,13 +8,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::cli::Copy;
 use crate::file_system::{FileSystem, Kind, Node, Visited};
+use crate::list::printable;
 use crate::output::{Failure, Output, Result};
+use crate::progress::interrupt_flag;
 
 const BUFFER: usize = 512 << 10;
 
@@ -39,6 +43,7 @@ pub(crate) fn run(copy: &Copy, output: &Output) -> Result {
         visited: Visited::default(),
         buffer: vec![0; BUFFER],
         output,
+        interrupted: interrupt_flag()?,
         left_out: false,
     };
     copier.copy(
@@ -84,6 +89,7 @@ struct Copier<'a> {
     visited: Visited,
     buffer: Vec<u8>,
     output: &'a Output,
+    interrupted: Arc<AtomicBool>,
     /// Whether something is not in the copy.
     left_out: bool,
 }
@@ -136,6 +142,11 @@ impl Copier<'_> {
     ) -> Result<Option<Open>> {
         let name = CString::new(name)
             .map_err(|_| Failure::Request(format!("{}: this is no name", path.display())))?;
+        self.require_not_interrupted(path)?;
+        if node.is_encrypted() {
+            self.leave_out(path, "this is encrypted, and the key is not in the image");
+            return Ok(None);
+        }
         match node.kind() {
             Some(Kind::Directory) => {
                 self.visited.enter(node.number, path)?;
@@ -160,8 +171,12 @@ impl Copier<'_> {
                     | OFlags::CLOEXEC;
                 let fd = rustix::fs::openat(parent, &name, flags, Mode::RUSR | Mode::WUSR);
                 let file = File::from(fd.map_err(|errno| cannot(path, "made", errno))?);
-                self.write(&file, path, node)?;
-                finish(file.as_fd(), path, node)?;
+                let written = self.write(&file, path, node);
+                if let Err(failure) = written.and_then(|()| finish(file.as_fd(), path, node)) {
+                    // A part of a file is taken for the whole.
+                    let _ = rustix::fs::unlinkat(parent, &name, AtFlags::empty());
+                    return Err(failure);
+                }
             }
             Some(Kind::Link) => {
                 let target = self.file_system.link(node)?;
@@ -171,15 +186,26 @@ impl Copier<'_> {
                     rustix::fs::utimensat(parent, &name, &times(node), AtFlags::SYMLINK_NOFOLLOW);
                 set.map_err(|errno| cannot(path, "given its time", errno))?;
             }
-            _ => {
-                self.output.warning(format_args!(
-                    "{}: devices, fifos and sockets are not copied; tar takes them",
-                    path.display()
-                ));
-                self.left_out = true;
-            }
+            Some(Kind::Socket) => self.leave_out(path, "sockets are not copied"),
+            _ => self.leave_out(path, "devices and fifos are not copied; tar takes them"),
         }
         Ok(None)
+    }
+
+    fn leave_out(&mut self, path: &Path, reason: &str) {
+        let path = printable(&path.to_string_lossy());
+        self.output.warning(format_args!("{path}: {reason}"));
+        self.left_out = true;
+    }
+
+    fn require_not_interrupted(&self, path: &Path) -> Result<()> {
+        match self.interrupted.load(Ordering::Relaxed) {
+            true => Err(Failure::Request(format!(
+                "a signal has ended this before {} was copied",
+                path.display()
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Writes what has data, and leaves holes.
@@ -191,6 +217,7 @@ impl Copier<'_> {
         for run in self.file_system.data(node)? {
             let mut from = 0;
             while from < run.len {
+                self.require_not_interrupted(path)?;
                 let part = (run.len - from).min(BUFFER as u64) as usize;
                 let part = &mut self.buffer[..part];
                 self.file_system.read_run(&run, from, part)?;
@@ -202,9 +229,10 @@ impl Copier<'_> {
     }
 }
 
-/// Sets what is set last: the permissions, without the bits that would give somebody rights, and the times.
+/// Sets what is set last: the permissions and the times. Set-ID bits would give the rights of whoever copies, and not
+/// those of the owner in the image.
 fn finish(fd: BorrowedFd<'_>, path: &Path, node: &Node) -> Result<()> {
-    let mode = Mode::from_raw_mode(node.permissions() & 0o777);
+    let mode = Mode::from_raw_mode(node.permissions() & 0o1777);
     rustix::fs::fchmod(fd, mode).map_err(|errno| cannot(path, "given its mode", errno))?;
     rustix::fs::futimens(fd, &times(node)).map_err(|errno| cannot(path, "given its time", errno))
 }

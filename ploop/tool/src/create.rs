@@ -1,13 +1,19 @@
 //! `create` and `import`: new images.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ploop::image::{self, CreateOptions, Image, ImageKind, OfflineImage, OpenOptions};
 use ploop::{Descriptor, Guid, Size};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::cli::{Create, Import, Shape};
@@ -26,17 +32,19 @@ struct Made<'a> {
 }
 
 pub(crate) fn create(create: &Create, output: &Output) -> Result {
-    let options = options(&create.shape)?;
+    let options = options(&create.shape).cancel(interrupt_flag()?);
     let base = base_in(&create.directory)?;
     let image = image::create(base.path(), create.size, &options)?;
     made(base, &image, output)
 }
 
 pub(crate) fn import(import: &Import, output: &Output) -> Result {
-    let options = options(&import.shape)?;
+    let interrupted = interrupt_flag()?;
+    let options = options(&import.shape).cancel(Arc::clone(&interrupted));
     if import.source == Path::new("-") {
         let base = base_in(&import.directory)?;
-        let source = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let source = Waiting { file, interrupted };
         let image = with_progress(output, "imported", |progress| {
             image::import(base.path(), source, &options, progress)
         })?;
@@ -48,7 +56,8 @@ pub(crate) fn import(import: &Import, output: &Output) -> Result {
     if !metadata.is_file() {
         // A device or a pipe, from its beginning to its end.
         let base = base_in(&import.directory)?;
-        let source = File::open(path).map_err(cannot)?;
+        let file = open_at_once(path).map_err(cannot)?;
+        let source = Waiting { file, interrupted };
         let image = with_progress(output, "imported", |progress| {
             image::import(base.path(), source, &options, progress)
         })?;
@@ -73,12 +82,48 @@ pub(crate) fn import(import: &Import, output: &Output) -> Result {
     made(base, &image, output)
 }
 
-fn options(shape: &Shape) -> Result<CreateOptions> {
-    Ok(CreateOptions::new()
+fn options(shape: &Shape) -> CreateOptions {
+    CreateOptions::new()
         .mode(shape.mode)
         .cluster(shape.cluster)
         .format(shape.format_version)
-        .cancel(interrupt_flag()?))
+}
+
+/// Opens a pipe that nobody writes to yet without waiting for that; the reads wait.
+fn open_at_once(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)?;
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+/// A source that may have to be waited for: a read would go on waiting after a signal.
+struct Waiting {
+    file: File,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Read for Waiting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        const INTERVAL: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 100_000_000,
+        };
+        loop {
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Err(io::Error::other("a signal has ended this"));
+            }
+            let mut files = [PollFd::new(&self.file, PollFlags::IN)];
+            match poll(&mut files, Some(&INTERVAL)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return self.file.read(buffer),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 }
 
 /// The base of an image that is to be made, in a directory that is made for it and removed again if nothing comes of it.

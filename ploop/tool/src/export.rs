@@ -36,7 +36,9 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
             target.publish(!export.no_sync)?;
         }
         Format::Raw if export.out == Path::new("-") => {
-            disk.stream(raw_stdout()?, &options, progress)?;
+            let out = raw_stdout()?;
+            export.state.require_other_output(&out)?;
+            disk.stream(out, &options, progress)?;
         }
         Format::Raw => disk.export(&export.out, &options, progress)?,
     }

@@ -14,17 +14,22 @@ use fs_ext4::dir::DirBlockIter;
 use fs_ext4::error::Error as Ext4Error;
 use fs_ext4::extent::{EXT4_EXT_MAX_DEPTH, EXT4_EXT_NODE_SIZE, Extent, ExtentHeader, ExtentIdx};
 use fs_ext4::features::Incompat;
-use fs_ext4::inode::{Inode, S_IFMT};
-use fs_ext4::xattr::{self, XattrEntry};
+use fs_ext4::inode::{Inode, InodeFlags, S_IFMT};
+use fs_ext4::superblock::{EXT4_MAGIC, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE};
+use fs_ext4::xattr;
 use fs_ext4::{jbd2, journal};
 use ploop::Size;
 use ploop::image::Disk;
 
 use crate::cli::FileSystemState;
 use crate::output::{Failure, Result};
+use crate::stored_attributes::{self, Attribute};
 
 /// The number of the root directory.
 pub(crate) const ROOT: u32 = 2;
+
+/// A file of libploop in the root directory, which the driver does not show either: how much of the disk a balloon takes.
+const BALLOON: &[u8] = b".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
 
 /// Followed by nothing that ends: as many as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -138,6 +143,11 @@ impl Node {
         u32::from(self.inode.mode & !S_IFMT)
     }
 
+    /// Whether its contents, or the names of a directory, are encrypted (fscrypt): no key is known here.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.inode.flags & InodeFlags::ENCRYPT.bits() != 0
+    }
+
     /// Major and minor number of a device.
     pub(crate) fn device(&self) -> (u32, u32) {
         let word = |at: usize| {
@@ -164,12 +174,15 @@ impl FileSystem {
         let Some(number) = partition else {
             let whole = (0, disk.size());
             let parts = partitions.iter().map(|it| (it.offset, it.size));
-            // That of the last place.
-            let mut reason = None;
+            // That of a place that has a file system; otherwise that of the last place.
+            let mut reason: Option<Ext4Error> = None;
             let mut opened = std::iter::once(whole).chain(parts).filter_map(|part| {
-                FileSystem::open_part(disk, part)
-                    .map_err(|error| reason = Some(error))
-                    .ok()
+                let failed = |error| {
+                    if reason.as_ref().is_none_or(is_absent) {
+                        reason = Some(error);
+                    }
+                };
+                FileSystem::open_part(disk, part).map_err(failed).ok()
             });
             let found = (opened.next(), opened.next());
             drop(opened);
@@ -178,8 +191,7 @@ impl FileSystem {
                 ((Some(_), Some(_)), _) => Err(Failure::Request(
                     "several partitions have a file system; name one with --partition".to_owned(),
                 )),
-                // Where there is only one place.
-                ((None, _), Some(error)) if partitions.len() == 1 => {
+                ((None, _), Some(error)) if partitions.len() == 1 || !is_absent(&error) => {
                     Err(Failure::Request(no_file_system(&error)))
                 }
                 ((None, _), _) => Err(Failure::Request(
@@ -201,6 +213,14 @@ impl FileSystem {
             offset,
             size: size.bytes(),
         };
+        // One has no inodes, which the library takes for damage.
+        let mut superblock = [0; SUPERBLOCK_SIZE];
+        part.read_at(SUPERBLOCK_OFFSET, &mut superblock)?;
+        let is_there = superblock[0x38..0x3a] == EXT4_MAGIC.to_le_bytes();
+        let journal_device = Incompat::JOURNAL_DEV.bits();
+        if is_there && superblock[0x60] & journal_device as u8 != 0 {
+            return Err(Ext4Error::UnsupportedIncompat(journal_device));
+        }
         let library = Filesystem::mount(Arc::new(part))?;
         Ok(FileSystem { library, offset })
     }
@@ -238,7 +258,7 @@ impl FileSystem {
             if node.kind() != Some(Kind::Directory) {
                 return Err(missing());
             }
-            let entries = self.entries(&node)?;
+            let entries = self.all_entries(&node)?;
             let (_, number) = entries
                 .into_iter()
                 .find(|(it, _)| *it == name)
@@ -272,10 +292,13 @@ impl FileSystem {
         Ok(node)
     }
 
-    /// The entries of a directory but `.` and `..`, by name. Names that cannot be are refused.
+    /// The entries of a directory but `.`, `..` and the balloon of libploop, by name. Names that cannot be are refused.
     pub(crate) fn entries(&self, directory: &Node) -> Result<Vec<(Vec<u8>, u32)>> {
         let mut found = self.all_entries(directory)?;
         found.retain(|(name, _)| name != b"." && name != b"..");
+        if directory.number == ROOT {
+            found.retain(|(name, _)| name != BALLOON);
+        }
         found.sort();
         Ok(found)
     }
@@ -506,9 +529,9 @@ impl FileSystem {
         }
         // In the place of the table, and then in an attribute. What a file has beyond that are zeros.
         let mut data = file.inode.block.to_vec();
-        for entry in self.stored_attributes(file)? {
-            if entry.name == "system.data" {
-                data.extend_from_slice(&entry.value);
+        for (name, value) in self.stored_attributes(file)? {
+            if name == b"system.data" {
+                data.extend_from_slice(&value);
             }
         }
         data.truncate(usize::try_from(file.inode.size).unwrap_or(usize::MAX));
@@ -519,26 +542,36 @@ impl FileSystem {
     pub(crate) fn attributes(&self, file: &Node) -> Result<Attributes> {
         let failed = |error| cannot_read_attributes(file, &error);
         let mut attributes = Attributes::default();
-        for entry in self.stored_attributes(file)? {
-            match &*entry.name {
-                "system.posix_acl_access" => {
-                    attributes.access = acl::decode(&entry.value).map_err(failed)?;
+        for (name, value) in self.stored_attributes(file)? {
+            match &*name {
+                b"system.posix_acl_access" => {
+                    attributes.access = acl::decode(&value).map_err(failed)?;
                 }
-                "system.posix_acl_default" => {
-                    attributes.default = acl::decode(&entry.value).map_err(failed)?;
+                b"system.posix_acl_default" => {
+                    attributes.default = acl::decode(&value).map_err(failed)?;
                 }
                 // The rest of data that is stored in the inode.
-                "system.data" => {}
-                _ => attributes.extended.push((entry.name, entry.value)),
+                b"system.data" => {}
+                _ => attributes.extended.push((name, value)),
             }
         }
         attributes.extended.sort();
         Ok(attributes)
     }
 
-    fn stored_attributes(&self, file: &Node) -> Result<Vec<XattrEntry>> {
-        xattr::read_all_resolved(&self.library, &file.inode, &file.raw)
-            .map_err(|error| cannot_read_attributes(file, &error))
+    fn stored_attributes(&self, file: &Node) -> Result<Vec<Attribute>> {
+        let attributes = match xattr::read_all_resolved(&self.library, &file.inode, &file.raw) {
+            Ok(found) => Ok(found
+                .into_iter()
+                .map(|it| (it.name.into_bytes(), it.value))
+                .collect()),
+            // Any user of the container can give a file such a name.
+            Err(Ext4Error::Corrupt("xattr name not utf-8")) => {
+                stored_attributes::read(&self.library, &file.inode, &file.raw)
+            }
+            Err(error) => Err(error),
+        };
+        attributes.map_err(|error| cannot_read_attributes(file, &error))
     }
 }
 
@@ -643,7 +676,7 @@ fn pointers(block: &[u8]) -> impl Iterator<Item = u32> + '_ {
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Attributes {
     /// By name: `user.…`, `security.…`, `trusted.…`.
-    pub(crate) extended: Vec<(String, Vec<u8>)>,
+    pub(crate) extended: Vec<Attribute>,
     pub(crate) access: Vec<AclEntry>,
     pub(crate) default: Vec<AclEntry>,
 }
@@ -683,11 +716,33 @@ fn cannot(what: &str, error: &Ext4Error) -> Failure {
     Failure::Request(format!("file system: {what}: {error}"))
 }
 
+/// Whether an error of opening says that there is no file system.
+fn is_absent(error: &Ext4Error) -> bool {
+    matches!(error, Ext4Error::BadMagic { .. } | Ext4Error::OutOfBounds)
+}
+
 fn no_file_system(error: &Ext4Error) -> String {
-    match error {
-        Ext4Error::BadMagic { .. } | Ext4Error::OutOfBounds => {
-            "there is no ext2, ext3 or ext4 file system on the partition".to_owned()
+    let reason = match error {
+        error if is_absent(error) => {
+            return "there is no ext2, ext3 or ext4 file system on the partition".to_owned();
         }
-        error => format!("the file system cannot be read: {error}"),
-    }
+        Ext4Error::UnsupportedIncompat(bits) if bits & Incompat::JOURNAL_DEV.bits() != 0 => {
+            "it is a journal device, which has the journal of a file system elsewhere and no files"
+                .to_owned()
+        }
+        Ext4Error::UnsupportedIncompat(bits) => {
+            format!("it has features that are not supported here: incompat {bits:#x}")
+        }
+        Ext4Error::UnsupportedRoCompat(bits) => {
+            format!("it has features that are not supported here: ro_compat {bits:#x}")
+        }
+        // The library knows no more than that; there are two of these, and fast commits are the usual one.
+        Ext4Error::Unsupported(reason) if reason.contains("journal") => {
+            "its journal has to be replayed, and has fast commits or asynchronous commits, which are not supported here; \
+             export the disk, and let e2fsck replay the journal"
+                .to_owned()
+        }
+        error => error.to_string(),
+    };
+    format!("the file system inside cannot be read: {reason}")
 }

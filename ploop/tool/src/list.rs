@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::cli::List;
 use crate::file_system::{FileSystem, Kind, Node};
-use crate::output::{Output, Result, table};
+use crate::long_list::{LongTable, print_json};
+use crate::output::{Output, Result};
 
 /// An element of what `ls --json` prints.
 #[derive(Serialize)]
@@ -35,40 +36,64 @@ struct Entry {
 
 pub(crate) fn run(list: &List, output: &Output) -> Result {
     let file_system = FileSystem::open(&list.file_system)?;
-    let mut entries = Vec::new();
     let root = Path::new("/").to_owned();
     let paths = if list.files.is_empty() {
         vec![root]
     } else {
         list.files.clone()
     };
+    // What is not there is said before anything is printed.
+    let mut nodes = Vec::new();
     for path in &paths {
-        let node = file_system.find(path, false)?;
-        if node.kind() == Some(Kind::Directory) {
-            for (name, number) in file_system.entries(&node)? {
-                let node = file_system.node(number)?;
-                let path = match paths.len() {
-                    1 => Path::new(OsStr::from_bytes(&name)).to_owned(),
-                    _ => path.join(OsStr::from_bytes(&name)),
-                };
-                entries.push(entry(&file_system, &path, &node)?);
-            }
-        } else {
-            entries.push(entry(&file_system, path, &node)?);
-        }
+        nodes.push((path, file_system.find(path, false)?));
     }
+    let is_single = paths.len() == 1;
+    let entries = nodes
+        .into_iter()
+        .flat_map(|(path, node)| entries(&file_system, path, node, is_single));
     if output.is_json() {
-        output.json(&entries)?;
-    } else {
-        show(&entries, output)?;
+        print_json(entries)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let header = ["MODE", "LINKS", "UID", "GID", "SIZE", "MODIFIED", "NAME"];
+    let mut table = LongTable::new(output, header, &[1, 2, 3, 4]);
+    for entry in entries {
+        table.push(row(&entry?))?;
+    }
+    if !table.is_empty() {
+        table.finish()?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is listed of a path: the file, or those in a directory. Each is read when it is its turn.
+fn entries<'a>(
+    file_system: &'a FileSystem,
+    path: &'a Path,
+    node: Node,
+    is_single: bool,
+) -> Box<dyn Iterator<Item = Result<Entry>> + 'a> {
+    if node.kind() != Some(Kind::Directory) {
+        return Box::new(std::iter::once(entry(file_system, path, &node)));
+    }
+    let names = match file_system.entries(&node) {
+        Ok(names) => names,
+        Err(failure) => return Box::new(std::iter::once(Err(failure))),
+    };
+    Box::new(names.into_iter().map(move |(name, number)| {
+        let node = file_system.node(number)?;
+        let name = Path::new(OsStr::from_bytes(&name));
+        match is_single {
+            true => entry(file_system, name, &node),
+            false => entry(file_system, &path.join(name), &node),
+        }
+    }))
 }
 
 fn entry(file_system: &FileSystem, path: &Path, node: &Node) -> Result<Entry> {
     let kind = node.kind();
     let target = match kind {
-        Some(Kind::Link) => {
+        Some(Kind::Link) if !node.is_encrypted() => {
             let target = file_system.link(node)?;
             Some(String::from_utf8_lossy(&target).into_owned())
         }
@@ -91,34 +116,24 @@ fn entry(file_system: &FileSystem, path: &Path, node: &Node) -> Result<Entry> {
     })
 }
 
-fn show(entries: &[Entry], output: &Output) -> Result<()> {
-    let rows = entries.iter().map(|entry| {
-        let size = match entry.device {
-            Some((major, minor)) => format!("{major}, {minor}"),
-            None => entry.size.to_string(),
-        };
-        let name = match &entry.target {
-            Some(target) => format!("{} -> {}", printable(&entry.name), printable(target)),
-            None => printable(&entry.name),
-        };
-        [
-            mode_text(entry),
-            entry.links.to_string(),
-            entry.uid.to_string(),
-            entry.gid.to_string(),
-            size,
-            date(entry.mtime),
-            name,
-        ]
-    });
-    if entries.is_empty() {
-        return Ok(());
-    }
-    output.line(table(
-        ["MODE", "LINKS", "UID", "GID", "SIZE", "MODIFIED", "NAME"],
-        &[1, 2, 3, 4],
-        rows,
-    ))
+fn row(entry: &Entry) -> [String; 7] {
+    let size = match entry.device {
+        Some((major, minor)) => format!("{major}, {minor}"),
+        None => entry.size.to_string(),
+    };
+    let name = match &entry.target {
+        Some(target) => format!("{} -> {}", printable(&entry.name), printable(target)),
+        None => printable(&entry.name),
+    };
+    [
+        mode_text(entry),
+        entry.links.to_string(),
+        entry.uid.to_string(),
+        entry.gid.to_string(),
+        size,
+        date(entry.mtime),
+        name,
+    ]
 }
 
 /// In UTC: the time zone of the image is not known.

@@ -25,6 +25,7 @@ mod qcow2;
 mod repair;
 mod snapshots;
 mod source;
+mod stored_attributes;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,10 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json, cli.quiet);
+    if let Err(error) = progress::survive_file_size_limit() {
+        output.failure(&error.into());
+        return ExitCode::from(FAILED);
+    }
     let result = match &cli.command {
         Command::Info(source) => info::run(source, &output),
         Command::Check(source) => check::run(source, &output),
@@ -48,7 +53,7 @@ fn main() -> ExitCode {
         Command::Ls(list) => file_system::guarded(|| list::run(list, &output)),
         Command::Cat(cat) => file_system::guarded(|| cat::run(cat)),
         Command::Cp(copy) => file_system::guarded(|| copy::run(copy, &output)),
-        Command::Tar(tar) => file_system::guarded(|| archive::run(tar)),
+        Command::Tar(tar) => file_system::guarded(|| archive::run(tar, &output)),
         Command::Create(create) => create::create(create, &output),
         Command::Import(import) => create::import(import, &output),
         Command::Snapshot(snapshot) => snapshots::snapshot(snapshot, &output),
@@ -63,8 +68,9 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(status) => status,
-        // Whoever reads the output has seen enough: `ploop-image map … | head`.
-        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        // Whoever reads the output has seen enough, and knows: `ploop-image map … | head`. For all others, not all was
+        // done.
+        Err(failure) if failure.is_closed_pipe() => ExitCode::from(FAILED),
         Err(failure) => {
             output.failure(&failure);
             ExitCode::from(FAILED)

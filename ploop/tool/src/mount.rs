@@ -15,11 +15,11 @@ use fuser::{
 };
 use ploop::Guid;
 use ploop::image::Disk;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::Mount;
 use crate::output::{Failure, Output, Result};
+use crate::progress::ending_signals;
 use crate::source::Source;
 
 /// How long the kernel remembers what it was told: nothing changes.
@@ -79,7 +79,7 @@ pub(crate) fn run(mount: &Mount, output: &Output) -> Result {
     };
     let mut session = Session::new(files, &mount.directory, &config).map_err(cannot)?;
     let mut unmounter = session.unmount_callable();
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new(ending_signals())?;
     thread::spawn(move || {
         // A file system that is in use stays, and the next signal tries again.
         while signals.forever().next().is_some() && unmounter.unmount().is_err() {}
@@ -123,6 +123,7 @@ impl Opened {
             name: "disk".to_owned(),
             offset: 0,
             size,
+            allocated: OnceLock::new(),
         }];
         // Without a table, or with one that is damaged, there is the disk alone.
         for partition in disk.partitions().unwrap_or_default() {
@@ -133,6 +134,7 @@ impl Opened {
                     .size
                     .bytes()
                     .min(size.saturating_sub(partition.offset)),
+                allocated: OnceLock::new(),
             });
         }
         Opened { disk, files }
@@ -144,6 +146,28 @@ struct DiskFile {
     name: String,
     offset: u64,
     size: u64,
+    allocated: OnceLock<u64>,
+}
+
+impl DiskFile {
+    /// How much of it has data: programs tell by this whether a file has holes.
+    fn allocated(&self, disk: &Disk) -> u64 {
+        *self.allocated.get_or_init(|| {
+            let end = self.offset + self.size;
+            let mut allocated = 0;
+            for extent in disk.extents_from(self.offset) {
+                let Ok(extent) = extent else {
+                    return self.size;
+                };
+                if extent.offset >= end {
+                    break;
+                }
+                let start = extent.offset.max(self.offset);
+                allocated += (extent.offset + extent.len).min(end).saturating_sub(start);
+            }
+            allocated
+        })
+    }
 }
 
 /// The file system.
@@ -193,14 +217,17 @@ impl Files {
     }
 
     fn attributes(&self, number: INodeNo, node: &Node<'_>) -> FileAttr {
-        let (kind, perm, size) = match node {
-            Node::Root | Node::State(_) => (FileType::Directory, 0o555, 0),
-            Node::File(_, file) => (FileType::RegularFile, 0o444, file.size),
+        let (kind, perm, size, allocated) = match node {
+            Node::Root | Node::State(_) => (FileType::Directory, 0o555, 0, 0),
+            Node::File(opened, file) => {
+                let allocated = file.allocated(&opened.disk);
+                (FileType::RegularFile, 0o444, file.size, allocated)
+            }
         };
         FileAttr {
             ino: number,
             size,
-            blocks: size.div_ceil(512),
+            blocks: allocated.div_ceil(512),
             atime: SystemTime::UNIX_EPOCH,
             mtime: SystemTime::UNIX_EPOCH,
             ctime: SystemTime::UNIX_EPOCH,

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -99,9 +99,11 @@ impl Output {
     }
 
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
+        // All of it or nothing.
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
         let mut out = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
-        writeln!(out)?;
+        writeln!(out, "{text}")?;
+        out.flush()?;
         Ok(())
     }
 
@@ -152,9 +154,25 @@ pub(crate) fn path<S: Serializer>(
     path: &Path,
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
-    match path.to_str() {
-        Some(text) => serializer.serialize_str(text),
-        None => path.as_os_str().as_bytes().serialize(serializer),
+    JsonPath(path).serialize(serializer)
+}
+
+/// Paths in JSON.
+pub(crate) fn paths<S: Serializer>(
+    paths: &[PathBuf],
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|it| JsonPath(it)))
+}
+
+struct JsonPath<'a>(&'a Path);
+
+impl Serialize for JsonPath<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0.to_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => self.0.as_os_str().as_bytes().serialize(serializer),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `repair` and `restore-descriptor`.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ploop::image::{
@@ -21,25 +21,27 @@ const LEFT: u8 = 1;
 
 /// What `repair --revert` prints with `--json`.
 #[derive(Serialize)]
-struct Reverted {
-    files: Vec<String>,
+struct Reverted<'a> {
+    #[serde(serialize_with = "crate::output::paths")]
+    files: &'a [PathBuf],
 }
 
 /// What `restore-descriptor` prints with `--json`.
 #[derive(Serialize)]
-struct Restored {
-    descriptor: String,
+struct Restored<'a> {
+    #[serde(serialize_with = "crate::output::path")]
+    descriptor: &'a Path,
 }
 
 pub(crate) fn run(repair: &Repair, output: &Output) -> Result {
     let mut image = open_damaged(repair)?;
     if let Some(undo) = &repair.revert {
         let files = image.undo_repair(undo)?;
-        let files: Vec<String> = files.iter().map(|it| it.display().to_string()).collect();
         if output.is_json() {
-            output.json(&Reverted { files })?;
+            output.json(&Reverted { files: &files })?;
         } else {
             for file in files {
+                let file = file.display();
                 output.line(format_args!("{file} is as before the repair"))?;
             }
         }
@@ -156,11 +158,11 @@ pub(crate) fn restore_descriptor(restore: &RestoreDescriptor, output: &Output) -
         false => restore.path.clone(),
     };
     let image = image::restore_descriptor(path, &restore.deltas)?;
-    let descriptor = image.path().display().to_string();
+    let descriptor = image.path();
     if output.is_json() {
         output.json(&Restored { descriptor })?;
     } else {
-        output.line(descriptor)?;
+        output.line(descriptor.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

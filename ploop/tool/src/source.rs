@@ -1,7 +1,8 @@
 //! What PATH names: a descriptor, a directory that holds one, or one delta.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use ploop::image::{Descriptor, Disk, OpenOptions, Report};
@@ -23,6 +24,16 @@ pub(crate) enum Source {
 impl Source {
     pub(crate) fn find(source: &cli::Source) -> Result<Source> {
         let path = &source.path;
+        // Some would be waited for. A path that is not there is an error of whoever opens it.
+        if let Ok(metadata) = fs::metadata(path) {
+            let kind = metadata.file_type();
+            if kind.is_fifo() || kind.is_socket() || kind.is_char_device() {
+                return Err(Failure::Request(format!(
+                    "{}: this is a pipe, a socket or a character device, and no image",
+                    path.display()
+                )));
+            }
+        }
         if path.is_dir() {
             let descriptor = path.join(DESCRIPTOR);
             let others = match descriptor.exists() {
@@ -94,6 +105,30 @@ impl State {
             .allow_in_use(self.in_use)
             .salvage(self.salvage);
         Source::find(&self.source)?.open_with(self.snapshot, &options)
+    }
+
+    /// Refuses an output that is a file of the image, by whatever name it was opened.
+    pub(crate) fn require_other_output(&self, output: &File) -> Result<()> {
+        let identity = |it: &fs::Metadata| (it.dev(), it.ino());
+        let output = identity(&output.metadata()?);
+        let source = Source::find(&self.source)?;
+        let mut files = vec![source.path().to_owned()];
+        if let Some(descriptor) = source.descriptor()? {
+            let further = descriptor.further_storages.iter().flat_map(|it| &it.images);
+            let images = descriptor.images.iter().chain(further);
+            files.extend(images.map(|it| it.file.clone()));
+        }
+        files.extend(self.open()?.files().map(Path::to_owned));
+        match files
+            .iter()
+            .find(|it| fs::metadata(it).is_ok_and(|it| identity(&it) == output))
+        {
+            Some(file) => Err(Failure::Request(format!(
+                "the output is {}, a file of the image",
+                file.display()
+            ))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod written_image;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use ext_image::{ExtImage, M, ploop_image, text};
@@ -361,12 +362,48 @@ fn change_images(schema: &mut Schema, dir: &Path) {
     }
 }
 
+/// `repair`, its undo file, and `restore-descriptor`, of an image with a lost cluster, an entry that leads nowhere and
+/// an in-use mark.
+fn repair_images(schema: &mut Schema, dir: &Path) {
+    let descriptor = chain(&dir.join("repaired"));
+    let image = text(&descriptor);
+    let top = descriptor.with_file_name("top.hds");
+    let file = fs::File::options().write(true).open(&top).unwrap();
+    // The entry of cluster 3.
+    file.write_all_at(&9u32.to_le_bytes(), 64 + 3 * 4).unwrap();
+    file.write_all_at(&1u32.to_le_bytes(), 44).unwrap();
+    file.set_len(3 * M).unwrap();
+    let before = fs::read(&top).unwrap();
+    let would = schema.run("repair", 1, &["repair", "--dry-run", image]);
+    assert_eq!(would["dry_run"], true);
+    let undo = dir.join("undo");
+    let arguments = ["repair", image, "--clear-entries", "--undo", text(&undo)];
+    let done = schema.run("repair", 0, &arguments);
+    assert_eq!(done["is_sound"], true);
+    assert!(fs::read(&top).unwrap() != before);
+    let arguments = ["repair", image, "--revert", text(&undo)];
+    let reverted = schema.run("repair --revert", 0, &arguments);
+    assert_eq!(reverted["files"][0], text(&top));
+    assert!(fs::read(&top).unwrap() == before);
+
+    let descriptor = chain(&dir.join("restored"));
+    fs::remove_file(&descriptor).unwrap();
+    let image = text(&descriptor);
+    let base = descriptor.with_file_name("root.hds");
+    let top = descriptor.with_file_name("top.hds");
+    let arguments = ["restore-descriptor", image, text(&base), text(&top)];
+    let made = schema.run("restore-descriptor", 0, &arguments);
+    assert_eq!(made["descriptor"], image);
+    schema.run("check", 0, &["check", image]);
+}
+
 #[test]
 fn json_is_as_documented() {
     let dir = tempfile::tempdir().unwrap();
     let mut schema = Schema::read();
     look_at_images(&mut schema, dir.path());
     change_images(&mut schema, dir.path());
+    repair_images(&mut schema, dir.path());
     let commands: Vec<_> = (schema.commands.keys())
         .filter(|it| !schema.seen_commands.contains(*it))
         .collect();

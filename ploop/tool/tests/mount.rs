@@ -5,6 +5,7 @@ mod written_image;
 
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -14,6 +15,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use ploop::FormatVersion;
 use ploop::image::Disk;
 use rustix::fs::{SeekFrom, seek};
+use rustix::process::{Pid, Signal, kill_process};
 use written_image::{Delta, describe, snapshot};
 
 const M: u64 = 1 << 20;
@@ -77,8 +79,11 @@ impl Mounted {
     }
 
     fn interrupt(&mut self) -> bool {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        self.end_with(Signal::INT)
+    }
+
+    fn end_with(&mut self, signal: Signal) -> bool {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
         self.0.wait().unwrap().success()
     }
 }
@@ -157,10 +162,15 @@ fn every_state_is_a_directory_of_files() {
             .map(|it| (it.offset, it.offset + it.len))
             .collect();
         assert_eq!(parts_with_data(&path.join("disk")), data, "{name}");
+        // By this, programs tell whether there are holes.
+        let stored: u64 = data.iter().map(|(start, end)| end - start).sum();
+        let metadata = fs::metadata(path.join("disk")).unwrap();
+        assert_eq!(metadata.blocks() * 512, stored, "{name}");
     }
     // Clusters 2 and 3 of the disk are 1 and 2 of the partition.
     let p1 = directory.join("top/p1");
     assert_eq!(parts_with_data(&p1), [(M, 3 * M)]);
+    assert_eq!(fs::metadata(&p1).unwrap().blocks() * 512, 2 * M);
     assert!(mounted.interrupt());
 }
 
@@ -178,8 +188,14 @@ fn parts_with_data(path: &Path) -> Vec<(u64, u64)> {
 fn a_signal_unmounts() {
     let dir = tempfile::tempdir().unwrap();
     let descriptor = image(dir.path());
-    let directory = dir.path().join("mounted");
-    let mut mounted = Mounted::begin(&descriptor, &directory);
-    assert!(mounted.interrupt());
-    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    // That of a terminal that is closed, too.
+    for (number, signal) in [Signal::INT, Signal::TERM, Signal::HUP]
+        .into_iter()
+        .enumerate()
+    {
+        let directory = dir.path().join(number.to_string());
+        let mut mounted = Mounted::begin(&descriptor, &directory);
+        assert!(mounted.end_with(signal), "{signal:?}");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    }
 }

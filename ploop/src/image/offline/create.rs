@@ -180,9 +180,15 @@ pub fn import(
         let mut buffer = vec![0; importer.unit()];
         loop {
             options.check_cancel(OPERATION)?;
-            let len = read_full(&mut source, &mut buffer).map_err(|error| {
-                Error::io(OPERATION, "the source cannot be read", error).with_path(base)
-            })?;
+            let len = match read_full(&mut source, &mut buffer) {
+                Ok(len) => len,
+                Err(error) => {
+                    // A source that waits for data may itself have looked at the flag.
+                    options.check_cancel(OPERATION)?;
+                    let why = "the source cannot be read";
+                    return Err(Error::io(OPERATION, why, error).with_path(base));
+                }
+            };
             if len == 0 {
                 break;
             }
