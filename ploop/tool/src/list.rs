@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::cli::List;
 use crate::file_system::{FileSystem, Kind, Node};
 use crate::long_list::{LongTable, print_json};
-use crate::output::{Output, Result};
+use crate::output::{Failure, Output, Result};
 
 /// An element of what `ls --json` prints.
 #[derive(Serialize)]
@@ -75,6 +75,12 @@ fn entries<'a>(
 ) -> Box<dyn Iterator<Item = Result<Entry>> + 'a> {
     if node.kind() != Some(Kind::Directory) {
         return Box::new(std::iter::once(entry(file_system, path, &node)));
+    }
+    if node.is_encrypted() {
+        return Box::new(std::iter::once(Err(Failure::Request(format!(
+            "{}: the names in this directory are encrypted, and the key is not in the image",
+            path.display()
+        )))));
     }
     let names = match file_system.entries(&node) {
         Ok(names) => names,

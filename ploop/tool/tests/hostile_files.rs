@@ -210,6 +210,9 @@ fn encrypted_files_are_left_out_and_named() {
     assert!(!out.join("a/one").exists() && !out.join("b").exists());
     assert_eq!(fs::read(out.join("c/two")).unwrap(), b"ctwo");
     assert!(ploop_image(&["ls", text(&path), "/c"]).status.success());
+    let output = ploop_image(&["ls", text(&path), "/b"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(words(&output).contains("encrypted"), "{}", words(&output));
 }
 
 #[test]
@@ -482,24 +485,27 @@ fn cp_keeps_the_sticky_bit_and_no_set_id_bits() {
     assert!(help.contains("set-user-ID"), "{help}");
 }
 
-/// More than are in memory at a time.
+/// More files than are in memory at a time: all of them would take more than the limit.
 #[test]
-fn a_large_directory_is_listed_to_its_end() {
-    const COUNT: usize = 17_000;
-    let image = ExtImage::new(&["-t", "ext4", "-N", "20000"], 32 * M, |tree| {
-        for number in 0..COUNT {
-            fs::write(tree.join(format!("file{number:05}")), "").unwrap();
+fn large_directories_are_listed_in_bounded_memory() {
+    const COUNT: usize = 7000;
+    let image = ExtImage::new(&["-t", "ext4", "-N", "30000"], 32 * M, |tree| {
+        for directory in ["a", "b", "c", "d"] {
+            fs::create_dir(tree.join(directory)).unwrap();
+            for number in 0..COUNT {
+                fs::write(tree.join(directory).join(format!("{number:05}")), "").unwrap();
+            }
         }
     });
     image.import(&[]);
-    let output = ploop_image(&["ls", text(&image.image())]);
+    let output = script(&image, "ulimit -v 65536; $P ls $I /a /b /c /d");
+    assert!(output.status.success(), "{}", words(&output));
     let list = String::from_utf8(output.stdout).unwrap();
-    // With the header and lost+found.
-    assert_eq!(list.lines().count(), COUNT + 2);
-    assert!(list.lines().nth(COUNT).unwrap().ends_with("  file16999"));
-    let entries = ext_image::json(0, &["ls", text(&image.image())]);
-    assert_eq!(entries.as_array().unwrap().len(), COUNT + 1);
-    assert_eq!(entries[COUNT - 1]["name"], "file16999");
+    assert_eq!(list.lines().count(), 4 * COUNT + 1);
+    assert!(list.lines().last().unwrap().ends_with("  /d/06999"));
+    let entries = ext_image::json(0, &["ls", text(&image.image()), "/c"]);
+    assert_eq!(entries.as_array().unwrap().len(), COUNT);
+    assert_eq!(entries[COUNT - 1]["name"], "06999");
 }
 
 /// Paths that are not UTF-8 are lists of bytes, in what each command prints.
