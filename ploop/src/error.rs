@@ -199,7 +199,7 @@ impl Error {
     }
 
     /// The image that the operation was about, which the sentence names before the file that is to blame.
-    #[cfg(feature = "image")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     pub(crate) fn of_image(mut self, image: &Path) -> Error {
         match &self.0.path {
             None => self.0.path = Some(image.to_owned()),
@@ -494,7 +494,7 @@ mod tests {
         assert_eq!(error.libploop_code(), Some(Code::MKFS));
     }
 
-    #[cfg(feature = "image")]
+    #[cfg(any(feature = "libploop", feature = "image-write"))]
     #[test]
     fn the_sentence_names_the_image_and_what_is_to_blame() {
         let image = Path::new("/image");

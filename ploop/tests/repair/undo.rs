@@ -190,7 +190,7 @@ fn a_cancelled_repair_is_no_worse_and_goes_on() {
     let mut open = image.open();
     open.set_cancel(Some(Arc::new(AtomicBool::new(true))));
     let error = open.repair(&RepairOptions::new(), |_| {}).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Other);
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(image.read() == before);
     open.set_cancel(None);
     assert!(

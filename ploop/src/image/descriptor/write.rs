@@ -582,7 +582,7 @@ mod tests {
 <Some_image Version="1.0" a='&lt;2>'><!-- not this -->
   <Disk_Parameters>
     <Disk_size>8192</Disk_size><Cylinders>16</Cylinders><Heads>16</Heads>
-    <Padding>1</Padding>
+    <Padding>0</Padding>
     <Name>d&#xE4;t&amp;a</Name><Name>again</Name>
     <Miscellaneous><Bootable on="1"/>
       <!-- inside --></Miscellaneous>
@@ -607,7 +607,7 @@ mod tests {
         let xml = descriptor.to_xml_with(&unknown, dir).unwrap();
         for expected in [
             "<Some_image Version=\"1.0\" a='&lt;2>'>\n  <Behind/>\n  <Disk_Parameters>\n",
-            "    <Padding>1</Padding>\n    <Name>d&#xE4;t&amp;a</Name>\n    <Name>again</Name>\n",
+            "    <Padding>0</Padding>\n    <Name>d&#xE4;t&amp;a</Name>\n    <Name>again</Name>\n",
             "<Miscellaneous><Bootable on=\"1\"/>\n      <!-- inside --></Miscellaneous>",
             "  <StorageData>\n    <Other/>\n    <Storage>\n",
             "      <Behind>the images</Behind>\n      <Image>\n",
