@@ -383,11 +383,13 @@ pub fn top_delta(device: impl AsRef<Path>) -> Result<(PathBuf, String)> {
     let device = device.as_ref();
     const OPERATION: &str = "find the top delta of";
     let name = device_name(OPERATION, device)?;
-    // libploop's code is that of a missing driver.
-    if kernel::is_driver_present() {
-        numbers_of(OPERATION, device)?;
-    }
-    ffi::top_delta_of_device(device, &name)
+    ffi::top_delta_of_device(device, &name).map_err(|error| {
+        // libploop's code is that of a missing driver.
+        match numbers_of(OPERATION, device) {
+            Err(missing) if kernel::is_driver_present() => missing,
+            _ => error,
+        }
+    })
 }
 
 /// Detaches devices without an image that have this component name. A failed mount leaves the name on the device, and

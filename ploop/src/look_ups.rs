@@ -227,7 +227,12 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     if let (Some(noted), true) = (noted, sysfs::devices().is_empty()) {
         return Ok(noted);
     }
-    let image = ffi::ImageHandle::open(call.name, descriptor)?;
+    let opened = ffi::ImageHandle::open(call.name, descriptor);
+    if let (Some(noted), Err(_)) = (noted, &opened) {
+        // As libploop, also where the image is gone.
+        return Ok(noted);
+    }
+    let image = opened?;
     let device = running_device(&image.lock(call)?);
     match (device, noted) {
         (Some(device), _) => {

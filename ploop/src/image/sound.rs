@@ -83,7 +83,7 @@ pub(crate) fn require_files<'i>(
         let kind = fs::metadata(&image.file).map(|metadata| metadata.file_type());
         if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_block_device()) {
             let why = "the descriptor names this as a delta, and it is neither a regular file nor a block device";
-            return Err(Error::new(ErrorKind::Corrupt, operation, why).with_path(&image.file));
+            return Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(&image.file));
         }
     }
     Ok(())

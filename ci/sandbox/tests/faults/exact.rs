@@ -31,8 +31,11 @@ pub(crate) fn arm() {
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
     // SAFETY: the caller's promise.
-    let name = unsafe { CStr::from_ptr(to) };
-    if IS_ARMED.load(Ordering::Relaxed) && name.to_bytes().ends_with(b"/DiskDescriptor.xml") {
+    let (staged, name) = unsafe { (CStr::from_ptr(from), CStr::from_ptr(to)) };
+    // Not where the crate rewrites the old one.
+    let is_staged = staged.to_bytes().ends_with(b"/DiskDescriptor.xml.tmp");
+    let is_put_in_place = is_staged && name.to_bytes().ends_with(b"/DiskDescriptor.xml");
+    if IS_ARMED.load(Ordering::Relaxed) && is_put_in_place {
         // SAFETY: a signal to this process alone, which does not survive it.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     }
