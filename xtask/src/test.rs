@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Print the time of every program, not of the slowest only
     #[arg(long)]
     timings: bool,
-    /// How many test programs run at the same time (default: the number of processors)
+    /// How many test programs run at the same time (default: one more than there are processors, since each waits at times)
     #[arg(short, long, value_name = "NUMBER")]
     jobs: Option<NonZero<usize>>,
     /// Arguments for the test programs: a name to filter by, --nocapture, …
@@ -128,7 +128,7 @@ pub(crate) fn all(options: &Options) -> Result<()> {
     let at_once = match options.jobs {
         Some(jobs) => jobs.get(),
         None if shows => 1,
-        None => thread::available_parallelism().map_or(1, NonZero::get),
+        None => thread::available_parallelism().map_or(2, |processors| processors.get() + 1),
     };
     println!("{} test programs, {at_once} at a time:", jobs.len());
     jobs::run(jobs, at_once, |done| {
