@@ -13,9 +13,9 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::image::Image;
 use crate::image::descriptor::{DescriptorFile, DescriptorForm, UnknownFields, replace, write};
-use crate::image::{Header, Image};
-use crate::{Descriptor, Error, Guid, ImageMode, Result, Size, paths};
+use crate::{Descriptor, Error, Guid, Result, paths};
 
 /// The canonical descriptor of an image that is about to be changed.
 pub(crate) struct CanonicalDescriptor {
@@ -41,8 +41,13 @@ impl CanonicalDescriptor {
             mut descriptor,
             mut unknown,
         } = file;
-        if let Some(size) = size_of_top(&descriptor) {
-            descriptor.size = size;
+        // libploop leaves the size as it is where another delta becomes the top (A63). That of a raw base is no evidence:
+        // a file of another length may be anything.
+        let top = descriptor.top_image().cloned();
+        if let Some(top) = top.filter(|top| !descriptor.is_raw_base(top.guid)) {
+            descriptor.size = descriptor
+                .size_of(operation, &top)
+                .unwrap_or(descriptor.size);
         }
         let backup = paths::saved_unknown_fields(path);
         let saved = paths::is_regular_file(&backup)
@@ -111,15 +116,13 @@ impl CanonicalDescriptor {
 
     /// Completes what C has written, under the image's lock: restores the unknown fields, and where another delta than
     /// `top` is the top now, puts its size in. If that fails, the next change does it.
-    pub(crate) fn complete(&self, top: Option<&Image>) {
+    pub(crate) fn complete(&self, operation: &'static str, top: Option<&Image>) {
         let Ok(mut now) = DescriptorFile::read_as(&self.path, self.unknown.form()) else {
             return;
         };
         let unknown = self.unknown.with_those_written(&now.unknown);
-        let size = match now.descriptor.top_image() == top {
-            true => None,
-            false => size_of_raw_top(&now.descriptor).or_else(|| size_of_top(&now.descriptor)),
-        };
+        let new_top = now.descriptor.top_image().filter(|it| Some(*it) != top);
+        let size = new_top.and_then(|it| now.descriptor.size_of(operation, it).ok());
         let size = size.unwrap_or(now.descriptor.size);
         if now.unknown != unknown || now.descriptor.size != size {
             now.descriptor.size = size;
@@ -133,24 +136,6 @@ impl CanonicalDescriptor {
             let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
         }
     }
-}
-
-/// The size of the disk: that of the top delta. libploop leaves the size in the descriptor as it is where another delta
-/// becomes the top (A63).
-fn size_of_top(descriptor: &Descriptor) -> Option<Size> {
-    Some(Header::read(&descriptor.top_image()?.file).ok()?.size)
-}
-
-/// The same where the top is a raw base, which is as long as the disk. Only for one that libploop has made the top: a
-/// file of another length may be anything.
-fn size_of_raw_top(descriptor: &Descriptor) -> Option<Size> {
-    let top = descriptor.top_image()?;
-    let is_base = descriptor.parent(top.guid).is_none();
-    if !is_base || descriptor.mode != ImageMode::Raw {
-        return None;
-    }
-    let len = fs::metadata(&top.file).ok()?.len();
-    Some(Size::from_bytes(len.next_multiple_of(512)))
 }
 
 /// A canonical copy of a descriptor, for look-ups.

@@ -219,7 +219,7 @@ impl<'a> Change<'a> {
         let may_change_top = matches!(write, DescriptorWrite::Staged | DescriptorWrite::Direct);
         if self.canonical.has_unknown_fields() || may_change_top {
             let top = self.descriptor.top_image();
-            lock.try_with_libploop_lock(|| self.canonical.complete(top));
+            lock.try_with_libploop_lock(|| self.canonical.complete(operation, top));
         }
         match (&result, baseline) {
             (Err(_), _) => lock.try_with_libploop_lock(|| {

@@ -13,8 +13,8 @@ use crate::image::{Header, Image};
 use crate::sysfs::{self, FoundDevice};
 use crate::temporary_mount::TemporaryMount;
 use crate::{
-    Code, Descriptor, Error, ErrorKind, FsInfo, ImageInfo, ImageMode, Ploop, Result, Size, device,
-    kernel, paths,
+    Code, Descriptor, Error, ErrorKind, FsInfo, ImageInfo, Ploop, Result, Size, device, kernel,
+    paths,
 };
 
 impl Ploop {
@@ -171,8 +171,7 @@ fn info_of_top(operation: &'static str, descriptor: &Descriptor) -> Result<Image
         let error = Error::new(ErrorKind::Corrupt, operation, "there is no top delta");
         return Err(error.with_code(Code::PARAM.get()));
     };
-    let is_base = descriptor.parent(top.guid).is_none();
-    if is_base && descriptor.mode == ImageMode::Raw {
+    if descriptor.is_raw_base(top.guid) {
         let metadata = fs::metadata(&top.file).map_err(|error| {
             Error::io(operation, "the raw base cannot be examined", error)
                 .with_path(&top.file)

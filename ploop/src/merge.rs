@@ -8,7 +8,7 @@ use crate::ffi::{CPath, CText, LockedImage};
 use crate::identity::Identity;
 use crate::image::Image;
 use crate::lock::NewFileLock;
-use crate::{Descriptor, Error, ErrorKind, Guid, ImageMode, MergeParam, Ploop, Result, paths};
+use crate::{Descriptor, Error, ErrorKind, Guid, MergeParam, Ploop, Result, paths};
 
 impl Ploop {
     /// Merges deltas of one chain (`ploop_merge_snapshot`).
@@ -72,7 +72,7 @@ impl Ploop {
             .as_deref()
             .map(|file| new_delta(&change, file))
             .transpose()?;
-        let raw_base = descriptor.mode == ImageMode::Raw && descriptor.parent(guids[0]).is_none();
+        let raw_base = descriptor.is_raw_base(guids[0]);
         if new_delta.is_some() && raw_base {
             return change.refuse(
                 ErrorKind::Unsupported,

@@ -11,7 +11,7 @@ use crate::ffi::{self, CPath, CText, LINE, LockedImage, ReplaceWhich};
 use crate::identity::Identity;
 use crate::image::other_image::require_of_no_other_image;
 use crate::image::{Header, Image};
-use crate::{Code, Descriptor, Error, ErrorKind, Guid, ImageMode, Ploop, Result, trust};
+use crate::{Code, Descriptor, Error, ErrorKind, Guid, Ploop, Result, trust};
 
 bitflags! {
     /// How [`Ploop::replace`] treats the names.
@@ -181,8 +181,7 @@ impl Ploop {
             require_of_no_other_image(operation, change.path(), &new_file)?;
         }
         if let Some(guid) = guid {
-            let is_base = descriptor.base().is_some_and(|base| base.guid == guid);
-            if is_base && descriptor.mode == ImageMode::Raw {
+            if descriptor.is_raw_base(guid) {
                 return change.refuse(
                     ErrorKind::Unsupported,
                     "libploop compares headers, and a raw base has none, so it cannot be replaced",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::change::{Change, DescriptorWrite, no_snapshot, not_written, require_known_flags};
 use crate::ffi::{CPath, CText, LockedImage};
 use crate::image::Snapshot;
-use crate::image::sound::require_files;
+use crate::image::sound::{require_files, require_no_other_child};
 use crate::recovery::Removal;
 use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::tracking::check_new_tracking;
@@ -335,17 +335,10 @@ impl Ploop {
                 format!("{guid} is a temporary snapshot, which libploop removes by itself"),
             );
         }
-        if skip_create
-            && descriptor
-                .children(guid)
-                .any(|child| child != descriptor.top)
-        {
-            return change.refuse(
-                ErrorKind::InvalidInput,
-                format!("{guid} has other children than the top; written to as the top, it would damage them"),
-            );
-        }
         if skip_create {
+            // libploop takes it all the same (A11).
+            require_no_other_child(change.operation(), descriptor, guid)
+                .map_err(|error| change.refused(error))?;
             // It is written to from then on.
             change.require_of_no_other_image(&[guid])?;
         }
@@ -619,15 +612,8 @@ fn require_usable_as_top(change: &Change<'_>, guid: Guid) -> Result<()> {
         );
     }
     // libploop takes it all the same (A11).
-    match descriptor.children(guid).find(|child| *child != descriptor.top) {
-        Some(child) => change.refuse(
-            ErrorKind::InvalidInput,
-            format!(
-                "{guid} is also the parent of {child}, which would change with each write to {guid} as the top; switch to {guid} instead"
-            ),
-        ),
-        None => Ok(()),
-    }
+    require_no_other_child(change.operation(), descriptor, guid)
+        .map_err(|error| change.refused(error))
 }
 
 /// Writes a file that was unlinked anew, holes and all.

@@ -120,12 +120,42 @@ pub(crate) fn devices() -> Vec<Device> {
     devices_in(Path::new(BLOCK))
 }
 
-/// The device that has this file, at any level, or may have it: it has a file that cannot be identified.
-#[cfg(feature = "image-write")]
-pub(crate) fn device_with(file: Identity) -> Option<Device> {
-    devices()
+/// A device that has one of these files, at any level, or may have one: it has a file that cannot be identified.
+pub(crate) fn device_with<'d, 'f>(
+    devices: &'d [Device],
+    files: impl IntoIterator<Item = &'f Path>,
+) -> Option<&'d Device> {
+    if devices.iter().all(|device| device.deltas.is_empty()) {
+        return None;
+    }
+    let files: Vec<Identity> = files
         .into_iter()
-        .find(|device| device.is_unknown() || device.has(file))
+        .filter_map(|file| Identity::of(file).ok())
+        .collect();
+    devices
+        .iter()
+        .find(|device| device.is_unknown() || files.iter().any(|file| device.has(*file)))
+}
+
+/// Requires that no device has one of these files, or may have one. Returns the devices that there are.
+#[cfg(feature = "image-write")]
+pub(crate) fn require_unattached<'f>(
+    operation: &'static str,
+    path: &Path,
+    files: impl IntoIterator<Item = &'f Path>,
+) -> Result<Vec<Device>> {
+    require_visible(operation)?;
+    let devices = devices();
+    match device_with(&devices, files) {
+        None => Ok(devices),
+        Some(device) => {
+            let why = format!(
+                "{} has it, or may have: it has a file that is not found under its path; unmount it first",
+                device.path().display()
+            );
+            Err(Error::new(ErrorKind::Busy, operation, why).with_path(path))
+        }
+    }
 }
 
 pub(crate) fn devices_in(block: &Path) -> Vec<Device> {

@@ -4,7 +4,7 @@
 use crate::change::{Change, DescriptorWrite, no_snapshot};
 use crate::ffi::{CText, LockedImage};
 use crate::image::{TrackingBitmap, UsedBitmap, drop_extension, tracking_bitmaps, used_bitmap};
-use crate::{Code, Descriptor, Error, ErrorKind, Feature, Guid, ImageMode, Ploop, Result};
+use crate::{Code, Descriptor, Error, ErrorKind, Feature, Guid, Ploop, Result};
 
 impl Ploop {
     /// Which clusters the delta of a snapshot, or of the top, has itself: what
@@ -127,7 +127,7 @@ impl Ploop {
         let Some(image) = change.descriptor.image(guid).cloned() else {
             return change.refuse(ErrorKind::Corrupt, format!("{guid} has no delta"));
         };
-        if is_raw_base(&change.descriptor, guid) {
+        if change.descriptor.is_raw_base(guid) {
             return Ok(());
         }
         change.require_delta_header(Some(&image))?;
@@ -146,7 +146,7 @@ fn delta_of<'a>(
     let Some(image) = descriptor.image(guid) else {
         return Err(no_snapshot(locked.operation(), locked.path(), guid));
     };
-    if is_raw_base(descriptor, guid) {
+    if descriptor.is_raw_base(guid) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             locked.operation(),
@@ -167,7 +167,7 @@ pub(crate) fn check_new_tracking(change: &Change<'_>, id: Guid) -> Result<CText>
             "the GUID of all zeroes is no name for the changes that are to be tracked",
         );
     }
-    if is_raw_base(&change.descriptor, change.descriptor.top) && change.any_device().is_none() {
+    if change.descriptor.is_raw_base(change.descriptor.top) && change.any_device().is_none() {
         // libploop fails when the new delta is made, and leaves it behind.
         return change.refuse(
             ErrorKind::Unsupported,
@@ -175,8 +175,4 @@ pub(crate) fn check_new_tracking(change: &Change<'_>, id: Guid) -> Result<CText>
         );
     }
     CText::new(operation, "name of the changes", &id.as_uuid().to_string())
-}
-
-pub(crate) fn is_raw_base(descriptor: &Descriptor, guid: Guid) -> bool {
-    descriptor.mode == ImageMode::Raw && descriptor.parent(guid).is_none()
 }

@@ -73,6 +73,25 @@ pub(crate) fn require_no_child_of_top(
     }
 }
 
+/// Requires that a snapshot that becomes the top, and is written to from then on, has no child but the top.
+pub(crate) fn require_no_other_child(
+    operation: &'static str,
+    descriptor: &Descriptor,
+    guid: Guid,
+) -> Result<()> {
+    let top = descriptor.top;
+    match descriptor.children(guid).find(|child| *child != top) {
+        Some(child) => Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            format!(
+                "{guid} is also the parent of {child}, which would change with each write to {guid} as the top; switch to {guid} instead"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Requires that deltas upon which another one is made can be read at all: a pipe, say, is none.
 pub(crate) fn require_files<'i>(
     operation: &'static str,

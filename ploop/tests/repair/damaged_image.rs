@@ -237,6 +237,15 @@ pub(crate) fn is_repaired(report: &RepairReport, issue: Issue) -> bool {
     matches!(outcome(report, issue), RepairOutcome::Repaired { .. })
 }
 
+/// Asserts that this was repaired, and that nothing is left.
+#[track_caller]
+pub(crate) fn assert_repaired(report: &RepairReport, issue: Issue) {
+    assert!(
+        is_repaired(report, issue) && report.is_complete(),
+        "{report:?}"
+    );
+}
+
 pub(crate) fn is_left(report: &RepairReport, issue: Issue) -> bool {
     matches!(outcome(report, issue), RepairOutcome::Left { .. })
 }

@@ -3,7 +3,7 @@
 use ploop::FormatVersion::{V1, V2};
 use ploop::image::{Issue, RepairChoice, check};
 
-use crate::damaged_image::{CLUSTER, DamagedImage, FILES, SIZE, is_left, is_repaired};
+use crate::damaged_image::{CLUSTER, DamagedImage, FILES, SIZE, assert_repaired, is_left};
 
 /// Each field by itself, in each delta: the rest of the image tells what it was.
 #[test]
@@ -69,10 +69,7 @@ fn a_signature_of_the_other_version_is_corrected() {
         image.write("base.hds", 0, other);
         assert!(check(&image.xml).has(Issue::MixedVersions));
         let report = image.repair(&[]);
-        assert!(
-            is_repaired(&report, Issue::MixedVersions) && report.is_complete(),
-            "{report:?}"
-        );
+        assert_repaired(&report, Issue::MixedVersions);
         image.assert_whole();
     }
 }
@@ -85,10 +82,7 @@ fn the_descriptor_gets_the_size_of_the_top() {
     let from = format!("<Disk_size>{sectors}");
     image.replace_in_descriptor(&from, &format!("<Disk_size>{}", sectors * 2));
     let report = image.repair(&[]);
-    assert!(
-        is_repaired(&report, Issue::Size) && report.is_complete(),
-        "{report:?}"
-    );
+    assert_repaired(&report, Issue::Size);
     image.assert_whole();
 }
 

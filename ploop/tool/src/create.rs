@@ -169,6 +169,11 @@ fn base_in(directory: &Path) -> Result<Base> {
 
 fn made(mut base: Base, image: &OfflineImage, output: &Output) -> Result {
     base.is_new = false;
+    print_descriptor(image, output)
+}
+
+/// Prints the descriptor of an image that was made.
+pub(crate) fn print_descriptor(image: &OfflineImage, output: &Output) -> Result {
     let descriptor = image.path();
     if output.is_json() {
         output.json(&Made { descriptor })?;

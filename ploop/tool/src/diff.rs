@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::changed_parts::ChangedParts;
 use crate::cli::Diff;
 use crate::file_changes::{self, Difference, FileChange, Status, Trees};
-use crate::file_system::{FileSystem, Kind, guarded};
-use crate::list::printable;
+use crate::file_system::{FileSystem, guarded};
+use crate::list::{FileState, printable};
 use crate::long_list::{LongTable, print_json};
 use crate::output::{Failure, Output, Result};
 use crate::source::Source;
@@ -112,47 +112,16 @@ struct Entry {
     after: Option<FileState>,
 }
 
-/// What a file is like in one of the states.
-#[derive(Serialize)]
-struct FileState {
-    kind: &'static str,
-    /// The permissions, with the set-ID and sticky bits.
-    mode: u32,
-    links: u16,
-    uid: u32,
-    gid: u32,
-    size: u64,
-    /// Seconds since 1970, UTC.
-    mtime: i64,
-    mtime_nsec: u32,
-    inode: u32,
-}
-
-fn state(file_system: &FileSystem, number: u32) -> Result<FileState> {
-    let node = file_system.node(number)?;
-    let inode = &node.inode;
-    Ok(FileState {
-        kind: node.kind().map_or("unknown", Kind::name),
-        mode: node.permissions(),
-        links: inode.links_count,
-        uid: inode.uid,
-        gid: inode.gid,
-        size: inode.size,
-        mtime: inode.mtime,
-        mtime_nsec: inode.mtime_nsec,
-        inode: number,
-    })
-}
-
 fn entry(change: &FileChange, before: &FileSystem, now: &FileSystem) -> Result<Entry> {
     let from = match (&change.earlier, &change.later) {
         (Some((from, _)), Some((to, _))) if from != to => Some(text(from)),
         _ => None,
     };
-    let states = [(before, &change.earlier), (now, &change.later)].map(|(file_system, name)| {
-        let state = name.as_ref().map(|(_, number)| state(file_system, *number));
-        state.transpose()
-    });
+    let states: [Result<_>; 2] =
+        [(before, &change.earlier), (now, &change.later)].map(|(file_system, name)| {
+            let node = name.as_ref().map(|(_, number)| file_system.node(*number));
+            Ok(node.transpose()?.as_ref().map(FileState::of))
+        });
     let [before, after] = states;
     Ok(Entry {
         status: match change.status {

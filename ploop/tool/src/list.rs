@@ -17,6 +17,17 @@ use crate::output::{Failure, Output, Result};
 struct Entry {
     /// Bytes that are not UTF-8 are replaced.
     name: String,
+    #[serde(flatten)]
+    state: FileState,
+    /// Of a symbolic link.
+    target: Option<String>,
+    /// Of a device.
+    device: Option<(u32, u32)>,
+}
+
+/// What a file is like, in JSON.
+#[derive(Serialize)]
+pub(crate) struct FileState {
     kind: &'static str,
     /// The permissions, with the set-ID and sticky bits.
     mode: u32,
@@ -28,10 +39,23 @@ struct Entry {
     mtime: i64,
     mtime_nsec: u32,
     inode: u32,
-    /// Of a symbolic link.
-    target: Option<String>,
-    /// Of a device.
-    device: Option<(u32, u32)>,
+}
+
+impl FileState {
+    pub(crate) fn of(node: &Node) -> FileState {
+        let inode = &node.inode;
+        FileState {
+            kind: node.kind().map_or("unknown", Kind::name),
+            mode: node.permissions(),
+            links: inode.links_count,
+            uid: inode.uid,
+            gid: inode.gid,
+            size: inode.size,
+            mtime: inode.mtime,
+            mtime_nsec: inode.mtime_nsec,
+            inode: node.number,
+        }
+    }
 }
 
 pub(crate) fn run(list: &List, output: &Output) -> Result {
@@ -105,39 +129,31 @@ fn entry(file_system: &FileSystem, path: &Path, node: &Node) -> Result<Entry> {
         }
         _ => None,
     };
-    let inode = &node.inode;
     Ok(Entry {
         name: path.display().to_string(),
-        kind: kind.map_or("unknown", Kind::name),
-        mode: node.permissions(),
-        links: inode.links_count,
-        uid: inode.uid,
-        gid: inode.gid,
-        size: inode.size,
-        mtime: inode.mtime,
-        mtime_nsec: inode.mtime_nsec,
-        inode: node.number,
+        state: FileState::of(node),
         target,
         device: matches!(kind, Some(Kind::CharDevice | Kind::BlockDevice)).then(|| node.device()),
     })
 }
 
 fn row(entry: &Entry) -> [String; 7] {
+    let state = &entry.state;
     let size = match entry.device {
         Some((major, minor)) => format!("{major}, {minor}"),
-        None => entry.size.to_string(),
+        None => state.size.to_string(),
     };
     let name = match &entry.target {
         Some(target) => format!("{} -> {}", printable(&entry.name), printable(target)),
         None => printable(&entry.name),
     };
     [
-        mode_text(entry),
-        entry.links.to_string(),
-        entry.uid.to_string(),
-        entry.gid.to_string(),
+        mode_text(state),
+        state.links.to_string(),
+        state.uid.to_string(),
+        state.gid.to_string(),
         size,
-        date(entry.mtime),
+        date(state.mtime),
         name,
     ]
 }
@@ -168,9 +184,9 @@ pub(crate) fn printable(name: &str) -> String {
 }
 
 /// As `ls -l` has it: `drwxr-xr-t`.
-fn mode_text(entry: &Entry) -> String {
-    let mode = entry.mode;
-    let kind = match entry.kind {
+fn mode_text(state: &FileState) -> String {
+    let mode = state.mode;
+    let kind = match state.kind {
         "file" => '-',
         "directory" => 'd',
         "link" => 'l',

@@ -1,7 +1,7 @@
 //! `repair` and `restore-descriptor`.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ploop::image::{
@@ -11,6 +11,7 @@ use ploop::image::{
 use serde::Serialize;
 
 use crate::cli::{Repair, RestoreDescriptor};
+use crate::create::print_descriptor;
 use crate::output::{ERROR, GOOD, NOTE, Output, Result, WARNING};
 use crate::progress::interrupt_flag;
 use crate::snapshots::{open, with_progress};
@@ -24,13 +25,6 @@ const LEFT: u8 = 1;
 struct Reverted<'a> {
     #[serde(serialize_with = "crate::output::paths")]
     files: &'a [PathBuf],
-}
-
-/// What `restore-descriptor` prints with `--json`.
-#[derive(Serialize)]
-struct Restored<'a> {
-    #[serde(serialize_with = "crate::output::path")]
-    descriptor: &'a Path,
 }
 
 pub(crate) fn run(repair: &Repair, output: &Output) -> Result {
@@ -158,11 +152,5 @@ pub(crate) fn restore_descriptor(restore: &RestoreDescriptor, output: &Output) -
         false => restore.path.clone(),
     };
     let image = image::restore_descriptor(path, &restore.deltas)?;
-    let descriptor = image.path();
-    if output.is_json() {
-        output.json(&Restored { descriptor })?;
-    } else {
-        output.line(descriptor.display())?;
-    }
-    Ok(ExitCode::SUCCESS)
+    print_descriptor(&image, output)
 }

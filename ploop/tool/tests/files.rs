@@ -1,5 +1,7 @@
 //! Files out of the file system inside, compared with what other programs make of them.
 
+mod ext_image;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -7,35 +9,15 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use ploop::image::{Image, ImageKind};
 use ploop::{Descriptor, Guid, Size};
 use tempfile::TempDir;
 
+use ext_image::{ploop_image, run, text};
+
 const SIZE: u64 = 64 << 20;
-
-fn run(program: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {words}");
-    output
-}
-
-fn ploop_image(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ploop-image"))
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 /// A tree of files, and an image whose file system has it.
 struct FilledImage {

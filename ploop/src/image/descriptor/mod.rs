@@ -15,6 +15,8 @@ mod form;
 mod mend;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) mod merge;
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+mod size;
 mod storage;
 #[cfg(feature = "image-write")]
 mod tree;

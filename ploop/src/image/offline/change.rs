@@ -19,8 +19,8 @@ use crate::image::other_image::{require_of_no_other_image, require_recoverable};
 use crate::image::recovery::{self, creation, detached};
 use crate::image::sound::{SoundDelta, require_sound};
 use crate::lock::{ImageLockGuard, Purpose};
-use crate::sysfs::{self, Device};
-use crate::{Error, ErrorKind, Guid, ImageMode, Result, Size, paths, side_files, trust};
+use crate::sysfs::{self};
+use crate::{Error, ErrorKind, Guid, Result, Size, paths, side_files, trust};
 
 /// A descriptor keeps the root and the names that it has.
 pub(super) const FORM: DescriptorForm = DescriptorForm {
@@ -75,7 +75,7 @@ impl<'a> OfflineChange<'a> {
         require_changeable(operation, path, &file)?;
         require_distinct_files(operation, &file.descriptor)?;
         let deltas = file.descriptor.images.iter().map(|image| &*image.file);
-        let devices = require_unattached(operation, path, deltas)?;
+        let devices = sysfs::require_unattached(operation, path, deltas)?;
         require_recoverable(operation, path, &file.descriptor)?;
         if recovery::finish(&devices, operation, path, &file.descriptor, &FORM)? {
             file = read()?;
@@ -175,7 +175,7 @@ impl<'a> OfflineChange<'a> {
 
     /// Whether this is the plain base of a raw image.
     pub(super) fn is_raw_base(&self, image: &Image) -> bool {
-        self.descriptor.mode == ImageMode::Raw && self.descriptor.parent(image.guid).is_none()
+        self.descriptor.is_raw_base(image.guid)
     }
 
     /// Requires that these deltas can be worked on: sound, of one version, and not marked as in use.
@@ -328,16 +328,7 @@ impl<'a> OfflineChange<'a> {
 
     /// The size of the disk as of a snapshot.
     pub(super) fn size_of(&self, image: &Image) -> Result<Size> {
-        if self.is_raw_base(image) {
-            let len = fs::metadata(&image.file).map(|metadata| metadata.len());
-            let len = len.map_err(|error| {
-                let what = "the raw base cannot be examined";
-                Error::io(self.operation, what, error).with_path(&image.file)
-            })?;
-            return Ok(Size::from_bytes(len.next_multiple_of(512)));
-        }
-        let header = Header::read(&image.file).map_err(|error| error.during(self.operation))?;
-        Ok(header.size)
+        self.descriptor.size_of(self.operation, image)
     }
 }
 
@@ -372,32 +363,6 @@ pub(super) fn require_changeable(
         }
     }
     Ok(())
-}
-
-/// Requires that no device has one of these files, or may have one: it has a file that cannot be identified. Returns the
-/// devices that there are.
-pub(super) fn require_unattached<'f>(
-    operation: &'static str,
-    path: &Path,
-    files: impl IntoIterator<Item = &'f Path>,
-) -> Result<Vec<Device>> {
-    sysfs::require_visible(operation)?;
-    let devices = sysfs::devices();
-    let files: Vec<Identity> = files
-        .into_iter()
-        .filter_map(|file| Identity::of(file).ok())
-        .collect();
-    let mut all = devices.iter();
-    if let Some(device) =
-        all.find(|device| device.is_unknown() || files.iter().any(|file| device.has(*file)))
-    {
-        let why = format!(
-            "{} has it, or may have: it has a file that is not found under its path; unmount it first",
-            device.path().display()
-        );
-        return Err(Error::new(ErrorKind::Busy, operation, why).with_path(path));
-    }
-    Ok(devices)
 }
 
 /// Requires that each delta is a file of its own. Otherwise merging one into the other, or removing one, would remove

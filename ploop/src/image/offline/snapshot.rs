@@ -9,7 +9,7 @@ use super::change::OfflineChange;
 use crate::image::Progress;
 use crate::image::descriptor::Descriptor;
 use crate::image::recovery::files::FileRecord;
-use crate::image::sound::{require_files, require_no_child_of_top};
+use crate::image::sound::{require_files, require_no_child_of_top, require_no_other_child};
 use crate::snapshot_param::MAX_SNAPSHOTS;
 use crate::{
     ErrorKind, Guid, MergeTarget, Result, SnapshotParam, SwitchFlag, paths, side_files, trust,
@@ -245,18 +245,10 @@ impl OfflineChange<'_> {
             .map_err(|error| error.with_path(self.path()))
     }
 
-    /// Requires that a snapshot that becomes the top, and is written to from then on, has no child but the top.
+    /// Requires that a snapshot that becomes the top has no child but the top.
     fn require_no_other_child(&self, guid: Guid) -> Result<()> {
-        let top = self.descriptor.top;
-        match self.descriptor.children(guid).find(|child| *child != top) {
-            Some(child) => self.refuse(
-                ErrorKind::InvalidInput,
-                format!(
-                    "{guid} is also the parent of {child}, which would change with each write to {guid} as the top; switch to {guid} instead"
-                ),
-            ),
-            None => Ok(()),
-        }
+        require_no_other_child(self.operation(), &self.descriptor, guid)
+            .map_err(|error| error.with_path(self.path()))
     }
 
     /// Requires that the chain may have one more delta.

@@ -25,10 +25,9 @@ use std::path::Path;
 
 use super::files;
 use crate::durability::{sync_directories, sync_files};
-use crate::identity::Identity;
 use crate::image::descriptor::DescriptorForm;
 use crate::image::{Header, Image, Severity, check_image};
-use crate::sysfs::Device;
+use crate::sysfs::{self, Device};
 use crate::{Descriptor, Error, ErrorKind, ImageMode, Result, side_files};
 
 /// Finishes or undoes what was interrupted, and returns whether there was anything. Changes nothing while a device has
@@ -58,9 +57,32 @@ pub(crate) fn finish(
     Ok(done || unmarked)
 }
 
-/// [`finish`], but for the marks of deltas. Returns the new descriptor, if that was put in place. `None` while a device has
-/// one of the image's deltas, or may have.
-pub(super) fn settle(
+/// [`finish`], but for the marks of deltas, which stay.
+#[cfg(feature = "image-write")]
+pub(super) fn finish_but_marks(
+    devices: &[Device],
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+    form: &DescriptorForm,
+) -> Result<bool> {
+    let Some(settled) = settle(devices, operation, path, old, form)? else {
+        return Ok(false);
+    };
+    let done = settled.is_some();
+    let is_marked = |image: &Image| {
+        image.guid != old.top && Header::read(&image.file).is_ok_and(|header| header.in_use)
+    };
+    if !done && old.images.iter().any(is_marked) {
+        // It is that of the merge that has left the mark, and was undone.
+        let _ = fs::remove_file(side_files::staged(path));
+    }
+    Ok(done)
+}
+
+/// What [`finish`] and [`finish_but_marks`] do first. Returns the new descriptor, if that was put in place. `None` while
+/// a device has one of the image's deltas, or may have.
+fn settle(
     devices: &[Device],
     operation: &'static str,
     path: &Path,
@@ -98,12 +120,8 @@ pub(super) fn may_be_attached<'a>(
     devices: &[Device],
     images: impl IntoIterator<Item = &'a Image>,
 ) -> bool {
-    devices.iter().any(Device::is_unknown)
-        || devices.iter().any(|device| !device.deltas.is_empty())
-            && images.into_iter().any(|image| {
-                let file = Identity::of(&image.file);
-                file.is_ok_and(|file| devices.iter().any(|device| device.has(file)))
-            })
+    let files = images.into_iter().map(|image| image.file.as_path());
+    sysfs::device_with(devices, files).is_some()
 }
 
 /// Whether the new descriptor is that of a conversion to raw, and the base is raw already.

@@ -33,14 +33,7 @@ pub(crate) fn finish(
     old: &Descriptor,
     form: &DescriptorForm,
 ) -> Result<bool> {
-    upgrade::finish(operation, old)?;
-    // Once a descriptor was put in place, nothing is left to do.
-    if removal::finish(devices, operation, path, old, form)? {
-        return Ok(true);
-    }
-    let marked = merge::mark_lost_snapshots(devices, operation, path, old, form)?;
-    let finished = detached::finish(devices, operation, path, old, form)?;
-    Ok(marked || finished)
+    finish_with(detached::finish, devices, operation, path, old, form)
 }
 
 /// [`finish`], but for the in-use marks of deltas, which a repair clears itself.
@@ -52,21 +45,36 @@ pub(crate) fn finish_but_marks(
     old: &Descriptor,
     form: &DescriptorForm,
 ) -> Result<bool> {
+    finish_with(
+        detached::finish_but_marks,
+        devices,
+        operation,
+        path,
+        old,
+        form,
+    )
+}
+
+#[cfg(feature = "image-write")]
+type Finish = fn(&[Device], &'static str, &Path, &Descriptor, &DescriptorForm) -> Result<bool>;
+
+#[cfg(feature = "image-write")]
+fn finish_with(
+    finish_detached: Finish,
+    devices: &[Device],
+    operation: &'static str,
+    path: &Path,
+    old: &Descriptor,
+    form: &DescriptorForm,
+) -> Result<bool> {
     upgrade::finish(operation, old)?;
+    // Once a descriptor was put in place, nothing is left to do.
     if removal::finish(devices, operation, path, old, form)? {
         return Ok(true);
     }
     let marked = merge::mark_lost_snapshots(devices, operation, path, old, form)?;
-    let settled = detached::settle(devices, operation, path, old, form)?;
-    let done = settled.flatten().is_some();
-    let is_marked = |image: &crate::image::Image| {
-        image.guid != old.top && crate::image::Header::read(&image.file).is_ok_and(|it| it.in_use)
-    };
-    if !done && old.images.iter().any(is_marked) {
-        // It is that of the merge that has left the mark, and was undone.
-        let _ = std::fs::remove_file(side_files::staged(path));
-    }
-    Ok(marked || done)
+    let finished = finish_detached(devices, operation, path, old, form)?;
+    Ok(marked || finished)
 }
 
 /// The staged descriptor at this path, if it is complete.

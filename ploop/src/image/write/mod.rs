@@ -26,7 +26,6 @@ use super::chain::{Chain, Level};
 use super::descriptor::Descriptor;
 use super::file;
 use super::holes::is_zero;
-use crate::identity::Identity;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size, sysfs};
 use merge::RunningMerge;
 
@@ -202,19 +201,8 @@ impl DiskWriter {
                 "the image is encrypted",
             ));
         }
-        sysfs::require_visible(OPERATION)?;
-        let top = descriptor.top_image();
-        if let Some(device) = top.and_then(|top| sysfs::device_with(Identity::of(&top.file).ok()?))
-        {
-            let why = format!(
-                "{} has the delta that would be written to; unmount it first",
-                device.path().display()
-            );
-            let error = Error::new(ErrorKind::Busy, OPERATION, why);
-            return Err(match top {
-                Some(top) => error.with_path(&top.file),
-                None => error,
-            });
+        if let Some(top) = descriptor.top_image() {
+            sysfs::require_unattached(OPERATION, &top.file, [top.file.as_path()])?;
         }
         let files: Vec<&Path> = descriptor
             .chain(descriptor.top)

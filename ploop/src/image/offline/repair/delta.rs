@@ -77,6 +77,12 @@ impl FileChange {
         }
     }
 
+    /// The entries that follow each other in the file, together.
+    pub(super) fn entry_runs(&self) -> impl Iterator<Item = &[EntryChange]> {
+        self.entries
+            .chunk_by(|first, second| first.offset + 4 == second.offset)
+    }
+
     pub(super) fn is_nothing(&self) -> bool {
         self.header.is_none()
             && self.entries.is_empty()
@@ -137,10 +143,10 @@ pub(super) fn plan(
     if delta.names > 1 {
         planned.leave_all(
             decisions,
-            &format!(
+            &RepairOutcome::left(format!(
                 "the file has {} names (hard links), and would change under all of them; put a copy of it in its place, or remove the other names",
                 delta.names
-            ),
+            )),
         );
         return None;
     }
@@ -148,14 +154,18 @@ pub(super) fn plan(
     if planned.header.flags.contains(HeaderFlags::CONVERTING) {
         planned.leave_all(
             decisions,
-            "a change of the format version was interrupted, and its copy of the table, with which it would be taken back, is missing",
+            &RepairOutcome::left(
+                "a change of the format version was interrupted, and its copy of the table, with which it would be taken back, is missing",
+            ),
         );
         return None;
     }
     if !planned.table.is_readable {
         planned.leave_all(
             decisions,
-            "the table cannot be read from the disk: copy the file to another disk first",
+            &RepairOutcome::left(
+                "the table cannot be read from the disk: copy the file to another disk first",
+            ),
         );
         return None;
     }
@@ -208,7 +218,7 @@ impl Planned<'_> {
         self.table = table;
     }
 
-    fn leave_all(&self, decisions: &mut Decisions, reason: &str) {
+    fn leave_all(&self, decisions: &mut Decisions, outcome: &RepairOutcome) {
         for issue in [
             Issue::Header,
             Issue::InUse,
@@ -234,7 +244,7 @@ impl Planned<'_> {
                 &self.delta.path,
                 None,
                 String::new(),
-                RepairOutcome::left(reason),
+                outcome.clone(),
             );
         }
     }
@@ -287,12 +297,7 @@ impl Planned<'_> {
         if is_damaged || needs_change {
             // Which clusters are its own is not known, or its bitmaps would go stale.
             let outcome = RepairOutcome::choice(RepairChoice::DropExtensions, effect);
-            self.leave_all(decisions, "");
-            for decision in &mut decisions.0 {
-                if decision.file == self.delta.path && decision.outcome == RepairOutcome::left("") {
-                    decision.outcome = outcome.clone();
-                }
-            }
+            self.leave_all(decisions, &outcome);
             return None;
         }
         for offset in clusters.unwrap_or_default() {
@@ -389,34 +394,23 @@ impl Planned<'_> {
                 outcome,
             );
             if has_torn && !clears {
-                self.add(
-                    decisions,
-                    (Severity::Warning, Issue::UnalignedTail),
-                    format!("the file ends with {tail} bytes that are not a whole cluster"),
-                    RepairOutcome::choice(
-                        RepairChoice::ClearEntries,
-                        "the bytes at the end belong to a cluster that was cut short; it gets zeros for the rest",
-                    ),
-                );
+                let effect = "the bytes at the end belong to a cluster that was cut short; it gets zeros for the rest";
+                let outcome = RepairOutcome::choice(RepairChoice::ClearEntries, effect);
+                self.tail_is(decisions, tail, outcome);
             }
         }
         if tail != 0 {
             if keeps_tail {
                 self.change.new_len = end;
                 self.change.longest = end;
-                self.tail_is(decisions, tail, "the cluster at the end is whole again");
+                let outcome = RepairOutcome::repaired("the cluster at the end is whole again");
+                self.tail_is(decisions, tail, outcome);
             } else if is_settled {
                 self.change.new_len = torn;
-                self.tail_is(decisions, tail, "they are cut off");
+                self.tail_is(decisions, tail, RepairOutcome::repaired("they are cut off"));
             } else {
-                self.add(
-                    decisions,
-                    (Severity::Warning, Issue::UnalignedTail),
-                    format!("the file ends with {tail} bytes that are not a whole cluster"),
-                    RepairOutcome::left(
-                        "they may belong to a damaged entry of the table, and stay until that is repaired",
-                    ),
-                );
+                let reason = "they may belong to a damaged entry of the table, and stay until that is repaired";
+                self.tail_is(decisions, tail, RepairOutcome::left(reason));
             }
         }
 
@@ -483,12 +477,12 @@ impl Planned<'_> {
         self.settle_lost(end, &homeless, is_settled, decisions);
     }
 
-    fn tail_is(&self, decisions: &mut Decisions, tail: u64, how: &str) {
+    fn tail_is(&self, decisions: &mut Decisions, tail: u64, outcome: RepairOutcome) {
         self.add(
             decisions,
             (Severity::Warning, Issue::UnalignedTail),
             format!("the file ends with {tail} bytes that are not a whole cluster"),
-            RepairOutcome::repaired(how),
+            outcome,
         );
     }
 

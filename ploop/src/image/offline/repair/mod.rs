@@ -29,9 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use super::OfflineImage;
-use super::change::{
-    FORM, cancelled, require_changeable, require_distinct_files, require_unattached, saved_fields,
-};
+use super::change::{FORM, cancelled, require_changeable, require_distinct_files, saved_fields};
 use crate::image::check::check;
 use crate::image::descriptor::{DescriptorFile, Image, directory, text};
 use crate::image::header::{Header, HeaderFlags};
@@ -41,7 +39,7 @@ use crate::image::recovery;
 use crate::image::report::{Finding, Issue, Report, Severity};
 use crate::lock::Purpose;
 use crate::sysfs::Device;
-use crate::{Error, ErrorKind, ImageMode, Result, Size, side_files};
+use crate::{Error, ErrorKind, Result, Size, side_files, sysfs};
 use header::OpenDelta;
 use report::Decisions;
 use steps::Changes;
@@ -108,7 +106,7 @@ impl OfflineImage {
     /// Where nothing can be repaired: those that [all operations](OfflineImage#what-is-refused) have, but for that of
     /// a marked top; [`Unsupported`](ErrorKind::Unsupported) for split disks and volumes that share deltas;
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where the undo file is there; [`Io`](ErrorKind::Io) and
-    /// [`NoSpace`](ErrorKind::NoSpace) of the system; [`Other`](ErrorKind::Other) after
+    /// [`NoSpace`](ErrorKind::NoSpace) of the system; [`Cancelled`](ErrorKind::Cancelled) after
     /// [`set_cancel`](OfflineImage::set_cancel). Damage is no error: it is in the report.
     pub fn repair(
         &mut self,
@@ -201,7 +199,7 @@ impl Prepared {
         };
         require_changeable(OPERATION, path, &file)?;
         let deltas = file.descriptor.images.iter().map(|image| &*image.file);
-        let devices = require_unattached(OPERATION, path, deltas)?;
+        let devices = sysfs::require_unattached(OPERATION, path, deltas)?;
         if let Err(error) = require_distinct_files(OPERATION, &file.descriptor) {
             let reason = format!(
                 "{}: nobody can tell what belongs to which; put a copy of the right file in the place of each",
@@ -247,15 +245,13 @@ impl Prepared {
             ..Changes::default()
         };
         let descriptor = &self.file.descriptor;
-        let base = descriptor.base().map(|base| base.guid);
-        let is_raw = |image: &Image| descriptor.mode == ImageMode::Raw && Some(image.guid) == base;
         let mut deltas = Vec::new();
         for image in &descriptor.images {
             // One that cannot be opened is a finding of the check.
             let Ok(Some(open)) = OpenDelta::open(image) else {
                 continue;
             };
-            match is_raw(image) {
+            match descriptor.is_raw_base(image.guid) {
                 true => changes.files.extend(descriptor::plan_raw(
                     &open,
                     descriptor,

@@ -13,7 +13,7 @@ use super::delta::{ClusterCopy, EntryChange, FileChange};
 use crate::identity::Identity;
 use crate::image::descriptor;
 use crate::image::header::{Header, at};
-use crate::image::write::{Storage, WritableDelta};
+use crate::image::write::{Storage, WritableDelta, write_zeros};
 use crate::side_files::directory_of;
 use crate::{Error, ErrorKind, Result, durability};
 
@@ -57,10 +57,7 @@ impl FileChange {
             }
         }
         sync(&mut steps);
-        for run in self
-            .entries
-            .chunk_by(|first, second| first.offset + 4 == second.offset)
-        {
+        for run in self.entry_runs() {
             // A sector is written whole or not at all, and nothing more is.
             for part in run.chunk_by(|first, second| first.offset / 512 == second.offset / 512) {
                 steps.push(Step::Entries(part.to_vec()));
@@ -84,12 +81,7 @@ impl Step {
     pub(super) fn run(&self, file: &File, cluster: u64) -> io::Result<()> {
         match self {
             Step::SetLen(len) => set_len(file, *len),
-            Step::Fill(offset, len) => match Storage::allocate(file, *offset, *len) {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    crate::image::write::write_zeros(file, *offset, *len)
-                }
-                done => done,
-            },
+            Step::Fill(offset, len) => fill(file, *offset, *len),
             Step::Copy(copy) => {
                 let mut bytes = vec![0; cluster as usize];
                 file.read_exact_at(&mut bytes, copy.from)?;
@@ -115,10 +107,13 @@ fn set_len(file: &File, len: u64) -> io::Result<()> {
     if len <= old {
         return file.set_len(len);
     }
-    match Storage::allocate(file, old, len - old) {
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-            crate::image::write::write_zeros(file, old, len - old)
-        }
+    fill(file, old, len - old)
+}
+
+/// Gives a part of a file space, which reads as zeros where there was none.
+fn fill(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    match Storage::allocate(file, offset, len) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => write_zeros(file, offset, len),
         done => done,
     }
 }

@@ -15,11 +15,10 @@ use crate::image::atomic_file::AtomicFile;
 use crate::image::descriptor::{self, Descriptor};
 use crate::image::holes;
 use crate::image::offline::OfflineImage;
-use crate::image::offline::change::require_unattached;
 use crate::image::write::WritableDelta;
 use crate::lock::Purpose;
 use crate::side_files::directory_of;
-use crate::{Error, ErrorKind, Result, durability, paths, side_files, trust};
+use crate::{Error, ErrorKind, Result, durability, paths, side_files, sysfs, trust};
 
 /// Writes the undo file of changes that have not begun, and syncs it.
 pub(super) fn write(
@@ -81,10 +80,7 @@ fn save_change(
     if let Some(header) = &change.header {
         writer.change(0, &header.old, &header.new)?;
     }
-    for run in change
-        .entries
-        .chunk_by(|first, second| first.offset + 4 == second.offset)
-    {
+    for run in change.entry_runs() {
         for part in run.chunks(CONTENT / 4) {
             let old: Vec<u8> = part.iter().flat_map(|it| it.old.to_le_bytes()).collect();
             let new: Vec<u8> = part.iter().flat_map(|it| it.new.to_le_bytes()).collect();
@@ -231,8 +227,8 @@ impl OfflineImage {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) where the undo file is that of another image;
     /// [`Corrupt`](ErrorKind::Corrupt) where it is damaged, or none; [`Unsupported`](ErrorKind::Unsupported) where
-    /// the image was changed since the repair: by a mount, by an operation, or by copying it elsewhere. Nothing is changed then. Those of the locks
-    /// and of devices are as for [all operations](OfflineImage#what-is-refused).
+    /// the image was changed since the repair: by a mount, by an operation, or by copying it elsewhere. Nothing is changed
+    /// then. Those of the locks and of devices are as for [all operations](OfflineImage#what-is-refused).
     pub fn undo_repair(&mut self, undo: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
         let undo_path = undo.as_ref();
         let _lock = self
@@ -255,7 +251,7 @@ impl OfflineImage {
         let all = || named.iter().map(PathBuf::as_path);
         trust::require_no_other_writers(OPERATION, [path, undo_path].into_iter().chain(all()))?;
         paths::require_own_side_files(OPERATION, path, all())?;
-        require_unattached(OPERATION, path, all())?;
+        sysfs::require_unattached(OPERATION, path, all())?;
         for (saved, target) in undo.files.iter().zip(&targets) {
             if let Some(target) = target {
                 require_unchanged(saved, target)?;
