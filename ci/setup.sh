@@ -123,6 +123,8 @@ if wants test; then
     need ploop ploop program ploop
     need qemu-utils qemu-img program qemu-img
     need xz-utils xz program xz
+    # For the tests on a stub of libploop 7, which the real one would run.
+    need gdisk gdisk program sgdisk
 fi
 if wants sandbox; then
     need e2fsprogs e2fsprogs program resize2fs

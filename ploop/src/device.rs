@@ -367,29 +367,41 @@ fn numbers_of(operation: &'static str, device: &Path) -> Result<(u32, u32)> {
         .map_err(|error| Error::io(operation, "there is no such device", error).with_path(device))
 }
 
-/// The file of a device's top delta, and the name of its format: `ploop1` or `raw`
-/// (`ploop_find_top_delta_name_and_format`).
+/// The delta that a device writes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct TopDelta {
+    /// Its file, as the driver has it.
+    #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
+    pub file: PathBuf,
+    /// The driver's name of its format: `ploop1`, or `raw`.
+    pub format: String,
+}
+
+/// The top delta of a device (`ploop_find_top_delta_name_and_format`).
 ///
 /// # Errors
 ///
 /// As [`mount_point`]; [`NoDriver`](ErrorKind::NoDriver) without the driver.
 ///
 /// ```no_run
-/// let (file, format) = ploop::device::top_delta("/dev/ploop12345")?;
-/// println!("{} ({format})", file.display());
+/// let top = ploop::device::top_delta("/dev/ploop12345")?;
+/// println!("{} ({})", top.file.display(), top.format);
 /// # Ok::<(), ploop::Error>(())
 /// ```
-pub fn top_delta(device: impl AsRef<Path>) -> Result<(PathBuf, String)> {
+pub fn top_delta(device: impl AsRef<Path>) -> Result<TopDelta> {
     let device = device.as_ref();
     const OPERATION: &str = "find the top delta of";
     let name = device_name(OPERATION, device)?;
-    ffi::top_delta_of_device(device, &name).map_err(|error| {
+    match ffi::top_delta_of_device(device, &name) {
+        Ok((file, format)) => Ok(TopDelta { file, format }),
         // libploop's code is that of a missing driver.
-        match numbers_of(OPERATION, device) {
-            Err(missing) if kernel::is_driver_present() => missing,
-            _ => error,
-        }
-    })
+        Err(error) => match numbers_of(OPERATION, device) {
+            Err(missing) if kernel::is_driver_present() => Err(missing),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Detaches devices without an image that have this component name. A failed mount leaves the name on the device, and

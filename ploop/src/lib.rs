@@ -154,7 +154,7 @@ pub use merge_param::{MergeParam, MergeTarget};
 #[cfg(feature = "libploop")]
 pub use mount::{FsckFlags, MountFlags, MountParam, Mounted};
 #[cfg(feature = "libploop")]
-pub use mount_guard::{MountGuard, OwnedMountGuard};
+pub use mount_guard::{ErrorWith, MountGuard, OwnedMountGuard};
 #[cfg(feature = "libploop")]
 pub use replace::{ReplaceFlag, ReplaceParam, ReplaceTarget};
 #[cfg(feature = "libploop")]

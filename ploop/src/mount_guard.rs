@@ -1,5 +1,7 @@
 //! [`MountGuard`] and [`OwnedMountGuard`]: images that are mounted for as long as a value lives.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use crate::{Error, MountParam, Mounted, Ploop, Result};
@@ -33,7 +35,7 @@ impl Ploop {
     ///
     /// # Errors
     ///
-    /// As [`mount`](Ploop::mount), with the handle: `map_err(|(_, error)| error)` where that is of no use.
+    /// As [`mount`](Ploop::mount). The handle comes back in the error; `?` drops it.
     ///
     /// ```no_run
     /// use ploop::{MountParam, OwnedMountGuard, Ploop};
@@ -45,17 +47,15 @@ impl Ploop {
     /// # fn main() -> ploop::Result<()> {
     /// let image = Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
     /// let mut volume = Volume {
-    ///     mount: image
-    ///         .into_mount_guard(&MountParam::new().target("/mnt"))
-    ///         .map_err(|(_, error)| error)?,
+    ///     mount: image.into_mount_guard(&MountParam::new().target("/mnt"))?,
     /// };
     /// volume.mount.snapshot()?;
     /// match volume.mount.umount() {
     ///     Ok(image) => image.close(),
     ///     // Still mounted.
-    ///     Err((mount, error)) => {
-    ///         eprintln!("{error}");
-    ///         volume.mount = mount;
+    ///     Err(failed) => {
+    ///         eprintln!("{failed}");
+    ///         volume.mount = failed.value;
     ///     }
     /// }
     /// # Ok(())
@@ -64,13 +64,13 @@ impl Ploop {
     pub fn into_mount_guard(
         mut self,
         param: &MountParam,
-    ) -> Result<OwnedMountGuard, (Ploop, Error)> {
+    ) -> Result<OwnedMountGuard, ErrorWith<Ploop>> {
         match GuardedMount::begin(&mut self, param) {
             Ok(mount) => Ok(OwnedMountGuard {
                 ploop: self,
                 mount: Box::new(mount),
             }),
-            Err(error) => Err((self, error)),
+            Err(error) => Err(ErrorWith { value: self, error }),
         }
     }
 }
@@ -188,12 +188,13 @@ impl OwnedMountGuard {
     ///
     /// # Errors
     ///
-    /// As [`Ploop::umount`]. After an error the image stays mounted, and the guard comes back to try again. One that is
-    /// not wanted tries once more when it is dropped, unless it is told to [`keep`](OwnedMountGuard::keep).
-    pub fn umount(mut self) -> Result<Ploop, (OwnedMountGuard, Error)> {
+    /// As [`Ploop::umount`]. After an error the image stays mounted, and the guard comes back in the error to try again. One
+    /// that is not wanted, as with `?`, tries once more when it is dropped, unless it is told to
+    /// [`keep`](OwnedMountGuard::keep).
+    pub fn umount(mut self) -> Result<Ploop, ErrorWith<OwnedMountGuard>> {
         match self.mount.umount(&mut self.ploop) {
             Ok(()) => Ok(self.keep().0),
-            Err(error) => Err((self, error)),
+            Err(error) => Err(ErrorWith { value: self, error }),
         }
     }
 
@@ -221,5 +222,41 @@ impl DerefMut for OwnedMountGuard {
 impl Drop for OwnedMountGuard {
     fn drop(&mut self) {
         self.mount.end(&mut self.ploop);
+    }
+}
+
+/// The error of a call that takes a value for good, with the value: nothing is lost by the failure. It becomes an
+/// [`Error`] by `?`.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ErrorWith<T> {
+    /// What the call has taken.
+    pub value: T,
+    /// Why it failed.
+    pub error: Error,
+}
+
+impl<T> From<ErrorWith<T>> for Error {
+    fn from(failed: ErrorWith<T>) -> Error {
+        failed.error
+    }
+}
+
+impl<T> fmt::Display for ErrorWith<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+/// As that of the error, for `unwrap` and for programs whose `main` returns it.
+impl<T> fmt::Debug for ErrorWith<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.error, f)
+    }
+}
+
+impl<T> StdError for ErrorWith<T> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.error.source()
     }
 }

@@ -62,6 +62,10 @@ pub(crate) fn processors() -> usize {
 /// How often a running program is checked.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How long a program may take: one that hangs must not eat the run. Those in a sandbox have a limit of their own, which is
+/// shorter, so that they end in good order.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
+
 /// Runs the jobs, `at_once` at the same time, in this order as far as their shares allow; those that have to run alone
 /// come last. Calls `done` when one has ended.
 pub(crate) fn run(
@@ -139,7 +143,12 @@ fn follow(mut job: Job, logs: &Path) -> Result<Done> {
             .and_then(|text| Stat::parse(&text));
         output.read()?;
         match stat {
-            Some(stat) if !stat.ended => thread::sleep(TICK),
+            Some(stat) if !stat.ended => {
+                if begun.elapsed() > LIMIT {
+                    child.kill()?;
+                }
+                thread::sleep(TICK);
+            }
             stat => break stat.map_or(Duration::ZERO, |stat| stat.processor),
         }
     };

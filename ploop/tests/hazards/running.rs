@@ -382,8 +382,8 @@ fn h4_12_a_result_without_terminator() {
     part("safe", |dir| {
         let mut image = running(dir);
         let device = image.device().unwrap().unwrap();
-        let (file, format) = device::top_delta(device).unwrap();
-        assert_eq!((file, &*format), (dir.join("root.hds"), "ploop1"));
+        let top = device::top_delta(device).unwrap();
+        assert_eq!((top.file, &*top.format), (dir.join("root.hds"), "ploop1"));
         assert_files_at_the_end(dir, &mut image, &["first"]);
     });
 }
@@ -713,8 +713,8 @@ fn ha_16_an_image_that_runs_under_a_name() {
             let before = image.top_delta_file().unwrap();
             assert_eq!(handle(dir).snapshot(), 0);
             // The device goes on writing to what is a snapshot now.
-            let (running, _) = device::top_delta(&mounted.device).unwrap();
-            assert_eq!(running, before);
+            let running = device::top_delta(&mounted.device).unwrap();
+            assert_eq!(running.file, before);
             assert_ne!(image.top_delta_file().unwrap(), before);
         })
         .left(detach_by_name)

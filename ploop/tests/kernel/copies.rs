@@ -500,8 +500,8 @@ fn a_snapshot_meanwhile() {
             });
             receiver.read_exact(&mut vec![0; 1 << 20]).unwrap();
             image.snapshot().unwrap();
-            let (top, _) = device::top_delta(&mounted.device).unwrap();
-            assert_eq!(top, image.top_delta_file().unwrap());
+            let top = device::top_delta(&mounted.device).unwrap();
+            assert_eq!(top.file, image.top_delta_file().unwrap());
             std::io::copy(&mut receiver, &mut std::io::sink()).unwrap();
             let sent = sending.join().unwrap();
             let error = sent.expect_err(&format!("sender {n}"));

@@ -123,8 +123,8 @@ fn a_raw_image() {
     let info = image.image_info().unwrap();
     assert_eq!((info.version, info.size()), (0, SIZE));
     let mut guard = image.mount_guard(&container.param()).unwrap();
-    let (file, format) = device::top_delta(&guard.mounted().device).unwrap();
-    assert_eq!((file, format.as_str()), (container.base(), "raw"));
+    let top = device::top_delta(&guard.mounted().device).unwrap();
+    assert_eq!((top.file, &*top.format), (container.base(), "raw"));
     container.write("base", 1 << 20);
     // A delta above it, merged into it while it runs.
     let snapshot = guard.snapshot().unwrap();

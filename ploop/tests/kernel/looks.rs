@@ -67,10 +67,8 @@ fn the_device_of_an_image() {
     assert_eq!(device::find(&base, None).unwrap(), device);
     let top = image.top_delta_file().unwrap();
     assert_eq!(device::find(&top, None).unwrap(), None);
-    assert_eq!(
-        device::top_delta(&mounted.device).unwrap(),
-        (top, "ploop1".to_owned())
-    );
+    let running = device::top_delta(&mounted.device).unwrap();
+    assert_eq!((running.file, &*running.format), (top, "ploop1"));
     assert_eq!(device::find(container.path("missing"), None).unwrap(), None);
     container.verify(&["a"]);
     image.umount().unwrap();
@@ -78,7 +76,7 @@ fn the_device_of_an_image() {
     assert_detached(&mut other);
     // A stopped device has no top, or another image's.
     match device::top_delta(&mounted.device) {
-        Ok((file, _)) => assert!(!file.starts_with(base.parent().unwrap())),
+        Ok(other) => assert!(!other.file.starts_with(base.parent().unwrap())),
         Err(error) => assert!(error.code().is_some(), "{error}"),
     }
     container.verify_image(&mut image, &["a"]);

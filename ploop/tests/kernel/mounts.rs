@@ -84,18 +84,19 @@ fn a_guard_with_the_handle_in_it() {
     volume.mount.snapshot().unwrap();
     // The image is mounted already: the handle comes back.
     let second = volume.mount.clone();
-    let (second, error) = second.into_mount_guard(&container.param()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    let failed = second.into_mount_guard(&container.param()).unwrap_err();
+    assert_eq!(failed.error.kind(), ErrorKind::Busy, "{failed}");
+    let second = failed.value;
     assert!(second.is_mounted().unwrap());
 
     let open = File::open(container.target().join("a")).unwrap();
-    let (mount, error) = std::thread::spawn(move || volume.mount.umount().unwrap_err())
+    let failed = std::thread::spawn(move || volume.mount.umount().unwrap_err())
         .join()
         .unwrap();
-    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert_eq!(failed.error.kind(), ErrorKind::Busy, "{failed}");
     drop(open);
     container.verify(&["a"]);
-    let image = mount.umount().unwrap();
+    let image = failed.value.umount().unwrap();
     assert!(!image.is_mounted().unwrap());
 
     // Dropped, and kept.

@@ -200,7 +200,7 @@ fn the_top_of_a_running_image() {
         image.replace(&ReplaceParam::new(&new, target)).unwrap_err();
         assert_eq!(image.top_delta_file().unwrap(), top);
         let running = image.device().unwrap().unwrap();
-        assert_eq!(device::top_delta(&running).unwrap().0, top);
+        assert_eq!(device::top_delta(&running).unwrap().file, top);
         container.verify(&ALL);
         fs::remove_file(&new).unwrap();
     }

@@ -57,7 +57,7 @@ fn a_snapshot_of_a_running_image() {
     assert_eq!(guard.base_delta_file().unwrap(), base);
     assert!(top.to_str().unwrap().starts_with(base.to_str().unwrap()));
     let device = guard.mounted().device.clone();
-    assert_eq!(ploop::device::top_delta(&device).unwrap().0, top);
+    assert_eq!(ploop::device::top_delta(&device).unwrap().file, top);
     container.write("b", 5 << 20);
     let guid = Guid::generate();
     let second = guard

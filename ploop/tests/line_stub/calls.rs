@@ -517,9 +517,9 @@ fn top_delta_of_a_device() {
         "ploop_find_top_delta_name_and_format out image /ä/root.hds\n\
          ploop_find_top_delta_name_and_format out format ploop1\n",
     );
-    let (file, format) = device::top_delta("/dev/ploop5").unwrap();
+    let top = device::top_delta("/dev/ploop5").unwrap();
     assert_eq!(
-        (file.as_path(), &*format),
+        (top.file.as_path(), &*top.format),
         (Path::new("/ä/root.hds"), "ploop1")
     );
     let call = stub::call("ploop_find_top_delta_name_and_format");

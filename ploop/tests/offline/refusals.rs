@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ploop::image::{CompactOptions, Header, Issue, OfflineImage, RepairOptions};
+use ploop::image::{CompactOptions, DiskWriter, Header, Issue, OfflineImage, RepairOptions};
 use ploop::{
     ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget, Ploop, Result, Size,
     SnapshotParam,
@@ -221,7 +221,7 @@ fn deltas_of_another_image_are_left_alone() {
         let merged = filled.path("merged.hds");
         type Operation<'a> = Box<dyn Fn(&mut OfflineImage) -> Result<()> + 'a>;
         let to_new_file = || MergeParam::new(MergeTarget::All).new_delta(&merged);
-        let operations: [Operation<'_>; 11] = [
+        let operations: [Operation<'_>; 12] = [
             Box::new(|image| image.switch_snapshot(guids[0])),
             Box::new(|image| image.delete_snapshot(guids[0], |_| {})),
             Box::new(|image| image.delete_top_delta()),
@@ -233,6 +233,7 @@ fn deltas_of_another_image_are_left_alone() {
             Box::new(|image| image.upgrade()),
             Box::new(|image| image.compact(&CompactOptions::new(), |_| {}).map(drop)),
             Box::new(|image| image.repair(&RepairOptions::new(), |_| {}).map(drop)),
+            Box::new(|image| DiskWriter::open(image.path()).map(drop)),
         ];
         for (number, operation) in operations.iter().enumerate() {
             let error = operation(&mut copy).unwrap_err();

@@ -11,9 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 mod ext_image;
+mod signalled;
 
 use ext_image::{ExtImage, M, ploop_image, run, text};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+use signalled::SIGNALS;
 
 const BALLOON: &str = ".balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8";
 
@@ -373,22 +375,17 @@ fn a_pipe_in_the_place_of_an_image_is_refused_at_once() {
 fn an_import_that_waits_for_a_pipe_ends_with_a_signal() {
     let image = image(&["-t", "ext4"], &[]);
     assert!(script(&image, "mkfifo p").status.success());
-    for (number, signal) in [Signal::TERM, Signal::INT, Signal::HUP]
-        .into_iter()
-        .enumerate()
-    {
+    for (number, signal) in SIGNALS.into_iter().enumerate() {
         let target = image.path(&number.to_string());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ploop-image"))
-            .args(["import", text(&image.path("p")), text(&target)])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ploop-image"));
+        command.args(["import", text(&image.path("p")), text(&target)]);
+        let mut child = signalled::start(command.stderr(Stdio::piped())).unwrap();
         // The handlers are there before the directory is.
         wait_for(|| target.exists());
         // By now it waits, most of the time; it ends in the same way if not.
         thread::sleep(Duration::from_millis(200));
-        kill_process(Pid::from_child(&child), signal).unwrap();
-        let status = child.wait().unwrap();
+        signalled::send(&child, signal);
+        let status = signalled::end_of(&mut child);
         assert_eq!(status.code(), Some(1));
         let mut words = String::new();
         child.stderr.unwrap().read_to_string(&mut words).unwrap();
@@ -417,30 +414,24 @@ fn a_signal_leaves_no_part_under_the_final_name() {
     });
     image.import(&[]);
     let path = image.image();
-    for (number, signal) in [Signal::TERM, Signal::INT, Signal::HUP]
-        .into_iter()
-        .enumerate()
-    {
+    for (number, signal) in SIGNALS.into_iter().enumerate() {
         let out = image.path(&number.to_string());
         for arguments in [
             ["tar", text(&path), "-o", text(&out)],
             ["cp", text(&path), "/big", text(&out)],
         ] {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_ploop-image"))
-                .args(arguments)
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let pid = Pid::from_child(&child);
+            let mut command = Command::new(env!("CARGO_BIN_EXE_ploop-image"));
+            command.args(arguments).stderr(Stdio::null());
+            let mut child = signalled::start(&mut command).unwrap();
             let has_begun = || {
                 let partial = partial_files(image.dir.path()).pop().unwrap_or(out.clone());
                 fs::metadata(partial).is_ok_and(|it| it.len() > 0)
             };
             wait_for(has_begun);
-            kill_process(pid, Signal::STOP).unwrap();
-            kill_process(pid, signal).unwrap();
-            kill_process(pid, Signal::CONT).unwrap();
-            let status = child.wait().unwrap();
+            for signal in [Signal::STOP, signal, Signal::CONT] {
+                signalled::send(&child, signal);
+            }
+            let status = signalled::end_of(&mut child);
             assert_eq!(status.code(), Some(1), "{arguments:?}");
             assert!(!out.exists(), "{arguments:?}");
             assert_eq!(partial_files(image.dir.path()), Vec::<PathBuf>::new());

@@ -3,6 +3,8 @@
 #[path = "../../tests/written_image/mod.rs"]
 mod written_image;
 
+mod signalled;
+
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,7 +17,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use ploop::FormatVersion;
 use ploop::image::Disk;
 use rustix::fs::{SeekFrom, seek};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use written_image::{Delta, describe, snapshot};
 
 const M: u64 = 1 << 20;
@@ -60,13 +62,9 @@ struct Mounted(Child);
 impl Mounted {
     fn begin(image: &Path, directory: &Path) -> Mounted {
         fs::create_dir(directory).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ploop-image"))
-            .arg("mount")
-            .args([image, directory])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mounted = Mounted(child);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ploop-image"));
+        command.arg("mount").args([image, directory]);
+        let mounted = Mounted(signalled::start(command.stdout(Stdio::null())).unwrap());
         let begin = Instant::now();
         while !directory.join("top").exists() {
             assert!(
@@ -83,8 +81,8 @@ impl Mounted {
     }
 
     fn end_with(&mut self, signal: Signal) -> bool {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
-        self.0.wait().unwrap().success()
+        signalled::send(&self.0, signal);
+        signalled::end_of(&mut self.0).success()
     }
 }
 
@@ -189,10 +187,7 @@ fn a_signal_unmounts() {
     let dir = tempfile::tempdir().unwrap();
     let descriptor = image(dir.path());
     // That of a terminal that is closed, too.
-    for (number, signal) in [Signal::INT, Signal::TERM, Signal::HUP]
-        .into_iter()
-        .enumerate()
-    {
+    for (number, signal) in signalled::SIGNALS.into_iter().enumerate() {
         let directory = dir.path().join(number.to_string());
         let mut mounted = Mounted::begin(&descriptor, &directory);
         assert!(mounted.end_with(signal), "{signal:?}");

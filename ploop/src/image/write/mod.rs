@@ -26,6 +26,7 @@ use super::chain::{Chain, Level};
 use super::descriptor::Descriptor;
 use super::file;
 use super::holes::is_zero;
+use super::other_image::require_of_no_other_image;
 use crate::{ClusterSize, Error, ErrorKind, FormatVersion, ImageMode, Result, Size, sysfs};
 use merge::RunningMerge;
 
@@ -191,9 +192,11 @@ impl DiskWriter {
     ///
     /// # Errors
     ///
-    /// As [`Disk::open`](super::Disk::open).
+    /// As [`Disk::open`](super::Disk::open); [`ErrorKind::Busy`] where a device has the image, and
+    /// [`ErrorKind::Unsupported`] where the top is a delta of another image, which the descriptor is a copy of.
     pub fn open(descriptor: impl AsRef<Path>) -> Result<DiskWriter> {
-        let descriptor = Descriptor::open(descriptor)?;
+        let path = descriptor.as_ref();
+        let descriptor = Descriptor::open(path)?;
         if descriptor.encryption.is_some() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -203,6 +206,7 @@ impl DiskWriter {
         }
         if let Some(top) = descriptor.top_image() {
             sysfs::require_unattached(OPERATION, &top.file, [top.file.as_path()])?;
+            require_of_no_other_image(OPERATION, path, &top.file)?;
         }
         let files: Vec<&Path> = descriptor
             .chain(descriptor.top)
