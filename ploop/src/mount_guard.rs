@@ -227,7 +227,6 @@ impl Drop for OwnedMountGuard {
 
 /// The error of a call that takes a value for good, with the value: nothing is lost by the failure. It becomes an
 /// [`Error`] by `?`.
-#[derive(Clone)]
 #[non_exhaustive]
 pub struct ErrorWith<T> {
     /// What the call has taken.

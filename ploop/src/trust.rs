@@ -61,7 +61,7 @@ pub(crate) fn require_no_other_writers<'a>(
         return Ok(());
     }
     let mut looked_at = HashSet::new();
-    let mut require = |path: PathBuf| {
+    let mut require = |path: PathBuf| -> Result<()> {
         if looked_at.contains(&path) {
             return Ok(());
         }
