@@ -12,6 +12,8 @@ use ploop::image::check;
 use ploop::{Code, CreateParam, Error, ErrorKind, MountParam, Ploop, Size, device};
 use tempfile::TempDir;
 
+use crate::fixture::line;
+
 /// libploop gives each file system a journal of 128 MiB, and no more than half may go into that.
 pub(crate) const SIZE: Size = Size::from_mib(288);
 
@@ -158,6 +160,18 @@ impl Container {
     pub(crate) fn verify_whole(&self) {
         let report = check(self.descriptor());
         assert!(report.is_sound(), "{report}");
+    }
+
+    /// Whether libploop cannot attach this image, whose base is raw. Asserts that the mount says so then.
+    #[track_caller]
+    pub(crate) fn is_refused_as_raw(&self, image: &mut Ploop) -> bool {
+        let is_refused = line::refuses_raw_bases(&self.path(""));
+        if is_refused {
+            let error = image.mount(&self.param()).unwrap_err();
+            assert_eq!(error.code(), Some(Code::OPEN.get()), "{error}");
+            assert_detached(image);
+        }
+        is_refused
     }
 
     /// What is free in the mounted file system, in MiB. The balloon takes from it; whether it also makes

@@ -10,7 +10,7 @@ use ploop::{
 use crate::NEEDS;
 use crate::container::{Container, SIZE, assert_detached, refused};
 use crate::fixture::harness::Test;
-use crate::fixture::line::is_7;
+use crate::fixture::line::rewrites_v1;
 use crate::tests;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -100,7 +100,7 @@ fn nothing_is_rewritten_by_the_way() {
 fn what_is_asked_for_is_rewritten() {
     let (mut container, mut image) = image();
     let param = container.param().upgrade_format(true).fsck(true);
-    if !is_7() {
+    if !rewrites_v1() {
         refused(image.mount(&param), ErrorKind::Unsupported, None);
         assert_detached(&mut image);
         assert_eq!(versions(&image), [V1, V1]);
@@ -126,7 +126,7 @@ fn a_mount_that_fails_has_rewritten_nothing() {
     for upgrade in [false, true] {
         let param = container.param().data("no_such_option=1");
         let error = image.mount(&param.upgrade_format(upgrade)).unwrap_err();
-        if is_7() || !upgrade {
+        if rewrites_v1() || !upgrade {
             assert_eq!(error.code(), Some(Code::MOUNT.get()), "{error}");
         }
         assert_detached(&mut image);
@@ -152,7 +152,7 @@ fn what_would_be_rewritten_in_part_is_refused() {
     let error = image.mount(&upgrade()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert_eq!(
-        is_7(),
+        rewrites_v1(),
         error.message().contains(&kept.to_string()),
         "{error}"
     );
