@@ -1,6 +1,6 @@
 //! A device's files in sysfs: `pstate`, `pdelta`, `pstat`, `ptune`, `size`, `dev`, `ro` and its partition.
 
-use rustix::fs::fstatfs;
+use rustix::fs::{fstat, fstatfs, major, minor};
 use rustix::io::Errno;
 
 use super::device::{Device, DeviceState, Level};
@@ -165,7 +165,14 @@ impl Device {
                     "ro",
                     "transparent",
                 ];
-                Some(directory(names))
+                let of_7 = self.is_of_virtuozzo_7().then_some("image_info");
+                Some(directory(names.into_iter().chain(of_7)))
+            }
+            ["pdelta", level, "image_info"] => {
+                let level = find(&state, level)?;
+                let stat = self.is_of_virtuozzo_7().then(|| fstat(&level.file))?.ok()?;
+                let (major, minor) = (major(stat.st_dev), minor(stat.st_dev));
+                Some(file(format!("ino:{}\nsdev:{major}:{minor}", stat.st_ino)))
             }
             ["pdelta", level, name] => delta(level, find(&state, level)?, name),
             ["pstat"] => Some(directory(COUNTERS)),

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
     tests![
         &[Need::Virtuozzo7] =>
             pstate_and_ptune_have_more_files,
+            image_info_tells_which_file_it_is,
             discards_go_through_discard_init_or_make_holes,
             the_discard_granularity_is_a_cluster_while_running,
             the_discard_granularity_can_be_a_block_of_the_host,
@@ -81,6 +83,26 @@ fn pstate_and_ptune_have_more_files() {
     let uuid = driver::sysfs(device.index, "pstate/push_backup_uuid");
     assert_eq!(fs::read_to_string(uuid).unwrap(), "");
     assert_eq!(device.attribute("ptune/push_backup_timeout"), "42");
+}
+
+/// libploop 7 finds devices by it, whatever the path is.
+fn image_info_tells_which_file_it_is() {
+    let scratch = Scratch::new();
+    let (base, top) = (scratch.delta("base", 16), scratch.delta("top", 16));
+    let device = Device::running(&[&base, &top]);
+    for (level, file) in [("pdelta/0", base), ("pdelta/1", top)] {
+        assert!(names(&device, level).contains(&"image_info".to_owned()));
+        let of_file = fs::metadata(file).unwrap();
+        let (inode, device_of_file) = (of_file.ino(), of_file.dev());
+        let (major, minor) = (
+            rustix::fs::major(device_of_file),
+            rustix::fs::minor(device_of_file),
+        );
+        assert_eq!(
+            device.attribute(&format!("{level}/image_info")),
+            format!("ino:{inode}\nsdev:{major}:{minor}")
+        );
+    }
 }
 
 fn discards_go_through_discard_init_or_make_holes() {
