@@ -266,8 +266,8 @@ fn replace_without_c(
     for image in descriptor.images.iter_mut().filter(|it| it.guid == guid) {
         if keep_name {
             return fs::rename(new_file, &image.file).map_err(|error| {
-                let why = "the new file cannot be renamed over the old one";
-                Error::io(operation, why, error).with_path(new_file)
+                let why = format!("the new file cannot be renamed over the old one: {error}");
+                Error::new(ErrorKind::Io, operation, why).with_path(new_file)
             });
         }
         image.file = new_file.to_owned();

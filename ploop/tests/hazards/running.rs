@@ -21,7 +21,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use crate::fixture::child::child;
 use crate::fixture::disk::{self, Immutable};
 use crate::fixture::harness::{Need, Test};
-use crate::fixture::line::{by_line, is_7};
+use crate::fixture::line::{by_line, is_7, is_since, refuses_raw_bases, writes_to_check};
 use crate::fixture::pipe::pipe;
 use crate::fixture::refused::refused;
 use crate::fixture::{mounts, raw};
@@ -347,8 +347,8 @@ fn h4_11_a_length_of_zero_is_no_bound() {
         // SAFETY: the buffer takes any path, though C is told that there is none.
         let code = unsafe { sys::ploop_get_mnt_by_dev(name.as_ptr(), out.as_mut_ptr(), 0) };
         assert_eq!(code, 0);
-        // 7 writes nothing.
-        assert_eq!(out[0] == 0, is_7());
+        // 7 writes nothing, since 7.0.184.
+        assert_eq!(out[0] == 0, is_since([7, 0, 184]));
     });
     part("safe", |dir| {
         let mut image = running(dir);
@@ -981,13 +981,23 @@ fn ha_17_a_raw_image_loses_its_end() {
     };
     part("raw", |dir| {
         let mut image = create_raw(dir);
-        assert_eq!(handle(dir).resize(Size::from_mib(200).sectors(), true), 0);
+        let code = handle(dir).resize(Size::from_mib(200).sectors(), true);
+        if refuses_raw_bases(dir) {
+            assert_eq!(code, Code::OPEN.get());
+            return;
+        }
+        assert_eq!(code, 0);
         let error = image.mount(&mount_param(dir)).unwrap_err();
         assert_eq!(error.code(), Some(Code::MOUNT.get()), "{error}");
     });
     part("safe", |dir| {
         let mut image = create_raw(dir);
-        image.mount(&mount_param(dir)).unwrap();
+        let mounted = image.mount(&mount_param(dir));
+        if refuses_raw_bases(dir) {
+            assert_eq!(mounted.unwrap_err().code(), Some(Code::OPEN.get()));
+            return;
+        }
+        mounted.unwrap();
         write(dir, "first");
         image.umount().unwrap();
         for mode in [ResizeMode::Online, ResizeMode::Offline] {
@@ -1053,8 +1063,13 @@ fn ha_3_replace_of_a_running_image_reports_success() {
         assert_eq!(error.code(), None::<Code>.map(Code::get));
         assert_files(dir, &["first"]);
         drop(held);
-        image.replace(&param).unwrap();
-        assert!(!new.exists());
+        if writes_to_check(dir) {
+            // libploop could not go back to the old one.
+            assert!(image.base_delta_file().unwrap() == new);
+        } else {
+            image.replace(&param).unwrap();
+            assert!(!new.exists());
+        }
         assert_files_at_the_end(dir, &mut image, &["first"]);
     });
 }
