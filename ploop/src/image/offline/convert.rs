@@ -26,6 +26,15 @@ impl OfflineImage {
     /// Takes as long as reading and writing the base, and no time where the image has this mode already. `progress` is
     /// called on this thread after every few MiB of data.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// image.convert(ploop::ImageMode::Raw, |progress| println!("{} copied", progress.copied))?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where `<base>.tmp` is there, under which the new base is made;

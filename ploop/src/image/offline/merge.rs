@@ -22,6 +22,20 @@ impl OfflineImage {
     /// deltas; `progress` is called on this thread, at the beginning, then after every few MiB, and at the end. The
     /// space for new clusters is allocated before anything else.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// use ploop::{MergeParam, MergeTarget};
+    ///
+    /// image.snapshot()?;
+    /// image.snapshot()?;
+    /// image.merge(&MergeParam::new(MergeTarget::All), |_| {})?;
+    /// assert_eq!(image.descriptor()?.images.len(), 1);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
