@@ -173,7 +173,7 @@ impl<'a> OfflineChange<'a> {
         }
     }
 
-    /// Whether this is the plain base of a raw image.
+    /// Whether this is the raw base of a raw image.
     pub(super) fn is_raw_base(&self, image: &Image) -> bool {
         self.descriptor.is_raw_base(image.guid)
     }
