@@ -61,7 +61,7 @@ impl Report {
     }
 }
 
-/// How bad a [`Finding`] is.
+/// How bad a [`Finding`] is. There will be no more of them: the exit code of `ploop-image check` tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
