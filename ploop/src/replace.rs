@@ -9,9 +9,10 @@ use crate::change::{Change, DescriptorWrite, require_known_flags};
 use crate::durability::sync_files;
 use crate::ffi::{self, CPath, CText, LINE, LockedImage, ReplaceWhich};
 use crate::identity::Identity;
+use crate::image::descriptor::{self, DescriptorFile};
 use crate::image::other_image::require_of_no_other_image;
 use crate::image::{Header, Image};
-use crate::{Code, Descriptor, Error, ErrorKind, Guid, Ploop, Result, trust};
+use crate::{Code, Descriptor, Error, ErrorKind, Guid, Ploop, Result, paths, trust};
 
 bitflags! {
     /// How [`Ploop::replace`] treats the names.
@@ -89,7 +90,8 @@ impl Ploop {
     ///
     /// [`NotFound`](ErrorKind::NotFound) for a missing new file,
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) and [`InvalidInput`](ErrorKind::InvalidInput) for a target
-    /// the image does not have, [`Unsupported`](ErrorKind::Unsupported) for a raw base,
+    /// the image does not have, [`Unsupported`](ErrorKind::Unsupported) for a raw base, and where some versions of
+    /// libploop 7 take a delta of a running image [for damaged](crate::manual::_13_libploop_lines#what-remains-different),
     /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
     /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success: the message says which
     /// file is in use then. After any other error the image has the old file, and the new one stays where it was.
@@ -216,12 +218,23 @@ impl Ploop {
         // The caller has just copied it, perhaps; with the descriptor comes its data.
         sync_files(operation, [&*new_file])?;
         let keep_name = param.flags.contains(ReplaceFlag::KEEP_NAME);
+        let misjudges = ffi::misjudges_replacement();
+        if let Some(guid) = guid.filter(|_| misjudges && change.any_device().is_none()) {
+            return change.run(DescriptorWrite::Maybe, |locked| {
+                replace_without_c(&locked, guid, &new_file, keep_name)
+            });
+        }
         let _second = match keep_name && change.any_device().is_some() {
             true => SecondName::of(&new_file),
             false => None,
         };
         change.run(DescriptorWrite::Staged, |locked| {
-            let locked = locked.replace(&c_new_file, &which, param.flags.bits() as i32)?;
+            let locked = locked
+                .replace(&c_new_file, &which, param.flags.bits() as i32)
+                .map_err(|error| match misjudges && error.code() == Some(Code::PLOOPFMT.get()) {
+                    true => misjudged(error),
+                    false => error,
+                })?;
             let now = locked.descriptor()?;
             // libploop returns 0 where it could not rename and rolled back.
             let in_use = same_file(&now, identity).and_then(|guid| now.image(guid));
@@ -235,6 +248,48 @@ impl Ploop {
             Err(Error::new(ErrorKind::Io, locked.operation(), failed).with_path(&new_file))
         })
     }
+}
+
+/// What `ploop_replace_image` does to an image that no device has, but for its check of the new file, which may refuse
+/// a sound one (A73). The lock is held, and the file was checked.
+fn replace_without_c(
+    locked: &LockedImage<'_>,
+    guid: Guid,
+    new_file: &Path,
+    keep_name: bool,
+) -> Result<()> {
+    let (operation, path) = (locked.operation(), locked.path());
+    let DescriptorFile {
+        mut descriptor,
+        unknown,
+        ..
+    } = locked.descriptor_file()?;
+    for image in descriptor.images.iter_mut().filter(|it| it.guid == guid) {
+        if keep_name {
+            return fs::rename(new_file, &image.file).map_err(|error| {
+                let why = "the new file cannot be renamed over the old one";
+                Error::io(operation, why, error).with_path(new_file)
+            });
+        }
+        image.file = new_file.to_owned();
+    }
+    let xml = descriptor
+        .to_xml_with(&unknown, paths::directory_of(path))
+        .map_err(|error| error.during(operation).with_path(path))?;
+    descriptor::replace(path, &xml).map_err(|error| {
+        Error::io(operation, "the descriptor cannot be rewritten", error).with_path(path)
+    })
+}
+
+/// The error where libploop refused a file that this crate has found to be sound.
+fn misjudged(refused: Error) -> Error {
+    let message = format!(
+        "this version of libploop takes the new file for damaged, which is sound: {}; libploop 7.0.226 and later do not",
+        refused.message()
+    );
+    refused
+        .meaning(ErrorKind::Unsupported, message)
+        .with_advice("unmount the image first: then this crate replaces the file without libploop")
 }
 
 /// A second name (hard link) of a file, removed when this is dropped.

@@ -50,7 +50,8 @@ pub(crate) use copy_ioctls::{CleanupProcess, FrozenFileSystem, Tracking};
 pub(crate) use discard_calls::{DiscardArgs, StopInt};
 pub(crate) use image_calls::{AttachFirst, MountArgs, ReplaceWhich};
 pub(crate) use line::{
-    LINE, descriptor_form, exports, loaded_file, require_line, upgrades_v1_at_mount,
+    LINE, descriptor_form, exports, loaded_file, misjudges_replacement, require_line,
+    upgrades_v1_at_mount,
 };
 pub(crate) use locked_image::{ImageHandle, LockedImage};
 pub(crate) use output::{NO_CONSOLE, TIMESTAMPS, set_log_file, set_log_level, set_verbose_level};

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use ploop::{
-    CreateParam, Error, ErrorKind, FormatVersion, ImageMode, MergeParam, MergeTarget, MountParam,
-    Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam, sys,
+    Code, CreateParam, Error, ErrorKind, FormatVersion, Guid, ImageMode, MergeParam, MergeTarget,
+    MountParam, Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget, Size, SnapshotParam, sys,
 };
 
 use crate::fixture::child::{child, child_for};
 use crate::fixture::directory::Contents;
 use crate::fixture::disk::{self, Immutable};
 use crate::fixture::harness::{Need, Test};
-use crate::fixture::line::{by_line, is_7};
+use crate::fixture::line::{by_line, is_7, refuses_full_deltas};
 use crate::fixture::pipe::pipe;
 use crate::fixture::refused::refused;
 use crate::fixture::{mounts, raw};
@@ -41,7 +41,8 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_6_a_merge_mixes_versions,
             ha_7_a_pipe_is_waited_for,
             ha_70_replace_takes_any_file,
-            ha_72_a_key_is_named_and_nothing_encrypted;
+            ha_72_a_key_is_named_and_nothing_encrypted,
+            ha_73_replace_refuses_a_sound_delta;
         &[Need::Root, Need::Mounts] =>
             h0_10_h4_25_a_read_only_file_system;
         &[Need::Root, Need::ImmutableFiles] =>
@@ -863,6 +864,34 @@ fn ha_72_a_key_is_named_and_nothing_encrypted() {
         let kind = by_line(ErrorKind::Unsupported, ErrorKind::InvalidInput);
         refused(image.set_encryption_key("key"), kind);
         before.assert_unchanged("the name of a key");
+    })
+    .succeeded();
+}
+
+/// Some versions of 7 take a full delta for damaged, on ext4. The crate replaces it without them.
+fn ha_73_replace_refuses_a_sound_delta() {
+    let prepare = |dir: &Path| {
+        let param = disk::param(dir).mode(ImageMode::Preallocated);
+        let image = Ploop::create(&param).unwrap();
+        let new = dir.join("copy.hds");
+        fs::copy(dir.join("root.hds"), &new).unwrap();
+        (image, new)
+    };
+    child("raw", |dir| {
+        let (_, new) = prepare(dir);
+        let handle = raw::Handle::open(&disk::descriptor(dir));
+        let code = handle.replace(&new, disk::TOP, 0);
+        let refused = Code::PLOOPFMT.get();
+        assert_eq!(code, if refuses_full_deltas(dir) { refused } else { 0 });
+    })
+    .succeeded();
+    child("safe", |dir| {
+        let (mut image, new) = prepare(dir);
+        let param = ReplaceParam::new(&new, ReplaceTarget::Guid(Guid::TOP));
+        image.replace(&param).unwrap();
+        assert_eq!(image.top_delta_file().unwrap(), new);
+        let report = ploop::image::check(disk::descriptor(dir));
+        assert!(report.is_sound(), "{report}");
     })
     .succeeded();
 }

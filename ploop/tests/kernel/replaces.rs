@@ -1,17 +1,21 @@
 //! Exchanging the files of a running image.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use ploop::image::Disk;
 use ploop::{
-    Code, ErrorKind, Guid, ImageMode, Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget, device,
+    Code, ErrorKind, Guid, ImageMode, MountParam, Ploop, ReplaceFlag, ReplaceParam, ReplaceTarget,
+    Size, device,
 };
 
 use crate::NEEDS;
 use crate::container::{Container, SIZE, refused};
 use crate::fixture::disk::Immutable;
 use crate::fixture::harness::{Need, Test};
+use crate::fixture::line::refuses_full_deltas;
 use crate::tests;
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -20,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
             whatever_it_is_named_by,
             under_the_same_name,
             what_is_not_the_same,
+            a_full_delta,
             the_top_of_a_running_image;
         &[Need::Driver, Need::Root, Need::ImmutableFiles] =>
             a_name_that_cannot_be_taken;
@@ -184,6 +189,42 @@ fn what_is_not_the_same() {
     let param = ReplaceParam::new(&copied, ReplaceTarget::File(container.base()));
     refused(image.replace(&param), ErrorKind::Unsupported, None);
     container.verify(&["0"]);
+}
+
+/// Each cluster has a place in the file. libploop 7.0.166 takes that for damage.
+fn a_full_delta() {
+    let size = Size::from_mib(16);
+    let (container, mut image) = Container::made(size, |param| param.fs(None));
+    let device = image.mount(&MountParam::new()).unwrap().device;
+    let written: Vec<u8> = (1..=size.bytes() / 8).flat_map(u64::to_be_bytes).collect();
+    let disk = File::options().write(true).open(device).unwrap();
+    disk.write_all_at(&written, 0).unwrap();
+    disk.sync_all().unwrap();
+    drop(disk);
+    let base = image.snapshot().unwrap();
+    let (old, new) = (container.base(), container.path("new.hdd"));
+    copy(&old, &new);
+    let param = ReplaceParam::new(&new, ReplaceTarget::Guid(base));
+    if refuses_full_deltas(&container.path("")) {
+        let code = Code::PLOOPFMT;
+        let error = refused(image.replace(&param), ErrorKind::Unsupported, code);
+        assert!(error.advice().unwrap().contains("unmount"), "{error}");
+        assert_eq!(file_of(&mut image, base), old);
+        assert_eq!(at_level(&mut image, 0), old);
+        image.umount().unwrap();
+        image.replace(&param).unwrap();
+    } else {
+        image.replace(&param).unwrap();
+        assert_eq!(at_level(&mut image, 0), new);
+        image.umount().unwrap();
+    }
+    assert_eq!(file_of(&mut image, base), new);
+    fs::remove_file(old).unwrap();
+    container.verify_whole();
+    let mut found = Vec::new();
+    let mut disk = Disk::open(container.descriptor()).unwrap();
+    disk.read_to_end(&mut found).unwrap();
+    assert!(found == written);
 }
 
 /// The driver takes no other file for the one it writes to.

@@ -57,6 +57,13 @@ pub(crate) fn upgrades_v1_at_mount() -> bool {
     LINE.upgrades_v1_at_mount && loaded::exports(c"ploop_suspend_device")
 }
 
+/// Whether `ploop_replace_image` may take a sound delta on ext4 for damaged (A73): until 7.0.214 it looks for holes in the
+/// new file, and in most of these versions has no room for each place in it that a full delta needs. Versions without this
+/// function, which is from 7.0.226.
+pub(crate) fn misjudges_replacement() -> bool {
+    !LINE.compares_replacement && !loaded::exports(c"ploop_suspend_device")
+}
+
 /// A line of libploop: what it can do, and its quirks.
 #[derive(Debug)]
 pub(crate) struct Line {
