@@ -308,7 +308,8 @@ impl FileSystem {
         Ok(found)
     }
 
-    /// The path of a directory, by the entries `..` of it and those above. `None` where they do not lead to the root.
+    /// The path of a directory, by the entries `..` of it and those above. `None` where they do not lead to the root, or
+    /// a name on the way is encrypted.
     pub(crate) fn path_of(&self, directory: u32) -> Result<Option<Vec<u8>>> {
         let mut names = Vec::new();
         let mut seen = HashSet::new();
@@ -323,7 +324,7 @@ impl FileSystem {
                 return Ok(None);
             };
             let above = self.node(parent)?;
-            if above.kind() != Some(Kind::Directory) {
+            if above.kind() != Some(Kind::Directory) || above.is_encrypted() {
                 return Ok(None);
             }
             let mut entries = self.entries(&above)?.into_iter();
