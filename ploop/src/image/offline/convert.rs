@@ -39,7 +39,8 @@ impl OfflineImage {
     ///
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where `<base>.tmp` is there, under which the new base is made;
     /// [`InvalidInput`](ErrorKind::InvalidInput) where the disk begins with the header of a delta, and is to become raw;
-    /// [`Unsupported`](ErrorKind::Unsupported) where the file of the base has several names and is to be preallocated;
+    /// [`Unsupported`](ErrorKind::Unsupported) where the file of the base has several names and is to be preallocated, or
+    /// has a format extension (dirty bitmaps of backup programs), which would be lost;
     /// [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) where the base is damaged;
     /// [`Cancelled`](ErrorKind::Cancelled) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
     /// operations](OfflineImage#what-is-refused) have. After an error the image is as it was, possibly with more clusters
@@ -53,10 +54,13 @@ impl OfflineImage {
         let Some(base) = change.descriptor.base().cloned() else {
             return change.refuse(ErrorKind::Corrupt, "the descriptor names no base");
         };
-        change.require_sound([&base])?;
+        let sound = change.require_sound([&base])?;
         match (old, mode) {
             (ImageMode::Raw, mode) => change.base_from_raw(&base, mode, &mut progress),
-            (_, ImageMode::Raw) => change.base_to_raw(&base, &mut progress),
+            (_, ImageMode::Raw) => {
+                change.require_no_extension(&sound)?;
+                change.base_to_raw(&base, &mut progress)
+            }
             (_, mode) => {
                 if mode == ImageMode::Preallocated {
                     change.require_own_file(&base)?;
