@@ -433,7 +433,7 @@ impl Ploop {
     /// # Errors
     ///
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where `descriptor` is there; otherwise as
-    /// [`Ploop::create`].
+    /// [`Ploop::create`]. After an error there is no new descriptor, or a whole one that could not be synced.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

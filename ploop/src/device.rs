@@ -149,7 +149,8 @@ fn devices_with_base_file(operation: &'static str, base: &Path) -> Result<Vec<Fo
 ///
 /// [`InvalidInput`](ErrorKind::InvalidInput) for a device not named like `/dev/ploop12345`,
 /// [`NoDriver`](ErrorKind::NoDriver) for a device that does not exist, [`Busy`](ErrorKind::Busy) also where something
-/// else is mounted on top of its file system.
+/// else is mounted on top of its file system. After an error the device is still attached, and its file system may be
+/// unmounted: the same call goes on from there.
 ///
 /// ```no_run
 /// ploop::device::umount("/dev/ploop12345")?;

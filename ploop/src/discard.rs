@@ -8,7 +8,8 @@ use crate::sysfs::Device;
 use crate::temporary_mount::TemporaryMount;
 use crate::{Code, Descriptor, Error, ErrorKind, Ploop, Result, Size, device, kernel};
 
-/// Ends a discard early, from any thread. Clones share one flag.
+/// Ends a discard early, from any thread. Clones share one flag. libploop reads it while it works, as an `int`: so it is not
+/// the `AtomicBool` that ends what this crate does by itself.
 ///
 /// ```
 /// use ploop::StopFlag;

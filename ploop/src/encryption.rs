@@ -184,7 +184,7 @@ impl Ploop {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for an image that is not encrypted, and for a name that libploop could
-    /// not use; [`Unsupported`](ErrorKind::Unsupported) with libploop 1.
+    /// not use; [`Unsupported`](ErrorKind::Unsupported) with libploop 1. After an error the descriptor is as it was.
     ///
     /// ```no_run
     /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;

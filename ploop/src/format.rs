@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::{Error, ErrorKind, Result};
 
-/// How the base of an image stores its clusters.
+/// How the base of an image stores its clusters. A descriptor can say nothing else, so there will be no more of them.
 ///
 /// Reads and writes the names goploop uses: `expanded`, `preallocated`, `raw`, of any case.
 ///

@@ -223,8 +223,10 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     let descriptor = descriptor.as_ref();
     paths::require_c_path(call.name, descriptor)?;
     let noted = read_statfs_file(call.name, descriptor)?;
-    if let (Some(noted), true) = (noted, sysfs::devices().is_empty()) {
-        return Ok(noted);
+    if let Some(noted) = noted {
+        if sysfs::devices().is_empty() {
+            return Ok(noted);
+        }
     }
     let opened = ffi::ImageHandle::open(call.name, descriptor);
     if let (Some(noted), Err(_)) = (noted, &opened) {

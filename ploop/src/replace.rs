@@ -93,7 +93,8 @@ impl Ploop {
     /// the image does not have, [`Unsupported`](ErrorKind::Unsupported) for a raw base, and where some versions of
     /// libploop 7 take a delta of a running image [for damaged](crate::manual::_13_libploop_lines#what-remains-different),
     /// [`Corrupt`](ErrorKind::Corrupt) for a new file that is damaged or differs,
-    /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success.
+    /// [`Io`](ErrorKind::Io) where the renaming failed, which libploop itself reports as success: the message says which
+    /// file is in use then. After any other error the image has the old file, and the new one stays where it was.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -304,7 +304,7 @@ fn conversions() -> Outcome {
         let report = check(made.path());
         assert!(report.is_sound(), "{report}");
     }
-    // As made, too; QEMU writes to a plain base as to any file.
+    // As made, too; QEMU writes to a raw base as to any file.
     for mode in ["raw", "preallocated"] {
         let mut made = Made::new(20, 64 << 10, mode);
         if mode == "raw" {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use ploop::image::{Disk, ExportOptions};
 use ploop::{CreateParam, MountParam, Ploop, Size};
+use rustix::process::{Pid, Signal, kill_process};
 
 use sandbox::{Lines, RunningPart, tool};
 
@@ -234,8 +235,8 @@ impl PloopSide {
 /// A file system in a file, by a loop device.
 struct Mounted {
     target: PathBuf,
-    /// Serves the file.
-    server: Option<Child>,
+    /// Serves the file. It ends after the mount does, or where that fails.
+    _server: Option<Server>,
 }
 
 impl Mounted {
@@ -250,25 +251,34 @@ impl Mounted {
         tool("losetup", &["-d", device.trim()]);
         Mounted {
             target,
-            server: None,
+            _server: None,
         }
     }
 
-    fn end(mut self) {
+    fn end(self) {
         tool("umount", &[self.target.to_str().unwrap()]);
-        if let Some(server) = &mut self.server {
-            tool("kill", &[&server.id().to_string()]);
-            assert!(sandbox::wait(server, Duration::from_secs(30)).is_some());
+    }
+}
+
+/// A program that serves a file, until this is dropped: also where a job fails, or it would go on for ever.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        if sandbox::wait(&mut self.0, Duration::from_secs(30)).is_none() {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
         }
     }
 }
 
 /// The image as a file that `qemu-storage-daemon` serves.
-fn export(directory: &Path) -> Result<(Child, PathBuf), String> {
+fn export(directory: &Path) -> Result<(Server, PathBuf), String> {
     let file = directory.join("export");
     fs::write(&file, b"").unwrap();
     let image = at(&directory.join("copy"), "root.hdd");
-    let mut server = Command::new("qemu-storage-daemon")
+    let server = Command::new("qemu-storage-daemon")
         .args([
             "--blockdev",
             &format!("file,filename={image},node-name=file"),
@@ -284,13 +294,13 @@ fn export(directory: &Path) -> Result<(Child, PathBuf), String> {
         .stdin(Stdio::null())
         .spawn()
         .map_err(|error| format!("qemu-storage-daemon cannot be started: {error}"))?;
+    let mut server = Server(server);
     let end = Instant::now() + Duration::from_secs(10);
     while file.metadata().map_or(0, |metadata| metadata.len()) == 0 {
-        if let Ok(Some(status)) = server.try_wait() {
+        if let Ok(Some(status)) = server.0.try_wait() {
             return Err(format!("qemu-storage-daemon ended with {status}"));
         }
         if Instant::now() > end {
-            let _ = server.kill();
             return Err("qemu-storage-daemon exports nothing".to_owned());
         }
         thread::sleep(Duration::from_millis(20));
@@ -318,7 +328,7 @@ fn measure(directory: &Path) {
             // As the sandbox does it, for it is a FUSE file too.
             let direct = ["--direct-io=on"];
             let mut mounted = Mounted::new(directory, "qemu", &file, offset, &direct);
-            mounted.server = Some(server);
+            mounted._server = Some(server);
             sides.push(("qemu export", Side::Mounted(mounted)));
         }
         Err(why) => println!("without the qemu export: {why}"),

@@ -105,7 +105,7 @@ impl OpenOptions {
 
     /// Refuses deltas that lie outside of a directory, links followed (default: none).
     ///
-    /// A descriptor may name any file of the host, and a plain base shows what is in it. Set this
+    /// A descriptor may name any file of the host, and a raw base shows what is in it. Set this
     /// before showing the contents of an image to whoever has written its descriptor.
     #[must_use]
     pub fn within(mut self, dir: impl Into<PathBuf>) -> OpenOptions {
@@ -334,7 +334,7 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// As [`Disk::open`]. A plain base has no header, and is [`ErrorKind::Corrupt`] here.
+    /// As [`Disk::open`]. A raw base has no header, and is [`ErrorKind::Corrupt`] here.
     pub fn open_image(file: impl AsRef<Path>) -> Result<Disk> {
         OpenOptions::new().open_image(file)
     }
@@ -394,7 +394,7 @@ impl Disk {
     /// The parts of the disk for which data is stored, in order and as long as they can be. The
     /// rest reads as zero.
     ///
-    /// Clusters are taken as the tables have them, even where their contents are zero; a plain base
+    /// Clusters are taken as the tables have them, even where their contents are zero; a raw base
     /// counts where its file has no holes. The tables are read along the way: memory does not grow
     /// with the disk. After an error, which is as in [`read_at`](Disk::read_at), the iterator ends.
     ///

@@ -32,6 +32,11 @@ pub(in crate::image) mod at {
     pub(in crate::image) const FIRST_BLOCK: usize = 48;
     pub(in crate::image) const FLAGS: usize = 52;
     pub(in crate::image) const EXTENSION: usize = 56;
+
+    /// The fields that say in which state the delta is, and nothing of its layout.
+    #[cfg(feature = "image-write")]
+    pub(in crate::image) const MARKS: [std::ops::Range<usize>; 2] =
+        [IN_USE..FIRST_BLOCK, FLAGS..EXTENSION];
 }
 
 bitflags::bitflags! {

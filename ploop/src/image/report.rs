@@ -61,7 +61,7 @@ impl Report {
     }
 }
 
-/// How bad a [`Finding`] is.
+/// How bad a [`Finding`] is. There will be no more of them: the exit code of `ploop-image check` tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -171,14 +171,14 @@ pub struct DeltaReport {
     /// The file.
     #[cfg_attr(feature = "serde", serde(with = "crate::stored::paths"))]
     pub file: PathBuf,
-    /// Its header; `None` for a plain base, and where the layout is none of libploop's.
+    /// Its header; `None` for a raw base, and where the layout is none of libploop's.
     pub header: Option<super::Header>,
-    /// How it is laid out; `None` for a plain base.
+    /// How it is laid out; `None` for a raw base.
     #[cfg_attr(feature = "serde", serde(default))]
     pub layout: Option<super::Layout>,
     /// The length of the file.
     pub len: Size,
-    /// What is allocated in it: the clusters its table has, or the whole of a plain base.
+    /// What is allocated in it: the clusters its table has, or the whole of a raw base.
     pub allocated: Size,
     /// What the file has beyond that and the table, for nothing. Holes do not count.
     pub lost: Size,

@@ -2,10 +2,11 @@
 
 use std::fs;
 
-use ploop::image::{Disk, DiskWriter, OfflineImage, check};
-use ploop::{ErrorKind, FormatVersion, ImageMode, Size};
+use ploop::image::{Disk, DiskWriter, OfflineImage, check, tracking_bitmaps};
+use ploop::{ErrorKind, FormatVersion, ImageMode, MergeParam, MergeTarget, Size};
 
 use super::filled_image::{FilledImage, read_whole};
+use super::written_bitmap::{Bitmap, append};
 
 const MODES: [ImageMode; 3] = [ImageMode::Expanded, ImageMode::Preallocated, ImageMode::Raw];
 
@@ -118,4 +119,46 @@ fn the_name_of_the_new_base_must_be_free() {
     assert_eq!(error.path(), Some(&*filled.path("root.hds.tmp")));
     let left = fs::read(filled.path("root.hds.tmp")).unwrap();
     assert_eq!(left, b"somebody's");
+}
+
+#[test]
+fn dirty_bitmaps_are_not_dropped_unasked() {
+    for of_base in [true, false] {
+        let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V2, 1);
+        let descriptor = filled.descriptor();
+        let delta = match of_base {
+            true => descriptor.base(),
+            false => descriptor.top_image(),
+        };
+        let delta = delta.unwrap().file.clone();
+        let bitmap = Bitmap {
+            id: [7; 16],
+            sectors: FilledImage::CLUSTERS * filled.cluster.bytes() / 512,
+            granularity: 128,
+            bits: vec![true, false, true],
+        };
+        append(&delta, filled.cluster.bytes(), &[bitmap]);
+        let before = fs::read(&delta).unwrap();
+        let bitmaps = tracking_bitmaps(&delta).unwrap();
+        assert_eq!(bitmaps.len(), 1);
+        let refused = |done: ploop::Result<()>| {
+            let error = done.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert_eq!(error.path(), Some(&*delta));
+            assert!(error.to_string().contains("dirty bitmaps"), "{error}");
+        };
+        let mut image = offline(&filled);
+        refused(image.merge(&MergeParam::new(MergeTarget::Top), |_| {}));
+        let merged = filled.path("merged.hds");
+        let param = MergeParam::new(MergeTarget::Top).new_delta(&merged);
+        refused(image.merge(&param, |_| {}));
+        assert!(!merged.exists());
+        if of_base {
+            refused(image.convert(ImageMode::Raw, |_| {}));
+            assert_eq!(filled.descriptor().mode, ImageMode::Expanded);
+        }
+        assert!(fs::read(&delta).unwrap() == before);
+        assert_eq!(tracking_bitmaps(&delta).unwrap(), bitmaps);
+        filled.verify_contents();
+    }
 }

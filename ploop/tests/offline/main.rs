@@ -13,3 +13,5 @@ mod line;
 mod refusals;
 mod restore;
 mod upgrade;
+#[path = "../written_bitmap/mod.rs"]
+mod written_bitmap;

@@ -92,7 +92,7 @@ pub fn pattern(seed: u8, at: u64, len: u64) -> Vec<u8> {
         .collect()
 }
 
-/// The contents of the disk of a chain of deltas, the base first. A plain base ends with its file; the last cluster of a
+/// The contents of the disk of a chain of deltas, the base first. A raw base ends with its file; the last cluster of a
 /// delta is always whole.
 pub fn contents(chain: &[Delta], raw: bool) -> Vec<u8> {
     let top = chain.last().unwrap();

@@ -22,7 +22,7 @@ use crate::list::printable;
 use crate::output::{Failure, Output, Result, raw_stdout};
 use crate::progress::interrupt_flag;
 
-/// The buffer of the output, and the pieces in which files are read.
+/// The buffer of the output.
 const BUFFER: usize = 1 << 20;
 /// What is in an archive begins at a multiple of this.
 const BLOCK: u64 = 512;
@@ -62,7 +62,6 @@ pub(crate) fn run(tar: &Tar, output: &Output) -> Result {
         builder: ManuallyDrop::new(Builder::new(BufWriter::with_capacity(BUFFER, out))),
         visited: Visited::default(),
         links: HashMap::new(),
-        buffer: vec![0; BUFFER],
         output,
         interrupted,
         has_begun: false,
@@ -136,8 +135,6 @@ struct Archive<'a, W: Write> {
     visited: Visited,
     /// The first name of each file that has several.
     links: HashMap<u32, Vec<u8>>,
-    /// For the contents of files.
-    buffer: Vec<u8>,
     output: &'a Output,
     interrupted: Option<Arc<AtomicBool>>,
     has_begun: bool,
@@ -310,8 +307,11 @@ impl<W: Write> Archive<'_, W> {
             true => sparse_map(&runs, size),
             false => Vec::new(),
         };
-        let mut contents = Contents::new(self.file_system, &runs, 0..size);
-        contents.with_holes = !is_sparse;
+        let contents = Contents::new(self.file_system, &runs, 0..size);
+        let contents = match is_sparse {
+            true => contents.without_holes(),
+            false => contents,
+        };
         let len = match is_sparse {
             true => map.len() as u64 + stored,
             false => size,
@@ -329,20 +329,15 @@ impl<W: Write> Archive<'_, W> {
 
     /// Writes what follows the header of a file. The builder would do it in pieces of 8 KiB; pieces as large as the
     /// buffer of the output are not copied there.
-    fn write_contents(&mut self, map: &[u8], mut contents: Contents<'_>, len: u64) -> Result<()> {
+    fn write_contents(&mut self, map: &[u8], contents: Contents<'_>, len: u64) -> Result<()> {
         self.builder.get_mut().write_all(map)?;
         let mut written = map.len() as u64;
-        loop {
+        contents.for_each(|_, part| {
             self.require_not_interrupted()?;
-            let out = self.builder.get_mut();
-            match contents.read_part(&mut self.buffer)? {
-                0 => break,
-                part => {
-                    out.write_all(&self.buffer[..part])?;
-                    written += part as u64;
-                }
-            }
-        }
+            self.builder.get_mut().write_all(part)?;
+            written += part.len() as u64;
+            Ok(())
+        })?;
         // Whoever reads the archive goes by the header.
         if written != len {
             return Err(Failure::Request(format!(

@@ -7,8 +7,6 @@ use crate::cli::Cat;
 use crate::file_system::{Contents, FileSystem, Kind, Node};
 use crate::output::{Failure, Result, raw_stdout};
 
-const BUFFER: usize = 512 << 10;
-
 pub(crate) fn run(cat: &Cat) -> Result {
     let file_system = FileSystem::open(&cat.file_system)?;
     let mut out = raw_stdout()?;
@@ -37,12 +35,6 @@ fn write_contents(file_system: &FileSystem, node: &Node, out: &mut impl Write) -
     let inline = file_system.inline_data(node)?.unwrap_or_default();
     out.write_all(&inline)?;
     let runs = file_system.data(node)?;
-    let mut contents = Contents::new(file_system, &runs, inline.len() as u64..node.inode.size);
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match contents.read_part(&mut buffer)? {
-            0 => return Ok(()),
-            part => out.write_all(&buffer[..part])?,
-        }
-    }
+    let range = inline.len() as u64..node.inode.size;
+    Contents::new(file_system, &runs, range).for_each(|_, part| Ok(out.write_all(part)?))
 }

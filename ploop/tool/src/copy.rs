@@ -15,12 +15,10 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::cli::Copy;
-use crate::file_system::{FileSystem, Kind, Node, Visited};
+use crate::file_system::{Contents, FileSystem, Kind, Node, Visited};
 use crate::list::printable;
 use crate::output::{Failure, Output, Result};
 use crate::progress::interrupt_flag;
-
-const BUFFER: usize = 512 << 10;
 
 pub(crate) fn run(copy: &Copy, output: &Output) -> Result {
     let file_system = FileSystem::open(&copy.file_system)?;
@@ -41,7 +39,6 @@ pub(crate) fn run(copy: &Copy, output: &Output) -> Result {
     let mut copier = Copier {
         file_system: &file_system,
         visited: Visited::default(),
-        buffer: vec![0; BUFFER],
         output,
         interrupted: interrupt_flag()?,
         left_out: false,
@@ -87,7 +84,6 @@ fn target(copy: &Copy) -> Result<(PathBuf, Vec<u8>)> {
 struct Copier<'a> {
     file_system: &'a FileSystem,
     visited: Visited,
-    buffer: Vec<u8>,
     output: &'a Output,
     interrupted: Arc<AtomicBool>,
     /// Whether something is not in the copy.
@@ -209,22 +205,17 @@ impl Copier<'_> {
     }
 
     /// Writes what has data, and leaves holes.
-    fn write(&mut self, file: &File, path: &Path, node: &Node) -> Result<()> {
+    fn write(&self, file: &File, path: &Path, node: &Node) -> Result<()> {
         let failed = |error: std::io::Error| cannot(path, "written", error);
         if let Some(data) = self.file_system.inline_data(node)? {
             file.write_all_at(&data, 0).map_err(failed)?;
         }
-        for run in self.file_system.data(node)? {
-            let mut from = 0;
-            while from < run.len {
-                self.require_not_interrupted(path)?;
-                let part = (run.len - from).min(BUFFER as u64) as usize;
-                let part = &mut self.buffer[..part];
-                self.file_system.read_run(&run, from, part)?;
-                file.write_all_at(part, run.offset + from).map_err(failed)?;
-                from += part.len() as u64;
-            }
-        }
+        let runs = self.file_system.data(node)?;
+        let contents = Contents::new(self.file_system, &runs, 0..node.inode.size);
+        contents.without_holes().for_each(|offset, part| {
+            self.require_not_interrupted(path)?;
+            file.write_all_at(part, offset).map_err(failed)
+        })?;
         file.set_len(node.inode.size).map_err(failed)
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn import(import: &Import, output: &Output) -> Result {
             metadata.len()
         )));
     }
-    // A raw file is a disk of one plain base: its holes are not read.
+    // A raw file is a disk of one raw base: its holes are not read.
     let plain = Image::new(Guid::TOP, path, ImageKind::Plain);
     let descriptor = Descriptor::new(Size::from_sectors(sectors), plain);
     let disk = OpenOptions::new().open_descriptor(&descriptor, Guid::TOP)?;

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::changed_parts::ChangedParts;
 use crate::cli::Diff;
-use crate::file_changes::{self, Difference, FileChange, Status, Trees};
+use crate::file_changes::{self, Difference, FileChange, Found, Status, Trees};
 use crate::file_system::{FileSystem, guarded};
 use crate::list::{FileState, printable};
 use crate::long_list::{LongTable, print_json};
@@ -54,8 +54,8 @@ fn files(diff: &Diff, earlier: &Disk, later: &Disk, output: &Output) -> Result {
     };
     let [before, now] = [open(earlier, "earlier")?, open(later, "later")?];
     let changed = changed_parts(&before, &now, earlier, later)?;
-    let changes = match &changed {
-        Some(changed) if changed.is_empty() => Vec::new(),
+    let Found { changes, encrypted } = match &changed {
+        Some(changed) if changed.is_empty() => Found::default(),
         changed => file_changes::find(&Trees {
             earlier: &before,
             later: &now,
@@ -69,7 +69,16 @@ fn files(diff: &Diff, earlier: &Disk, later: &Disk, output: &Output) -> Result {
     } else {
         changes.iter().try_for_each(|it| output.line(line(it)))?;
     }
-    Ok(ExitCode::SUCCESS)
+    for path in &encrypted {
+        output.warning(format_args!(
+            "{}: the names in this directory are encrypted, and the key is not in the image: what is in it was not compared",
+            printable(&text(path))
+        ));
+    }
+    Ok(match encrypted.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 /// In which parts the two file systems differ; `None` where one of them lies elsewhere on the disk.

@@ -4,7 +4,7 @@
 //! the entries `..` tell whether it was moved; of other files, the numbers of all that are in one tree alone. Contents are
 //! read only where their blocks lie elsewhere or in a part of the disk that has changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -69,13 +69,22 @@ pub(crate) struct Trees<'a> {
     pub(crate) changed: Option<&'a ChangedParts>,
 }
 
-/// Finds all files that differ, by path.
-pub(crate) fn find(trees: &Trees<'_>) -> Result<Vec<FileChange>> {
+/// What differs, by path.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) changes: Vec<FileChange>,
+    /// Directories whose names are encrypted: nothing is known of what is in them.
+    pub(crate) encrypted: Vec<Vec<u8>>,
+}
+
+/// Finds all files that differ.
+pub(crate) fn find(trees: &Trees<'_>) -> Result<Found> {
     let mut walk = Walk {
         trees,
         left: Vec::new(),
         entered: [Visited::default(), Visited::default()],
         changes: Vec::new(),
+        encrypted: BTreeSet::new(),
         removed: Vec::new(),
         added: Vec::new(),
         contents: HashMap::new(),
@@ -91,7 +100,10 @@ pub(crate) fn find(trees: &Trees<'_>) -> Result<Vec<FileChange>> {
     walk.match_names()?;
     let mut changes = walk.changes;
     changes.sort_by(|a, b| (a.path(), a.status).cmp(&(b.path(), b.status)));
-    Ok(changes)
+    Ok(Found {
+        changes,
+        encrypted: walk.encrypted.into_iter().collect(),
+    })
 }
 
 /// A name of a file: a path, and the number of the inode.
@@ -116,6 +128,7 @@ struct Walk<'a> {
     /// Directories of the earlier and of the later state.
     entered: [Visited; 2],
     changes: Vec<FileChange>,
+    encrypted: BTreeSet<Vec<u8>>,
     /// Names of files, but not of directories, that one state has alone.
     removed: Vec<Name>,
     added: Vec<Name>,
@@ -137,6 +150,10 @@ impl Walk<'_> {
                 self.entered[1].enter(later_number, as_path(&to))?;
                 let names = ((root(&from), number), (root(&to), later_number));
                 self.compare(names, &nodes, is_move)?;
+                if nodes.iter().any(Node::is_encrypted) {
+                    self.encrypted.insert(root(&to));
+                    return Ok(());
+                }
                 let entries = [earlier.entries(&nodes[0])?, later.entries(&nodes[1])?];
                 self.pair(&from, &to, entries)
             }
@@ -191,6 +208,10 @@ impl Walk<'_> {
     /// What is in a directory that one state has alone.
     fn left_alone(&mut self, side: usize, path: &[u8], node: &Node) -> Result<()> {
         self.entered[side].enter(node.number, as_path(path))?;
+        if node.is_encrypted() {
+            self.encrypted.insert(path.to_owned());
+            return Ok(());
+        }
         let (file_system, step): (_, fn(Name) -> Step) = match side {
             0 => (self.trees.earlier, Step::Earlier),
             _ => (self.trees.later, Step::Later),

@@ -554,3 +554,70 @@ fn damaged_file_systems_are_compared_or_refused() {
     }
     assert!(ends[0] > 3 && ends[1] > 3, "{ends:?}");
 }
+
+/// As `ls` and `tar` do: names of such a directory are no names.
+#[test]
+fn encrypted_names_are_not_shown_and_said_to_be_that() {
+    const ENCRYPTED: [&str; 3] = [
+        "feature encrypt",
+        "set_inode_field dir flags 0x80800",
+        "set_inode_field old flags 0x80800",
+    ];
+    const PLAIN: [&str; 3] = [
+        "feature -encrypt",
+        "set_inode_field dir flags 0x80000",
+        "set_inode_field old flags 0x80000",
+    ];
+    let image = ExtImage::new(&["-t", "ext4"], 64 * M, tree);
+    image.debugfs(&ENCRYPTED);
+    image.import(&["--cluster", "32K"]);
+    let from = image.snapshot();
+    assert_eq!(diff(&image, from, &[]), [""; 0]);
+    image.debugfs(&PLAIN);
+    mounted(&image, |it| {
+        it.apply_create("/old/secret", 0o644)?;
+        it.apply_unlink("/dir/one")?;
+        it.apply_unlink("/gone")?;
+        // A directory that gets an encrypted name.
+        it.apply_rename("/keep", "/dir/hidden", false)
+    });
+    image.debugfs(&ENCRYPTED);
+    // One that was not there before.
+    image.debugfs(&[
+        "mkdir new",
+        "mkdir new/secret",
+        "set_inode_field new flags 0x80800",
+    ]);
+    image.write();
+
+    let (root, from) = (image.image(), from.to_string());
+    let arguments = ["diff", "--files", text(&root), "--from", &from];
+    let output = ploop_image(&arguments);
+    let found = String::from_utf8(output.stdout).unwrap().replace('\t', " ");
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    let expected = [
+        "D /gone",
+        "D /keep",
+        "D /keep/linked",
+        "D /keep/moved",
+        "A /new",
+    ];
+    assert_eq!(found.lines().collect::<Vec<_>>(), expected);
+    let warnings: Vec<&str> = words.lines().collect();
+    let named = ["/dir", "/new", "/old"];
+    assert_eq!(warnings.len(), named.len(), "{words}");
+    for (warning, path) in warnings.iter().zip(named) {
+        let expected = format!("warning: {path}: the names in this directory are encrypted");
+        assert!(warning.starts_with(&expected), "{words}");
+    }
+    // JSON, too.
+    let found = json(1, &arguments);
+    let paths = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["path"].as_str());
+    let expected = expected.map(|line| line.split(' ').nth(1));
+    assert_eq!(paths.collect::<Vec<_>>(), expected);
+}

@@ -19,6 +19,7 @@ mod mounts;
 mod offline;
 mod online;
 mod recorder;
+mod repair;
 #[path = "../faults/sandbox.rs"]
 mod sandbox;
 #[path = "../../src/virtual_disk.rs"]
@@ -72,7 +73,9 @@ fn try_cuts<L: Life>(
 
     let base = place.join("base");
     Host::format(&base, size);
-    let host = Host::mount(&base, &place.join("host"));
+    // It has one path before a cut and after.
+    let target = place.join("host");
+    let host = Host::mount(&base, &target);
     prepare(&host.target.join("image"));
     drop(host);
     // After a cut the system starts anew, and then this differs.
@@ -90,7 +93,7 @@ fn try_cuts<L: Life>(
         let directory = place.join(seed.to_string());
         fs::create_dir(&directory).unwrap();
         let recorder = Recorder::new(&directory, &base);
-        let host = Host::mount(&recorder.disk(), &directory.join("host"));
+        let host = Host::mount(&recorder.disk(), &target);
         let start = recorder.position();
         let life = live(&recorder, &host.target.join("image"), &mut random);
         drop(host);
@@ -104,7 +107,7 @@ fn try_cuts<L: Life>(
             };
             let (disk, lost) = recorder.cut(position, &mut random.fork());
             fs::write(&boot, "cut").unwrap();
-            let host = Host::mount(&disk, &directory.join("after"));
+            let host = Host::mount(&disk, &target);
             let last = steps.iter().rfind(|step| step.0 <= position);
             let next = steps.iter().find(|step| step.0 > position);
             if let Err(error) = life.verify(&host.target.join("image"), position, number) {
@@ -129,6 +132,7 @@ const PARTS: &[sandbox::Part] = &[
     ("offline-by-files", offline::conduct_by_files),
     ("offline-unsynced", offline::conduct_unsynced),
     ("online", online::conduct),
+    ("repair", repair::conduct),
 ];
 
 const TESTS: &[(&str, fn())] = &[
@@ -140,6 +144,7 @@ const TESTS: &[(&str, fn())] = &[
     ("without_syncs_success_is_undone", || {
         offline::run("offline-unsynced")
     }),
+    ("repairs_and_their_undo", || offline::run("repair")),
 ];
 
 fn main() -> ExitCode {

@@ -475,7 +475,7 @@ pub(crate) fn conduct_by_files(place: &Path) {
     conduct(place);
 }
 
-/// Starts one of the three.
+/// Starts a part of images that are not attached.
 pub(crate) fn run(part: &str) {
     let directory = sandbox::directory();
     let command = sandbox::with_own_mounts(part, directory.path());

@@ -7,7 +7,7 @@ use crate::image::Header;
 use crate::{Error, Guid, ImageMode, Result, Size};
 
 impl Descriptor {
-    /// Whether this is the plain base of a raw image.
+    /// Whether this is the raw base of a raw image.
     pub(crate) fn is_raw_base(&self, guid: Guid) -> bool {
         self.mode == ImageMode::Raw && self.parent(guid).is_none()
     }

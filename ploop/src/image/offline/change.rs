@@ -173,7 +173,7 @@ impl<'a> OfflineChange<'a> {
         }
     }
 
-    /// Whether this is the plain base of a raw image.
+    /// Whether this is the raw base of a raw image.
     pub(super) fn is_raw_base(&self, image: &Image) -> bool {
         self.descriptor.is_raw_base(image.guid)
     }
@@ -203,6 +203,20 @@ impl<'a> OfflineChange<'a> {
             sound.push(delta);
         }
         Ok(sound)
+    }
+
+    /// Refuses deltas with a format extension, where the result of the change could not have it.
+    pub(super) fn require_no_extension(&self, deltas: &[SoundDelta<'_>]) -> Result<()> {
+        match deltas.iter().find(|delta| delta.has_extension) {
+            None => Ok(()),
+            Some(delta) => Err(Error::new(
+                ErrorKind::Unsupported,
+                self.operation,
+                "this delta has a format extension with dirty bitmaps of a backup program, which would be lost; drop them with the program that made them, or export the disk to a new image",
+            )
+            .with_path(&delta.image.file)
+            .with_offset(56)),
+        }
     }
 
     /// Requires that these files, which are written to or removed, are deltas of no other image.

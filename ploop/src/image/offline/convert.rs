@@ -26,11 +26,21 @@ impl OfflineImage {
     /// Takes as long as reading and writing the base, and no time where the image has this mode already. `progress` is
     /// called on this thread after every few MiB of data.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// image.convert(ploop::ImageMode::Raw, |progress| println!("{} copied", progress.copied))?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) where `<base>.tmp` is there, under which the new base is made;
     /// [`InvalidInput`](ErrorKind::InvalidInput) where the disk begins with the header of a delta, and is to become raw;
-    /// [`Unsupported`](ErrorKind::Unsupported) where the file of the base has several names and is to be preallocated;
+    /// [`Unsupported`](ErrorKind::Unsupported) where the file of the base has several names and is to be preallocated, or
+    /// has a format extension (dirty bitmaps of backup programs), which would be lost;
     /// [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) where the base is damaged;
     /// [`Cancelled`](ErrorKind::Cancelled) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
     /// operations](OfflineImage#what-is-refused) have. After an error the image is as it was, possibly with more clusters
@@ -44,10 +54,13 @@ impl OfflineImage {
         let Some(base) = change.descriptor.base().cloned() else {
             return change.refuse(ErrorKind::Corrupt, "the descriptor names no base");
         };
-        change.require_sound([&base])?;
+        let sound = change.require_sound([&base])?;
         match (old, mode) {
             (ImageMode::Raw, mode) => change.base_from_raw(&base, mode, &mut progress),
-            (_, ImageMode::Raw) => change.base_to_raw(&base, &mut progress),
+            (_, ImageMode::Raw) => {
+                change.require_no_extension(&sound)?;
+                change.base_to_raw(&base, &mut progress)
+            }
             (_, mode) => {
                 if mode == ImageMode::Preallocated {
                     change.require_own_file(&base)?;

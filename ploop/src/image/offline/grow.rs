@@ -12,6 +12,19 @@ impl OfflineImage {
     ///
     /// The top delta gets a longer table, for which some clusters may be moved; a raw base gets the whole space.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// use ploop::Size;
+    /// use ploop::image::Disk;
+    ///
+    /// image.grow(Size::from_mib(256))?;
+    /// assert_eq!(Disk::open(image.path())?.size(), Size::from_mib(256));
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a smaller size and for one that the format cannot hold;

@@ -11,6 +11,17 @@ impl OfflineImage {
     /// this host or another one: clear it only if none has, as after a crash of the host. What was written last before that
     /// may be missing on the disk.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// for guid in image.clear_in_use_marks()? {
+    ///     println!("{guid} was marked");
+    /// }
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Corrupt`](crate::ErrorKind::Corrupt) where the table of a marked delta is damaged: its mark stays; and those that

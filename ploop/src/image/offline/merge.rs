@@ -22,14 +22,28 @@ impl OfflineImage {
     /// deltas; `progress` is called on this thread, at the beginning, then after every few MiB, and at the end. The
     /// space for new clusters is allocated before anything else.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// use ploop::{MergeParam, MergeTarget};
+    ///
+    /// image.snapshot()?;
+    /// image.snapshot()?;
+    /// image.merge(&MergeParam::new(MergeTarget::All), |_| {})?;
+    /// assert_eq!(image.descriptor()?.images.len(), 1);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for the base, for ends that are not on one chain, where a delta between
     /// has other children, and for a merge of the top's child into the top;
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a new delta that is there, [`Unsupported`](ErrorKind::Unsupported)
-    /// for a new file in the place of a raw base, a lower delta with several names, and one with the disk larger than in
-    /// the upper; [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) for a damaged delta;
+    /// for a new file in the place of a raw base, a lower delta with several names, one with the disk larger than in
+    /// the upper, and a delta with a format extension (dirty bitmaps of backup programs), which would be lost; [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) for a damaged delta;
     /// [`Cancelled`](ErrorKind::Cancelled) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
     /// operations](OfflineImage#what-is-refused) have.
     ///
@@ -63,7 +77,8 @@ impl OfflineChange<'_> {
         let guids: Vec<Guid> = lower.iter().map(|image| image.guid).collect();
         self.require_no_child_of_top(&guids)?;
         self.require_of_no_other_image(merged.iter().map(|image| &*image.file))?;
-        self.require_sound(merged.iter().copied())?;
+        let sound = self.require_sound(merged.iter().copied())?;
+        self.require_no_extension(&sound)?;
         Ok(merged.into_iter().cloned().collect())
     }
 

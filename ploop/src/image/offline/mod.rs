@@ -88,6 +88,14 @@ pub struct OfflineImage {
 impl OfflineImage {
     /// Opens an image by its descriptor, which each operation reads anew. Symbolic links in the path are resolved now.
     ///
+    /// ```no_run
+    /// use ploop::image::OfflineImage;
+    ///
+    /// let image = OfflineImage::open("/backup/101/DiskDescriptor.xml")?;
+    /// println!("{} snapshots", image.descriptor()?.snapshots.len());
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) where there is no such file,

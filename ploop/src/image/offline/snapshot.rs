@@ -30,6 +30,19 @@ impl OfflineImage {
     /// The top delta becomes the snapshot, and an empty one is the new top. Takes a moment, but first merges temporary
     /// snapshots with one child, and removes those without any.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// use ploop::{Guid, SnapshotParam};
+    ///
+    /// let guid = Guid::generate();
+    /// image.snapshot_with(&SnapshotParam::new().guid(guid))?;
+    /// assert!(image.descriptor()?.snapshot(guid).is_some());
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for the GUID of all zeroes, and for a directory that is none;
@@ -96,6 +109,19 @@ impl OfflineImage {
     /// Goes back to a snapshot, as `Ploop::switch_snapshot_with` does (`ploop_switch_snapshot_ex`). With
     /// [`SKIP_DESTROY`](SwitchFlag::SKIP_DESTROY) the old top delta is kept, and its new GUID is returned. Takes a
     /// moment.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// use ploop::SwitchFlag;
+    ///
+    /// let before = image.snapshot()?;
+    /// let kept = image.switch_snapshot_with(before, SwitchFlag::SKIP_DESTROY)?;
+    /// println!("what was written since is in snapshot {}", kept.unwrap());
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -176,6 +202,17 @@ impl OfflineImage {
     ///
     /// Temporary snapshots with one child are merged, and those without any removed.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// let before = image.snapshot()?;
+    /// image.delete_snapshot(before, |progress| println!("{} copied", progress.copied))?;
+    /// assert_eq!(image.descriptor()?.images.len(), 1);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have;
@@ -195,6 +232,17 @@ impl OfflineImage {
 
     /// Deletes the top delta, with all that was written since the last snapshot; the snapshot below becomes the top and
     /// loses its GUID (`ploop_delete_top_delta`).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let mut image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// image.snapshot()?;
+    /// image.delete_top_delta()?;
+    /// assert_eq!(image.descriptor()?.images.len(), 1);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

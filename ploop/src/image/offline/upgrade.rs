@@ -18,6 +18,19 @@ impl OfflineImage {
     ///
     /// Old kernels know v1 only; Virtuozzo 7 upgrades images when it mounts them, and 9 knows v2 only.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use ploop::image::{self, CreateOptions, Header};
+    /// use ploop::{FormatVersion, Size};
+    ///
+    /// let file = dir.path().join("root.hds");
+    /// let options = CreateOptions::new().format(FormatVersion::V1);
+    /// let mut image = image::create(&file, Size::from_mib(64), &options)?;
+    /// image.upgrade()?;
+    /// assert_eq!(Header::read(&file)?.version, FormatVersion::V2);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Corrupt`](crate::ErrorKind::Corrupt) where a delta is damaged;

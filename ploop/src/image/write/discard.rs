@@ -10,6 +10,19 @@ impl DiskWriter {
     /// reads as zero there. Returns how many bytes were freed. Clusters at the end of the file are cut off when it is
     /// closed; others are used again.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// # let mut disk = ploop::image::DiskWriter::open(image.path())?;
+    /// let cluster = ploop::ClusterSize::DEFAULT.bytes();
+    /// disk.write_at(&vec![7; cluster as usize], 0)?;
+    /// assert_eq!(disk.discard(0, 3 * cluster)?, cluster);
+    /// disk.close()?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`write_at`](DiskWriter::write_at).
@@ -47,6 +60,21 @@ impl DiskWriter {
 
     /// Makes a range read as zero. Clusters that lie wholly in it are freed where no delta below has them; the rest is
     /// zeroed in the top delta's file. In a raw base, the range is zeroed and stays allocated.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// # let mut disk = ploop::image::DiskWriter::open(image.path())?;
+    /// disk.write_at(&[7; 4096], 0)?;
+    /// disk.write_zeroes(512, 1024)?;
+    /// let mut sector = [7; 512];
+    /// disk.read_at(&mut sector, 512)?;
+    /// assert_eq!(sector, [0; 512]);
+    /// disk.close()?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -34,6 +34,20 @@ impl DiskWriter {
     /// the one below: its contents would change. After a crash at any point, the chain of both files reads the same. If
     /// the disk below is smaller, it grows.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// # let mut disk = ploop::image::DiskWriter::open(image.path())?;
+    /// disk.snapshot(dir.path().join("top.hds"))?;
+    /// disk.write_at(b"hello", 0)?;
+    /// let merged = disk.merge_down()?;
+    /// std::fs::remove_file(merged).unwrap();
+    /// disk.close()?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidInput`] where there is no delta below; otherwise as

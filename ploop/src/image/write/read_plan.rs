@@ -128,6 +128,21 @@ impl DiskWriter {
     /// levels. [`write_at`](DiskWriter::write_at) and [`flush`](DiskWriter::flush) leave it valid: where they run at the
     /// same time as [`ReadPlan::read`], each byte is the old one or the new one.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let options = ploop::image::CreateOptions::new();
+    /// # let size = ploop::Size::from_mib(64);
+    /// # let image = ploop::image::create(dir.path().join("root.hds"), size, &options)?;
+    /// # let mut disk = ploop::image::DiskWriter::open(image.path())?;
+    /// disk.write_at(b"hello", 0)?;
+    /// let plan = disk.plan_read(0, 5)?;
+    /// let mut text = [0; 5];
+    /// std::thread::scope(|scope| scope.spawn(|| plan.read(&mut text)).join().unwrap())?;
+    /// assert_eq!(&text, b"hello");
+    /// disk.close()?;
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`read_at`](DiskWriter::read_at).

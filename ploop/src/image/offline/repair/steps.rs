@@ -49,7 +49,7 @@ impl FileChange {
         sync(&mut steps);
         if let Some(header) = &self.header {
             let mut first = header.new;
-            for field in [at::IN_USE..at::FIRST_BLOCK, at::FLAGS..at::EXTENSION] {
+            for field in at::MARKS {
                 first[field.clone()].copy_from_slice(&header.old[field]);
             }
             if first != header.old {

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use super::delta::FileChange;
 use super::steps::{self, Changes};
 use super::undo_format::{
-    CHECKSUM, CONTENT, CopiedCluster, ReadError, Undo, UndoFile, Writer, read,
+    CHECKSUM, CONTENT, Content, CopiedCluster, ReadError, Undo, UndoFile, Writer, read,
 };
 use crate::image::atomic_file::AtomicFile;
-use crate::image::descriptor::{self, Descriptor};
+use crate::image::descriptor;
+use crate::image::header::at;
 use crate::image::holes;
 use crate::image::offline::OfflineImage;
 use crate::image::write::WritableDelta;
@@ -67,7 +68,6 @@ fn save_change(
     let metadata = file.metadata()?;
     let table_end = change.table_end.min(change.old_len);
     writer.file(&UndoFile {
-        device: metadata.dev(),
         inode: metadata.ino(),
         old_len: change.old_len,
         new_len: change.new_len,
@@ -119,7 +119,6 @@ fn save_removed(
     let metadata = file.metadata()?;
     writer.file(&UndoFile {
         was_removed: true,
-        device: metadata.dev(),
         inode: metadata.ino(),
         old_len: metadata.len(),
         longest: metadata.len(),
@@ -212,7 +211,8 @@ impl OfflineImage {
     /// Returns the files that were changed. What a repair has done to finish an operation that was interrupted earlier
     /// is not taken back.
     ///
-    /// May be repeated after it was killed itself. The undo file stays.
+    /// May be repeated after it was killed itself, or the host has lost power; until then the image reads at least what it
+    /// has read before the repair. The undo file stays.
     ///
     /// ```no_run
     /// use ploop::image::{OfflineImage, RepairOptions};
@@ -289,12 +289,14 @@ fn find_targets(
             return Err(refused(ErrorKind::Unsupported, CHANGED, path));
         }
     }
-    let named: Vec<PathBuf> = Descriptor::open(path)
-        .map(|descriptor| {
-            let images = descriptor.all_images();
+    // The old one may contradict itself, as the repair has found it.
+    let named: Vec<PathBuf> = match super::read(path).map_err(|error| error.during(OPERATION))? {
+        Ok((_, file, _)) => {
+            let images = file.descriptor.all_images();
             images.map(|image| image.file.clone()).collect()
-        })
-        .unwrap_or_default();
+        }
+        Err(_) => Vec::new(),
+    };
     let home = directory_of(path);
     let mut targets = Vec::new();
     for saved in &undo.files {
@@ -319,7 +321,8 @@ fn find_targets(
         let metadata = open.metadata().map_err(|error| {
             Error::io(OPERATION, "the file cannot be examined", error).with_path(&file)
         })?;
-        if (metadata.dev(), metadata.ino()) != (saved.device, saved.inode) || !metadata.is_file() {
+        // The number of the device may be another one after the host was started anew.
+        if metadata.ino() != saved.inode || !metadata.is_file() {
             let why = "this is another file than the one that was repaired";
             return Err(refused(ErrorKind::Unsupported, why, &file));
         }
@@ -409,30 +412,33 @@ fn is_zero(file: &File, start: u64, end: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Puts all back: first the contents, to which entries may lead then, then the entries, then what was added goes.
+/// Puts all back, in the opposite order of the repair: so each moment is one that a repair has, too, and leaves nothing
+/// worse than it was before.
 fn put_back(
     path: &Path,
     undo: &Undo,
     targets: &[Option<File>],
     source: &File,
 ) -> Result<Vec<PathBuf>> {
-    let mut done = Vec::new();
-    for (saved, target) in undo.files.iter().zip(targets) {
-        let file = saved.path();
-        match target {
-            Some(target) => put_back_file(saved, target, source)
-                .map_err(|error| put_back_failed(&file, error))?,
-            None => put_back_removed(saved, &file, source)?,
-        }
-        done.push(file);
+    let files = || undo.files.iter().zip(targets).rev();
+    for (saved, _) in files().filter(|(_, target)| target.is_none()) {
+        put_back_removed(saved, &saved.path(), source)?;
     }
-    if let Some((old, _)) = undo.descriptor.as_ref().filter(|(old, new)| old != new) {
+    let descriptor = undo.descriptor.as_ref().filter(|(old, new)| old != new);
+    if let Some((old, _)) = descriptor {
         replace(path, old).map_err(|error| {
             Error::io(OPERATION, "the old descriptor cannot be put back", error).with_path(path)
         })?;
-        done.push(path.to_owned());
+        durability::sync_directories(OPERATION, [directory_of(path)])?;
     }
-    Ok(done)
+    for (saved, target) in files() {
+        if let Some(target) = target {
+            put_back_file(saved, target, source)
+                .map_err(|error| put_back_failed(&saved.path(), error))?;
+        }
+    }
+    let files = undo.files.iter().map(UndoFile::path);
+    Ok(files.chain(descriptor.map(|_| path.to_owned())).collect())
 }
 
 /// Replaces the descriptor by bytes that need not be a text.
@@ -446,24 +452,46 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// What was cut off comes first, so that entries can lead there again. Where clusters were copied to, the old contents come
+/// last: until then entries lead there.
 fn put_back_file(saved: &UndoFile, file: &File, source: &File) -> io::Result<()> {
-    let len = file.metadata()?.len();
-    if len < saved.old_len {
+    let (cut_off, overwritten): (Vec<Content>, Vec<Content>) = saved
+        .contents
+        .iter()
+        .partition(|content| content.offset >= saved.new_len);
+    if file.metadata()?.len() < saved.old_len {
         file.set_len(saved.old_len)?;
     }
-    write_contents(saved, file, source)?;
+    write_contents(&cut_off, file, source)?;
     file.sync_all()?;
-    for change in saved.changes.iter().rev() {
+    let (header, entries) = match &saved.changes[..] {
+        [header, entries @ ..] if header.offset == 0 => (Some(header), entries),
+        entries => (None, entries),
+    };
+    if let Some(header) = header {
+        for field in at::MARKS {
+            if let Some(bytes) = header.old.get(field.clone()) {
+                file.write_all_at(bytes, field.start as u64)?;
+            }
+        }
+        file.sync_all()?;
+    }
+    for change in entries.iter().rev() {
         file.write_all_at(&change.old, change.offset)?;
     }
     file.sync_all()?;
+    if let Some(header) = header {
+        file.write_all_at(&header.old, 0)?;
+        file.sync_all()?;
+    }
+    write_contents(&overwritten, file, source)?;
     file.set_len(saved.old_len)?;
     file.sync_all()
 }
 
-fn write_contents(saved: &UndoFile, file: &File, source: &File) -> io::Result<()> {
+fn write_contents(contents: &[Content], file: &File, source: &File) -> io::Result<()> {
     let mut buffer = Vec::new();
-    for content in &saved.contents {
+    for content in contents {
         // Not longer than a record, which was read as a whole.
         buffer.resize(content.len as usize, 0);
         source.read_exact_at(&mut buffer, content.position)?;
@@ -502,7 +530,7 @@ fn put_back_removed(saved: &UndoFile, path: &Path, source: &File) -> Result<()> 
     let write = || -> io::Result<()> {
         let file = new.file();
         file.set_len(saved.old_len)?;
-        write_contents(saved, file, source)?;
+        write_contents(&saved.contents, file, source)?;
         let own = file.metadata()?;
         if (own.uid(), own.gid()) != (saved.owner, saved.group) {
             fchown(file, Some(saved.owner), Some(saved.group))?;

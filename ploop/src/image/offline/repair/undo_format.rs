@@ -15,7 +15,7 @@
 //! | kind | payload |
 //! |---|---|
 //! | 1, descriptor | length of the old text (4), old text, new text. At most one, the first record |
-//! | 2, file | flags (4; 1: it was removed), device (8), inode (8), old length (8), new length (8), the greatest length in between (8), mode (4), owner (4), group (4), end of header and table (8), CRC-64 (XZ) of these as they were (8), path. What follows is of this file |
+//! | 2, file | flags (4; 1: it was removed), inode (8), old length (8), new length (8), the greatest length in between (8), mode (4), owner (4), group (4), end of header and table (8), CRC-64 (XZ) of these as they were (8), path. What follows is of this file |
 //! | 3, change | offset (8), old bytes, as many new bytes: a change of header or table. In ascending order |
 //! | 4, content | offset (8), bytes that the file had there. What is not listed behind the new length was zero |
 //! | 5, copy | offset (8), length (8), CRC-64 of it (8), offset of the table entry (8), the entry (4): a cluster that is a copy as soon as the entry leads to it |
@@ -59,7 +59,6 @@ pub(super) struct Undo {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct UndoFile {
     pub(super) was_removed: bool,
-    pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) old_len: u64,
     pub(super) new_len: u64,
@@ -142,13 +141,7 @@ impl<W: Write> Writer<W> {
     pub(super) fn file(&mut self, file: &UndoFile) -> io::Result<()> {
         let mut bytes = Vec::new();
         bytes.extend(u32::from(file.was_removed).to_le_bytes());
-        for number in [
-            file.device,
-            file.inode,
-            file.old_len,
-            file.new_len,
-            file.longest,
-        ] {
+        for number in [file.inode, file.old_len, file.new_len, file.longest] {
             bytes.extend(number.to_le_bytes());
         }
         for number in [file.mode, file.owner, file.group] {
@@ -302,7 +295,6 @@ impl Undo {
                 let flags = fields.short()?;
                 let file = UndoFile {
                     was_removed: flags == 1,
-                    device: fields.number()?,
                     inode: fields.number()?,
                     old_len: fields.number()?,
                     new_len: fields.number()?,
