@@ -167,7 +167,16 @@ pub fn check(input: &[u8]) {
     };
     let len = usize::from(u16::from_le_bytes(*len)).min(rest.len());
     let (xml, delta) = rest.split_at(len);
-    let dir = directory();
+    let path = write_image(directory(), xml, delta);
+    let report = check_image(&path);
+    assert!(report.to_string().len() < 1 << 20);
+    if let Ok(disk) = OpenOptions::new().allow_in_use(true).open(&path) {
+        walk(&disk, report.is_sound());
+    }
+}
+
+/// Writes the files of an image, and returns the path of the descriptor.
+pub fn write_image(dir: &Path, xml: &[u8], delta: &[u8]) -> PathBuf {
     let path = dir.join("DiskDescriptor.xml");
     File::create(&path).unwrap().write_all(xml).unwrap();
     let (zeros, bytes) = delta.split_first().unwrap_or((&0, &[]));
@@ -178,11 +187,7 @@ pub fn check(input: &[u8]) {
         let file = File::create(dir.join(name)).unwrap();
         fill(&file, *zeros, bytes);
     }
-    let report = check_image(&path);
-    assert!(report.to_string().len() < 1 << 20);
-    if let Ok(disk) = OpenOptions::new().allow_in_use(true).open(&path) {
-        walk(&disk, report.is_sound());
-    }
+    path
 }
 
 /// Reads parts of a disk. If the check found the image sound, all reads must succeed.

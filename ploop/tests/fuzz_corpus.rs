@@ -2,6 +2,10 @@
 //! fuzzer.
 #![cfg(feature = "image")]
 
+#[cfg(feature = "image-write")]
+#[path = "../fuzz/repair.rs"]
+#[allow(unreachable_pub)]
+mod repair;
 #[path = "../fuzz/targets.rs"]
 #[allow(unreachable_pub)]
 mod targets;
@@ -60,5 +64,7 @@ fn undo_files() {
 #[test]
 fn checks() {
     replay("check", targets::check);
+    #[cfg(feature = "image-write")]
+    replay("repair", repair::repair);
     fs::remove_dir_all(targets::directory()).unwrap();
 }

@@ -73,7 +73,7 @@ pub(crate) fn run(tar: &Tar, output: &Output) -> Result {
         archive.add_all(path, node)?;
     }
     archive.finish()?;
-    let left_out = archive.left_out;
+    let left_out = archive.left_out | file_system.warn_of_lost(output);
     if let Some(partial) = partial {
         partial.publish()?;
     }

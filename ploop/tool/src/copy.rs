@@ -49,7 +49,7 @@ pub(crate) fn run(copy: &Copy, output: &Output) -> Result {
         &directory.join(OsStr::from_bytes(&name)),
         &node,
     )?;
-    Ok(match copier.left_out {
+    Ok(match copier.left_out | file_system.warn_of_lost(output) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })

@@ -1,17 +1,17 @@
 //! The file system inside an image: ext2, ext3 and ext4, read without mounting it, as of what its journal has committed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use fs_ext4::Filesystem;
 use fs_ext4::acl::{self, AclEntry};
 use fs_ext4::block_io::BlockDevice;
-use fs_ext4::dir::DirBlockIter;
+use fs_ext4::dir::{DirBlockIter, DirEntry};
 use fs_ext4::error::Error as Ext4Error;
 use fs_ext4::extent::{EXT4_EXT_MAX_DEPTH, EXT4_EXT_NODE_SIZE, Extent, ExtentHeader, ExtentIdx};
 use fs_ext4::features::Incompat;
@@ -23,7 +23,7 @@ use ploop::Size;
 use ploop::image::Disk;
 
 use crate::cli::FileSystemState;
-use crate::output::{Failure, Result};
+use crate::output::{Failure, Output, Result};
 use crate::stored_attributes::{self, Attribute};
 
 /// The number of the root directory.
@@ -85,6 +85,8 @@ pub(crate) struct FileSystem {
     pub(crate) library: Filesystem,
     /// Where it begins on the disk.
     pub(crate) offset: u64,
+    /// With `--salvage`, the directories that have entries which cannot be read. Without, these are errors.
+    lost: Option<Mutex<BTreeSet<u32>>>,
 }
 
 /// A file of it, of whatever kind.
@@ -170,7 +172,25 @@ impl Node {
 
 impl FileSystem {
     pub(crate) fn open(state: &FileSystemState) -> Result<FileSystem> {
-        FileSystem::of_disk(&state.state.open()?, state.partition)
+        let found = FileSystem::of_disk(&state.state.open()?, state.partition)?;
+        Ok(FileSystem {
+            lost: state.state.salvage.then(Mutex::default),
+            ..found
+        })
+    }
+
+    /// Says which directories have lost entries, and whether there are any.
+    pub(crate) fn warn_of_lost(&self, output: &Output) -> bool {
+        let Some(lost) = &self.lost else {
+            return false;
+        };
+        let lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+        for directory in lost.iter() {
+            output.warning(format_args!(
+                "directory {directory} has entries that cannot be read, and are left out"
+            ));
+        }
+        !lost.is_empty()
     }
 
     /// Opens the file system of the partition that was asked for, or of the only one that has any.
@@ -227,7 +247,11 @@ impl FileSystem {
             return Err(Ext4Error::UnsupportedIncompat(journal_device));
         }
         let library = Filesystem::mount(Arc::new(part))?;
-        Ok(FileSystem { library, offset })
+        Ok(FileSystem {
+            library,
+            offset,
+            lost: None,
+        })
     }
 
     pub(crate) fn node(&self, number: u32) -> Result<Node> {
@@ -345,38 +369,58 @@ impl FileSystem {
         let failed =
             |error: Ext4Error| cannot(&format!("directory {number} cannot be read"), &error);
         let mut found = Vec::new();
-        let mut add = |name: Vec<u8>, number: u32| {
+        let mut add = |entry: DirEntry| {
+            let name = entry.name;
             if name.is_empty() || name.contains(&b'/') || name.contains(&0) {
-                return Err(Failure::Request(format!(
-                    "directory {} has an entry with the impossible name {:?}",
-                    directory.number,
-                    String::from_utf8_lossy(&name)
-                )));
+                let name = String::from_utf8_lossy(&name);
+                return self.lose_entries(
+                    number,
+                    Failure::Request(format!(
+                        "directory {number} has an entry with the impossible name {name:?}"
+                    )),
+                );
             }
-            found.push((name, number));
+            found.push((name, entry.inode));
             Ok(())
         };
         if directory.inode.has_inline_data() {
-            for entry in self.library.read_dir_ino(number).map_err(failed)? {
-                add(entry.name, entry.inode)?;
+            match self.library.read_dir_ino(number) {
+                Ok(entries) => entries.into_iter().try_for_each(&mut add)?,
+                Err(error) => self.lose_entries(number, failed(error))?,
             }
-        } else {
-            let has_type = self.library.sb.feature_incompat & Incompat::FILETYPE.bits() != 0;
-            let block = u64::from(self.library.sb.block_size());
-            let mut buffer = Vec::new();
-            for run in self.data(directory)? {
-                for start in (0..run.len).step_by(block as usize) {
-                    buffer.resize(block.min(run.len - start) as usize, 0);
-                    let read = self.library.dev.read_at(run.at + start, &mut buffer);
-                    read.map_err(failed)?;
-                    for entry in DirBlockIter::new(&buffer, has_type) {
-                        let entry = entry.map_err(failed)?;
-                        add(entry.name, entry.inode)?;
+            return Ok(found);
+        }
+        let has_type = self.library.sb.feature_incompat & Incompat::FILETYPE.bits() != 0;
+        let block = u64::from(self.library.sb.block_size());
+        let mut buffer = Vec::new();
+        for run in self.data(directory)? {
+            for start in (0..run.len).step_by(block as usize) {
+                buffer.resize(block.min(run.len - start) as usize, 0);
+                let read = self.library.dev.read_at(run.at + start, &mut buffer);
+                read.map_err(failed)?;
+                for entry in DirBlockIter::new(&buffer, has_type) {
+                    match entry {
+                        Ok(entry) => add(entry)?,
+                        Err(error) => {
+                            // Where the next one begins is not known; in the next block it is.
+                            self.lose_entries(number, failed(error))?;
+                            break;
+                        }
                     }
                 }
             }
         }
         Ok(found)
+    }
+
+    /// Goes on without entries of a directory, where the image is salvaged.
+    fn lose_entries(&self, directory: u32, failure: Failure) -> Result<()> {
+        let Some(lost) = &self.lost else {
+            return Err(failure);
+        };
+        let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.insert(directory);
+        Ok(())
     }
 
     /// The target of a symbolic link.

@@ -77,7 +77,7 @@ pub(crate) fn run(list: &List, output: &Output) -> Result {
         .flat_map(|(path, node)| entries(&file_system, path, node, is_single));
     if output.is_json() {
         print_json(entries)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(status(&file_system, output));
     }
     let header = ["MODE", "LINKS", "UID", "GID", "SIZE", "MODIFIED", "NAME"];
     let mut table = LongTable::new(output, header, &[1, 2, 3, 4]);
@@ -87,7 +87,14 @@ pub(crate) fn run(list: &List, output: &Output) -> Result {
     if !table.is_empty() {
         table.finish()?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(status(&file_system, output))
+}
+
+fn status(file_system: &FileSystem, output: &Output) -> ExitCode {
+    match file_system.warn_of_lost(output) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
 }
 
 /// What is listed of a path: the file, or those in a directory. Each is read when it is its turn.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 mod ext_image;
 mod signalled;
 
-use ext_image::{ExtImage, M, ploop_image, run, text};
+use ext_image::{ExtImage, M, json, ploop_image, run, text};
 use rustix::process::Signal;
 use signalled::SIGNALS;
 
@@ -215,6 +215,70 @@ fn encrypted_files_are_left_out_and_named() {
     let output = ploop_image(&["ls", text(&path), "/b"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(words(&output).contains("encrypted"), "{}", words(&output));
+}
+
+#[test]
+fn what_is_left_of_a_damaged_directory_is_salvaged() {
+    let options = ["-t", "ext4", "-b", "1024", "-O", "^metadata_csum"];
+    let image = ExtImage::new(&options, 16 * M, |root| {
+        tree(root);
+        // About fifty are in a block.
+        for number in 0..200 {
+            fs::write(root.join(format!("c/number-{number:04}")), "").unwrap();
+        }
+    });
+    image.debugfs(&["symlink b/QQQQ target"]);
+    replace(&image, b"QQQQ", b"Q/QQ");
+    // The length of an entry is before its name.
+    let bytes = fs::read(image.raw()).unwrap();
+    let damaged = b"number-0060";
+    let at = bytes.windows(damaged.len()).position(|it| it == damaged);
+    let file = File::options().write(true).open(image.raw()).unwrap();
+    file.write_all_at(&[3, 0], at.unwrap() as u64 - 4).unwrap();
+    image.import(&[]);
+    let path = image.image();
+    for directory in ["/b", "/c"] {
+        let output = ploop_image(&["ls", text(&path), directory]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+    }
+    let listed_in = |directory: &str| {
+        let found = json(1, &["ls", "--salvage", text(&path), directory]);
+        let names = found.as_array().unwrap().iter();
+        let names = names.map(|it| it["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<String>>()
+    };
+    assert_eq!(listed_in("/b"), ["one", "two"]);
+    let left = listed_in("/c");
+    // What is before it in the block, and all other blocks.
+    for (name, is_there) in [("number-0059", true), ("number-0060", false), ("two", true)] {
+        assert_eq!(
+            left.iter().any(|it| it == name),
+            is_there,
+            "{name}: {left:?}"
+        );
+    }
+    assert!(left.len() > 120 && left.len() < 201, "{left:?}");
+
+    let output = ploop_image(&["tar", "--salvage", text(&path)]);
+    assert_eq!(output.status.code(), Some(1));
+    let lost = words(&output);
+    assert_eq!(lost.lines().count(), 2, "{lost}");
+    assert!(
+        lost.lines()
+            .all(|it| it.contains("entries that cannot be read")),
+        "{lost}"
+    );
+    let (names, is_whole) = listed(image.dir.path(), &output.stdout);
+    assert!(is_whole);
+    assert!(names.contains(&"./b/two".to_owned()));
+    let of_c = names.iter().filter(|name| name.starts_with("./c/"));
+    assert_eq!(of_c.count(), left.len() + 1);
+
+    let out = image.path("out");
+    let output = ploop_image(&["cp", "--salvage", "-r", text(&path), "/b", text(&out)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(fs::read(out.join("two")).unwrap(), b"btwo");
 }
 
 #[test]

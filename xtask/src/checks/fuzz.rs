@@ -16,7 +16,7 @@ pub(super) const CHECK: Check = Check {
     work,
 };
 
-const TARGETS: [&str; 5] = ["descriptor", "delta", "check", "copy", "undo"];
+const TARGETS: [&str; 6] = ["descriptor", "delta", "check", "copy", "undo", "repair"];
 
 fn work(settings: &Settings) -> Result<()> {
     let directory = packages::metadata()?.target_directory.join("fuzz");
