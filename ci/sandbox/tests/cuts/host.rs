@@ -31,11 +31,9 @@ impl Host {
     /// Mounts it, which replays its journal.
     pub(crate) fn mount(disk: &Path, target: &Path) -> Host {
         fs::create_dir_all(target).unwrap();
-        let device = tool("losetup", &["--show", "-f", disk.to_str().unwrap()]);
-        let device = device.trim();
-        tool("mount", &[device, target.to_str().unwrap()]);
-        // It is freed when it is unmounted, also if this process is killed.
-        tool("losetup", &["-d", device]);
+        // The loop device is freed when it is unmounted, also if this process is killed.
+        let (disk, at) = (disk.to_str().unwrap(), target.to_str().unwrap());
+        tool("mount", &["-o", "loop", disk, at]);
         Host {
             target: target.to_owned(),
         }
