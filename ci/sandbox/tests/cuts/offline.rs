@@ -459,7 +459,8 @@ pub(crate) fn conduct(place: &Path) {
 /// the syncs.
 pub(crate) fn conduct_unsynced(place: &Path) {
     ploop::durability::set_sync(false);
-    let wrong = offline_cuts(place, cuts() / 8);
+    // About one cut of five undoes something: that none of these does is not to be expected.
+    let wrong = offline_cuts(place, cuts() / 4);
     note!("{} undone", wrong.len());
     assert!(wrong.iter().any(|what| what.contains(UNDONE)));
 }
