@@ -224,7 +224,8 @@ fn entries_behind_the_disk_are_cleared() {
 #[test]
 fn entries_behind_the_disk_stay_where_the_descriptor_has_a_larger_one() {
     let image = DamagedImage::new(V2);
-    image.set_entry("top.hds", 200, 1);
+    image.set_entry("top.hds", 200, 6);
+    image.set_len("top.hds", 7 * CLUSTER);
     let size = SIZE / 512;
     image.replace_in_descriptor(
         &format!("<Disk_size>{size}"),
