@@ -472,3 +472,27 @@ fn a_dry_run_of_a_contradictory_descriptor_tells_of_a_lost_delta() {
     let report = image.repair(&[]).unwrap();
     assert!(is_left(&report), "{report:#?}");
 }
+
+#[test]
+fn a_raw_base_below_a_snapshot_that_was_cut_short() {
+    for len in [300_001, 600 * 512] {
+        let image = Written::new(Kind::RawBase, FormatVersion::V2, 32 << 10, 1024, true);
+        let base = image.xml.with_file_name("root.hds");
+        let content = fs::read(&base).unwrap();
+        let file = File::options().write(true).open(&base).unwrap();
+        file.set_len(len).unwrap();
+        let found = check(&image.xml);
+        assert!(found.has(Issue::Size), "{found}");
+        // A disk that was made larger after its snapshot has such a base, too, but of whole sectors.
+        assert_eq!(found.is_clean(), len % 512 == 0, "{found}");
+        let report = image.repair(&[]).unwrap();
+        assert_eq!(report.is_complete(), len % 512 == 0, "{report:#?}");
+        assert_eq!(fs::metadata(&base).unwrap().len(), len);
+        let report = image.repair(&[RepairChoice::PadRaw]).unwrap();
+        assert!(report.is_complete(), "{report:#?}");
+        let mut expected = content[..len as usize].to_vec();
+        expected.resize(content.len(), 0);
+        assert!(fs::read(&base).unwrap() == expected);
+        assert!(check(&image.xml).is_clean());
+    }
+}

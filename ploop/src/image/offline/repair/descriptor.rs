@@ -169,10 +169,25 @@ pub(super) fn plan_raw(
     options: &RepairOptions,
     decisions: &mut Decisions,
 ) -> Option<FileChange> {
-    let size = descriptor.size.bytes();
     let is_top = base.guid == descriptor.top;
+    // Below a snapshot, the disk has the size that it had then.
+    let above = descriptor.children(base.guid).filter_map(|child| {
+        let header = Header::read(&descriptor.image(child)?.file).ok()?;
+        Some(header.size)
+    });
+    let size = match is_top {
+        true => Some(descriptor.size),
+        false => above.min(),
+    };
+    let size = size.map_or(base.len, Size::bytes);
     let missing = base.len.saturating_sub(base.stored);
-    let is_short = is_top && base.len < size;
+    let is_short = base.len < size;
+    // A disk that was made larger since has such a base, too.
+    let severity = match (is_top, base.len % 512) {
+        (true, _) => Severity::Error,
+        (false, 0) => Severity::Note,
+        (false, _) => Severity::Warning,
+    };
     let mut add = |severity, issue, message: &str, outcome| {
         decisions.add(severity, issue, &base.path, None, message, outcome);
     };
@@ -198,12 +213,7 @@ pub(super) fn plan_raw(
         } else {
             RepairOutcome::choice(RepairChoice::PadRaw, effect)
         };
-        add(
-            Severity::Error,
-            Issue::Size,
-            "the raw base was cut short",
-            outcome,
-        );
+        add(severity, Issue::Size, "", outcome);
     } else if is_top && base.len.next_multiple_of(512) > size {
         decisions.add(
             Severity::Warning,

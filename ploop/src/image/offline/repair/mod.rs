@@ -70,7 +70,7 @@ impl OfflineImage {
     /// | `InUse` | the mark is cleared if the delta is sound then. It could be that of a program on another host |
     /// | `Unsupported` | left, but an interrupted change of the format version is taken back |
     /// | `Extension` | a damaged one by [`DropExtensions`](RepairChoice::DropExtensions); a sound one, too, where the table has to be changed |
-    /// | `Size` | likewise. A delta with less than the one below, or a raw base that is longer: left. A raw base that is shorter: by [`PadRaw`](RepairChoice::PadRaw) |
+    /// | `Size` | likewise. A delta with less than the one below, or a raw base that is longer: left. A raw base that is shorter, also one below a snapshot: by [`PadRaw`](RepairChoice::PadRaw) |
     /// | `BadEntry` | by [`ClearEntries`](RepairChoice::ClearEntries), unless a field of the header is the reason: that is corrected |
     /// | `SharedCluster` | by [`CopyShared`](RepairChoice::CopyShared) |
     /// | `EntryBeyondDisk` | the entries are cleared |
@@ -406,7 +406,7 @@ fn read(path: &Path) -> Result<std::result::Result<FoundDescriptor, String>> {
     match DescriptorFile::mend(bytes.clone(), directory(path), &FORM) {
         Ok((file, mended)) => Ok(Ok((bytes, file, mended))),
         Err(_) => Ok(Err(format!(
-            "{}; put the descriptor back from a backup, or make it anew of the deltas: image::restore_descriptor",
+            "{}; put the descriptor back from a backup, or make it anew of the deltas: ploop-image restore-descriptor, or image::restore_descriptor",
             error.reason()
         ))),
     }
@@ -532,7 +532,7 @@ fn why_left(finding: &Finding) -> &'static str {
             "the system cannot read it: look at its kind and permissions, and copy it from a failing disk"
         }
         Issue::Size => {
-            "which of the two is right is not known; the disk can be made larger: OfflineImage::grow"
+            "which of the two is right is not known; the disk can be made larger: ploop-image resize"
         }
         Issue::Header => "nothing tells what the header should be",
         Issue::Unsupported => "this library does not know how it is meant",
