@@ -72,7 +72,7 @@ pub(super) fn decide(
         let outcome = RepairOutcome::left(
             "the layout is one of old Parallels versions, which is only read; export the image",
         );
-        leave_all(&delta.path, decisions, &outcome);
+        leave(delta, decisions, &outcome);
     }
     let evidence = Evidence {
         deltas: &known,
@@ -178,7 +178,7 @@ fn settle(
                 format!("the header is made anew ({names})"),
             )
         };
-        leave_all(&delta.path, decisions, &outcome);
+        leave(delta, decisions, &outcome);
         return None;
     }
     if one.wrong.len() > 1 {
@@ -190,7 +190,7 @@ fn settle(
         let outcome = RepairOutcome::left(format!(
             "by the geometry that is right ({one}), clusters could not be read that can be now: wrong entries of the table would come to light"
         ));
-        leave_all(&delta.path, decisions, &outcome);
+        leave(delta, decisions, &outcome);
         return None;
     }
     let outcome = RepairOutcome::repaired(format!(
@@ -236,10 +236,20 @@ fn doubtful<'a>(
             more.join(", or ")
         ),
     };
-    leave_all(&delta.path, decisions, &RepairOutcome::left(reason));
+    leave(delta, decisions, &RepairOutcome::left(reason));
 }
 
-/// Leaves everything of a delta as it is.
+/// Leaves everything of a delta as it is, and says so even where the check has found nothing.
+fn leave(delta: &OpenDelta, decisions: &mut Decisions, outcome: &RepairOutcome) {
+    leave_all(&delta.path, decisions, outcome);
+    for decision in &mut decisions.0 {
+        if decision.issue == Issue::Header && decision.file == delta.path {
+            "the delta stays as it is".clone_into(&mut decision.message);
+        }
+    }
+}
+
+/// Leaves whatever the check has found in a delta.
 pub(super) fn leave_all(path: &Path, decisions: &mut Decisions, outcome: &RepairOutcome) {
     for issue in [
         Issue::Header,
@@ -260,12 +270,8 @@ pub(super) fn leave_all(path: &Path, decisions: &mut Decisions, outcome: &Repair
         decisions
             .0
             .retain(|it| it.issue != issue || it.file != path);
-        let message = match issue {
-            Issue::Header => "the delta stays as it is",
-            _ => "",
-        };
         let outcome = outcome.clone();
-        decisions.add(Severity::Error, issue, path, None, message, outcome);
+        decisions.add(Severity::Error, issue, path, None, "", outcome);
     }
 }
 
@@ -479,24 +485,30 @@ impl Evidence<'_> {
             }
             for header in headers {
                 let is_far = header.first_block_sector > usual.first_block_sector;
-                let Some(candidate) = self.candidate(delta, &header, is_far) else {
+                let least = best.first().map(Candidate::cost);
+                let Some(candidate) = self.candidate(delta, &header, is_far, least) else {
                     continue;
                 };
                 if candidate.fits() {
                     return vec![candidate];
                 }
-                match best.first().map(|best| candidate.cost().cmp(&best.cost())) {
-                    Some(std::cmp::Ordering::Greater) => {}
-                    Some(std::cmp::Ordering::Equal) => best.push(candidate),
-                    _ => best = vec![candidate],
+                if least.is_none_or(|least| candidate.cost() < least) {
+                    best.clear();
                 }
+                best.push(candidate);
             }
         }
         best
     }
 
-    /// A delta with this header. `None` where that cannot be.
-    fn candidate(&self, delta: &OpenDelta, header: &Header, is_far: bool) -> Option<Candidate> {
+    /// A delta with this header. `None` where that cannot be, or costs more than `least` whatever the table is like.
+    fn candidate(
+        &self,
+        delta: &OpenDelta,
+        header: &Header,
+        is_far: bool,
+        least: Option<u64>,
+    ) -> Option<Candidate> {
         let bytes = delta.with_geometry(header);
         let parsed = Header::parse(&bytes).ok()?;
         // A file that was cut short still has its right header.
@@ -537,13 +549,19 @@ impl Evidence<'_> {
                 .filter_map(|it| size(&it))
                 .filter(|it| *it < parsed.size)
                 .count();
-        Some(Candidate {
-            table: Quality::of(delta, &Layout::from(&parsed)),
+        let mut candidate = Candidate {
             header: parsed,
             bytes,
             wrong,
+            table: Quality::default(),
             order: order as u64,
             is_far,
-        })
+        };
+        let is_possible = |candidate: &Candidate| least.is_none_or(|it| candidate.cost() <= it);
+        if !is_possible(&candidate) {
+            return None;
+        }
+        candidate.table = Quality::of(delta, &Layout::from(&candidate.header));
+        is_possible(&candidate).then_some(candidate)
     }
 }
