@@ -63,3 +63,21 @@ fn what_is_no_chain_is_refused() {
     assert_eq!(refused(&[filled.path("text")]), ErrorKind::Corrupt);
     assert!(!filled.xml().exists());
 }
+
+/// With the copy of its table, it is taken back as soon as there is a descriptor.
+#[test]
+fn a_delta_whose_version_was_being_changed_needs_the_copy_of_its_table() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 0);
+    let base = filled.descriptor().base().unwrap().file.clone();
+    fs::remove_file(filled.xml()).unwrap();
+    let mut bytes = fs::read(&base).unwrap();
+    let copy = PathBuf::from(format!("{}.idx", base.display()));
+    let saved = bytes.clone();
+    bytes[52] |= 2;
+    fs::write(&base, &bytes).unwrap();
+    let error = restore_descriptor(filled.xml(), &[&base]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(!filled.xml().exists());
+    fs::write(&copy, saved).unwrap();
+    restore_descriptor(filled.xml(), &[&base]).unwrap();
+}

@@ -169,15 +169,17 @@ impl DamagedImage {
         // Space for holes changes no byte.
         assert!(undo.exists() || repaired == damaged);
 
-        let again = image.repair(&options(), |_| {}).unwrap();
-        assert!(
-            self.files() == repaired,
-            "a second repair changes something: {again:?}"
-        );
-        assert!(
-            !again.items.iter().any(RepairItem::is_repaired),
-            "{again:?}"
-        );
+        if !goes_on(&report) {
+            let again = image.repair(&options(), |_| {}).unwrap();
+            assert!(
+                self.files() == repaired,
+                "a second repair changes something: {again:?}"
+            );
+            assert!(
+                !again.items.iter().any(RepairItem::is_repaired),
+                "{again:?}"
+            );
+        }
 
         if undo.exists() {
             image.undo_repair(&undo).unwrap();
@@ -222,6 +224,12 @@ pub(crate) fn assert_same(found: &Files, expected: &Files) {
     for (path, bytes) in expected {
         assert!(found[path] == *bytes, "{} differs", path.display());
     }
+}
+
+/// Whether the rest is for the next repair, because this one corrected the geometry.
+pub(crate) fn goes_on(report: &RepairReport) -> bool {
+    let mut items = report.items.iter();
+    items.any(|item| item.outcome.to_string().contains("repair the image again"))
 }
 
 /// The outcome of the only finding of this kind.

@@ -3,6 +3,7 @@
 
 mod damaged_image;
 mod descriptors;
+mod geometry;
 mod headers;
 mod random_damage;
 mod tables;

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use ploop::image::{RepairChoice, RepairItem, RepairOptions, check};
 use ploop::{ErrorKind, FormatVersion, Guid};
 
-use crate::damaged_image::{CLUSTER, Clusters, DamagedImage, FILES, assert_same};
+use crate::damaged_image::{CLUSTER, Clusters, DamagedImage, FILES, assert_same, goes_on};
 
 /// Damages a header, a table, the length of a file, or the descriptor.
 fn damage(image: &DamagedImage, random: &mut Rng) {
@@ -140,12 +140,14 @@ fn nothing_gets_worse() {
             "{what}"
         );
         println!("{what}");
-        let again = open.repair(&options(), |_| {}).unwrap();
-        assert!(
-            !again.items.iter().any(RepairItem::is_repaired),
-            "{what}: {report:#?} {again:#?}"
-        );
-        assert_same(&image.files(), &result);
+        if !goes_on(&report) {
+            let again = open.repair(&options(), |_| {}).unwrap();
+            assert!(
+                !again.items.iter().any(RepairItem::is_repaired),
+                "{what}: {report:#?} {again:#?}"
+            );
+            assert_same(&image.files(), &result);
+        }
         // What was done to finish an operation that seems to have been interrupted is not undone.
         if undo.exists() && !report.recovered {
             open.undo_repair(&undo).unwrap();

@@ -224,7 +224,8 @@ fn entries_behind_the_disk_are_cleared() {
 #[test]
 fn entries_behind_the_disk_stay_where_the_descriptor_has_a_larger_one() {
     let image = DamagedImage::new(V2);
-    image.set_entry("top.hds", 200, 1);
+    image.set_entry("top.hds", 200, 6);
+    image.set_len("top.hds", 7 * CLUSTER);
     let size = SIZE / 512;
     image.replace_in_descriptor(
         &format!("<Disk_size>{size}"),
@@ -316,8 +317,9 @@ fn an_extension_is_dropped_by_choice() {
 #[test]
 fn a_file_with_two_names_is_left() {
     let image = DamagedImage::new(V2);
-    image.set_entry("top.hds", 61, 0);
     fs::hard_link(image.file("top.hds"), image.file("clone")).unwrap();
+    assert!(image.repair(&[]).is_complete());
+    image.set_entry("top.hds", 61, 0);
     let before = image.files();
     let report = image.repair(&RepairChoice::ALL);
     assert!(is_left(&report, Issue::LostClusters), "{report:?}");

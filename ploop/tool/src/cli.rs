@@ -159,7 +159,8 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  ploop-image repair root.hdd --dry-run\n  ploop-image repair root.hdd --undo before.undo --clear-entries\n  ploop-image repair root.hdd --revert before.undo\n\n\
                       Exit status: 0 if the image is sound and nothing is left, 1 otherwise. Changes the image: under libploop's \
-                      lock, and only while no device of this host has it. At each moment the image is no worse than before."
+                      lock, and only while no device of this host has it. At each moment the image is no worse than before.\n\n\
+                      A repair that corrects the size or the clusters that a header or the descriptor has does nothing else: look at the disk, and repair again."
     )]
     Repair(Repair),
     /// Make a lost descriptor anew, of the deltas of the image; prints the descriptor
@@ -390,7 +391,8 @@ pub(crate) struct Repair {
     /// Change nothing, and say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Save what is overwritten, cut off and removed in a new file, before anything is changed
+    /// Save what is overwritten, cut off and removed in a new file, before anything is changed. What finishes an operation
+    /// that was interrupted is not in it
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub(crate) undo: Option<PathBuf>,
     /// Put back what the repair has changed that has written this undo file

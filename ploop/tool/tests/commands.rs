@@ -581,7 +581,7 @@ Something would be left.
 warning: [..]/top.hds at offset 44: the delta is marked as in use[..]
   repaired: no device of this host has it: the mark is cleared
 error: [..]/top.hds at offset 64: the table puts cluster 0 at 900, which lies beyond the end of the file
-  repaired: one entry is cleared
+  repaired: the entry is cleared
 warning: [..]/top.hds: 1 of the file's 2 clusters are not in use
   repaired: 1 MiB of the file are freed: what is behind them moves to their place, and the file is cut
 The image is sound.

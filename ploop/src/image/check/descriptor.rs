@@ -109,6 +109,15 @@ pub(super) fn check_agreement(
                 );
             }
         }
+        if delta.layout.is_none() && delta.guid != Some(descriptor.top) {
+            let above = deltas.iter().filter(|above| {
+                let parent = above.guid.and_then(|guid| descriptor.parent(guid));
+                parent.is_some() && parent == delta.guid
+            });
+            if let Some(above) = above.map(size).min() {
+                check_raw_below(delta, above, findings);
+            }
+        }
         let parent = delta.guid.and_then(|guid| descriptor.parent(guid));
         if let Some(parent) = parent.and_then(|parent| by_guid.get(&parent)) {
             if size(parent) > size(delta) {
@@ -162,6 +171,30 @@ pub(super) fn check_agreement(
                 ),
             );
         }
+    }
+}
+
+/// Checks the length of a raw base, of which a delta `above` says a size.
+fn check_raw_below(base: &DeltaReport, above: Size, findings: &mut Findings) {
+    let mut add = |severity, message| {
+        findings.add(severity, Issue::Size, Some(&base.file), None, message);
+    };
+    if base.len.bytes() % 512 != 0 {
+        add(
+            Severity::Warning,
+            format!(
+                "the plain disk has {} bytes, which are no whole sectors: it was cut short, and the rest reads as zeros",
+                base.len.bytes()
+            ),
+        );
+    } else if base.len < above {
+        add(
+            Severity::Note,
+            format!(
+                "the plain disk has {}, and {above} in the delta above: the disk was made larger since, or the plain disk was cut short",
+                base.len
+            ),
+        );
     }
 }
 

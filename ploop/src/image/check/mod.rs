@@ -85,7 +85,7 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
             Issue::Orphan,
             Some(orphan),
             None,
-            "no descriptor in its directory names this delta; if it is no other image's, it can be removed, as Ploop::remove_leftovers does where it lies beside the descriptor",
+            "no descriptor in its directory names this delta; if it is no other image's, it can be removed; repair with the choice remove-orphans does it where it lies beside the descriptor",
         );
     }
     let snapshots = snapshots(&descriptor, &deltas);

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::OfflineImage;
 use crate::image::descriptor::{Descriptor, Image, ImageKind};
-use crate::image::header::Header;
+use crate::image::header::{Header, HeaderFlags};
 use crate::side_files::directory_of;
-use crate::{Error, ErrorKind, Guid, Result, durability, paths, trust};
+use crate::{Error, ErrorKind, FormatVersion, Guid, Result, durability, paths, side_files, trust};
 
 /// Makes the descriptor of a chain of deltas, of which the base is the first and the top the last, and opens the image.
 /// `descriptor` is a new file. Sizes and clusters are those of the headers. The snapshots get new GUIDs: the deltas do
@@ -30,7 +30,8 @@ use crate::{Error, ErrorKind, Guid, Result, durability, paths, trust};
 ///
 /// [`AlreadyExists`](ErrorKind::AlreadyExists) where the descriptor is there; [`InvalidInput`](ErrorKind::InvalidInput)
 /// where there are no deltas, they do not fit together or one is named twice; [`NotFound`](ErrorKind::NotFound) and
-/// [`Corrupt`](ErrorKind::Corrupt) for a delta that is missing or has no header.
+/// [`Corrupt`](ErrorKind::Corrupt) for a delta that is missing or has no header, or of which a change of the format version was
+/// interrupted and the copy of the table is missing.
 pub fn restore_descriptor(
     descriptor: impl AsRef<Path>,
     deltas: &[impl AsRef<Path>],
@@ -41,6 +42,8 @@ pub fn restore_descriptor(
         Err(Error::new(kind, OPERATION, why.to_owned()).with_path(file))
     };
     let mut below: Option<Header> = None;
+    // What is interrupted after that is finished without the copies.
+    let mut is_base_converted = false;
     let mut files: Vec<PathBuf> = Vec::new();
     let mut restored: Option<Descriptor> = None;
     for delta in deltas {
@@ -49,6 +52,14 @@ pub fn restore_descriptor(
             Error::io(OPERATION, "the delta cannot be found", error).with_path(delta)
         })?;
         let header = Header::read(&file).map_err(|error| error.during(OPERATION))?;
+        let is_converting = header.flags.contains(HeaderFlags::CONVERTING);
+        if files.is_empty() {
+            is_base_converted = !is_converting && header.version == FormatVersion::V2;
+        }
+        if is_converting && !is_base_converted && !side_files::table_copy(&file).is_file() {
+            let why = "a change of the format version of this delta was interrupted, and the copy of its table (.idx beside it), with which it is taken back, is missing";
+            return refused(ErrorKind::Corrupt, why, delta);
+        }
         if files.contains(&file) {
             return refused(ErrorKind::InvalidInput, "this delta is named twice", delta);
         }

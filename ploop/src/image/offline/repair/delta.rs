@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::geometry::leave_all;
 use super::header::{OpenDelta, number as number_at};
 use super::options::{RepairChoice, RepairOptions};
 use super::report::{Decisions, RepairOutcome};
@@ -110,7 +111,6 @@ struct Planned<'a> {
     delta: &'a OpenDelta,
     header: Header,
     layout: Layout,
-    may_be_larger: bool,
     options: &'a RepairOptions,
     table: Table,
     /// The clusters of the extension, by their number behind the table; those that an entry does not lead to.
@@ -118,12 +118,12 @@ struct Planned<'a> {
     change: FileChange,
 }
 
-/// The changes of a delta whose header is to be `right`. `None` where nothing is to be done. `may_be_larger` says that the
-/// descriptor has a larger disk than the header, so that entries behind the end may be needed.
+/// The changes of a delta whose header is to be `right`. `None` where nothing is to be done. `hold` is why nothing
+/// but the header is changed, if so.
 pub(super) fn plan(
     delta: &OpenDelta,
     right: &[u8; Header::LEN],
-    may_be_larger: bool,
+    hold: Option<&str>,
     options: &RepairOptions,
     decisions: &mut Decisions,
 ) -> Option<FileChange> {
@@ -133,7 +133,6 @@ pub(super) fn plan(
     let mut planned = Planned {
         delta,
         layout,
-        may_be_larger,
         options,
         table: Table::default(),
         extension: Clusters::default(),
@@ -141,7 +140,8 @@ pub(super) fn plan(
         header,
     };
     if delta.names > 1 {
-        planned.leave_all(
+        leave_all(
+            &delta.path,
             decisions,
             &RepairOutcome::left(format!(
                 "the file has {} names (hard links), and would change under all of them; put a copy of it in its place, or remove the other names",
@@ -152,7 +152,8 @@ pub(super) fn plan(
     }
     planned.scan();
     if planned.header.flags.contains(HeaderFlags::CONVERTING) {
-        planned.leave_all(
+        leave_all(
+            &delta.path,
             decisions,
             &RepairOutcome::left(
                 "a change of the format version was interrupted, and its copy of the table, with which it would be taken back, is missing",
@@ -161,7 +162,8 @@ pub(super) fn plan(
         return None;
     }
     if !planned.table.is_readable {
-        planned.leave_all(
+        leave_all(
+            &delta.path,
             decisions,
             &RepairOutcome::left(
                 "the table cannot be read from the disk: copy the file to another disk first",
@@ -170,9 +172,13 @@ pub(super) fn plan(
         return None;
     }
     let mut new = *right;
-    planned.settle_extension(&mut new, decisions)?;
-    planned.settle_entries(decisions);
-    planned.settle_holes(decisions);
+    if let Some(reason) = hold {
+        planned.leave_table(reason, decisions);
+    } else {
+        planned.settle_extension(&mut new, decisions)?;
+        planned.settle_entries(decisions);
+        planned.settle_holes(decisions);
+    }
     planned.settle_flags(&mut new, decisions);
     if new != delta.bytes {
         planned.change.header = Some(HeaderChange {
@@ -218,34 +224,40 @@ impl Planned<'_> {
         self.table = table;
     }
 
-    fn leave_all(&self, decisions: &mut Decisions, outcome: &RepairOutcome) {
-        for issue in [
-            Issue::Header,
-            Issue::InUse,
-            Issue::Unsupported,
-            Issue::Extension,
-            Issue::ClusterSize,
-            Issue::MixedVersions,
-            Issue::Size,
-            Issue::BadEntry,
-            Issue::SharedCluster,
-            Issue::EntryBeyondDisk,
-            Issue::LostClusters,
-            Issue::UnalignedTail,
-            Issue::Sparse,
+    /// Leaves the faults of the table and of the clusters.
+    fn leave_table(&self, reason: &str, decisions: &mut Decisions) {
+        let end = self.delta.len.max(self.layout.data_start);
+        let tail = (end - self.layout.data_start) % self.layout.cluster.bytes();
+        let Table {
+            misplaced,
+            shared,
+            beyond,
+            ..
+        } = &self.table;
+        for (issue, severity, count) in [
+            (Issue::BadEntry, Severity::Error, misplaced.len() as u64),
+            (Issue::SharedCluster, Severity::Error, shared.len() as u64),
+            (
+                Issue::EntryBeyondDisk,
+                Severity::Warning,
+                beyond.len() as u64,
+            ),
+            (
+                Issue::LostClusters,
+                Severity::Warning,
+                self.lost(end - tail),
+            ),
+            (Issue::UnalignedTail, Severity::Warning, tail),
         ] {
-            // Those decided before were to be repaired.
-            decisions
-                .0
-                .retain(|it| it.issue != issue || it.file != self.delta.path);
-            decisions.add(
-                Severity::Note,
-                issue,
-                &self.delta.path,
-                None,
-                String::new(),
-                outcome.clone(),
-            );
+            if count != 0 {
+                let outcome = RepairOutcome::left(reason);
+                let message = match issue {
+                    Issue::LostClusters => "the file has clusters that are not in use",
+                    Issue::UnalignedTail => "the file does not end with a whole cluster",
+                    _ => "the table has wrong entries",
+                };
+                self.add(decisions, (severity, issue), message, outcome);
+            }
         }
     }
 
@@ -297,7 +309,7 @@ impl Planned<'_> {
         if is_damaged || needs_change {
             // Which clusters are its own is not known, or its bitmaps would go stale.
             let outcome = RepairOutcome::choice(RepairChoice::DropExtensions, effect);
-            self.leave_all(decisions, &outcome);
+            leave_all(&self.delta.path, decisions, &outcome);
             return None;
         }
         for offset in clusters.unwrap_or_default() {
@@ -336,6 +348,12 @@ impl Planned<'_> {
         if len < data_start {
             self.change.new_len = data_start;
             self.change.longest = data_start;
+            self.add(
+                decisions,
+                (Severity::Error, Issue::Header),
+                "the file ends before the data begins",
+                RepairOutcome::repaired("the file is made longer, up to where the data begins"),
+            );
         }
         let mut is_settled = true;
         let mut keeps_tail = false;
@@ -350,7 +368,6 @@ impl Planned<'_> {
                     .any(|(_, entry)| self.layout.cluster_offset(*entry) == torn);
             let outcome = if clears {
                 let misplaced = std::mem::take(&mut self.table.misplaced);
-                let mut cleared = 0;
                 for (number, entry) in misplaced {
                     if has_torn && self.layout.cluster_offset(entry) == torn {
                         if self.table.used.insert(self.slot_of(torn)) {
@@ -361,7 +378,6 @@ impl Planned<'_> {
                         }
                         continue;
                     }
-                    cleared += 1;
                     self.change.entries.push(EntryChange {
                         offset: entry_offset(number),
                         old: entry,
@@ -371,10 +387,9 @@ impl Planned<'_> {
                 self.table.shared.sort_unstable();
                 RepairOutcome::repaired(match keeps_tail {
                     true => format!(
-                        "{}, and the cluster at the end of the file, of which {tail} bytes are there, has zeros for the rest",
-                        entries(cleared, "is cleared", "are cleared")
+                        "the entry is cleared; that of the cluster at the end of the file, of which {tail} bytes are there, stays, with zeros for the rest"
                     ),
-                    false => entries(cleared, "is cleared", "are cleared"),
+                    false => "the entry is cleared".to_owned(),
                 })
             } else {
                 is_settled = false;
@@ -423,11 +438,7 @@ impl Planned<'_> {
                 RepairOutcome::left("the entries that lead to no cluster have to be repaired first")
             } else if copies {
                 homeless = shared;
-                RepairOutcome::repaired(entries(
-                    count,
-                    "gets a copy of the cluster",
-                    "get a copy of the cluster",
-                ))
+                RepairOutcome::repaired("the entry gets a copy of the cluster")
             } else {
                 is_settled = false;
                 RepairOutcome::choice(
@@ -448,9 +459,7 @@ impl Planned<'_> {
         }
 
         if !self.table.beyond.is_empty() {
-            let is_certain =
-                self.header.stored_entries == self.header.entries() && !self.may_be_larger;
-            let outcome = match is_certain && is_settled {
+            let outcome = match is_settled {
                 true => {
                     let cleared = self.table.beyond.iter().map(|(offset, entry)| EntryChange {
                         offset: *offset,
@@ -462,9 +471,7 @@ impl Planned<'_> {
                 }
                 false => {
                     is_settled = false;
-                    RepairOutcome::left(
-                        "they stay until the size is certain and the other entries are repaired",
-                    )
+                    RepairOutcome::left("they stay until the other entries are repaired")
                 }
             };
             self.add(
@@ -498,8 +505,8 @@ impl Planned<'_> {
         let cluster = self.layout.cluster.bytes();
         let slots = self.slot_of(end);
         let used = self.table.used.len();
-        let unused = u64::from(slots).saturating_sub(used + self.extension.len());
-        let lost = unused - self.unused_holes(end).min(unused);
+        let unused = self.unused(end);
+        let lost = self.lost(end);
         let frees = lost != 0 && is_settled;
         if lost != 0 {
             let outcome = match is_settled {
@@ -587,6 +594,17 @@ impl Planned<'_> {
         self.change.copies = copies;
         self.change.longest = self.change.longest.max(new_end).max(self.delta.len);
         self.change.new_len = new_end;
+    }
+
+    /// How many clusters before `end` are not in use.
+    fn unused(&self, end: u64) -> u64 {
+        u64::from(self.slot_of(end)).saturating_sub(self.table.used.len() + self.extension.len())
+    }
+
+    /// How many clusters before `end` are not in use, and no holes.
+    fn lost(&self, end: u64) -> u64 {
+        let unused = self.unused(end);
+        unused - self.unused_holes(end).min(unused)
     }
 
     /// How many clusters before `end` are holes, and not in use.

@@ -19,11 +19,11 @@ pub(super) fn plan(
     path: &Path,
     file: &DescriptorFile,
     mended: &[String],
-    found: (ClusterSize, Size, bool),
+    found: (ClusterSize, Option<Size>),
     options: &RepairOptions,
     decisions: &mut Decisions,
 ) -> Option<String> {
-    let (cluster, size, is_uncertain) = found;
+    let (cluster, size) = found;
     let old = &file.descriptor;
     let mut new = old.clone();
     let mut own = Decisions::default();
@@ -63,36 +63,35 @@ pub(super) fn plan(
         );
     }
     let message = "the size of the disk differs from that in the top delta";
-    if is_uncertain {
-        add(
+    match size {
+        None => add(
             Severity::Warning,
             Issue::Size,
             path,
-            message,
-            RepairOutcome::left(
-                "the table of the top has entries for a larger disk, as the descriptor says, and nothing tells which size is right",
-            ),
-        );
-    } else if size != old.size {
-        changed = true;
-        new.size = size;
-        add(
-            Severity::Warning,
-            Issue::Size,
-            path,
-            message,
-            RepairOutcome::repaired(format!(
-                "the driver goes by the top delta: the descriptor says {size}, too"
-            )),
-        );
-    } else if top_size(old).is_some_and(|top| top != size) {
-        add(
+            "",
+            RepairOutcome::left("what is known of the top delta does not tell which size is right"),
+        ),
+        Some(size) if size != old.size => {
+            changed = true;
+            new.size = size;
+            add(
+                Severity::Warning,
+                Issue::Size,
+                path,
+                message,
+                RepairOutcome::repaired(format!(
+                    "size and number of entries of the top delta say {size}, and so does the descriptor"
+                )),
+            );
+        }
+        Some(size) if top_size(old).is_some_and(|top| top != size) => add(
             Severity::Warning,
             Issue::Size,
             path,
             message,
             RepairOutcome::repaired("the header of the top delta says so now"),
-        );
+        ),
+        Some(_) => {}
     }
     changed |= drop_missing(&mut new, options, &mut own);
 
@@ -170,10 +169,25 @@ pub(super) fn plan_raw(
     options: &RepairOptions,
     decisions: &mut Decisions,
 ) -> Option<FileChange> {
-    let size = descriptor.size.bytes();
     let is_top = base.guid == descriptor.top;
+    // Below a snapshot, the disk has the size that it had then.
+    let above = descriptor.children(base.guid).filter_map(|child| {
+        let header = Header::read(&descriptor.image(child)?.file).ok()?;
+        Some(header.size)
+    });
+    let size = match is_top {
+        true => Some(descriptor.size),
+        false => above.min(),
+    };
+    let size = size.map_or(base.len, Size::bytes);
     let missing = base.len.saturating_sub(base.stored);
-    let is_short = is_top && base.len < size;
+    let is_short = base.len < size;
+    // A disk that was made larger since has such a base, too.
+    let severity = match (is_top, base.len % 512) {
+        (true, _) => Severity::Error,
+        (false, 0) => Severity::Note,
+        (false, _) => Severity::Warning,
+    };
     let mut add = |severity, issue, message: &str, outcome| {
         decisions.add(severity, issue, &base.path, None, message, outcome);
     };
@@ -199,12 +213,7 @@ pub(super) fn plan_raw(
         } else {
             RepairOutcome::choice(RepairChoice::PadRaw, effect)
         };
-        add(
-            Severity::Error,
-            Issue::Size,
-            "the raw base was cut short",
-            outcome,
-        );
+        add(severity, Issue::Size, "", outcome);
     } else if is_top && base.len.next_multiple_of(512) > size {
         decisions.add(
             Severity::Warning,

@@ -1,6 +1,7 @@
 //! Repair of an image that is not attached: [`OfflineImage::repair`] and [`OfflineImage::undo_repair`].
 //!
-//! * [`header`]: which header of a delta is right.
+//! * [`geometry`]: which headers are right.
+//! * [`header`]: a delta as it is.
 //! * [`delta`]: what is to be changed in a delta.
 //! * [`descriptor`]: what the descriptor should say.
 //! * [`steps`]: the writes, in an order that leaves nothing worse at any moment.
@@ -8,6 +9,7 @@
 
 mod delta;
 mod descriptor;
+mod geometry;
 mod header;
 mod options;
 mod report;
@@ -63,16 +65,15 @@ impl OfflineImage {
     /// | `TopWithChild` | left: a snapshot gives the image a new top |
     /// | `SameFile`, `Unreadable` | left, and so are all files of an image with `SameFile` |
     /// | `Missing` | by [`DropMissing`](RepairChoice::DropMissing), where nothing stands upon the snapshot; else left |
-    /// | `Header` | fields are corrected by the descriptor, the other deltas, the length of the file and the table, which must be sound then; where the signature is gone, by [`RebuildHeaders`](RepairChoice::RebuildHeaders). A raw base that begins with a header: left |
-    /// | `ClusterSize` | the descriptor is corrected if all deltas agree, else the header, if the table is sound then |
-    /// | `MixedVersions` | the signature is corrected, if the tables are sound by one version only |
+    /// | `Header` | the field that all else contradicts is corrected (see below); where the signature is gone, by [`RebuildHeaders`](RepairChoice::RebuildHeaders). A raw base that begins with a header: left |
+    /// | `ClusterSize`, `MixedVersions` | likewise, in the headers or the descriptor |
     /// | `InUse` | the mark is cleared if the delta is sound then. It could be that of a program on another host |
     /// | `Unsupported` | left, but an interrupted change of the format version is taken back |
     /// | `Extension` | a damaged one by [`DropExtensions`](RepairChoice::DropExtensions); a sound one, too, where the table has to be changed |
-    /// | `Size` | the number of entries follows from the size; the size of the top from that number and the descriptor, if these agree; that of the descriptor from the top. A delta with less than the one below, or a raw base that is longer: left. A raw base that is shorter: by [`PadRaw`](RepairChoice::PadRaw) |
-    /// | `BadEntry` | by [`ClearEntries`](RepairChoice::ClearEntries), unless the header says wrongly where the data begins: that is corrected |
+    /// | `Size` | likewise. A delta with less than the one below, or a raw base that is longer: left. A raw base that is shorter, also one below a snapshot: by [`PadRaw`](RepairChoice::PadRaw) |
+    /// | `BadEntry` | by [`ClearEntries`](RepairChoice::ClearEntries), unless a field of the header is the reason: that is corrected |
     /// | `SharedCluster` | by [`CopyShared`](RepairChoice::CopyShared) |
-    /// | `EntryBeyondDisk` | the entries are cleared, if header and descriptor agree about the size |
+    /// | `EntryBeyondDisk` | the entries are cleared |
     /// | `EmptyFlag` | set or cleared |
     /// | `LostClusters` | freed: clusters from the end of the file move there, and the file is cut. Not while the table has other damage, to which they may belong |
     /// | `UnalignedTail` | cut off, unless an entry leads there: then by `ClearEntries` |
@@ -96,10 +97,19 @@ impl OfflineImage {
     /// # Ok::<(), ploop::Error>(())
     /// ```
     ///
+    /// # The geometry
+    ///
+    /// By a wrong cluster size, format version or first block, whole clusters seem to be in no use. So the geometry of each delta is
+    /// decided first, by all that headers, descriptor, tables and the lengths of the files say. What only one field contradicts
+    /// is right, and the field is corrected; nothing else is changed in that repair, and the next one goes on. Where more than one geometry is
+    /// possible, nothing of the delta is written: the report says what contradicts what, and nobody but a person who looks at the disk by each
+    /// can tell.
+    ///
     /// # After a failure, a kill or a power cut
     ///
     /// At each moment the image is no worse than before, and reads at least what it has read; the next repair goes on. With an
-    /// [undo file](RepairOptions::undo), [`undo_repair`](OfflineImage::undo_repair) takes a repair back that was killed, too.
+    /// [undo file](RepairOptions::undo), [`undo_repair`](OfflineImage::undo_repair) takes a repair back that was killed, too. What
+    /// finishes an interrupted operation is not in that file.
     ///
     /// # Errors
     ///
@@ -247,8 +257,18 @@ impl Prepared {
         let descriptor = &self.file.descriptor;
         let mut deltas = Vec::new();
         for image in &descriptor.images {
-            // One that cannot be opened is a finding of the check.
             let Ok(Some(open)) = OpenDelta::open(image) else {
+                // It is a finding of the check, if that could read the descriptor.
+                if !self.mended.is_empty() {
+                    decisions.add(
+                        Severity::Error,
+                        Issue::Unreadable,
+                        &image.file,
+                        None,
+                        "the delta cannot be read",
+                        RepairOutcome::left("put the file back from a backup"),
+                    );
+                }
                 continue;
             };
             match descriptor.is_raw_base(image.guid) {
@@ -261,31 +281,25 @@ impl Prepared {
                 false => deltas.push(open),
             }
         }
-        let right = header::decide(&deltas, descriptor, options, &mut decisions);
-        let is_changed = |(open, header): (&OpenDelta, &Option<[u8; Header::LEN]>)| {
-            header.is_some_and(|header| header::is_other_layout(&open.bytes, &header))
-        };
-        let any_changed = deltas.iter().zip(&right.headers).any(is_changed);
+        let right = geometry::decide(&deltas, descriptor, options, &mut decisions);
         for (open, header) in deltas.iter().zip(&right.headers) {
             if let Some(header) = header {
-                let may_be_larger = open.guid == descriptor.top && right.size_is_uncertain;
-                changes.files.extend(delta::plan(
-                    open,
-                    header,
-                    may_be_larger,
-                    options,
-                    &mut decisions,
-                ));
+                let change = delta::plan(open, header, right.hold(), options, &mut decisions);
+                changes.files.extend(change);
             }
-            if any_changed {
-                follow(open, is_changed((open, header)), &mut decisions);
+        }
+        if right.is_corrected {
+            for (open, header) in deltas.iter().zip(&right.headers) {
+                let is_changed =
+                    header.is_some_and(|header| geometry::is_other(&open.bytes, &header));
+                follow(open, is_changed, &mut decisions);
             }
         }
         changes.new_descriptor = descriptor::plan(
             path,
             &self.file,
             &self.mended,
-            (right.cluster, right.size, right.size_is_uncertain),
+            (right.cluster, right.size),
             options,
             &mut decisions,
         )
@@ -354,6 +368,8 @@ fn follow(open: &OpenDelta, is_changed: bool, decisions: &mut Decisions) {
         );
     };
     add(Issue::Size, Some(36));
+    add(Issue::MixedVersions, None);
+    add(Issue::ClusterSize, None);
     if is_changed {
         for issue in [
             Issue::Header,
@@ -363,8 +379,6 @@ fn follow(open: &OpenDelta, is_changed: bool, decisions: &mut Decisions) {
             Issue::LostClusters,
             Issue::UnalignedTail,
             Issue::EmptyFlag,
-            Issue::ClusterSize,
-            Issue::MixedVersions,
             Issue::Size,
             Issue::OldLayout,
         ] {
@@ -392,7 +406,7 @@ fn read(path: &Path) -> Result<std::result::Result<FoundDescriptor, String>> {
     match DescriptorFile::mend(bytes.clone(), directory(path), &FORM) {
         Ok((file, mended)) => Ok(Ok((bytes, file, mended))),
         Err(_) => Ok(Err(format!(
-            "{}; put the descriptor back from a backup, or make it anew of the deltas: image::restore_descriptor",
+            "{}; put the descriptor back from a backup, or make it anew of the deltas: ploop-image restore-descriptor, or image::restore_descriptor",
             error.reason()
         ))),
     }
@@ -518,7 +532,7 @@ fn why_left(finding: &Finding) -> &'static str {
             "the system cannot read it: look at its kind and permissions, and copy it from a failing disk"
         }
         Issue::Size => {
-            "which of the two is right is not known; the disk can be made larger: OfflineImage::grow"
+            "which of the two is right is not known; the disk can be made larger: ploop-image resize"
         }
         Issue::Header => "nothing tells what the header should be",
         Issue::Unsupported => "this library does not know how it is meant",

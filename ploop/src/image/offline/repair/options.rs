@@ -23,7 +23,7 @@ pub enum RepairChoice {
     DropExtensions,
     /// Removes snapshots from the descriptor whose delta is missing, as long as nothing stands upon them.
     DropMissing,
-    /// Makes a raw base that was cut short as long as the disk, with zeros.
+    /// Makes a raw base that is too short as long as the disk, with zeros: one below a snapshot as long as the disk was then.
     PadRaw,
     /// Fills the holes of a file that was copied sparsely. Takes as much space as the holes are long.
     FillHoles,
