@@ -6,7 +6,7 @@
 //! with the fewest damages is right, if no other one has as few and one field at most contradicts it. Where there is none,
 //! nothing of the delta is written: by a wrong geometry, whole clusters seem to be in no use.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::header::{OpenDelta, changed_fields};
@@ -17,7 +17,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::header::{Header, at};
 use crate::image::layout::Layout;
 use crate::image::report::{Issue, Severity};
-use crate::{ClusterSize, FormatVersion, Size};
+use crate::{ClusterSize, FormatVersion, Guid, Size};
 
 const ENTRIES: &str = "number of entries";
 const SIGNATURE: &str = "signature";
@@ -74,10 +74,7 @@ pub(super) fn decide(
         );
         leave(delta, decisions, &outcome);
     }
-    let evidence = Evidence {
-        deltas: &known,
-        descriptor,
-    };
+    let evidence = Evidence::new(&known, descriptor);
     let hypotheses = evidence.hypotheses();
     let least = hypotheses.iter().map(Hypothesis::cost).min();
     let best: Vec<&Hypothesis> = hypotheses
@@ -420,9 +417,40 @@ impl Quality {
 struct Evidence<'a> {
     deltas: &'a [&'a OpenDelta],
     descriptor: &'a Descriptor,
+    /// Of each delta, those that it stands upon and those upon it, looked up once: there may be thousands.
+    neighbours: Vec<Neighbours>,
 }
 
-impl Evidence<'_> {
+/// By their places among the deltas.
+#[derive(Clone, Default)]
+struct Neighbours {
+    below: Option<usize>,
+    above: Vec<usize>,
+}
+
+impl<'a> Evidence<'a> {
+    fn new(deltas: &'a [&'a OpenDelta], descriptor: &'a Descriptor) -> Evidence<'a> {
+        let places: HashMap<Guid, usize> = deltas
+            .iter()
+            .enumerate()
+            .map(|(place, delta)| (delta.guid, place))
+            .collect();
+        let mut neighbours = vec![Neighbours::default(); deltas.len()];
+        for (place, delta) in deltas.iter().enumerate() {
+            let parent = descriptor.parent(delta.guid);
+            let below = parent.and_then(|parent| places.get(&parent).copied());
+            neighbours[place].below = below;
+            if let Some(below) = below {
+                neighbours[below].above.push(place);
+            }
+        }
+        Evidence {
+            deltas,
+            descriptor,
+            neighbours,
+        }
+    }
+
     /// What is possible; only one, if all fits.
     fn hypotheses(&self) -> Vec<Hypothesis> {
         let own = self.deltas.iter().find_map(|delta| delta.version());
@@ -436,10 +464,10 @@ impl Evidence<'_> {
         let mut found = Vec::new();
         for version in versions {
             for cluster in &clusters {
-                let best = |delta: &&OpenDelta| self.best(delta, version, *cluster);
+                let best = |place: usize| self.best(place, version, *cluster);
                 let hypothesis = Hypothesis {
                     cluster: *cluster,
-                    deltas: self.deltas.iter().map(best).collect(),
+                    deltas: (0..self.deltas.len()).map(best).collect(),
                 };
                 if hypothesis.deltas.iter().all(Vec::is_empty) {
                     continue;
@@ -460,14 +488,13 @@ impl Evidence<'_> {
     }
 
     /// The candidates of a delta with the fewest damages.
-    fn best(
-        &self,
-        delta: &OpenDelta,
-        version: FormatVersion,
-        cluster: ClusterSize,
-    ) -> Vec<Candidate> {
+    fn best(&self, place: usize, version: FormatVersion, cluster: ClusterSize) -> Vec<Candidate> {
+        let delta = self.deltas[place];
+        let Neighbours { below, above } = &self.neighbours[place];
+        // In a chain, a size that is wrong stands between right ones.
+        let others = below.iter().chain(above.first());
         let mut sizes = vec![delta.sectors(version), self.descriptor.size.sectors()];
-        sizes.extend(self.deltas.iter().map(|other| other.sectors(version)));
+        sizes.extend(others.map(|other| self.deltas[*other].sectors(version)));
         let mut seen = BTreeSet::new();
         sizes.retain(|size| seen.insert(*size));
         let mut best: Vec<Candidate> = Vec::new();
@@ -486,7 +513,7 @@ impl Evidence<'_> {
             for header in headers {
                 let is_far = header.first_block_sector > usual.first_block_sector;
                 let least = best.first().map(Candidate::cost);
-                let Some(candidate) = self.candidate(delta, &header, is_far, least) else {
+                let Some(candidate) = self.candidate(place, &header, is_far, least) else {
                     continue;
                 };
                 if candidate.fits() {
@@ -504,11 +531,12 @@ impl Evidence<'_> {
     /// A delta with this header. `None` where that cannot be, or costs more than `least` whatever the table is like.
     fn candidate(
         &self,
-        delta: &OpenDelta,
+        place: usize,
         header: &Header,
         is_far: bool,
         least: Option<u64>,
     ) -> Option<Candidate> {
+        let delta = self.deltas[place];
         let bytes = delta.with_geometry(header);
         let parsed = Header::parse(&bytes).ok()?;
         // A file that was cut short still has its right header.
@@ -534,21 +562,12 @@ impl Evidence<'_> {
         if delta.guid == self.descriptor.top && parsed.size != self.descriptor.size {
             wrong.push(DESCRIPTOR_SIZE);
         }
-        let size = |other: &&&OpenDelta| Some(other.layout()?.size);
-        let parent = self.descriptor.parent(delta.guid);
-        let parents = self.deltas.iter().filter(|it| Some(it.guid) == parent);
-        let children = self
-            .deltas
-            .iter()
-            .filter(|it| self.descriptor.parent(it.guid) == Some(delta.guid));
-        let order = parents
-            .filter_map(|it| size(&it))
-            .filter(|it| *it > parsed.size)
-            .count()
-            + children
-                .filter_map(|it| size(&it))
-                .filter(|it| *it < parsed.size)
-                .count();
+        let size = |other: &usize| Some(self.deltas[*other].layout()?.size);
+        let Neighbours { below, above } = &self.neighbours[place];
+        let larger = below.iter().filter_map(size);
+        let larger = larger.filter(|size| *size > parsed.size).count();
+        let smaller = above.iter().filter_map(size);
+        let order = larger + smaller.filter(|size| *size < parsed.size).count();
         let mut candidate = Candidate {
             header: parsed,
             bytes,
