@@ -250,6 +250,8 @@ fn one_field_is_wrong_and_perhaps_an_entry() {
         if image.files() == sound {
             continue;
         }
+        // A delta below may have a smaller disk.
+        let is_seen = !check(&image.xml).is_clean();
         let mut damaged = None;
         if random.bool() {
             let entry = match random.u32(..4) {
@@ -287,7 +289,7 @@ fn one_field_is_wrong_and_perhaps_an_entry() {
             mended += 1;
         }
         // The number of entries alone says nothing that counts.
-        if field != 5 {
+        if field != 5 && is_seen {
             let after = image.lengths();
             let is_shorter = lengths
                 .iter()
