@@ -25,7 +25,9 @@ use crate::identity::Identity;
 use crate::image::descriptor::merge;
 use crate::image::other_image::{require_of_no_other_image, require_recoverable};
 use crate::image::recovery::merge::MergeRecord;
-use crate::image::sound::{SoundDelta, require_header_of, require_no_child_of_top, require_sound};
+use crate::image::sound::{
+    SoundDelta, require_header_of, require_no_child_of_top, require_no_extension, require_sound,
+};
 use crate::image::{Header, Image};
 use crate::recovery::SyncBaseline;
 use crate::sysfs::{self, Device};
@@ -351,7 +353,11 @@ impl<'a> Change<'a> {
                 continue;
             };
             if !LINE.keeps_extensions {
-                require_no_extension(self.operation(), &delta)?;
+                require_no_extension(
+                    self.operation(),
+                    &delta,
+                    "libploop 1 would cut off; drop them with Ploop::drop_tracking or the program that made them",
+                )?;
                 if delta.is_marked_closed {
                     self.marked_closed.borrow_mut().push(image.clone());
                 }
@@ -473,19 +479,6 @@ impl<'a> Change<'a> {
     pub(crate) fn require_tools(&self, tools: &[&str]) -> Result<()> {
         require_tools(self.operation(), tools)
     }
-}
-
-fn require_no_extension(operation: &'static str, delta: &SoundDelta<'_>) -> Result<()> {
-    if !delta.has_extension {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        operation,
-        "this delta has a format extension with dirty bitmaps of a backup program, which libploop 1 would cut off; drop them with Ploop::drop_tracking or the program that made them, or export the disk to a new image",
-    )
-    .with_path(&delta.image.file)
-    .with_offset(56))
 }
 
 /// Whether two descriptors have the same deltas upon each other, whatever else differs.

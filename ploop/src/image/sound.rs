@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::check::require_sound_delta;
 use super::descriptor::{Descriptor, Image, ImageKind};
-use super::header::Header;
+use super::header::{Header, at};
 use crate::{Error, ErrorKind, FormatVersion, Guid, ImageMode, Result};
 
 /// A delta whose header and table were read, and found to be sound.
@@ -19,6 +19,24 @@ pub(crate) struct SoundDelta<'i> {
     pub(crate) is_marked_closed: bool,
     /// It keeps dirty bitmaps.
     pub(crate) has_extension: bool,
+}
+
+/// Requires that a delta has no format extension, of which `fate` says what would become of it and how it can be dropped.
+pub(crate) fn require_no_extension(
+    operation: &'static str,
+    delta: &SoundDelta<'_>,
+    fate: &str,
+) -> Result<()> {
+    if !delta.has_extension {
+        return Ok(());
+    }
+    let why = format!(
+        "this delta has a format extension with dirty bitmaps of a backup program, which {fate}, or export the disk to a new image"
+    );
+    let error = Error::new(ErrorKind::Unsupported, operation, why);
+    Err(error
+        .with_path(&delta.image.file)
+        .with_offset(at::EXTENSION as u64))
 }
 
 /// Requires that a delta of the image can be worked on: its header fits the descriptor, and its table is sound; of a raw

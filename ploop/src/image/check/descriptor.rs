@@ -110,10 +110,9 @@ pub(super) fn check_agreement(
             }
         }
         if delta.layout.is_none() && delta.guid != Some(descriptor.top) {
-            let above = deltas.iter().filter(|above| {
-                let parent = above.guid.and_then(|guid| descriptor.parent(guid));
-                parent.is_some() && parent == delta.guid
-            });
+            let above = delta.guid.into_iter();
+            let above = above.flat_map(|guid| descriptor.children(guid));
+            let above = above.filter_map(|guid| by_guid.get(&guid).copied());
             if let Some(above) = above.map(size).min() {
                 check_raw_below(delta, above, findings);
             }

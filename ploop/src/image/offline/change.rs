@@ -17,7 +17,7 @@ use crate::image::descriptor::{
 use crate::image::header::Header;
 use crate::image::other_image::{require_of_no_other_image, require_recoverable};
 use crate::image::recovery::{self, creation, detached};
-use crate::image::sound::{SoundDelta, require_sound};
+use crate::image::sound::{SoundDelta, require_no_extension, require_sound};
 use crate::lock::{ImageLockGuard, Purpose};
 use crate::sysfs::{self};
 use crate::{Error, ErrorKind, Guid, Result, Size, paths, side_files, trust};
@@ -207,16 +207,9 @@ impl<'a> OfflineChange<'a> {
 
     /// Refuses deltas with a format extension, where the result of the change could not have it.
     pub(super) fn require_no_extension(&self, deltas: &[SoundDelta<'_>]) -> Result<()> {
-        match deltas.iter().find(|delta| delta.has_extension) {
-            None => Ok(()),
-            Some(delta) => Err(Error::new(
-                ErrorKind::Unsupported,
-                self.operation,
-                "this delta has a format extension with dirty bitmaps of a backup program, which would be lost; drop them with the program that made them, or export the disk to a new image",
-            )
-            .with_path(&delta.image.file)
-            .with_offset(56)),
-        }
+        let fate = "would be lost; drop them with the program that made them";
+        let mut deltas = deltas.iter();
+        deltas.try_for_each(|delta| require_no_extension(self.operation, delta, fate))
     }
 
     /// Requires that these files, which are written to or removed, are deltas of no other image.

@@ -43,7 +43,8 @@ impl OfflineImage {
     /// has other children, and for a merge of the top's child into the top;
     /// [`AlreadyExists`](ErrorKind::AlreadyExists) for a new delta that is there, [`Unsupported`](ErrorKind::Unsupported)
     /// for a new file in the place of a raw base, a lower delta with several names, one with the disk larger than in
-    /// the upper, and a delta with a format extension (dirty bitmaps of backup programs), which would be lost; [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) for a damaged delta;
+    /// the upper, and a delta with a format extension (dirty bitmaps of backup programs), which would be lost;
+    /// [`NoSpace`](ErrorKind::NoSpace); [`Corrupt`](ErrorKind::Corrupt) for a damaged delta;
     /// [`Cancelled`](ErrorKind::Cancelled) after [`set_cancel`](OfflineImage::set_cancel); and those that [all
     /// operations](OfflineImage#what-is-refused) have.
     ///

@@ -99,11 +99,11 @@ impl OfflineImage {
     ///
     /// # The geometry
     ///
-    /// By a wrong cluster size, format version or first block, whole clusters seem to be in no use. So the geometry of each delta is
-    /// decided first, by all that headers, descriptor, tables and the lengths of the files say. What only one field contradicts
-    /// is right, and the field is corrected; nothing else is changed in that repair, and the next one goes on. Where more than one geometry is
-    /// possible, nothing of the delta is written: the report says what contradicts what, and nobody but a person who looks at the disk by each
-    /// can tell.
+    /// By a wrong cluster size, format version or first block, whole clusters seem to be in no use. So the geometry of each
+    /// delta is decided first, by all that headers, descriptor, tables and the lengths of the files say. What only one field
+    /// contradicts is right, and the field is corrected; nothing else is changed in that repair, and the next one goes on.
+    /// Where more than one geometry is possible, nothing of the delta is written: the report says what contradicts what,
+    /// and nobody but a person who looks at the disk by each can tell.
     ///
     /// # After a failure, a kill or a power cut
     ///

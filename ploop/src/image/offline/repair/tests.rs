@@ -238,7 +238,10 @@ fn a_kill_at_any_write_is_no_worse_and_can_be_undone() {
             }
             stop += 1;
         }
-        assert!(stop >= 8, "kind {kind}: {stop} writes");
+        // A header that is made anew is a repair of its own, with fewer writes.
+        let has_header = kind + deltas(original.path()).len() > 6;
+        let least = if has_header { 8 } else { 11 };
+        assert!(stop >= least, "kind {kind}: {stop} writes");
     }
 }
 
