@@ -29,19 +29,25 @@ pub(crate) const MINORS: u32 = 16;
 /// The number of the one partition that a ploop device has.
 const FIRST: u32 = 1;
 
+/// Where the file of a device begins that is not attached: behind every end, so that the device is empty. A loop device
+/// without a file would be given to whoever asks the kernel for a free one (`losetup -f`, `mount -o loop`).
+const BEHIND_THE_END: u64 = 1 << 62;
+
 /// The block device of ploopN. Dropping it removes all of it.
 pub(crate) struct BlockDevice {
     index: u32,
     sandbox: SandboxDirectory,
     device: LoopDevice,
     data: Weak<dyn VirtualDisk>,
-    partition: Mutex<PartitionState>,
+    state: Mutex<State>,
     file: Option<fuse::Mounted>,
 }
 
-/// What is known about the partition.
+/// What is known about the device and its partition.
 #[derive(Default)]
-struct PartitionState {
+struct State {
+    /// Between START and STOP.
+    attached: bool,
     /// The partition as it was last seen. While the device is attached, the kernel's view counts.
     partition: Option<Partition>,
     /// The partition table has to be read at the next open of the device.
@@ -49,8 +55,8 @@ struct PartitionState {
 }
 
 impl BlockDevice {
-    /// Makes the device, unbound. [`io::ErrorKind::AlreadyExists`] if there is a loop device of that number. The block
-    /// does not keep `data` alive.
+    /// Makes the device, empty. [`io::ErrorKind::AlreadyExists`] if there is a loop device of that number, or it
+    /// has become somebody else's. The block does not keep `data` alive.
     pub(crate) fn create(
         index: u32,
         sandbox: &SandboxDirectory,
@@ -71,7 +77,7 @@ impl BlockDevice {
             sandbox: sandbox.clone(),
             device,
             data: Arc::downgrade(&data),
-            partition: Mutex::default(),
+            state: Mutex::default(),
             file: None,
         };
         let directory = sandbox.data(index);
@@ -79,19 +85,37 @@ impl BlockDevice {
         let file_system = DiskFileSystem::new(&data);
         block.file = Some(fuse::mount(file_system, &directory, virtual_disk::THREADS)?);
         loop_device::make_node(&block.node(), block.device.number()?)?;
-        Ok(block)
+        match block.bind_empty() {
+            Ok(_) => Ok(block),
+            // Somebody was faster.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                Err(io::ErrorKind::AlreadyExists.into())
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// For `PLOOP_IOC_START`: binds the loop device to the FUSE file. As in the driver, a partition that has stayed
-    /// from before is there at once; another one is found at the first open of the device.
+    /// For `PLOOP_IOC_START`: the loop device shows the FUSE file. As in the driver, a partition that has stayed from
+    /// before is there at once; another one is found at the first open of the device.
     pub(crate) fn attach(&self, read_only: bool) -> io::Result<()> {
-        let path = self.sandbox.data(self.index).join(virtual_disk::FILE);
-        let file = File::options().read(true).write(!read_only).open(&path)?;
-        let device = loop_device::open(&self.node(), !read_only, false)?;
-        let name = path.as_os_str().as_bytes();
-        ioctl::loop_configure(&device, file.as_fd(), name, read_only)?;
+        let mut device = loop_device::open(&self.node(), false, false)?;
+        let mut status = ioctl::loop_status(&device);
+        if is_unbound(status.as_ref().err()) {
+            // STOP did not get it back.
+            device = self.bind_empty()?;
+            status = ioctl::loop_status(&device);
+        }
+        let status = status?;
+        if status.lo_offset != BEHIND_THE_END {
+            // It has become somebody else's.
+            return Err(Errno::BUSY.into());
+        }
+        ioctl::set_read_only(&device, read_only)?;
+        self.refresh_size()?;
+        ioctl::loop_set_offset(&device, status, 0)?;
         let unread = {
-            let mut state = lock(&self.partition);
+            let mut state = lock(&self.state);
+            state.attached = true;
             state.unread = state.partition.is_none();
             state.unread
         };
@@ -100,16 +124,31 @@ impl BlockDevice {
         }
         if let Err(error) = self.set_partition(&device, false) {
             // A device without its partition is of no use.
-            let _ = ioctl::loop_clear(&device);
+            lock(&self.state).attached = false;
+            let _ = ioctl::set_read_only(&device, false);
+            let _ = ioctl::loop_set_offset(&device, status, BEHIND_THE_END);
             return Err(error);
         }
         Ok(())
     }
 
+    /// Binds the loop device, which has no file, so that it is empty.
+    fn bind_empty(&self) -> io::Result<File> {
+        let path = self.disk();
+        let file = File::options().read(true).write(true).open(&path)?;
+        let device = loop_device::open(&self.node(), false, false)?;
+        ioctl::set_read_only(&device, false)?;
+        drop(device);
+        let device = loop_device::open(&self.node(), true, false)?;
+        let name = path.as_os_str().as_bytes();
+        ioctl::loop_configure(&device, file.as_fd(), name, BEHIND_THE_END)?;
+        Ok(device)
+    }
+
     /// For `PLOOP_IOC_STOP`: unbinds the loop device. EBUSY if the device or its partition is open, claimed or mounted.
     pub(crate) fn detach(&self) -> io::Result<()> {
         let device = loop_device::open(&self.node(), false, true)?;
-        if is_unbound(ioctl::loop_status(&device).err()) {
+        if !lock(&self.state).attached {
             return Ok(());
         }
         // What is still in the page cache afterwards is lost. A device that cannot be written to is stopped all the
@@ -127,7 +166,7 @@ impl BlockDevice {
             ioctl::loop_stay_bound(&device, status)?;
             return Err(Errno::BUSY.into());
         }
-        let mut state = lock(&self.partition);
+        let mut state = lock(&self.state);
         state.unread = false;
         if self.device.partition(FIRST).is_some() {
             let change = PartitionChange::Delete;
@@ -138,14 +177,25 @@ impl BlockDevice {
             }
             loop_device::change_partition(&device, change, FIRST, (0, 0))?;
         }
+        state.attached = false;
+        // Only now it has no file.
+        drop(device);
+        if let Err(error) = self.bind_empty() {
+            // The next START tries again.
+            eprintln!("ploop-sandbox: ploop{} has no file: {error}", self.index);
+        }
         Ok(())
     }
 
     /// Has the kernel take the new [`VirtualDisk::size`].
     pub(crate) fn resized(&self) -> io::Result<()> {
-        // The loop driver takes the size from the kernel's inode, which this refreshes.
-        fs::metadata(self.sandbox.data(self.index).join(virtual_disk::FILE))?;
+        self.refresh_size()?;
         ioctl::loop_set_capacity(loop_device::open(&self.node(), false, false)?)
+    }
+
+    /// The loop driver takes the size from the kernel's inode, which this refreshes.
+    fn refresh_size(&self) -> io::Result<()> {
+        fs::metadata(self.disk()).map(drop)
     }
 
     /// `BLKRRPART`: reads the partition table and tells the kernel of the partition. EBUSY if it is open or mounted.
@@ -158,16 +208,18 @@ impl BlockDevice {
 
     /// Whether [`BlockDevice::opened`] has to read the table. The device must not be stopped meanwhile.
     pub(crate) fn is_unread(&self) -> bool {
-        lock(&self.partition).unread
+        lock(&self.state).unread
     }
 
     /// A program has opened the whole device. The first open after START finds the partition. An open of an empty
     /// device removes the partition that has stayed.
     pub(crate) fn opened(&self) -> io::Result<()> {
-        if self.device.backing_file().is_none() {
-            let mut state = lock(&self.partition);
-            state.partition = None;
-            return self.update_node(&state);
+        {
+            let mut state = lock(&self.state);
+            if !state.attached {
+                state.partition = None;
+                return self.update_node(&state);
+            }
         }
         if !self.is_unread() {
             return Ok(());
@@ -181,13 +233,13 @@ impl BlockDevice {
     fn set_partition(&self, device: &File, replace: bool) -> io::Result<()> {
         let data = self.data.upgrade().ok_or(Errno::NODEV)?;
         let wanted = partition::find(FIRST, data.size(), |buffer, at| data.read(buffer, at));
-        let mut state = lock(&self.partition);
+        let mut state = lock(&self.state);
         let change = |change, partition: Partition| {
             let range = (partition.start, partition.size);
             loop_device::change_partition(device, change, FIRST, range)
         };
         // The node must not name a partition that is gone, because another device may get its number.
-        let delete = |state: &PartitionState, there| {
+        let delete = |state: &State, there| {
             self.make_dead_node()?;
             change(PartitionChange::Delete, there).inspect_err(|_| {
                 let _ = self.update_node(state);
@@ -214,9 +266,9 @@ impl BlockDevice {
 
     /// The partition as sysfs shows it. It stays after [`BlockDevice::detach`].
     pub(crate) fn partition(&self) -> Option<Partition> {
-        let mut state = lock(&self.partition);
+        let mut state = lock(&self.state);
         // libploop and parted change the kernel's partition themselves.
-        if self.device.backing_file().is_some() {
+        if state.attached {
             state.partition = self.kernel_partition();
         }
         state.partition
@@ -247,7 +299,7 @@ impl BlockDevice {
         let partition = self.device.partition_number(FIRST);
         // parted gives the partition a new number, so the node may have to be made again. Without it, an open of it
         // fails.
-        let _ = self.update_node(&lock(&self.partition));
+        let _ = self.update_node(&lock(&self.state));
         wire::Alias {
             device: self.index,
             whole: self.device.number().unwrap_or_default(),
@@ -301,6 +353,11 @@ impl BlockDevice {
         Ok(frozen)
     }
 
+    /// The FUSE file with the virtual disk.
+    fn disk(&self) -> PathBuf {
+        self.sandbox.data(self.index).join(virtual_disk::FILE)
+    }
+
     fn node(&self) -> PathBuf {
         Path::new("/dev").join(format!("ploop{}", self.index))
     }
@@ -311,7 +368,7 @@ impl BlockDevice {
 
     /// Makes the partition's node as it has to be: with the number of the kernel's partition; or a dead one, where only
     /// sysfs shows a partition; or none.
-    fn update_node(&self, state: &PartitionState) -> io::Result<()> {
+    fn update_node(&self, state: &State) -> io::Result<()> {
         let node = self.partition_node();
         let there = fs::symlink_metadata(&node).ok();
         let number = match (self.device.partition_number(FIRST), state.partition) {
@@ -342,10 +399,14 @@ impl BlockDevice {
 
 impl Drop for BlockDevice {
     fn drop(&mut self) {
-        if self.device.backing_file().is_some() {
-            // Fails where it is in use; the launcher removes it later.
-            let _ = loop_device::open(&self.node(), false, false).and_then(ioctl::loop_clear);
-        }
+        // Fails where it is in use; the launcher removes it later.
+        let _ = loop_device::open(&self.node(), false, false).and_then(|device| {
+            let is_empty = ioctl::loop_status(&device)?.lo_offset == BEHIND_THE_END;
+            if is_empty || lock(&self.state).attached {
+                ioctl::loop_clear(device)?;
+            }
+            Ok(())
+        });
         drop(self.file.take());
         let _ = fs::remove_dir(self.sandbox.data(self.index));
         let _ = fs::remove_file(self.partition_node());
@@ -357,8 +418,8 @@ impl Drop for BlockDevice {
 }
 
 /// Whether this is the error of a loop device that is not bound to a file.
-fn is_unbound(error: Option<io::Error>) -> bool {
-    error.is_some_and(|error| Errno::from_io_error(&error) == Some(Errno::NXIO))
+fn is_unbound(error: Option<&io::Error>) -> bool {
+    error.is_some_and(|error| Errno::from_io_error(error) == Some(Errno::NXIO))
 }
 
 /// Which file systems to freeze.

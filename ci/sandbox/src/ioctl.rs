@@ -8,11 +8,11 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use linux_raw_sys::ioctl::{BLKPG, FIFREEZE, FITHAW, FS_IOC_FIEMAP};
+use linux_raw_sys::ioctl::{BLKPG, BLKROSET, FIFREEZE, FITHAW, FS_IOC_FIEMAP};
 use linux_raw_sys::loop_device::{
-    LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LO_FLAGS_READ_ONLY, LOOP_CLR_FD, LOOP_CONFIGURE,
-    LOOP_CTL_ADD, LOOP_CTL_REMOVE, LOOP_GET_STATUS64, LOOP_SET_CAPACITY, LOOP_SET_STATUS64,
-    loop_config, loop_info64,
+    LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LOOP_CLR_FD, LOOP_CONFIGURE, LOOP_CTL_ADD,
+    LOOP_CTL_REMOVE, LOOP_GET_STATUS64, LOOP_SET_CAPACITY, LOOP_SET_STATUS64, loop_config,
+    loop_info64,
 };
 use rustix::ioctl::{IntegerSetter, NoArg, Setter, Updater, ioctl};
 
@@ -62,21 +62,19 @@ pub(crate) fn loop_remove(control: impl AsFd, index: u32) -> io::Result<()> {
     Ok(unsafe { ioctl(control, call) }?)
 }
 
-/// Binds a loop device to a file, with direct I/O and without a scan for partitions.
+/// Binds a loop device to a file, from `offset` on, with direct I/O and without a scan for partitions.
 pub(crate) fn loop_configure(
     device: impl AsFd,
     file: BorrowedFd<'_>,
     name: &[u8],
-    read_only: bool,
+    offset: u64,
 ) -> io::Result<()> {
     // SAFETY: numbers alone, all of which may be 0.
     let mut config: loop_config = unsafe { std::mem::zeroed() };
     // A descriptor that is open is not negative.
     config.fd = file.as_raw_fd() as u32;
+    config.info.lo_offset = offset;
     config.info.lo_flags = LO_FLAGS_DIRECT_IO as u32;
-    if read_only {
-        config.info.lo_flags |= LO_FLAGS_READ_ONLY as u32;
-    }
     // The name ends with a 0.
     let len = name.len().min(config.info.lo_file_name.len() - 1);
     config.info.lo_file_name[..len].copy_from_slice(&name[..len]);
@@ -109,6 +107,24 @@ pub(crate) fn loop_status(device: impl AsFd) -> io::Result<loop_info64> {
 pub(crate) fn loop_set_status(device: impl AsFd, info: loop_info64) -> io::Result<()> {
     // SAFETY: the kernel reads a `struct loop_info64`.
     let call = unsafe { Setter::<LOOP_SET_STATUS64, loop_info64>::new(info) };
+    // SAFETY: as above.
+    Ok(unsafe { ioctl(device, call) }?)
+}
+
+/// Has a loop device begin at another place of its file, with what it has in the page cache dropped.
+pub(crate) fn loop_set_offset(
+    device: impl AsFd,
+    mut info: loop_info64,
+    offset: u64,
+) -> io::Result<()> {
+    info.lo_offset = offset;
+    loop_set_status(device, info)
+}
+
+/// Has the kernel refuse writes to a block device and its partitions, or take them again.
+pub(crate) fn set_read_only(device: impl AsFd, read_only: bool) -> io::Result<()> {
+    // SAFETY: the kernel reads an `int`.
+    let call = unsafe { Setter::<BLKROSET, c_int>::new(read_only.into()) };
     // SAFETY: as above.
     Ok(unsafe { ioctl(device, call) }?)
 }

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
             a_program_has_its_input_directory_and_environment,
             the_world_has_ploop_in_it,
             the_host_sees_nothing_of_it,
+            the_host_does_not_take_its_devices,
             two_sandboxes_do_not_see_each_other,
             signals_reach_the_program,
             ignored_signals_stay_ignored,
@@ -348,6 +349,18 @@ fn the_host_sees_nothing_of_it() {
     assert!(sandbox.launcher.try_wait().expect("a child").is_none());
     send(sandbox.launcher.id(), Signal::TERM);
     assert_eq!(sandbox.ends().code(), Some(143));
+}
+
+/// A loop device without a file is given to `losetup -f` and `mount -o loop`.
+fn the_host_does_not_take_its_devices() {
+    let sandbox = Sandbox::start(&[], "sleep 1000");
+    let device = sandbox.devices[0];
+    let host = PathBuf::from(format!("/sys/block/loop{device}"));
+    assert!(host.join("loop/backing_file").exists());
+    let size = fs::read_to_string(host.join("size")).expect("a size");
+    assert_eq!(size.trim(), "0");
+    send(sandbox.program, Signal::KILL);
+    assert_eq!(sandbox.ends().code(), Some(137));
 }
 
 fn two_sandboxes_do_not_see_each_other() {
