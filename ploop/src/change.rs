@@ -23,7 +23,9 @@ use crate::ffi::{
 };
 use crate::identity::Identity;
 use crate::image::descriptor::merge;
-use crate::image::other_image::{require_of_no_other_image, require_recoverable};
+use crate::image::other_image::{
+    require_no_other_image_beside, require_of_no_other_image, require_recoverable,
+};
 use crate::image::recovery::merge::MergeRecord;
 use crate::image::sound::{
     SoundDelta, require_header_of, require_no_child_of_top, require_no_extension, require_sound,
@@ -335,6 +337,14 @@ impl<'a> Change<'a> {
         let images = guids.iter().filter_map(|guid| self.descriptor.image(*guid));
         let mut files = images.map(|image| &image.file);
         files.try_for_each(|file| require_of_no_other_image(self.operation(), self.path(), file))
+    }
+
+    /// Requires that libploop can make a delta beside the base.
+    pub(crate) fn require_place_beside_base(&self) -> Result<()> {
+        let base = self.descriptor.base();
+        base.map_or(Ok(()), |base| {
+            require_no_other_image_beside(self.operation(), self.path(), &base.file)
+        })
     }
 
     /// Requires that libploop can work on these deltas together: the headers and tables are sound (9), of one cluster

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use crate::ffi::{self, CPath, CText, LockedImage};
 use crate::sysfs::{self, Device, FoundDevice};
 use crate::{
-    Code, ComponentName, Descriptor, Error, ErrorKind, Feature, Ploop, Result, kernel, lock,
-    mount_table, paths,
+    Code, ComponentName, Descriptor, Error, ErrorKind, Feature, FsInfo, Ploop, Result, kernel,
+    lock, mount_table, paths,
 };
 
 impl Ploop {
@@ -309,6 +309,34 @@ pub fn partition(device: impl AsRef<Path>) -> Result<PathBuf> {
         true => Ok(partition),
         false => Ok(device.to_owned()),
     }
+}
+
+/// The file system that is mounted from a device or its partition, as it is now: what `ploop_get_fs_info` of libploop 7
+/// answers of a running image. [`crate::fs_info`] asks by the descriptor, also of images that are not mounted.
+///
+/// Asked of the file system by this crate, with every line of libploop. Needs the driver.
+///
+/// # Errors
+///
+/// [`NotMounted`](ErrorKind::NotMounted) where nothing is mounted from it; otherwise as [`mount_point`].
+///
+/// ```no_run
+/// let info = ploop::device::fs_info("/dev/ploop12345")?;
+/// println!("{} of {} are free", info.free(), info.size());
+/// # Ok::<(), ploop::Error>(())
+/// ```
+pub fn fs_info(device: impl AsRef<Path>) -> Result<FsInfo> {
+    const OPERATION: &str = "get file system info of";
+    let device = device.as_ref();
+    let target = mount_point(device).map_err(|error| error.during(OPERATION))?;
+    let Some(target) = target else {
+        let why = "no file system is mounted from this device; mount it with a target";
+        return Err(Error::new(ErrorKind::NotMounted, OPERATION, why).with_path(device));
+    };
+    FsInfo::of_mounted(&target).map_err(|error| {
+        let what = "the file system does not answer";
+        Error::io(OPERATION, what, error).with_path(&target)
+    })
 }
 
 /// Freezes what is on a device, as before a backup of its files (`ploop_suspend_device`, since 7.0.226): the file system

@@ -1,5 +1,10 @@
 //! `FsInfo` and `ImageInfo`: what libploop tells of an image, in its own units.
 
+#[cfg(feature = "libploop")]
+use std::io;
+#[cfg(feature = "libploop")]
+use std::path::Path;
+
 use crate::Size;
 
 /// The file system in an image, in the numbers of `statfs`. Programs match all its fields, which
@@ -28,6 +33,19 @@ pub struct FsInfo {
 }
 
 impl FsInfo {
+    /// Of what is mounted on a directory.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn of_mounted(target: &Path) -> io::Result<FsInfo> {
+        let numbers = rustix::fs::statfs(target)?;
+        Ok(FsInfo {
+            block_size: u64::try_from(numbers.f_bsize).map_err(io::Error::other)?,
+            blocks: numbers.f_blocks,
+            blocks_free: numbers.f_bfree,
+            inodes: numbers.f_files,
+            inodes_free: numbers.f_ffree,
+        })
+    }
+
     /// The size of the file system.
     #[must_use]
     pub fn size(&self) -> Size {

@@ -31,6 +31,8 @@ mod canonical;
 mod capabilities;
 #[cfg(feature = "libploop")]
 mod change;
+#[cfg(feature = "libploop")]
+mod clone;
 mod code;
 mod component;
 #[cfg(feature = "libploop")]

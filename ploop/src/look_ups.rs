@@ -280,14 +280,7 @@ fn running_device(locked: &LockedImage<'_>) -> Option<PathBuf> {
 /// As the mounted file system has it. Where that cannot be asked, libploop says why.
 fn info_of_mounted(device: &Path) -> Option<FsInfo> {
     let target = device::mount_point(device).ok()??;
-    let numbers = rustix::fs::statfs(&target).ok()?;
-    Some(FsInfo {
-        block_size: u64::try_from(numbers.f_bsize).ok()?,
-        blocks: numbers.f_blocks,
-        blocks_free: numbers.f_bfree,
-        inodes: numbers.f_files,
-        inodes_free: numbers.f_ffree,
-    })
+    FsInfo::of_mounted(&target).ok()
 }
 
 /// Reads `.statfs`, libploop's numbers of the file system in an image that is not mounted: five, in the machine's

@@ -341,6 +341,8 @@ impl Ploop {
                 .map_err(|error| change.refused(error))?;
             // It is written to from then on.
             change.require_of_no_other_image(&[guid])?;
+        } else {
+            change.require_place_beside_base()?;
         }
         match skip_create {
             true => drop(change.require_sound(descriptor.image(guid))?),
@@ -502,6 +504,7 @@ fn check_new_snapshot(
     require_files(operation, descriptor.chain(descriptor.top))?;
     change.require_sound_and_whole(descriptor.top_image())?;
     let Some(directory) = directory else {
+        change.require_place_beside_base()?;
         return Ok(None);
     };
     let resolved =

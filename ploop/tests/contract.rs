@@ -77,6 +77,10 @@ fn offline() -> Result<()> {
     assert_eq!(descriptor.cluster, ClusterSize::DEFAULT);
     assert_eq!(descriptor.images.len(), 1);
     assert_eq!(descriptor.snapshots.len(), 1);
+    let snapshot: Guid = ploop.snapshot()?;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let _: Ploop = ploop.clone_descriptor(snapshot, elsewhere.path())?;
+    ploop.delete_snapshot(snapshot)?;
     ploop.convert(ImageMode::Raw)?;
     ploop.set_max_delta_size(None)?;
 
@@ -227,6 +231,7 @@ fn with_a_driver(ploop: &mut Ploop) -> Result<()> {
     let _: Vec<PathBuf> = ploop.devices()?;
     let _: Option<PathBuf> = ploop::device::by_mount_point("/mnt")?;
     let _: Option<PathBuf> = ploop::device::mount_point("/dev/ploop1")?;
+    let _: FsInfo = ploop::device::fs_info("/dev/ploop1")?;
     let (output, feedback): (UnixStream, UnixStream) = UnixStream::pair().unwrap();
     ploop::copy::send(&mounted.device, &output, Some(feedback.as_fd()))?;
     ploop::copy::receive("/file", &output, None)?;

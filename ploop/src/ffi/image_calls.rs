@@ -103,6 +103,7 @@ impl LockedImage<'_> {
     pub(crate) const SET_KEY: Call = Call::new("set the encryption key of").changes();
     pub(crate) const DROP_TRACKING: Call =
         Call::new("drop the tracking of").changes().finds_device();
+    pub(crate) const CLONE: Call = Call::new("clone descriptor").looks();
     pub(crate) const DESCRIPTOR: Call = Call::new("read descriptor").looks();
 
     pub(crate) fn mount(self, args: &MountArgs<'_>) -> Result<MountResult> {

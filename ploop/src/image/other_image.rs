@@ -33,6 +33,23 @@ pub(crate) fn require_of_no_other_image(
     Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(delta))
 }
 
+/// Requires that a new delta, which is made beside the base unless a directory is named, does not lie there among the
+/// files of another image, which would take it for a leftover.
+pub(crate) fn require_no_other_image_beside(
+    operation: &'static str,
+    descriptor: &Path,
+    base: &Path,
+) -> Result<()> {
+    let Some(other) = other_descriptor(descriptor, base) else {
+        return Ok(());
+    };
+    let why = format!(
+        "the new delta would lie beside this base, which is one of the image {}, and be removed as a leftover of that one; make a snapshot with a directory for its delta, or another clone",
+        other.display()
+    );
+    Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(base))
+}
+
 /// [`require_of_no_other_image`] of the deltas to which a recovery of this image writes: it clears their marks, finishes
 /// a change of their version, or cuts a raw base that did not grow.
 pub(crate) fn require_recoverable(

@@ -22,6 +22,7 @@ pub(crate) fn tests() -> Vec<Test> {
             the_device_of_an_image,
             the_device_of_a_mount,
             the_file_system,
+            a_clone_is_read,
             the_disk,
             a_limit_for_deltas,
             a_conversion;
@@ -115,6 +116,7 @@ fn the_device_of_a_mount() {
     assert_ne!(device::mount_point(device).unwrap(), Some(target.clone()));
     assert_eq!(device::by_mount_point(&target).unwrap(), nothing);
     device::mount_point("/dev/ploop999999999").unwrap_err();
+    device::fs_info("/dev/ploop999999999").unwrap_err();
     container.verify_image(&mut image, &["a"]);
 }
 
@@ -139,6 +141,7 @@ fn the_file_system() {
     assert_eq!(before.blocks, after.blocks);
     assert!((5120..5200).contains(&(before.blocks_free - after.blocks_free)));
     assert_eq!(before.inodes_free - 1, after.inodes_free);
+    assert_eq!(device::fs_info(&mounted.device).unwrap(), after);
     // One that does not run: by the note, which is the last word even where the image is gone.
     image.umount().unwrap();
     assert_eq!(fs_info(&path).unwrap(), after);
@@ -152,11 +155,35 @@ fn the_file_system() {
     container.verify_image(&mut image, &["a"]);
     // Attached alone, it has none.
     std::fs::remove_file(&note).unwrap();
-    image.mount(&MountParam::new()).unwrap();
+    let attached = image.mount(&MountParam::new()).unwrap();
     refused(fs_info(&path), ErrorKind::NotMounted, Code::CREAT);
+    let error = device::fs_info(&attached.device).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotMounted, "{error}");
     image.umount().unwrap();
     drop(mounted);
     container.verify_image(&mut image, &["a"]);
+}
+
+/// While the image runs, and when it does not.
+fn a_clone_is_read() {
+    let (mut container, mut image) = Container::new(SIZE);
+    image.mount(&container.param()).unwrap();
+    container.write("a", 1 << 20);
+    let guid = image.snapshot().unwrap();
+    container.write("b", 1 << 20);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut clone = image.clone_descriptor(guid, elsewhere.path()).unwrap();
+    image.umount().unwrap();
+    let before = std::fs::read(image.base_delta_file().unwrap()).unwrap();
+    let view = container.view();
+    let read_only = MountParam::new().target(&view).read_only(true);
+    let guard = clone.mount_guard(&read_only).unwrap();
+    container.verify_at(&view, &["a"]);
+    guard.umount().unwrap();
+    let error = clone.mount(&MountParam::new().target(&view)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(std::fs::read(image.base_delta_file().unwrap()).unwrap() == before);
+    container.verify_image(&mut image, &["a", "b"]);
 }
 
 fn the_disk() {

@@ -3,6 +3,7 @@
 //! do not know libploop find in the files.
 #![cfg(feature = "libploop")]
 
+mod clone;
 mod convert;
 mod copy;
 mod create;

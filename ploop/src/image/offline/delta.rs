@@ -8,6 +8,7 @@ use super::change::OfflineChange;
 use crate::durability;
 use crate::image::atomic_file::AtomicFile;
 use crate::image::header::Header;
+use crate::image::other_image::require_no_other_image_beside;
 use crate::image::write::WritableDelta;
 use crate::{Error, FormatVersion, Guid, Result, Size, side_files, sysfs};
 
@@ -19,7 +20,10 @@ impl OfflineChange<'_> {
         };
         let mut name = match directory {
             Some(directory) => directory.join(first.file.file_name().unwrap_or_default()),
-            None => first.file.clone(),
+            None => {
+                require_no_other_image_beside(self.operation(), self.path(), &first.file)?;
+                first.file.clone()
+            }
         }
         .into_os_string();
         name.push(format!(".{}", Guid::generate()));
