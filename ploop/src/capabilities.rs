@@ -99,7 +99,8 @@ pub struct Tool {
 /// | [`FsckFlags`](Feature::FsckFlags) | 7.0.158 | 7.0.163.2 |
 /// | [`ReadOnlyFsck`](Feature::ReadOnlyFsck), [`NoProbe`](Feature::NoProbe) | 7.0.265, 7.0.274 | 7.0.277.1 |
 ///
-/// [`Suspend`](Feature::Suspend) is there from 7.0.226 on, in which its functions are new.
+/// [`Suspend`](Feature::Suspend) is there from 7.0.226 on, and [`Init`](Feature::Init) from 7.0.106 on, in which their
+/// functions are new.
 ///
 /// With `serde`, a feature that this version of the crate does not know cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,6 +128,8 @@ pub enum Feature {
     SparseRaw,
     /// [`device::suspend`](crate::device::suspend) and [`device::resume`](crate::device::resume).
     Suspend,
+    /// [`Ploop::init`](crate::Ploop::init) and [`device::init`](crate::device::init).
+    Init,
 }
 
 /// Since which version a feature is there.
@@ -151,6 +154,7 @@ impl Feature {
         Feature::FsLabel,
         Feature::SparseRaw,
         Feature::Suspend,
+        Feature::Init,
     ];
 
     fn since(self) -> Since {
@@ -174,6 +178,11 @@ impl Feature {
             Feature::ReadOnlyFsck => ("check file systems read-only", "7.0.277.1", Some(statfs)),
             Feature::NoProbe => ("leave partition tables unread", "7.0.277.1", Some(statfs)),
             Feature::Suspend => ("suspend devices", "7.0.226", Some(c"ploop_suspend_device")),
+            Feature::Init => (
+                "make a file system in an image that is there",
+                "7.0.106",
+                Some(c"ploop_init_image"),
+            ),
         };
         Since {
             what,

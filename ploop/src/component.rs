@@ -57,6 +57,15 @@ impl ComponentName {
         ))
     }
 
+    /// One that no other device has.
+    #[cfg(feature = "libploop")]
+    pub(crate) fn for_one_call() -> ComponentName {
+        ComponentName(format!(
+            "create-{}",
+            crate::Guid::generate().as_uuid().simple()
+        ))
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

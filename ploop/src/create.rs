@@ -16,7 +16,7 @@ use crate::lock;
 use crate::tools::{require_crypt_helper, require_tools, to_partition};
 use crate::{
     ClusterSize, Code, ComponentName, Descriptor, Error, ErrorKind, Feature, FormatVersion, FsType,
-    Guid, ImageMode, Ploop, Result, Size, kernel, paths,
+    ImageMode, Ploop, Result, Size, kernel, paths,
 };
 
 const OPERATION: &str = "create image";
@@ -187,7 +187,7 @@ impl CreateParam {
 
     /// The format that will be used, and that the sizes are within its limits. libploop checks them
     /// only where it makes a file system, and otherwise makes an image of another size (29, 30).
-    fn checked(&self, operation: &'static str) -> Result<FormatVersion> {
+    pub(crate) fn checked(&self, operation: &'static str) -> Result<FormatVersion> {
         let refuse = |kind, message: String| {
             Err(Error::new(kind, operation, message)
                 .with_path(&self.file)
@@ -276,7 +276,7 @@ impl CreateParam {
     }
 
     /// That the journal fits. libploop leaves that to mke2fs, when all else is done.
-    fn require_room_for_fs(&self) -> Result<()> {
+    pub(crate) fn require_room_for_fs(&self, operation: &'static str) -> Result<()> {
         let Some(fs) = self.fs else {
             return Ok(());
         };
@@ -287,7 +287,7 @@ impl CreateParam {
         }
         Err(Error::new(
             ErrorKind::InvalidInput,
-            OPERATION,
+            operation,
             format!(
                 "the size {} is too small for {fs} with its journal of 128 MiB: the smallest with clusters of {} is {smallest} ({} bytes)",
                 self.size,
@@ -327,7 +327,7 @@ impl CreateParam {
         Size::from_bytes(clusters * cluster)
     }
 
-    fn args<'a>(
+    pub(crate) fn args<'a>(
         &self,
         image: &'a CPath,
         texts: &'a CreateTexts,
@@ -349,9 +349,9 @@ impl CreateParam {
         }
     }
 
-    fn texts(&self) -> Result<CreateTexts> {
+    pub(crate) fn texts(&self, operation: &'static str) -> Result<CreateTexts> {
         let text = |what, text: Option<&str>| {
-            text.map(|text| CText::new(OPERATION, what, text))
+            text.map(|text| CText::new(operation, what, text))
                 .transpose()
         };
         Ok(CreateTexts {
@@ -363,7 +363,7 @@ impl CreateParam {
 }
 
 /// The texts of a creation, for C.
-struct CreateTexts {
+pub(crate) struct CreateTexts {
     fs: Option<CText>,
     fs_label: Option<CText>,
     encryption_key: Option<CText>,
@@ -404,7 +404,7 @@ impl Ploop {
     pub fn create(param: &CreateParam) -> Result<Ploop> {
         let destination = destination_of(OPERATION, &param.file)?;
         let format = param.checked(OPERATION)?;
-        param.require_room_for_fs()?;
+        param.require_room_for_fs(OPERATION)?;
         if param.encryption_key.is_some() {
             require_crypt_helper(OPERATION, &param.file)?;
         }
@@ -485,7 +485,7 @@ fn create_descriptor(descriptor: &Path, param: &CreateParam) -> Result<()> {
         };
         let c_descriptor = CPath::new(OPERATION, made)?;
         let c_image = CPath::new(OPERATION, &made_image)?;
-        let texts = param.texts()?;
+        let texts = param.texts(OPERATION)?;
         let args = param.args(&c_image, &texts, param.mode, format);
         ffi::create_descriptor(&destination.image, &c_descriptor, &args)?;
         // libploop also reports success where it could not write it (25).
@@ -524,7 +524,7 @@ fn destination_of(operation: &'static str, file: &Path) -> Result<Destination> {
 }
 
 /// Adds advice to the error of an mke2fs that needs more room for the journal than others.
-fn explained(error: Error) -> Error {
+pub(crate) fn explained(error: Error) -> Error {
     let output = error.output().unwrap_or_default();
     if output.contains("ournal size too big") {
         return error.with_advice(
@@ -546,13 +546,12 @@ fn make_v1_in(
         ..*args
     };
     ffi::create_image(OPERATION, &param.file, &bare)?;
-    let name = format!("create-{}", Guid::generate().as_uuid().simple());
-    let component: ComponentName = name.parse()?;
+    let component = ComponentName::for_one_call();
     let mut image = ffi::ImageHandle::open(OPERATION, &staging.descriptor)?;
     image.set_component(Some(component.clone()));
     let made = image
-        .lock(&LockedImage::INIT)
-        .and_then(|locked| locked.init(args));
+        .lock(&LockedImage::INIT_NEW)
+        .and_then(|locked| locked.init(args).map(drop));
     if made.is_err() {
         crate::device::clear_component_name(&component);
     }
@@ -568,7 +567,7 @@ fn make_in(staging: &StagingDirectory, param: &CreateParam, format: FormatVersio
         false => param.mode,
     };
     let c_image = CPath::new(OPERATION, &staging.image)?;
-    let texts = param.texts()?;
+    let texts = param.texts(OPERATION)?;
     let args = param.args(&c_image, &texts, mode, format);
     if param.fs.is_some() && format == FormatVersion::V1 && ffi::upgrades_v1_at_mount() {
         make_v1_in(staging, param, &args)?;

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, LockedImage};
+pub use crate::init::init_device as init;
 use crate::sysfs::{self, Device, FoundDevice};
 use crate::{
     Code, ComponentName, Descriptor, Error, ErrorKind, Feature, FsInfo, Ploop, Result, kernel,

@@ -212,7 +212,11 @@ impl Ploop {
 }
 
 /// libploop also reports success where it could not write the descriptor (25).
-fn require_stored(locked: &LockedImage<'_>, now: &Descriptor, key: Option<&str>) -> Result<()> {
+pub(crate) fn require_stored(
+    locked: &LockedImage<'_>,
+    now: &Descriptor,
+    key: Option<&str>,
+) -> Result<()> {
     if now.encryption.as_deref() == key {
         return Ok(());
     }

@@ -64,6 +64,8 @@ pub mod image;
 #[cfg(feature = "libploop")]
 mod info;
 #[cfg(feature = "libploop")]
+mod init;
+#[cfg(feature = "libploop")]
 pub mod kernel;
 #[cfg(feature = "libploop")]
 mod leftovers;
@@ -147,6 +149,8 @@ pub use handle::Ploop;
 pub use image::Descriptor;
 #[cfg(feature = "libploop")]
 pub use info::{FsInfo, ImageInfo};
+#[cfg(feature = "libploop")]
+pub use init::InitParam;
 #[cfg(feature = "libploop")]
 pub use kernel::load_kernel_modules;
 #[cfg(feature = "libploop")]

@@ -1279,10 +1279,17 @@ impl Small {
         run(Command::new("mkfs.ext4")
             .args(["-q", "-F", "-m", "0", "-O", "^has_journal"])
             .arg(&image));
-        run(Command::new("mount")
-            .args(["-o", "loop"])
+        // `mount -o loop` would ask all loop devices whether they have this file: one of a sandbox whose daemon hangs
+        // does not answer.
+        let device = Command::new("losetup")
+            .args(["--find", "--show"])
             .arg(&image)
-            .arg(&target));
+            .output()
+            .unwrap();
+        let device = String::from_utf8(device.stdout).unwrap();
+        run(Command::new("mount").arg(device.trim()).arg(&target));
+        // It is freed when it is unmounted.
+        run(Command::new("losetup").args(["--detach", device.trim()]));
         let inner = target.join("inner");
         fs::create_dir(&inner).unwrap();
         Small(inner)

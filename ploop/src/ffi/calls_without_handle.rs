@@ -118,17 +118,20 @@ pub(crate) fn create_descriptor(
 
 impl LockedImage<'_> {
     /// The name is that of the operation of which this is a part.
-    pub(crate) const INIT: Call = Call::new("create image").changes().finds_device();
+    pub(crate) const INIT_NEW: Call = Call::new("create image").changes().finds_device();
+    pub(crate) const INIT: Call = Call::new("make a file system in").changes().finds_device();
 
-    /// Makes partition, file system and balloon in an image that has none (`ploop_init_image`).
-    pub(crate) fn init(self, args: &CreateArgs<'_>) -> Result<()> {
+    /// Makes partition, file system and balloon in an image that has none (`ploop_init_image`). Only where
+    /// `Feature::Init` is there. Returns the locked image, so that the result can be checked.
+    pub(crate) fn init(self, args: &CreateArgs<'_>) -> Result<Self> {
         let mut param = args.param();
         let result = self.call(|di| {
             // SAFETY: the handle is live and used by this thread only; the texts in `param` are terminated and outlive
             // the call.
             unsafe { line::init_image(di, param.as_mut_ptr()) }
         })?;
-        result.done(self.path())
+        result.done(self.path())?;
+        Ok(self)
     }
 
     pub(crate) const FS_INFO: Call = Call::new("get file system info of")
@@ -249,6 +252,17 @@ pub(crate) fn suspend_device(part: &Path, name: &CText, suspends: bool) -> Resul
     })?;
     // SAFETY: the name is terminated.
     execute(call, || unsafe { c(name.as_ptr()) })?.done(part)
+}
+
+/// Makes partition and file system on a device. Only where `Feature::Init` is there.
+pub(crate) fn init_device(device: &Path, name: &CText, args: &CreateArgs<'_>) -> Result<()> {
+    const CALL: Call = Call::new("make a file system on");
+    let mut param = args.param();
+    // SAFETY: the name and the texts in `param` are terminated and outlive the call.
+    execute(&CALL, || unsafe {
+        line::init_device(name, param.as_mut_ptr())
+    })?
+    .done(device)
 }
 
 /// The largest image, in sectors, for the driver's default format.

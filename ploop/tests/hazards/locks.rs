@@ -530,6 +530,8 @@ fn until_done<T>(mut operation: impl FnMut() -> ploop::Result<T>) -> T {
 fn ha_23_the_lock_file_is_removed_all_the_time() {
     child("safe", |dir| {
         durability::set_sync(false);
+        // Nobody takes turns at a lock.
+        lock::set_timeout(Duration::from_secs(600));
         for (round, dir) in rounds(dir, 10) {
             let lck = disk::lock_of(&dir);
             let done = in_processes(4, |number| {

@@ -13,6 +13,7 @@ mod encryption;
 mod filled_image;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod init;
 mod mounts;
 mod running_tracking;
 mod tracking;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         creation::tests(),
         discards::tests(),
         encryption::tests(),
+        init::tests(),
         mounts::tests(),
         unmounts::tests(),
         tracking::tests(),

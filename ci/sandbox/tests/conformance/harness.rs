@@ -13,10 +13,10 @@ use libtest_mimic::{Arguments, Failed};
 use crate::{image, program, sandbox, test_list};
 
 /// How long a test may take.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// How long all of them may take, in the sandbox.
-const LIMIT_OF_ALL: Duration = Duration::from_secs(1800);
+const LIMIT_OF_ALL: Duration = Duration::from_secs(2100);
 
 /// Set for the run inside the sandbox: a file to write to when the tests have run.
 const INSIDE: &str = "PLOOP_CONFORMANCE_INSIDE";

@@ -31,9 +31,14 @@ impl Host {
     /// Mounts it, which replays its journal.
     pub(crate) fn mount(disk: &Path, target: &Path) -> Host {
         fs::create_dir_all(target).unwrap();
-        // The loop device is freed when it is unmounted, also if this process is killed.
+        // Not by `mount -o loop`, which asks all loop devices whether they have this file: one of a sandbox whose daemon
+        // hangs does not answer.
         let (disk, at) = (disk.to_str().unwrap(), target.to_str().unwrap());
-        tool("mount", &["-o", "loop", disk, at]);
+        let device = tool("losetup", &["--find", "--show", disk]);
+        let device = device.trim();
+        tool("mount", &[device, at]);
+        // It is freed when it is unmounted, also if this process is killed.
+        tool("losetup", &["--detach", device]);
         Host {
             target: target.to_owned(),
         }

@@ -18,7 +18,7 @@ use super::sandbox::{self, Lines, RunningPart, note};
 use fastrand::Rng;
 
 /// Of one operation, at most.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(300);
 
 /// An operation in one of its forms.
 #[derive(Clone, Copy)]
@@ -463,6 +463,6 @@ pub(crate) fn in_sandbox(part: &str) {
     let directory = sandbox::directory();
     let running = RunningPart::start(sandbox::sandboxed(part, directory.path()), false);
     let (count, _) = points(6);
-    let output = running.succeed(Duration::from_secs(180 + 30 * count));
+    let output = running.succeed(Duration::from_secs(600 + 60 * count));
     sandbox::show(&output);
 }

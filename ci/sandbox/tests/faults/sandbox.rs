@@ -354,13 +354,13 @@ pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
     text
 }
 
-/// How a program ends, and what it says, within a minute.
+/// How a program ends, and what it says, within five minutes.
 #[track_caller]
 pub(crate) fn run(program: &str, arguments: &[&str]) -> (Option<i32>, String) {
     output(Command::new(program).args(arguments))
 }
 
-/// How a command ends, and what it says, within a minute.
+/// How a command ends, and what it says, within five minutes.
 #[track_caller]
 pub(crate) fn output(command: &mut Command) -> (Option<i32>, String) {
     let log = tempfile::NamedTempFile::new().unwrap();
@@ -373,7 +373,8 @@ pub(crate) fn output(command: &mut Command) -> (Option<i32>, String) {
         .stderr(sink())
         .spawn()
         .unwrap_or_else(|error| panic!("{program:?} cannot be started: {error}"));
-    let status = finish(&mut child, Duration::from_secs(60));
+    // For one that hangs: on a busy machine, what takes a second may take a minute.
+    let status = finish(&mut child, Duration::from_secs(300));
     let text = String::from_utf8_lossy(&fs::read(log.path()).unwrap()).into_owned();
     match status {
         Ok(status) => (status.code(), text),

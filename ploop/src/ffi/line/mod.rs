@@ -13,9 +13,9 @@ mod late;
 mod loaded;
 
 pub(super) use linked::{
-    copy_receive, copy_send, drop_cbt, encrypt_image, forget_native_discard, get_part, init_image,
-    merge_params, native_discard, set_cbt_uuid, set_encryption_keyid, set_fsck, set_label_and_key,
-    set_no_probe, set_temporary_cbt_uuid, set_umount_timeout, suspend_device,
+    copy_receive, copy_send, drop_cbt, encrypt_image, forget_native_discard, get_part, init_device,
+    init_image, merge_params, native_discard, set_cbt_uuid, set_encryption_keyid, set_fsck,
+    set_label_and_key, set_no_probe, set_temporary_cbt_uuid, set_umount_timeout, suspend_device,
 };
 pub(crate) use loaded::{exports, file as loaded_file, require_line};
 

@@ -38,6 +38,14 @@ pub(in crate::ffi) unsafe fn init_image(
     sys::SYSEXIT_PARAM
 }
 
+/// libploop has no such function in this line: `Feature::Init` says so, and nobody calls it.
+pub(in crate::ffi) unsafe fn init_device(
+    _device: &CText,
+    _param: *mut sys::ploop_create_param,
+) -> i32 {
+    sys::SYSEXIT_PARAM
+}
+
 /// The parameters of the calls, one after the other, that merge a chain of deltas, the lowest first.
 pub(in crate::ffi) fn merge_params(
     chain: &[CText],

@@ -58,6 +58,17 @@ pub(in crate::ffi) unsafe fn init_image(
     }
 }
 
+/// # Safety
+///
+/// The texts in the parameters are terminated.
+pub(in crate::ffi) unsafe fn init_device(
+    device: &CText,
+    param: *mut sys::ploop_create_param,
+) -> i32 {
+    // SAFETY: as this function; C only reads the name.
+    unsafe { sys::ploop_init_device(device.as_ptr(), param) }
+}
+
 /// The parameters of the calls, one after the other, that merge a chain of deltas, the lowest first. Each delta is
 /// merged into the one below, whose file then has its GUID: so each is copied once.
 pub(in crate::ffi) fn merge_params(
