@@ -66,6 +66,12 @@ impl LoopDevice {
         read_number(&self.sysfs.join("dev"))
     }
 
+    /// The numbers of the device and its first partition, where they are there.
+    pub(crate) fn numbers(&self) -> Vec<(u32, u32)> {
+        let whole = self.number().ok();
+        whole.into_iter().chain(self.partition_number(1)).collect()
+    }
+
     /// The device number of a partition that the kernel knows.
     pub(crate) fn partition_number(&self, partition: u32) -> Option<(u32, u32)> {
         read_number(&self.partition_directory(partition).join("dev")).ok()

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, Metadata};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -21,13 +22,15 @@ pub(crate) const SOURCE: &str = "ploop-sandbox";
 /// Puts this process into a mount namespace of its own. Neither it nor the host sees what the other mounts from then
 /// on.
 pub(crate) fn enter() -> Result<()> {
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
-    rustix::mount::mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .context("cannot make the mounts of the namespace private")?;
+    separate().context("cannot make a mount namespace")?;
     fuse::mount_control().context("cannot mount fusectl")
+}
+
+/// Puts this thread into such a namespace.
+pub(crate) fn separate() -> io::Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change("/", flags)?)
 }
 
 /// Binds the real directories of sysfs into the sandbox's directory, and gives the namespace a `/dev` of its own.

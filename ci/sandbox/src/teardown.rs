@@ -1,7 +1,7 @@
 //! Removing a sandbox, whatever state it is in: its processes, mounts, loop devices and directory.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -10,10 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::loop_device::LoopDevice;
-use crate::namespace::SOURCE;
+use crate::loop_device::{self, LoopDevice};
+use crate::namespace::{self, SOURCE};
 use crate::sandbox_directory::{Base, Lock, SandboxDirectory};
 use crate::{ioctl, mounts, processes, watchdog};
 
@@ -21,6 +21,8 @@ use crate::{ioctl, mounts, processes, watchdog};
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the removal of a loop device is tried.
 const REMOVAL: Duration = Duration::from_secs(10);
+/// The loop devices in the real sysfs.
+const LOOP_DEVICES: &str = "/sys/devices/virtual/block";
 
 /// Thaws the file systems of the sandbox that a program has left frozen: what writes to them could not be ended.
 pub(crate) fn thaw() {
@@ -35,6 +37,43 @@ pub(crate) fn thaw() {
             let _ = File::open(&mount.point).and_then(ioctl::thaw);
         }
     }
+}
+
+/// Thaws the file systems of a sandbox whose launcher was killed. One that is frozen outlives its last mount, and keeps its
+/// device; processes that wait for it cannot be killed. It is mounted once more for that, in a namespace of its own.
+fn thaw_devices(sandbox: &SandboxDirectory) {
+    for index in sandbox.loops() {
+        let device = LoopDevice::new(index, Path::new(LOOP_DEVICES));
+        let node = Path::new("/dev").join(format!(".ploop-sandbox-{index}"));
+        let at = sandbox.dir().join("thawed");
+        for number in device.numbers() {
+            let (node, at) = (node.clone(), at.clone());
+            with_timeout(TIMEOUT, move || {
+                // Whatever fails here, the device stays, and that is reported.
+                let _ = thaw_device(number, &node, &at);
+            });
+        }
+    }
+}
+
+fn thaw_device(number: (u32, u32), node: &Path, at: &Path) -> io::Result<()> {
+    loop_device::make_node(node, number)?;
+    // Fails where a file system has it.
+    let is_free = loop_device::open(node, false, true).is_ok();
+    if !is_free {
+        fs::create_dir_all(at)?;
+        namespace::separate()?;
+        for flags in [MountFlags::empty(), MountFlags::RDONLY] {
+            if rustix::mount::mount(node, at, "ext4", flags, None).is_ok() {
+                // Fails where it is not frozen.
+                let _ = File::open(at).and_then(ioctl::thaw);
+                rustix::mount::unmount(at, UnmountFlags::DETACH)?;
+                break;
+            }
+        }
+        fs::remove_dir(at)?;
+    }
+    fs::remove_file(node)
 }
 
 /// Unmounts what was mounted since the program started, so that what it wrote reaches the images.
@@ -60,6 +99,7 @@ pub(crate) fn unmount_new(before: &HashSet<u32>) {
 pub(crate) fn remove(sandbox: &SandboxDirectory) -> Vec<String> {
     // Processes that wait for an answer get an error.
     watchdog::abort(sandbox);
+    thaw_devices(sandbox);
     processes::end(sandbox, &[], false);
     // First what covers sysfs, then the FUSE mounts below the directory; /dev comes last.
     unmount(|mount| mount.point.starts_with("/sys") && mount.source == Path::new(SOURCE));
@@ -96,7 +136,7 @@ fn unmount(which: impl Fn(&mounts::Mount) -> bool) {
 
 /// Unbinds and removes a loop device, unless it has become somebody else's.
 fn remove_loop(sandbox: &SandboxDirectory, index: u32) -> io::Result<()> {
-    let device = LoopDevice::new(index, Path::new("/sys/devices/virtual/block"));
+    let device = LoopDevice::new(index, Path::new(LOOP_DEVICES));
     if !device.exists() {
         return Ok(());
     }

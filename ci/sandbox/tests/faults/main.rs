@@ -49,6 +49,7 @@ const PARTS: &[sandbox::Part] = &[
     ("daemon-write", daemon::write),
     ("daemon-verify", daemon::verify),
     ("frozen-leave", frozen::leave),
+    ("frozen-hold", frozen::hold),
     ("frozen-verify", frozen::verify),
     ("host-write", host::write),
     ("host-full", host::full),
@@ -82,6 +83,7 @@ const TESTS: &[(&str, fn())] = &[
     }),
     ("daemon_killed_while_writing", daemon::killed),
     ("a_file_system_that_was_left_frozen", frozen::left),
+    ("a_frozen_file_system_of_a_killed_sandbox", frozen::killed),
     ("no_space_under_the_image", || {
         host::with_own_mounts("host-full")
     }),
