@@ -407,16 +407,25 @@ impl Ploop {
         })?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
         paths::require_own_side_files(locked.operation(), locked.path(), deltas)?;
-        match device::running_device_among(&devices, &locked, descriptor) {
-            Ok(Some(device)) => device::require_harmless_mount_point(locked.operation(), &device)?,
-            Ok(None) => {}
+        let running = match device::running_device_among(&devices, &locked, descriptor) {
+            Ok(Some(device)) => {
+                device::require_harmless_mount_point(locked.operation(), &device)?;
+                Some(device)
+            }
+            Ok(None) => None,
             // One that has the deltas and does not run (A15): nothing is mounted from it.
-            Err(error) if error.kind() == ErrorKind::Busy => {}
+            Err(error) if error.kind() == ErrorKind::Busy => None,
             Err(error) => return Err(error),
-        }
+        };
         let (canonical, _) = CanonicalDescriptor::of(locked.operation(), locked.path(), file)?;
         locked.put_in_place(&canonical, false)?;
-        locked.umount()
+        match (locked.umount(), running) {
+            // libploop 7.0.95 and 7.0.96 do not find a device whose top is not that of the descriptor.
+            (Err(error), Some(device)) if error.is_not_mounted() => {
+                device::umount(device).map_err(|error| error.during("unmount"))
+            }
+            (unmounted, _) => unmounted,
+        }
     }
 
     /// Whether the image is attached to a running device (`ploop_is_mounted`), without a component
