@@ -41,7 +41,7 @@ impl Ploop {
     /// let snapshot = image.snapshot()?;
     /// let clone = image.clone_descriptor(snapshot, backup.path())?;
     /// let disk = ploop::image::Disk::open(clone.path())?;
-    /// # assert_eq!(disk.size(), 64 << 20);
+    /// # assert_eq!(disk.size(), ploop::Size::from_mib(64));
     /// // … read it …
     /// image.delete_snapshot(snapshot)?;
     /// # Ok::<(), ploop::Error>(())
