@@ -96,8 +96,8 @@ pub use layout::Layout;
 #[cfg(feature = "image-write")]
 pub use offline::{
     CompactOptions, CompactReport, CompactedDelta, CreateOptions, FreeParts, OfflineImage,
-    RepairChoice, RepairItem, RepairOptions, RepairOutcome, RepairReport, create, import,
-    import_disk, restore_descriptor,
+    RepairChoice, RepairGeometry, RepairItem, RepairOptions, RepairOutcome, RepairReport, create,
+    import, import_disk, restore_descriptor,
 };
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use orphans::orphans;

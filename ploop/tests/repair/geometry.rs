@@ -3,14 +3,14 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
 use ploop::image::{
-    CreateOptions, Disk, DiskWriter, Issue, OfflineImage, RepairChoice, RepairOptions,
-    RepairOutcome, RepairReport, check, import,
+    CreateOptions, Disk, DiskWriter, Issue, OfflineImage, RepairChoice, RepairGeometry,
+    RepairOptions, RepairOutcome, RepairReport, check, import,
 };
-use ploop::{ClusterSize, Descriptor, FormatVersion, ImageMode};
+use ploop::{ClusterSize, Descriptor, FormatVersion, ImageMode, Size};
 use tempfile::TempDir;
 
 const CLUSTERS: u64 = 16;
@@ -451,6 +451,83 @@ fn a_wrong_size_in_a_header() {
         assert!(is_left(&report), "{report:#?}");
         assert!(report.items.iter().any(|it| it.issue == Issue::Size));
         assert!(image.files() == files);
+    }
+}
+
+/// What contradicts each other is decided by a person; with an undo file, the next possibility can be tried.
+#[test]
+fn a_geometry_that_is_chosen() {
+    let choose = |image: &Written, geometry: RepairGeometry, undo: Option<&Path>| {
+        let mut options = RepairOptions::new().geometry(geometry);
+        if let Some(undo) = undo {
+            options = options.undo(undo);
+        }
+        let mut image = OfflineImage::open(&image.xml).unwrap();
+        image.repair(&options, |_| {}).unwrap()
+    };
+    let geometry = |version, cluster, sectors| {
+        let cluster = ClusterSize::from_bytes(cluster).unwrap();
+        RepairGeometry::new(version, cluster, Size::from_sectors(sectors))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let undo = dir.path().join("undo");
+
+    // Header and descriptor differ by less than a cluster.
+    let image = Written::new(Kind::Single, FormatVersion::V2, 32 << 10, 1024, true);
+    let whole = image.files();
+    image.set_number(0, 36, 1023);
+    let damaged = image.files();
+    let (of_header, of_descriptor) = (
+        geometry(FormatVersion::V2, 32 << 10, 1023),
+        geometry(FormatVersion::V2, 32 << 10, 1024),
+    );
+    let report = image.repair(&[]).unwrap();
+    let named = format!("{report:?}");
+    for possible in [of_header, of_descriptor] {
+        assert!(named.contains(&format!("{possible},")), "{named}");
+    }
+    let report = choose(&image, of_header, Some(&undo));
+    assert!(report.is_complete(), "{report:#?}");
+    let disk = Disk::open(&image.xml).unwrap();
+    assert_eq!(disk.size(), Size::from_sectors(1023));
+    drop(disk);
+    let mut offline = OfflineImage::open(&image.xml).unwrap();
+    offline.undo_repair(&undo).unwrap();
+    assert!(image.files() == damaged);
+    let report = choose(&image, of_descriptor, None);
+    image.assert_mended(&report);
+    assert!(image.files() == whole);
+
+    // Two fields that all deltas have in common are wrong.
+    for (kind, version) in [
+        (Kind::Single, FormatVersion::V1),
+        (Kind::Chain, FormatVersion::V1),
+        (Kind::Chain, FormatVersion::V2),
+    ] {
+        let image = Written::new(kind, version, 64 << 10, 2048, true);
+        let whole = image.files();
+        let deltas = image.deltas.len();
+        for delta in 0..deltas {
+            image.set_number(delta, 28, 256);
+        }
+        image.describe("Blocksize", |_| 256);
+        let report = choose(&image, geometry(version, 64 << 10, 2048), None);
+        image.assert_mended(&report);
+        assert!(image.files()[..deltas] == whole[..deltas]);
+
+        // By a wrong one, nothing is cut off or cleared; and what cannot be is not written.
+        let long = image.lengths();
+        let wrong = geometry(version, 128 << 10, 2048);
+        let report = choose(&image, wrong, None);
+        assert_eq!(image.lengths(), long, "{report:#?}");
+        let right = choose(&image, geometry(version, 64 << 10, 2048), None);
+        image.assert_mended(&right);
+        let files = image.files();
+        let report = choose(&image, geometry(version, 64 << 20, 1 << 30), None);
+        assert!(is_left(&report), "{report:#?}");
+        assert!(image.files() == files, "{report:#?}");
+        let why = "was chosen, and is not possible";
+        assert!(format!("{report:?}").contains(why), "{report:#?}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ploop::image::RepairGeometry;
 use ploop::{ClusterSize, FormatVersion, Guid, ImageMode, Size};
 
 /// The end of the help of the commands that change an image.
@@ -398,7 +399,7 @@ pub(crate) struct Repair {
     /// Put back what the repair has changed that has written this undo file
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "dry_run", "undo", "clear_entries", "copy_shared", "rebuild_headers", "drop_extensions",
-        "drop_missing", "pad_raw", "fill_holes", "remove_orphans",
+        "drop_missing", "pad_raw", "fill_holes", "remove_orphans", "geometry",
     ])]
     pub(crate) revert: Option<PathBuf>,
     /// Clear table entries that lead to no cluster: these clusters read as in the deltas below, or as zeros
@@ -425,6 +426,10 @@ pub(crate) struct Repair {
     /// Remove deltas and temporary files beside the descriptor that no descriptor there names
     #[arg(long, help_heading = "Choices")]
     pub(crate) remove_orphans: bool,
+    /// The format, the cluster size and the size of the disk that are right, as in v2,1M,64G, where a repair has named more
+    /// than one geometry that is possible
+    #[arg(long, help_heading = "Choices", value_name = "FORMAT,CLUSTER,SIZE")]
+    pub(crate) geometry: Option<RepairGeometry>,
 }
 
 #[derive(Debug, Args)]

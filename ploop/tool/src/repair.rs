@@ -84,6 +84,9 @@ fn options(repair: &Repair) -> RepairOptions {
             options = options.allow(choice);
         }
     }
+    if let Some(geometry) = repair.geometry {
+        options = options.geometry(geometry);
+    }
     match &repair.undo {
         Some(file) => options.undo(file),
         None => options,

@@ -21,7 +21,9 @@ mod upgrade;
 pub use compact::{CompactOptions, CompactReport, CompactedDelta};
 pub use create::{CreateOptions, create, import, import_disk};
 pub use free_parts::FreeParts;
-pub use repair::{RepairChoice, RepairItem, RepairOptions, RepairOutcome, RepairReport};
+pub use repair::{
+    RepairChoice, RepairGeometry, RepairItem, RepairOptions, RepairOutcome, RepairReport,
+};
 pub use restore::restore_descriptor;
 
 use std::fs;

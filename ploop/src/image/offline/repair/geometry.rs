@@ -4,13 +4,14 @@
 //! What the headers and the descriptor say are candidates. Each is tested against all that is known: each field that
 //! says something else counts as a damage, and so does each entry of the table that cannot be right then. The candidate
 //! with the fewest damages is right, if no other one has as few and one field at most contradicts it. Where there is none,
-//! nothing of the delta is written: by a wrong geometry, whole clusters seem to be in no use.
+//! nothing of the delta is written: by a wrong geometry, whole clusters seem to be in no use. Whoever knows which is right can
+//! choose it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::header::{OpenDelta, changed_fields};
-use super::options::{RepairChoice, RepairOptions};
+use super::options::{RepairChoice, RepairGeometry, RepairOptions};
 use super::report::{Decisions, RepairOutcome};
 use crate::image::check::TableCheck;
 use crate::image::descriptor::Descriptor;
@@ -74,7 +75,8 @@ pub(super) fn decide(
         );
         leave(delta, decisions, &outcome);
     }
-    let evidence = Evidence::new(&known, descriptor);
+    let chosen = options.chosen_geometry();
+    let evidence = Evidence::new(&known, descriptor, chosen);
     let hypotheses = evidence.hypotheses();
     let least = hypotheses.iter().map(Hypothesis::cost).min();
     let best: Vec<&Hypothesis> = hypotheses
@@ -83,7 +85,7 @@ pub(super) fn decide(
         .collect();
     let right = match &best[..] {
         [] => return geometry,
-        [one] if one.common_faults() <= 1 => one,
+        [one] if one.common_faults() <= 1 || chosen.is_some() => one,
         _ => {
             for (number, delta) in known.iter().enumerate() {
                 let candidates = best.iter().filter_map(|it| it.deltas[number].first());
@@ -93,6 +95,16 @@ pub(super) fn decide(
             return geometry;
         }
     };
+    if let Some(chosen) = chosen.filter(|_| right.deltas.iter().any(Vec::is_empty)) {
+        let outcome = RepairOutcome::left(format!(
+            "{chosen} was chosen, and is not possible: by it, a file ends in its table"
+        ));
+        for delta in known {
+            leave(delta, decisions, &outcome);
+        }
+        geometry.size = None;
+        return geometry;
+    }
     geometry.cluster = right.cluster;
     geometry.is_corrected = right.cluster != descriptor.cluster;
     for (delta, candidates) in known.iter().zip(&right.deltas) {
@@ -178,21 +190,24 @@ fn settle(
         leave(delta, decisions, &outcome);
         return None;
     }
-    if one.wrong.len() > 1 {
+    let chosen = options.chosen_geometry();
+    if one.wrong.len() > 1 && chosen.is_none() {
         doubtful(delta, candidates.iter(), decisions);
         return None;
     }
     let now = delta.layout().map(|own| Quality::of(delta, &own).wrong);
     if now.is_some_and(|now| now < one.table.wrong) {
         let outcome = RepairOutcome::left(format!(
-            "by the geometry that is right ({one}), clusters could not be read that can be now: wrong entries of the table would come to light"
+            "by this geometry ({one}), clusters could not be read that can be now: wrong entries of the table would come to light"
         ));
         leave(delta, decisions, &outcome);
         return None;
     }
-    let outcome = RepairOutcome::repaired(format!(
-        "all else (descriptor, table, length of the file, other fields and deltas) contradicts one field of the header, which has another value now: {names}"
-    ));
+    let why = match chosen {
+        Some(chosen) => format!("as was chosen ({chosen}), the header has other values now"),
+        None => "all else (descriptor, table, length of the file, other fields and deltas) contradicts one field of the header, which has another value now".to_owned(),
+    };
+    let outcome = RepairOutcome::repaired(format!("{why}: {names}"));
     for issue in [
         Issue::Header,
         Issue::ClusterSize,
@@ -226,10 +241,10 @@ fn doubtful<'a>(
     let reason = match &possible[..] {
         [] => "no geometry is possible: the file ends in the table, or header and descriptor say nothing that fits; export the image by --salvage, or put the delta back from a backup".to_owned(),
         [one] => format!(
-            "nothing of the delta is written, for too much is contradictory: the most likely geometry is {one}; if it is right, write it into a copy of header and descriptor, and look at the disk; else export the image by --salvage"
+            "nothing of the delta is written, for too much is contradictory: the most likely geometry is {one}; choose it, with an undo file, and look at the disk; else export the image by --salvage"
         ),
         more => format!(
-            "nothing of the delta is written, for more than one geometry is possible: {}; write each of them into header and descriptor of a copy, and see by which the disk can be read",
+            "nothing of the delta is written, for more than one geometry is possible: {}; choose one, with an undo file, and look at the disk",
             more.join(", or ")
         ),
     };
@@ -344,13 +359,11 @@ impl Candidate {
 impl std::fmt::Display for Candidate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Candidate { header, .. } = self;
+        let geometry = RepairGeometry::new(header.version, header.cluster, header.size);
+        let first = header.first_block_sector;
         write!(
             f,
-            "format {}, clusters of {}, {} sectors, data from sector {} on (against it: ",
-            header.version,
-            header.cluster,
-            header.size.sectors(),
-            header.first_block_sector
+            "{geometry}, with data from sector {first} on (against it: "
         )?;
         let mut against: Vec<String> = self.wrong.iter().map(|it| format!("the {it}")).collect();
         if self.table.faults != 0 {
@@ -417,6 +430,7 @@ impl Quality {
 struct Evidence<'a> {
     deltas: &'a [&'a OpenDelta],
     descriptor: &'a Descriptor,
+    chosen: Option<RepairGeometry>,
     /// Of each delta, those that it stands upon and those upon it, looked up once: there may be thousands.
     neighbours: Vec<Neighbours>,
 }
@@ -429,7 +443,11 @@ struct Neighbours {
 }
 
 impl<'a> Evidence<'a> {
-    fn new(deltas: &'a [&'a OpenDelta], descriptor: &'a Descriptor) -> Evidence<'a> {
+    fn new(
+        deltas: &'a [&'a OpenDelta],
+        descriptor: &'a Descriptor,
+        chosen: Option<RepairGeometry>,
+    ) -> Evidence<'a> {
         let places: HashMap<Guid, usize> = deltas
             .iter()
             .enumerate()
@@ -447,12 +465,20 @@ impl<'a> Evidence<'a> {
         Evidence {
             deltas,
             descriptor,
+            chosen,
             neighbours,
         }
     }
 
     /// What is possible; only one, if all fits.
     fn hypotheses(&self) -> Vec<Hypothesis> {
+        if let Some(chosen) = self.chosen {
+            let best = |place: usize| self.best(place, chosen.version, chosen.cluster);
+            return vec![Hypothesis {
+                cluster: chosen.cluster,
+                deltas: (0..self.deltas.len()).map(best).collect(),
+            }];
+        }
         let own = self.deltas.iter().find_map(|delta| delta.version());
         let mut versions = [FormatVersion::V1, FormatVersion::V2];
         versions.sort_by_key(|version| Some(*version) != own);
@@ -495,6 +521,9 @@ impl<'a> Evidence<'a> {
         let others = below.iter().chain(above.first());
         let mut sizes = vec![delta.sectors(version), self.descriptor.size.sectors()];
         sizes.extend(others.map(|other| self.deltas[*other].sectors(version)));
+        if let Some(chosen) = self.chosen.filter(|_| delta.guid == self.descriptor.top) {
+            sizes = vec![chosen.size.sectors()];
+        }
         let mut seen = BTreeSet::new();
         sizes.retain(|size| seen.insert(*size));
         let mut best: Vec<Candidate> = Vec::new();

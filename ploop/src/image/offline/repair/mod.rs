@@ -23,7 +23,7 @@ mod undo;
 )]
 mod undo_format;
 
-pub use options::{RepairChoice, RepairOptions};
+pub use options::{RepairChoice, RepairGeometry, RepairOptions};
 pub use report::{RepairItem, RepairOutcome, RepairReport};
 
 use std::fs;
@@ -103,7 +103,7 @@ impl OfflineImage {
     /// delta is decided first, by all that headers, descriptor, tables and the lengths of the files say. What only one field
     /// contradicts is right, and the field is corrected; nothing else is changed in that repair, and the next one goes on.
     /// Where more than one geometry is possible, nothing of the delta is written: the report says what contradicts what,
-    /// and nobody but a person who looks at the disk by each can tell.
+    /// and nobody but a person who looks at the disk by each can tell, and [choose](RepairOptions::geometry) one.
     ///
     /// # After a failure, a kill or a power cut
     ///

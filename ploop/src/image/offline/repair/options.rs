@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::{ClusterSize, Error, ErrorKind, FormatVersion, Result, Size};
 
 /// What a repair does only if it is asked to, because something is lost or the space is needed, or because more than one
 /// answer may be right.
@@ -66,6 +69,72 @@ impl fmt::Display for RepairChoice {
     }
 }
 
+/// The format version and the cluster size of all deltas of an image, and the size of its disk: one of those between which
+/// a repair cannot decide. As text: `v2,1MiB,131072s`.
+///
+/// ```
+/// use ploop::image::RepairGeometry;
+///
+/// let geometry: RepairGeometry = "v2,1M,64M".parse()?;
+/// assert_eq!(geometry.to_string(), "v2,1MiB,131072s");
+/// # Ok::<(), ploop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairGeometry {
+    /// The format version of the headers.
+    pub version: FormatVersion,
+    /// The size of a cluster.
+    pub cluster: ClusterSize,
+    /// The size of the disk, as of the top.
+    pub size: Size,
+}
+
+impl RepairGeometry {
+    /// All three.
+    pub fn new(version: FormatVersion, cluster: ClusterSize, size: Size) -> RepairGeometry {
+        RepairGeometry {
+            version,
+            cluster,
+            size,
+        }
+    }
+}
+
+impl fmt::Display for RepairGeometry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cluster = self.cluster.to_string().replace(' ', "");
+        write!(f, "{},{cluster},{}s", self.version, self.size.sectors())
+    }
+}
+
+impl FromStr for RepairGeometry {
+    type Err = Error;
+
+    /// Reads format, cluster size and size of the disk, with commas between them: `v2,1M,64G`.
+    fn from_str(text: &str) -> Result<RepairGeometry> {
+        let refuse = || {
+            Error::new(
+                ErrorKind::InvalidInput,
+                "parse geometry",
+                format!(
+                    "{text:?} is no geometry: write format, cluster size and size of the disk, as in \"v2,1M,64G\""
+                ),
+            )
+        };
+        let mut parts = text.split(',');
+        let mut part = || parts.next().ok_or_else(refuse);
+        let version = part()?.trim().parse()?;
+        let cluster: Size = part()?.parse()?;
+        let size = part()?.parse()?;
+        if parts.next().is_some() {
+            return Err(refuse());
+        }
+        let cluster = ClusterSize::from_bytes(cluster.bytes())?;
+        Ok(RepairGeometry::new(version, cluster, size))
+    }
+}
+
 /// What [`OfflineImage::repair`](super::super::OfflineImage::repair) does.
 ///
 /// ```
@@ -81,6 +150,7 @@ impl fmt::Display for RepairChoice {
 pub struct RepairOptions {
     dry_run: bool,
     allowed: Vec<RepairChoice>,
+    geometry: Option<RepairGeometry>,
     undo: Option<PathBuf>,
 }
 
@@ -104,6 +174,14 @@ impl RepairOptions {
         self
     }
 
+    /// The geometry that is right, where the report of a repair has named more than one that is possible (default: what
+    /// all else says). Headers and descriptor get it, and nothing else is changed in that repair. With an
+    /// [undo file](RepairOptions::undo), the next one can be tried if the disk is not right then.
+    pub fn geometry(mut self, geometry: RepairGeometry) -> RepairOptions {
+        self.geometry = Some(geometry);
+        self
+    }
+
     /// A new file for what is overwritten, cut off and removed (default: none). It is complete and synced before
     /// anything is changed, so a repair that was killed can be undone as well. It is as large as what it holds: mostly
     /// some kilobytes, but lost clusters and orphans are in it, too. Not made where nothing is to be changed.
@@ -118,6 +196,10 @@ impl RepairOptions {
 
     pub(super) fn allows(&self, choice: RepairChoice) -> bool {
         self.allowed.contains(&choice)
+    }
+
+    pub(super) fn chosen_geometry(&self) -> Option<RepairGeometry> {
+        self.geometry
     }
 
     pub(super) fn undo_file(&self) -> Option<&PathBuf> {
