@@ -48,6 +48,14 @@ impl Image {
         }
     }
 
+    fn of_one_delta() -> Image {
+        let mut image = Image::new();
+        fs::remove_file(image.file("top.hds")).unwrap();
+        image.descriptor = describe(image.dir.path(), &["root.hds"], 4 * M, M, false);
+        image.states[1] = image.states[0].clone();
+        image
+    }
+
     fn path(&self) -> &str {
         self.dir.path().to_str().unwrap()
     }
@@ -608,6 +616,39 @@ The image is sound.
         .assert()
         .code(0);
     assert!(files(&image) == damaged);
+}
+
+/// Nobody can tell which of them is wrong; what is possible is named as the option takes it.
+#[test]
+fn sizes_that_contradict_each_other_are_decided_by_choice() {
+    let image = Image::of_one_delta();
+    let before = contents_of(&image.descriptor);
+    let base = image.file("root.hds");
+    let file = fs::File::options().write(true).open(base).unwrap();
+    file.write_all_at(&8191u64.to_le_bytes(), 36).unwrap();
+    command(&["repair", image.path()])
+        .assert()
+        .code(1)
+        .stdout_eq(str![[r#"
+...
+  left: nothing of the delta is written, for more than one geometry is possible: v2,1MiB,8191s, with [..], or v2,1MiB,8192s, with [..]; choose one, with an undo file, and look at the disk
+...
+"#]]);
+    for wrong in ["v2,1M", "v3,1M,4M", "v2,1M,4M,0", "v2,3M,4M"] {
+        command(&["repair", image.path(), "--geometry", wrong])
+            .assert()
+            .code(2);
+    }
+    command(&["repair", image.path(), "--geometry", "v2,1MiB,8192s"])
+        .assert()
+        .code(0)
+        .stdout_eq(str![[r#"
+...
+  repaired: the header of the top delta says so now
+The image is sound.
+
+"#]]);
+    assert!(contents_of(&image.descriptor) == before);
 }
 
 #[test]
