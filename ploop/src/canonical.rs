@@ -74,6 +74,11 @@ impl CanonicalDescriptor {
         Ok((canonical, descriptor))
     }
 
+    /// Whether the file has the canonical text already, and nothing that was cut short is to be restored.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.in_place && !self.was_killed
+    }
+
     /// Replaces the file by the canonical text. The lock is still held. `always` does so although it has this text, where
     /// it would be too late to find out afterwards that it cannot be replaced.
     pub(crate) fn put_in_place(&self, operation: &'static str, always: bool) -> Result<()> {

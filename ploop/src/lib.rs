@@ -87,6 +87,8 @@ mod mount;
 mod mount_guard;
 #[cfg(feature = "libploop")]
 mod mount_table;
+#[cfg(feature = "libploop")]
+mod parents;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 #[cfg_attr(
     not(feature = "libploop"),

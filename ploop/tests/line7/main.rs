@@ -17,6 +17,9 @@ mod mounts;
 mod running_tracking;
 mod tracking;
 mod unmounts;
+#[path = "../volume_files/mod.rs"]
+mod volume_files;
+mod volumes;
 #[path = "../written_bitmap/mod.rs"]
 mod written_bitmap;
 
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         tracking::tests(),
         running_tracking::tests(),
         devices::tests(),
+        volumes::tests(),
     ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }
