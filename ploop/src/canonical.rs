@@ -99,6 +99,18 @@ impl CanonicalDescriptor {
         Ok(())
     }
 
+    /// Replaces the file by another descriptor, without libploop. The lock is still held.
+    pub(crate) fn replace_by(&self, operation: &'static str, new: &Descriptor) -> Result<()> {
+        let unknown = self.unknown.with_volume(new.volume.clone());
+        let xml = new
+            .to_xml_with(&unknown, paths::directory_of(&self.path))
+            .map_err(|error| error.during(operation).with_path(&self.path))?;
+        replace(&self.path, &xml).map_err(|error| {
+            let why = "the new descriptor cannot be put in place";
+            Error::io(operation, why, error).with_path(&self.path)
+        })
+    }
+
     /// Whether the descriptor has fields that libploop does not know.
     pub(crate) fn has_unknown_fields(&self) -> bool {
         self.unknown.is_dropped()

@@ -97,6 +97,7 @@ pub struct Tool {
 /// | [`Encryption`](Feature::Encryption), [`FsLabel`](Feature::FsLabel) | 7.0.58, 7.0.88 | 7.0.95 |
 /// | [`SparseRaw`](Feature::SparseRaw) | 7.0.121 | 7.0.138 |
 /// | [`FsckFlags`](Feature::FsckFlags) | 7.0.158 | 7.0.163.2 |
+/// | [`Volumes`](Feature::Volumes): 7.0.95 and 7.0.96 have the functions, and drop `Volume` from descriptors | 7.0.97 | 7.0.104 |
 /// | [`ReadOnlyFsck`](Feature::ReadOnlyFsck), [`NoProbe`](Feature::NoProbe) | 7.0.265, 7.0.274 | 7.0.277.1 |
 ///
 /// [`Suspend`](Feature::Suspend) is there from 7.0.226 on, in which its functions are new.
@@ -127,6 +128,8 @@ pub enum Feature {
     SparseRaw,
     /// [`device::suspend`](crate::device::suspend) and [`device::resume`](crate::device::resume).
     Suspend,
+    /// [`volume`](crate::volume). Images that libploop has made stand upon each other are handled by all versions of line 7.
+    Volumes,
 }
 
 /// Since which version a feature is there.
@@ -151,6 +154,7 @@ impl Feature {
         Feature::FsLabel,
         Feature::SparseRaw,
         Feature::Suspend,
+        Feature::Volumes,
     ];
 
     fn since(self) -> Since {
@@ -174,6 +178,7 @@ impl Feature {
             Feature::ReadOnlyFsck => ("check file systems read-only", "7.0.277.1", Some(statfs)),
             Feature::NoProbe => ("leave partition tables unread", "7.0.277.1", Some(statfs)),
             Feature::Suspend => ("suspend devices", "7.0.226", Some(c"ploop_suspend_device")),
+            Feature::Volumes => ("keep volumes", "7.0.104", Some(c"ploop_volume_get_tree")),
         };
         Since {
             what,

@@ -226,6 +226,16 @@ impl<'a> Change<'a> {
         result
     }
 
+    /// Replaces the descriptor, without libploop.
+    pub(crate) fn replace_descriptor(&self, new: &Descriptor) -> Result<()> {
+        self.canonical.replace_by(self.operation(), new)
+    }
+
+    /// Whether the descriptor has fields that libploop does not know.
+    pub(crate) fn has_unknown_fields(&self) -> bool {
+        self.canonical.has_unknown_fields()
+    }
+
     /// Clears the marks of closed deltas, but of those that a device has.
     fn clear_closed_marks(&self) -> Result<()> {
         for image in self.marked_closed.borrow().iter() {

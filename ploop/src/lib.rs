@@ -124,6 +124,8 @@ mod tools;
 mod tracking;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub mod trust;
+#[cfg(feature = "libploop")]
+pub mod volume;
 
 #[cfg(feature = "libploop")]
 pub use capabilities::{Capabilities, Driver, Feature, Library, Tool, capabilities};

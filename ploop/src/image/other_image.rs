@@ -110,9 +110,14 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
                     return refused(why, &link);
                 }
             };
+            // Or has it by now: a snapshot of the volume was cut short.
+            let has = || {
+                let mut images = volume.images.iter();
+                images.any(|image| Identity::of(&image.file).ok() == delta)
+            };
             let stands_upon = |guid: &&Guid| {
                 let mut shots = volume.snapshots.iter();
-                shots.any(|shot| shot.parent == **guid)
+                shots.any(|shot| shot.parent == **guid) || has()
             };
             if let Some(guid) = guids.iter().find(stands_upon) {
                 let why = format!(

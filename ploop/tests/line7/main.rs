@@ -13,6 +13,7 @@ mod encryption;
 mod filled_image;
 #[path = "../fixture/mod.rs"]
 mod fixture;
+mod made_volumes;
 mod mounts;
 mod running_tracking;
 mod tracking;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         running_tracking::tests(),
         devices::tests(),
         volumes::tests(),
+        made_volumes::tests(),
     ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }

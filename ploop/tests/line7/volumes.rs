@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ploop::image::{Header, check};
+use ploop::volume::{Volume, VolumePlace};
 use ploop::{
-    ErrorKind, Guid, MergeParam, MergeTarget, MountParam, Ploop, ResizeMode, Size, SnapshotParam,
-    TemporarySnapshotParam,
+    CreateParam, ErrorKind, Guid, MergeParam, MergeTarget, MountParam, Ploop, ResizeMode, Size,
+    SnapshotParam, TemporarySnapshotParam,
 };
 
 use crate::container::SIZE;
@@ -34,7 +35,9 @@ pub(crate) fn tests() -> Vec<Test> {
             c_clones_another_state,
             c_looks_at_no_other_descriptor;
         LINE_7 => what_stands_upon_others_without_knowledge_is_refused;
-        MOUNTS_OF_LINE_7 => volumes_are_mounted_beside_each_other;
+        MOUNTS_OF_LINE_7 =>
+            volumes_are_mounted_beside_each_other,
+            volumes_are_made_of_running_ones;
     ]
 }
 
@@ -375,7 +378,7 @@ impl Mounts {
 
 impl Drop for Mounts {
     fn drop(&mut self) {
-        for volume in ["a", "c", "s"] {
+        for volume in ["a", "c", "s", "x"] {
             if let Ok(image) = Ploop::open(self.path(volume).join("DiskDescriptor.xml")) {
                 for device in image.devices().unwrap_or_default() {
                     let _ = ploop::device::umount(device);
@@ -480,6 +483,62 @@ fn volumes_are_mounted_beside_each_other() {
         let report = check(mounts.path(volume).join("DiskDescriptor.xml"));
         assert!(report.is_sound(), "{volume}: {report}");
     }
+}
+
+fn volumes_are_made_of_running_ones() {
+    let mounts = Mounts {
+        dir: tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap(),
+    };
+    let place = |name: &str| VolumePlace::new(mounts.path(name));
+    let base = mounts.path("a").join("image.hds");
+    let mut a = Volume::create(&CreateParam::new(base, SIZE)).unwrap();
+    let mut image = mounts.mount("a");
+    mounts.write("a", "one");
+    let mut s = a.snapshot(&place("s")).unwrap();
+    mounts.write("a", "two");
+    let mut x = a.clone_to(&place("x")).unwrap();
+    mounts.write("a", "three");
+    let mut c = s.clone_to(&place("c")).unwrap();
+    // The device writes to the new top.
+    let own = image.descriptor().unwrap();
+    let device = image.device().unwrap().unwrap();
+    let top = ploop::device::top_delta(&device).unwrap().file;
+    assert_eq!(top, own.top_image().unwrap().file);
+    let mut at_c = mounts.mount("c");
+    let mut at_x = mounts.mount("x");
+    mounts.verify("c", &["one"]);
+    mounts.verify("x", &["one", "two"]);
+    mounts.write("x", "of-x");
+    mounts.verify("a", &["one", "three", "two"]);
+
+    for error in [
+        c.switch_to(&s).unwrap_err(),
+        Volume::open(c.directory()).unwrap().delete().unwrap_err(),
+        Volume::open(a.directory()).unwrap().delete().unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    }
+    at_c.umount().unwrap();
+    c.switch_to(&s).unwrap();
+    c.delete().unwrap();
+    image.umount().unwrap();
+    at_x.umount().unwrap();
+    // `x` takes over what it stands upon.
+    a.delete().unwrap();
+    let mut at_x = mounts.mount("x");
+    mounts.verify("x", &["of-x", "one", "two"]);
+    // While it runs, too: what is below lies elsewhere.
+    assert_eq!(s.tree().unwrap().children.len(), 1);
+    s.delete().unwrap();
+    mounts.verify("x", &["of-x", "one", "two"]);
+    at_x.umount().unwrap();
+    assert_eq!(x.image().snapshots().unwrap().len(), 2);
+    x.image().merge(&MergeParam::new(MergeTarget::All)).unwrap();
+    let mut at_x = mounts.mount("x");
+    mounts.verify("x", &["of-x", "one", "two"]);
+    at_x.umount().unwrap();
+    let report = check(x.image().path());
+    assert!(report.is_sound(), "{report}");
 }
 
 /// What nobody has looked at.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ploop::image::{Disk, check};
-use ploop::{ClusterSize, Descriptor, Guid, Ploop};
+use ploop::volume::{Volume, VolumePlace};
+use ploop::{ClusterSize, CreateParam, Descriptor, Guid, Ploop, Size};
 use tempfile::TempDir;
 
 use crate::filled_image::{Contents, Delta, cluster_bytes, read_whole};
@@ -152,7 +153,9 @@ pub(crate) mod c {
 
 /// Volumes, by the names of their directories.
 pub(crate) struct Volumes {
-    dir: TempDir,
+    home: PathBuf,
+    /// Removed at the end.
+    _dir: Option<TempDir>,
     /// What the top of each holds.
     pub(crate) contents: BTreeMap<&'static str, Contents>,
 }
@@ -162,14 +165,23 @@ impl Volumes {
     const CLUSTER: u64 = ClusterSize::MIN.bytes();
 
     pub(crate) fn new() -> Volumes {
+        let dir = tempfile::tempdir().unwrap();
+        let mut volumes = Volumes::at(dir.path());
+        volumes._dir = Some(dir);
+        volumes
+    }
+
+    /// In a directory that somebody else removes.
+    pub(crate) fn at(dir: &Path) -> Volumes {
         Volumes {
-            dir: tempfile::tempdir().unwrap(),
+            home: dir.canonicalize().unwrap(),
+            _dir: None,
             contents: BTreeMap::new(),
         }
     }
 
     pub(crate) fn home(&self) -> PathBuf {
-        self.dir.path().canonicalize().unwrap()
+        self.home.clone()
     }
 
     pub(crate) fn path(&self, volume: &str) -> PathBuf {
@@ -194,6 +206,48 @@ impl Volumes {
         images
             .map(|image| image.file.canonicalize().unwrap())
             .collect()
+    }
+
+    pub(crate) fn volume(&self, volume: &str) -> Volume {
+        Volume::open(self.path(volume)).unwrap()
+    }
+
+    pub(crate) fn place(&self, volume: &str) -> VolumePlace {
+        VolumePlace::new(self.path(volume))
+    }
+
+    pub(crate) fn create(&mut self, volume: &'static str) {
+        let size = Size::from_bytes(Self::CLUSTERS * Self::CLUSTER);
+        let param = CreateParam::new(self.path(volume).join("image.hds"), size);
+        let made = Volume::create(&param.cluster(ClusterSize::MIN).fs(None)).unwrap();
+        assert_eq!(made.directory(), self.path(volume));
+        self.contents.insert(volume, Contents::new());
+    }
+
+    pub(crate) fn snapshot(&mut self, volume: &str, to: &'static str) {
+        let mut from = self.volume(volume);
+        let made = from.snapshot(&self.place(to)).unwrap();
+        assert!(made.is_read_only().unwrap());
+        self.contents.insert(to, self.contents[volume].clone());
+    }
+
+    pub(crate) fn clone_to(&mut self, volume: &str, to: &'static str) {
+        let mut from = self.volume(volume);
+        let made = from.clone_to(&self.place(to)).unwrap();
+        assert!(!made.is_read_only().unwrap());
+        self.contents.insert(to, self.contents[volume].clone());
+    }
+
+    pub(crate) fn switch(&mut self, volume: &'static str, to: &str) {
+        let other = self.volume(to);
+        self.volume(volume).switch_to(&other).unwrap();
+        self.contents.insert(volume, self.contents[to].clone());
+    }
+
+    pub(crate) fn delete(&mut self, volume: &str) {
+        self.volume(volume).delete().unwrap();
+        self.contents.remove(volume);
+        assert!(!self.xml(volume).exists());
     }
 
     pub(crate) fn c_create(&mut self, volume: &'static str) {
@@ -222,7 +276,7 @@ impl Volumes {
         }
     }
 
-    fn bytes(contents: &Contents) -> Vec<u8> {
+    pub(crate) fn bytes(contents: &Contents) -> Vec<u8> {
         let mut bytes = vec![0; (Self::CLUSTERS * Self::CLUSTER) as usize];
         for (number, seed) in contents {
             let at = (number * Self::CLUSTER) as usize;
@@ -232,9 +286,15 @@ impl Volumes {
         bytes
     }
 
-    /// Asserts that each volume reads as it should and is sound, and that libploop would have written its descriptor so.
+    /// What is in a volume.
     #[track_caller]
-    pub(crate) fn verify(&self) {
+    pub(crate) fn read(&self, volume: &str) -> Vec<u8> {
+        read_whole(&Disk::open(self.xml(volume)).unwrap())
+    }
+
+    /// Asserts that each volume reads as it should and is sound.
+    #[track_caller]
+    pub(crate) fn verify_data(&self) {
         for (volume, contents) in &self.contents {
             let disk = Disk::open(self.xml(volume)).unwrap();
             assert!(
@@ -243,6 +303,14 @@ impl Volumes {
             );
             let report = check(self.xml(volume));
             assert!(report.is_sound(), "{volume}: {report}");
+        }
+    }
+
+    /// [`verify_data`](Volumes::verify_data), and that libploop would have written each descriptor so.
+    #[track_caller]
+    pub(crate) fn verify(&self) {
+        self.verify_data();
+        for volume in self.contents.keys() {
             let descriptor = self.descriptor(volume);
             let text = std::fs::read_to_string(self.xml(volume)).unwrap();
             assert_eq!(line::descriptor_text(&descriptor, self.path(volume)), text);
