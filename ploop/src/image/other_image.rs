@@ -74,6 +74,10 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
         return Ok(());
     }
     let own = Descriptor::open(descriptor).map_err(|error| error.during(operation))?;
+    if own.volume.is_none() {
+        // Whatever else has that name.
+        return Ok(());
+    }
     let delta = Identity::of(delta).ok();
     let guids: Vec<Guid> = (own.images.iter())
         .filter(|image| delta.is_some() && Identity::of(&image.file).ok() == delta)

@@ -17,7 +17,7 @@
 //! | operation | may leave |
 //! |---|---|
 //! | [`create`](Volume::create) | an image that is no volume yet; remove its directory |
-//! | [`snapshot`](Volume::snapshot), [`clone_to`](Volume::clone_to) | a snapshot of the image, which [`Ploop::delete_snapshot`](crate::Ploop::delete_snapshot) merges; an empty delta in [the directory for images](VolumePlace::images) |
+//! | [`snapshot`](Volume::snapshot), [`clone_to`](Volume::clone_to) | a snapshot of the image, which [`Ploop::delete_snapshot`](crate::Ploop::delete_snapshot) merges; an empty delta in [the directory for images](VolumePlace::images); an empty directory, which the next attempt uses |
 //! | [`delete`](Volume::delete) | once the descriptor is gone, a directory without one; remove it |
 //!
 //! ```
