@@ -74,6 +74,11 @@ impl CanonicalDescriptor {
         Ok((canonical, descriptor))
     }
 
+    /// Whether the file has the canonical text already, and nothing that was cut short is to be restored.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.in_place && !self.was_killed
+    }
+
     /// Replaces the file by the canonical text. The lock is still held. `always` does so although it has this text, where
     /// it would be too late to find out afterwards that it cannot be replaced.
     pub(crate) fn put_in_place(&self, operation: &'static str, always: bool) -> Result<()> {
@@ -92,6 +97,18 @@ impl CanonicalDescriptor {
             let _ = fs::remove_file(paths::saved_unknown_fields(&self.path));
         }
         Ok(())
+    }
+
+    /// Replaces the file by another descriptor, without libploop. The lock is still held.
+    pub(crate) fn replace_by(&self, operation: &'static str, new: &Descriptor) -> Result<()> {
+        let unknown = self.unknown.with_volume(new.volume.clone());
+        let xml = new
+            .to_xml_with(&unknown, paths::directory_of(&self.path))
+            .map_err(|error| error.during(operation).with_path(&self.path))?;
+        replace(&self.path, &xml).map_err(|error| {
+            let why = "the new descriptor cannot be put in place";
+            Error::io(operation, why, error).with_path(&self.path)
+        })
     }
 
     /// Whether the descriptor has fields that libploop does not know.

@@ -97,6 +97,7 @@ pub struct Tool {
 /// | [`Encryption`](Feature::Encryption), [`FsLabel`](Feature::FsLabel) | 7.0.58, 7.0.88 | 7.0.95 |
 /// | [`SparseRaw`](Feature::SparseRaw) | 7.0.121 | 7.0.138 |
 /// | [`FsckFlags`](Feature::FsckFlags) | 7.0.158 | 7.0.163.2 |
+/// | [`Volumes`](Feature::Volumes): 7.0.95 and 7.0.96 have the functions, and drop `Volume` from descriptors | 7.0.97 | 7.0.104 |
 /// | [`ReadOnlyFsck`](Feature::ReadOnlyFsck), [`NoProbe`](Feature::NoProbe) | 7.0.265, 7.0.274 | 7.0.277.1 |
 ///
 /// [`Suspend`](Feature::Suspend) is there from 7.0.226 on, and [`Init`](Feature::Init) from 7.0.106 on, in which their
@@ -130,6 +131,8 @@ pub enum Feature {
     Suspend,
     /// [`Ploop::init`](crate::Ploop::init) and [`device::init`](crate::device::init).
     Init,
+    /// [`volume`](crate::volume). Images that libploop has made stand upon each other are handled by all versions of line 7.
+    Volumes,
 }
 
 /// Since which version a feature is there.
@@ -155,6 +158,7 @@ impl Feature {
         Feature::SparseRaw,
         Feature::Suspend,
         Feature::Init,
+        Feature::Volumes,
     ];
 
     fn since(self) -> Since {
@@ -183,6 +187,7 @@ impl Feature {
                 "7.0.106",
                 Some(c"ploop_init_image"),
             ),
+            Feature::Volumes => ("keep volumes", "7.0.104", Some(c"ploop_volume_get_tree")),
         };
         Since {
             what,

@@ -31,6 +31,7 @@ use crate::image::sound::{
     SoundDelta, require_header_of, require_no_child_of_top, require_no_extension, require_sound,
 };
 use crate::image::{Header, Image};
+use crate::parents::Parents;
 use crate::recovery::SyncBaseline;
 use crate::sysfs::{self, Device};
 use crate::tools::{require_crypt_helper, require_tools};
@@ -38,23 +39,6 @@ use crate::{
     Code, ComponentName, Descriptor, Error, ErrorKind, FormatVersion, Guid, Result, mount_table,
     paths, recovery, trust,
 };
-
-/// Refuses a volume that stands upon another image: libploop 7 would read that one's descriptor, too, which this crate
-/// has not written.
-pub(crate) fn require_own_deltas(
-    operation: &'static str,
-    path: &Path,
-    descriptor: &Descriptor,
-) -> Result<()> {
-    let Some(parent) = descriptor.stands_upon() else {
-        return Ok(());
-    };
-    let message = format!(
-        "the image is a volume whose lower deltas belong to another one, {}",
-        parent.display()
-    );
-    Err(Error::new(ErrorKind::Unsupported, operation, message).with_path(path))
-}
 
 /// How a function of libploop writes the descriptor.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,7 +81,7 @@ impl<'a> Change<'a> {
     fn begin_locked(image: &'a ffi::ImageHandle, call: &'static Call) -> Result<Change<'a>> {
         let write_signals = WriteSignalsBlocked::begin();
         sysfs::require_visible(call.name)?;
-        let locked = image.lock(call)?;
+        let mut locked = image.lock(call)?;
         // Before anything is written, by the recovery, too. A descriptor that cannot be read is an error below.
         let read = locked.descriptor_file();
         let deltas = read.iter().flat_map(|file| &file.descriptor.images);
@@ -110,6 +94,7 @@ impl<'a> Change<'a> {
         }
         let (file, devices) = recovery::finish(&locked, read)?;
         let descriptor = &file.descriptor;
+        locked.lock_parents(descriptor)?;
         let refuse = |kind, message: String| {
             Err(Error::new(kind, call.name, message).with_path(locked.path()))
         };
@@ -119,7 +104,6 @@ impl<'a> Change<'a> {
                 "the image is encrypted: this version of libploop would drop the key's name from the descriptor".into(),
             );
         }
-        require_own_deltas(call.name, locked.path(), descriptor)?;
         let volume = file.unknown.volume.as_ref();
         if volume.is_some_and(|volume| volume.read_only) && !call.any_delta {
             return refuse(
@@ -146,6 +130,7 @@ impl<'a> Change<'a> {
             _write_signals: write_signals,
         };
         change.require_distinct_files()?;
+        change.require_unused_temporary()?;
         if call.merges_temporary {
             change.require_temporary_mergeable()?;
         }
@@ -243,6 +228,16 @@ impl<'a> Change<'a> {
         result
     }
 
+    /// Replaces the descriptor, without libploop.
+    pub(crate) fn replace_descriptor(&self, new: &Descriptor) -> Result<()> {
+        self.canonical.replace_by(self.operation(), new)
+    }
+
+    /// Whether the descriptor has fields that libploop does not know.
+    pub(crate) fn has_unknown_fields(&self) -> bool {
+        self.canonical.has_unknown_fields()
+    }
+
     /// Clears the marks of closed deltas, but of those that a device has.
     fn clear_closed_marks(&self) -> Result<()> {
         for image in self.marked_closed.borrow().iter() {
@@ -283,6 +278,11 @@ impl<'a> Change<'a> {
         self.locked.timeout()
     }
 
+    /// The images upon which a volume stands.
+    pub(crate) fn parents(&self) -> Option<&Parents> {
+        self.locked.parents()
+    }
+
     /// The component name of the device that libploop looks for.
     pub(crate) fn component(&self) -> &[u8] {
         self.locked.component()
@@ -305,6 +305,28 @@ impl<'a> Change<'a> {
             "libploop would take this path for another one, because a directory in it has a name that ends with two dots; choose another directory",
         )
         .with_path(delta))
+    }
+
+    /// The deltas below those of the image itself, where that is a volume: the base first.
+    fn chain_below(&self) -> impl Iterator<Item = (&Image, &Descriptor)> {
+        self.parents().into_iter().flat_map(Parents::chain)
+    }
+
+    /// How many deltas there are from the base of all up to this one.
+    pub(crate) fn chain_len(&self, guid: Guid) -> usize {
+        self.chain_below().count() + self.descriptor.chain(guid).len()
+    }
+
+    /// Refuses what gives the top the GUID that libploop gives it, where an image below has that one: a volume that
+    /// stands upon others has another one.
+    pub(crate) fn require_top_guid_free(&self) -> Result<()> {
+        match self.parents() {
+            Some(parents) if parents.has(Guid::TOP) => self.refuse(
+                ErrorKind::Unsupported,
+                format!("the image is a volume upon another one, and libploop would name its top {}, which is the top of one below", Guid::TOP),
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Requires that the descriptor has this GUID, as a snapshot or as the top.
@@ -428,6 +450,26 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
+    /// Requires that no temporary snapshot of a volume that stands upon others is in use: libploop would not find the
+    /// device, and would merge it (A75).
+    fn require_unused_temporary(&self) -> Result<()> {
+        if self.parents().is_none() {
+            return Ok(());
+        }
+        let mut snapshots = self.descriptor.snapshots.iter();
+        let used = snapshots.find_map(|it| {
+            let mut devices = self.devices_with_top(it.guid);
+            devices.next().filter(|_| it.temporary)
+        });
+        match used {
+            Some(device) => self.refuse_attached(
+                device,
+                "the image is a volume upon another one, and libploop would merge a temporary snapshot that is in use",
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// Requires that each temporary snapshot that libploop would merge, because no device has it, can be merged:
     /// otherwise libploop stores wrong data, or fails and says nothing (10, A6).
     fn require_temporary_mergeable(&self) -> Result<()> {
@@ -469,12 +511,29 @@ impl<'a> Change<'a> {
 
     /// Whether one of the deltas of a chain is of format v1.
     pub(crate) fn has_v1(&self, guid: Guid) -> bool {
-        self.descriptor.chain(guid).iter().any(|image| is_v1(image))
+        let own = self.descriptor.chain(guid);
+        let below = self.chain_below().map(|(image, _)| image);
+        below.chain(own).any(is_v1)
     }
 
     /// Requires what libploop needs to attach the chain of a delta: sound deltas, and a mount table it can read.
     pub(crate) fn require_attachable(&self, guid: Guid) -> Result<()> {
-        self.require_sound(self.descriptor.chain(guid))?;
+        let own = self.require_sound(self.descriptor.chain(guid))?;
+        let version = own.first().and_then(|delta| delta.version);
+        for (image, descriptor) in self.chain_below() {
+            let delta = require_sound(self.operation(), image, descriptor)?;
+            // libploop clones an image of any version to one of the newest (A78).
+            if let (Some(version), Some(below)) =
+                (version, delta.version.filter(|it| Some(*it) != version))
+            {
+                let why = format!(
+                    "this delta is of version {below}, and those of the volume upon it of {version}"
+                );
+                return Err(
+                    Error::new(ErrorKind::Corrupt, self.operation(), why).with_path(&image.file)
+                );
+            }
+        }
         if self.descriptor.encryption.is_some() {
             require_crypt_helper(self.operation(), self.path())?;
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::change::{no_snapshot, require_own_deltas};
+use crate::change::no_snapshot;
 use crate::durability::{sync_directories, sync_files};
 use crate::ffi::{self, LockedImage};
 use crate::image::staging_directory::{Destination, StagingDirectory};
@@ -52,10 +52,13 @@ impl Ploop {
         let destination = Destination::of(call.name, paths::of_new_file(call.name, &descriptor)?);
         let locked = self.image.lock(call)?;
         let mut file = locked.descriptor_file()?;
-        require_own_deltas(call.name, locked.path(), &file.descriptor)?;
         let refuse = |kind, why: &str, path: &Path| {
             Err(Error::new(kind, call.name, why.to_owned()).with_path(path))
         };
+        if file.descriptor.stands_upon().is_some() {
+            let why = "the image is a volume whose lower deltas belong to another one; clone it with Volume::clone_to";
+            return refuse(ErrorKind::Unsupported, why, locked.path());
+        }
         if guid == file.descriptor.top {
             let why = "the top is written to, and readers of it would find half of a change; make a snapshot";
             return refuse(ErrorKind::InvalidInput, why, locked.path());

@@ -8,12 +8,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::ffi::{self, CPath, CText, LockedImage};
+use crate::ffi::{self, CPath, CText, LockedImage, descriptor_form};
+use crate::identity::Identity;
 pub use crate::init::init_device as init;
 use crate::sysfs::{self, Device, FoundDevice};
 use crate::{
-    Code, ComponentName, Descriptor, Error, ErrorKind, Feature, FsInfo, Ploop, Result, kernel,
-    lock, mount_table, paths,
+    Code, ComponentName, Descriptor, Error, ErrorKind, Feature, FsInfo, Ploop, Result, image,
+    kernel, lock, mount_table, paths,
 };
 
 impl Ploop {
@@ -52,7 +53,15 @@ impl Ploop {
     /// ```
     pub fn devices(&self) -> Result<Vec<PathBuf>> {
         let locked = self.image.lock(&LockedImage::DEVICES)?;
-        let found = devices_with_base(&locked, &descriptor(&locked)?)?;
+        let descriptor = descriptor(&locked)?;
+        let mut found = devices_with_base(&locked, &descriptor)?;
+        if shares_base(&descriptor) {
+            // Others have the same base.
+            let own: Vec<Identity> = (descriptor.images.iter())
+                .filter_map(|image| Identity::of(&image.file).ok())
+                .collect();
+            found.retain(|device| device.top().is_some_and(|top| own.contains(&top)));
+        }
         Ok(found.iter().map(FoundDevice::path).collect())
     }
 }
@@ -79,7 +88,10 @@ pub(crate) fn running_device(
 ) -> Result<Option<FoundDevice>> {
     let find = || -> Result<Option<FoundDevice>> {
         let mut found = devices_with_base(locked, descriptor)?.into_iter();
-        Ok(found.find(|device| device.component == locked.component()))
+        let top = shares_base(descriptor).then(|| top_of(descriptor));
+        Ok(found.find(|device| {
+            device.component == locked.component() && top.is_none_or(|top| device.top() == top)
+        }))
     };
     match find()? {
         Some(device) if !device.runs => {}
@@ -107,11 +119,13 @@ pub(crate) fn running_device_among(
     locked: &LockedImage<'_>,
     descriptor: &Descriptor,
 ) -> Result<Option<PathBuf>> {
-    let base = descriptor.base();
-    let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
+    let base = base_file(locked, descriptor)?;
+    let base = base.and_then(|base| fs::canonicalize(base).ok());
     let is_found = |device: &&Device| {
         let base = base.as_deref();
-        device.runs && base.is_some_and(|base| device.is_found_by(base, locked.component()))
+        device.runs
+            && base.is_some_and(|base| device.is_found_by(base, locked.component()))
+            && is_top_of(device, descriptor)
     };
     match devices.iter().find(is_found) {
         Some(device) => Ok(Some(device.path())),
@@ -124,10 +138,60 @@ fn devices_with_base(
     locked: &LockedImage<'_>,
     descriptor: &Descriptor,
 ) -> Result<Vec<FoundDevice>> {
-    match descriptor.base() {
-        Some(base) => devices_with_base_file(locked.operation(), &base.file),
+    match base_file(locked, descriptor)? {
+        Some(base) => devices_with_base_file(locked.operation(), &base),
         None => Ok(Vec::new()),
     }
+}
+
+/// The base of all deltas: of a volume, that of the lowest image upon which it stands.
+fn base_file(locked: &LockedImage<'_>, descriptor: &Descriptor) -> Result<Option<PathBuf>> {
+    match (locked.parents(), descriptor.stands_upon()) {
+        (Some(parents), _) => Ok(parents.base().map(Path::to_owned)),
+        (None, Some(_)) => image::base_file(descriptor, locked.path())
+            .map(Some)
+            .map_err(|error| error.during(locked.operation()).with_code(FAILED_CODE)),
+        (None, None) => Ok(descriptor.base().map(|base| base.file.clone())),
+    }
+}
+
+/// Whether other images may have the same base, so that libploop compares the top, too.
+fn shares_base(descriptor: &Descriptor) -> bool {
+    descriptor_form().has_key_and_volume && descriptor.volume.is_some()
+}
+
+/// The device of a snapshot of a volume, which libploop does not find, by the name that the operation looks for: it
+/// compares the top of the image (A79).
+pub(crate) fn device_of_snapshot<'d>(
+    devices: &'d [Device],
+    component: &[u8],
+    descriptor: &Descriptor,
+) -> Option<&'d Device> {
+    let snapshots = descriptor
+        .images
+        .iter()
+        .filter(|image| image.guid != descriptor.top);
+    let snapshots: Vec<Identity> = snapshots
+        .filter_map(|image| Identity::of(&image.file).ok())
+        .collect();
+    let is_of_snapshot = |device: &&Device| {
+        let top = device.top().and_then(|top| top.identity);
+        device.component == component && top.is_some_and(|top| snapshots.contains(&top))
+    };
+    devices
+        .iter()
+        .filter(|_| shares_base(descriptor))
+        .find(is_of_snapshot)
+}
+
+fn top_of(descriptor: &Descriptor) -> Option<Identity> {
+    Identity::of(&descriptor.top_image()?.file).ok()
+}
+
+/// Whether a device that has the base of the image has its top, where libploop compares that, too.
+pub(crate) fn is_top_of(device: &Device, descriptor: &Descriptor) -> bool {
+    let top = || device.top().and_then(|top| top.identity);
+    !shares_base(descriptor) || top_of(descriptor).is_some_and(|it| top() == Some(it))
 }
 
 fn devices_with_base_file(operation: &'static str, base: &Path) -> Result<Vec<FoundDevice>> {

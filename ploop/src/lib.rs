@@ -91,6 +91,8 @@ mod mount;
 mod mount_guard;
 #[cfg(feature = "libploop")]
 mod mount_table;
+#[cfg(feature = "libploop")]
+mod parents;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 #[cfg_attr(
     not(feature = "libploop"),
@@ -126,6 +128,8 @@ mod tools;
 mod tracking;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub mod trust;
+#[cfg(feature = "libploop")]
+pub mod volume;
 
 #[cfg(feature = "libploop")]
 pub use capabilities::{Capabilities, Driver, Feature, Library, Tool, capabilities};

@@ -9,6 +9,9 @@
 //! 3. libploop's own, `DiskDescriptor.xml.lck`. It is made where it is missing, and held while the descriptor is read
 //!    and checked. libploop takes it itself, so it is released immediately before libploop is called.
 //!
+//! An operation on a [volume](crate::image::Volume) that stands upon other images then locks both files of each of these,
+//! upwards, together with others that do so: who changes one of them waits until the operation ends.
+//!
 //! So a program that uses this crate never sees an image while another such program is in the middle of an operation on it.
 //! `image::OfflineImage`, which does without libploop, holds all three until the operation ends.
 //!
@@ -415,6 +418,77 @@ impl Drop for OperationLock {
     }
 }
 
+/// The locks of an image that is read, and may not be changed meanwhile: a volume stands upon it. Other volumes that stand
+/// upon it hold them as well, for a merge of one may not keep the others from being mounted.
+///
+/// The threads of this process are kept out by the files, too: so nobody waits for a thread that waits for such a lock.
+#[cfg(feature = "libploop")]
+pub(crate) struct SharedImageLock {
+    libploop: Arc<LockFile>,
+    /// Given back last.
+    _operation: SharedOperationLock,
+}
+
+#[cfg(feature = "libploop")]
+impl SharedImageLock {
+    pub(crate) fn acquire(
+        operation: &'static str,
+        descriptor: &Path,
+        timeout: Duration,
+    ) -> Result<SharedImageLock> {
+        let wait = LockWait::new(operation, descriptor, timeout);
+        let path = side_files::operation_lock_file(descriptor);
+        let operation = match LockFile::acquire_as(Share::Readers, None, &path, &wait) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == ErrorKind::NoSpace => None,
+            Err(error) => return Err(error),
+        };
+        // From here on an error gives it back.
+        let operation = SharedOperationLock(operation);
+        let path = side_files::lock_file(descriptor);
+        let libploop = LockFile::acquire_as(Share::Readers, None, &path, &wait)?;
+        Ok(SharedImageLock {
+            libploop,
+            _operation: operation,
+        })
+    }
+}
+
+#[cfg(feature = "libploop")]
+impl Drop for SharedImageLock {
+    fn drop(&mut self) {
+        self.libploop.unlock();
+    }
+}
+
+/// Half of a [`SharedImageLock`].
+#[cfg(feature = "libploop")]
+struct SharedOperationLock(
+    /// `None` where there is no room for a file.
+    Option<Arc<LockFile>>,
+);
+
+#[cfg(feature = "libploop")]
+impl Drop for SharedOperationLock {
+    fn drop(&mut self) {
+        if let Some(file) = &self.0 {
+            // The last one removes it. Nobody else has it then, nor a newer file of this name.
+            if file.try_lock(Share::Nobody).unwrap_or(false) && file.is_current() {
+                let _ = fs::remove_file(&file.path);
+            }
+            file.unlock();
+        }
+    }
+}
+
+/// With whom a lock can be held.
+#[derive(Clone, Copy)]
+enum Share {
+    Nobody,
+    #[cfg(feature = "libploop")]
+    Readers,
+}
+
 /// An open lock file.
 struct LockFile {
     path: PathBuf,
@@ -469,6 +543,15 @@ impl LockFile {
 
     /// Waits for the lock of the file that has this name. `open` is one from before.
     fn acquire(
+        open: Option<Arc<LockFile>>,
+        path: &Path,
+        wait: &LockWait<'_>,
+    ) -> Result<Arc<LockFile>> {
+        LockFile::acquire_as(Share::Nobody, open, path, wait)
+    }
+
+    fn acquire_as(
+        share: Share,
         mut open: Option<Arc<LockFile>>,
         path: &Path,
         wait: &LockWait<'_>,
@@ -482,7 +565,7 @@ impl LockFile {
                 Some(file) => file,
                 None => Arc::new(LockFile::open(path, wait.operation)?),
             };
-            let locked = file.try_lock().map_err(|error| {
+            let locked = file.try_lock(share).map_err(|error| {
                 Error::io(wait.operation, "the lock file cannot be locked", error).with_path(path)
             })?;
             let is_current = file.is_current();
@@ -510,9 +593,14 @@ impl LockFile {
     }
 
     /// Whether the lock could be had at once.
-    fn try_lock(&self) -> Result<bool, Errno> {
+    fn try_lock(&self, share: Share) -> Result<bool, Errno> {
+        let operation = match share {
+            Share::Nobody => FlockOperation::NonBlockingLockExclusive,
+            #[cfg(feature = "libploop")]
+            Share::Readers => FlockOperation::NonBlockingLockShared,
+        };
         loop {
-            match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            match flock(&self.file, operation) {
                 Ok(()) => return Ok(true),
                 Err(Errno::WOULDBLOCK) => return Ok(false),
                 Err(Errno::INTR) => {}

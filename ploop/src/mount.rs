@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bitflags::bitflags;
 
 use crate::canonical::CanonicalDescriptor;
-use crate::change::{Change, DescriptorWrite, is_v1, require_known_flags, require_own_deltas};
+use crate::change::{Change, DescriptorWrite, is_v1, require_known_flags};
 use crate::ffi::{self, CPath, CText, LockedImage, MountArgs, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::Image;
@@ -295,7 +295,10 @@ impl Ploop {
         let descriptor = &change.descriptor;
         let guid = param.snapshot.unwrap_or(descriptor.top);
         change.require_snapshot(guid)?;
-        if descriptor.children(guid).next().is_some() && !param.read_only {
+        // libploop attaches one upon which others stand read-only, whatever it is told.
+        let volume = descriptor.volume.as_ref();
+        let read_only = param.read_only || volume.is_some_and(|it| it.read_only);
+        if descriptor.children(guid).next().is_some() && !read_only {
             return change.refuse(
                 ErrorKind::InvalidInput,
                 format!(
@@ -307,16 +310,20 @@ impl Ploop {
             let chain = descriptor.chain(guid);
             let chain: Vec<Guid> = chain.iter().map(|image| image.guid).collect();
             change.require_of_no_other_image(&chain)?;
-        } else if !param.read_only {
+        } else if !read_only {
             change.require_of_no_other_image(&[guid])?;
         }
         change.require_attachable(guid)?;
         // libploop looks for one of the same name, and mends a delta that another one writes to before the
         // driver refuses it (A16).
         for device in change.devices_with_top(guid) {
-            if device.writes() || !param.read_only {
+            if device.writes() || !read_only {
                 change.require_found_by_libploop(device)?;
             }
+        }
+        let snapshot = device::device_of_snapshot(&change.devices, change.component(), descriptor);
+        if let Some(device) = snapshot {
+            return change.refuse_attached(device, "a snapshot of the image is mounted there");
         }
         change.require_identified_writer(guid)?;
         let fsck_tools: &[&str] = if fsck.is_empty() { &[] } else { &["fsck.ext4"] };
@@ -338,7 +345,7 @@ impl Ploop {
             target: target.as_ref(),
             guid: c_guid.as_ref(),
             data: data.as_ref(),
-            read_only: param.read_only,
+            read_only,
             flags: param.flags.bits() as i32,
             quota: param.quota,
             fsck: fsck.bits() as i32,
@@ -402,7 +409,7 @@ impl Ploop {
         let (file, devices) = recovery::finish(&locked, read)?;
         // The note of the file system is written, the mount point beside the base removed.
         let descriptor = &file.descriptor;
-        require_own_deltas(locked.operation(), locked.path(), descriptor).map_err(|error| {
+        locked.lock_parents(descriptor).map_err(|error| {
             error.with_advice("where it is mounted, `device::umount` unmounts its device")
         })?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());
@@ -412,7 +419,13 @@ impl Ploop {
                 device::require_harmless_mount_point(locked.operation(), &device)?;
                 Some(device)
             }
-            Ok(None) => None,
+            Ok(None) => {
+                let snapshot = device::device_of_snapshot(&devices, locked.component(), descriptor);
+                if let Some(device) = snapshot {
+                    return device::umount(device.path());
+                }
+                None
+            }
             // One that has the deltas and does not run (A15): nothing is mounted from it.
             Err(error) if error.kind() == ErrorKind::Busy => None,
             Err(error) => return Err(error),

@@ -344,6 +344,7 @@ impl Ploop {
         } else {
             change.require_place_beside_base()?;
         }
+        change.require_top_guid_free()?;
         match skip_create {
             true => drop(change.require_sound(descriptor.image(guid))?),
             false => change.require_sound_and_whole(descriptor.image(guid))?,
@@ -476,6 +477,12 @@ fn check_new_snapshot(
             format!("the image has a snapshot {guid} already"),
         );
     }
+    if change.parents().is_some_and(|parents| parents.has(guid)) {
+        return change.refuse(
+            ErrorKind::AlreadyExists,
+            format!("an image upon which this one stands has a snapshot {guid}"),
+        );
+    }
     // Where a device runs, libploop leaves it for later; elsewhere it fails, and does not say why.
     let blocking = descriptor
         .snapshots
@@ -491,7 +498,7 @@ fn check_new_snapshot(
             ),
         );
     }
-    let depth = descriptor.chain(descriptor.top).len();
+    let depth = change.chain_len(descriptor.top);
     if depth > MAX_SNAPSHOTS {
         return change.refuse(
             ErrorKind::Unsupported,
@@ -545,6 +552,13 @@ fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
         ),
         [] => {
             if let Some(parent) = descriptor.parent(guid).filter(|_| guid == descriptor.top) {
+                if guid != Guid::TOP {
+                    // A77
+                    return change.refuse(
+                        ErrorKind::Unsupported,
+                        "the image is a volume whose top has a GUID of its own, and libploop would leave a descriptor that names a top that is gone; switch to the snapshot below instead",
+                    );
+                }
                 require_usable_as_top(&change, parent)?;
                 // It is written to from then on.
                 change.require_of_no_other_image(&[parent])?;

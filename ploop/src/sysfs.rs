@@ -251,6 +251,16 @@ impl FoundDevice {
         Path::new("/dev").join(&self.directory.name)
     }
 
+    /// The file that it writes to, or reads last.
+    pub(crate) fn top(&self) -> Option<Identity> {
+        let level = self.number("pstate/top")?;
+        let path = self
+            .directory
+            .attribute(&format!("pdelta/{level}/image"))
+            .ok()?;
+        Identity::of(Path::new(&OsString::from_vec(path))).ok()
+    }
+
     /// In sectors.
     pub(crate) fn size(&self) -> Option<u64> {
         self.number("size")

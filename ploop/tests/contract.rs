@@ -8,12 +8,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ploop::volume::{Volume, VolumePlace, VolumeTree};
 use ploop::{
     ClusterSize, Code, ComponentName, CreateFlags, CreateParam, Descriptor, DiscardParam,
-    DiscardStat, Error, ErrorKind, FormatVersion, FsInfo, FsType, Guid, ImageInfo, ImageMode,
-    MergeParam, MergeTarget, MountFlags, MountGuard, MountParam, Mounted, Ploop, ReplaceFlag,
-    ReplaceParam, ReplaceTarget, ResizeMode, Result, Size, SnapshotParam, StopFlag, SwitchFlag,
-    TemporarySnapshot, TemporarySnapshotParam,
+    DiscardStat, Error, ErrorKind, Feature, FormatVersion, FsInfo, FsType, Guid, ImageInfo,
+    ImageMode, MergeParam, MergeTarget, MountFlags, MountGuard, MountParam, Mounted, Ploop,
+    ReplaceFlag, ReplaceParam, ReplaceTarget, ResizeMode, Result, Size, SnapshotParam, StopFlag,
+    SwitchFlag, TemporarySnapshot, TemporarySnapshotParam,
 };
 
 #[test]
@@ -105,6 +106,39 @@ fn offline() -> Result<()> {
 }
 
 #[test]
+fn volumes() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let param = CreateParam::new(dir.path().join("web/image.hds"), Size::from_mib(4)).fs(None);
+    let feature: Feature = Feature::Volumes;
+    if !ploop::capabilities().has(feature) {
+        let error = Volume::create(&param).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        return Ok(());
+    }
+    let mut web: Volume = Volume::create(&param)?;
+    let directory: &Path = web.directory();
+    let place: VolumePlace = VolumePlace::new(dir.path().join("monday")).images(directory);
+    let mut monday: Volume = web.snapshot(&place)?;
+    let read_only: bool = monday.is_read_only()?;
+    assert!(read_only);
+    let copy: Volume = monday.clone_to(&VolumePlace::new(dir.path().join("copy")))?;
+    let VolumeTree {
+        directory,
+        children,
+        ..
+    } = monday.tree()?;
+    let _: (PathBuf, &[VolumeTree]) = (directory, &children);
+    assert_eq!(children.len(), 2);
+    let size: Size = copy.size()?;
+    assert!(!size.is_zero());
+    web.switch_to(&monday)?;
+    let image: &mut Ploop = web.image();
+    assert!(!image.is_mounted()?);
+    copy.delete()?;
+    Volume::open(dir.path().join("web"))?.delete()
+}
+
+#[test]
 fn values() -> Result<()> {
     assert_eq!(Size::from_bytes(512), Size::from_sectors(1));
     assert_eq!(Size::from_kib(1024), Size::from_mib(1));
@@ -176,6 +210,8 @@ fn state_is_plain_data() {
     plain::<ImageInfo>();
     plain::<Descriptor>();
     plain::<DiscardStat>();
+    plain::<VolumePlace>();
+    plain::<VolumeTree>();
     plain::<Mounted>();
     plain::<Guid>();
     plain::<Size>();

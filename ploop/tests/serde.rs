@@ -10,6 +10,7 @@ use std::path::Path;
 use ploop::image::{
     Disk, Extent, Finding, Header, Image, ImageKind, Issue, Report, Severity, Snapshot,
 };
+use ploop::volume::{VolumePlace, VolumeTree};
 use ploop::{
     ClusterSize, Code, ComponentName, CreateFlags, CreateParam, Descriptor, DiscardParam,
     DiscardStat, EncryptParam, ErrorKind, Feature, FormatVersion, FsInfo, FsType, FsckFlags, Guid,
@@ -51,6 +52,23 @@ fn what_can_be_done() {
     for feature in Feature::ALL {
         round_trip(*feature);
     }
+}
+
+#[test]
+fn volumes() {
+    let place = VolumePlace::new("/vz/copy").images("/vz/fast");
+    let json = json!({"directory": "/vz/copy", "images": "/vz/fast"});
+    shape(place, json);
+    let place: VolumePlace = from_value(json!({"directory": "/vz/copy"})).unwrap();
+    assert_eq!(place, VolumePlace::new("/vz/copy"));
+    refused::<VolumePlace>(json!({"directory": "/vz/copy", "image": "/vz/fast"}));
+    let tree = json!({
+        "directory": "/vz/monday",
+        "children": [{"directory": "/vz/web", "children": []}],
+    });
+    let read: VolumeTree = from_value(tree.clone()).unwrap();
+    assert_eq!(read.children[0].directory, Path::new("/vz/web"));
+    shape(read, tree);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::Change;
+use crate::device::is_top_of;
 use crate::identity::Identity;
 use crate::image::Header;
 use crate::image::recovery::creation;
@@ -163,9 +164,13 @@ impl Change<'_> {
     }
 
     fn is_found(&self, device: &Device) -> bool {
-        let base = self.descriptor.base();
-        let base = base.and_then(|base| fs::canonicalize(&base.file).ok());
+        let base = match self.parents() {
+            Some(parents) => parents.base(),
+            None => self.descriptor.base().map(|base| &*base.file),
+        };
+        let base = base.and_then(|base| fs::canonicalize(base).ok());
         base.is_some_and(|base| device.is_found_by(&base, self.component()))
+            && is_top_of(device, &self.descriptor)
     }
 
     /// The error of an operation that cannot be done while this device has the image.

@@ -28,6 +28,8 @@ pub(crate) struct Call {
     pub(crate) discards: bool,
     /// Runs `lsof` where a file system cannot be unmounted, and logs what that says.
     pub(crate) names_users: bool,
+    /// Does to a volume that stands upon other images what it does to any image, and nothing to those.
+    pub(crate) knows_parents: bool,
 }
 
 impl Call {
@@ -42,6 +44,7 @@ impl Call {
             merges_temporary: false,
             discards: false,
             names_users: false,
+            knows_parents: false,
         }
     }
 
@@ -98,6 +101,11 @@ impl Call {
 
     pub(crate) const fn names_users(mut self) -> Call {
         self.names_users = true;
+        self
+    }
+
+    pub(crate) const fn knows_parents(mut self) -> Call {
+        self.knows_parents = true;
         self
     }
 }

@@ -137,7 +137,8 @@ impl LockedImage<'_> {
     pub(crate) const FS_INFO: Call = Call::new("get file system info of")
         .looks()
         .finds_device()
-        .names_users();
+        .names_users()
+        .knows_parents();
 
     /// C opens the descriptor and locks it by itself here.
     pub(crate) fn fs_info(self, attach: Option<&AttachFirst>) -> Result<FsInfo> {

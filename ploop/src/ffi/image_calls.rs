@@ -60,30 +60,39 @@ impl LockedImage<'_> {
         .finds_device()
         .by_component()
         .any_delta()
-        .merges_temporary();
+        .merges_temporary()
+        .knows_parents();
     pub(crate) const UMOUNT: Call = Call::new("unmount")
         .changes()
         .finds_device()
         .by_component()
         .detaches()
-        .names_users();
-    pub(crate) const RESIZE: Call = Call::new("resize").changes().finds_device().names_users();
+        .names_users()
+        .knows_parents();
+    pub(crate) const RESIZE: Call = Call::new("resize")
+        .changes()
+        .finds_device()
+        .names_users()
+        .knows_parents();
     pub(crate) const SNAPSHOT: Call = Call::new("create a snapshot of")
         .changes()
         .finds_device()
-        .merges_temporary();
+        .merges_temporary()
+        .knows_parents();
     pub(crate) const TEMPORARY_SNAPSHOT: Call = Call::new("create a temporary snapshot of")
         .changes()
         .finds_device()
         .merges_temporary();
     pub(crate) const SWITCH: Call = Call::new("switch to a snapshot of")
         .changes()
-        .finds_device();
+        .finds_device()
+        .knows_parents();
     pub(crate) const DELETE: Call = Call::new("delete a snapshot of")
         .changes()
         .finds_device()
-        .merges_temporary();
-    pub(crate) const MERGE: Call = Call::new("merge").changes().finds_device();
+        .merges_temporary()
+        .knows_parents();
+    pub(crate) const MERGE: Call = Call::new("merge").changes().finds_device().knows_parents();
     pub(crate) const REPLACE: Call = Call::new("replace").changes().finds_device();
     pub(crate) const CONVERT: Call = Self::CONVERT_NEW.finds_device();
     /// For an image that is being made: no device can have it, so nobody has to be root to look for one.
@@ -96,7 +105,8 @@ impl LockedImage<'_> {
     pub(crate) const BASE_DELTA_FILE: Call = Call::new("get the base delta file of").looks();
     pub(crate) const MAX_DELTA_SIZE: Call = Call::new("set the maximum delta size of")
         .changes()
-        .finds_device();
+        .finds_device()
+        .knows_parents();
     pub(crate) const USED_BITMAP: Call = Call::new("read the used bitmap of").looks();
     pub(crate) const TRACKING_BITMAP: Call = Call::new("read the tracking bitmap of").looks();
     pub(crate) const ENCRYPT: Call = Call::new("encrypt").changes().finds_device().names_users();

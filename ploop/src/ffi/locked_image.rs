@@ -18,7 +18,8 @@ use crate::canonical::{CanonicalDescriptor, DescriptorCopy};
 use crate::image::descriptor::DescriptorFile;
 use crate::image::{Descriptor, descriptor};
 use crate::lock::{self, ImageLock, ImageLockGuard, Purpose};
-use crate::{ComponentName, Error, Result, paths};
+use crate::parents::Parents;
+use crate::{ComponentName, Error, ErrorKind, Result, paths};
 
 /// C's handle of an image (`struct ploop_disk_images_data`), for one call: C does not reset every field when it reads
 /// the descriptor again, and a change that failed leaves its traces there. C does not lock it (hazard 2).
@@ -151,6 +152,7 @@ impl ImageHandle {
             image: self,
             call,
             is_canonical: false,
+            parents: None,
         })
     }
 }
@@ -180,6 +182,8 @@ pub(crate) struct LockedImage<'a> {
     guard: Arc<ImageLockGuard>,
     /// Whether this crate has written the descriptor. If not, C reads a copy.
     is_canonical: bool,
+    /// Those of a volume that stands upon other images.
+    parents: Option<Parents>,
 }
 
 impl LockedImage<'_> {
@@ -249,6 +253,33 @@ impl LockedImage<'_> {
         Ok(())
     }
 
+    /// Locks and checks the images upon which a volume stands, whose descriptors C reads, too.
+    pub(crate) fn lock_parents(&mut self, descriptor: &Descriptor) -> Result<()> {
+        self.parents = self.parents_of(descriptor, true)?;
+        Ok(())
+    }
+
+    /// The images upon which a volume stands, once they are [locked](LockedImage::lock_parents).
+    pub(crate) fn parents(&self) -> Option<&Parents> {
+        self.parents.as_ref()
+    }
+
+    fn parents_of(&self, descriptor: &Descriptor, mends: bool) -> Result<Option<Parents>> {
+        let (name, path) = (self.call.name, self.path());
+        if let Some(parent) = descriptor
+            .stands_upon()
+            .filter(|_| !self.call.knows_parents)
+        {
+            let why = format!(
+                "the image is a volume whose lower deltas belong to another one, {}",
+                parent.display()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, name, why).with_path(path));
+        }
+        let form = line::descriptor_form();
+        Parents::lock(name, form, path, descriptor, self.timeout(), mends)
+    }
+
     /// Runs a C function with the handle. libploop takes its own lock anew, so it is given back here; the other
     /// locks are held on, so that the result can be checked before another operation begins.
     pub(super) fn call(
@@ -264,9 +295,11 @@ impl LockedImage<'_> {
         keep: &[RawFd],
         c: impl FnOnce(*mut sys::ploop_disk_images_data) -> i32 + Send,
     ) -> Result<CallResult> {
+        let mut _parents = None;
         let copy = if self.is_canonical {
             None
         } else {
+            _parents = self.parents_of(&self.descriptor()?, false)?;
             let form = line::descriptor_form();
             DescriptorCopy::unless_canonical(self.call.name, self.image.path(), form)?
         };

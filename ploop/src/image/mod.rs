@@ -109,5 +109,7 @@ pub(crate) use preallocate::preallocate;
 pub use progress::Progress;
 pub use report::{DeltaReport, Finding, Issue, Report, Severity, SnapshotReport};
 pub use salvage::{LossReason, LostExtent};
+#[cfg(feature = "libploop")]
+pub(crate) use state::base_file;
 #[cfg(feature = "image-write")]
 pub use write::{ChainOptions, DeltaFile, DiskWriter, ReadPlan, create_delta, header_of};

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::descriptor::Descriptor;
@@ -14,7 +15,7 @@ use super::header::{Header, HeaderFlags};
 use super::orphans::MAX_DESCRIPTORS;
 use crate::identity::Identity;
 use crate::side_files::{self, DESCRIPTOR_NAME, directory_of};
-use crate::{Error, ErrorKind, ImageMode, Result};
+use crate::{Error, ErrorKind, Guid, ImageMode, Result};
 
 /// Requires that a delta, which is to be written to or removed, is named by no descriptor in its own directory, if that
 /// is another one than that of `descriptor`.
@@ -23,6 +24,7 @@ pub(crate) fn require_of_no_other_image(
     descriptor: &Path,
     delta: &Path,
 ) -> Result<()> {
+    require_no_volume_upon(operation, descriptor, delta)?;
     let Some(other) = other_descriptor(descriptor, delta) else {
         return Ok(());
     };
@@ -74,6 +76,87 @@ pub(crate) fn require_recoverable(
         };
         if is_written {
             require_of_no_other_image(operation, path, &image.file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the volumes that stand upon an image are registered: by links, in its directory.
+pub(crate) const CHILDREN: &str = "children";
+
+/// Requires that no volume in another directory stands upon a delta of this image (A76).
+fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Path) -> Result<()> {
+    let children = directory_of(descriptor).join(CHILDREN);
+    if !children.is_dir() {
+        return Ok(());
+    }
+    let own = Descriptor::open(descriptor).map_err(|error| error.during(operation))?;
+    if own.volume.is_none() {
+        // Whatever else has that name.
+        return Ok(());
+    }
+    let delta = Identity::of(delta).ok();
+    let guids: Vec<Guid> = (own.images.iter())
+        .filter(|image| delta.is_some() && Identity::of(&image.file).ok() == delta)
+        .map(|image| image.guid)
+        .collect();
+    let refused = |why: String, path: &Path| {
+        Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(path))
+    };
+    let mut left = vec![children];
+    let mut seen = BTreeSet::new();
+    while let Some(children) = left.pop() {
+        let entries = match fs::read_dir(&children) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                let why =
+                    "the volumes that stand upon the image are registered here, and cannot be read";
+                return Err(Error::io(operation, why, error).with_path(children));
+            }
+        };
+        for entry in entries.flatten() {
+            // As libploop, which takes links alone.
+            if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                continue;
+            }
+            let link = entry.path();
+            let path = link.join(DESCRIPTOR_NAME);
+            let volume = match Descriptor::open(&path) {
+                Ok(volume) => volume,
+                Err(error) => {
+                    let why = format!(
+                        "a volume that stands upon the image is registered here, and it cannot be told upon which of its deltas: {error}; remove this link, if that volume is gone"
+                    );
+                    return refused(why, &link);
+                }
+            };
+            // Or has it by now: a snapshot of the volume was cut short.
+            let has = || {
+                let mut images = volume.images.iter();
+                images.any(|image| Identity::of(&image.file).ok() == delta)
+            };
+            let stands_upon = |guid: &&Guid| {
+                let mut shots = volume.snapshots.iter();
+                shots.any(|shot| shot.parent == **guid) || has()
+            };
+            if let Some(guid) = guids.iter().find(stands_upon) {
+                let why = format!(
+                    "the volume {} stands upon the snapshot {guid}, and would be damaged",
+                    path.canonicalize().unwrap_or(path).display()
+                );
+                return refused(why, descriptor);
+            }
+            // Those upon it may stand upon this image, too.
+            if let Some(directory) = fs::canonicalize(&link)
+                .ok()
+                .filter(|it| seen.insert(it.clone()))
+            {
+                if seen.len() > MAX_DESCRIPTORS {
+                    return refused("too many volumes stand upon the image".into(), descriptor);
+                }
+                left.push(directory.join(CHILDREN));
+            }
         }
     }
     Ok(())

@@ -145,6 +145,15 @@ impl State {
     }
 }
 
+/// The base upon which the top of an image stands, which may be in another one.
+#[cfg(feature = "libploop")]
+pub(crate) fn base_file(descriptor: &Descriptor, path: &Path) -> Result<PathBuf> {
+    let state = State::of(descriptor, Some(path), descriptor.top, None)?;
+    let mut files = state.storages.into_iter().flat_map(|it| it.files);
+    let missing = || Error::new(ErrorKind::Corrupt, OPERATION, "the image has no deltas");
+    Ok(files.next().ok_or_else(missing)?.path)
+}
+
 /// The snapshot of another image upon which a chain stands.
 struct Below {
     guid: Guid,

@@ -85,7 +85,7 @@ fn finish_merges(
     };
     let mut any = false;
     for device in merging() {
-        if has_base(device, &chain) {
+        if is_of(device, descriptor, &chain) {
             finish_merge(device).map_err(|error| {
                 let what = format!(
                     "a merge on {} was interrupted, and cannot be finished",
@@ -116,8 +116,8 @@ fn follow_device(
     };
     // Deltas of the old descriptor may be missing: a merge to a new file removes one.
     let is_new = |device: &Device| {
-        let chain = device.deltas.iter().map(|delta| delta.identity);
-        device.writes() && chain.eq(new_chain.iter().copied().map(Some))
+        let same_len = device.deltas.len() == new_chain.len() || new.stands_upon().is_some();
+        device.writes() && same_len && ends_with(device, &new_chain)
     };
     if chain(old).as_ref() == Some(&new_chain) || !devices.iter().any(is_new) {
         return Ok(false);
@@ -135,10 +135,20 @@ fn chain(descriptor: &Descriptor) -> Option<Vec<Identity>> {
         .collect()
 }
 
-/// Whether the device has the base of this chain.
-fn has_base(device: &Device, chain: &[Identity]) -> bool {
+/// Whether the device is of the image with this chain: it has its base, or all of its deltas upon those of other images.
+fn is_of(device: &Device, descriptor: &Descriptor, chain: &[Identity]) -> bool {
+    if descriptor.stands_upon().is_some() {
+        return ends_with(device, chain);
+    }
     let base = device.base().and_then(|base| base.identity);
     base.is_some() && base.as_ref() == chain.first()
+}
+
+/// Whether the uppermost deltas of the device are these.
+fn ends_with(device: &Device, chain: &[Identity]) -> bool {
+    let deltas: Vec<_> = device.deltas.iter().map(|delta| delta.identity).collect();
+    let chain: Vec<_> = chain.iter().copied().map(Some).collect();
+    deltas.ends_with(&chain)
 }
 
 #[cfg(test)]

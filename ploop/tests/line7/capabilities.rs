@@ -47,6 +47,7 @@ fn features_are_those_of_the_version_that_is_loaded() {
         (Feature::NoProbe, "7.0.277.1"),
         (Feature::Suspend, "7.0.226"),
         (Feature::Init, "7.0.106"),
+        (Feature::Volumes, "7.0.104"),
     ] {
         assert_eq!(here.has(feature), loaded >= numbers(since), "{feature}");
     }

@@ -14,10 +14,14 @@ mod filled_image;
 #[path = "../fixture/mod.rs"]
 mod fixture;
 mod init;
+mod made_volumes;
 mod mounts;
 mod running_tracking;
 mod tracking;
 mod unmounts;
+#[path = "../volume_files/mod.rs"]
+mod volume_files;
+mod volumes;
 #[path = "../written_bitmap/mod.rs"]
 mod written_bitmap;
 
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
         tracking::tests(),
         running_tracking::tests(),
         devices::tests(),
+        volumes::tests(),
+        made_volumes::tests(),
     ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }

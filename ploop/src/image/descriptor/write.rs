@@ -74,6 +74,25 @@ impl UnknownFields {
     }
 }
 
+#[cfg(feature = "libploop")]
+impl UnknownFields {
+    /// Those of a volume that is new.
+    pub(crate) fn of_volume(form: &DescriptorForm, volume: Option<Volume>) -> UnknownFields {
+        UnknownFields {
+            volume,
+            ..UnknownFields::none(form)
+        }
+    }
+
+    /// The same, of an image that belongs to others in this way.
+    pub(crate) fn with_volume(&self, volume: Option<Volume>) -> UnknownFields {
+        UnknownFields {
+            volume,
+            ..self.clone()
+        }
+    }
+}
+
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 impl UnknownFields {
     /// The unknown fields of a document, whose relative image names are joined to `dir`.

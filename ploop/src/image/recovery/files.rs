@@ -13,23 +13,18 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-#[cfg(feature = "image-write")]
 use std::path::PathBuf;
 
 use crate::identity::Identity;
-#[cfg(feature = "image-write")]
 use crate::image::descriptor;
 use crate::image::{Header, orphans};
 use crate::sysfs::Device;
 use crate::{Descriptor, side_files};
-#[cfg(feature = "image-write")]
 use crate::{Error, Result};
 
 /// The record of a change, which is removed when this is dropped.
-#[cfg(feature = "image-write")]
 pub(crate) struct FileRecord(PathBuf);
 
-#[cfg(feature = "image-write")]
 impl FileRecord {
     /// Records files, in the directory of the descriptor or elsewhere. Those elsewhere are left alone by the recovery.
     pub(crate) fn make<'a>(
@@ -54,7 +49,6 @@ impl FileRecord {
     }
 }
 
-#[cfg(feature = "image-write")]
 fn is_in(file: &Path, directory: &Path) -> bool {
     let parent = file
         .parent()
@@ -62,7 +56,6 @@ fn is_in(file: &Path, directory: &Path) -> bool {
     parent.is_some_and(|parent| parent == directory)
 }
 
-#[cfg(feature = "image-write")]
 impl Drop for FileRecord {
     fn drop(&mut self) {
         // If it stays, the next change finds nothing to remove.

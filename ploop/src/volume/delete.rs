@@ -1,0 +1,224 @@
+//! Removing a volume.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Volume, call, layout, read, relation};
+use crate::change::Change;
+use crate::ffi::Call;
+use crate::identity::Identity;
+use crate::image::{Image, Volume as Relation};
+use crate::{Error, ErrorKind, Guid, Ploop, Result, durability, paths};
+
+/// Also one upon which another stands.
+const DELETE: Call = call("delete the volume").any_delta();
+
+impl Volume {
+    /// Removes the volume (`ploop_volume_delete`), which no device may have: its deltas, its descriptor and its directory.
+    ///
+    /// Where one volume stands upon it, that one **takes over** the deltas below its own, as snapshots of its own, which
+    /// [`Ploop::delete_snapshot`] merges; it reads as before, and stands upon what this one stood upon. Deltas in this
+    /// volume's directory then get a name in the other one's, which needs both on one file system, and the other
+    /// one not to be attached. libploop merges the deltas at once.
+    ///
+    /// Only deltas that the volume names, and files that libploop and this crate make beside an image are removed. If there is anything
+    /// else in the directory, such as a delta of another volume, that stays, and the directory with it. Needs no driver.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) where two or more volumes stand upon it,
+    /// [`Busy`](ErrorKind::Busy) while it is attached, or where the volume upon it is and deltas get another name;
+    /// [`Unsupported`](ErrorKind::Unsupported) for deltas that cannot get one, and where a delta belongs to another
+    /// image, too. After an error, call it again: it goes on.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path();
+    /// # use ploop::volume::{Volume, VolumePlace};
+    /// # if !ploop::capabilities().has(ploop::Feature::Volumes) { return Ok(()) }
+    /// # let param = ploop::CreateParam::new(dir.join("web/image.hds"), ploop::Size::from_mib(64));
+    /// # let mut web = Volume::create(&param.fs(None))?;
+    /// let monday = web.snapshot(&VolumePlace::new(dir.join("monday")))?;
+    /// monday.delete()?;
+    /// assert_eq!(web.image().descriptor()?.images.len(), 2);
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    pub fn delete(mut self) -> Result<()> {
+        let operation = DELETE.name;
+        self.finish()?;
+        let own = self.directory().to_owned();
+        let mut children = Vec::new();
+        for child in layout::children(operation, &own)? {
+            if !child.directory.join(paths::DESCRIPTOR_NAME).exists() {
+                let why = "a volume that stands upon this one is registered here, and is not there: what it stands upon would be removed; remove this link, if that volume is gone";
+                return Err(Error::new(ErrorKind::NotFound, operation, why).with_path(child.link));
+            }
+            if !children.contains(&child.directory) {
+                children.push(child.directory);
+            }
+        }
+        if let [child] = children.as_slice() {
+            self.hand_over(child)?;
+        } else if children.len() > 1 {
+            let why = format!(
+                "{} volumes stand upon it, and only one can take over what it has",
+                children.len()
+            );
+            return Err(
+                Error::new(ErrorKind::InvalidInput, operation, why).with_path(self.image.path())
+            );
+        }
+
+        let change = Change::begin(&self.image.image, &DELETE)?;
+        let descriptor = &change.descriptor;
+        let above = relation(operation, change.path(), descriptor)?
+            .parent
+            .clone();
+        self.require_unattached(&change, children.first().map(PathBuf::as_path))?;
+        let kept = match children.first() {
+            Some(child) => read(operation, child)?.images,
+            None => Vec::new(),
+        };
+        // By this name, or as the only one.
+        let is_kept = |image: &&Image| {
+            kept.iter().any(|it| {
+                let is_same = Identity::of(&it.file).ok() == Identity::of(&image.file).ok();
+                let names = fs::metadata(&image.file).map_or(0, |it| it.nlink());
+                resolved(&it.file) == resolved(&image.file) || is_same && names == 1
+            })
+        };
+        let removed: Vec<&Image> = (descriptor.images.iter())
+            .filter(|image| !is_kept(image))
+            .collect();
+        for image in &removed {
+            change.require_delta_header(image.file.exists().then_some(*image))?;
+            // One that was taken over has another name.
+            if children.is_empty() {
+                change.require_of_no_other_image(&[image.guid])?;
+            }
+        }
+        // Nobody finds the volume any more; then its deltas go, from the top down.
+        if let Some(above) = above.filter(|above| above.is_dir()) {
+            layout::unregister(operation, &above, &own)?;
+        }
+        for image in removed.iter().rev() {
+            layout::remove_file(operation, &image.file)?;
+        }
+        let directories = removed.iter().map(|image| paths::directory_of(&image.file));
+        durability::sync_directories(operation, directories)?;
+        layout::remove_file(operation, change.path())?;
+        drop(change);
+        layout::remove(operation, &own)
+    }
+
+    /// That no device has the volume. One may have a delta that the volume upon this one has by now.
+    fn require_unattached(&self, change: &Change<'_>, child: Option<&Path>) -> Result<()> {
+        let guids: Vec<Guid> = change.descriptor.images.iter().map(|it| it.guid).collect();
+        let tops: Vec<Identity> = match child {
+            Some(child) => (read(change.operation(), child)?.images.iter())
+                .filter_map(|image| Identity::of(&image.file).ok())
+                .collect(),
+            None => Vec::new(),
+        };
+        let is_of_child = |top: Option<Identity>| top.is_some_and(|top| tops.contains(&top));
+        let mut devices = change.devices_with(&guids);
+        match devices.find(|it| !is_of_child(it.top().and_then(|top| top.identity))) {
+            Some(device) => change.refuse_attached(device, "it is about to be deleted"),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the volume in `child`, which stands upon this one, take over what is below it. Does nothing if it has.
+    fn hand_over(&mut self, child: &Path) -> Result<()> {
+        let operation = DELETE.name;
+        let own = self.directory();
+        let image = Ploop::open(child.join(paths::DESCRIPTOR_NAME))?;
+        let change = Change::begin(&image.image, &DELETE)?;
+        let upon = relation(operation, change.path(), &change.descriptor)?.clone();
+        if upon.parent.as_deref() != Some(own) {
+            return Ok(());
+        }
+        let lowest = change.descriptor.base().map(|it| it.guid);
+        let guid = lowest
+            .and_then(|it| change.descriptor.snapshot(it))
+            .map(|it| it.parent);
+        // Locked, and the same as what this descriptor says: it is the first parent of the other one.
+        let descriptor = read(operation, own)?;
+        let taken = descriptor.chain(guid.unwrap_or(Guid::NONE));
+        let mut new = change.descriptor.clone();
+        let mut links = Vec::new();
+        for (at, image) in taken.iter().enumerate() {
+            let mut image = (*image).clone();
+            let directory = fs::canonicalize(paths::directory_of(&image.file)).ok();
+            if directory.as_deref() == Some(own) {
+                let name = image.file.file_name().unwrap_or_default();
+                let mut file = child.join(name);
+                let is_other = |file: &Path| {
+                    let same = Identity::of(file).ok() == Identity::of(&image.file).ok();
+                    fs::symlink_metadata(file).is_ok() && !same
+                };
+                if is_other(&file) {
+                    file = child.join(format!("{}.hds", image.guid));
+                }
+                links.push((image.file.clone(), file.clone()));
+                image.file = file;
+            }
+            let shot = descriptor.snapshot(image.guid).cloned();
+            new.images.insert(at, image);
+            new.snapshots.splice(at..at, shot);
+        }
+        let below = descriptor.volume.as_ref();
+        new.volume = Some(Relation {
+            parent: below.and_then(|it| it.parent.clone()),
+            // Where nothing is taken, it stands upon the same.
+            snapshot: match taken.is_empty() {
+                true => upon.snapshot,
+                false => below.and_then(|it| it.snapshot),
+            },
+            read_only: upon.read_only,
+        });
+        let guids: Vec<Guid> = change.descriptor.images.iter().map(|it| it.guid).collect();
+        if let (Some(device), false) = (change.devices_with(&guids).next(), links.is_empty()) {
+            return change.refuse_attached(
+                device,
+                "it has deltas that are in the directory of the volume that is to be deleted, and get another name",
+            );
+        }
+        if let Some(below) = new.stands_upon() {
+            layout::require_name_free(operation, below, child)?;
+        }
+        for (file, link) in &links {
+            make_link(operation, file, link)?;
+        }
+        durability::sync_directories(operation, [child])?;
+        if let Some(below) = new.stands_upon() {
+            layout::register(operation, below, child)?;
+        }
+        change.replace_descriptor(&new)
+    }
+}
+
+fn make_link(operation: &'static str, file: &Path, link: &Path) -> Result<()> {
+    match fs::hard_link(file, link) {
+        // From an attempt that was cut short: that was looked at.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => {
+            let why =
+                "the delta cannot get a name in the directory of the volume that takes it over";
+            Err(
+                Error::new(ErrorKind::Unsupported, operation, format!("{why}: {error}"))
+                    .with_path(file),
+            )
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The name of a file, in a directory without links.
+fn resolved(file: &Path) -> PathBuf {
+    let directory = paths::directory_of(file);
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    directory.join(file.file_name().unwrap_or_default())
+}

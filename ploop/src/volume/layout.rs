@@ -1,0 +1,231 @@
+//! The files of a volume: its directory, `children` in it, and the links there.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::image::descriptor::{UnknownFields, write};
+use crate::image::other_image::CHILDREN;
+use crate::image::{Descriptor, Header};
+use crate::{Error, ErrorKind, Result, durability, ffi, paths, side_files, trust};
+
+/// A volume that is registered in the directory of another one.
+pub(super) struct Child {
+    pub(super) link: PathBuf,
+    /// Where the link leads. It may not be there.
+    pub(super) directory: PathBuf,
+}
+
+/// The volumes that are registered as upon the one in this directory.
+pub(super) fn children(operation: &'static str, directory: &Path) -> Result<Vec<Child>> {
+    let children = directory.join(CHILDREN);
+    let failed = |error| {
+        let why = "the volumes that stand upon this one cannot be listed";
+        Error::io(operation, why, error).with_path(&children)
+    };
+    let entries = match fs::read_dir(&children) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let link = entry.map_err(failed)?.path();
+        // As libploop, which takes links alone.
+        if let Ok(target) = fs::read_link(&link) {
+            let directory = fs::canonicalize(&link).unwrap_or_else(|_| children.join(target));
+            found.push(Child { link, directory });
+        }
+    }
+    Ok(found)
+}
+
+/// Requires that a volume of this name can be registered.
+pub(super) fn require_name_free(
+    operation: &'static str,
+    directory: &Path,
+    child: &Path,
+) -> Result<()> {
+    let link = link_of(directory, child);
+    match fs::canonicalize(&link) {
+        Ok(other) if other == child => Ok(()),
+        Err(_) if fs::symlink_metadata(&link).is_err() => Ok(()),
+        _ => {
+            let why = "a volume is registered under the name of its directory, and another one of that name is already; choose another name";
+            Err(Error::new(ErrorKind::AlreadyExists, operation, why).with_path(link))
+        }
+    }
+}
+
+/// Registers a volume as upon the one in `directory`.
+pub(super) fn register(operation: &'static str, directory: &Path, child: &Path) -> Result<()> {
+    require_name_free(operation, directory, child)?;
+    let link = link_of(directory, child);
+    let children = directory.join(CHILDREN);
+    let made = match symlink(child, &link) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(&children)
+            .and_then(|()| durability::sync_directory(directory))
+            .and_then(|()| symlink(child, &link)),
+        // It was there: that was looked at.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    made.and_then(|()| durability::sync_directory(&children))
+        .map_err(|error| {
+            Error::io(operation, "the volume cannot be registered", error).with_path(link)
+        })
+}
+
+/// Removes each link to a volume.
+pub(super) fn unregister(operation: &'static str, directory: &Path, child: &Path) -> Result<()> {
+    let links = children(operation, directory)?;
+    for Child { link, .. } in links.iter().filter(|it| it.directory == child) {
+        let removed = fs::remove_file(link);
+        if let Err(error) = removed.or_else(ignore_missing) {
+            let why = "the link to the volume cannot be removed";
+            return Err(Error::io(operation, why, error).with_path(link));
+        }
+    }
+    let children = directory.join(CHILDREN);
+    if children.is_dir() {
+        durability::sync_directories(operation, [&*children])?;
+    }
+    Ok(())
+}
+
+fn link_of(directory: &Path, child: &Path) -> PathBuf {
+    let name = child.file_name().unwrap_or_default();
+    directory.join(CHILDREN).join(name)
+}
+
+/// The absolute path of the directory of a new volume: one that is not there, or has nothing in it but an empty `children`, as
+/// an operation that was cut short leaves it.
+pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result<PathBuf> {
+    let directory = paths::of_new_file(operation, directory)?;
+    paths::require_harmless_to_shell(operation, &directory.join(paths::DESCRIPTOR_NAME))?;
+    if fs::symlink_metadata(&directory).is_err() {
+        return Ok(directory);
+    }
+    let is_free = || -> io::Result<bool> {
+        if !fs::symlink_metadata(&directory)?.is_dir() {
+            return Ok(false);
+        }
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            let is_children = entry.file_name() == CHILDREN && entry.file_type()?.is_dir();
+            if !is_children || fs::read_dir(entry.path())?.next().is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    if is_free().unwrap_or(false) {
+        trust::require_own_directory(operation, &directory)?;
+        return Ok(directory);
+    }
+    let why = "this is to be the directory of the new volume, and something is there";
+    Err(Error::new(ErrorKind::AlreadyExists, operation, why).with_path(directory))
+}
+
+/// The directory for a new delta.
+pub(super) fn directory_for_delta(operation: &'static str, directory: &Path) -> Result<PathBuf> {
+    let directory =
+        paths::existing_directory(operation, directory, "the directory for the new delta")?;
+    trust::require_own_directory(operation, &directory)?;
+    Ok(directory)
+}
+
+/// Makes the directory of a volume, and `children` in it.
+pub(super) fn make(operation: &'static str, directory: &Path) -> Result<()> {
+    make_directory(directory)
+        .and_then(|()| make_directory(&directory.join(CHILDREN)))
+        .and_then(|()| durability::sync_directory(directory))
+        .and_then(|()| durability::sync_directory(paths::directory_of(directory)))
+        .map_err(|error| {
+            let why = "the directory of the new volume cannot be made";
+            Error::io(operation, why, error).with_path(directory)
+        })
+}
+
+fn make_directory(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// Makes an empty delta that can stand upon the one with this header.
+pub(super) fn make_delta(operation: &'static str, file: &Path, below: &Header) -> Result<()> {
+    let header = Header::new(below.version, below.cluster, below.size)
+        .map_err(|error| error.during(operation))?;
+    let make = || -> io::Result<()> {
+        let delta = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file)?;
+        delta.write_all_at(&header.to_bytes(), 0)?;
+        delta.set_len(header.data_start())?;
+        delta.sync_all()?;
+        durability::sync_directory(paths::directory_of(file))
+    };
+    make().map_err(|error| {
+        Error::io(operation, "the new delta cannot be made", error).with_path(file)
+    })
+}
+
+/// Writes the descriptor of a new volume. It is there when it is complete.
+pub(super) fn write_descriptor(
+    operation: &'static str,
+    directory: &Path,
+    descriptor: &Descriptor,
+    like: &Path,
+) -> Result<()> {
+    let path = directory.join(paths::DESCRIPTOR_NAME);
+    let fields = UnknownFields::of_volume(ffi::descriptor_form(), descriptor.volume.clone());
+    let text = descriptor
+        .to_xml_with(&fields, directory)
+        .map_err(|error| error.during(operation).with_path(&path))?;
+    let new = side_files::rewritten(&path);
+    fs::metadata(like)
+        .and_then(|like| write(&new, text.as_bytes(), Some(&like)))
+        .and_then(|()| fs::rename(&new, &path))
+        .and_then(|()| durability::sync_directory(directory))
+        .map_err(|error| {
+            let why = "the descriptor of the new volume cannot be written";
+            Error::io(operation, why, error).with_path(path)
+        })
+}
+
+/// Removes the directory of a volume that has no descriptor any more, or none yet: what this crate and libploop make in
+/// one, by its name. Other files stay, and the directory with them.
+pub(super) fn remove(operation: &'static str, directory: &Path) -> Result<()> {
+    let path = directory.join(paths::DESCRIPTOR_NAME);
+    for Child { link, .. } in children(operation, directory)? {
+        let _ = fs::remove_file(link);
+    }
+    let _ = fs::remove_dir(directory.join(CHILDREN));
+    for file in side_files::of_descriptor(&path) {
+        if file != path && side_files::is_regular_file(&file) {
+            let _ = fs::remove_file(file);
+        }
+    }
+    let _ = fs::remove_file(directory.join(side_files::STATFS_NAME));
+    // Another volume may have its deltas here.
+    let _ = fs::remove_dir(directory);
+    durability::sync_directories(operation, [paths::directory_of(directory)])
+}
+
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// [`fs::remove_file`] of one that may be gone.
+pub(super) fn remove_file(operation: &'static str, file: &Path) -> Result<()> {
+    fs::remove_file(file)
+        .or_else(ignore_missing)
+        .map_err(|error| Error::io(operation, "the file cannot be removed", error).with_path(file))
+}

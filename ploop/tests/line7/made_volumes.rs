@@ -1,0 +1,554 @@
+//! Volumes that this crate makes, changes and removes; libploop reads and continues them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use ploop::volume::{Volume, VolumePlace, VolumeTree};
+use ploop::{CreateParam, ErrorKind, ImageMode, MergeParam, MergeTarget, Size};
+
+use crate::fixture::child::child;
+use crate::fixture::directory::Contents;
+use crate::fixture::harness::{Need, Test};
+use crate::tests;
+use crate::volume_files::{Volumes, c};
+
+const ROOT: &[Need] = &[Need::LineSeven, Need::Root];
+
+/// What takes too long in the sandbox.
+const WITHOUT_DRIVER: &[Need] = &[Need::LineSeven, Need::Root, Need::NoDriver];
+
+pub(crate) fn tests() -> Vec<Test> {
+    tests![
+        &[] => without_volumes_in_libploop;
+        ROOT =>
+            volumes_live,
+            names_do_not_grow_for_ever,
+            libploop_continues_what_this_crate_makes,
+            this_crate_continues_what_libploop_makes,
+            a_volume_that_goes_leaves_its_deltas_to_the_one_upon_it,
+            what_is_not_of_the_volume_stays,
+            what_cannot_be_done_changes_nothing;
+        WITHOUT_DRIVER => a_kill_leaves_each_volume_as_it_was_or_is_to_be;
+    ]
+}
+
+fn without_volumes_in_libploop() {
+    let dir = tempfile::tempdir().unwrap();
+    let param = CreateParam::new(dir.path().join("a/image.hds"), Size::from_mib(1)).fs(None);
+    if crate::is_line_7() {
+        let volume = Volume::create(&param).unwrap();
+        assert_eq!(volume.tree().unwrap().children, []);
+        return;
+    }
+    for error in [
+        Volume::create(&param).unwrap_err(),
+        Volume::open(dir.path()).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.message().contains("cannot keep volumes"), "{error}");
+    }
+    assert!(!dir.path().join("a").exists());
+}
+
+/// Names of directories, as `a(b c(d))`.
+fn tree(tree: &VolumeTree) -> String {
+    let name = tree.directory.file_name().unwrap().to_str().unwrap();
+    let children: Vec<String> = tree.children.iter().map(self::tree).collect();
+    match children.as_slice() {
+        [] => name.to_owned(),
+        _ => format!("{name}({})", children.join(" ")),
+    }
+}
+
+#[track_caller]
+fn assert_tree(volumes: &Volumes, volume: &str, expected: &str) {
+    assert_eq!(tree(&volumes.volume(volume).tree().unwrap()), expected);
+}
+
+/// a ← snapshots and clones, by `make`.
+fn volumes_live() {
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    volumes.write("a", &[(0, 1), (1, 2)]);
+    assert_tree(&volumes, "a", "a");
+    let empty = volumes.volume("a").size().unwrap();
+    assert_eq!(empty.bytes(), c::size(&volumes.path("a")));
+
+    volumes.snapshot("a", "first");
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(a)");
+    volumes.write("a", &[(1, 3), (2, 4)]);
+    volumes.snapshot("a", "second");
+    volumes.write("a", &[(3, 5)]);
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(second(a))");
+    volumes.clone_to("second", "x");
+    volumes.clone_to("first", "y");
+    volumes.write("x", &[(0, 6)]);
+    volumes.write("y", &[(0, 7), (4, 8)]);
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(second(a x) y)");
+    // Of one that can be written to.
+    volumes.clone_to("y", "z");
+    volumes.write("y", &[(5, 9)]);
+    volumes.write("z", &[(5, 10)]);
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(second(a x) y(z))");
+    // Elsewhere.
+    let images = volumes.home().join("images");
+    fs::create_dir(&images).unwrap();
+    fs::create_dir(volumes.path("w")).unwrap();
+    let place = volumes.place("w").images(&images);
+    volumes.volume("second").clone_to(&place).unwrap();
+    volumes
+        .contents
+        .insert("w", volumes.contents["second"].clone());
+    assert_eq!(volumes.files("w")[0].parent(), Some(&*images));
+    volumes.write("w", &[(6, 11)]);
+    volumes.verify();
+
+    volumes.switch("x", "first");
+    volumes.write("x", &[(7, 12)]);
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(second(a w) x y(z))");
+    let deltas = fs::read_dir(volumes.path("x")).unwrap();
+    let deltas = deltas.filter(|it| {
+        it.as_ref()
+            .unwrap()
+            .path()
+            .extension()
+            .is_some_and(|it| it == "hds")
+    });
+    assert_eq!(deltas.count(), 1);
+
+    for volume in ["w", "x", "z", "y"] {
+        volumes.delete(volume);
+        assert!(!volumes.path(volume).exists(), "{volume}");
+        volumes.verify();
+    }
+    assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
+    assert_tree(&volumes, "first", "first(second(a))");
+    for volume in ["second", "first"] {
+        volumes.delete(volume);
+        volumes.verify();
+    }
+    let mut image = volumes.open("a");
+    image.merge(&MergeParam::new(MergeTarget::All)).unwrap();
+    volumes.verify();
+    volumes.delete("a");
+    let left: Vec<_> = fs::read_dir(volumes.home())
+        .unwrap()
+        .map(|it| it.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["images"]);
+}
+
+/// libploop names each delta after the one before, and after six there is no room (A83).
+fn names_do_not_grow_for_ever() {
+    let names = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"];
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    let mut by_c = Volumes::new();
+    by_c.c_create("a");
+    for (number, name) in (0..).zip(names) {
+        volumes.write("a", &[(number, number + 1)]);
+        volumes.snapshot("a", name);
+        volumes.verify();
+        let code = c::snapshot(&by_c.path("a"), &by_c.path(name));
+        assert_eq!(code != 0, number >= 6, "{name}: {code}");
+    }
+}
+
+fn libploop_continues_what_this_crate_makes() {
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    volumes.write("a", &[(0, 1)]);
+    volumes.snapshot("a", "first");
+    volumes.clone_to("first", "x");
+    volumes.write("a", &[(1, 2)]);
+    volumes.write("x", &[(1, 3)]);
+    // libploop reads each of them, and puts new ones upon them.
+    volumes.c_clone("first", "c1");
+    volumes.c_clone("x", "c2");
+    volumes.c_snapshot("a", "c3");
+    volumes.write("c1", &[(2, 4)]);
+    volumes.write("c2", &[(2, 5)]);
+    volumes.write("a", &[(2, 6)]);
+    volumes.verify();
+    assert_eq!(c::switch(&volumes.path("c2"), &volumes.path("first")), 0);
+    volumes
+        .contents
+        .insert("c2", volumes.contents["first"].clone());
+    volumes.verify();
+    assert_eq!(c::delete(&volumes.path("c2")), 0);
+    volumes.contents.remove("c2");
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(c1 c3(a) x)");
+    // And this crate upon those.
+    volumes.snapshot("a", "second");
+    volumes.clone_to("c1", "y");
+    volumes.write("c1", &[(3, 7)]);
+    volumes.delete("c3");
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(c1(y) second(a) x)");
+}
+
+fn this_crate_continues_what_libploop_makes() {
+    let mut volumes = Volumes::new();
+    volumes.c_create("a");
+    volumes.write("a", &[(0, 1)]);
+    volumes.c_snapshot("a", "first");
+    volumes.write("a", &[(1, 2)]);
+    volumes.c_snapshot("a", "second");
+    volumes.write("a", &[(2, 3)]);
+    volumes.c_clone("first", "x");
+    volumes.write("x", &[(3, 4)]);
+    volumes.verify();
+    volumes.snapshot("x", "third");
+    volumes.clone_to("second", "y");
+    volumes.write("y", &[(4, 5)]);
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(second(a y) third(x))");
+    volumes.switch("y", "first");
+    volumes.verify();
+    // One in the middle, with which libploop aborts.
+    volumes.delete("second");
+    volumes.verify();
+    volumes.delete("third");
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(a x y)");
+    // A clone of libploop's that stands upon the volume further below (A82).
+    volumes.snapshot("a", "fourth");
+    volumes.c_clone("fourth", "z");
+    volumes
+        .contents
+        .insert("z", volumes.contents["first"].clone());
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(fourth(a z) x y)");
+    volumes.delete("a");
+    volumes.verify();
+    volumes.delete("fourth");
+    volumes.verify();
+    assert_tree(&volumes, "first", "first(x y z)");
+}
+
+fn a_volume_that_goes_leaves_its_deltas_to_the_one_upon_it() {
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    volumes.write("a", &[(0, 1)]);
+    let own = volumes.open("a").snapshot().unwrap();
+    volumes.write("a", &[(1, 2)]);
+    // With a snapshot of its own, and written to since.
+    volumes.clone_to("a", "x");
+    let state = volumes.contents["x"].clone();
+    volumes.write("a", &[(2, 3)]);
+    volumes.write("x", &[(3, 4)]);
+    let base = fs::read(volumes.path("a").join("image.hds")).unwrap();
+    volumes.delete("a");
+    assert!(!volumes.path("a").exists());
+    volumes.verify();
+    let now = volumes.descriptor("x");
+    assert_eq!(now.images.len(), 3);
+    assert_eq!(now.volume.as_ref().unwrap().parent, None);
+    let below = now.parent(now.top).unwrap();
+    assert_eq!(now.parent(below), Some(own));
+    assert!(fs::read(volumes.path("x").join("image.hds")).unwrap() == base);
+    volumes.verify_snapshot("x", below, &state);
+    volumes
+        .open("x")
+        .merge(&MergeParam::new(MergeTarget::All))
+        .unwrap();
+    volumes.verify();
+
+    // Where both have a delta of one name.
+    volumes.create("b");
+    volumes.write("b", &[(0, 5)]);
+    volumes.snapshot("b", "s");
+    let mut image = volumes.volume("s");
+    image.clone_to(&volumes.place("y")).unwrap();
+    volumes.contents.insert("y", volumes.contents["s"].clone());
+    fs::write(volumes.path("y").join("image.hds"), "of somebody").unwrap();
+    volumes.delete("b");
+    // What the others stand upon lies there.
+    assert!(volumes.path("b").join("image.hds").exists());
+    volumes.verify();
+    volumes.delete("s");
+    volumes.verify();
+    let kept = fs::read(volumes.path("y").join("image.hds")).unwrap();
+    assert_eq!(kept, b"of somebody");
+}
+
+fn what_is_not_of_the_volume_stays() {
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    volumes.snapshot("a", "s");
+    let precious = volumes.path("a").join("precious");
+    fs::write(&precious, "of somebody").unwrap();
+    let inside = volumes.path("a").join("children/x");
+    fs::create_dir(&inside).unwrap();
+    volumes.delete("a");
+    volumes.verify();
+    let left = crate::filled_image::names_in(&volumes.path("a"));
+    assert_eq!(left, ["children", "image.hds", "precious"]);
+    assert!(inside.is_dir());
+    // The one whose deltas they are.
+    volumes.delete("s");
+    let left = crate::filled_image::names_in(&volumes.path("a"));
+    assert_eq!(left, ["children", "precious"]);
+}
+
+fn what_cannot_be_done_changes_nothing() {
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    volumes.write("a", &[(0, 1)]);
+    volumes.snapshot("a", "s");
+    volumes.clone_to("s", "x");
+    let home = volumes.home();
+    fs::create_dir(home.join("there")).unwrap();
+    fs::write(home.join("there/precious"), "of somebody").unwrap();
+    fs::create_dir(home.join("deep")).unwrap();
+    let raw = CreateParam::new(home.join("raw/image.hds"), Size::from_mib(1)).fs(None);
+    let plain = CreateParam::new(home.join("plain/image.hds"), Size::from_mib(1)).fs(None);
+    fs::create_dir(home.join("plain")).unwrap();
+    ploop::Ploop::create(&plain).unwrap();
+    let before = Contents::of(&home);
+    let there = volumes.place("there");
+    let (mut a, mut s, mut x) = (
+        volumes.volume("a"),
+        volumes.volume("s"),
+        volumes.volume("x"),
+    );
+    let same_name = VolumePlace::new(home.join("deep/x"));
+    let refused: Vec<(ploop::Error, ErrorKind)> = vec![
+        (
+            s.snapshot(&volumes.place("new")).unwrap_err(),
+            ErrorKind::Unsupported,
+        ),
+        (a.snapshot(&there).unwrap_err(), ErrorKind::AlreadyExists),
+        (a.clone_to(&there).unwrap_err(), ErrorKind::AlreadyExists),
+        (
+            s.clone_to(&same_name).unwrap_err(),
+            ErrorKind::AlreadyExists,
+        ),
+        (
+            a.snapshot(&VolumePlace::new(home.join("no/where")))
+                .unwrap_err(),
+            ErrorKind::NotFound,
+        ),
+        (
+            a.clone_to(&volumes.place("new").images(home.join("no")))
+                .unwrap_err(),
+            ErrorKind::NotFound,
+        ),
+        (s.switch_to(&x).unwrap_err(), ErrorKind::Unsupported),
+        (x.switch_to(&a).unwrap_err(), ErrorKind::InvalidInput),
+        (
+            volumes.volume("s").delete().unwrap_err(),
+            ErrorKind::InvalidInput,
+        ),
+        (
+            Volume::open(home.join("plain")).unwrap_err(),
+            ErrorKind::InvalidInput,
+        ),
+    ];
+    for (error, kind) in refused {
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    before.assert_unchanged("refused operations");
+    let error = Volume::create(&raw.mode(ImageMode::Raw)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+
+    // A volume that was moved, and that others know by its place.
+    fs::rename(volumes.path("x"), volumes.path("moved")).unwrap();
+    let link = volumes.path("s").join("children/x");
+    for error in [
+        volumes.volume("s").tree().unwrap_err(),
+        volumes.volume("s").delete().unwrap_err(),
+    ] {
+        assert_eq!(
+            (error.kind(), error.path()),
+            (ErrorKind::NotFound, Some(&*link)),
+            "{error}"
+        );
+    }
+    fs::rename(volumes.path("moved"), volumes.path("x")).unwrap();
+    volumes.verify();
+}
+
+/// What a kill is to hit.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Snapshot,
+    Clone,
+    CloneReadOnly,
+    Switch,
+    DeleteTop,
+    DeleteMiddle,
+}
+
+fn prepared(volumes: &mut Volumes) {
+    volumes.create("a");
+    volumes.write("a", &[(0, 1)]);
+    volumes.snapshot("a", "s");
+    volumes.write("a", &[(1, 2)]);
+    volumes.snapshot("a", "m");
+    volumes.write("a", &[(2, 3)]);
+    volumes.clone_to("s", "x");
+    volumes.write("x", &[(3, 4)]);
+}
+
+impl Step {
+    fn run(self, volumes: &Volumes) -> ploop::Result<()> {
+        let volume = |name: &str| Volume::open(volumes.path(name));
+        match self {
+            Step::Snapshot => volume("a")?.snapshot(&volumes.place("n")).map(drop),
+            Step::Clone => volume("a")?.clone_to(&volumes.place("n")).map(drop),
+            Step::CloneReadOnly => volume("m")?.clone_to(&volumes.place("n")).map(drop),
+            Step::Switch => volume("x")?.switch_to(&volume("m")?),
+            Step::DeleteTop => volume("x")?.delete(),
+            Step::DeleteMiddle => volume("m")?.delete(),
+        }
+    }
+
+    /// The volume of which it is, and the one that it removes.
+    fn volume(self) -> (&'static str, bool) {
+        match self {
+            Step::Snapshot | Step::Clone => ("a", false),
+            Step::CloneReadOnly => ("m", false),
+            Step::Switch => ("x", false),
+            Step::DeleteTop => ("x", true),
+            Step::DeleteMiddle => ("m", true),
+        }
+    }
+}
+
+fn a_kill_leaves_each_volume_as_it_was_or_is_to_be() {
+    let all = [
+        Step::Snapshot,
+        Step::Clone,
+        Step::CloneReadOnly,
+        Step::Switch,
+        Step::DeleteTop,
+        Step::DeleteMiddle,
+    ];
+    for step in all {
+        let mut done = Vec::new();
+        for number in 0..10_u32 {
+            child(&format!("{step:?}-{number}"), |dir| {
+                let mut volumes = Volumes::at(dir);
+                prepared(&mut volumes);
+                // From the beginning to the end of what takes some milliseconds.
+                let killer = thread::spawn(move || {
+                    thread::sleep(Duration::from_micros(u64::from(number * number) * 240));
+                    // SAFETY: a signal to this process.
+                    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+                });
+                step.run(&volumes).unwrap();
+                fs::write(dir.join("done"), "").unwrap();
+                killer.join().unwrap();
+            })
+            .died_of(libc::SIGKILL)
+            .left(|dir| done.push(check(step, dir)));
+        }
+        // In the process of a part there are none.
+        let cut_short = done.iter().filter(|it| !**it).count();
+        assert!(
+            done.is_empty() || cut_short > 1,
+            "{step:?} was cut short {cut_short} times only"
+        );
+    }
+}
+
+/// Asserts that what a kill has left is right, and that the same again does it. Returns whether it had been done.
+fn check(step: Step, dir: &Path) -> bool {
+    let is_done = dir.join("done").exists();
+    let mut volumes = Volumes::at(dir);
+    let mut contents = expected();
+    let (volume, removes) = step.volume();
+    let before = contents.clone();
+    if let Step::Switch = step {
+        let (old, new) = (&before["x"], &before["m"]);
+        let found = volumes.read("x");
+        assert!(
+            found == Volumes::bytes(old) || found == Volumes::bytes(new),
+            "{step:?}"
+        );
+        contents.remove("x");
+    } else if removes {
+        contents.remove(volume);
+    }
+    volumes.contents = contents.clone();
+    volumes.verify_data();
+    // One that is new is there and right, or not there.
+    if volumes.xml("n").exists() {
+        let of = if volume == "m" { "m" } else { "a" };
+        assert!(volumes.read("n") == Volumes::bytes(&before[of]), "{step:?}");
+    }
+    if is_done {
+        return true;
+    }
+    let deltas_of_others: BTreeSet<PathBuf> =
+        contents.keys().flat_map(|it| volumes.files(it)).collect();
+    // Again.
+    let again = match step.run(&volumes) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && volumes.xml("n").exists() => {
+            Ok(())
+        }
+        Err(error)
+            if removes && error.kind() == ErrorKind::NotFound && !volumes.xml(volume).exists() =>
+        {
+            Ok(())
+        }
+        again => again,
+    };
+    again.unwrap_or_else(|error| panic!("{step:?}: {error}"));
+    match step {
+        Step::Switch => {
+            contents.insert("x", before["m"].clone());
+        }
+        Step::Snapshot | Step::Clone => {
+            contents.insert("n", before["a"].clone());
+        }
+        Step::CloneReadOnly => {
+            contents.insert("n", before["m"].clone());
+        }
+        Step::DeleteTop | Step::DeleteMiddle => {
+            assert!(!volumes.xml(volume).exists());
+            for file in deltas_of_others {
+                assert!(
+                    file.exists() || file.starts_with(volumes.path("m")),
+                    "{}",
+                    file.display()
+                );
+            }
+        }
+    }
+    volumes.contents = contents;
+    volumes.verify_data();
+    // And libploop and this crate go on.
+    volumes.c_snapshot("a", "later");
+    volumes.write("a", &[(9, 20)]);
+    volumes.snapshot("a", "latest");
+    volumes.write("a", &[(9, 21)]);
+    volumes.verify_data();
+    let tree = tree(&volumes.volume("s").tree().unwrap());
+    for name in volumes.contents.keys() {
+        assert!(tree.contains(name), "{step:?}: {name} is not in {tree}");
+    }
+    false
+}
+
+/// What is in the volumes that are [`prepared`].
+fn expected() -> std::collections::BTreeMap<&'static str, crate::filled_image::Contents> {
+    let state = |clusters: &[(u64, u64)]| clusters.iter().copied().collect();
+    [
+        ("a", state(&[(0, 1), (1, 2), (2, 3)])),
+        ("s", state(&[(0, 1)])),
+        ("m", state(&[(0, 1), (1, 2)])),
+        ("x", state(&[(0, 1), (3, 4)])),
+    ]
+    .into()
+}
