@@ -129,7 +129,7 @@ pub enum Feature {
     SparseRaw,
     /// [`device::suspend`](crate::device::suspend) and [`device::resume`](crate::device::resume).
     Suspend,
-    /// [`Ploop::init`](crate::Ploop::init) and [`device::init`](crate::device::init).
+    /// [`Ploop::init`](crate::Ploop::init) and [`init_device`](crate::init_device).
     Init,
     /// [`volume`](crate::volume). Images that libploop has made stand upon each other are handled by all versions of line 7.
     Volumes,

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use crate::ffi::{self, CPath, CText, LockedImage, descriptor_form};
 use crate::identity::Identity;
-pub use crate::init::init_device as init;
 use crate::sysfs::{self, Device, FoundDevice};
 use crate::{
     Code, ComponentName, Descriptor, Error, ErrorKind, Feature, FsInfo, Ploop, Result, image,

@@ -20,7 +20,7 @@ use crate::{
     Result, Size, kernel, lock, sysfs,
 };
 
-/// Which file system [`Ploop::init`] and [`device::init`] make. What is not set is as in [`CreateParam`].
+/// Which file system [`Ploop::init`] and [`init_device`] make. What is not set is as in [`CreateParam`].
 ///
 /// ```
 /// use ploop::{CreateFlags, InitParam};
@@ -81,7 +81,7 @@ impl InitParam {
         self
     }
 
-    /// Encrypt the image, with the key of this name: [`CreateParam::encryption_key`]. Not for [`device::init`].
+    /// Encrypt the image, with the key of this name: [`CreateParam::encryption_key`]. Not for [`init_device`].
     pub fn encryption_key(mut self, key: &str) -> InitParam {
         self.encryption_key = Some(key.to_owned());
         self
@@ -210,11 +210,11 @@ impl Ploop {
 /// tool the disk may have a partition table and a part of a file system.
 ///
 /// ```no_run
-/// use ploop::{InitParam, MountParam, Ploop, device};
+/// use ploop::{InitParam, MountParam, Ploop, device, init_device};
 ///
 /// let mut image = Ploop::open("/vz/private/101/data.hdd/DiskDescriptor.xml")?;
 /// let mounted = image.mount(&MountParam::new())?;
-/// device::init(&mounted.device, &InitParam::new())?;
+/// init_device(&mounted.device, &InitParam::new())?;
 /// println!("mount {}", device::partition(&mounted.device)?.display());
 /// # Ok::<(), ploop::Error>(())
 /// ```

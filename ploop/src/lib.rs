@@ -154,7 +154,7 @@ pub use image::Descriptor;
 #[cfg(feature = "libploop")]
 pub use info::{FsInfo, ImageInfo};
 #[cfg(feature = "libploop")]
-pub use init::InitParam;
+pub use init::{InitParam, init_device};
 #[cfg(feature = "libploop")]
 pub use kernel::load_kernel_modules;
 #[cfg(feature = "libploop")]

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use ploop::{
     CreateFlags, CreateParam, ErrorKind, FormatVersion, InitParam, MountParam, Ploop, Size, device,
+    init_device,
 };
 
 use crate::container::{Container, SIZE, partition, tool};
@@ -57,9 +58,9 @@ fn what_cannot_be_made_is_refused() {
     ] {
         refuse(&mut image, &wrong);
     }
-    let error = device::init("/dev/null", &new()).unwrap_err();
+    let error = init_device("/dev/null", &new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-    let error = device::init("/dev/ploop999999999", &new()).unwrap_err();
+    let error = init_device("/dev/ploop999999999", &new()).unwrap_err();
     let expected = match is_line_7() {
         true => ErrorKind::NotFound,
         false => ErrorKind::Unsupported,
@@ -105,12 +106,12 @@ fn an_image_of_format_v1_stays_one() {
 fn a_device_gets_a_file_system() {
     let (mut container, mut image) = Container::made(SIZE, bare);
     let mounted = image.mount(&MountParam::new()).unwrap();
-    device::init(&mounted.device, &InitParam::new().fs_label("data")).unwrap();
+    init_device(&mounted.device, &InitParam::new().fs_label("data")).unwrap();
     let found = device::partition(&mounted.device).unwrap();
     assert_eq!(found, partition(&mounted.device));
     let label = tool("e2label", &[found.to_str().unwrap()]);
     assert_eq!(label.trim_end(), "data");
-    let again = device::init(&mounted.device, &InitParam::new()).unwrap_err();
+    let again = init_device(&mounted.device, &InitParam::new()).unwrap_err();
     assert_eq!(again.kind(), ErrorKind::AlreadyExists, "{again}");
     // libploop mounts none without a balloon.
     let target = container.target();
@@ -119,13 +120,13 @@ fn a_device_gets_a_file_system() {
         &[found.to_str().unwrap(), target.to_str().unwrap()],
     );
     container.write("file", 1 << 20);
-    let busy = device::init(&mounted.device, &InitParam::new()).unwrap_err();
+    let busy = init_device(&mounted.device, &InitParam::new()).unwrap_err();
     assert_eq!(busy.kind(), ErrorKind::Busy, "{busy}");
     container.verify(&["file"]);
     tool("umount", &[target.to_str().unwrap()]);
     tool("e2fsck", &["-fn", found.to_str().unwrap()]);
     image.umount().unwrap();
-    let stopped = device::init(&mounted.device, &InitParam::new()).unwrap_err();
+    let stopped = init_device(&mounted.device, &InitParam::new()).unwrap_err();
     assert_eq!(stopped.kind(), ErrorKind::NotMounted, "{stopped}");
     container.verify_whole();
 }
@@ -139,7 +140,7 @@ fn data_is_not_overwritten() {
         file.write_all_at(&[7], offset).unwrap();
         file.sync_all().unwrap();
         drop(file);
-        let error = device::init(&mounted.device, &InitParam::new()).unwrap_err();
+        let error = init_device(&mounted.device, &InitParam::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
         let busy = image.init(&InitParam::new()).unwrap_err();
         assert_eq!(busy.kind(), ErrorKind::Busy, "{busy}");
