@@ -17,7 +17,8 @@ use tar::{Builder, EntryType, Header};
 use tempfile::NamedTempFile;
 
 use crate::cli::Tar;
-use crate::file_system::{Contents, DataRun, FileSystem, Kind, Node, Visited};
+use crate::contents::Contents;
+use crate::file_system::{DataRun, FileSystem, Kind, Node, Visited};
 use crate::list::printable;
 use crate::output::{Failure, Output, Result, raw_stdout};
 use crate::progress::interrupt_flag;

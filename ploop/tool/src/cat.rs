@@ -4,7 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::cli::Cat;
-use crate::file_system::{Contents, FileSystem, Kind, Node};
+use crate::contents::Contents;
+use crate::file_system::{FileSystem, Kind, Node};
 use crate::output::{Failure, Result, raw_stdout};
 
 pub(crate) fn run(cat: &Cat) -> Result {

@@ -15,7 +15,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::cli::Copy;
-use crate::file_system::{Contents, FileSystem, Kind, Node, Visited};
+use crate::contents::Contents;
+use crate::file_system::{FileSystem, Kind, Node, Visited};
 use crate::list::printable;
 use crate::output::{Failure, Output, Result};
 use crate::progress::interrupt_flag;

@@ -6,6 +6,7 @@ mod changed_parts;
 mod check;
 mod cli;
 mod compact;
+mod contents;
 mod convert;
 mod copy;
 mod create;
