@@ -588,15 +588,22 @@ fn descriptors_that_contradict_themselves() {
             assert_ne!(text, good, "{problem}");
             fs::write(&path, text).unwrap();
             let before = Contents::of(dir);
+            // libploop 7 knows volumes, and there is none upon which this one stands.
+            let missing = match problem {
+                "volume upon another" if ploop::sys::SONAME == "libploop.so.7" => {
+                    ErrorKind::NotFound
+                }
+                _ => kind,
+            };
             for (what, operation) in CHANGES {
                 let error = operation(&mut image, &arguments).unwrap_err();
                 let what = format!("{what}, {problem}");
-                assert_names(&what, &error, &[kind], &path);
+                assert_names(&what, &error, &[kind, missing], &path);
             }
             for (what, operation) in LOOKS {
                 // What is of no concern for the answer is not looked at.
                 if let Err(error) = operation(&mut image, &arguments) {
-                    let kinds = [kind, ErrorKind::NotMounted];
+                    let kinds = [kind, missing, ErrorKind::NotMounted];
                     assert_names(&format!("{what}, {problem}"), &error, &kinds, &path);
                 }
             }
