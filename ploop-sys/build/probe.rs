@@ -4,6 +4,7 @@ use crate::archive::Archive;
 use crate::line::{self, Line};
 use crate::shared_library::SharedLibrary;
 use crate::{compiler, env};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What was found.
@@ -84,10 +85,19 @@ fn directory(variable: &str) -> Result<Option<PathBuf>, String> {
 /// The library in the directory that the user has set. There may be no .pc file.
 fn library_in_directory(dir: &Path) -> Result<Library, String> {
     let file = file_in(dir)?.ok_or_else(|| {
-        format!(
-            "PLOOP_LIB_DIR is {}, but there is neither libploop.so nor libploop.a in it",
-            dir.display()
-        )
+        let shown = dir.display();
+        let names = fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        match names.find(|name| name.starts_with("libploop.so.")) {
+            Some(name) => format!(
+                "PLOOP_LIB_DIR is {shown}, and the linker does not look for {name} in it: make the link that a development package \
+                 has, by `ln -s {name} {shown}/libploop.so`"
+            ),
+            None if !dir.is_dir() => format!("PLOOP_LIB_DIR is {shown}, and there is no such directory"),
+            None => format!(
+                "PLOOP_LIB_DIR is {shown}, but there is neither libploop.so nor libploop.a in it"
+            ),
+        }
     })?;
     let pc_file = dir.join("pkgconfig/ploop.pc");
     let said = version_of_pc_file(&pc_file);

@@ -49,7 +49,8 @@ impl Capabilities {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Library {
-    /// The version with which the program was built, such as `7.0.280`. The one that is loaded may be another of the same
+    /// The version with which the program was built, such as `7.0.280`; at least this one, where only the library told it, and
+    /// no .pc file. The one that is loaded may be another of the same
     /// line.
     pub version: String,
     /// The soname, such as `libploop.so.7`.

@@ -323,7 +323,7 @@ impl<'a> Change<'a> {
         match self.parents() {
             Some(parents) if parents.has(Guid::TOP) => self.refuse(
                 ErrorKind::Unsupported,
-                format!("the image is a volume upon another one, and libploop would name its top {}, which is the top of one below", Guid::TOP),
+                format!("the image is a volume upon another one, and libploop would name its top {}, which is the top of one below; make a Volume::snapshot instead, and a clone of that", Guid::TOP),
             ),
             _ => Ok(()),
         }

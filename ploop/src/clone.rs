@@ -16,9 +16,9 @@ impl Ploop {
     /// that of the snapshot.
     ///
     /// It is for readers, such as a backup: read it with [`Disk`](crate::image::Disk), or [mount](Ploop::mount) it
-    /// [read-only](crate::MountParam::read_only). What would write to the deltas is refused through it. It is of use as long as
-    /// the snapshot is there: [merge](Ploop::merge) or [delete](Ploop::delete_snapshot) that when the descriptor is
-    /// removed.
+    /// [read-only](crate::MountParam::read_only). What would write to the deltas is refused through it. **Remove it
+    /// before the snapshot is [merged](Ploop::merge) or [deleted](Ploop::delete_snapshot)**: its deltas hold other data
+    /// then, and nothing says so.
     ///
     /// Written by this crate, with every line of libploop: that function, which libploop 7 has since 7.0.114, takes no
     /// lock, replaces a descriptor that is there, and also names the deltas above the snapshot. Needs no driver; takes a
@@ -43,6 +43,7 @@ impl Ploop {
     /// let disk = ploop::image::Disk::open(clone.path())?;
     /// # assert_eq!(disk.size(), ploop::Size::from_mib(64));
     /// // … read it …
+    /// std::fs::remove_file(clone.path()).unwrap();
     /// image.delete_snapshot(snapshot)?;
     /// # Ok::<(), ploop::Error>(())
     /// ```

@@ -410,6 +410,7 @@ impl Ploop {
         // The note of the file system is written, the mount point beside the base removed.
         let descriptor = &file.descriptor;
         locked.lock_parents(descriptor).map_err(|error| {
+            let error = error.of_image(self.image.path());
             error.with_advice("where it is mounted, `device::umount` unmounts its device")
         })?;
         let deltas = descriptor.images.iter().map(|image| image.file.as_path());

@@ -556,7 +556,7 @@ fn delete_delta(change: Change<'_>, guid: Guid) -> Result<()> {
                     // A77
                     return change.refuse(
                         ErrorKind::Unsupported,
-                        "the image is a volume whose top has a GUID of its own, and libploop would leave a descriptor that names a top that is gone; switch to the snapshot below instead",
+                        "the image is a volume whose top has a GUID of its own, and libploop would leave a descriptor that names a top that is gone; a switch to the snapshot below drops the top, too, unless an image below has a top with the constant GUID",
                     );
                 }
                 require_usable_as_top(&change, parent)?;

@@ -132,7 +132,7 @@ fn volumes() -> Result<()> {
     let size: Size = copy.size()?;
     assert!(!size.is_zero());
     web.switch_to(&monday)?;
-    let image: &mut Ploop = web.image();
+    let image: &mut Ploop = web.image_mut();
     assert!(!image.is_mounted()?);
     copy.delete()?;
     Volume::open(dir.path().join("web"))?.delete()

@@ -46,7 +46,7 @@ pub(crate) fn require_no_other_image_beside(
         return Ok(());
     };
     let why = format!(
-        "the new delta would lie beside this base, which is one of the image {}, and be removed as a leftover of that one; make a snapshot with a directory for its delta, or another clone",
+        "the new delta would lie beside this base, which is one of the image {}, and be removed as a leftover of that one; make the snapshot of that image, or one with a directory for its delta",
         other.display()
     );
     Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(base))

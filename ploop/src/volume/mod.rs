@@ -127,8 +127,15 @@ impl Volume {
         Ok(volume)
     }
 
-    /// The image: to mount it, to look at it, and for snapshots of its own.
-    pub fn image(&mut self) -> &mut Ploop {
+    /// The image, to look at it.
+    #[must_use]
+    pub fn image(&self) -> &Ploop {
+        &self.image
+    }
+
+    /// The image: to mount it, and for snapshots of its own. A volume that is read-only is mounted read-only, whatever is
+    /// asked for.
+    pub fn image_mut(&mut self) -> &mut Ploop {
         &mut self.image
     }
 

@@ -532,12 +532,14 @@ fn volumes_are_made_of_running_ones() {
     s.delete().unwrap();
     mounts.verify("x", &["of-x", "one", "two"]);
     at_x.umount().unwrap();
-    assert_eq!(x.image().snapshots().unwrap().len(), 2);
-    x.image().merge(&MergeParam::new(MergeTarget::All)).unwrap();
+    assert_eq!(x.image_mut().snapshots().unwrap().len(), 2);
+    x.image_mut()
+        .merge(&MergeParam::new(MergeTarget::All))
+        .unwrap();
     let mut at_x = mounts.mount("x");
     mounts.verify("x", &["of-x", "one", "two"]);
     at_x.umount().unwrap();
-    let report = check(x.image().path());
+    let report = check(x.image_mut().path());
     assert!(report.is_sound(), "{report}");
 }
 

@@ -353,12 +353,14 @@ fn volumes_that_share_deltas_are_not_changed() {
             assert!(fs::read_to_string(filled.xml()).unwrap().contains(field));
             continue;
         }
+        // libploop 7 knows volumes, and the one upon which this one stands is not there.
+        let kind = match is_7() && field.contains("Parent") {
+            true => ErrorKind::NotFound,
+            false => ErrorKind::Unsupported,
+        };
         let before = Contents::of(filled.dir.path());
-        refused(filled.ploop.snapshot().map(drop), ErrorKind::Unsupported);
-        refused(
-            filled.ploop.delete_snapshot(guids[0]),
-            ErrorKind::Unsupported,
-        );
+        refused(filled.ploop.snapshot().map(drop), kind);
+        refused(filled.ploop.delete_snapshot(guids[0]), kind);
         before.assert_unchanged(field);
     }
 }

@@ -26,6 +26,8 @@ pub(super) fn address(name: &CStr) -> Option<NonNull<c_void>> {
 /// Where a function is; `None` if no library that is loaded has it.
 #[cfg(not(libploop_static))]
 pub(super) fn address(name: &CStr) -> Option<NonNull<c_void>> {
+    // A program that calls nothing of libploop would be linked without it.
+    std::hint::black_box(sys::ploop_open_dd as *const ());
     // SAFETY: the name is terminated. The function looks it up, and calls nothing.
     NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })
 }
