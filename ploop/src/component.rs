@@ -57,13 +57,15 @@ impl ComponentName {
         ))
     }
 
+    /// How names begin that this crate gives a device for the time of a call.
+    #[cfg(feature = "libploop")]
+    pub(crate) const ONE_CALL: &str = "create-";
+
     /// One that no other device has.
     #[cfg(feature = "libploop")]
     pub(crate) fn for_one_call() -> ComponentName {
-        ComponentName(format!(
-            "create-{}",
-            crate::Guid::generate().as_uuid().simple()
-        ))
+        let id = crate::Guid::generate();
+        ComponentName(format!("{}{}", Self::ONE_CALL, id.as_uuid().simple()))
     }
 
     /// The name.

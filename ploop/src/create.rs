@@ -275,6 +275,17 @@ impl CreateParam {
         Ok(format)
     }
 
+    /// Why no volume can be made of such an image: none could stand upon it.
+    pub(crate) fn fault_of_volume(&self) -> Option<&'static str> {
+        match (self.mode, &self.encryption_key) {
+            (ImageMode::Raw, _) => {
+                Some("volumes cannot stand upon a raw image; choose another mode")
+            }
+            (_, Some(_)) => Some("volumes cannot stand upon an encrypted image"),
+            _ => None,
+        }
+    }
+
     /// That the journal fits. libploop leaves that to mke2fs, when all else is done.
     pub(crate) fn require_room_for_fs(&self, operation: &'static str) -> Result<()> {
         let Some(fs) = self.fs else {

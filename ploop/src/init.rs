@@ -131,7 +131,7 @@ impl Ploop {
     /// small](CreateParam::fs); [`Unsupported`](ErrorKind::Unsupported) for an image that is encrypted already, and with
     /// another libploop; [`Busy`](ErrorKind::Busy) while attached, [`Tool`](ErrorKind::Tool) where a tool is missing,
     /// [`NoSpace`](ErrorKind::NoSpace). After an error of a tool the image is detached, and the disk may have a partition
-    /// table and a part of a file system.
+    /// table and a part of a file system. After a kill it may stay attached: [`umount`](Ploop::umount) detaches it.
     ///
     /// ```no_run
     /// use ploop::{InitParam, Ploop};

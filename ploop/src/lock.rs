@@ -461,6 +461,46 @@ impl Drop for SharedImageLock {
     }
 }
 
+/// Held while volumes are made, changed or removed: each of these operations works on several images, and finishes what
+/// another one has left. One for all volumes of a host, for root; and one for each other user.
+#[cfg(feature = "libploop")]
+pub(crate) struct VolumesLock(Arc<LockFile>);
+
+#[cfg(feature = "libploop")]
+impl VolumesLock {
+    pub(crate) fn acquire(operation: &'static str, volume: &Path) -> Result<VolumesLock> {
+        let user = rustix::process::geteuid();
+        let path = match user.is_root() {
+            true => {
+                // As libploop makes it.
+                let made = fs::DirBuilder::new()
+                    .mode(0o755)
+                    .recursive(true)
+                    .create(LOCKS);
+                made.map_err(|error| {
+                    let what = "the directory of the lock cannot be made";
+                    Error::io(operation, what, error).with_path(LOCKS)
+                })?;
+                Path::new(LOCKS).join("volumes.lck")
+            }
+            false => PathBuf::from(format!("{LOCKS}-volumes.{}.lck", user.as_raw())),
+        };
+        let wait = LockWait::new(operation, volume, timeout());
+        LockFile::acquire(None, &path, &wait).map(VolumesLock)
+    }
+}
+
+#[cfg(feature = "libploop")]
+impl Drop for VolumesLock {
+    fn drop(&mut self) {
+        self.0.unlock();
+    }
+}
+
+/// libploop's directory for the lock around its search for devices.
+#[cfg(feature = "libploop")]
+const LOCKS: &str = "/var/lock/ploop";
+
 /// Half of a [`SharedImageLock`].
 #[cfg(feature = "libploop")]
 struct SharedOperationLock(

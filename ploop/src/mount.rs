@@ -422,7 +422,16 @@ impl Ploop {
             }
             Ok(None) => {
                 let snapshot = device::device_of_snapshot(&devices, locked.component(), descriptor);
-                if let Some(device) = snapshot {
+                // And one that was left by an init that was killed.
+                let has_it = |device: &&Device| {
+                    device
+                        .component
+                        .starts_with(ComponentName::ONE_CALL.as_bytes())
+                        && descriptor.base().is_some_and(|base| {
+                            Identity::of(&base.file).is_ok_and(|file| device.has(file))
+                        })
+                };
+                if let Some(device) = snapshot.or_else(|| devices.iter().find(has_it)) {
                     return device::umount(device.path());
                 }
                 None

@@ -9,7 +9,8 @@ use super::{Volume, call, layout, read, relation};
 use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
-use crate::image::{Image, Volume as Relation};
+use crate::image::Volume as Relation;
+use crate::lock::VolumesLock;
 use crate::{Error, ErrorKind, Guid, Ploop, Result, durability, paths};
 
 /// Also one upon which another stands.
@@ -47,7 +48,8 @@ impl Volume {
     /// ```
     pub fn delete(mut self) -> Result<()> {
         let operation = DELETE.name;
-        self.finish()?;
+        let _lock = VolumesLock::acquire(operation, self.image.path())?;
+        self.finish(operation)?;
         let own = self.directory().to_owned();
         let mut children = Vec::new();
         for child in layout::children(operation, &own)? {
@@ -59,9 +61,7 @@ impl Volume {
                 children.push(child.directory);
             }
         }
-        if let [child] = children.as_slice() {
-            self.hand_over(child)?;
-        } else if children.len() > 1 {
+        if children.len() > 1 {
             let why = format!(
                 "{} volumes stand upon it, and only one can take over what it has",
                 children.len()
@@ -71,45 +71,62 @@ impl Volume {
             );
         }
 
+        let heir = children.first().map(PathBuf::as_path);
         let change = Change::begin(&self.image.image, &DELETE)?;
         let descriptor = &change.descriptor;
         let above = relation(operation, change.path(), descriptor)?
             .parent
             .clone();
-        self.require_unattached(&change, children.first().map(PathBuf::as_path))?;
-        let kept = match children.first() {
-            Some(child) => read(operation, child)?.images,
-            None => Vec::new(),
-        };
-        // By this name, or as the only one.
-        let is_kept = |image: &&Image| {
-            kept.iter().any(|it| {
-                let is_same = Identity::of(&it.file).ok() == Identity::of(&image.file).ok();
-                let names = fs::metadata(&image.file).map_or(0, |it| it.nlink());
-                resolved(&it.file) == resolved(&image.file) || is_same && names == 1
-            })
-        };
-        let removed: Vec<&Image> = (descriptor.images.iter())
-            .filter(|image| !is_kept(image))
-            .collect();
-        for image in &removed {
-            change.require_delta_header(image.file.exists().then_some(*image))?;
-            // One that was taken over has another name.
-            if children.is_empty() {
+        self.require_unattached(&change, heir)?;
+        for image in &descriptor.images {
+            change.require_delta_header(image.file.exists().then_some(image))?;
+            if heir.is_none() {
                 change.require_of_no_other_image(&[image.guid])?;
             }
         }
-        // Nobody finds the volume any more; then its deltas go, from the top down.
+        let files: Vec<PathBuf> = (descriptor.images.iter().rev())
+            .map(|image| image.file.clone())
+            .collect();
+        let path = change.path().to_owned();
+        // Who is above locks this one, too.
+        let locked = match heir {
+            Some(heir) => {
+                drop(change);
+                self.hand_over(heir)?;
+                None
+            }
+            None => Some(change),
+        };
+
+        // Nobody finds the volume any more; then its deltas go, from the top down. What is left after a kill is taken back
+        // by the next operation on the one above.
+        layout::remove_file(operation, &path)?;
+        durability::sync_directories(operation, [&*own])?;
+        if let Some(heir) = heir {
+            layout::unregister(operation, heir, &own)?;
+        }
         if let Some(above) = above.filter(|above| above.is_dir()) {
             layout::unregister(operation, &above, &own)?;
         }
-        for image in removed.iter().rev() {
-            layout::remove_file(operation, &image.file)?;
+        let kept = match heir {
+            Some(heir) => read(operation, heir)?.images,
+            None => Vec::new(),
+        };
+        // By this name, or as the only one.
+        let is_kept = |file: &&PathBuf| {
+            kept.iter().any(|it| {
+                let is_same = Identity::of(&it.file).ok() == Identity::of(file).ok();
+                let names = fs::metadata(file).map_or(0, |it| it.nlink());
+                resolved(&it.file) == resolved(file) || is_same && names == 1
+            })
+        };
+        let removed: Vec<&PathBuf> = files.iter().filter(|file| !is_kept(file)).collect();
+        for file in &removed {
+            layout::remove_file(operation, file)?;
         }
-        let directories = removed.iter().map(|image| paths::directory_of(&image.file));
+        let directories = removed.iter().map(|file| paths::directory_of(file));
         durability::sync_directories(operation, directories)?;
-        layout::remove_file(operation, change.path())?;
-        drop(change);
+        drop(locked);
         layout::remove(operation, &own)
     }
 
@@ -189,6 +206,7 @@ impl Volume {
         if let Some(below) = new.stands_upon() {
             layout::require_name_free(operation, below, child)?;
         }
+        layout::require_name_free(operation, child, own)?;
         for (file, link) in &links {
             make_link(operation, file, link)?;
         }
@@ -196,6 +214,8 @@ impl Volume {
         if let Some(below) = new.stands_upon() {
             layout::register(operation, below, child)?;
         }
+        // Until its descriptor is gone, the volume that is deleted reads the same deltas: nothing may be merged into them.
+        layout::register(operation, child, own)?;
         change.replace_descriptor(&new)
     }
 }

@@ -1,5 +1,6 @@
 //! The files of a volume: its directory, `children` in it, and the links there.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
@@ -24,6 +25,7 @@ pub(super) fn children(operation: &'static str, directory: &Path) -> Result<Vec<
         let why = "the volumes that stand upon this one cannot be listed";
         Error::io(operation, why, error).with_path(&children)
     };
+    require_no_link(operation, &children)?;
     let entries = match fs::read_dir(&children) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,
@@ -38,6 +40,16 @@ pub(super) fn children(operation: &'static str, directory: &Path) -> Result<Vec<
         }
     }
     Ok(found)
+}
+
+/// Links would be made and removed where this one leads.
+fn require_no_link(operation: &'static str, children: &Path) -> Result<()> {
+    if !fs::symlink_metadata(children).is_ok_and(|it| it.is_symlink()) {
+        return Ok(());
+    }
+    let why =
+        "volumes are registered in a directory of this name, and this is a link to another one";
+    Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(children))
 }
 
 /// Requires that a volume of this name can be registered.
@@ -62,6 +74,7 @@ pub(super) fn register(operation: &'static str, directory: &Path, child: &Path) 
     require_name_free(operation, directory, child)?;
     let link = link_of(directory, child);
     let children = directory.join(CHILDREN);
+    require_no_link(operation, &children)?;
     let made = match symlink(child, &link) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(&children)
             .and_then(|()| durability::sync_directory(directory))
@@ -102,6 +115,17 @@ fn link_of(directory: &Path, child: &Path) -> PathBuf {
 /// an operation that was cut short leaves it.
 pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result<PathBuf> {
     let directory = paths::of_new_file(operation, directory)?;
+    let is_children = |it: &Path| {
+        it.file_name() == Some(OsStr::new(CHILDREN))
+            && paths::directory_of(it)
+                .join(paths::DESCRIPTOR_NAME)
+                .exists()
+    };
+    if directory.ancestors().skip(1).any(is_children) {
+        let why =
+            "the volumes upon another one are registered here, by links; choose another directory";
+        return Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(directory));
+    }
     paths::require_harmless_to_shell(operation, &directory.join(paths::DESCRIPTOR_NAME))?;
     if fs::symlink_metadata(&directory).is_err() {
         return Ok(directory);

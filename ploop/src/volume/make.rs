@@ -10,6 +10,7 @@ use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
 use crate::image::{Header, Image, ImageKind, Snapshot, Volume as Relation};
+use crate::lock::VolumesLock;
 use crate::{
     CreateParam, Descriptor, Error, ErrorKind, Feature, Guid, ImageMode, Ploop, Result,
     SnapshotParam, paths, trust,
@@ -46,6 +47,10 @@ impl Volume {
         let operation = CREATE.name;
         let file = param.file();
         Feature::Volumes.require(operation, file)?;
+        if let Some(why) = param.fault_of_volume() {
+            return Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(file));
+        }
+        let _lock = VolumesLock::acquire(operation, file)?;
         let directory = paths::directory_of(file);
         let mut made = None;
         if fs::symlink_metadata(directory).is_err() {
@@ -63,6 +68,8 @@ impl Volume {
             require_standable(&change)?;
             let mut new = change.descriptor.clone();
             new.volume = Some(Relation::default());
+            // libploop wants it to be there.
+            layout::make(operation, paths::directory_of(change.path()))?;
             change.replace_descriptor(&new)?;
             drop(change);
             Ok(Volume { image })
@@ -101,7 +108,8 @@ impl Volume {
     /// ```
     pub fn snapshot(&mut self, place: &VolumePlace) -> Result<Volume> {
         let operation = SNAPSHOT.name;
-        self.finish()?;
+        let _lock = VolumesLock::acquire(operation, self.image.path())?;
+        self.finish(operation)?;
         let directory = layout::new_directory(operation, &place.directory)?;
         let change = Change::begin(&self.image.image, &SNAPSHOT)?;
         relation(operation, change.path(), &change.descriptor)?;
@@ -169,7 +177,8 @@ impl Volume {
     /// ```
     pub fn clone_to(&mut self, place: &VolumePlace) -> Result<Volume> {
         let operation = CLONE.name;
-        self.finish()?;
+        let _lock = VolumesLock::acquire(operation, self.image.path())?;
+        self.finish(operation)?;
         let directory = layout::new_directory(operation, &place.directory)?;
         let images = (place.images.as_deref())
             .map(|images| layout::directory_for_delta(operation, images))
@@ -214,8 +223,7 @@ impl Volume {
     }
 
     /// Finishes or takes back what was cut short here: a snapshot or a clone of this volume.
-    pub(super) fn finish(&mut self) -> Result<()> {
-        let operation = CLONE.name;
+    pub(super) fn finish(&mut self, operation: &'static str) -> Result<()> {
         for child in layout::children(operation, self.directory())? {
             let directory = child.directory;
             if !directory.is_dir() {
@@ -313,7 +321,8 @@ fn stand_upon(change: &Change<'_>, directory: &Path) -> Result<()> {
     new.volume = Some(Relation {
         parent: Some(directory.to_owned()),
         snapshot: new.snapshots.first().map(|shot| shot.parent),
-        read_only: false,
+        // One that has just taken over the deltas of another one may be read-only.
+        read_only: new.volume.as_ref().is_some_and(|it| it.read_only),
     });
     change.replace_descriptor(&new)?;
     layout::unregister(operation, own, directory)?;

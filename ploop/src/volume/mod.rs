@@ -18,7 +18,9 @@
 //! |---|---|
 //! | [`create`](Volume::create) | an image that is no volume yet; remove its directory |
 //! | [`snapshot`](Volume::snapshot), [`clone_to`](Volume::clone_to) | a snapshot of the image, which [`Ploop::delete_snapshot`](crate::Ploop::delete_snapshot) merges; an empty delta in [the directory for images](VolumePlace::images); an empty directory, which the next attempt uses |
-//! | [`delete`](Volume::delete) | once the descriptor is gone, a directory without one; remove it |
+//! | [`delete`](Volume::delete) | once the descriptor is gone, a directory without one, and deltas that nobody names; remove them |
+//!
+//! These operations exclude each other: all of root on a host, and all of any other user.
 //!
 //! ```
 //! # let dir = tempfile::tempdir().unwrap();
@@ -186,8 +188,7 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) for a link in `children` that leads to no volume: it is [`Error::path`].
-    /// [`Corrupt`](ErrorKind::Corrupt) for a volume that is upon itself.
+    /// [`NotFound`](ErrorKind::NotFound) for a link in `children` that leads nowhere: it is [`Error::path`].
     ///
     /// ```no_run
     /// let volume = ploop::volume::Volume::open("/vz/volumes/web")?;
@@ -203,13 +204,15 @@ impl Volume {
 
 fn tree(directory: PathBuf, above: &mut BTreeSet<PathBuf>) -> Result<VolumeTree> {
     const OPERATION: &str = "list the volumes upon";
-    if !above.insert(directory.clone()) {
-        let why = "the volume is registered as one upon itself";
-        return Err(Error::new(ErrorKind::Corrupt, OPERATION, why).with_path(directory));
-    }
+    above.insert(directory.clone());
     let mut children = Vec::new();
     for child in layout::children(OPERATION, &directory)? {
         let path = child.directory.join(paths::DESCRIPTOR_NAME);
+        let is_unfinished = !path.exists() && child.directory.is_dir();
+        if is_unfinished || above.contains(&child.directory) {
+            // It is being made or deleted, or was when that was cut short.
+            continue;
+        }
         if !path.exists() {
             let why = "this leads to no volume; remove it, if the volume that stood upon this one is gone";
             return Err(Error::new(ErrorKind::NotFound, OPERATION, why).with_path(child.link));

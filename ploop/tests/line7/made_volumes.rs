@@ -30,7 +30,9 @@ pub(crate) fn tests() -> Vec<Test> {
             this_crate_continues_what_libploop_makes,
             a_volume_that_goes_leaves_its_deltas_to_the_one_upon_it,
             what_is_not_of_the_volume_stays,
-            what_cannot_be_done_changes_nothing;
+            what_cannot_be_done_changes_nothing,
+            places_in_which_no_volume_can_be,
+            operations_at_the_same_time;
         WITHOUT_DRIVER => a_kill_leaves_each_volume_as_it_was_or_is_to_be;
     ]
 }
@@ -387,6 +389,79 @@ enum Step {
     Switch,
     DeleteTop,
     DeleteMiddle,
+}
+
+fn places_in_which_no_volume_can_be() {
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    volumes.write("a", &[(0, 1)]);
+    // One there would be taken for a link to it.
+    let inside = volumes.path("a").join("children/a");
+    let error = (volumes.volume("a").clone_to(&VolumePlace::new(&inside))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    // What is registered goes where the link leads.
+    let (children, elsewhere) = (volumes.path("a").join("children"), volumes.path("e"));
+    fs::remove_dir(&children).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &children).unwrap();
+    let place = volumes.place("b");
+    for error in [
+        volumes.volume("a").snapshot(&place).unwrap_err(),
+        volumes.volume("a").clone_to(&place).unwrap_err(),
+        volumes.volume("a").delete().unwrap_err(),
+        volumes.volume("a").tree().unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert_eq!(error.path(), Some(&*children), "{error}");
+    }
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    assert!(!volumes.path("b").exists());
+    volumes.verify();
+    // Nothing is left of one that cannot be made.
+    let raw = CreateParam::new(volumes.path("r").join("image.hds"), Size::from_mib(1));
+    let raw = raw.fs(None).mode(ImageMode::Raw);
+    let error = Volume::create(&raw).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(!volumes.path("r").exists());
+}
+
+/// A volume is removed, or the place of a new one is taken, while others are made upon it or beside it.
+fn operations_at_the_same_time() {
+    ploop::durability::set_sync(false);
+    for _ in 0..12 {
+        let mut volumes = Volumes::new();
+        volumes.create("a");
+        volumes.create("b");
+        volumes.write("a", &[(0, 1), (1, 2)]);
+        volumes.write("b", &[(0, 3)]);
+        volumes.snapshot("a", "s");
+        volumes.write("a", &[(1, 4)]);
+        let open = |name| volumes.volume(name);
+        let (s, mut a, mut b) = (open("s"), open("a"), open("b"));
+        let (x, y) = (volumes.place("x"), volumes.place("y"));
+        let made = thread::scope(|scope| {
+            let deleted = scope.spawn(move || s.delete());
+            let upon_a = scope.spawn(|| [a.snapshot(&x).is_ok(), a.clone_to(&y).is_ok()]);
+            let upon_b = scope.spawn(|| [b.snapshot(&x).is_ok(), b.clone_to(&y).is_ok()]);
+            deleted.join().unwrap().unwrap();
+            [upon_a.join().unwrap(), upon_b.join().unwrap()]
+        });
+        let [of_a, of_b] = made;
+        assert!(!(of_a[0] && of_b[0]), "x is there once");
+        assert!(!(of_a[1] && of_b[1]), "y is there once");
+        volumes.contents.remove("s");
+        for (place, from) in [("x", [of_a[0], of_b[0]]), ("y", [of_a[1], of_b[1]])] {
+            let name = match from {
+                [true, false] => "a",
+                [false, true] => "b",
+                _ => panic!("{place} was not made"),
+            };
+            let contents = volumes.contents[name].clone();
+            volumes.contents.insert(place, contents);
+        }
+        volumes.verify();
+    }
+    ploop::durability::set_sync(true);
 }
 
 fn prepared(volumes: &mut Volumes) {
