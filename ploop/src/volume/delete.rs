@@ -10,7 +10,6 @@ use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
 use crate::image::Volume as Relation;
-use crate::lock::VolumesLock;
 use crate::{Error, ErrorKind, Guid, Ploop, Result, durability, paths};
 
 /// Also one upon which another stands.
@@ -48,8 +47,7 @@ impl Volume {
     /// ```
     pub fn delete(mut self) -> Result<()> {
         let operation = DELETE.name;
-        let _lock = VolumesLock::acquire(operation, self.image.path())?;
-        self.finish(operation)?;
+        let _lock = self.begin(operation)?;
         let own = self.directory().to_owned();
         let mut children = Vec::new();
         for child in layout::children(operation, &own)? {
@@ -99,14 +97,19 @@ impl Volume {
         };
 
         // Nobody finds the volume any more; then its deltas go, from the top down. What is left after a kill is taken back
-        // by the next operation on the one above.
+        // by the next operation on the one in which it is registered last: its heir, or else the one above.
+        let above = above.filter(|above| above.is_dir());
+        let (first, last) = match heir {
+            Some(heir) => (above.as_deref(), Some(heir)),
+            None => (None, above.as_deref()),
+        };
+        if let Some(first) = first {
+            layout::unregister(operation, first, &own)?;
+        }
         layout::remove_file(operation, &path)?;
         durability::sync_directories(operation, [&*own])?;
-        if let Some(heir) = heir {
-            layout::unregister(operation, heir, &own)?;
-        }
-        if let Some(above) = above.filter(|above| above.is_dir()) {
-            layout::unregister(operation, &above, &own)?;
+        if let Some(last) = last {
+            layout::unregister(operation, last, &own)?;
         }
         let kept = match heir {
             Some(heir) => read(operation, heir)?.images,

@@ -108,8 +108,7 @@ impl Volume {
     /// ```
     pub fn snapshot(&mut self, place: &VolumePlace) -> Result<Volume> {
         let operation = SNAPSHOT.name;
-        let _lock = VolumesLock::acquire(operation, self.image.path())?;
-        self.finish(operation)?;
+        let _lock = self.begin(operation)?;
         let directory = layout::new_directory(operation, &place.directory)?;
         let change = Change::begin(&self.image.image, &SNAPSHOT)?;
         relation(operation, change.path(), &change.descriptor)?;
@@ -177,8 +176,7 @@ impl Volume {
     /// ```
     pub fn clone_to(&mut self, place: &VolumePlace) -> Result<Volume> {
         let operation = CLONE.name;
-        let _lock = VolumesLock::acquire(operation, self.image.path())?;
-        self.finish(operation)?;
+        let _lock = self.begin(operation)?;
         let directory = layout::new_directory(operation, &place.directory)?;
         let images = (place.images.as_deref())
             .map(|images| layout::directory_for_delta(operation, images))
@@ -222,8 +220,15 @@ impl Volume {
         Volume::open(directory)
     }
 
+    /// Begins an operation: nobody else has one until the lock is dropped, and nothing is left of one before.
+    pub(super) fn begin(&mut self, operation: &'static str) -> Result<VolumesLock> {
+        let lock = VolumesLock::acquire(operation, self.image.path())?;
+        self.finish(operation)?;
+        Ok(lock)
+    }
+
     /// Finishes or takes back what was cut short here: a snapshot or a clone of this volume.
-    pub(super) fn finish(&mut self, operation: &'static str) -> Result<()> {
+    fn finish(&mut self, operation: &'static str) -> Result<()> {
         for child in layout::children(operation, self.directory())? {
             let directory = child.directory;
             if !directory.is_dir() {

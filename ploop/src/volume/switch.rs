@@ -8,7 +8,6 @@ use crate::change::Change;
 use crate::ffi::{Call, descriptor_form};
 use crate::image::recovery::files::FileRecord;
 use crate::image::{Header, Volume as Relation};
-use crate::lock::VolumesLock;
 use crate::parents::Parents;
 use crate::{ErrorKind, Guid, Result, paths, side_files};
 
@@ -42,8 +41,7 @@ impl Volume {
     /// ```
     pub fn switch_to(&mut self, other: &Volume) -> Result<()> {
         let operation = SWITCH.name;
-        let _lock = VolumesLock::acquire(operation, self.image.path())?;
-        self.finish(operation)?;
+        let _lock = self.begin(operation)?;
         let own = self.directory().to_owned();
         let change = Change::begin(&self.image.image, &SWITCH)?;
         relation(operation, change.path(), &change.descriptor)?;
