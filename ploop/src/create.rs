@@ -13,7 +13,7 @@ use crate::image::descriptor::DescriptorFile;
 use crate::image::recovery::creation;
 use crate::image::staging_directory::{Destination, StagingDirectory};
 use crate::lock;
-use crate::tools::{require_crypt_helper, require_tools, to_partition};
+use crate::tools::{require_crypt_helper, require_tools_for_fs};
 use crate::{
     ClusterSize, Code, ComponentName, Descriptor, Error, ErrorKind, Feature, FormatVersion, FsType,
     ImageMode, Ploop, Result, Size, kernel, paths,
@@ -420,10 +420,7 @@ impl Ploop {
             require_crypt_helper(OPERATION, &param.file)?;
         }
         if param.fs.is_some() {
-            kernel::require_tools_or_driver(|| {
-                let tools: &[&str] = &["parted", "mkfs", "mkfs.ext4", "tune2fs"];
-                require_tools(OPERATION, &[tools, to_partition()].concat())
-            })?;
+            kernel::require_tools_or_driver(|| require_tools_for_fs(OPERATION))?;
         }
         let _write_signals = ffi::WriteSignalsBlocked::begin();
         lock::with_lock_of(OPERATION, &destination.descriptor, || {

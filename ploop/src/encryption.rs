@@ -7,7 +7,7 @@ use crate::change::{Change, DescriptorWrite};
 use crate::ffi::{CText, LockedImage};
 use crate::image::Disk;
 use crate::temporary_mount::TemporaryMount;
-use crate::tools::require_crypt_helper;
+use crate::tools::{require_crypt_helper, require_tools_for_fs};
 use crate::{Descriptor, Error, ErrorKind, Feature, Guid, Ploop, Result, kernel, paths};
 
 /// The name of a key and `KEYID=` fit libploop's buffer of 256 bytes, which it does not check.
@@ -306,7 +306,8 @@ impl NewImage {
             }
         }
         kernel::require_tools_or_driver(|| {
-            change.require_tools(&["parted", "mkfs", "mkfs.ext4", "tune2fs", "rsync", "rm"])?;
+            require_tools_for_fs(operation)?;
+            change.require_tools(&["rsync", "rm"])?;
             match param.wipe {
                 true => change.require_tools(&["shred"]),
                 false => Ok(()),

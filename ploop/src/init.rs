@@ -14,7 +14,7 @@ use crate::encryption::require_stored;
 use crate::ffi::{self, CPath, LockedImage};
 use crate::image;
 use crate::temporary_mount::TemporaryMount;
-use crate::tools::{require_crypt_helper, require_tools, to_partition};
+use crate::tools::{require_crypt_helper, require_tools_for_fs};
 use crate::{
     ClusterSize, ComponentName, Error, ErrorKind, Feature, FormatVersion, FsType, ImageMode, Ploop,
     Result, Size, kernel, lock, sysfs,
@@ -111,10 +111,7 @@ impl InitParam {
 fn check(operation: &'static str, param: &CreateParam) -> Result<()> {
     param.checked(operation)?;
     param.require_room_for_fs(operation)?;
-    kernel::require_tools_or_driver(|| {
-        let tools: &[&str] = &["parted", "mkfs", "mkfs.ext4", "tune2fs"];
-        require_tools(operation, &[tools, to_partition()].concat())
-    })
+    kernel::require_tools_or_driver(|| require_tools_for_fs(operation))
 }
 
 impl Ploop {

@@ -66,6 +66,10 @@ use crate::{Error, ErrorKind, Result, side_files};
 /// libploop's lock around its search for devices.
 const DEVICES: &str = "/var/lock/ploop/ploop.lck";
 
+/// The directory of that lock.
+#[cfg(feature = "libploop")]
+const LOCK_DIRECTORY: &str = "/var/lock/ploop";
+
 /// As libploop's own limit.
 static TIMEOUT_MILLIS: AtomicU64 = AtomicU64::new(60_000);
 
@@ -476,14 +480,14 @@ impl VolumesLock {
                 let made = fs::DirBuilder::new()
                     .mode(0o755)
                     .recursive(true)
-                    .create(LOCKS);
+                    .create(LOCK_DIRECTORY);
                 made.map_err(|error| {
                     let what = "the directory of the lock cannot be made";
-                    Error::io(operation, what, error).with_path(LOCKS)
+                    Error::io(operation, what, error).with_path(LOCK_DIRECTORY)
                 })?;
-                Path::new(LOCKS).join("volumes.lck")
+                Path::new(LOCK_DIRECTORY).join("volumes.lck")
             }
-            false => PathBuf::from(format!("{LOCKS}-volumes.{}.lck", user.as_raw())),
+            false => PathBuf::from(format!("{LOCK_DIRECTORY}-volumes.{}.lck", user.as_raw())),
         };
         let wait = LockWait::new(operation, volume, timeout());
         LockFile::acquire(None, &path, &wait).map(VolumesLock)
@@ -496,10 +500,6 @@ impl Drop for VolumesLock {
         self.0.unlock();
     }
 }
-
-/// libploop's directory for the lock around its search for devices.
-#[cfg(feature = "libploop")]
-const LOCKS: &str = "/var/lock/ploop";
 
 /// Half of a [`SharedImageLock`].
 #[cfg(feature = "libploop")]

@@ -102,6 +102,12 @@ pub(crate) fn require_tools(operation: &'static str, tools: &[&str]) -> Result<(
     ))
 }
 
+/// [`require_tools`] of those that this line starts to make a partition table and a file system.
+pub(crate) fn require_tools_for_fs(operation: &'static str) -> Result<()> {
+    let tools: &[&str] = &["parted", "mkfs", "mkfs.ext4", "tune2fs"];
+    require_tools(operation, &[tools, to_partition()].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
