@@ -13,13 +13,14 @@ use std::time::Duration;
 use ploop_sandbox_wire as wire;
 use rustix::io::Errno;
 
+use crate::fuse::{Connection, Mounted};
 use crate::ioctl::{self, PartitionChange};
 use crate::lock::lock;
 use crate::loop_device::{self, LoopDevice};
 use crate::mounts::{self, Mount};
 use crate::sandbox_directory::SandboxDirectory;
 use crate::virtual_disk::{self, DiskFileSystem, VirtualDisk};
-use crate::{fuse, partition, processes};
+use crate::{partition, processes};
 
 pub(crate) use crate::partition::Partition;
 
@@ -40,7 +41,7 @@ pub(crate) struct BlockDevice {
     device: LoopDevice,
     data: Weak<dyn VirtualDisk>,
     state: Mutex<State>,
-    file: Option<fuse::Mounted>,
+    file: Option<Mounted>,
 }
 
 /// What is known about the device and its partition.
@@ -82,8 +83,10 @@ impl BlockDevice {
         };
         let directory = sandbox.data(index);
         fs::create_dir(&directory)?;
-        let file_system = DiskFileSystem::new(&data);
-        block.file = Some(fuse::mount(file_system, &directory, virtual_disk::THREADS)?);
+        let connection = Connection::open()?;
+        let file_system = DiskFileSystem::new(&data, &connection)?;
+        let threads = virtual_disk::THREADS;
+        block.file = Some(connection.mount(file_system, &directory, threads)?);
         loop_device::make_node(&block.node(), block.device.number()?)?;
         match block.bind_empty() {
             Ok(_) => Ok(block),

@@ -13,10 +13,11 @@ use anyhow::{Context, Result};
 use rustix::process::DumpableBehavior;
 
 use crate::driver::{Driver, Generation, list_attached_in};
+use crate::fuse::Connection;
 use crate::sandbox_directory::{Lock, SandboxDirectory};
 use crate::teardown::{self, TIMEOUT};
 use crate::tree::{self, Tree};
-use crate::{fuse, mounts, namespace, processes, server};
+use crate::{mounts, namespace, processes, server};
 
 /// The line by which the daemon says that a program can start.
 pub(crate) const READY: &str = "ready";
@@ -49,7 +50,8 @@ pub(crate) fn run(dir: PathBuf, generation: Option<Generation>) -> Result<()> {
     list_attached_in(&attached).with_context(|| format!("cannot make {}", attached.display()))?;
     let driver = Arc::new(Driver::new(Arc::clone(&sandbox), generation));
     let tree = Tree::new(Arc::clone(&sandbox), Arc::clone(&driver));
-    let tree = fuse::mount(tree, &sandbox.tree(), tree::THREADS)
+    let tree = Connection::open()
+        .and_then(|connection| connection.mount(tree, &sandbox.tree(), tree::THREADS))
         .with_context(|| format!("cannot mount {}", sandbox.tree().display()))?;
     namespace::cover_sysfs(&sandbox)?;
     server::start(&sandbox, Arc::clone(&driver)).context("cannot make the socket")?;

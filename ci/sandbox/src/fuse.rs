@@ -17,9 +17,12 @@ use crate::mounts;
 /// The directory in which the kernel lists the connections.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
-/// The longest read. What is read is copied twice: into a buffer of this process, and from there to the caller. Buffers
-/// of this size stay in the processor's cache; reads of 1 MiB were slower by a third.
-const MAX_READ: usize = 128 << 10;
+/// The longest read: as much as goes through a pipe of the size that the kernel gives to everybody, with the header of
+/// an answer (see `spliced_answer`).
+const MAX_READ: usize = 512 << 10;
+
+/// A connection with the kernel, by which one file system is mounted.
+pub(crate) struct Connection(File);
 
 /// A mounted file system that is served by threads of this process. Dropping it unmounts it.
 pub(crate) struct Mounted {
@@ -27,35 +30,47 @@ pub(crate) struct Mounted {
     _session: BackgroundSession,
 }
 
-/// Mounts a file system that all users may read.
-///
-/// The mount is made here and not by `fuser`, so that neither libfuse nor fusermount is needed and this module unmounts
-/// it.
-pub(crate) fn mount(
-    file_system: impl Filesystem,
-    point: &Path,
-    threads: usize,
-) -> io::Result<Mounted> {
-    let device = File::options().read(true).write(true).open("/dev/fuse")?;
-    let options = CString::new(format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={MAX_READ}",
-        device.as_raw_fd()
-    ))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount("ploop-sandbox", point, "fuse", flags, &*options)?;
-    let mut config = Config::default();
-    config.n_threads = Some(threads);
-    config.acl = SessionACL::All;
-    let session = Session::from_fd(file_system, device.into(), SessionACL::All, config)
-        .and_then(Session::spawn);
-    match session {
-        Ok(session) => Ok(Mounted {
-            point: point.to_owned(),
-            _session: session,
-        }),
-        Err(error) => {
-            rustix::mount::unmount(point, UnmountFlags::DETACH)?;
-            Err(error)
+impl Connection {
+    pub(crate) fn open() -> io::Result<Connection> {
+        let device = File::options().read(true).write(true).open("/dev/fuse")?;
+        Ok(Connection(device))
+    }
+
+    /// The device by which requests come and answers go. The connection stays as long as it is open.
+    pub(crate) fn device(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+
+    /// Mounts a file system that all users may read.
+    ///
+    /// The mount is made here and not by `fuser`, so that neither libfuse nor fusermount is needed and this module
+    /// unmounts it.
+    pub(crate) fn mount(
+        self,
+        file_system: impl Filesystem,
+        point: &Path,
+        threads: usize,
+    ) -> io::Result<Mounted> {
+        let options = CString::new(format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,max_read={MAX_READ}",
+            self.0.as_raw_fd()
+        ))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount("ploop-sandbox", point, "fuse", flags, &*options)?;
+        let mut config = Config::default();
+        config.n_threads = Some(threads);
+        config.acl = SessionACL::All;
+        let session = Session::from_fd(file_system, self.0.into(), SessionACL::All, config)
+            .and_then(Session::spawn);
+        match session {
+            Ok(session) => Ok(Mounted {
+                point: point.to_owned(),
+                _session: session,
+            }),
+            Err(error) => {
+                rustix::mount::unmount(point, UnmountFlags::DETACH)?;
+                Err(error)
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ mod processes;
 mod requirements;
 mod sandbox_directory;
 mod server;
+mod spliced_answer;
 mod teardown;
 mod tree;
 mod virtual_disk;

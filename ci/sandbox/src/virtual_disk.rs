@@ -12,10 +12,12 @@ use fuser::{
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty,
     ReplyEntry, ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
+use ploop::image::ReadPlan;
 use rustix::fs::FallocateFlags;
 
-use crate::fuse;
+use crate::fuse::{self, Connection};
 use crate::lock::lock;
+use crate::spliced_answer::SplicedAnswer;
 
 /// The name of the file.
 pub(crate) const FILE: &str = "disk";
@@ -33,6 +35,11 @@ pub(crate) trait VirtualDisk: Send + Sync + 'static {
     fn size(&self) -> u64;
     /// `buffer` lies within [`VirtualDisk::size`].
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Has `send` pass a range on from the files that hold it. Until it returns, nothing else comes into these places.
+    /// `false` where nothing was passed on: then [`VirtualDisk::read`] reads it.
+    fn pass_on(&self, _offset: u64, _len: usize, _send: &mut SendPlan<'_>) -> io::Result<bool> {
+        Ok(false)
+    }
     /// `data` lies within [`VirtualDisk::size`].
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// Makes everything that was written durable.
@@ -41,6 +48,9 @@ pub(crate) trait VirtualDisk: Send + Sync + 'static {
     /// later.
     fn punch(&self, offset: u64, len: u64, completion: Completion);
 }
+
+/// Passes on what a plan names, or returns `false`.
+pub(crate) type SendPlan<'a> = dyn FnMut(&ReadPlan) -> io::Result<bool> + 'a;
 
 /// Takes the result of a [`VirtualDisk::punch`]. Dropped before, it answers EIO.
 pub(crate) struct Completion(Option<Box<dyn FnOnce(io::Result<()>) + Send>>);
@@ -99,19 +109,33 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The shortest read whose data is passed on without a copy in this process. For shorter ones, more system calls cost
+/// more than a copy.
+const SPLICED: usize = 32 << 10;
+
 /// The file system with one file. It does not keep the device alive.
-pub(crate) struct DiskFileSystem(Weak<dyn VirtualDisk>);
+pub(crate) struct DiskFileSystem {
+    data: Weak<dyn VirtualDisk>,
+    spliced: SplicedAnswer,
+}
 
 impl DiskFileSystem {
-    pub(crate) fn new(data: &Arc<dyn VirtualDisk>) -> DiskFileSystem {
-        DiskFileSystem(Arc::downgrade(data))
+    /// `connection` is that by which it is going to be mounted.
+    pub(crate) fn new(
+        data: &Arc<dyn VirtualDisk>,
+        connection: &Connection,
+    ) -> io::Result<DiskFileSystem> {
+        Ok(DiskFileSystem {
+            data: Arc::downgrade(data),
+            spliced: SplicedAnswer::new(connection)?,
+        })
     }
 
     fn attributes(&self, inode: INodeNo) -> FileAttr {
         if inode != DISK {
             return fuse::attributes(inode, FileType::Directory, 0o700, 0);
         }
-        let size = self.0.upgrade().map_or(0, |data| data.size());
+        let size = self.data.upgrade().map_or(0, |data| data.size());
         FileAttr {
             blocks: size / 512,
             ..fuse::attributes(inode, FileType::RegularFile, 0o600, size)
@@ -120,7 +144,7 @@ impl DiskFileSystem {
 
     /// The device, if the range lies on its disk.
     fn data_in_range(&self, offset: u64, len: u64) -> Result<Arc<dyn VirtualDisk>, Errno> {
-        let data = self.0.upgrade().ok_or(Errno::EIO)?;
+        let data = self.data.upgrade().ok_or(Errno::EIO)?;
         let end = offset.checked_add(len).ok_or(Errno::EINVAL)?;
         if end > data.size() {
             return Err(Errno::EIO);
@@ -174,7 +198,7 @@ impl Filesystem for DiskFileSystem {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -184,10 +208,17 @@ impl Filesystem for DiskFileSystem {
         reply: ReplyData,
     ) {
         let _pending = PendingRequest::new();
-        let Some(data) = self.0.upgrade() else {
+        let Some(data) = self.data.upgrade() else {
             return reply.error(Errno::EIO);
         };
         let len = data.size().saturating_sub(offset).min(u64::from(size)) as usize;
+        if len >= SPLICED {
+            let mut send = |plan: &ReadPlan| self.spliced.send(request.unique(), plan);
+            // What has failed fails once more below, and is answered there.
+            if let Ok(true) = data.pass_on(offset, len, &mut send) {
+                return forget(reply);
+            }
+        }
         BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < len {
                 buffer.resize(len, 0);
@@ -263,6 +294,13 @@ impl Filesystem for DiskFileSystem {
             Err(error) => reply.error(error),
         }
     }
+}
+
+/// Drops the reply to a request that has its answer. `fuser` then sends EIO, which the kernel refuses with ENOENT: it knows
+/// the number of an answered request no more, and gives it to no other. `mem::forget` would keep the connection open for
+/// ever.
+fn forget(reply: ReplyData) {
+    drop(reply);
 }
 
 /// The `errno` for the block layer: ENOSPC, EOPNOTSUPP or EIO.

@@ -27,7 +27,7 @@ use super::request::Ioctl;
 use super::stack::Stack;
 use crate::block::{BlockDevice, Frozen};
 use crate::lock::lock;
-use crate::virtual_disk::{Completion, VirtualDisk};
+use crate::virtual_disk::{Completion, SendPlan, VirtualDisk};
 
 /// A device. Its locks are taken in the order of the fields. `contents` is never held during a system call that may
 /// read or write the device; `maintenance` may be.
@@ -348,6 +348,19 @@ impl VirtualDisk for Device {
             buffer[read..].fill(0);
         }
         Ok(())
+    }
+
+    fn pass_on(&self, offset: u64, len: usize, send: &mut SendPlan<'_>) -> io::Result<bool> {
+        let (plan, _in_flight) = self
+            .contents
+            .begin_read(|contents| match &mut contents.disk {
+                Stack::Writable(disk) => disk.plan_read(offset, len).ok(),
+                Stack::ReadOnly(_) | Stack::None => None,
+            });
+        match plan {
+            Some(plan) if plan.len() == len => send(&plan),
+            _ => Ok(false),
+        }
     }
 
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {

@@ -2,6 +2,8 @@
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use crate::driver::{Device, Mode};
 use crate::harness::Test;
@@ -17,6 +19,8 @@ pub(crate) fn tests() -> Vec<Test> {
             a_snapshot_cuts_what_was_got_ahead,
             zeros_for_a_cluster_that_no_delta_has_allocate_nothing,
             zeros_over_a_cluster_of_a_lower_delta_allocate,
+            large_reads_are_of_all_levels,
+            a_large_read_gets_no_other_cluster_s_data,
             a_hole_under_a_cluster_aborts_the_device;
     ]
 }
@@ -99,6 +103,78 @@ fn zeros_over_a_cluster_of_a_lower_delta_allocate() {
     assert_eq!(mib(&top), 2);
 }
 
+/// One read over clusters of two deltas, and one that neither has.
+fn large_reads_are_of_all_levels() {
+    let scratch = Scratch::new();
+    let (base, top) = (scratch.delta("base", 16), scratch.delta("top", 16));
+    let device = Device::running(&[&base]);
+    let mut expected = vec![0; 16 << 20];
+    let write = |expected: &mut Vec<u8>, offset: u64, len: usize, byte| {
+        device.write(offset, len, byte);
+        expected[offset as usize..][..len].fill(byte);
+    };
+    // In the file, the second comes first.
+    write(&mut expected, 3 << 20, 2 << 20, 1);
+    write(&mut expected, 1 << 20, 2 << 20, 2);
+    write(&mut expected, 8 << 20, 4 << 20, 3);
+    device.snapshot(&top).unwrap();
+    write(&mut expected, (2 << 20) + 8192, 1 << 20, 4);
+    write(&mut expected, 9 << 20, 4096, 5);
+    for len in [32 << 10, 512 << 10, 1 << 20, 3 << 20] {
+        for offset in [
+            0,
+            4096,
+            1 << 20,
+            (2 << 20) - 8192,
+            3 << 20,
+            (8 << 20) - 4096,
+            13 << 20,
+        ] {
+            let read = ioctl::read_direct(&device.path(), offset, len).unwrap();
+            assert!(
+                read == expected[offset as usize..][..len],
+                "{len} bytes at {offset}"
+            );
+        }
+    }
+}
+
+/// One cluster is read while it and another one are discarded and written in turns, so that each gets the place in the
+/// file that the other one had.
+fn a_large_read_gets_no_other_cluster_s_data() {
+    const CLUSTER: u64 = 1 << 20;
+    let scratch = Scratch::new();
+    let device = Device::running(&[&scratch.delta("base", 16)]);
+    let path = device.path();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let read = ioctl::read_direct(&path, 0, CLUSTER as usize).unwrap();
+                    let other = read.iter().find(|&&byte| byte != 0 && byte != 1);
+                    assert_eq!(other, None);
+                }
+            });
+        }
+        let work = || {
+            let node = ioctl::open(&path, true, false).unwrap();
+            for round in 0..400 {
+                let (one, other) = (round % 2, (round + 1) % 2);
+                ioctl::discard(&node, one * CLUSTER, CLUSTER)?;
+                // Until then the place is kept for the old table.
+                node.sync_all().unwrap();
+                let (offset, byte) = (other * CLUSTER, 1 + other as u8);
+                ioctl::write_direct(&path, offset, CLUSTER as usize, byte)?;
+            }
+            Ok(())
+        };
+        let worked: ioctl::Result<()> = work();
+        stop.store(true, Ordering::Relaxed);
+        worked.unwrap();
+    });
+}
+
 /// "A hole under a mapped cluster: EIO, `aborted` 1, then every write EIO; after STOP and CLEAR the mark stays, the
 /// next ADD_DELTA EBUSY."
 fn a_hole_under_a_cluster_aborts_the_device() {
@@ -119,8 +195,10 @@ fn a_hole_under_a_cluster_aborts_the_device() {
     assert_eq!(device.attribute("pstate/aborted"), "0");
     assert!(device.is(0, 1 << 20, 1) && device.is(2 << 20, 1 << 20, 1));
     assert_eq!(device.attribute("pstate/aborted"), "0");
-    let read = ioctl::read_direct(&device.path(), 1 << 20, 4096);
-    assert_eq!(read, Err(ioctl::Errno(libc::EIO)));
+    for len in [4096, 1 << 20] {
+        let read = ioctl::read_direct(&device.path(), 1 << 20, len);
+        assert_eq!(read, Err(ioctl::Errno(libc::EIO)));
+    }
     assert_eq!(device.attribute("pstate/aborted"), "1");
     for offset in [0, 8 << 20] {
         let written = ioctl::write_direct(&device.path(), offset, 4096, 2);

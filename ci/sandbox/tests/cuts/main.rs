@@ -22,6 +22,8 @@ mod recorder;
 mod repair;
 #[path = "../faults/sandbox.rs"]
 mod sandbox;
+#[path = "../../src/spliced_answer.rs"]
+mod spliced_answer;
 #[path = "../../src/virtual_disk.rs"]
 #[allow(dead_code, reason = "the tests use a part of it")]
 mod virtual_disk;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastrand::Rng;
 
-use super::fuse;
+use super::fuse::{Connection, Mounted};
 use super::sandbox::tool;
 use super::virtual_disk::{self, Completion, DiskFileSystem, VirtualDisk};
 
@@ -39,7 +39,7 @@ pub(crate) struct Recorder {
     /// As it was before the first entry.
     base: PathBuf,
     directory: PathBuf,
-    _mount: fuse::Mounted,
+    _mount: Mounted,
     point: PathBuf,
 }
 
@@ -59,7 +59,9 @@ impl Recorder {
         fs::create_dir(&point).unwrap();
         let disk: Arc<dyn VirtualDisk> = shared.clone();
         // One thread: what is recorded has one order.
-        let mount = fuse::mount(DiskFileSystem::new(&disk), &point, 1).unwrap();
+        let connection = Connection::open().unwrap();
+        let file_system = DiskFileSystem::new(&disk, &connection).unwrap();
+        let mount = connection.mount(file_system, &point, 1).unwrap();
         Recorder {
             shared,
             base: base.to_owned(),

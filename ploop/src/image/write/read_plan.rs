@@ -62,6 +62,17 @@ impl ReadPlan {
         Ok(())
     }
 
+    /// The pieces of the range, in their order: the number of bytes of each, and the file and the offset at which they are;
+    /// `None` for zeros. For callers that pass data on without reading it, by `splice` or `sendfile`.
+    ///
+    /// A piece may reach over several clusters that follow each other in the file.
+    pub fn pieces(&self) -> impl Iterator<Item = (usize, Option<(&File, u64)>)> {
+        self.segments.iter().map(|segment| {
+            let place = segment.source.as_ref();
+            (segment.len, place.map(|place| (&*place.file, place.offset)))
+        })
+    }
+
     fn push(&mut self, len: usize, source: Option<(&Arc<File>, &Path, u64)>) {
         if let Some(last) = self.segments.last_mut() {
             let follows = match (&last.source, source) {

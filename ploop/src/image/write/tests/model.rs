@@ -316,6 +316,15 @@ proptest! {
             all.fill(0xee);
             now.read(&mut all[1..]).unwrap();
             prop_assert!(all[1..] == chain.model[1..], "planned after {step:?}");
+            let mut pieces = Vec::new();
+            for (len, place) in now.pieces() {
+                let mut piece = vec![0; len];
+                if let Some((file, offset)) = place {
+                    file.read_exact_at(&mut piece, offset).unwrap();
+                }
+                pieces.append(&mut piece);
+            }
+            prop_assert!(pieces == chain.model[1..], "in pieces after {step:?}");
             if matches!(step, Work::Write { .. } | Work::Flush) {
                 // As for a read that runs at the same time.
                 all.fill(0xee);
