@@ -463,10 +463,8 @@ fn a_busy_file_system_stays_mounted() {
     let code = by_line(Code::UMOUNT, Code::UMOUNT_BUSY);
     refused(guard.umount(), ErrorKind::Busy, code);
     let waited = begin.elapsed();
-    assert!(
-        (Duration::from_secs(6)..Duration::from_secs(30)).contains(&waited),
-        "{waited:?}"
-    );
+    // It tries for some seconds; on a busy machine they take longer.
+    assert!(waited >= Duration::from_secs(6), "{waited:?}");
     assert!(image.is_mounted().unwrap());
     container.verify(&["file"]);
     container.write("more", 1 << 20);
