@@ -61,6 +61,8 @@ struct descriptor {
 	char path[PATH_MAX];
 	char size[32], cylinders[32], heads[32], sectors[32], blocksize[32], max_delta[32], keyid[128];
 	char top[48];
+	/// The element `Volume`, as it stands.
+	char volume[4096];
 	struct delta deltas[MOST];
 	int ndeltas;
 	struct shot shots[MOST];
@@ -84,6 +86,16 @@ static bool element(const char *at, const char *end, const char *name, char *out
 	memcpy(out, start, (size_t)(stop - start));
 	out[stop - start] = 0;
 	return true;
+}
+
+/// A text as it stands in a descriptor.
+static void escape(const char *text, char *out, size_t len)
+{
+	*out = 0;
+	for (; *text && strlen(out) + 6 < len; text++) {
+		const char plain[] = { *text, 0 };
+		strcat(out, *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : plain);
+	}
 }
 
 static char *read_file(const char *path)
@@ -119,6 +131,10 @@ static struct descriptor *read_descriptor(const char *path)
 	element(text, NULL, "Max_delta_size", d->max_delta, sizeof d->max_delta);
 	element(text, NULL, "KeyId", d->keyid, sizeof d->keyid);
 	element(text, NULL, "TopGUID", d->top, sizeof d->top);
+	const char *volume = strstr(text, "<Volume");
+	const char *end = volume ? strstr(volume, strncmp(volume, "<Volume/>", 9) == 0 ? "/>" : "</Volume>") : NULL;
+	if (end)
+		snprintf(d->volume, sizeof d->volume, "    %.*s\n", (int)(strchr(end, '>') + 1 - volume), volume);
 	for (const char *at = strstr(text, "<Image>"); at && d->ndeltas < MOST; at = strstr(at + 1, "<Image>")) {
 		struct delta *delta = &d->deltas[d->ndeltas++];
 		const char *end = strstr(at, "</Image>");
@@ -162,16 +178,15 @@ static int write_descriptor(const struct call *call, struct descriptor *d)
 	}
 	int directory = (int)(strrchr(d->path, '/') + 1 - d->path);
 	fprintf(file, "<?xml version=\"1.0\"?>\n<Virtuozzo_disk_image>\n  <Disk_Parameters>\n"
-		"    <Disk_size>%s</Disk_size>\n    <Cylinders>%s</Cylinders>\n    <Heads>%s</Heads>\n"
-		"    <Sectors>%s</Sectors>\n    <Padding>0</Padding>\n",
-		d->size, d->cylinders, d->heads, d->sectors);
+		"    <Disk_size>%s</Disk_size>\n", d->size);
 	if (d->max_delta[0])
 		fprintf(file, "    <Max_delta_size>%s</Max_delta_size>\n", d->max_delta);
-	fprintf(file, "  </Disk_Parameters>\n");
+	fprintf(file, "    <Cylinders>%s</Cylinders>\n    <Heads>%s</Heads>\n    <Sectors>%s</Sectors>\n"
+		"    <Padding>0</Padding>\n", d->cylinders, d->heads, d->sectors);
 	if (d->keyid[0])
-		fprintf(file, "  <Encryption>\n    <KeyId>%s</KeyId>\n  </Encryption>\n", d->keyid);
-	fprintf(file, "  <StorageData>\n    <Storage>\n      <Start>0</Start>\n      <End>%s</End>\n"
-		"      <Blocksize>%s</Blocksize>\n", d->size, d->blocksize);
+		fprintf(file, "    <Encryption>\n      <KeyId>%s</KeyId>\n    </Encryption>\n", d->keyid);
+	fprintf(file, "  </Disk_Parameters>\n  <StorageData>\n%s    <Storage>\n      <Start>0</Start>\n      <End>%s</End>\n"
+		"      <Blocksize>%s</Blocksize>\n", d->volume, d->size, d->blocksize);
 	for (int n = 0; n < d->ndeltas; n++) {
 		const char *name = d->deltas[n].file;
 		const char *up = does(call, "link") ? "../" : "";
@@ -316,6 +331,18 @@ static void mark(const char *path)
 	}
 }
 
+/// Lengthens a new file by zeros. libploop refuses a delta with holes.
+static bool lengthen(int fd, off_t len)
+{
+	static const char zeros[4096];
+	bool done = true;
+	for (off_t at = 0; at < len && done; at += (off_t)sizeof zeros) {
+		size_t now = len - at < (off_t)sizeof zeros ? (size_t)(len - at) : sizeof zeros;
+		done = pwrite(fd, zeros, now, at) == (ssize_t)now;
+	}
+	return done;
+}
+
 /// A delta as empty as `like`, of the same disk.
 static int make_delta(const char *path, const char *like)
 {
@@ -324,8 +351,8 @@ static int make_delta(const char *path, const char *like)
 	int to = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	int code = SYSEXIT_CREAT;
 	if (from >= 0 && to >= 0 && pread(from, header, sizeof header, 0) == sizeof header
-	    && pwrite(to, header, sizeof header, 0) == sizeof header
-	    && ftruncate(to, (off_t)get(from, FIRST) * 512) == 0) {
+	    && lengthen(to, (off_t)get(from, FIRST) * 512)
+	    && pwrite(to, header, sizeof header, 0) == sizeof header) {
 		set(to, IN_USE, 0);
 		code = 0;
 	} else {
@@ -504,7 +531,7 @@ int model_ploop_create_image(struct call *call, struct ploop_create_param *param
 		return SYSEXIT_CREAT;
 	}
 	unsigned long long start = (table + cluster - 1) / cluster * cluster;
-	if (ftruncate(fd, (off_t)start) != 0
+	if (!lengthen(fd, (off_t)start)
 	    || pwrite(fd, param->fmt_version == 2 ? "WithouFreSpacExt" : "WithoutFreeSpace", 16, 0) != 16)
 		abort();
 	set(fd, VERSION, 2);
@@ -899,7 +926,7 @@ int model_ploop_set_encryption_keyid(struct call *call, struct ploop_disk_images
 	if (!d)
 		return SYSEXIT_LOCK;
 	// Whether the data are encrypted does not matter.
-	snprintf(d->keyid, sizeof d->keyid, "%s", keyid ? keyid : "");
+	escape(keyid ? keyid : "", d->keyid, sizeof d->keyid);
 	return write_descriptor(call, d);
 }
 

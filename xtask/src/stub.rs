@@ -29,27 +29,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The program that tests the crate on the stub.
+/// The programs that test the crate on the stub.
 pub(crate) struct StubTests {
-    pub(crate) program: Program,
+    pub(crate) programs: Vec<Program>,
     /// The directory of the stub.
     pub(crate) library: PathBuf,
 }
 
-/// The name of that program.
+/// The program whose tests are all for the stub.
 pub(crate) const TESTS: &str = "line_stub";
+
+/// What of the operations of libploop 7 this crate does by itself needs no more of the library than the stub does.
+const PROGRAMS: [&str; 2] = [TESTS, "line7"];
 
 /// The line whose stub the tests are linked with: the bindings that the crate has beside those of line 1.
 const LINE: u32 = 7;
 
 impl StubTests {
-    /// Builds the stub and the program, in a target directory of its own: another library changes every crate from
+    /// Builds the stub and the programs, in a target directory of its own: another library changes every crate from
     /// ploop-sys on.
     pub(crate) fn build() -> Result<StubTests> {
         let library = build(LINE)?;
         let target = PathBuf::from(packages::metadata()?.target_directory);
-        let mut command = run::cargo(&format!("test -p ploop --no-run --test {TESTS}"));
+        let mut command = run::cargo("test -p ploop --no-run");
         command
+            .args(PROGRAMS.iter().flat_map(|name| ["--test", name]))
             // Not optimized: for valgrind, and because there is little to do.
             .args(["--config", "profile.dev.package.ploop.opt-level=0"])
             .args(["--config", "profile.dev.package.roxmltree.opt-level=0"])
@@ -58,17 +62,16 @@ impl StubTests {
             .env("PLOOP_LIB_DIR", &library)
             .env("CARGO_TARGET_DIR", target.join("line-stub"));
         let programs = packages::build(&mut command)?;
-        let program = programs.into_iter().find(|program| program.name == TESTS);
-        Ok(StubTests {
-            program: program.context("the tests on the stub were not built")?,
-            library,
-        })
+        if programs.len() != PROGRAMS.len() {
+            bail!("the tests on the stub were not built");
+        }
+        Ok(StubTests { programs, library })
     }
+}
 
-    /// The name of its run.
-    pub(crate) fn title(&self) -> String {
-        format!("{}, on a stub of libploop {LINE}", self.program.title())
-    }
+/// The name of a run on the stub.
+pub(crate) fn title(program: &Program) -> String {
+    format!("{}, on a stub of libploop {LINE}", program.title())
 }
 
 /// The sources beside the generated one.

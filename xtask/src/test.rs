@@ -120,7 +120,7 @@ pub(crate) fn all(options: &Options) -> Result<()> {
     // Where a library is named, the tests of all are of that one.
     if !library::is_named() {
         let begun = Instant::now();
-        jobs.push(on_stub(&options.arguments)?);
+        jobs.extend(on_stub(&options.arguments)?);
         run.took(begun.elapsed(), None, "build of the stub and its tests");
     }
     // With --nocapture, one at a time.
@@ -141,20 +141,23 @@ pub(crate) fn all(options: &Options) -> Result<()> {
 }
 
 /// The tests on the stub. As root, if that takes no password: libploop's lock of all devices is root's.
-fn on_stub(arguments: &[String]) -> Result<Job> {
+fn on_stub(arguments: &[String]) -> Result<Vec<Job>> {
     let tests = StubTests::build()?;
-    let mut words = sandbox::as_root(false);
-    words.extend(["env".into(), variable("LD_LIBRARY_PATH", &tests.library)]);
-    words.extend([variable("CARGO_MANIFEST_DIR", &tests.program.package)]);
-    words.push(tests.program.path.clone().into());
-    words.extend(arguments.iter().map(OsString::from));
-    let mut command = sandbox::command(words)?;
-    command.current_dir(&tests.program.package);
-    Ok(Job {
-        name: tests.title(),
-        command,
-        share: Share::One,
-    })
+    let job = |program: &Program| {
+        let mut words = sandbox::as_root(false);
+        words.extend(["env".into(), variable("LD_LIBRARY_PATH", &tests.library)]);
+        words.extend([variable("CARGO_MANIFEST_DIR", &program.package)]);
+        words.push(program.path.clone().into());
+        words.extend(arguments.iter().map(OsString::from));
+        let mut command = sandbox::command(words)?;
+        command.current_dir(&program.package);
+        Ok(Job {
+            name: stub::title(program),
+            command,
+            share: Share::One,
+        })
+    };
+    tests.programs.iter().map(job).collect()
 }
 
 /// For `env`.

@@ -11,11 +11,14 @@ use ploop::{CreateParam, ErrorKind, ImageMode, MergeParam, MergeTarget, Size};
 
 use crate::fixture::child::child;
 use crate::fixture::directory::Contents;
-use crate::fixture::harness::{Need, Test};
+use crate::fixture::harness::{Need, Test, is_stub};
 use crate::tests;
 use crate::volume_files::{Volumes, c};
 
 const ROOT: &[Need] = &[Need::LineSeven, Need::Root];
+
+/// What libploop does by itself.
+const REAL: &[Need] = &[Need::LineSeven, Need::RealLibrary, Need::Root];
 
 /// What takes too long in the sandbox.
 const WITHOUT_DRIVER: &[Need] = &[Need::LineSeven, Need::Root, Need::NoDriver];
@@ -26,13 +29,15 @@ pub(crate) fn tests() -> Vec<Test> {
         ROOT =>
             volumes_live,
             names_do_not_grow_for_ever,
-            libploop_continues_what_this_crate_makes,
-            this_crate_continues_what_libploop_makes,
             a_volume_that_goes_leaves_its_deltas_to_the_one_upon_it,
             what_is_not_of_the_volume_stays,
             what_cannot_be_done_changes_nothing,
             places_in_which_no_volume_can_be,
             operations_at_the_same_time;
+        REAL =>
+            libploop_s_names_grow,
+            libploop_continues_what_this_crate_makes,
+            this_crate_continues_what_libploop_makes;
         WITHOUT_DRIVER => a_kill_leaves_each_volume_as_it_was_or_is_to_be;
     ]
 }
@@ -76,8 +81,10 @@ fn volumes_live() {
     volumes.create("a");
     volumes.write("a", &[(0, 1), (1, 2)]);
     assert_tree(&volumes, "a", "a");
-    let empty = volumes.volume("a").size().unwrap();
-    assert_eq!(empty.bytes(), c::size(&volumes.path("a")));
+    if !is_stub() {
+        let empty = volumes.volume("a").size().unwrap();
+        assert_eq!(empty.bytes(), c::size(&volumes.path("a")));
+    }
 
     volumes.snapshot("a", "first");
     volumes.verify();
@@ -148,18 +155,24 @@ fn volumes_live() {
     assert_eq!(left, ["images"]);
 }
 
-/// libploop names each delta after the one before, and after six there is no room (A83).
+const MANY: [&str; 9] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"];
+
 fn names_do_not_grow_for_ever() {
-    let names = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"];
     let mut volumes = Volumes::new();
     volumes.create("a");
-    let mut by_c = Volumes::new();
-    by_c.c_create("a");
-    for (number, name) in (0..).zip(names) {
+    for (number, name) in (0..).zip(MANY) {
         volumes.write("a", &[(number, number + 1)]);
         volumes.snapshot("a", name);
         volumes.verify();
-        let code = c::snapshot(&by_c.path("a"), &by_c.path(name));
+    }
+}
+
+/// libploop names each delta after the one before, and after six there is no room (A83).
+fn libploop_s_names_grow() {
+    let mut volumes = Volumes::new();
+    volumes.c_create("a");
+    for (number, name) in MANY.into_iter().enumerate() {
+        let code = c::snapshot(&volumes.path("a"), &volumes.path(name));
         assert_eq!(code != 0, number >= 6, "{name}: {code}");
     }
 }

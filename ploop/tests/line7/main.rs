@@ -33,6 +33,9 @@ use fixture::line;
 /// What takes a mounted image.
 const MOUNTS: &[Need] = &[Need::Driver, Need::Root];
 
+/// What a stub does not do: raw images, bitmaps of changes.
+const REAL: &[Need] = &[Need::RealLibrary];
+
 /// What takes libploop 7, with and without a mounted image.
 const LINE_7: &[Need] = &[Need::LineSeven];
 const MOUNTS_OF_LINE_7: &[Need] = &[Need::LineSeven, Need::Driver, Need::Root];

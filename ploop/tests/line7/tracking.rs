@@ -12,20 +12,19 @@ use ploop::{
 
 use crate::filled_image::{FilledImage, cluster_bytes};
 use crate::fixture::directory::Contents;
-use crate::fixture::harness::Test;
+use crate::fixture::harness::{Need, Test};
 use crate::written_bitmap::{Bitmap, EXTENSION, append};
-use crate::{LINE_7, is_line_7, tests};
+use crate::{REAL, is_line_7, tests};
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![
         &[] =>
-            a_snapshot_begins_to_track,
             a_bitmap_is_no_obstacle,
             what_is_dropped_is_gone,
             what_cannot_be_cut_off_is_lost_space,
-            a_raw_base_keeps_no_bitmap,
             used_clusters_are_those_of_one_delta;
-        LINE_7 => the_bitmap_goes_with_the_top;
+        REAL => a_snapshot_begins_to_track, a_raw_base_keeps_no_bitmap;
+        &[Need::LineSeven, Need::RealLibrary] => the_bitmap_goes_with_the_top;
     ]
 }
 
