@@ -139,7 +139,7 @@ impl fmt::Debug for Error {
 
 /// What to do where the driver is missing.
 #[cfg(feature = "libploop")]
-pub(crate) const LOAD_DRIVER: &str = "load it with ploop::load_kernel_modules() on a kernel of OpenVZ or Virtuozzo, or run this program in the sandbox of this crate's repository: cargo xtask sandbox";
+pub(crate) const LOAD_DRIVER: &str = "load the driver with ploop::load_kernel_modules() on a kernel of OpenVZ or Virtuozzo, or run this program in the sandbox of this crate's repository: cargo xtask sandbox";
 
 /// What to do where the system refused.
 #[cfg(feature = "libploop")]

@@ -93,6 +93,11 @@ impl CallResult {
                 "a program was killed and left the device attached; unmount the image to free it",
             );
         }
+        if is_refused_mount(error.message()) {
+            return error.with_advice(
+                "there is no file system of this type, or it does not know one of the mount options; an image without a file system is mounted without a target",
+            );
+        }
         if is_without_balloon(error.message()) {
             return error.with_advice(
                 "the file system there is mounted without a balloon (balloon_ino=): unmount it and let libploop mount it; if it has no balloon, first make an empty file .balloon-c3a5ae3d-ce7f-43c4-a1ea-c61e2b4504e8 in its root",
@@ -114,6 +119,11 @@ fn is_of_lsof(message: &str) -> bool {
 
 /// libploop's message for version 2 where the driver does not support it.
 const UNKNOWN_VERSION: &str = "Unknown ploop image version: 2";
+
+/// Whether the kernel refused to mount the file system with EINVAL.
+fn is_refused_mount(message: &str) -> bool {
+    message.starts_with("Can't mount file system") && message.ends_with(": Invalid argument")
+}
 
 /// Whether libploop failed because the file system is mounted without a balloon. The code is that of a missing
 /// driver.

@@ -84,6 +84,28 @@ pub(crate) fn require_recoverable(
 /// Where the volumes that stand upon an image are registered: by links, in its directory.
 pub(crate) const CHILDREN: &str = "children";
 
+/// What is registered in the `children` of a volume, or was. libploop takes links alone, whatever else is there.
+pub(crate) fn links_to_volumes(operation: &'static str, children: &Path) -> Result<Vec<PathBuf>> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        let mut links = Vec::new();
+        for entry in fs::read_dir(children)? {
+            let entry = entry?;
+            if entry.file_type()?.is_symlink() {
+                links.push(entry.path());
+            }
+        }
+        Ok(links)
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        links => links.map_err(|error| {
+            let why =
+                "the volumes that stand upon the image are registered here, and cannot be listed";
+            Error::io(operation, why, error).with_path(children)
+        }),
+    }
+}
+
 /// Requires that no volume in another directory stands upon a delta of this image (A76).
 fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Path) -> Result<()> {
     let children = directory_of(descriptor).join(CHILDREN);
@@ -106,21 +128,7 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
     let mut left = vec![children];
     let mut seen = BTreeSet::new();
     while let Some(children) = left.pop() {
-        let entries = match fs::read_dir(&children) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                let why =
-                    "the volumes that stand upon the image are registered here, and cannot be read";
-                return Err(Error::io(operation, why, error).with_path(children));
-            }
-        };
-        for entry in entries.flatten() {
-            // As libploop, which takes links alone.
-            if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
-                continue;
-            }
-            let link = entry.path();
+        for link in links_to_volumes(operation, &children)? {
             let path = link.join(DESCRIPTOR_NAME);
             let volume = match Descriptor::open(&path) {
                 Ok(volume) => volume,

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::image::descriptor::{UnknownFields, write};
-use crate::image::other_image::CHILDREN;
+use crate::image::other_image::{CHILDREN, links_to_volumes};
 use crate::image::{Descriptor, Header};
 use crate::{Error, ErrorKind, Result, durability, ffi, paths, side_files, trust};
 
@@ -21,25 +21,15 @@ pub(super) struct Child {
 /// The volumes that are registered as upon the one in this directory.
 pub(super) fn children(operation: &'static str, directory: &Path) -> Result<Vec<Child>> {
     let children = directory.join(CHILDREN);
-    let failed = |error| {
-        let why = "the volumes that stand upon this one cannot be listed";
-        Error::io(operation, why, error).with_path(&children)
-    };
     require_no_link(operation, &children)?;
-    let entries = match fs::read_dir(&children) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed)?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let link = entry.map_err(failed)?.path();
-        // As libploop, which takes links alone.
-        if let Ok(target) = fs::read_link(&link) {
+    let links = links_to_volumes(operation, &children)?.into_iter();
+    Ok(links
+        .filter_map(|link| {
+            let target = fs::read_link(&link).ok()?;
             let directory = fs::canonicalize(&link).unwrap_or_else(|_| children.join(target));
-            found.push(Child { link, directory });
-        }
-    }
-    Ok(found)
+            Some(Child { link, directory })
+        })
+        .collect())
 }
 
 /// Links would be made and removed where this one leads.

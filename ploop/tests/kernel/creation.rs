@@ -27,6 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
             a_preallocated_image,
             a_raw_image,
             a_disk_without_partition,
+            an_image_without_a_file_system_is_mounted_without_a_target,
             file_system_blocks_of_other_sizes,
             inode_tables_are_initialised_at_once,
             room_for_the_journal,
@@ -244,6 +245,17 @@ fn room_for_the_journal() {
     // Without a file system it is another matter.
     let (container, _) = Container::made(Size::from_mib(1), |param| param.fs(None));
     assert_eq!(container.beside(), ["DiskDescriptor.xml", "root.hdd"]);
+}
+
+fn an_image_without_a_file_system_is_mounted_without_a_target() {
+    let (container, mut image) = Container::made(SIZE, |param| param.fs(None));
+    let error = image.mount(&container.param()).unwrap_err();
+    let advice = error.advice().unwrap_or_default();
+    assert!(advice.contains("without a target"), "{error}");
+    assert!(!image.is_mounted().unwrap());
+    let mounted = image.mount(&MountParam::new()).unwrap();
+    assert!(mounted.device.exists());
+    image.umount().unwrap();
 }
 
 /// The rule is that of the mke2fs which is here, to the 4 KiB in which it counts.

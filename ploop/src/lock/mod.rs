@@ -44,24 +44,27 @@
 //! the server and the kernels (2.6.12 or later) support locks. With the mount options `nolock` and `local_lock` they
 //! work only between the processes of one host.
 
+mod lock_file;
+mod lock_wait;
+mod thread_lock;
+
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use lock_file::{LockFile, Share};
+use lock_wait::LockWait;
+use thread_lock::thread_lock_of;
 
-use crate::identity::Identity;
 use crate::{Error, ErrorKind, Result, side_files};
+
+pub(crate) use thread_lock::{TimedLock, with_lock_of};
 
 /// libploop's lock around its search for devices.
 const DEVICES: &str = "/var/lock/ploop/ploop.lck";
@@ -94,134 +97,6 @@ pub fn timeout() -> Duration {
 pub fn set_timeout(timeout: Duration) {
     let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     TIMEOUT_MILLIS.store(millis, Ordering::Relaxed);
-}
-
-/// A lock among threads whose wait ends.
-#[derive(Default)]
-pub(crate) struct TimedLock {
-    queue: Mutex<Queue>,
-    freed: Condvar,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// By a thread of this process. After a fork the child has no such thread.
-    taken_in: Option<u32>,
-    /// To spare the system call of a notification that nobody waits for.
-    waiting: usize,
-}
-
-impl TimedLock {
-    pub(crate) const fn new() -> TimedLock {
-        TimedLock {
-            queue: Mutex::new(Queue {
-                taken_in: None,
-                waiting: 0,
-            }),
-            freed: Condvar::new(),
-        }
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn acquire(&self, end: Option<Instant>) -> bool {
-        let process = process::id();
-        let mut queue = self.queue();
-        queue.waiting += 1;
-        while queue.taken_in == Some(process) {
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            queue = match left {
-                None => self
-                    .freed
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(left) if left.is_zero() => {
-                    queue.waiting -= 1;
-                    return false;
-                }
-                Some(left) => {
-                    self.freed
-                        .wait_timeout(queue, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
-        }
-        queue.waiting -= 1;
-        queue.taken_in = Some(process);
-        true
-    }
-
-    fn release(&self) {
-        let mut queue = self.queue();
-        queue.taken_in = None;
-        if queue.waiting > 0 {
-            self.freed.notify_one();
-        }
-    }
-
-    /// Runs `f` alone, or fails after `timeout`.
-    pub(crate) fn with_lock<T>(
-        &self,
-        operation: &'static str,
-        timeout: Duration,
-        f: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        if !self.acquire(deadline_after(timeout)) {
-            return Err(Error::new(
-                ErrorKind::Locked,
-                operation,
-                format!("another thread of this process held the lock for {timeout:?}"),
-            ));
-        }
-        let _release = TimedLockGuard(self);
-        f()
-    }
-}
-
-struct TimedLockGuard<'a>(&'a TimedLock);
-
-impl Drop for TimedLockGuard<'_> {
-    fn drop(&mut self) {
-        self.0.release();
-    }
-}
-
-/// `None` where the end is beyond what the clock can tell: no end.
-fn deadline_after(timeout: Duration) -> Option<Instant> {
-    Instant::now().checked_add(timeout)
-}
-
-/// The lock of a descriptor or a device among the threads of this process, one per path. Two names of one
-/// file have two of them; the lock files still keep these apart.
-fn thread_lock_of(path: &Path) -> Arc<TimedLock> {
-    static LOCKS: Mutex<Option<HashMap<PathBuf, Weak<TimedLock>>>> = Mutex::new(None);
-    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-    let locks = locks.get_or_insert_default();
-    if let Some(lock) = locks.get(path).and_then(Weak::upgrade) {
-        return lock;
-    }
-    // Forget images nobody has open, so that a daemon's map does not grow for ever.
-    locks.retain(|_, lock| lock.strong_count() > 0);
-    let lock = Arc::new(TimedLock::new());
-    locks.insert(path.to_owned(), Arc::downgrade(&lock));
-    lock
-}
-
-/// Runs `f` under the thread lock of a path that has no handle: a descriptor that is being made, a device.
-pub(crate) fn with_lock_of<T>(
-    operation: &'static str,
-    path: &Path,
-    f: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    thread_lock_of(path)
-        .with_lock(operation, timeout(), f)
-        .map_err(|error| match error.path() {
-            None => error.with_path(path),
-            Some(_) => error,
-        })
 }
 
 /// What an image is locked for.
@@ -521,188 +396,6 @@ impl Drop for SharedOperationLock {
     }
 }
 
-/// With whom a lock can be held.
-#[derive(Clone, Copy)]
-enum Share {
-    Nobody,
-    #[cfg(feature = "libploop")]
-    Readers,
-}
-
-/// An open lock file.
-struct LockFile {
-    path: PathBuf,
-    file: File,
-    /// The process that opened it. One that was forked shares the lock with its parent, and so excludes nothing.
-    process: u32,
-    identity: Identity,
-}
-
-impl LockFile {
-    fn open(path: &Path, operation: &'static str) -> Result<LockFile> {
-        let failed = |what, error: io::Error| Error::io(operation, what, error).with_path(path);
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(flags.bits() as i32)
-            .open(path)
-            .map_err(|error| match Errno::from_io_error(&error) {
-                Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => {
-                    not_a_regular_file(operation, path)
-                }
-                _ => failed("the lock file cannot be opened", error),
-            })?;
-        let metadata = file
-            .metadata()
-            .map_err(|error| failed("the lock file cannot be examined", error))?;
-        if !metadata.is_file() {
-            return Err(not_a_regular_file(operation, path));
-        }
-        // Where the program has closed its standard streams, the number may be one of theirs, which another file
-        // gets in the process of C.
-        let file = match file.as_raw_fd() {
-            0..=2 => {
-                let above = fcntl_dupfd_cloexec(&file, 3);
-                File::from(above.map_err(|error| {
-                    failed("the lock file cannot be opened", io::Error::from(error))
-                })?)
-            }
-            _ => file,
-        };
-        Ok(LockFile {
-            path: path.to_owned(),
-            file,
-            process: process::id(),
-            identity: Identity::from(&metadata),
-        })
-    }
-
-    /// Waits for the lock of the file that has this name. `open` is one from before.
-    fn acquire(
-        open: Option<Arc<LockFile>>,
-        path: &Path,
-        wait: &LockWait<'_>,
-    ) -> Result<Arc<LockFile>> {
-        LockFile::acquire_as(Share::Nobody, open, path, wait)
-    }
-
-    fn acquire_as(
-        share: Share,
-        mut open: Option<Arc<LockFile>>,
-        path: &Path,
-        wait: &LockWait<'_>,
-    ) -> Result<Arc<LockFile>> {
-        let process = process::id();
-        let mut pause = Duration::from_millis(1);
-        // A bound for the case that the limit is zero and the file is replaced all the time.
-        let mut replaced = 0;
-        loop {
-            let file = match open.take().filter(|file| file.process == process) {
-                Some(file) => file,
-                None => Arc::new(LockFile::open(path, wait.operation)?),
-            };
-            let locked = file.try_lock(share).map_err(|error| {
-                Error::io(wait.operation, "the lock file cannot be locked", error).with_path(path)
-            })?;
-            let is_current = file.is_current();
-            if locked && is_current {
-                return Ok(file);
-            }
-            let left = wait.remaining();
-            if is_current {
-                if left.is_zero() {
-                    return Err(wait.timed_out("another process"));
-                }
-                open = Some(file);
-                thread::sleep(pause.min(left));
-                pause = (pause * 2).min(Duration::from_millis(10));
-            } else {
-                if locked {
-                    file.unlock();
-                }
-                replaced += 1;
-                if left.is_zero() && replaced > 100 {
-                    return Err(wait.timed_out("another process"));
-                }
-            }
-        }
-    }
-
-    /// Whether the lock could be had at once.
-    fn try_lock(&self, share: Share) -> Result<bool, Errno> {
-        let operation = match share {
-            Share::Nobody => FlockOperation::NonBlockingLockExclusive,
-            #[cfg(feature = "libploop")]
-            Share::Readers => FlockOperation::NonBlockingLockShared,
-        };
-        loop {
-            match flock(&self.file, operation) {
-                Ok(()) => return Ok(true),
-                Err(Errno::WOULDBLOCK) => return Ok(false),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Also where copies of the file descriptor are open elsewhere.
-    fn unlock(&self) {
-        // Nothing can be done about a failure, and none is known for a lock that is held.
-        let _ = flock(&self.file, FlockOperation::Unlock);
-    }
-
-    /// Whether the path still names this file.
-    fn is_current(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| Identity::from(&found) == self.identity)
-    }
-}
-
-fn not_a_regular_file(operation: &'static str, path: &Path) -> Error {
-    Error::new(
-        ErrorKind::InvalidInput,
-        operation,
-        "the lock file is a link, or something else that is no regular file; remove it",
-    )
-    .with_path(path)
-}
-
-/// A wait that ends.
-struct LockWait<'a> {
-    operation: &'static str,
-    descriptor: &'a Path,
-    timeout: Duration,
-    deadline: Option<Instant>,
-}
-
-impl<'a> LockWait<'a> {
-    fn new(operation: &'static str, descriptor: &'a Path, timeout: Duration) -> LockWait<'a> {
-        LockWait {
-            operation,
-            descriptor,
-            timeout,
-            deadline: deadline_after(timeout),
-        }
-    }
-
-    fn remaining(&self) -> Duration {
-        self.deadline.map_or(Duration::MAX, |end| {
-            end.saturating_duration_since(Instant::now())
-        })
-    }
-
-    fn timed_out(&self, by: &str) -> Error {
-        let message = format!(
-            "{by} held the lock for {:?}; try again later or raise the lock timeout",
-            self.timeout
-        );
-        Error::new(ErrorKind::Locked, self.operation, message).with_path(self.descriptor)
-    }
-}
-
 /// For operations without a handle that look for a device, and those that find one half attached.
 pub(crate) fn wait_for_devices(
     operation: &'static str,
@@ -723,35 +416,5 @@ fn wait_for_devices_lock(wait: &LockWait<'_>) -> Result<()> {
             LockFile::acquire(None, path, wait)?.unlock();
             Ok(())
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_path_has_one_lock_and_leaves_none_behind() {
-        let a = thread_lock_of(Path::new("/lock-test/a"));
-        assert!(Arc::ptr_eq(&a, &thread_lock_of(Path::new("/lock-test/a"))));
-        assert!(!Arc::ptr_eq(&a, &thread_lock_of(Path::new("/lock-test/b"))));
-    }
-
-    #[test]
-    fn waiting_for_another_thread_ends() {
-        let lock = TimedLock::new();
-        assert!(lock.acquire(deadline_after(Duration::ZERO)));
-        let begin = Instant::now();
-        let refused = lock.with_lock("test", Duration::from_millis(50), || Ok(()));
-        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Locked);
-        assert!(begin.elapsed() >= Duration::from_millis(50));
-        lock.release();
-        assert!(lock.with_lock("test", Duration::ZERO, || Ok(())).is_ok());
-    }
-
-    #[test]
-    fn an_endless_timeout_is_no_overflow() {
-        assert!(deadline_after(Duration::MAX).is_none());
-        assert!(TimedLock::new().acquire(deadline_after(Duration::MAX)));
     }
 }
