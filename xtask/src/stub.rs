@@ -56,7 +56,6 @@ impl StubTests {
             .args(PROGRAMS.iter().flat_map(|name| ["--test", name]))
             // Not optimized: for valgrind, and because there is little to do.
             .args(["--config", "profile.dev.package.ploop.opt-level=0"])
-            .args(["--config", "profile.dev.package.roxmltree.opt-level=0"])
             .args(["--config", "profile.dev.package.sha2.opt-level=0"])
             .env("CARGO_INCREMENTAL", "0")
             .env("PLOOP_LIB_DIR", &library)
