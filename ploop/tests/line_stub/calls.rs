@@ -4,17 +4,21 @@
 use std::fs::{self, File};
 use std::mem::size_of;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use ploop::image::Header;
 use ploop::{
-    ClusterSize, ComponentName, CreateFlags, CreateParam, DiscardParam, FormatVersion, Guid,
-    ImageMode, MergeParam, MergeTarget, MountFlags, MountParam, Ploop, ReplaceFlag, ReplaceParam,
-    ReplaceTarget, ResizeMode, ResizeParam, Size, SnapshotParam, StopFlag, SwitchFlag,
-    TemporarySnapshotParam, device, sys,
+    ClusterSize, ComponentName, CreateFlags, CreateParam, DiscardParam, ErrorKind, FormatVersion,
+    Guid, ImageMode, InitParam, MergeParam, MergeTarget, MountFlags, MountParam, Ploop,
+    ReplaceFlag, ReplaceParam, ReplaceTarget, ResizeMode, ResizeParam, Size, SnapshotParam,
+    StopFlag, SwitchFlag, TemporarySnapshotParam, device, init_device, sys,
 };
 
 use crate::fixture::disk::{self, SIZE};
 use crate::fixture::harness::Test;
+use crate::fixture::mounts;
+use crate::fixture::written_image::Delta;
 use crate::stub::{self, NEEDS};
 use crate::tests;
 
@@ -22,7 +26,8 @@ pub(crate) fn tests() -> Vec<Test> {
     tests![
         stub::NEEDS_DEVICE =>
             discard_stat,
-            umount_of_a_device;
+            umount_of_a_device,
+            init_of_a_device;
         NEEDS =>
             mount,
             mount_without_parameters,
@@ -40,6 +45,7 @@ pub(crate) fn tests() -> Vec<Test> {
             fs_info,
             create,
             create_descriptor,
+            init,
             devices_by_mount_point,
             max_size,
             top_delta_of_a_device,
@@ -461,6 +467,82 @@ fn create() {
     let call = stub::call("ploop_init_image");
     assert_eq!(call.text("param.fstype"), Some("ext4"));
     assert!(call.component().unwrap().starts_with("create-"));
+}
+
+/// What [`init`] and [`init_of_a_device`] ask for.
+fn init_param() -> InitParam {
+    InitParam::new()
+        .fs_label("data")
+        .fs_block_size(1024)
+        .without_partition(true)
+        .flags(CreateFlags::NO_LAZY)
+}
+
+#[track_caller]
+fn assert_is_init_param(call: &stub::Call) {
+    assert_eq!(call.text("param.fstype"), Some("ext4"));
+    assert_eq!(call.text("param.fslabel"), Some("data"));
+    assert_eq!(call.number("param.fsblocksize"), 1024);
+    assert_eq!(call.number("param.without_partition"), 1);
+    let flags = i64::from(CreateFlags::NO_LAZY.bits());
+    assert_eq!(call.number("param.flags"), flags);
+}
+
+fn init() {
+    let dir = tempfile::tempdir().unwrap();
+    script("");
+    let file = dir.path().join("root.hds");
+    let param = CreateParam::new(&file, Size::from_gib(1));
+    let mut image = Ploop::create(&param.format(FormatVersion::V1).fs(None)).unwrap();
+    script("ploop_init_image code 0\n");
+    image.init(&init_param()).unwrap();
+    let call = stub::call("ploop_init_image");
+    assert_is_init_param(&call);
+    // Under a name, as for a creation, so that libploop does not rewrite the image to format v2.
+    assert!(call.component().is_some());
+    assert_eq!(Header::read(&file).unwrap().version, FormatVersion::V1);
+    script("ploop_init_image code 24\n");
+    let error = image.init(&init_param()).unwrap_err();
+    assert_eq!(error.code(), Some(24), "{error}");
+
+    // Over data there is no file system made.
+    let mut full = Delta::new(FormatVersion::V1, 1 << 20, 1 << 30);
+    full.clusters.push((0, 1));
+    full.write(&file);
+    script("ploop_init_image code 0\n");
+    let error = image.init(&init_param()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    stub::assert_not_called();
+}
+
+fn init_of_a_device() {
+    let (_dir, image, _) = image();
+    stub::with_device(image, |_| {
+        let node = Path::new("/dev/ploop7");
+        mounts::hide_devices();
+        let device = File::create(node).unwrap();
+        script("ploop_init_device code 0\n");
+        let stopped = init_device(node, &init_param()).unwrap_err();
+        assert_eq!(stopped.kind(), ErrorKind::NotMounted, "{stopped}");
+        device.set_len(1 << 30).unwrap();
+        init_device(node, &init_param()).unwrap();
+        let call = stub::call("ploop_init_device");
+        assert_eq!(call.text("device"), Some("/dev/ploop7"));
+        assert_is_init_param(&call);
+
+        for at in [0, 4095, (1 << 30) - 1] {
+            device.write_all_at(&[1], at).unwrap();
+            script("ploop_init_device code 0\n");
+            let error = init_device(node, &init_param()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{at}: {error}");
+            assert!(error.message().contains(&at.to_string()), "{error}");
+            stub::assert_not_called();
+            device.write_all_at(&[0], at).unwrap();
+        }
+        script("ploop_init_device code 24\n");
+        let error = init_device(node, &init_param()).unwrap_err();
+        assert_eq!(error.code(), Some(24), "{error}");
+    });
 }
 
 fn create_descriptor() {

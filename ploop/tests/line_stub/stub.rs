@@ -288,6 +288,9 @@ pub(crate) fn with_device<T: Send>(
         attribute("pstate/top", (chain.len() - 1).to_string());
         attribute("pstate/running", "1".to_owned());
         attribute("pstate/cookie", component.to_owned());
+        let top = format!("pdelta/{}/format", chain.len() - 1);
+        attribute(&top, "ploop1".to_owned());
+        attribute("pstate/block_size", (CLUSTER / 512).to_string());
         // Its file system is, for want of another, one that every process has mounted.
         let numbers = fs::metadata("/proc").unwrap().dev();
         let (major, minor) = (libc::major(numbers), libc::minor(numbers));
