@@ -180,12 +180,22 @@ fn other_descriptor(descriptor: &Path, delta: &Path) -> Option<PathBuf> {
     }
     let delta = Identity::of(delta).ok()?;
     let own = Identity::of(descriptor).ok();
+    // A volume there has deltas of the one upon which it stands, too.
     let names = |other: &PathBuf| {
-        Identity::of(other).ok() != own
-            && Descriptor::open(other).is_ok_and(|other| {
-                let mut images = other.all_images();
-                images.any(|image| Identity::of(&image.file).is_ok_and(|file| file == delta))
-            })
+        let mut other = Some(other.clone());
+        for _ in 0..MAX_DESCRIPTORS {
+            let path = other.take().filter(|it| Identity::of(it).ok() != own);
+            let Some(Ok(descriptor)) = path.map(Descriptor::open) else {
+                return false;
+            };
+            let mut images = descriptor.all_images();
+            if images.any(|image| Identity::of(&image.file).is_ok_and(|file| file == delta)) {
+                return true;
+            }
+            let above = descriptor.volume.as_ref().and_then(|it| it.parent.as_ref());
+            other = above.map(|above| above.join(DESCRIPTOR_NAME));
+        }
+        false
     };
     elsewhere.iter().find_map(|directory| {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();

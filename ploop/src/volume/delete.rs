@@ -10,7 +10,7 @@ use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
 use crate::image::Volume as Relation;
-use crate::{Error, ErrorKind, Guid, Ploop, Result, durability, paths};
+use crate::{Descriptor, Error, ErrorKind, Guid, Ploop, Result, durability, paths};
 
 /// Also one upon which another stands.
 const DELETE: Call = call("delete the volume").any_delta();
@@ -76,9 +76,13 @@ impl Volume {
             .parent
             .clone();
         self.require_unattached(&change, heir)?;
+        let taken = match heir {
+            Some(heir) => taken_over(&change, &own, heir)?,
+            None => require_nobody_beside(&change, &own).map(|()| Vec::new())?,
+        };
         for image in &descriptor.images {
             change.require_delta_header(image.file.exists().then_some(image))?;
-            if heir.is_none() {
+            if !taken.contains(&image.guid) {
                 change.require_of_no_other_image(&[image.guid])?;
             }
         }
@@ -221,6 +225,52 @@ impl Volume {
         layout::register(operation, child, own)?;
         change.replace_descriptor(&new)
     }
+}
+
+/// The deltas of the volume in `own` that its heir has by now or is going to have: those below it. Refused where the heir
+/// is registered and stands upon another volume, as in a copy of the directory.
+fn taken_over(change: &Change<'_>, own: &Path, heir: &Path) -> Result<Vec<Guid>> {
+    let other = read(change.operation(), heir)?;
+    let upon = relation(change.operation(), heir, &other)?;
+    let descriptor = &change.descriptor;
+    if upon.parent.as_deref() == Some(own) {
+        let lowest = other.base().and_then(|it| other.snapshot(it.guid));
+        let chain = descriptor.chain(lowest.map_or(Guid::NONE, |it| it.parent));
+        return Ok(chain.iter().map(|it| it.guid).collect());
+    }
+    let files: Vec<Identity> = (other.images.iter())
+        .filter_map(|it| Identity::of(&it.file).ok())
+        .collect();
+    let has: Vec<Guid> = (descriptor.images.iter())
+        .filter(|it| Identity::of(&it.file).is_ok_and(|it| files.contains(&it)))
+        .map(|it| it.guid)
+        .collect();
+    let above = descriptor.volume.as_ref().and_then(|it| it.parent.as_ref());
+    if has.is_empty() && upon.parent.as_ref() != above {
+        let why = format!(
+            "the volume {} is registered as upon this one, and stands upon another: this is a copy, whose deltas others may need; remove the link in `children`, if that is not so",
+            heir.display()
+        );
+        return change.refuse(ErrorKind::Unsupported, &why);
+    }
+    Ok(has)
+}
+
+/// Requires that no volume among whose files deltas of this one lie stands upon this one without being registered.
+fn require_nobody_beside(change: &Change<'_>, own: &Path) -> Result<()> {
+    for image in &change.descriptor.images {
+        let directory = paths::directory_of(&image.file);
+        let other = Descriptor::open(directory.join(paths::DESCRIPTOR_NAME));
+        let parent = other.ok().and_then(|it| it.volume?.parent);
+        if parent.is_some_and(|it| fs::canonicalize(it).is_ok_and(|it| it == own)) {
+            let why = format!(
+                "the volume {} stands upon this one and is not registered in `children`, as in a copy of the directories; put the link back",
+                directory.display()
+            );
+            return change.refuse(ErrorKind::Unsupported, &why);
+        }
+    }
+    Ok(())
 }
 
 fn make_link(operation: &'static str, file: &Path, link: &Path) -> Result<()> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ploop::volume::{Volume, VolumePlace, VolumeTree};
 use ploop::{CreateParam, ErrorKind, ImageMode, MergeParam, MergeTarget, Size};
 
+use crate::container::tool;
 use crate::fixture::child::child;
 use crate::fixture::directory::Contents;
 use crate::fixture::harness::{Need, Test, is_stub};
@@ -31,6 +32,8 @@ pub(crate) fn tests() -> Vec<Test> {
             names_do_not_grow_for_ever,
             a_volume_that_goes_leaves_its_deltas_to_the_one_upon_it,
             what_is_not_of_the_volume_stays,
+            what_others_stand_upon_stays,
+            copies_of_volumes_leave_the_originals_alone,
             what_cannot_be_done_changes_nothing,
             places_in_which_no_volume_can_be,
             operations_at_the_same_time;
@@ -313,6 +316,78 @@ fn what_is_not_of_the_volume_stays() {
     volumes.delete("s");
     let left = crate::filled_image::names_in(&volumes.path("a"));
     assert_eq!(left, ["children", "precious"]);
+}
+
+/// `copy` stands upon a snapshot of `web` that is no longer below web's top.
+fn what_others_stand_upon_stays() {
+    let mut volumes = Volumes::new();
+    volumes.create("web");
+    volumes.write("web", &[(1, 11)]);
+    let first = volumes.open("web").snapshot().unwrap();
+    let at_first = volumes.contents["web"].clone();
+    volumes.write("web", &[(2, 22)]);
+    volumes.clone_to("web", "copy");
+    volumes.open("web").switch_snapshot(first).unwrap();
+    volumes.contents.insert("web", at_first);
+    volumes.write("copy", &[(3, 33)]);
+    volumes.snapshot("web", "mon");
+    volumes.verify_data();
+    let before = volumes.all_deltas();
+    let error = volumes.volume("mon").delete().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("copy"), "{error}");
+    volumes.verify_data();
+    assert!(volumes.all_deltas() == before);
+    volumes.delete("copy");
+    volumes.delete("mon");
+    volumes.verify_data();
+}
+
+fn copies_of_volumes_leave_the_originals_alone() {
+    let (dir, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut volumes = Volumes::at(dir.path());
+    volumes.create("web");
+    volumes.write("web", &[(1, 11)]);
+    volumes.snapshot("web", "mon");
+    volumes.write("web", &[(2, 22)]);
+    let unlink_all = |volume: &Path| {
+        for link in fs::read_dir(volume.join("children")).unwrap() {
+            fs::remove_file(link.unwrap().path()).unwrap();
+        }
+    };
+    let refused = |volume: &Path| {
+        let error = Volume::open(volume).unwrap().delete().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    };
+
+    // One volume, then both.
+    let mon2 = volumes.path("mon2");
+    tool(
+        "cp",
+        &[
+            "-a",
+            &volumes.path("mon").to_string_lossy(),
+            &mon2.to_string_lossy(),
+        ],
+    );
+    refused(&mon2);
+    volumes.verify_data();
+    unlink_all(&mon2);
+    refused(&mon2);
+    volumes.verify_data();
+    fs::remove_dir_all(&mon2).unwrap();
+    let all = format!("{}/.", volumes.home().display());
+    tool("cp", &["-a", &all, &copies.path().to_string_lossy()]);
+    let mut copy = Volumes::at(copies.path());
+    copy.contents = volumes.contents.clone();
+    refused(&copy.path("mon"));
+    unlink_all(&copy.path("mon"));
+    refused(&copy.path("mon"));
+    copy.verify_data();
+    // The original goes as always.
+    volumes.delete("mon");
+    volumes.verify_data();
+    copy.verify_data();
 }
 
 fn what_cannot_be_done_changes_nothing() {
