@@ -105,6 +105,10 @@ fn link_of(directory: &Path, child: &Path) -> PathBuf {
 /// an operation that was cut short leaves it.
 pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result<PathBuf> {
     let directory = paths::of_new_file(operation, directory)?;
+    if directory.to_str().is_none() {
+        let why = "the descriptors of volumes name the one upon which they stand, and hold no name that is not UTF-8; choose another directory";
+        return Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(directory));
+    }
     let is_children = |it: &Path| {
         it.file_name() == Some(OsStr::new(CHILDREN))
             && paths::directory_of(it)

@@ -1,7 +1,9 @@
 //! Volumes that this crate makes, changes and removes; libploop reads and continues them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -487,6 +489,18 @@ fn places_in_which_no_volume_can_be() {
     let inside = volumes.path("a").join("children/a");
     let error = (volumes.volume("a").clone_to(&VolumePlace::new(&inside))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    // No descriptor can name it.
+    let before = volumes.all_deltas();
+    let unreadable = volumes.home().join(OsStr::from_bytes(b"b\xff"));
+    for error in [
+        (volumes.volume("a").snapshot(&VolumePlace::new(&unreadable))).unwrap_err(),
+        (volumes.volume("a").clone_to(&VolumePlace::new(&unreadable))).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    assert!(!unreadable.exists());
+    assert!(volumes.all_deltas() == before);
+    assert_tree(&volumes, "a", "a");
     // What is registered goes where the link leads.
     let (children, elsewhere) = (volumes.path("a").join("children"), volumes.path("e"));
     fs::remove_dir(&children).unwrap();
