@@ -30,8 +30,9 @@ impl Volume {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) where two or more volumes stand upon it,
     /// [`Busy`](ErrorKind::Busy) while it is attached, or where the volume upon it is and deltas get another name;
-    /// [`Unsupported`](ErrorKind::Unsupported) for deltas that cannot get one, and where a delta belongs to another
-    /// image, too. After an error, call it again: it goes on.
+    /// [`Unsupported`](ErrorKind::Unsupported) for deltas that cannot get one, where a delta belongs to another image, too,
+    /// where the volume upon it does not take one on which yet another volume stands, and where the directory is a copy
+    /// whose links lead to the original. After an error, call it again: it goes on.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
