@@ -9,7 +9,7 @@ use super::{Volume, call, layout, read, relation};
 use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
-use crate::image::Volume as Relation;
+use crate::image::{Image, Volume as Relation};
 use crate::{Descriptor, Error, ErrorKind, Guid, Ploop, Result, durability, paths};
 
 /// Also one upon which another stands.
@@ -79,7 +79,10 @@ impl Volume {
         self.require_unattached(&change, heir)?;
         let taken = match heir {
             Some(heir) => taken_over(&change, &own, heir)?,
-            None => require_nobody_beside(&change, &own).map(|()| Vec::new())?,
+            None => {
+                require_nobody_beside(&change, &own)?;
+                Vec::new()
+            }
         };
         for image in &descriptor.images {
             change.require_delta_header(image.file.exists().then_some(image))?;
@@ -165,13 +168,9 @@ impl Volume {
         if upon.parent.as_deref() != Some(own) {
             return Ok(());
         }
-        let lowest = change.descriptor.base().map(|it| it.guid);
-        let guid = lowest
-            .and_then(|it| change.descriptor.snapshot(it))
-            .map(|it| it.parent);
         // Locked, and the same as what this descriptor says: it is the first parent of the other one.
         let descriptor = read(operation, own)?;
-        let taken = descriptor.chain(guid.unwrap_or(Guid::NONE));
+        let taken = deltas_below(&change.descriptor, &descriptor);
         let mut new = change.descriptor.clone();
         let mut links = Vec::new();
         for (at, image) in taken.iter().enumerate() {
@@ -228,6 +227,12 @@ impl Volume {
     }
 }
 
+/// The deltas of a volume upon which another one stands, from the base up.
+fn deltas_below<'a>(upper: &Descriptor, lower: &'a Descriptor) -> Vec<&'a Image> {
+    let lowest = upper.base().and_then(|it| upper.snapshot(it.guid));
+    lower.chain(lowest.map_or(Guid::NONE, |it| it.parent))
+}
+
 /// The deltas of the volume in `own` that its heir has by now or is going to have: those below it. Refused where the heir
 /// is registered and stands upon another volume, as in a copy of the directory.
 fn taken_over(change: &Change<'_>, own: &Path, heir: &Path) -> Result<Vec<Guid>> {
@@ -235,9 +240,8 @@ fn taken_over(change: &Change<'_>, own: &Path, heir: &Path) -> Result<Vec<Guid>>
     let upon = relation(change.operation(), heir, &other)?;
     let descriptor = &change.descriptor;
     if upon.parent.as_deref() == Some(own) {
-        let lowest = other.base().and_then(|it| other.snapshot(it.guid));
-        let chain = descriptor.chain(lowest.map_or(Guid::NONE, |it| it.parent));
-        return Ok(chain.iter().map(|it| it.guid).collect());
+        let below = deltas_below(&other, descriptor);
+        return Ok(below.iter().map(|it| it.guid).collect());
     }
     let files: Vec<Identity> = (other.images.iter())
         .filter_map(|it| Identity::of(&it.file).ok())
