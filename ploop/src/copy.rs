@@ -222,7 +222,7 @@ fn require_output(device: &Path, output: BorrowedFd<'_>) -> Result<()> {
     let Ok(identity) = identity(output) else {
         return Ok(());
     };
-    let attached: Option<PathBuf> = sysfs::devices()
+    let attached: Option<PathBuf> = sysfs::devices(SEND)?
         .iter()
         .find(|device| device.has(identity))
         .map(sysfs::Device::path);

@@ -195,7 +195,7 @@ pub(crate) fn is_top_of(device: &Device, descriptor: &Descriptor) -> bool {
 
 fn devices_with_base_file(operation: &'static str, base: &Path) -> Result<Vec<FoundDevice>> {
     match fs::canonicalize(base) {
-        Ok(base) => Ok(sysfs::find_by_base(&base)),
+        Ok(base) => sysfs::find_by_base(operation, &base),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(operation, "the base cannot be found", error)
             .with_path(base)
@@ -225,7 +225,11 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     let device = device.as_ref();
     let name = device_name(OPERATION, device)?;
     ffi::require_line(OPERATION)?;
-    if sysfs::numbers(device.file_name().unwrap_or_default()).is_err() {
+    if let Err(error) = sysfs::numbers(device.file_name().unwrap_or_default()) {
+        if error.kind() != io::ErrorKind::NotFound {
+            let what = "the device's numbers cannot be read";
+            return Err(Error::io(OPERATION, what, error).with_path(device));
+        }
         // libploop 7 gives no reason.
         let error = kernel::require_driver(OPERATION, device).err();
         let error = error.unwrap_or_else(|| {
@@ -235,7 +239,7 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
     }
     lock::with_lock_of(OPERATION, device, || {
         require_harmless_mount_point(OPERATION, device)?;
-        if is_free(device) {
+        if is_free(OPERATION, device)? {
             return ffi::clear_device(device).map_err(|error| {
                 Error::io(OPERATION, "the device cannot be cleared", error).with_path(device)
             });
@@ -245,10 +249,10 @@ pub fn umount(device: impl AsRef<Path>) -> Result<()> {
 }
 
 /// Whether a device has no deltas, and does not run.
-fn is_free(device: &Path) -> bool {
-    let found = sysfs::devices().into_iter();
+fn is_free(operation: &'static str, device: &Path) -> Result<bool> {
+    let found = sysfs::devices(operation)?.into_iter();
     let mut found = found.filter(|other| other.path() == device);
-    found.any(|device| device.deltas.is_empty() && !device.runs)
+    Ok(found.any(|device| device.deltas.is_empty() && !device.runs))
 }
 
 /// The device that has `base` as its base delta, under a component name or without: what
@@ -503,10 +507,10 @@ pub fn top_delta(device: impl AsRef<Path>) -> Result<TopDelta> {
 /// Such a device may be one to which another program is attaching an image: that program has reserved it. So only those
 /// are detached that could be reserved here.
 pub(crate) fn clear_component_name(component: &ComponentName) {
-    let free: Vec<Device> = sysfs::devices()
-        .into_iter()
-        .filter(|device| device.deltas.is_empty())
-        .collect();
+    let Ok(mut free) = sysfs::devices("clear component name") else {
+        return;
+    };
+    free.retain(|device| device.deltas.is_empty());
     let mut named: Vec<PathBuf> = free
         .iter()
         .filter(|device| device.component == component.as_str().as_bytes())

@@ -118,7 +118,7 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     let others: Vec<Vec<u8>> = small_files_beside(path, &found)
         .filter_map(|file| fs::read(file).ok())
         .collect();
-    let devices = sysfs::devices();
+    let devices = sysfs::devices(operation)?;
     // A device with a delta that cannot be identified may have any file.
     let unknown = devices.iter().any(sysfs::Device::is_unknown);
     found.retain(|file| {

@@ -224,7 +224,7 @@ pub fn fs_info(descriptor: impl AsRef<Path>) -> Result<FsInfo> {
     paths::require_c_path(call.name, descriptor)?;
     let noted = read_statfs_file(call.name, descriptor)?;
     if let Some(noted) = noted {
-        if sysfs::devices().is_empty() {
+        if sysfs::devices(call.name)?.is_empty() {
             return Ok(noted);
         }
     }

@@ -491,7 +491,7 @@ fn already_attached(error: Error) -> Error {
 /// Detaches what a mount has left that failed late.
 fn detach_what_was_left(before: &[Device], files: &[(Guid, Identity)], component: &[u8]) {
     let files: Vec<Identity> = files.iter().map(|(_, file)| *file).collect();
-    for device in sysfs::devices() {
+    for device in sysfs::devices("mount").unwrap_or_default() {
         if device.component == component && is_left(&device, before, &files) {
             // Should it fail, the error of the mount says more.
             let _ = device::umount(device.path());

@@ -98,7 +98,7 @@ pub(crate) fn is_large_disk_supported() -> bool {
 
 /// Requires that the driver's devices can be seen, if it may have any: where sysfs is not mounted, an image that runs
 /// looks like one that no device has (A65).
-pub(crate) fn require_visible(operation: &'static str) -> Result<()> {
+fn require_visible(operation: &'static str) -> Result<()> {
     match Path::new(BLOCK).is_dir() || !is_driver_registered(Path::new("/proc/devices")) {
         true => Ok(()),
         false => Err(Error::new(
@@ -116,8 +116,11 @@ fn is_driver_registered(devices: &Path) -> bool {
 }
 
 /// All devices, as they are now. Without the driver there are none.
-pub(crate) fn devices() -> Vec<Device> {
-    devices_in(Path::new(BLOCK))
+///
+/// What cannot be read is an error, however it comes: an image that runs would look like one that no device has.
+pub(crate) fn devices(operation: &'static str) -> Result<Vec<Device>> {
+    require_visible(operation)?;
+    devices_in(operation, Path::new(BLOCK))
 }
 
 /// A device that has one of these files, at any level, or may have one: it has a file that cannot be identified.
@@ -144,8 +147,7 @@ pub(crate) fn require_unattached<'f>(
     path: &Path,
     files: impl IntoIterator<Item = &'f Path>,
 ) -> Result<Vec<Device>> {
-    require_visible(operation)?;
-    let devices = devices();
+    let devices = devices(operation)?;
     match device_with(&devices, files) {
         None => Ok(devices),
         Some(device) => {
@@ -158,13 +160,16 @@ pub(crate) fn require_unattached<'f>(
     }
 }
 
-pub(crate) fn devices_in(block: &Path) -> Vec<Device> {
-    device_directories(block)
-        .filter_map(|directory| {
-            // Another program may attach or merge meanwhile; then what is read does not fit together.
-            (0..3).find_map(|_| device(&directory))
-        })
-        .collect()
+pub(crate) fn devices_in(operation: &'static str, block: &Path) -> Result<Vec<Device>> {
+    each_device(operation, block, |directory| {
+        // Another program may attach or merge meanwhile; then what is read does not fit together.
+        for _ in 0..3 {
+            if let Some(device) = device(&directory)? {
+                return Ok(Some(device));
+            }
+        }
+        Ok(None)
+    })
 }
 
 /// Reserves a free device, as libploop does to attach an image. No other program is given the device until the file is
@@ -179,17 +184,37 @@ pub(crate) fn reserve_device() -> io::Result<(PathBuf, fs::File)> {
     Ok((PathBuf::from(device), reservation))
 }
 
-fn device_directories(block: &Path) -> impl Iterator<Item = DeviceDirectory> {
-    let entries = fs::read_dir(block).into_iter().flatten().flatten();
-    let entries = entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"ploop"));
-    entries.filter_map(|entry| {
-        // Kernels before 2.6.39 open the directory for reading.
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Some(DeviceDirectory {
-            name: entry.file_name(),
-            directory: rustix::fs::open(entry.path(), flags, Mode::empty()).ok()?,
-        })
-    })
+/// What `read` makes of each device that there is.
+fn each_device<T>(
+    operation: &'static str,
+    block: &Path,
+    read: impl Fn(DeviceDirectory) -> Result<Option<T>, Errno>,
+) -> Result<Vec<T>> {
+    let failed = |error: io::Error| {
+        Error::io(operation, "the driver's devices cannot be read", error).with_path(block)
+    };
+    let entries = match fs::read_dir(block) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        if name.as_bytes().starts_with(b"ploop") {
+            let directory = DeviceDirectory::open(block, &name);
+            let device = unless_gone(directory).and_then(|it| it.map_or(Ok(None), &read));
+            found.extend(device.map_err(|error| failed(error.into()))?);
+        }
+    }
+    Ok(found)
+}
+
+/// A device, delta or attribute that is gone by now is no error.
+fn unless_gone<T>(read: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match read {
+        Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 /// The directory of a device in sysfs. Attributes are opened relative to it: the path to it is long and has a link,
@@ -201,6 +226,15 @@ struct DeviceDirectory {
 }
 
 impl DeviceDirectory {
+    fn open(block: &Path, name: &OsStr) -> Result<DeviceDirectory, Errno> {
+        // Kernels before 2.6.39 open the directory for reading.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(DeviceDirectory {
+            name: name.to_owned(),
+            directory: rustix::fs::open(block.join(name), flags, Mode::empty())?,
+        })
+    }
+
     /// The text of an attribute, without the end of the line.
     fn attribute(&self, name: &str) -> Result<Vec<u8>, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -225,24 +259,32 @@ pub(crate) struct FoundDevice {
 }
 
 /// The devices with this base, in the order in which libploop finds them. Reads only the attributes that this takes.
-pub(crate) fn find_by_base(base: &Path) -> Vec<FoundDevice> {
-    find_by_base_in(Path::new(BLOCK), base)
+pub(crate) fn find_by_base(operation: &'static str, base: &Path) -> Result<Vec<FoundDevice>> {
+    require_visible(operation)?;
+    find_by_base_in(operation, Path::new(BLOCK), base)
 }
 
-fn find_by_base_in(block: &Path, base: &Path) -> Vec<FoundDevice> {
-    device_directories(block)
-        .filter_map(|directory| {
-            // A device that is gone by now is no error.
-            if directory.attribute("pdelta/0/image").ok()? != base.as_os_str().as_bytes() {
-                return None;
-            }
-            Some(FoundDevice {
-                component: directory.attribute("pstate/cookie").ok()?,
-                runs: directory.attribute("pstate/running").ok()? == b"1",
-                directory,
-            })
-        })
-        .collect()
+fn find_by_base_in(
+    operation: &'static str,
+    block: &Path,
+    base: &Path,
+) -> Result<Vec<FoundDevice>> {
+    each_device(operation, block, |directory| {
+        let found = unless_gone(directory.attribute("pdelta/0/image"))?;
+        if found.is_none_or(|found| found != base.as_os_str().as_bytes()) {
+            return Ok(None);
+        }
+        let component = unless_gone(directory.attribute("pstate/cookie"))?;
+        let running = unless_gone(directory.attribute("pstate/running"))?;
+        let (Some(component), Some(running)) = (component, running) else {
+            return Ok(None);
+        };
+        Ok(Some(FoundDevice {
+            directory,
+            runs: running == b"1",
+            component,
+        }))
+    })
 }
 
 impl FoundDevice {
@@ -305,11 +347,7 @@ pub(crate) fn top_delta(device: &OsStr) -> io::Result<TopDelta> {
 }
 
 fn top_delta_in(block: &Path, device: &OsStr) -> io::Result<TopDelta> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = DeviceDirectory {
-        name: device.to_owned(),
-        directory: rustix::fs::open(block.join(device), flags, Mode::empty())?,
-    };
+    let directory = DeviceDirectory::open(block, device)?;
     let number = |name| number(&directory.attribute(name).ok()?);
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let level = number("pstate/top").ok_or_else(invalid)?;
@@ -339,37 +377,43 @@ pub(crate) fn numbers(device: &OsStr) -> io::Result<(u32, u32)> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn device(directory: &DeviceDirectory) -> Option<Device> {
-    let top = directory.attribute("pstate/top").ok()?;
-    let levels = match top.as_slice() {
-        NO_DELTA => 0,
-        top => std::str::from_utf8(top).ok()?.parse::<u32>().ok()? + 1,
+/// `None`: it is gone, or what was read does not fit together.
+fn device(directory: &DeviceDirectory) -> Result<Option<Device>, Errno> {
+    let attribute = |name: &str| unless_gone(directory.attribute(name));
+    let Some(top) = attribute("pstate/top")? else {
+        return Ok(None);
     };
-    Some(Device {
+    let levels = match (top.as_slice(), number(&top)) {
+        (NO_DELTA, _) => 0,
+        (_, Some(top)) => top.saturating_add(1),
+        (_, None) => return Ok(None),
+    };
+    let running = attribute("pstate/running")?;
+    let component = attribute("pstate/cookie")?;
+    let mut deltas = Vec::new();
+    for level in 0..levels {
+        let path = attribute(&format!("pdelta/{level}/image"))?;
+        let read_only = attribute(&format!("pdelta/{level}/ro"))?;
+        let (Some(path), Some(read_only)) = (path, read_only) else {
+            return Ok(None);
+        };
+        let path = PathBuf::from(OsString::from_vec(path));
+        deltas.push(Delta {
+            // A relative path is that of a file whose mount is gone.
+            identity: match path.is_absolute() {
+                true => Identity::of(&path).ok(),
+                false => None,
+            },
+            path,
+            read_only: read_only != b"0",
+        });
+    }
+    Ok(Some(Device {
         name: directory.name.clone(),
-        runs: directory
-            .attribute("pstate/running")
-            .is_ok_and(|running| running == b"1"),
-        component: directory.attribute("pstate/cookie").unwrap_or_default(),
-        deltas: (0..levels)
-            .map(|level| delta(directory, level))
-            .collect::<Option<_>>()?,
-    })
-}
-
-fn delta(directory: &DeviceDirectory, level: u32) -> Option<Delta> {
-    let path = directory.attribute(&format!("pdelta/{level}/image")).ok()?;
-    let path = PathBuf::from(OsString::from_vec(path));
-    let read_only = directory.attribute(&format!("pdelta/{level}/ro")).ok()?;
-    Some(Delta {
-        // A relative path is that of a file whose mount is gone.
-        identity: match path.is_absolute() {
-            true => Identity::of(&path).ok(),
-            false => None,
-        },
-        path,
-        read_only: read_only != b"0",
-    })
+        runs: running.is_some_and(|running| running == b"1"),
+        component: component.unwrap_or_default(),
+        deltas,
+    }))
 }
 
 #[cfg(test)]
@@ -408,10 +452,11 @@ mod tests {
         // One whose levels do not come to an end.
         write(&block.join("ploop3"), "pstate/top", b"1");
 
-        let mut devices = devices_in(&block);
-        devices.sort_by(|a, b| a.name.cmp(&b.name));
-        let [free, device] = devices.as_slice() else {
-            panic!("{devices:?}")
+        let devices = || devices_in("test", &block).unwrap();
+        let mut found = devices();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        let [free, device] = found.as_slice() else {
+            panic!("{found:?}")
         };
         assert!(free.deltas.is_empty() && !free.runs);
         assert_eq!(free.component, b"left");
@@ -426,10 +471,11 @@ mod tests {
         assert!(device.is_unknown() && !free.is_unknown());
 
         // As a look-up finds it.
-        let found = find_by_base_in(&block, &odd);
+        let find = |base| find_by_base_in("test", &block, base).unwrap();
+        let found = find(&odd);
         assert_eq!((found.len(), found[0].path()), (1, device.path()));
         assert!(found[0].runs && found[0].component.is_empty());
-        assert!(find_by_base_in(&block, &link).is_empty());
+        assert!(find(&link).is_empty());
         assert_eq!(found[0].size(), None);
         assert_eq!(found[0].format_version(), Some(1));
         for (name, number) in [
@@ -458,7 +504,37 @@ mod tests {
         assert!(top("ploop1").is_err() && top("ploop3").is_err());
 
         write(&entry, "pdelta/1/ro", b"0");
-        assert!(devices_in(&block).iter().any(Device::is_merging));
-        assert!(devices_in(&block.join("none")).is_empty());
+        assert!(devices().iter().any(Device::is_merging));
+        assert_eq!(devices_in("test", &block.join("none")).unwrap(), []);
+    }
+
+    /// An attribute that cannot be read leaves no device out.
+    #[test]
+    fn devices_that_cannot_be_read_are_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let block = directory.path();
+        let entry = block.join("ploop1");
+        write(&entry, "pstate/top", b"0");
+        write(&entry, "pdelta/0/image", b"/base");
+        for name in ["pstate/running", "pstate/cookie", "pdelta/0/ro"] {
+            write(&entry, name, b"0");
+        }
+        assert_eq!(devices_in("test", block).unwrap().len(), 1);
+        for name in ["pstate/top", "pstate/running", "pdelta/0/image"] {
+            let attribute = entry.join(name);
+            let text = fs::read(&attribute).unwrap();
+            fs::remove_file(&attribute).unwrap();
+            fs::create_dir(&attribute).unwrap();
+            let error = devices_in("test", block).unwrap_err();
+            assert_eq!(error.path(), Some(block), "{name}");
+            if name != "pstate/top" {
+                let found = find_by_base_in("test", block, Path::new("/base"));
+                assert!(found.is_err(), "{name}");
+            }
+            fs::remove_dir(&attribute).unwrap();
+            fs::write(&attribute, text).unwrap();
+        }
+        // A list of devices that is a file.
+        assert!(devices_in("test", &entry.join("pstate/top")).is_err());
     }
 }

@@ -37,22 +37,23 @@ pub(super) fn finish(
     path: &Path,
     descriptor: &Descriptor,
 ) -> Result<Outcome> {
-    finish_in(&sysfs::devices, operation, path, descriptor, &|device| {
+    let devices = || sysfs::devices(operation);
+    finish_in(&devices, operation, path, descriptor, &|device| {
         finish_merge(&device.path())
     })
 }
 
 fn finish_in(
-    devices: &dyn Fn() -> Vec<Device>,
+    devices: &dyn Fn() -> Result<Vec<Device>>,
     operation: &'static str,
     path: &Path,
     descriptor: &Descriptor,
     finish_merge: &dyn Fn(&Device) -> io::Result<()>,
 ) -> Result<Outcome> {
-    let mut found = devices();
+    let mut found = devices()?;
     let merged = finish_merges(&found, operation, path, descriptor, finish_merge)?;
     if merged {
-        found = devices();
+        found = devices()?;
     }
     let form = descriptor_form();
     // From here on devices do not change. Once a descriptor was put in place, nothing is left to do.
@@ -217,7 +218,7 @@ mod tests {
         }
 
         fn try_finish_with(&self, merge: &dyn Fn(&Device) -> io::Result<()>) -> Result<Outcome> {
-            let devices = || sysfs::devices_in(&self.devices);
+            let devices = || sysfs::devices_in("test", &self.devices);
             let descriptor = Descriptor::open(self.path()).unwrap();
             finish_in(&devices, "test", &self.path(), &descriptor, merge)
         }
