@@ -39,6 +39,8 @@ const PARAMETERS: [(&str, &str, u16); 6] = [
 ];
 /// The size that sysfs tells for each file.
 const FILE_SIZE: u64 = 4096;
+/// How long the kernel keeps what it has looked up and what stays.
+const LONG: Duration = Duration::from_secs(1 << 30);
 
 /// A file, directory or link of the tree.
 enum Entry {
@@ -288,7 +290,9 @@ impl Tree {
     fn opened(&self, handle: Handle, reply: ReplyOpen) {
         let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
         lock(&self.handles).insert(number, handle);
-        reply.opened(FileHandle(number), FopenFlags::FOPEN_DIRECT_IO);
+        // A close has nothing to write, and so is no request.
+        let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
+        reply.opened(FileHandle(number), flags);
     }
 
     /// Answers a read of `pstate/event` when the device stops. No thread waits meanwhile.
@@ -348,17 +352,17 @@ impl Filesystem for Tree {
             let name = name.to_str().ok_or(Errno::ENOENT)?;
             let path = join(&parent, name);
             let entry = self.entry(&path).ok_or(Errno::ENOENT)?;
-            Ok(self.attributes(&path, &entry))
+            Ok((self.attributes(&path, &entry), lifetime(&path)))
         });
         match found {
-            Ok(attributes) => reply.entry(&Duration::ZERO, &attributes, Generation(0)),
+            Ok((attributes, lifetime)) => reply.entry(&lifetime, &attributes, Generation(0)),
             Err(error) => reply.error(error),
         }
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.find(inode) {
-            Ok((path, entry)) => reply.attr(&Duration::ZERO, &self.attributes(&path, &entry)),
+            Ok((path, entry)) => reply.attr(&lifetime(&path), &self.attributes(&path, &entry)),
             Err(error) => reply.error(error),
         }
     }
@@ -490,7 +494,7 @@ impl Filesystem for Tree {
         let is_truncation = size.is_some() && mode.is_none() && uid.is_none() && gid.is_none();
         match self.find(inode) {
             Ok((path, entry)) if is_truncation && self.is_writable(&path) => {
-                reply.attr(&Duration::ZERO, &self.attributes(&path, &entry));
+                reply.attr(&lifetime(&path), &self.attributes(&path, &entry));
             }
             Ok(_) => reply.error(Errno::EPERM),
             Err(error) => reply.error(error),
@@ -582,6 +586,24 @@ fn device_with(number: &str) -> Option<(u32, bool)> {
     }
     let minor: u32 = minor.parse().ok()?;
     (minor % MINORS < 2).then_some((minor / MINORS, minor % MINORS == 1))
+}
+
+/// How long what is at this path stays, as real sysfs keeps it in memory, and a path to it costs next to nothing. A device
+/// is never removed; its deltas and its partition come and go, as do the host's own devices.
+fn lifetime(path: &str) -> Duration {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let is_device = |found| matches!(found, Some((_, false)));
+    let stays = match *parts {
+        [] | [_] | ["module", "ploop", ..] => true,
+        ["block" | "class", name] => is_device(device_of(name)),
+        ["dev", number] => is_device(device_with(number)),
+        ["virtual", device, "pdelta", _, ..] if is_device(device_of(device)) => false,
+        ["virtual", device, ref rest @ ..] if is_device(device_of(device)) => {
+            rest.first().is_none_or(|name| device_of(name).is_none())
+        }
+        _ => false,
+    };
+    if stays { LONG } else { Duration::ZERO }
 }
 
 /// A link from `/sys/class/block` or `/sys/dev/block` to a device or its partition.
