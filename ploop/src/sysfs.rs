@@ -264,11 +264,7 @@ pub(crate) fn find_by_base(operation: &'static str, base: &Path) -> Result<Vec<F
     find_by_base_in(operation, Path::new(BLOCK), base)
 }
 
-fn find_by_base_in(
-    operation: &'static str,
-    block: &Path,
-    base: &Path,
-) -> Result<Vec<FoundDevice>> {
+fn find_by_base_in(operation: &'static str, block: &Path, base: &Path) -> Result<Vec<FoundDevice>> {
     each_device(operation, block, |directory| {
         let found = unless_gone(directory.attribute("pdelta/0/image"))?;
         if found.is_none_or(|found| found != base.as_os_str().as_bytes()) {

@@ -347,9 +347,7 @@ fn take_back(operation: &'static str, directory: &Path, unfinished: &Path) -> Re
     for entry in fs::read_dir(unfinished).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         if path.extension().is_some_and(|it| it == "hds") {
-            // One that holds data is of somebody else.
-            let len = fs::metadata(&path).map_or(0, |it| it.len());
-            if len == 0 || Header::read(&path).is_ok_and(|it| it.data_start() == len) {
+            if holds_no_data(&path) {
                 deltas.push(path);
             }
         }
@@ -359,6 +357,19 @@ fn take_back(operation: &'static str, directory: &Path, unfinished: &Path) -> Re
     }
     layout::remove(operation, unfinished)?;
     layout::unregister(operation, directory, unfinished)
+}
+
+/// Whether a delta is new, or was cut short before it had its length. One that holds data is of somebody else.
+fn holds_no_data(delta: &Path) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(delta) else {
+        return false;
+    };
+    let ends_before_data = || fs::File::open(delta).is_ok_and(|file| Header::is_in(&file));
+    let is_empty = || match Header::read(delta) {
+        Ok(header) => header.data_start() == metadata.len(),
+        Err(_) => ends_before_data(),
+    };
+    metadata.is_file() && (metadata.len() == 0 || is_empty())
 }
 
 /// A new name for a delta, as libploop gives it to that of a clone.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use ploop::image::Header;
 use ploop::volume::{Volume, VolumePlace, VolumeTree};
 use ploop::{CreateParam, ErrorKind, ImageMode, MergeParam, MergeTarget, Size};
 
@@ -36,6 +37,7 @@ pub(crate) fn tests() -> Vec<Test> {
             what_is_not_of_the_volume_stays,
             what_others_stand_upon_stays,
             copies_of_volumes_leave_the_originals_alone,
+            a_clone_is_cut_short_while_its_delta_is_made,
             what_cannot_be_done_changes_nothing,
             places_in_which_no_volume_can_be,
             operations_at_the_same_time;
@@ -599,6 +601,32 @@ impl Step {
             Step::DeleteTop => ("x", true),
             Step::DeleteMiddle => ("m", true),
         }
+    }
+}
+
+/// The delta has no header yet, or not its length, or is complete; the descriptor is missing.
+fn a_clone_is_cut_short_while_its_delta_is_made() {
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    volumes.write("a", &[(0, 1)]);
+    volumes.snapshot("a", "s");
+    let header = Header::read(&volumes.files("a")[0]).unwrap();
+    let data_start = usize::try_from(header.data_start()).unwrap();
+    let mut empty = header.to_bytes().to_vec();
+    empty.resize(data_start, 0);
+    for len in [0, Header::LEN, data_start] {
+        let new = volumes.path("n");
+        fs::create_dir_all(new.join("children")).unwrap();
+        fs::write(new.join("cut.hds"), &empty[..len]).unwrap();
+        let link = volumes.path("s").join("children/n");
+        std::os::unix::fs::symlink(&new, link).unwrap();
+        volumes.clone_to("s", "n");
+        volumes.write("n", &[(1, 2)]);
+        volumes.verify();
+        assert!(!new.join("cut.hds").exists(), "{len} bytes");
+        volumes.volume("n").delete().unwrap();
+        volumes.contents.remove("n");
+        volumes.verify();
     }
 }
 
