@@ -34,14 +34,20 @@ impl Host {
         // Not by `mount -o loop`, which asks all loop devices whether they have this file: one of a sandbox whose daemon
         // hangs does not answer.
         let (disk, at) = (disk.to_str().unwrap(), target.to_str().unwrap());
-        let device = tool("losetup", &["--find", "--show", disk]);
-        let device = device.trim();
-        tool("mount", &[device, at]);
-        // It is freed when it is unmounted, also if this process is killed.
-        tool("losetup", &["--detach", device]);
+        let device = LoopDevice(tool("losetup", &["--find", "--show", disk]));
+        tool("mount", &[device.0.trim(), at]);
         Host {
             target: target.to_owned(),
         }
+    }
+}
+
+/// It is detached at once: the kernel frees it when what is mounted on it is unmounted, also if this process is killed.
+struct LoopDevice(String);
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        tool("losetup", &["--detach", self.0.trim()]);
     }
 }
 
