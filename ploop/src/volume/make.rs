@@ -346,10 +346,8 @@ fn take_back(operation: &'static str, directory: &Path, unfinished: &Path) -> Re
     let mut deltas = Vec::new();
     for entry in fs::read_dir(unfinished).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|it| it == "hds") {
-            if holds_no_data(&path) {
-                deltas.push(path);
-            }
+        if path.extension().is_some_and(|it| it == "hds") && holds_no_data(&path) {
+            deltas.push(path);
         }
     }
     for delta in deltas {
