@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
+use crate::image::other_image::{LARGEST_DESCRIPTOR, mentions};
 use crate::image::recovery::creation;
 use crate::image::{self, Header};
 use crate::lock::NewFileLock;
@@ -41,7 +42,8 @@ impl Ploop {
     ///
     /// # Errors
     ///
-    /// As [`Ploop::descriptor`], and where a directory of the image cannot be read.
+    /// As [`Ploop::descriptor`], and where a directory of the image cannot be read, or a small file beside it: that may be a
+    /// descriptor which names what looks left over.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -76,7 +78,7 @@ impl Ploop {
     pub fn remove_leftovers(&mut self) -> Result<Vec<PathBuf>> {
         let change = Change::begin(&self.image, &REMOVE)?;
         // An operation on another image here may be about to name what this one does not.
-        let _others = other_descriptors(change.path(), &change.descriptor)
+        let _others = other_descriptors(change.path(), &change.descriptor)?
             .iter()
             .map(|other| NewFileLock::acquire(REMOVE.name, other, Duration::ZERO))
             .collect::<Result<Vec<_>>>()?;
@@ -115,9 +117,13 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         .iter()
         .filter_map(|image| Identity::of(&image.file).ok())
         .collect();
-    let others: Vec<Vec<u8>> = small_files_beside(path, &found)
-        .filter_map(|file| fs::read(file).ok())
-        .collect();
+    let mut others = Vec::new();
+    for file in small_files_beside(operation, path, &found)? {
+        match fs::read(&file) {
+            Err(error) if leads_nowhere(&error) => {}
+            text => others.push(text.map_err(|error| not_known(operation, &file, error))?),
+        }
+    }
     let devices = sysfs::devices(operation)?;
     // A device with a delta that cannot be identified may have any file.
     let unknown = devices.iter().any(sysfs::Device::is_unknown);
@@ -144,14 +150,9 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     ];
     let temporary = temporary.into_iter();
     found.extend(temporary.filter(|path| paths::is_regular_file(path)));
-    let entries = fs::read_dir(paths::directory_of(path)).map_err(|error| {
-        Error::io(operation, "the directory cannot be read", error).with_path(path)
-    })?;
-    for entry in entries.flatten() {
-        if creation::is_abandoned(&entry.path()) {
-            found.push(entry.path());
-        }
-    }
+    let mut beside = files_of(operation, paths::directory_of(path))?;
+    beside.retain(|path| creation::is_abandoned(path));
+    found.extend(beside);
     found.sort();
     found.dedup();
     Ok(found)
@@ -196,13 +197,12 @@ fn is_delta(file: &Path) -> bool {
 }
 
 /// Files beside an image, and beside what was found, that are no deltas: descriptors of other images and
-/// copies of this one's among them, whatever they are called and whoever can read them.
-fn small_files_beside<'a>(
-    path: &'a Path,
-    found: &'a [PathBuf],
-) -> impl Iterator<Item = PathBuf> + use<'a> {
-    /// No descriptor is larger.
-    const LARGEST: u64 = 16 << 20;
+/// copies of this one's among them, whatever they are called. What cannot be looked at is an error: it may be one.
+fn small_files_beside(
+    operation: &'static str,
+    path: &Path,
+    found: &[PathBuf],
+) -> Result<Vec<PathBuf>> {
     let own = [
         path.to_owned(),
         paths::staged(path),
@@ -216,43 +216,61 @@ fn small_files_beside<'a>(
         .chain(found.iter().map(PathBuf::as_path))
         .map(paths::directory_of)
         .collect();
-    directories
-        .into_iter()
-        .flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten())
-        .map(|entry| entry.path())
-        .filter(move |file| {
+    let mut small = Vec::new();
+    for directory in directories {
+        for file in files_of(operation, directory)? {
             // Of a link, what it leads to.
-            let is_text = fs::metadata(file).is_ok_and(|it| it.is_file() && it.len() <= LARGEST);
-            is_text && !own.contains(file) && !found.contains(file) && Header::read(file).is_err()
-        })
+            let is_text = match fs::metadata(&file) {
+                Ok(metadata) => metadata.is_file() && metadata.len() <= LARGEST_DESCRIPTOR,
+                Err(error) if leads_nowhere(&error) => false,
+                Err(error) => return Err(not_known(operation, &file, error)),
+            };
+            let is_other = is_text && !own.contains(&file) && !found.contains(&file);
+            if is_other && Header::read(&file).is_err() {
+                small.push(file);
+            }
+        }
+    }
+    Ok(small)
 }
 
-/// Whether a text, in whatever encoding a descriptor can have, has the name of this file in it.
-fn mentions(text: &[u8], file: &Path) -> bool {
-    let name = file.file_name().unwrap_or_default().as_bytes();
-    let wide: Vec<u8> = name.iter().flat_map(|byte| [*byte, 0]).collect();
-    // Of the other byte order, this is all but the last zero.
-    let wide = wide.strip_suffix(&[0]).unwrap_or(&wide);
-    [name, wide]
-        .into_iter()
-        .any(|name| !name.is_empty() && text.windows(name.len()).any(|window| window == name))
+fn files_of(operation: &'static str, directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).and_then(|entries| {
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        paths.collect::<io::Result<_>>()
+    });
+    entries.map_err(|error| {
+        Error::io(operation, "the directory cannot be read", error).with_path(directory)
+    })
+}
+
+/// A link to nothing, or to itself, and a file that is gone.
+fn leads_nowhere(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
+fn not_known(operation: &'static str, file: &Path, error: io::Error) -> Error {
+    let why = "this cannot be read, and may be a descriptor that names what looks left over; move it elsewhere, or make it readable";
+    Error::io(operation, why, error).with_path(file)
 }
 
 /// Descriptors of other images beside this one.
-fn other_descriptors(path: &Path, descriptor: &Descriptor) -> Vec<PathBuf> {
+fn other_descriptors(path: &Path, descriptor: &Descriptor) -> Result<Vec<PathBuf>> {
     let deltas: Vec<PathBuf> = descriptor
         .images
         .iter()
         .map(|image| image.file.clone())
         .collect();
-    let mut others: Vec<PathBuf> = small_files_beside(path, &deltas)
+    let mut others: Vec<PathBuf> = small_files_beside(REMOVE.name, path, &deltas)?
+        .into_iter()
         .filter(|file| Descriptor::open(file).is_ok())
         .filter_map(|file| fs::canonicalize(file).ok())
         .collect();
     others.sort();
     others.dedup();
     others.retain(|other| other != path);
-    others
+    Ok(others)
 }
 
 /// What is in such a directory lies flat in it; nothing is removed where something is mounted.
@@ -318,6 +336,29 @@ mod tests {
         }
         drop(making);
         assert_eq!(image.remove_leftovers().unwrap(), [alive]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_name_anything() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().canonicalize().unwrap().join(name);
+        let param = CreateParam::new(at("root.hds"), Size::from_mib(10)).fs(None);
+        let mut image = Ploop::create(&param).unwrap();
+        let orphan = at("root.hds.{0d3ebf62-5322-4a35-a84c-e465aef3807c}");
+        fs::copy(at("root.hds"), &orphan).unwrap();
+        // Links that lead nowhere name nothing.
+        let link = |target: &str, name| std::os::unix::fs::symlink(target, at(name)).unwrap();
+        link("nowhere", "gone.xml");
+        link("circle.xml", "circle.xml");
+        assert_eq!(image.leftovers().unwrap(), [&*orphan]);
+        // A read of it is an error, for everybody.
+        link("/proc/self/mem", "other.xml");
+        for result in [image.leftovers(), image.remove_leftovers()] {
+            assert_eq!(result.unwrap_err().path(), Some(&*at("other.xml")));
+        }
+        assert!(orphan.exists());
+        fs::remove_file(at("other.xml")).unwrap();
+        assert_eq!(image.remove_leftovers().unwrap(), [orphan]);
     }
 
     #[test]

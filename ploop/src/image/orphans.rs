@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::descriptor::Descriptor;
-use crate::{Error, Guid, Result};
+use crate::{Error, ErrorKind, Guid, Result};
 
 const OPERATION: &str = "look for orphaned deltas of";
 
@@ -64,18 +64,30 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
     Ok(found)
 }
 
-/// The files that the descriptors of a directory name.
+/// The files that the descriptors of a directory name. A descriptor that cannot be read is an error: it may name any.
 #[cfg(any(feature = "libploop", feature = "image-write"))]
-pub(crate) fn named_in(directory: &Path) -> BTreeSet<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let descriptors = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension() == Some(OsStr::new("xml")));
-    descriptors
-        .take(MAX_DESCRIPTORS)
-        .filter_map(|path| Descriptor::open(path).ok())
-        .flat_map(|descriptor| names(&descriptor))
-        .collect()
+pub(crate) fn named_in(directory: &Path) -> Result<BTreeSet<PathBuf>> {
+    let failed =
+        |error| Error::io(OPERATION, "the directory cannot be read", error).with_path(directory);
+    let mut descriptors = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension() == Some(OsStr::new("xml")) && descriptors.len() < MAX_DESCRIPTORS {
+            descriptors.push(path);
+        }
+    }
+    let mut named = BTreeSet::new();
+    for path in descriptors {
+        match Descriptor::open(path) {
+            Ok(descriptor) => named.extend(names(&descriptor)),
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::InvalidInput => {}
+                ErrorKind::Corrupt | ErrorKind::Unsupported => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(named)
 }
 
 /// The files of a descriptor, with their directories resolved.

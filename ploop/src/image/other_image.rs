@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::descriptor::Descriptor;
+use super::descriptor::{Descriptor, Image};
 use super::header::{Header, HeaderFlags};
 use super::orphans::MAX_DESCRIPTORS;
 use crate::identity::Identity;
@@ -25,7 +26,7 @@ pub(crate) fn require_of_no_other_image(
     delta: &Path,
 ) -> Result<()> {
     require_no_volume_upon(operation, descriptor, delta)?;
-    let Some(other) = other_descriptor(descriptor, delta) else {
+    let Some(other) = other_descriptor(operation, descriptor, delta)? else {
         return Ok(());
     };
     let why = format!(
@@ -42,7 +43,7 @@ pub(crate) fn require_no_other_image_beside(
     descriptor: &Path,
     base: &Path,
 ) -> Result<()> {
-    let Some(other) = other_descriptor(descriptor, base) else {
+    let Some(other) = other_descriptor(operation, descriptor, base)? else {
         return Ok(());
     };
     let why = format!(
@@ -170,44 +171,102 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
     Ok(())
 }
 
-/// A descriptor that names this delta, beside the delta or beside the file to which that leads.
-fn other_descriptor(descriptor: &Path, delta: &Path) -> Option<PathBuf> {
+/// A descriptor that names this delta, beside the delta or beside the file to which that leads. One that cannot be read
+/// is an error: it may name it.
+fn other_descriptor(
+    operation: &'static str,
+    descriptor: &Path,
+    delta: &Path,
+) -> Result<Option<PathBuf>> {
     let home = directory_of(descriptor);
     let mut elsewhere = directories(delta);
     elsewhere.retain(|directory| directory != home);
-    if elsewhere.is_empty() {
-        return None;
-    }
-    let delta = Identity::of(delta).ok()?;
-    let own = Identity::of(descriptor).ok();
-    // A volume there has deltas of the one upon which it stands, too.
-    let names = |other: &PathBuf| {
-        let mut other = Some(other.clone());
-        for _ in 0..MAX_DESCRIPTORS {
-            let path = other.take().filter(|it| Identity::of(it).ok() != own);
-            let Some(Ok(descriptor)) = path.map(Descriptor::open) else {
-                return false;
-            };
-            let mut images = descriptor.all_images();
-            if images.any(|image| Identity::of(&image.file).is_ok_and(|file| file == delta)) {
-                return true;
-            }
-            let above = descriptor.volume.as_ref().and_then(|it| it.parent.as_ref());
-            other = above.map(|above| above.join(DESCRIPTOR_NAME));
-        }
-        false
+    let Ok(file) = Identity::of(delta) else {
+        return Ok(None);
     };
-    elsewhere.iter().find_map(|directory| {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let others = entries
-            .map(|entry| entry.path())
-            .filter(|path| path.extension() == Some(OsStr::new("xml")));
-        // First, and where the directory cannot be read.
-        [directory.join(DESCRIPTOR_NAME)]
-            .into_iter()
-            .chain(others.take(MAX_DESCRIPTORS))
-            .find(names)
-    })
+    let own = Identity::of(descriptor).ok();
+    for directory in elsewhere {
+        for other in possible_descriptors(operation, &directory)? {
+            if names(&other, own, delta, file).map_err(|error| error.during(operation))? {
+                return Ok(Some(other));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What may be a descriptor in a directory, by its name.
+fn possible_descriptors(operation: &'static str, directory: &Path) -> Result<Vec<PathBuf>> {
+    // First, and where the directory may not be read.
+    let mut found = vec![directory.join(DESCRIPTOR_NAME)];
+    let mut list = || -> io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.extension() == Some(OsStr::new("xml")) && found.len() <= MAX_DESCRIPTORS {
+                found.push(path);
+            }
+        }
+        Ok(())
+    };
+    match list() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        listed => listed.map_err(|error| {
+            let why = "the delta lies here, and the descriptors beside it cannot be listed";
+            Error::io(operation, why, error).with_path(directory)
+        })?,
+    }
+    Ok(found)
+}
+
+/// Whether a descriptor, or one upon which it stands, has this delta. `own` is none of them.
+fn names(other: &Path, own: Option<Identity>, delta: &Path, file: Identity) -> Result<bool> {
+    let mut other = other.to_owned();
+    for _ in 0..MAX_DESCRIPTORS {
+        if Identity::of(&other).ok() == own {
+            return Ok(false);
+        }
+        let descriptor = match Descriptor::open(&other) {
+            Ok(descriptor) => descriptor,
+            Err(error) => return may_name(&other, error, delta),
+        };
+        let is_it = |image: &Image| Identity::of(&image.file).is_ok_and(|it| it == file);
+        if descriptor.all_images().any(is_it) {
+            return Ok(true);
+        }
+        // A volume there has deltas of the one upon which it stands, too.
+        match descriptor.volume.and_then(|volume| volume.parent) {
+            Some(above) => other = above.join(DESCRIPTOR_NAME),
+            None => break,
+        }
+    }
+    Ok(false)
+}
+
+/// No descriptor is larger.
+pub(crate) const LARGEST_DESCRIPTOR: u64 = 16 << 20;
+
+/// Whether a file that could not be read as a descriptor may be one that names this delta.
+fn may_name(other: &Path, error: Error, delta: &Path) -> Result<bool> {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::InvalidInput => Ok(false),
+        // Not one, or a damaged one.
+        ErrorKind::Corrupt | ErrorKind::Unsupported => {
+            let is_small = fs::metadata(other).is_ok_and(|it| it.len() <= LARGEST_DESCRIPTOR);
+            Ok(is_small && fs::read(other).map_or(true, |text| mentions(&text, delta)))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Whether a text, in whatever encoding a descriptor can have, has the name of this file in it.
+pub(crate) fn mentions(text: &[u8], file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().as_bytes();
+    let wide: Vec<u8> = name.iter().flat_map(|byte| [*byte, 0]).collect();
+    // Of the other byte order, this is all but the last zero.
+    let wide = wide.strip_suffix(&[0]).unwrap_or(&wide);
+    [name, wide]
+        .into_iter()
+        .any(|name| !name.is_empty() && text.windows(name.len()).any(|window| window == name))
 }
 
 /// The directory in which a file has its name, and that of the file to which a link of this name leads.

@@ -268,6 +268,28 @@ fn deltas_of_another_image_are_left_alone() {
     }
 }
 
+/// Also where the other descriptor is damaged, or cannot be read.
+#[test]
+fn deltas_of_a_damaged_image_are_left_alone() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let (_elsewhere, mut copy) = copy_of_descriptor(&filled, false);
+    let (before, whole) = (files(&filled), fs::read(filled.xml()).unwrap());
+    let mut merge = || copy.merge(&MergeParam::new(MergeTarget::All), |_| {});
+    fs::write(filled.xml(), &whole[..whole.len() - 10]).unwrap();
+    assert_eq!(merge().unwrap_err().kind(), ErrorKind::Unsupported);
+    // A read of it is an error, for everybody.
+    fs::remove_file(filled.xml()).unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", filled.xml()).unwrap();
+    assert_eq!(merge().unwrap_err().path(), Some(&*filled.xml()));
+    fs::remove_file(filled.xml()).unwrap();
+    fs::write(filled.xml(), whole).unwrap();
+    assert!(files(&filled) == before);
+    filled.verify();
+    // A text that has nothing to do with it.
+    fs::write(filled.xml(), "<a/>").unwrap();
+    merge().unwrap();
+}
+
 /// What an interrupted change has left in the deltas of another image is for that one to finish.
 #[test]
 fn marks_of_another_image_are_left_alone() {

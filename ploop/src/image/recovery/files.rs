@@ -69,15 +69,18 @@ pub(super) fn finish(devices: &[Device], path: &Path, now: &Descriptor) {
     if !side_files::is_regular_file(&record) {
         return;
     }
+    let directory = side_files::directory_of(path);
+    let Ok(others) = orphans::named_in(directory) else {
+        // The next operation may see what others have.
+        return;
+    };
     // Whatever cannot be removed is reported by the check, as an orphan.
     if let Ok(text) = fs::read(&record) {
-        let directory = side_files::directory_of(path);
         let used: HashSet<Identity> = now
             .images
             .iter()
             .filter_map(|image| Identity::of(&image.file).ok())
             .collect();
-        let others = orphans::named_in(directory);
         // A line that is not complete has no end.
         for name in text.split_inclusive(|byte| *byte == b'\n') {
             let Some(name) = name.strip_suffix(b"\n") else {
