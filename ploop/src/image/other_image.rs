@@ -85,6 +85,9 @@ pub(crate) fn require_recoverable(
 /// Where the volumes that stand upon an image are registered: by links, in its directory.
 pub(crate) const CHILDREN: &str = "children";
 
+/// What the names of links there begin with that lead to volumes upon which this one stood, or is to stand.
+pub(crate) const MOVE: &str = ".ploop-move-";
+
 /// What is registered in the `children` of a volume, or was. libploop takes links alone, whatever else is there.
 pub(crate) fn links_to_volumes(operation: &'static str, children: &Path) -> Result<Vec<PathBuf>> {
     let list = || -> io::Result<Vec<PathBuf>> {
@@ -126,11 +129,18 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
     let refused = |why: String, path: &Path| {
         Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(path))
     };
+    let own_file = Identity::of(descriptor).ok();
     let mut left = vec![children];
     let mut seen = BTreeSet::new();
     while let Some(children) = left.pop() {
         for link in links_to_volumes(operation, &children)? {
             let path = link.join(DESCRIPTOR_NAME);
+            let name = link.file_name().unwrap_or_default();
+            let is_move = name.as_bytes().starts_with(MOVE.as_bytes());
+            let is_own = || own_file.is_some() && Identity::of(&path).ok() == own_file;
+            if is_own() || is_move && !link.exists() {
+                continue;
+            }
             let volume = match Descriptor::open(&path) {
                 Ok(volume) => volume,
                 Err(error) => {

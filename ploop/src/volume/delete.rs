@@ -51,9 +51,10 @@ impl Volume {
         let _lock = self.begin(operation)?;
         let own = self.directory().to_owned();
         let mut children = Vec::new();
-        for child in layout::children(operation, &own)? {
+        let registered = layout::children(operation, &own)?.into_iter();
+        for child in registered.filter(|it| !it.is_move) {
             if !child.directory.join(paths::DESCRIPTOR_NAME).exists() {
-                let why = "a volume that stands upon this one is registered here, and is not there: what it stands upon would be removed; remove this link, if that volume is gone";
+                let why = "a volume that stands upon this one is registered here, and its descriptor is not there: what it stands upon would be removed; put it back, or remove this link, if that volume is gone";
                 return Err(Error::new(ErrorKind::NotFound, operation, why).with_path(child.link));
             }
             if !children.contains(&child.directory) {
@@ -104,21 +105,6 @@ impl Volume {
             None => Some(change),
         };
 
-        // Nobody finds the volume any more; then its deltas go, from the top down. What is left after a kill is taken back
-        // by the next operation on the one in which it is registered last: its heir, or else the one above.
-        let above = above.filter(|above| above.is_dir());
-        let (first, last) = match heir {
-            Some(heir) => (above.as_deref(), Some(heir)),
-            None => (None, above.as_deref()),
-        };
-        if let Some(first) = first {
-            layout::unregister(operation, first, &own)?;
-        }
-        layout::remove_file(operation, &path)?;
-        durability::sync_directories(operation, [&*own])?;
-        if let Some(last) = last {
-            layout::unregister(operation, last, &own)?;
-        }
         let kept = match heir {
             Some(heir) => read(operation, heir)?.images,
             None => Vec::new(),
@@ -131,14 +117,26 @@ impl Volume {
                 resolved(&it.file) == resolved(file) || is_same && names == 1
             })
         };
-        let removed: Vec<&PathBuf> = files.iter().filter(|file| !is_kept(file)).collect();
+        let removed: Vec<&Path> = (files.iter().filter(|file| !is_kept(file)))
+            .map(PathBuf::as_path)
+            .collect();
+        // Its descriptor goes first: until then a kill leaves a volume that reads as before, and from then on one that the
+        // next operation on the volume above or on the heir removes. So it stays registered in both until the end.
+        let above = above.filter(|above| above.is_dir());
+        if let Some(above) = &above {
+            layout::register_move(operation, &own, above)?;
+        }
+        layout::mark(operation, &own, removed.iter().copied())?;
+        layout::remove_file(operation, &path)?;
+        durability::sync_directories(operation, [&*own])?;
         for file in &removed {
             layout::remove_file(operation, file)?;
         }
         let directories = removed.iter().map(|file| paths::directory_of(file));
         durability::sync_directories(operation, directories)?;
         drop(locked);
-        layout::remove(operation, &own)
+        let registered_in: Vec<&Path> = above.as_deref().into_iter().chain(heir).collect();
+        layout::remove(operation, &own, &registered_in)
     }
 
     /// That no device has the volume. One may have a delta that the volume upon this one has by now.
@@ -177,14 +175,10 @@ impl Volume {
             let mut image = (*image).clone();
             let directory = fs::canonicalize(paths::directory_of(&image.file)).ok();
             if directory.as_deref() == Some(own) {
-                let name = image.file.file_name().unwrap_or_default();
-                let mut file = child.join(name);
-                let is_other = |file: &Path| {
-                    let same = Identity::of(file).ok() == Identity::of(&image.file).ok();
-                    fs::symlink_metadata(file).is_ok() && !same
-                };
-                if is_other(&file) {
-                    file = child.join(format!("{}.hds", image.guid));
+                let [mut file, other] = second_names(child, &image);
+                let same = Identity::of(&file).ok() == Identity::of(&image.file).ok();
+                if fs::symlink_metadata(&file).is_ok() && !same {
+                    file = other;
                 }
                 links.push((image.file.clone(), file.clone()));
                 image.file = file;
@@ -213,7 +207,9 @@ impl Volume {
         if let Some(below) = new.stands_upon() {
             layout::require_name_free(operation, below, child)?;
         }
-        layout::require_name_free(operation, child, own)?;
+        // Until its descriptor is gone, the volume that is deleted reads the same deltas: nothing may be merged into them.
+        // By this link, the next operation takes back what comes now, and the move.
+        layout::register_move(operation, child, own)?;
         for (file, link) in &links {
             make_link(operation, file, link)?;
         }
@@ -221,8 +217,6 @@ impl Volume {
         if let Some(below) = new.stands_upon() {
             layout::register(operation, below, child)?;
         }
-        // Until its descriptor is gone, the volume that is deleted reads the same deltas: nothing may be merged into them.
-        layout::register(operation, child, own)?;
         change.replace_descriptor(&new)
     }
 }
@@ -278,6 +272,35 @@ fn require_nobody_beside(change: &Change<'_>, own: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The names that a delta may get in the directory of the volume that takes it over.
+fn second_names(heir: &Path, image: &Image) -> [PathBuf; 2] {
+    let name = image.file.file_name().unwrap_or_default();
+    [heir.join(name), heir.join(format!("{}.hds", image.guid))]
+}
+
+/// Removes those names of deltas of a volume that was to be deleted, and is not, which the heir does not use.
+pub(super) fn remove_second_names(
+    operation: &'static str,
+    heir: &Path,
+    own: &Descriptor,
+    deleted: &Descriptor,
+) -> Result<()> {
+    let used: Vec<PathBuf> = (own.images.iter().chain(&deleted.images))
+        .map(|it| resolved(&it.file))
+        .collect();
+    for image in &deleted.images {
+        let Ok(identity) = Identity::of(&image.file) else {
+            continue;
+        };
+        for file in second_names(heir, image) {
+            if !used.contains(&file) && Identity::of(&file).is_ok_and(|it| it == identity) {
+                layout::remove_file(operation, &file)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn make_link(operation: &'static str, file: &Path, link: &Path) -> Result<()> {
     match fs::hard_link(file, link) {
         // From an attempt that was cut short: that was looked at.
@@ -295,7 +318,7 @@ fn make_link(operation: &'static str, file: &Path, link: &Path) -> Result<()> {
 }
 
 /// The name of a file, in a directory without links.
-fn resolved(file: &Path) -> PathBuf {
+pub(super) fn resolved(file: &Path) -> PathBuf {
     let directory = paths::directory_of(file);
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
     directory.join(file.file_name().unwrap_or_default())

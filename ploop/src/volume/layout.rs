@@ -3,19 +3,23 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::image::descriptor::{UnknownFields, write};
-use crate::image::other_image::{CHILDREN, links_to_volumes};
+use crate::image::other_image::{CHILDREN, MOVE, links_to_volumes};
+use crate::image::recovery::files;
 use crate::image::{Descriptor, Header};
-use crate::{Error, ErrorKind, Result, durability, ffi, paths, side_files, trust};
+use crate::{Error, ErrorKind, Guid, Result, durability, ffi, paths, side_files, trust};
 
 /// A volume that is registered in the directory of another one.
 pub(super) struct Child {
     pub(super) link: PathBuf,
     /// Where the link leads. It may not be there.
     pub(super) directory: PathBuf,
+    /// Whether it is no volume upon that one, but [one that a move is from or to](register_move).
+    pub(super) is_move: bool,
 }
 
 /// The volumes that are registered as upon the one in this directory.
@@ -27,7 +31,12 @@ pub(super) fn children(operation: &'static str, directory: &Path) -> Result<Vec<
         .filter_map(|link| {
             let target = fs::read_link(&link).ok()?;
             let directory = fs::canonicalize(&link).unwrap_or_else(|_| children.join(target));
-            Some(Child { link, directory })
+            let name = link.file_name().unwrap_or_default();
+            Some(Child {
+                is_move: name.as_bytes().starts_with(MOVE.as_bytes()),
+                link,
+                directory,
+            })
         })
         .collect())
 }
@@ -62,13 +71,28 @@ pub(super) fn require_name_free(
 /// Registers a volume as upon the one in `directory`.
 pub(super) fn register(operation: &'static str, directory: &Path, child: &Path) -> Result<()> {
     require_name_free(operation, directory, child)?;
-    let link = link_of(directory, child);
+    make_link(operation, directory, child, &link_of(directory, child))
+}
+
+/// Registers that the volume in `directory` is about to stand upon `other`, or not to any more. It stands upon one at any time;
+/// and it is registered in others before and after, which is taken back by [`finish`](super::Volume::finish) after a kill.
+pub(super) fn register_move(operation: &'static str, directory: &Path, other: &Path) -> Result<()> {
+    let known = children(operation, directory)?;
+    if known.iter().any(|it| it.is_move && it.directory == other) {
+        return Ok(());
+    }
+    let name = format!("{MOVE}{}", Guid::generate());
+    let link = directory.join(CHILDREN).join(name);
+    make_link(operation, directory, other, &link)
+}
+
+fn make_link(operation: &'static str, directory: &Path, child: &Path, link: &Path) -> Result<()> {
     let children = directory.join(CHILDREN);
     require_no_link(operation, &children)?;
-    let made = match symlink(child, &link) {
+    let made = match symlink(child, link) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(&children)
             .and_then(|()| durability::sync_directory(directory))
-            .and_then(|()| symlink(child, &link)),
+            .and_then(|()| symlink(child, link)),
         // It was there: that was looked at.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
@@ -101,8 +125,8 @@ fn link_of(directory: &Path, child: &Path) -> PathBuf {
     directory.join(CHILDREN).join(name)
 }
 
-/// The absolute path of the directory of a new volume: one that is not there, or has nothing in it but an empty `children`, as
-/// an operation that was cut short leaves it.
+/// The absolute path of the directory of a new volume: one that is not there, or has nothing in it but an empty `children` and a
+/// [mark](mark), as an operation that was cut short leaves it.
 pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result<PathBuf> {
     let directory = paths::of_new_file(operation, directory)?;
     if directory.to_str().is_none() {
@@ -124,12 +148,16 @@ pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result
     if fs::symlink_metadata(&directory).is_err() {
         return Ok(directory);
     }
+    let mark = mark_in(&directory);
     let is_free = || -> io::Result<bool> {
         if !fs::symlink_metadata(&directory)?.is_dir() {
             return Ok(false);
         }
         for entry in fs::read_dir(&directory)? {
             let entry = entry?;
+            if entry.path() == mark && entry.file_type()?.is_file() {
+                continue;
+            }
             let is_children = entry.file_name() == CHILDREN && entry.file_type()?.is_dir();
             if !is_children || fs::read_dir(entry.path())?.next().is_some() {
                 return Ok(false);
@@ -165,6 +193,27 @@ pub(super) fn make(operation: &'static str, directory: &Path) -> Result<()> {
         })
 }
 
+/// Marks the directory of a volume that has no descriptor yet, or is about to lose it. One without a descriptor and without
+/// this has lost it otherwise, and others may need it. The deltas are of no use without the descriptor.
+pub(super) fn mark<'a>(
+    operation: &'static str,
+    directory: &Path,
+    deltas: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
+    files::record(operation, &directory.join(paths::DESCRIPTOR_NAME), deltas)?;
+    durability::sync_directories(operation, [directory])
+}
+
+/// Whether it is marked, and has no descriptor.
+pub(super) fn is_unfinished(directory: &Path) -> bool {
+    !directory.join(paths::DESCRIPTOR_NAME).exists()
+        && side_files::is_regular_file(&mark_in(directory))
+}
+
+fn mark_in(directory: &Path) -> PathBuf {
+    side_files::file_record(&directory.join(paths::DESCRIPTOR_NAME))
+}
+
 fn make_directory(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
@@ -192,7 +241,7 @@ pub(super) fn make_delta(operation: &'static str, file: &Path, below: &Header) -
     })
 }
 
-/// Writes the descriptor of a new volume. It is there when it is complete.
+/// Writes the descriptor of a new volume. It is there when it is complete; then the [mark](mark) goes.
 pub(super) fn write_descriptor(
     operation: &'static str,
     directory: &Path,
@@ -212,15 +261,42 @@ pub(super) fn write_descriptor(
         .map_err(|error| {
             let why = "the descriptor of the new volume cannot be written";
             Error::io(operation, why, error).with_path(path)
-        })
+        })?;
+    // Should it stay, the next change removes it.
+    let _ = fs::remove_file(mark_in(directory));
+    Ok(())
 }
 
-/// Removes the directory of a volume that has no descriptor any more, or none yet: what this crate and libploop make in
-/// one, by its name. Other files stay, and the directory with them.
-pub(super) fn remove(operation: &'static str, directory: &Path) -> Result<()> {
+/// Removes the directory of a volume that has no descriptor any more, or none yet, and is [marked](mark): what this crate and
+/// libploop make in one, by its name. Other files stay, and the directory with them.
+///
+/// After a kill, the next operation on any of those in which the volume is registered does all of this again.
+pub(super) fn remove(
+    operation: &'static str,
+    directory: &Path,
+    registered_in: &[&Path],
+) -> Result<()> {
     let path = directory.join(paths::DESCRIPTOR_NAME);
+    for file in files::recorded(&path) {
+        // A new one may not have its header yet, or not its length.
+        let is_empty = || fs::metadata(&file).is_ok_and(|it| it.len() == 0);
+        if File::open(&file).is_ok_and(|it| Header::is_in(&it)) || is_empty() {
+            remove_file(operation, &file)?;
+        }
+    }
+    let (last, others) = match registered_in.split_last() {
+        Some((last, others)) => (Some(last), others),
+        None => (None, registered_in),
+    };
+    for other in others {
+        unregister(operation, other, directory)?;
+    }
+    // Only then: by these links the others are found.
     for Child { link, .. } in children(operation, directory)? {
         let _ = fs::remove_file(link);
+    }
+    if let Some(last) = last {
+        unregister(operation, last, directory)?;
     }
     let _ = fs::remove_dir(directory.join(CHILDREN));
     for file in side_files::of_descriptor(&path) {

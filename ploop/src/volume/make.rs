@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::delete::{remove_second_names, resolved};
 use super::{Volume, VolumePlace, call, layout, read, relation, require_standable};
 use crate::change::Change;
 use crate::ffi::Call;
@@ -116,7 +117,6 @@ impl Volume {
         if let Some(parent) = change.descriptor.stands_upon() {
             layout::require_name_free(operation, parent, &directory)?;
         }
-        layout::require_name_free(operation, self.directory(), &directory)?;
         shorten_name(&change)?;
         drop(change);
 
@@ -143,8 +143,9 @@ impl Volume {
         });
         // Registered before it is a volume: so these deltas are neither merged nor removed from here on.
         layout::make(operation, &directory)?;
+        layout::mark(operation, &directory, [])?;
         let own = self.directory();
-        layout::register(operation, own, &directory)?;
+        layout::register_move(operation, own, &directory)?;
         layout::register(operation, &directory, own)?;
         layout::write_descriptor(operation, &directory, &taken, change.path())?;
         stand_upon(&change, &directory)?;
@@ -205,14 +206,15 @@ impl Volume {
             }
         };
         let header = Header::read(&below.file).map_err(|error| error.during(operation))?;
+        let file = new_delta(images.as_deref().unwrap_or(&directory));
         layout::make(operation, &directory)?;
+        layout::mark(operation, &directory, [&*file])?;
         layout::register(operation, self.directory(), &directory)?;
         let relation = Relation {
             parent: Some(self.directory().to_owned()),
             snapshot: Some(guid),
             read_only: false,
         };
-        let file = new_delta(images.as_deref().unwrap_or(&directory));
         let clone = upon(&change.descriptor, relation, guid, file.clone(), &header);
         layout::make_delta(operation, &file, &header)?;
         layout::write_descriptor(operation, &directory, &clone, change.path())?;
@@ -223,50 +225,89 @@ impl Volume {
     /// Begins an operation: nobody else has one until the lock is dropped, and nothing is left of one before.
     pub(super) fn begin(&mut self, operation: &'static str) -> Result<VolumesLock> {
         let lock = VolumesLock::acquire(operation, self.image.path())?;
+        for child in layout::children(operation, self.directory())? {
+            let path = child.directory.join(paths::DESCRIPTOR_NAME);
+            let may_move = || -> Result<bool> {
+                let links = layout::children(operation, &child.directory)?;
+                Ok(links.iter().any(|it| it.is_move))
+            };
+            if !child.is_move && path.exists() && may_move()? {
+                let image = Ploop::open(path)?;
+                Volume { image }.finish(operation)?;
+            }
+        }
         self.finish(operation)?;
         Ok(lock)
     }
 
-    /// Finishes or takes back what was cut short here: a snapshot or a clone of this volume.
-    fn finish(&mut self, operation: &'static str) -> Result<()> {
+    /// Finishes or takes back what was cut short: a move of this volume, and what makes or removes one that is registered
+    /// here.
+    pub(super) fn finish(&self, operation: &'static str) -> Result<()> {
         for child in layout::children(operation, self.directory())? {
-            let directory = child.directory;
-            if !directory.is_dir() {
-                continue;
-            }
-            let own = self.image.descriptor()?;
-            if !is_unfinished(operation, &own, &directory)? {
-                continue;
-            }
-            // Perhaps somebody is about to complete it.
-            let change = Change::begin(&self.image.image, &CLONE)?;
-            if !is_unfinished(operation, &change.descriptor, &directory)? {
-                continue;
-            }
-            let path = directory.join(paths::DESCRIPTOR_NAME);
-            trust::require_no_other_writers(operation, [&*path])?;
-            match path.exists() {
-                true => stand_upon(&change, &directory)?,
-                false => take_back(operation, self.directory(), &directory)?,
+            if child.is_move || layout::is_unfinished(&child.directory) {
+                // Perhaps somebody is about to complete it.
+                let change = Change::begin(&self.image.image, &CLONE)?;
+                let path = child.directory.join(paths::DESCRIPTOR_NAME);
+                trust::require_no_other_writers(operation, [&*path])?;
+                match layout::is_unfinished(&child.directory) {
+                    true => remove_unfinished(&change, &child.directory)?,
+                    false if child.is_move => finish_move(&change, &child.directory)?,
+                    false => {}
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Whether the volume in this directory, which is registered as upon another one, was not completed: it has no
-/// descriptor, or is a snapshot that has the deltas of the other one, which does not stand upon it yet.
-fn is_unfinished(operation: &'static str, own: &Descriptor, directory: &Path) -> Result<bool> {
+/// Removes a volume that was not completed, or is deleted but for its directory.
+fn remove_unfinished(change: &Change<'_>, directory: &Path) -> Result<()> {
+    let operation = change.operation();
+    let own = paths::directory_of(change.path());
+    // Where a deletion was cut short, these are the heir and the volume above.
+    let others: Vec<PathBuf> = (layout::children(operation, directory)?.into_iter())
+        .map(|it| it.directory)
+        .filter(|it| it != own && it.is_dir())
+        .collect();
+    let registered_in: Vec<&Path> = others.iter().map(PathBuf::as_path).chain([own]).collect();
+    layout::remove(operation, directory, &registered_in)
+}
+
+/// The volume was about to stand upon the one in `directory`, or not to any more.
+fn finish_move(change: &Change<'_>, directory: &Path) -> Result<()> {
+    let operation = change.operation();
+    let own = paths::directory_of(change.path());
     if !directory.join(paths::DESCRIPTOR_NAME).exists() {
-        return Ok(true);
+        return layout::unregister(operation, own, directory);
     }
-    let taken = read(operation, directory)?;
-    let is_same = || {
-        let (taken, own) = (taken.top_image()?, own.image(taken.top)?);
-        Some(Identity::of(&taken.file).ok()? == Identity::of(&own.file).ok()?)
+    let (descriptor, other) = (&change.descriptor, read(operation, directory)?);
+    let is_of_other = |image: &&Image| {
+        let file = other.image(image.guid).map(|it| Identity::of(&it.file));
+        matches!((file, Identity::of(&image.file)), (Some(Ok(other)), Ok(own)) if other == own)
     };
-    let is_read_only = taken.volume.as_ref().is_some_and(|it| it.read_only);
-    Ok(is_read_only && own.parent(own.top) == Some(taken.top) && is_same() == Some(true))
+    let (taken, rest): (Vec<&Image>, Vec<&Image>) = descriptor.images.iter().partition(is_of_other);
+    if taken.is_empty() {
+        // It stands upon one, and is to be registered there alone.
+        let from = match descriptor.stands_upon() {
+            Some(above) if above == directory => other.stands_upon(),
+            _ => Some(directory),
+        };
+        if let Some(from) = from.filter(|it| it.is_dir()) {
+            layout::unregister(operation, from, own)?;
+        }
+        remove_second_names(operation, own, descriptor, &other)?;
+        return layout::unregister(operation, own, directory);
+    }
+    // It was not done with a snapshot, or has taken over the deltas of a volume that was not deleted.
+    let below: Vec<Guid> = (rest.iter().filter_map(|it| descriptor.parent(it.guid)))
+        .filter(|guid| rest.iter().all(|it| it.guid != *guid))
+        .collect();
+    let stand_upon_one = matches!(below.as_slice(), [below] if other.image(*below).is_some());
+    match stand_upon_one && rest.iter().any(|it| it.guid == descriptor.top) {
+        true => stand_upon(change, directory),
+        // Changed since. Its deltas are safe as long as the link is there, and the deletion can go on.
+        false => Ok(()),
+    }
 }
 
 /// libploop names a new top after the lowest delta of the volume, which is the top that it made last: each name is
@@ -312,62 +353,44 @@ fn shorten_name(change: &Change<'_>) -> Result<()> {
     crate::durability::sync_directories(operation, [paths::directory_of(&file)])
 }
 
-/// The last steps of a snapshot: the volume in `directory` has all deltas of this one but the top.
+/// The last steps of a snapshot: the volume in `directory` has deltas of this one, which is to stand upon them. So is a
+/// deletion taken back.
 fn stand_upon(change: &Change<'_>, directory: &Path) -> Result<()> {
     let operation = change.operation();
     let own = paths::directory_of(change.path());
+    let other = read(operation, directory)?;
     let above = change.descriptor.stands_upon().map(Path::to_owned);
+    let images = change.descriptor.images.iter();
+    let has_another_name = images.clone().any(|image| {
+        let named = other.image(image.guid).map(|it| resolved(&it.file));
+        named.is_some_and(|it| it != resolved(&image.file))
+    });
+    let guids: Vec<Guid> = images.map(|it| it.guid).collect();
+    if let (true, Some(device)) = (has_another_name, change.devices_with(&guids).next()) {
+        return change.refuse_attached(
+            device,
+            "the deletion of a volume of which it has deltas by another name was cut short, and is taken back",
+        );
+    }
     if let Some(above) = &above {
         layout::register(operation, above, directory)?;
     }
     let mut new = change.descriptor.clone();
-    new.images.retain(|image| image.guid == new.top);
-    new.snapshots.retain(|shot| shot.guid == new.top);
+    new.images.retain(|it| other.image(it.guid).is_none());
+    new.snapshots.retain(|it| other.image(it.guid).is_none());
+    let mut below = new.snapshots.iter().map(|it| it.parent);
     new.volume = Some(Relation {
         parent: Some(directory.to_owned()),
-        snapshot: new.snapshots.first().map(|shot| shot.parent),
+        snapshot: below.find(|guid| other.image(*guid).is_some()),
         // One that has just taken over the deltas of another one may be read-only.
         read_only: new.volume.as_ref().is_some_and(|it| it.read_only),
     });
     change.replace_descriptor(&new)?;
-    layout::unregister(operation, own, directory)?;
-    match above {
-        Some(above) => layout::unregister(operation, &above, own),
-        None => Ok(()),
+    remove_second_names(operation, own, &new, &other)?;
+    if let Some(above) = above {
+        layout::unregister(operation, &above, own)?;
     }
-}
-
-/// Removes a volume that has no descriptor yet, if there is nothing in its directory but what is made there before.
-fn take_back(operation: &'static str, directory: &Path, unfinished: &Path) -> Result<()> {
-    let failed = |error| {
-        let why = "the directory of a volume that was not completed cannot be read";
-        Error::io(operation, why, error).with_path(unfinished)
-    };
-    let mut deltas = Vec::new();
-    for entry in fs::read_dir(unfinished).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|it| it == "hds") && holds_no_data(&path) {
-            deltas.push(path);
-        }
-    }
-    for delta in deltas {
-        layout::remove_file(operation, &delta)?;
-    }
-    layout::remove(operation, unfinished)?;
-    layout::unregister(operation, directory, unfinished)
-}
-
-/// Whether a delta is new, or was cut short before it had its length. One that holds data is of somebody else.
-fn holds_no_data(delta: &Path) -> bool {
-    let Ok(metadata) = fs::symlink_metadata(delta) else {
-        return false;
-    };
-    let ends_before_data = || fs::File::open(delta).is_ok_and(|file| Header::is_in(&file));
-    let is_empty = || match Header::read(delta) {
-        Ok(header) => header.data_start() == metadata.len(),
-        Err(_) => ends_before_data(),
-    };
-    metadata.is_file() && (metadata.len() == 0 || is_empty())
+    layout::unregister(operation, own, directory)
 }
 
 /// A new name for a delta, as libploop gives it to that of a clone.

@@ -12,15 +12,23 @@
 //! # What an interruption leaves
 //!
 //! After a kill or a power cut at any moment each volume that was there reads as before, or is what it was to become. The
-//! next operation of this module on the volume finishes or takes back what was cut short. What remains then:
+//! next operation of this module on the volume, on one upon which it stands or was to stand, or on one upon it finishes or takes back
+//! what was cut short; a volume with a descriptor stays. Until then, deltas that two of them have are not merged. What remains:
 //!
 //! | operation | may leave |
 //! |---|---|
 //! | [`create`](Volume::create) | an image that is no volume yet; remove its directory |
 //! | [`snapshot`](Volume::snapshot), [`clone_to`](Volume::clone_to) | a snapshot of the image, which [`Ploop::delete_snapshot`](crate::Ploop::delete_snapshot) merges; an empty delta in [the directory for images](VolumePlace::images); an empty directory, which the next attempt uses |
-//! | [`delete`](Volume::delete) | once the descriptor is gone, a directory without one, and deltas that nobody names; remove them |
+//! | [`switch_to`](Volume::switch_to) | a link `.ploop-move-…` in `children`, which the next operation on the volume removes |
+//! | [`delete`](Volume::delete) | once the descriptor is gone, an empty directory, and deltas in other directories that nobody names; remove them |
 //!
 //! These operations exclude each other: all of root on a host, and all of any other user.
+//!
+//! # What is done by hand
+//!
+//! Which volumes stand upon one is told by the links in its `children` alone. A volume whose directory or descriptor was moved is
+//! missed: what it stands upon is not deleted until it is back, or the link is removed. One whose link was removed, or that is a copy
+//! (`cp -a`) of another one, is **not seen**: it loses what it stands upon when that is deleted. So make clones, and no copies.
 //!
 //! ```
 //! # let dir = tempfile::tempdir().unwrap();
@@ -209,7 +217,7 @@ fn tree(directory: PathBuf, above: &mut BTreeSet<PathBuf>) -> Result<VolumeTree>
     for child in layout::children(OPERATION, &directory)? {
         let path = child.directory.join(paths::DESCRIPTOR_NAME);
         let is_unfinished = !path.exists() && child.directory.is_dir();
-        if is_unfinished || above.contains(&child.directory) {
+        if child.is_move || is_unfinished || above.contains(&child.directory) {
             // It is being made or deleted, or was when that was cut short.
             continue;
         }

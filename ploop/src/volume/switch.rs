@@ -85,6 +85,10 @@ impl Volume {
         let _to = Parents::lock(operation, form, path, &new, change.timeout(), true)?;
         let old_files: Vec<PathBuf> = old.images.iter().map(|it| it.file.clone()).collect();
 
+        let moves = || old.stands_upon().into_iter().chain([to]);
+        for other in moves() {
+            layout::register_move(operation, &own, other)?;
+        }
         layout::register(operation, to, &own)?;
         // What is not needed after an interruption, whichever descriptor is there.
         let files = old_files.iter().map(PathBuf::as_path).chain([&*file]);
@@ -93,6 +97,9 @@ impl Volume {
         change.replace_descriptor(&new)?;
         if let Some(above) = old.stands_upon().filter(|above| *above != to) {
             layout::unregister(operation, above, &own)?;
+        }
+        for other in moves() {
+            layout::unregister(operation, &own, other)?;
         }
         for file in &old_files {
             layout::remove_file(operation, file)?;

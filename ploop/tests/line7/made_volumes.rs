@@ -1,19 +1,16 @@
 //! Volumes that this crate makes, changes and removes; libploop reads and continues them.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
-use std::time::Duration;
 
 use ploop::image::Header;
 use ploop::volume::{Volume, VolumePlace, VolumeTree};
 use ploop::{CreateParam, ErrorKind, ImageMode, MergeParam, MergeTarget, Size};
 
 use crate::container::tool;
-use crate::fixture::child::child;
 use crate::fixture::directory::Contents;
 use crate::fixture::harness::{Need, Test, is_stub};
 use crate::tests;
@@ -23,9 +20,6 @@ const ROOT: &[Need] = &[Need::LineSeven, Need::Root];
 
 /// What libploop does by itself.
 const REAL: &[Need] = &[Need::LineSeven, Need::RealLibrary, Need::Root];
-
-/// What takes too long in the sandbox.
-const WITHOUT_DRIVER: &[Need] = &[Need::LineSeven, Need::Root, Need::NoDriver];
 
 pub(crate) fn tests() -> Vec<Test> {
     tests![
@@ -39,13 +33,13 @@ pub(crate) fn tests() -> Vec<Test> {
             copies_of_volumes_leave_the_originals_alone,
             a_clone_is_cut_short_while_its_delta_is_made,
             what_cannot_be_done_changes_nothing,
+            a_descriptor_that_was_moved_aside_is_missed,
             places_in_which_no_volume_can_be,
             operations_at_the_same_time;
         REAL =>
             libploop_s_names_grow,
             libploop_continues_what_this_crate_makes,
             this_crate_continues_what_libploop_makes;
-        WITHOUT_DRIVER => a_kill_leaves_each_volume_as_it_was_or_is_to_be;
     ]
 }
 
@@ -472,15 +466,32 @@ fn what_cannot_be_done_changes_nothing() {
     volumes.verify();
 }
 
-/// What a kill is to hit.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Snapshot,
-    Clone,
-    CloneReadOnly,
-    Switch,
-    DeleteTop,
-    DeleteMiddle,
+/// What stands upon a volume is not forgotten with its descriptor.
+fn a_descriptor_that_was_moved_aside_is_missed() {
+    let mut volumes = Volumes::new();
+    volumes.create("a");
+    volumes.snapshot("a", "s");
+    volumes.write("a", &[(0, 1)]);
+    volumes.clone_to("s", "x");
+    volumes.delete("a");
+    // Upon one whose delta lies in a directory without a descriptor: of a volume, and of a clone.
+    volumes.snapshot("x", "m");
+    volumes.clone_to("m", "y");
+    volumes.write("y", &[(1, 2)]);
+    for (below, name) in [("s", "m"), ("m", "y"), ("m", "x")] {
+        let aside = volumes.home().join("aside.xml");
+        fs::rename(volumes.xml(name), &aside).unwrap();
+        let before = volumes.all_deltas();
+        let error = volumes.volume(below).delete().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        // What finishes what was cut short leaves it alone, too.
+        volumes.clone_to(below, "new");
+        volumes.delete("new");
+        assert!(volumes.all_deltas() == before, "{name}");
+        fs::rename(&aside, volumes.xml(name)).unwrap();
+        volumes.verify();
+    }
+    assert_tree(&volumes, "s", "s(m(x y))");
 }
 
 fn places_in_which_no_volume_can_be() {
@@ -568,42 +579,6 @@ fn operations_at_the_same_time() {
     ploop::durability::set_sync(true);
 }
 
-fn prepared(volumes: &mut Volumes) {
-    volumes.create("a");
-    volumes.write("a", &[(0, 1)]);
-    volumes.snapshot("a", "s");
-    volumes.write("a", &[(1, 2)]);
-    volumes.snapshot("a", "m");
-    volumes.write("a", &[(2, 3)]);
-    volumes.clone_to("s", "x");
-    volumes.write("x", &[(3, 4)]);
-}
-
-impl Step {
-    fn run(self, volumes: &Volumes) -> ploop::Result<()> {
-        let volume = |name: &str| Volume::open(volumes.path(name));
-        match self {
-            Step::Snapshot => volume("a")?.snapshot(&volumes.place("n")).map(drop),
-            Step::Clone => volume("a")?.clone_to(&volumes.place("n")).map(drop),
-            Step::CloneReadOnly => volume("m")?.clone_to(&volumes.place("n")).map(drop),
-            Step::Switch => volume("x")?.switch_to(&volume("m")?),
-            Step::DeleteTop => volume("x")?.delete(),
-            Step::DeleteMiddle => volume("m")?.delete(),
-        }
-    }
-
-    /// The volume of which it is, and the one that it removes.
-    fn volume(self) -> (&'static str, bool) {
-        match self {
-            Step::Snapshot | Step::Clone => ("a", false),
-            Step::CloneReadOnly => ("m", false),
-            Step::Switch => ("x", false),
-            Step::DeleteTop => ("x", true),
-            Step::DeleteMiddle => ("m", true),
-        }
-    }
-}
-
 /// The delta has no header yet, or not its length, or is complete; the descriptor is missing.
 fn a_clone_is_cut_short_while_its_delta_is_made() {
     let mut volumes = Volumes::new();
@@ -618,6 +593,7 @@ fn a_clone_is_cut_short_while_its_delta_is_made() {
         let new = volumes.path("n");
         fs::create_dir_all(new.join("children")).unwrap();
         fs::write(new.join("cut.hds"), &empty[..len]).unwrap();
+        fs::write(new.join("DiskDescriptor.xml.ploop-files"), "cut.hds\n").unwrap();
         let link = volumes.path("s").join("children/n");
         std::os::unix::fs::symlink(&new, link).unwrap();
         volumes.clone_to("s", "n");
@@ -628,132 +604,4 @@ fn a_clone_is_cut_short_while_its_delta_is_made() {
         volumes.contents.remove("n");
         volumes.verify();
     }
-}
-
-fn a_kill_leaves_each_volume_as_it_was_or_is_to_be() {
-    let all = [
-        Step::Snapshot,
-        Step::Clone,
-        Step::CloneReadOnly,
-        Step::Switch,
-        Step::DeleteTop,
-        Step::DeleteMiddle,
-    ];
-    for step in all {
-        let mut done = Vec::new();
-        for number in 0..10_u32 {
-            child(&format!("{step:?}-{number}"), |dir| {
-                let mut volumes = Volumes::at(dir);
-                prepared(&mut volumes);
-                // From the beginning to the end of what takes some milliseconds.
-                let killer = thread::spawn(move || {
-                    thread::sleep(Duration::from_micros(u64::from(number * number) * 240));
-                    // SAFETY: a signal to this process.
-                    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-                });
-                step.run(&volumes).unwrap();
-                fs::write(dir.join("done"), "").unwrap();
-                killer.join().unwrap();
-            })
-            .died_of(libc::SIGKILL)
-            .left(|dir| done.push(check(step, dir)));
-        }
-        // In the process of a part there are none.
-        let cut_short = done.iter().filter(|it| !**it).count();
-        assert!(
-            done.is_empty() || cut_short > 1,
-            "{step:?} was cut short {cut_short} times only"
-        );
-    }
-}
-
-/// Asserts that what a kill has left is right, and that the same again does it. Returns whether it had been done.
-fn check(step: Step, dir: &Path) -> bool {
-    let is_done = dir.join("done").exists();
-    let mut volumes = Volumes::at(dir);
-    let mut contents = expected();
-    let (volume, removes) = step.volume();
-    let before = contents.clone();
-    if let Step::Switch = step {
-        let (old, new) = (&before["x"], &before["m"]);
-        let found = volumes.read("x");
-        assert!(
-            found == Volumes::bytes(old) || found == Volumes::bytes(new),
-            "{step:?}"
-        );
-        contents.remove("x");
-    } else if removes {
-        contents.remove(volume);
-    }
-    volumes.contents = contents.clone();
-    volumes.verify_data();
-    // One that is new is there and right, or not there.
-    if volumes.xml("n").exists() {
-        let of = if volume == "m" { "m" } else { "a" };
-        assert!(volumes.read("n") == Volumes::bytes(&before[of]), "{step:?}");
-    }
-    if is_done {
-        return true;
-    }
-    let deltas_of_others: BTreeSet<PathBuf> =
-        contents.keys().flat_map(|it| volumes.files(it)).collect();
-    // Again.
-    let again = match step.run(&volumes) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && volumes.xml("n").exists() => {
-            Ok(())
-        }
-        Err(error)
-            if removes && error.kind() == ErrorKind::NotFound && !volumes.xml(volume).exists() =>
-        {
-            Ok(())
-        }
-        again => again,
-    };
-    again.unwrap_or_else(|error| panic!("{step:?}: {error}"));
-    match step {
-        Step::Switch => {
-            contents.insert("x", before["m"].clone());
-        }
-        Step::Snapshot | Step::Clone => {
-            contents.insert("n", before["a"].clone());
-        }
-        Step::CloneReadOnly => {
-            contents.insert("n", before["m"].clone());
-        }
-        Step::DeleteTop | Step::DeleteMiddle => {
-            assert!(!volumes.xml(volume).exists());
-            for file in deltas_of_others {
-                assert!(
-                    file.exists() || file.starts_with(volumes.path("m")),
-                    "{}",
-                    file.display()
-                );
-            }
-        }
-    }
-    volumes.contents = contents;
-    volumes.verify_data();
-    // And libploop and this crate go on.
-    volumes.c_snapshot("a", "later");
-    volumes.write("a", &[(9, 20)]);
-    volumes.snapshot("a", "latest");
-    volumes.write("a", &[(9, 21)]);
-    volumes.verify_data();
-    let tree = tree(&volumes.volume("s").tree().unwrap());
-    for name in volumes.contents.keys() {
-        assert!(tree.contains(name), "{step:?}: {name} is not in {tree}");
-    }
-    false
-}
-
-/// What is in the volumes that are [`prepared`].
-fn expected() -> std::collections::BTreeMap<&'static str, crate::filled_image::Contents> {
-    let state = |clusters: &[(u64, u64)]| clusters.iter().copied().collect();
-    [
-        ("a", state(&[(0, 1), (1, 2), (2, 3)])),
-        ("s", state(&[(0, 1)])),
-        ("m", state(&[(0, 1), (1, 2)])),
-        ("x", state(&[(0, 1), (3, 4)])),
-    ]
-    .into()
 }

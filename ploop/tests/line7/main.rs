@@ -6,6 +6,7 @@ mod capabilities;
 #[path = "../kernel/container.rs"]
 mod container;
 mod creation;
+mod cut_volumes;
 mod devices;
 mod discards;
 mod encryption;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         devices::tests(),
         volumes::tests(),
         made_volumes::tests(),
+        cut_volumes::tests(),
     ];
     fixture::harness::run(sections.into_iter().flatten().collect())
 }

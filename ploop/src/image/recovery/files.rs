@@ -32,21 +32,47 @@ impl FileRecord {
         path: &Path,
         files: impl IntoIterator<Item = &'a Path>,
     ) -> Result<FileRecord> {
-        let directory = side_files::directory_of(path);
-        let mut text = Vec::new();
-        for file in files {
-            if let (true, Some(name)) = (is_in(file, directory), file.file_name()) {
-                text.extend_from_slice(name.as_bytes());
-                text.push(b'\n');
-            }
-        }
-        let record = side_files::file_record(path);
-        descriptor::write(&record, &text, None).map_err(|error| {
-            let why = "the record that shows after an interruption which files are not needed cannot be made";
-            Error::io(operation, why, error).with_path(&record)
-        })?;
-        Ok(FileRecord(record))
+        record(operation, path, files)?;
+        Ok(FileRecord(side_files::file_record(path)))
     }
+}
+
+/// Makes a record that stays.
+pub(crate) fn record<'a>(
+    operation: &'static str,
+    path: &Path,
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
+    let directory = side_files::directory_of(path);
+    let mut text = Vec::new();
+    for file in files {
+        if let (true, Some(name)) = (is_in(file, directory), file.file_name()) {
+            text.extend_from_slice(name.as_bytes());
+            text.push(b'\n');
+        }
+    }
+    let record = side_files::file_record(path);
+    descriptor::write(&record, &text, None).map_err(|error| {
+        let why =
+            "the record that shows after an interruption which files are not needed cannot be made";
+        Error::io(operation, why, error).with_path(&record)
+    })
+}
+
+/// The files of a record that are there.
+pub(crate) fn recorded(path: &Path) -> Vec<PathBuf> {
+    let record = side_files::file_record(path);
+    let text = match side_files::is_regular_file(&record) {
+        true => fs::read(&record).unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let directory = side_files::directory_of(path);
+    // A line that is not complete has no end.
+    text.split_inclusive(|byte| *byte == b'\n')
+        .filter_map(|name| name.strip_suffix(b"\n"))
+        .map(|name| directory.join(OsStr::from_bytes(name)))
+        .filter(|file| file.parent() == Some(directory) && side_files::is_regular_file(file))
+        .collect()
 }
 
 fn is_in(file: &Path, directory: &Path) -> bool {
@@ -69,48 +95,36 @@ pub(super) fn finish(devices: &[Device], path: &Path, now: &Descriptor) {
     if !side_files::is_regular_file(&record) {
         return;
     }
-    let directory = side_files::directory_of(path);
-    let Ok(others) = orphans::named_in(directory) else {
+    let Ok(others) = orphans::named_in(side_files::directory_of(path)) else {
         // The next operation may see what others have.
         return;
     };
     // Whatever cannot be removed is reported by the check, as an orphan.
-    if let Ok(text) = fs::read(&record) {
-        let used: HashSet<Identity> = now
-            .images
-            .iter()
-            .filter_map(|image| Identity::of(&image.file).ok())
-            .collect();
-        // A line that is not complete has no end.
-        for name in text.split_inclusive(|byte| *byte == b'\n') {
-            let Some(name) = name.strip_suffix(b"\n") else {
-                continue;
-            };
-            let file = directory.join(OsStr::from_bytes(name));
-            let is_free = || {
-                let identity = Identity::of(&file).ok()?;
-                // The new base of a conversion, and the copy of a table.
-                let is_side_file = now
-                    .images
-                    .iter()
-                    .flat_map(|image| {
-                        let file = &image.file;
-                        [side_files::staged(file), side_files::table_copy(file)]
-                    })
-                    .any(|own| own == file);
-                let is_delta =
-                    || Header::read(&file).is_ok_and(|header| header.cluster == now.cluster);
-                let is_used = used.contains(&identity)
-                    || others.contains(&file)
-                    || devices.iter().any(|device| device.has(identity));
-                Some(!is_used && (is_side_file || is_delta()))
-            };
-            if file.parent() == Some(directory)
-                && side_files::is_regular_file(&file)
-                && is_free() == Some(true)
-            {
-                let _ = fs::remove_file(&file);
-            }
+    let used: HashSet<Identity> = now
+        .images
+        .iter()
+        .filter_map(|image| Identity::of(&image.file).ok())
+        .collect();
+    for file in recorded(path) {
+        let is_free = || {
+            let identity = Identity::of(&file).ok()?;
+            // The new base of a conversion, and the copy of a table.
+            let is_side_file = now
+                .images
+                .iter()
+                .flat_map(|image| {
+                    let file = &image.file;
+                    [side_files::staged(file), side_files::table_copy(file)]
+                })
+                .any(|own| own == file);
+            let is_delta = || Header::read(&file).is_ok_and(|header| header.cluster == now.cluster);
+            let is_used = used.contains(&identity)
+                || others.contains(&file)
+                || devices.iter().any(|device| device.has(identity));
+            Some(!is_used && (is_side_file || is_delta()))
+        };
+        if is_free() == Some(true) {
+            let _ = fs::remove_file(&file);
         }
     }
     let _ = fs::remove_file(&record);
