@@ -29,6 +29,7 @@ impl Volume {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) where two or more volumes stand upon it,
+    /// [`NotFound`](ErrorKind::NotFound) where one that is registered as upon it has no descriptor,
     /// [`Busy`](ErrorKind::Busy) while it is attached, or where the volume upon it is and deltas get another name;
     /// [`Unsupported`](ErrorKind::Unsupported) for deltas that cannot get one, where a delta belongs to another image, too,
     /// where the volume upon it does not take one on which yet another volume stands, and where the directory is a copy
