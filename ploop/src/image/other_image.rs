@@ -85,8 +85,8 @@ pub(crate) fn require_recoverable(
 /// Where the volumes that stand upon an image are registered: by links, in its directory.
 pub(crate) const CHILDREN: &str = "children";
 
-/// What the names of links there begin with that lead to volumes upon which this one stood, or is to stand.
-pub(crate) const MOVE: &str = ".ploop-move-";
+/// Where a volume has links to those upon which it stood, or is to stand. libploop would take these for volumes upon it.
+pub(crate) const MOVES: &str = "children.ploop-moves";
 
 /// What is registered in the `children` of a volume, or was. libploop takes links alone, whatever else is there.
 pub(crate) fn links_to_volumes(operation: &'static str, children: &Path) -> Result<Vec<PathBuf>> {
@@ -112,8 +112,11 @@ pub(crate) fn links_to_volumes(operation: &'static str, children: &Path) -> Resu
 
 /// Requires that no volume in another directory stands upon a delta of this image (A76).
 fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Path) -> Result<()> {
-    let children = directory_of(descriptor).join(CHILDREN);
-    if !children.is_dir() {
+    let home = directory_of(descriptor);
+    if ![CHILDREN, MOVES]
+        .iter()
+        .any(|links| home.join(links).is_dir())
+    {
         return Ok(());
     }
     let own = Descriptor::open(descriptor).map_err(|error| error.during(operation))?;
@@ -130,13 +133,14 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
         Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(path))
     };
     let own_file = Identity::of(descriptor).ok();
-    let mut left = vec![children];
+    let mut left = vec![home.to_owned()];
     let mut seen = BTreeSet::new();
-    while let Some(children) = left.pop() {
-        for link in links_to_volumes(operation, &children)? {
+    while let Some(directory) = left.pop() {
+        let moves = links_to_volumes(operation, &directory.join(MOVES))?;
+        let children = links_to_volumes(operation, &directory.join(CHILDREN))?;
+        let children = children.into_iter().map(|link| (link, false));
+        for (link, is_move) in children.chain(moves.into_iter().map(|link| (link, true))) {
             let path = link.join(DESCRIPTOR_NAME);
-            let name = link.file_name().unwrap_or_default();
-            let is_move = name.as_bytes().starts_with(MOVE.as_bytes());
             let is_own = || own_file.is_some() && Identity::of(&path).ok() == own_file;
             if is_own() || is_move && !link.exists() {
                 continue;
@@ -174,7 +178,7 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
                 if seen.len() > MAX_DESCRIPTORS {
                     return refused("too many volumes stand upon the image".into(), descriptor);
                 }
-                left.push(directory.join(CHILDREN));
+                left.push(directory);
             }
         }
     }

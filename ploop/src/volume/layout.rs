@@ -3,12 +3,11 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::image::descriptor::{UnknownFields, write};
-use crate::image::other_image::{CHILDREN, MOVE, links_to_volumes};
+use crate::image::other_image::{CHILDREN, MOVES, links_to_volumes};
 use crate::image::recovery::files;
 use crate::image::{Descriptor, Header};
 use crate::{Error, ErrorKind, Guid, Result, durability, ffi, paths, side_files, trust};
@@ -22,23 +21,25 @@ pub(super) struct Child {
     pub(super) is_move: bool,
 }
 
-/// The volumes that are registered as upon the one in this directory.
+/// The volumes that are registered as upon the one in this directory, and those that a move is from or to.
 pub(super) fn children(operation: &'static str, directory: &Path) -> Result<Vec<Child>> {
-    let children = directory.join(CHILDREN);
-    require_no_link(operation, &children)?;
-    let links = links_to_volumes(operation, &children)?.into_iter();
-    Ok(links
-        .filter_map(|link| {
-            let target = fs::read_link(&link).ok()?;
-            let directory = fs::canonicalize(&link).unwrap_or_else(|_| children.join(target));
-            let name = link.file_name().unwrap_or_default();
-            Some(Child {
-                is_move: name.as_bytes().starts_with(MOVE.as_bytes()),
+    let mut found = Vec::new();
+    for (name, is_move) in [(CHILDREN, false), (MOVES, true)] {
+        let links = directory.join(name);
+        require_no_link(operation, &links)?;
+        for link in links_to_volumes(operation, &links)? {
+            let Ok(target) = fs::read_link(&link) else {
+                continue;
+            };
+            let directory = fs::canonicalize(&link).unwrap_or_else(|_| links.join(target));
+            found.push(Child {
                 link,
                 directory,
-            })
-        })
-        .collect())
+                is_move,
+            });
+        }
+    }
+    Ok(found)
 }
 
 /// Links would be made and removed where this one leads.
@@ -81,23 +82,22 @@ pub(super) fn register_move(operation: &'static str, directory: &Path, other: &P
     if known.iter().any(|it| it.is_move && it.directory == other) {
         return Ok(());
     }
-    let name = format!("{MOVE}{}", Guid::generate());
-    let link = directory.join(CHILDREN).join(name);
+    let link = directory.join(MOVES).join(Guid::generate().to_string());
     make_link(operation, directory, other, &link)
 }
 
 fn make_link(operation: &'static str, directory: &Path, child: &Path, link: &Path) -> Result<()> {
-    let children = directory.join(CHILDREN);
-    require_no_link(operation, &children)?;
+    let children = paths::directory_of(link);
+    require_no_link(operation, children)?;
     let made = match symlink(child, link) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(&children)
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_directory(children)
             .and_then(|()| durability::sync_directory(directory))
             .and_then(|()| symlink(child, link)),
         // It was there: that was looked at.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     };
-    made.and_then(|()| durability::sync_directory(&children))
+    made.and_then(|()| durability::sync_directory(children))
         .map_err(|error| {
             Error::io(operation, "the volume cannot be registered", error).with_path(link)
         })
@@ -113,10 +113,13 @@ pub(super) fn unregister(operation: &'static str, directory: &Path, child: &Path
             return Err(Error::io(operation, why, error).with_path(link));
         }
     }
-    let children = directory.join(CHILDREN);
-    if children.is_dir() {
-        durability::sync_directories(operation, [&*children])?;
+    for links in [CHILDREN, MOVES].map(|name| directory.join(name)) {
+        if links.is_dir() {
+            durability::sync_directories(operation, [&*links])?;
+        }
     }
+    // Only if it is empty.
+    let _ = fs::remove_dir(directory.join(MOVES));
     Ok(())
 }
 
@@ -134,7 +137,8 @@ pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result
         return Err(Error::new(ErrorKind::InvalidInput, operation, why).with_path(directory));
     }
     let is_children = |it: &Path| {
-        it.file_name() == Some(OsStr::new(CHILDREN))
+        let names = [CHILDREN, MOVES].map(|name| Some(OsStr::new(name)));
+        names.contains(&it.file_name())
             && paths::directory_of(it)
                 .join(paths::DESCRIPTOR_NAME)
                 .exists()
@@ -158,8 +162,11 @@ pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result
             if entry.path() == mark && entry.file_type()?.is_file() {
                 continue;
             }
-            let is_children = entry.file_name() == CHILDREN && entry.file_type()?.is_dir();
-            if !is_children || fs::read_dir(entry.path())?.next().is_some() {
+            let is_known = [CHILDREN, MOVES]
+                .iter()
+                .any(|name| entry.file_name() == *name);
+            let is_known = is_known && entry.file_type()?.is_dir();
+            if !is_known || fs::read_dir(entry.path())?.next().is_some() {
                 return Ok(false);
             }
         }
@@ -298,7 +305,9 @@ pub(super) fn remove(
     if let Some(last) = last {
         unregister(operation, last, directory)?;
     }
-    let _ = fs::remove_dir(directory.join(CHILDREN));
+    for name in [CHILDREN, MOVES] {
+        let _ = fs::remove_dir(directory.join(name));
+    }
     for file in side_files::of_descriptor(&path) {
         if file != path && side_files::is_regular_file(&file) {
             let _ = fs::remove_file(file);
