@@ -112,16 +112,16 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     // Elsewhere, deltas of other images may lie, whose descriptors are who knows where.
     let own = fs::canonicalize(paths::directory_of(path)).ok();
     found.retain(|file| own.as_deref() == Some(paths::directory_of(file)));
-    let used: HashSet<Identity> = descriptor
-        .images
-        .iter()
-        .filter_map(|image| Identity::of(&image.file).ok())
-        .collect();
     let mut others = Vec::new();
+    let mut used: HashSet<Identity> = files(descriptor).collect();
     for file in small_files_beside(operation, path, &found)? {
         match fs::read(&file) {
             Err(error) if leads_nowhere(&error) => {}
             text => others.push(text.map_err(|error| not_known(operation, &file, error))?),
+        }
+        // It may have another name for the file, by a link.
+        if let Ok(other) = Descriptor::open(&file) {
+            used.extend(files(&other));
         }
     }
     let devices = sysfs::devices(operation)?;
@@ -156,6 +156,11 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+fn files(descriptor: &Descriptor) -> impl Iterator<Item = Identity> {
+    let images = descriptor.all_images();
+    images.filter_map(|image| Identity::of(&image.file).ok())
 }
 
 /// New files of merges that were killed. libploop takes the mark off when they are complete.
@@ -351,6 +356,12 @@ mod tests {
         link("nowhere", "gone.xml");
         link("circle.xml", "circle.xml");
         assert_eq!(image.leftovers().unwrap(), [&*orphan]);
+        // Another descriptor has the delta by the name of a link.
+        link(orphan.file_name().unwrap().to_str().unwrap(), "link.hds");
+        let text = fs::read_to_string(image.path()).unwrap();
+        fs::write(at("other.xml"), text.replace(">root.hds<", ">link.hds<")).unwrap();
+        assert_eq!(image.remove_leftovers().unwrap(), [] as [PathBuf; 0]);
+        fs::remove_file(at("other.xml")).unwrap();
         // A read of it is an error, for everybody.
         link("/proc/self/mem", "other.xml");
         for result in [image.leftovers(), image.remove_leftovers()] {

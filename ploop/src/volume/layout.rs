@@ -129,7 +129,7 @@ fn link_of(directory: &Path, child: &Path) -> PathBuf {
 }
 
 /// The absolute path of the directory of a new volume: one that is not there, or has nothing in it but an empty `children` and a
-/// [mark](mark), as an operation that was cut short leaves it.
+/// [mark](mark). What an operation that was cut short has left there is removed, and where it is registered.
 pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result<PathBuf> {
     let directory = paths::of_new_file(operation, directory)?;
     if directory.to_str().is_none() {
@@ -153,6 +153,19 @@ pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result
         return Ok(directory);
     }
     let mark = mark_in(&directory);
+    if is_unfinished(&directory) {
+        trust::require_own_directory(operation, &directory)?;
+        let known = children(operation, &directory)?.into_iter();
+        let others: Vec<PathBuf> = known
+            .map(|it| it.directory)
+            .filter(|it| it.is_dir())
+            .collect();
+        let registered_in: Vec<&Path> = others.iter().map(PathBuf::as_path).collect();
+        remove(operation, &directory, &registered_in)?;
+        if fs::symlink_metadata(&directory).is_err() {
+            return Ok(directory);
+        }
+    }
     let is_free = || -> io::Result<bool> {
         if !fs::symlink_metadata(&directory)?.is_dir() {
             return Ok(false);

@@ -209,6 +209,8 @@ impl Volume {
         let file = new_delta(images.as_deref().unwrap_or(&directory));
         layout::make(operation, &directory)?;
         layout::mark(operation, &directory, [&*file])?;
+        // By this link, whoever uses the directory after a kill finds where it is registered.
+        layout::register_move(operation, &directory, self.directory())?;
         layout::register(operation, self.directory(), &directory)?;
         let relation = Relation {
             parent: Some(self.directory().to_owned()),
@@ -218,6 +220,7 @@ impl Volume {
         let clone = upon(&change.descriptor, relation, guid, file.clone(), &header);
         layout::make_delta(operation, &file, &header)?;
         layout::write_descriptor(operation, &directory, &clone, change.path())?;
+        layout::unregister(operation, &directory, self.directory())?;
         drop(change);
         Volume::open(directory)
     }

@@ -18,9 +18,9 @@
 //! | operation | may leave |
 //! |---|---|
 //! | [`create`](Volume::create) | an image that is no volume yet; remove its directory |
-//! | [`snapshot`](Volume::snapshot), [`clone_to`](Volume::clone_to) | a snapshot of the image, which [`Ploop::delete_snapshot`](crate::Ploop::delete_snapshot) merges; an empty delta in [the directory for images](VolumePlace::images); an empty directory, which the next attempt uses |
-//! | [`switch_to`](Volume::switch_to) | a link in `children.ploop-moves`, which the next operation on the volume removes |
-//! | [`delete`](Volume::delete) | once the descriptor is gone, an empty directory, and deltas in other directories that nobody names; remove them |
+//! | [`snapshot`](Volume::snapshot), [`clone_to`](Volume::clone_to) | a snapshot of the image, which [`Ploop::delete_snapshot`](crate::Ploop::delete_snapshot) merges; an empty delta beside the volume's own or in [the directory for images](VolumePlace::images); a directory with a few files of this crate, which the next attempt uses, from whichever volume |
+//! | [`switch_to`](Volume::switch_to) | a link in `children.ploop-moves`, which the next operation on the volume removes; an old delta, or the new one, that nobody names |
+//! | [`delete`](Volume::delete) | once the descriptor is gone, a directory with a few files of this crate, and deltas in other directories that nobody names; remove them |
 //!
 //! These operations exclude each other: all of root on a host, and all of any other user.
 //!
