@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::descriptor::Descriptor;
-use crate::{Error, ErrorKind, Guid, Result};
+use crate::{Error, Guid, Result};
 
 const OPERATION: &str = "look for orphaned deltas of";
 
@@ -80,11 +80,13 @@ pub(crate) fn named_in(directory: &Path) -> Result<BTreeSet<PathBuf>> {
     for path in descriptors {
         match Descriptor::open(path) {
             Ok(descriptor) => named.extend(names(&descriptor)),
-            Err(error) => match error.kind() {
-                ErrorKind::NotFound | ErrorKind::InvalidInput => {}
-                ErrorKind::Corrupt | ErrorKind::Unsupported => {}
-                _ => return Err(error),
-            },
+            Err(error) => {
+                use crate::ErrorKind::{Corrupt, InvalidInput, NotFound, Unsupported};
+                let is_none = [NotFound, InvalidInput, Corrupt, Unsupported];
+                if !is_none.contains(&error.kind()) {
+                    return Err(error);
+                }
+            }
         }
     }
     Ok(named)
