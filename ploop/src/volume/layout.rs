@@ -155,13 +155,7 @@ pub(super) fn new_directory(operation: &'static str, directory: &Path) -> Result
     let mark = mark_in(&directory);
     if is_unfinished(&directory) {
         trust::require_own_directory(operation, &directory)?;
-        let known = children(operation, &directory)?.into_iter();
-        let others: Vec<PathBuf> = known
-            .map(|it| it.directory)
-            .filter(|it| it.is_dir())
-            .collect();
-        let registered_in: Vec<&Path> = others.iter().map(PathBuf::as_path).collect();
-        remove(operation, &directory, &registered_in)?;
+        remove_unfinished(operation, &directory, None)?;
         if fs::symlink_metadata(&directory).is_err() {
             return Ok(directory);
         }
@@ -285,6 +279,21 @@ pub(super) fn write_descriptor(
     // Should it stay, the next change removes it.
     let _ = fs::remove_file(mark_in(directory));
     Ok(())
+}
+
+/// [`remove`] of one that was cut short, where its links say where it is registered; in `last` it is registered, too.
+pub(super) fn remove_unfinished(
+    operation: &'static str,
+    directory: &Path,
+    last: Option<&Path>,
+) -> Result<()> {
+    // Where a deletion was cut short, these are the heir and the volume above.
+    let others: Vec<PathBuf> = (children(operation, directory)?.into_iter())
+        .map(|it| it.directory)
+        .filter(|it| Some(&**it) != last && it.is_dir())
+        .collect();
+    let registered_in: Vec<&Path> = others.iter().map(PathBuf::as_path).chain(last).collect();
+    remove(operation, directory, &registered_in)
 }
 
 /// Removes the directory of a volume that has no descriptor any more, or none yet, and is [marked](mark): what this crate and

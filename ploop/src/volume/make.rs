@@ -253,7 +253,10 @@ impl Volume {
                 let path = child.directory.join(paths::DESCRIPTOR_NAME);
                 trust::require_no_other_writers(operation, [&*path])?;
                 match layout::is_unfinished(&child.directory) {
-                    true => remove_unfinished(&change, &child.directory)?,
+                    true => {
+                        let own = Some(self.directory());
+                        layout::remove_unfinished(operation, &child.directory, own)?;
+                    }
                     false if child.is_move => finish_move(&change, &child.directory)?,
                     false => {}
                 }
@@ -261,19 +264,6 @@ impl Volume {
         }
         Ok(())
     }
-}
-
-/// Removes a volume that was not completed, or is deleted but for its directory.
-fn remove_unfinished(change: &Change<'_>, directory: &Path) -> Result<()> {
-    let operation = change.operation();
-    let own = paths::directory_of(change.path());
-    // Where a deletion was cut short, these are the heir and the volume above.
-    let others: Vec<PathBuf> = (layout::children(operation, directory)?.into_iter())
-        .map(|it| it.directory)
-        .filter(|it| it != own && it.is_dir())
-        .collect();
-    let registered_in: Vec<&Path> = others.iter().map(PathBuf::as_path).chain([own]).collect();
-    layout::remove(operation, directory, &registered_in)
 }
 
 /// The volume was about to stand upon the one in `directory`, or not to any more.
