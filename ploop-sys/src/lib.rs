@@ -50,6 +50,9 @@
 //! | `PLOOP_STATIC` | off: shared, on: static, whatever the features say. Without it, and without the feature, the library is shared if there is a shared one |
 //! | `PLOOP_NO_PKG_CONFIG` | on: pkg-config is not run. Without `PLOOP_LIB_DIR`, the compiler is asked which library the linker will take (`cc -print-file-name=libploop.so`). If it knows none, line 1 is assumed, and a warning says so |
 //!
+//! A program finds a shared library outside the system's directories by `LD_LIBRARY_PATH`, as any program:
+//! `PLOOP_LIB_DIR=/opt/ploop/lib LD_LIBRARY_PATH=/opt/ploop/lib cargo run`.
+//!
 //! pkg-config itself obeys the variables of the `pkg-config` crate, such as `PKG_CONFIG_PATH` and `PKG_CONFIG_SYSROOT_DIR`, in
 //! cross builds too; all of them may have the target in their name. With `DOCS_RS` on, no library is looked for and none is
 //! linked.

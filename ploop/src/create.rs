@@ -150,7 +150,7 @@ impl CreateParam {
     }
 
     /// The version of the format. Unless set, [`V2`](FormatVersion::V2) where the driver supports
-    /// large disks, else [`V1`](FormatVersion::V1).
+    /// large disks, else, and without the driver, [`V1`](FormatVersion::V1).
     pub fn format(mut self, format: FormatVersion) -> CreateParam {
         self.format = Some(format);
         self

@@ -32,8 +32,8 @@ impl Ploop {
     /// * temporary copies of the descriptor, of libploop and of this crate;
     /// * directories `.ploop-create-…` of creations that are not under way any more.
     ///
-    /// Deltas in other directories are not reported, because another image may have them;
-    /// [`image::check`](crate::image::check) names them. For the same reason, look before you remove anything where a
+    /// Of a [volume](crate::volume), no deltas are reported: those of other volumes lie among its own. Nor are deltas in other
+    /// directories, because another image may have them; [`image::check`](crate::image::check) names them. For the same reason, look before you remove anything where a
     /// descriptor elsewhere names deltas in this directory.
     ///
     /// None of it is needed to use the image, but a delta may hold data that somebody wants to look at

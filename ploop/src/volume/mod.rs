@@ -22,6 +22,10 @@
 //! | [`switch_to`](Volume::switch_to) | a link in `children.ploop-moves`, which the next operation on the volume removes; an old delta, or the new one, that nobody names |
 //! | [`delete`](Volume::delete) | once the descriptor is gone, a directory with a few files of this crate, and deltas in other directories that nobody names; remove them |
 //!
+//! So call the operation again. A clone of a volume that can be written to makes another snapshot then, and the one before may be
+//! deleted: one upon which a volume stands is refused. No call lists deltas that nobody names, since those of other volumes lie
+//! among them: remove one by hand where no descriptor of the volumes has its name.
+//!
 //! These operations exclude each other: all of root on a host, and all of any other user.
 //!
 //! # What is done by hand
