@@ -3,6 +3,7 @@
 use std::iter::{FusedIterator, Peekable};
 use std::path::Path;
 
+use super::aligned_buffer::AlignedBuffer;
 use super::disk::Disk;
 use super::extents::{Extent, Mapping, Mappings};
 use crate::Result;
@@ -19,7 +20,7 @@ pub struct Changes<'a> {
     /// What is left of a candidate.
     rest: Option<Extent>,
     pending: Option<Extent>,
-    buffers: [Vec<u8>; 2],
+    buffers: [AlignedBuffer; 2],
     failed: bool,
 }
 
@@ -47,7 +48,7 @@ impl Disk {
             candidates: Candidates::new(self, earlier),
             rest: None,
             pending: None,
-            buffers: [vec![0; BUFFER], vec![0; BUFFER]],
+            buffers: [AlignedBuffer::new(BUFFER), AlignedBuffer::new(BUFFER)],
             failed: false,
         }
     }

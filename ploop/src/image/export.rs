@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
+use super::aligned_buffer::AlignedBuffer;
 use super::atomic_file::AtomicFile;
 use super::chain::Level;
 use super::disk::Disk;
@@ -25,8 +26,9 @@ const OPERATION: &str = "export image";
 
 /// How much one thread copies at a time: large enough to read in order, small enough to share the work.
 const CHUNK: u64 = 8 << 20;
-/// How much one thread reads at a time: it stays in the cache until it is written.
-const BUFFER: usize = 512 << 10;
+/// How much one thread reads at a time, and the other way around: file systems keep what is written at once in large
+/// pieces of memory.
+const BUFFER: usize = 1 << 20;
 /// The unit in which zeros are found.
 const BLOCK: usize = 4 << 10;
 /// The shortest hole between data: each costs a system call and an extent, so fewer zeros are written.
@@ -69,7 +71,7 @@ impl ExportOptions {
         ExportOptions::default()
     }
 
-    /// How many threads copy; each holds half a MiB in memory. By default, and with 0, one for each
+    /// How many threads copy; each holds a MiB in memory. By default, and with 0, one for each
     /// processor, up to 8.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> ExportOptions {
@@ -217,7 +219,8 @@ impl Disk {
             .set_len(range.end - range.start)
             .map_err(write_failed)?;
 
-        self.copy_range(range, total, target.file(), options, progress)?;
+        let file = OneWriter::new(target.file());
+        self.copy_range(range, total, &file, options, progress)?;
         if options.sync {
             let synced = target.file().sync_all();
             synced.map_err(write_failed)?;
@@ -285,7 +288,7 @@ impl Disk {
             rest: None,
         };
         let zeros = vec![0; BUFFER];
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = AlignedBuffer::new(BUFFER);
         let mut at = range.start;
         loop {
             let mapping = queue.next()?;
@@ -502,6 +505,28 @@ impl ExportTarget for File {
     }
 }
 
+/// A file to which one thread writes at a time. The kernel sees to that as well, but has the other threads spin meanwhile.
+struct OneWriter<'a> {
+    file: &'a File,
+    writing: Mutex<()>,
+}
+
+impl<'a> OneWriter<'a> {
+    fn new(file: &'a File) -> OneWriter<'a> {
+        OneWriter {
+            file,
+            writing: Mutex::new(()),
+        }
+    }
+}
+
+impl ExportTarget for OneWriter<'_> {
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(data, offset)
+    }
+}
+
 /// An export that is running.
 struct ExportJob<'a> {
     disk: &'a Disk,
@@ -576,7 +601,7 @@ impl ExportJob<'_> {
     }
 
     fn work(&self, sender: &mpsc::SyncSender<u64>) -> Result<()> {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = AlignedBuffer::new(BUFFER);
         let mut runs = vec![DataRun::default(); self.disk.files().len()];
         loop {
             let next = self

@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aligned_buffer;
 mod atomic_file;
 mod bitmap;
 mod chain;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::OfflineImage;
 use super::change::OfflineChange;
 use super::free_parts::FreeParts;
+use crate::image::aligned_buffer::AlignedBuffer;
 use crate::image::chain::Chain;
 use crate::image::clusters::Clusters;
 use crate::image::descriptor::Image;
@@ -321,8 +322,8 @@ fn compact_file(
     let slots = len.saturating_sub(delta.header().data_start()) / cluster;
     let mut found = Unneeded::default();
     let mut all = 0;
-    let mut own = vec![0; cluster as usize];
-    let mut other = Vec::new();
+    let mut own = AlignedBuffer::new(cluster as usize);
+    let mut other = AlignedBuffer::new(cluster as usize);
     let mut next = delta.next_cluster(0)?;
     while let Some((number, at)) = next {
         next = delta.next_cluster(number + 1)?;
@@ -360,8 +361,8 @@ fn compact_file(
 }
 
 /// Whether the chain below has these bytes in this part of the disk.
-fn is_equal(below: &Chain, part: &Range<u64>, bytes: &[u8], buffer: &mut Vec<u8>) -> Result<bool> {
-    buffer.resize(bytes.len(), 0);
+fn is_equal(below: &Chain, part: &Range<u64>, bytes: &[u8], buffer: &mut [u8]) -> Result<bool> {
+    let buffer = &mut buffer[..bytes.len()];
     below.read(buffer, part.start)?;
-    Ok(bytes == &buffer[..])
+    Ok(bytes == buffer)
 }

@@ -11,6 +11,7 @@ use super::OfflineImage;
 use super::change::cancelled;
 use super::import::{Importer, allocate_all, require_no_header};
 use super::size::{whole_clusters, widest};
+use crate::image::aligned_buffer::AlignedBuffer;
 use crate::image::descriptor::{Descriptor, Image, ImageKind};
 use crate::image::file;
 use crate::image::preallocate::preallocate;
@@ -177,7 +178,7 @@ pub fn import(
             }
         };
         let mut read = 0;
-        let mut buffer = vec![0; importer.unit()];
+        let mut buffer = AlignedBuffer::new(importer.unit());
         loop {
             options.check_cancel(OPERATION)?;
             let len = match read_full(&mut source, &mut buffer) {

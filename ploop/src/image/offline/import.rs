@@ -10,6 +10,7 @@ use std::thread;
 
 use super::change::cancelled;
 use super::size::widest;
+use crate::image::aligned_buffer::AlignedBuffer;
 use crate::image::holes::is_zero;
 use crate::image::progress::{Progress, counted};
 use crate::image::write::{Storage, WritableDelta, write_zeros};
@@ -173,11 +174,11 @@ impl Importer {
         let mut report = counted(disk.allocated_in(&(0..u64::MAX))?, progress);
         let unit = self.unit();
         thread::scope(|scope| {
-            let (full, to_write) = mpsc::sync_channel::<(Vec<u8>, u64)>(QUEUE);
-            let (empty, to_fill) = mpsc::channel::<Vec<u8>>();
+            let (full, to_write) = mpsc::sync_channel::<(AlignedBuffer, u64)>(QUEUE);
+            let (empty, to_fill) = mpsc::channel::<AlignedBuffer>();
             for _ in 0..=QUEUE {
                 // The other end is below.
-                let _ = empty.send(vec![0; unit]);
+                let _ = empty.send(AlignedBuffer::new(unit));
             }
             let writer = scope.spawn(move || {
                 for (buffer, at) in to_write {

@@ -2,6 +2,7 @@
 
 use super::OPERATION;
 use super::delta::WritableDelta;
+use crate::image::aligned_buffer::AlignedBuffer;
 use crate::image::clusters::Clusters;
 use crate::image::table::entry_offset;
 use crate::{Error, ErrorKind, Result};
@@ -36,7 +37,7 @@ impl WritableDelta {
             .filter(|offset| !used.contains((offset / size) as u32));
         // All of these are used below, or cut off.
         self.space.free.clear();
-        let mut buffer = vec![0; size as usize];
+        let mut buffer = AlignedBuffer::new(size as usize);
         let mut next = self.next_cluster(0)?;
         while let Some((number, from)) = next {
             next = self.next_cluster(number + 1)?;

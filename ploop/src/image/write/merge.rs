@@ -11,6 +11,7 @@ use super::delta::WritableDelta;
 use super::delta_file::reopen;
 use super::levels::no_level;
 use super::{DiskWriter, OPERATION, Top};
+use crate::image::aligned_buffer::AlignedBuffer;
 use crate::image::chain::Chain;
 use crate::{Error, ErrorKind, Result};
 
@@ -215,7 +216,7 @@ impl DiskWriter {
             return Ok(());
         };
         let offset = u64::from(number) * self.cluster.bytes();
-        let mut buffer = vec![0; self.cluster.bytes() as usize];
+        let mut buffer = AlignedBuffer::new(self.cluster.bytes() as usize);
         merge.source.read(&mut buffer, file_offset)?;
         let left = self.size().bytes().saturating_sub(offset);
         let len = left.min(self.cluster.bytes()) as usize;
