@@ -60,7 +60,7 @@ fn main() -> ExitCode {
             assert_eq!(raw.fs_info(), safe.fs_info());
             assert_eq!(raw.image_info(), safe.image_info());
         }
-        let medians = pairs::measure(
+        let times = pairs::measure(
             || {
                 let start = Instant::now();
                 (call.raw)(&mut raw);
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
                 start.elapsed()
             },
         );
-        missed += usize::from(!medians.print(call.name, medians.raw.mul_f64(BAR)));
+        missed += usize::from(!times.print(call.name, times.raw.mul_f64(BAR)));
     }
     safe.set_mounted(false);
     if missed > 0 && has("--bars") {

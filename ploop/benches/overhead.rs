@@ -628,13 +628,13 @@ fn bars(filter: &str) -> ExitCode {
             f(&place);
             start.elapsed()
         };
-        let medians = pairs::measure(|| timed(call.raw), || timed(call.safe));
+        let measured = pairs::measure(|| timed(call.raw), || timed(call.safe));
         let (times, more) = match call {
             _ if call.name == GENERATE => (1.0 / GUID_BAR, Duration::ZERO),
             call if call.looks && call.name != LIMIT => LOOK_BAR,
             _ => CHANGE_BAR,
         };
-        missed += usize::from(!medians.print(call.name, medians.raw.mul_f64(times) + more));
+        missed += usize::from(!measured.print(call.name, measured.raw.mul_f64(times) + more));
     }
     if missed == 0 {
         ExitCode::SUCCESS
