@@ -178,6 +178,9 @@ impl<'a> Change<'a> {
             write,
             DescriptorWrite::Merge(_) | DescriptorWrite::MergeToNewFile(_)
         );
+        if !merges && self.is_at_rest() {
+            self.locked.set_without_data();
+        }
         self.locked.put_in_place(&self.canonical, merges)?;
         self.canonical.save_unknown_fields(operation)?;
         let staging = StagingFile::make(operation, &path, write)?;
@@ -216,6 +219,12 @@ impl<'a> Change<'a> {
             MergeRecord::remove(&path);
         }
         result
+    }
+
+    /// Whether no device has any of the deltas, and no snapshot is one that libploop merges on the way.
+    fn is_at_rest(&self) -> bool {
+        let mut snapshots = self.descriptor.snapshots.iter();
+        self.any_device().is_none() && !snapshots.any(|snapshot| snapshot.temporary)
     }
 
     /// Replaces the descriptor, without libploop.

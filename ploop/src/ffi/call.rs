@@ -8,7 +8,7 @@ use crate::lock::Purpose;
 use crate::{Error, Result};
 
 /// What a C function needs. There is one constant for each function, next to the call.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
     /// The operation, for error messages: "create a snapshot of".
     pub(crate) name: &'static str,
@@ -30,6 +30,9 @@ pub(crate) struct Call {
     pub(crate) names_users: bool,
     /// Does to a volume that stands upon other images what it does to any image, and nothing to those.
     pub(crate) knows_parents: bool,
+    /// Takes a moment where no device has the image and no data is merged, starts no tools, and prints nothing unless
+    /// libploop is to say what it does.
+    pub(crate) is_brief: bool,
 }
 
 impl Call {
@@ -45,6 +48,7 @@ impl Call {
             discards: false,
             names_users: false,
             knows_parents: false,
+            is_brief: false,
         }
     }
 
@@ -108,6 +112,15 @@ impl Call {
         self.knows_parents = true;
         self
     }
+
+    pub(crate) const fn brief(self) -> Call {
+        self.brief_if(true)
+    }
+
+    pub(crate) const fn brief_if(mut self, is_brief: bool) -> Call {
+        self.is_brief = is_brief;
+        self
+    }
 }
 
 /// Runs a C function in [a process of its own](process). The closure calls C and does little else: should
@@ -148,6 +161,56 @@ mod tests {
         })
         .unwrap();
         assert_eq!(result.code, 127);
+    }
+
+    #[test]
+    fn a_brief_call_prints_without_a_reader() {
+        const MUCH: usize = 4 << 20;
+        let result = execute(&CALL.brief(), || {
+            let mut left = MUCH;
+            while left > 0 {
+                let line = b"0123456789abcdef0123456789abcde\n";
+                // SAFETY: the text outlives the call.
+                let written = unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
+                if written == -1 {
+                    break;
+                }
+                left -= line.len();
+            }
+            i32::from(left == 0)
+        })
+        .unwrap();
+        assert_eq!(result.code, 0, "nobody reads, so there is an end");
+        let output = result.output.unwrap();
+        assert!(output.ends_with("0123456789abcde"), "{output}");
+        assert!(output.len() < MUCH);
+    }
+
+    /// A signal handler would use the memory that C has from this thread.
+    #[test]
+    fn signals_wait_for_the_end_of_a_brief_call() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        static HANDLED: AtomicU32 = AtomicU32::new(0);
+        extern "C" fn handler(_signal: libc::c_int) {
+            HANDLED.fetch_add(1, Ordering::SeqCst);
+        }
+        super::super::signals::set(
+            libc::SIGUSR2,
+            handler as *const () as libc::sighandler_t,
+            libc::SA_RESTART,
+        );
+        // SAFETY: plain system calls, of which none fails.
+        let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+        let result = execute(&CALL.brief(), || {
+            // SAFETY: a plain system call.
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR2) };
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            i32::from(sent != 0 || HANDLED.load(Ordering::SeqCst) != 0)
+        })
+        .unwrap();
+        assert_eq!(result.code, 0);
+        assert_eq!(HANDLED.load(Ordering::SeqCst), 1);
     }
 
     #[test]

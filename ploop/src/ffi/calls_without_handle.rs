@@ -88,7 +88,10 @@ pub(crate) fn create_image(
     path: &Path,
     args: &CreateArgs<'_>,
 ) -> Result<()> {
-    let call = Call::new(operation).finds_device_if(args.fs_type.is_some());
+    let is_sparse = args.mode == ImageMode::Expanded && args.fs_type.is_none();
+    let call = Call::new(operation)
+        .finds_device_if(args.fs_type.is_some())
+        .brief_if(is_sparse && args.encryption_key.is_none());
     if call.finds_device {
         wait_for_devices(operation, path, timeout())?;
     }
@@ -107,7 +110,7 @@ pub(crate) fn create_descriptor(
     descriptor: &CPath,
     args: &CreateArgs<'_>,
 ) -> Result<()> {
-    const CALL: Call = Call::new("create descriptor");
+    const CALL: Call = Call::new("create descriptor").brief();
     let mut param = args.param();
     // SAFETY: as in `create_image`; the descriptor's path has 4096 readable bytes as well.
     execute(&CALL, || unsafe {

@@ -76,6 +76,7 @@ impl LockedImage<'_> {
         .knows_parents();
     pub(crate) const SNAPSHOT: Call = Call::new("create a snapshot of")
         .changes()
+        .brief()
         .finds_device()
         .merges_temporary()
         .knows_parents();
@@ -85,15 +86,17 @@ impl LockedImage<'_> {
         .merges_temporary();
     pub(crate) const SWITCH: Call = Call::new("switch to a snapshot of")
         .changes()
+        .brief()
         .finds_device()
         .knows_parents();
     pub(crate) const DELETE: Call = Call::new("delete a snapshot of")
         .changes()
+        .brief()
         .finds_device()
         .merges_temporary()
         .knows_parents();
     pub(crate) const MERGE: Call = Call::new("merge").changes().finds_device().knows_parents();
-    pub(crate) const REPLACE: Call = Call::new("replace").changes().finds_device();
+    pub(crate) const REPLACE: Call = Call::new("replace").changes().finds_device().brief();
     pub(crate) const CONVERT: Call = Self::CONVERT_NEW.finds_device();
     /// For an image that is being made: no device can have it, so nobody has to be root to look for one.
     pub(crate) const CONVERT_NEW: Call = Call::new("convert").changes();
@@ -105,12 +108,13 @@ impl LockedImage<'_> {
     pub(crate) const BASE_DELTA_FILE: Call = Call::new("get the base delta file of").looks();
     pub(crate) const MAX_DELTA_SIZE: Call = Call::new("set the maximum delta size of")
         .changes()
+        .brief()
         .finds_device()
         .knows_parents();
     pub(crate) const USED_BITMAP: Call = Call::new("read the used bitmap of").looks();
     pub(crate) const TRACKING_BITMAP: Call = Call::new("read the tracking bitmap of").looks();
     pub(crate) const ENCRYPT: Call = Call::new("encrypt").changes().finds_device().names_users();
-    pub(crate) const SET_KEY: Call = Call::new("set the encryption key of").changes();
+    pub(crate) const SET_KEY: Call = Call::new("set the encryption key of").changes().brief();
     pub(crate) const DROP_TRACKING: Call =
         Call::new("drop the tracking of").changes().finds_device();
     pub(crate) const CLONE: Call = Call::new("clone descriptor").looks();

@@ -153,6 +153,7 @@ impl ImageHandle {
             call,
             is_canonical: false,
             parents: None,
+            has_no_data: false,
         })
     }
 }
@@ -184,6 +185,7 @@ pub(crate) struct LockedImage<'a> {
     is_canonical: bool,
     /// Those of a volume that stands upon other images.
     parents: Option<Parents>,
+    has_no_data: bool,
 }
 
 impl LockedImage<'_> {
@@ -253,6 +255,11 @@ impl LockedImage<'_> {
         Ok(())
     }
 
+    /// Says that the call works on descriptors, headers and tables alone, and on no device.
+    pub(crate) fn set_without_data(&mut self) {
+        self.has_no_data = true;
+    }
+
     /// Locks and checks the images upon which a volume stands, whose descriptors C reads, too.
     pub(crate) fn lock_parents(&mut self, descriptor: &Descriptor) -> Result<()> {
         self.parents = self.parents_of(descriptor, true)?;
@@ -313,7 +320,8 @@ impl LockedImage<'_> {
         let mut handle = None;
         let (guard, lock) = (&self.guard, self.guard.libploop_file());
         let keep: Vec<RawFd> = keep.iter().copied().chain(lock).collect();
-        let result = execute_keeping(self.call, &keep, || {
+        let call = self.call.brief_if(self.call.is_brief && self.has_no_data);
+        let result = execute_keeping(&call, &keep, || {
             // As late as possible: until C has the lock, another program that uses libploop may get it.
             guard.hand_over();
             if let Some(lock) = lock {

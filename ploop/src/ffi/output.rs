@@ -66,10 +66,16 @@ pub(super) fn raise_verbosity(is_wanted: bool) -> RaisedVerbosity {
         flush_standard_output();
         set_level(TIMESTAMPS);
     }
-    RaisedVerbosity(())
+    RaisedVerbosity(is_wanted)
 }
 
-pub(super) struct RaisedVerbosity(());
+pub(super) struct RaisedVerbosity(bool);
+
+impl RaisedVerbosity {
+    pub(super) fn is_raised(&self) -> bool {
+        self.0
+    }
+}
 
 impl Drop for RaisedVerbosity {
     fn drop(&mut self) {
@@ -135,6 +141,14 @@ impl Outputs {
     /// For standard output and standard error.
     pub(super) fn numbers(&self) -> [RawFd; 2] {
         [&self.output, &self.errors].map(AsRawFd::as_raw_fd)
+    }
+
+    /// What is printed while nobody reads, and does not fit into the pipes, is lost.
+    pub(super) fn never_wait(&self) -> io::Result<()> {
+        for pipe in [&self.output, &self.errors] {
+            rustix::io::ioctl_fionbio(pipe, true)?;
+        }
+        Ok(())
     }
 }
 

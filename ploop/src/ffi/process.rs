@@ -5,8 +5,11 @@
 //! ```
 //!
 //! While C runs, the worker waits with all signals blocked. C uses the worker's thread-local memory, as a child of
-//! `vfork` does, and the program's heap: handles and results need no copying. The process shares nothing that
-//! libploop disturbs, or that disturbs libploop:
+//! `vfork` does, and the program's heap: handles and results need no copying. The caller reads what C and its tools
+//! print, and takes the program's signals. In a [brief call](Call::is_brief) there is nothing to read, and signals can
+//! wait for a moment: there the caller is the worker.
+//!
+//! The process shares nothing that libploop disturbs, or that disturbs libploop:
 //!
 //! * File descriptors: standard input is empty, and output and errors are [captured](super::output). Nothing else is
 //!   open, so libploop cannot close another thread's file.
@@ -53,48 +56,56 @@ pub(super) fn run<C: FnOnce() -> i32 + Send>(
     keep: &[RawFd],
     c: C,
 ) -> io::Result<Result<CallResult>> {
-    let _verbosity = output::raise_verbosity(call.names_users);
+    let verbosity = output::raise_verbosity(call.names_users);
     let (mut capture, outputs) = Capture::new()?;
     let process = AtomicI32::new(0);
-    thread::scope(|scope| {
-        let notifier = capture.end_notifier()?;
-        // The worker inherits the signal mask of this thread.
-        let blocked = SignalsBlocked::begin();
-        let worker = thread::Builder::new()
-            .name("ploop-call".into())
-            .spawn_scoped(scope, || {
-                let notifier = notifier;
-                let job = Job {
-                    c: Some(c),
-                    keep,
-                    outputs: outputs.numbers(),
-                    filtered: call.discards,
-                    parent: std::process::id() as libc::pid_t,
-                    answer: None,
-                };
-                let answer = in_process(call, job, &process);
-                // In this order: once nobody can write to the pipes, `poll` reports them all the time.
-                drop(notifier);
-                drop(outputs);
-                answer
-            })?;
+    let notifier = capture.end_notifier()?;
+    let job = Job {
+        c: Some(c),
+        keep,
+        outputs: outputs.numbers(),
+        filtered: call.discards,
+        parent: std::process::id() as libc::pid_t,
+        answer: None,
+    };
+    let is_alone = call.is_brief && !verbosity.is_raised();
+    if is_alone {
+        outputs.never_wait()?;
+    }
+    let work = || {
+        let answer = in_process(call, job, &process);
+        // In this order: once nobody can write to the pipes, `poll` reports them all the time.
+        drop(notifier);
+        drop(outputs);
+        answer
+    };
+    // A worker inherits the signal mask of this thread.
+    let blocked = SignalsBlocked::begin();
+    let answer = if is_alone {
+        let answer = work();
         drop(blocked);
-        let release =
-            || super::discard_calls::interrupt_abandoned_wait(process.load(Ordering::Relaxed));
-        capture.follow(if call.discards { Some(&release) } else { None });
-        let answer = match worker.join() {
-            Ok(answer) => answer?,
-            Err(panic) => resume_unwind(panic),
-        };
-        Ok(answer.map(|(code, message)| CallResult {
-            operation: call.name,
-            code,
-            message,
-            output: capture.into_tool_output(),
-            cause: None,
-            descriptor_is_sound: false,
-        }))
-    })
+        capture.follow(None);
+        answer?
+    } else {
+        thread::scope(|scope| {
+            let worker = thread::Builder::new()
+                .name("ploop-call".into())
+                .spawn_scoped(scope, work)?;
+            drop(blocked);
+            let release =
+                || super::discard_calls::interrupt_abandoned_wait(process.load(Ordering::Relaxed));
+            capture.follow(if call.discards { Some(&release) } else { None });
+            worker.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })?
+    };
+    Ok(answer.map(|(code, message)| CallResult {
+        operation: call.name,
+        code,
+        message,
+        output: capture.into_tool_output(),
+        cause: None,
+        descriptor_is_sound: false,
+    }))
 }
 
 /// Runs the job in a process of its own. The worker thread is in here while C runs.
