@@ -15,7 +15,7 @@ impl Ploop {
     ///   what they are. Needs room for the whole disk beside the old base while it works.
     /// * From preallocated to [`Expanded`](ImageMode::Expanded): changes the descriptor alone.
     ///
-    /// Needs no driver; the image may not be attached. Takes as long as reading and writing the base, and no time
+    /// Needs root and no driver; the image may not be attached. Takes as long as reading and writing the base, and no time
     /// where the image has this mode already.
     ///
     /// # Errors

@@ -407,7 +407,7 @@ impl Ploop {
     /// use ploop::{CreateParam, Ploop, Size};
     ///
     /// let param = CreateParam::new(dir.path().join("root.hds"), Size::from_gib(10));
-    /// // With a file system, which takes the driver, leave this out.
+    /// // With a file system, which takes the driver and root, leave this out.
     /// let image = Ploop::create(&param.fs(None))?;
     /// assert_eq!(image.descriptor()?.size, Size::from_gib(10));
     /// # Ok::<(), ploop::Error>(())

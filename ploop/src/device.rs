@@ -37,7 +37,8 @@ impl Ploop {
         Ok(device.map(|device| device.path()))
     }
 
-    /// All devices of this image, whatever their component (what `ploop_get_devs` answers).
+    /// All devices of this image, whatever their component (what `ploop_get_devs` answers). Without the driver there are
+    /// none. Waits for the image's lock.
     ///
     /// # Errors
     ///
@@ -284,7 +285,8 @@ pub fn find(base: impl AsRef<Path>, component: Option<&ComponentName>) -> Result
     Ok(device.map(|device| device.path()))
 }
 
-/// The device whose file system is mounted here (`ploop_get_dev_by_mnt`).
+/// The device whose file system is mounted here (`ploop_get_dev_by_mnt`). `None` also for a path that is not there, and
+/// without the driver.
 ///
 /// # Errors
 ///
@@ -309,7 +311,8 @@ fn may_be_there(target: &Path) -> bool {
     !fs::metadata(target).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The partition that is mounted here, as `/dev/ploop12345p1` (`ploop_get_partition_by_mnt`).
+/// The partition that is mounted here, as `/dev/ploop12345p1` (`ploop_get_partition_by_mnt`). `None` as in
+/// [`by_mount_point`].
 ///
 /// # Errors
 ///
@@ -333,7 +336,7 @@ pub fn partition_by_mount_point(target: impl AsRef<Path>) -> Result<Option<PathB
 /// # Errors
 ///
 /// [`InvalidInput`](ErrorKind::InvalidInput) for a device not named like `/dev/ploop12345`;
-/// [`NotFound`](ErrorKind::NotFound) for one that does not exist.
+/// [`NotFound`](ErrorKind::NotFound) for one that does not exist, also without the driver.
 ///
 /// ```no_run
 /// if let Some(target) = ploop::device::mount_point("/dev/ploop12345")? {

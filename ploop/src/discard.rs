@@ -190,7 +190,8 @@ impl Ploop {
     ///
     /// # Errors
     ///
-    /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached, [`Unsupported`](ErrorKind::Unsupported)
+    /// [`NotMounted`](ErrorKind::NotMounted) for an image that is not attached,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for one that is attached without its file system, [`Unsupported`](ErrorKind::Unsupported)
     /// with libploop 7 for one that is attached under a [component name](Ploop::component).
     ///
     /// ```no_run

@@ -3,7 +3,7 @@
 //! libploop syncs a new delta and a new descriptor, but not the rename that puts the descriptor in place: a power cut
 //! some seconds later may undo a snapshot, a switch or a deletion that had succeeded. So each change ends with an `fsync` of what it has
 //! changed: deltas, descriptor, and their directories. What has returned `Ok` survives a power cut. What had not
-//! returned is either as before or done; the next operation on the image, a mount too, finishes it or takes it back.
+//! returned is either as before or done; the next change, mount or unmount finishes it or takes it back.
 //!
 //! That costs two to four `fsync`s a change: some milliseconds on a disk with a volatile write cache, a few hundred
 //! microseconds on one with a protected cache. A program that makes many changes at once may [leave them

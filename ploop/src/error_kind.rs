@@ -26,7 +26,8 @@ pub enum ErrorKind {
     AlreadyExists,
     /// An argument is unusable. Nothing was done, unless the operation says otherwise.
     InvalidInput,
-    /// The operating system refused: most operations need root.
+    /// The operating system refused: most operations need root. Or others than root can write to the image: see
+    /// `ploop::trust`.
     PermissionDenied,
     /// The image is not mounted.
     NotMounted,

@@ -3,12 +3,12 @@
 //! Ploop is the loopback block device of OpenVZ and Virtuozzo: a disk in a file, or in a stack of files,
 //! with thin provisioning, resize both ways, instant snapshots, merges and live copy. The kernel's
 //! ploop driver makes a block device of such an image. libploop is the C library that manages them.
-//! The module `image` reads images without either.
+//! The module `image` reads and writes images without either.
 //!
 #![cfg_attr(feature = "libploop", doc = include_str!("manual/front.md"))]
 #![cfg_attr(
     all(feature = "image", not(feature = "libploop")),
-    doc = "This is the documentation without the C library: all that is left is [`image`]."
+    doc = "This is the documentation without the C library: what is left is [`image`], and what it needs."
 )]
 //!
 //! # Features

@@ -110,11 +110,11 @@ impl Ploop {
     /// and passed to a driver that has the image. The driver forgets it with the next snapshot,
     /// and the next mount tells it again.
     ///
-    /// Needs no driver; takes a moment.
+    /// Needs root and no driver; takes a moment.
     ///
     /// # Errors
     ///
-    /// [`Busy`](ErrorKind::Busy) for no limit while the image is attached (libploop would set one of zero
+    /// [`Busy`](ErrorKind::Busy) for no limit while the image is attached (libploop would set a limit of zero
     /// bytes: use [`Size::MAX`]), and as [`Ploop::snapshot_with`]. After an error the descriptor is as it was.
     ///
     /// ```
@@ -203,15 +203,15 @@ fn info_of_top(operation: &'static str, descriptor: &Descriptor) -> Result<Image
 /// The file system in an image (what `ploop_get_info_by_descr` answers).
 ///
 /// * Of a mounted image: as it is now.
-/// * Of one that is not attached, but was mounted since it last went back to a snapshot or lost its top delta: as it was
+/// * Of one that is not attached, but was unmounted at least once since the last switch or deletion of its top: as it was
 ///   when it was unmounted. libploop keeps these numbers in `.statfs` beside the image. This needs no driver.
 /// * Of any other: it is **mounted and unmounted once**, beside its base, which needs the driver and
-///   root, and writes `.statfs`.
+///   root, takes as long as both, and writes `.statfs`.
 ///
 /// # Errors
 ///
 /// [`NotMounted`](ErrorKind::NotMounted) where the image is attached without its file system being
-/// mounted, and as [`Ploop::mount`].
+/// mounted, and as [`Ploop::mount`]. After an error nothing is mounted that was not before.
 ///
 /// ```no_run
 /// let info = ploop::fs_info("/vz/private/101/root.hdd/DiskDescriptor.xml")?;

@@ -13,8 +13,8 @@ use crate::{Descriptor, Error, ErrorKind, Guid, MergeParam, Ploop, Result, paths
 impl Ploop {
     /// Merges deltas of one chain (`ploop_merge_snapshot`).
     ///
-    /// What remains is the state of the upper end; the others are gone. Works on an image that is attached, and without
-    /// the driver on one that is not. Takes as long as copying the data of the upper deltas.
+    /// What remains is the state of the upper end; the others are gone. Needs root, and the driver only where the image
+    /// is attached. Takes as long as copying the data of the upper deltas.
     ///
     /// # Errors
     ///

@@ -392,7 +392,8 @@ impl Ploop {
     /// [`Busy`](ErrorKind::Busy) while files in it are open ([`Error::output`] has what `lsof` says of the programs, if
     /// that is installed), and where something else is mounted on top of it,
     /// [`Unsupported`](ErrorKind::Unsupported) where a link or the like has the name of a file that
-    /// libploop writes beside the image. After an error the image stays mounted.
+    /// libploop writes beside the image. After an error the image is still attached. Its file system may be unmounted
+    /// already, where the device is busy: the same call goes on from there.
     ///
     /// ```no_run
     /// # let mut image = ploop::Ploop::open("/vz/private/101/root.hdd/DiskDescriptor.xml")?;
@@ -456,7 +457,7 @@ impl Ploop {
     /// tells.
     ///
     /// Read from the descriptor and sysfs, with the answer of `ploop_is_mounted` for a handle that was just opened.
-    /// Without the driver the answer is no.
+    /// Without the driver the answer is no. Waits for the image's lock.
     ///
     /// # Errors
     ///

@@ -135,7 +135,7 @@ impl MountGuard<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Ploop::umount`]. After an error the image stays mounted, and the handle can try again.
+    /// As [`Ploop::umount`]. After an error the image is still attached, and the handle can try again.
     pub fn umount(mut self) -> Result<()> {
         self.mount.unmounts_on_drop = false;
         self.mount.umount(self.ploop)
@@ -188,7 +188,7 @@ impl OwnedMountGuard {
     ///
     /// # Errors
     ///
-    /// As [`Ploop::umount`]. After an error the image stays mounted, and the guard comes back in the error to try again. One
+    /// As [`Ploop::umount`]. After an error the image is still attached, and the guard comes back in the error to try again. One
     /// that is not wanted, as with `?`, tries once more when it is dropped, unless it is told to
     /// [`keep`](OwnedMountGuard::keep).
     pub fn umount(mut self) -> Result<Ploop, ErrorWith<OwnedMountGuard>> {

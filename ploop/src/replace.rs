@@ -83,8 +83,8 @@ impl Ploop {
     /// running or not (`ploop_replace_image`).
     ///
     /// The new file must have the size and header of the old one. Whether its data is the same is not checked. The
-    /// old file stays where it was, except with [`KEEP_NAME`](ReplaceFlag::KEEP_NAME). Needs no driver for an image
-    /// that is not attached. Takes as long as reading the block allocation table of the new file.
+    /// old file stays where it was, except with [`KEEP_NAME`](ReplaceFlag::KEEP_NAME). Needs root, and the driver only
+    /// where the image is attached. Takes as long as reading the block allocation table of the new file.
     ///
     /// # Errors
     ///

@@ -147,9 +147,9 @@ impl Ploop {
     /// Makes a snapshot and returns its GUID (`ploop_create_snapshot`).
     ///
     /// The top delta becomes the snapshot, and an empty one is the new top. Works on a running image, whose file
-    /// system is synced, and without the driver on one that is not. Takes a moment, but first merges temporary
-    /// snapshots that are no longer in use, which copies their data, and checks and mends the top delta of an image
-    /// that was not detached cleanly.
+    /// system is synced, and on one that is not. Needs root, and the driver only where the image runs or is of format
+    /// v2. Takes a moment, but first merges temporary snapshots that are no longer in use, which copies their data, and
+    /// checks and mends the top delta of an image that was not detached cleanly.
     ///
     /// # Errors
     ///
@@ -282,18 +282,18 @@ impl Ploop {
     /// [`SKIP_DESTROY`](SwitchFlag::SKIP_DESTROY) the old top delta is kept, and its new GUID is
     /// returned.
     ///
-    /// The image may not be attached. Needs no driver; takes a moment.
+    /// The image may not be attached. Needs root, and the driver only for a new top delta of format v2; takes a moment.
     ///
     /// # Errors
     ///
     /// [`NoSnapshot`](ErrorKind::NoSnapshot) for a GUID the image does not have,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot with children
-    /// under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), an old top that has children and is not kept, and both flags at
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for the top itself, a temporary snapshot, a snapshot with other
+    /// children than the top under [`SKIP_CREATE`](SwitchFlag::SKIP_CREATE), an old top that has children and is not kept, and both flags at
     /// once, which contradict each other;
     /// [`Busy`](ErrorKind::Busy) while attached; [`PermissionDenied`](ErrorKind::PermissionDenied) where the kernel
     /// does not remove the old top delta, because it is immutable, or attached where this process does not see it;
-    /// [`Unsupported`](ErrorKind::Unsupported) for a new top delta of format v2 without a driver that supports large
-    /// disks. After an error the image is as it was.
+    /// [`Unsupported`](ErrorKind::Unsupported) for flags that libploop does not know, and for a new top delta of format
+    /// v2 without a driver that supports large disks. After an error the image is as it was.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -403,7 +403,8 @@ impl Ploop {
     /// * One with two or more: it is marked temporary, and removed once it has one child. The call
     ///   succeeds all the same; [`Ploop::descriptor`] shows the mark.
     ///
-    /// Temporary snapshots that are no longer in use are merged as well.
+    /// Temporary snapshots that are no longer in use are merged as well. Needs root, and the driver only where the image
+    /// is attached. Takes as long as the copying.
     ///
     /// # Errors
     ///

@@ -27,7 +27,7 @@ bitflags! {
 }
 
 impl SwitchFlag {
-    /// What libploop 1.15 knows. It ignores others.
+    /// What all lines of libploop know. They ignore others.
     pub(crate) const KNOWN: SwitchFlag = SwitchFlag::SKIP_DESTROY.union(SwitchFlag::SKIP_CREATE);
 }
 

@@ -1,4 +1,4 @@
-//! Trust: images that others than root and the caller can write to are not changed, unless allowed.
+//! Trust: a program that runs as root does not change images that others can write to, unless allowed.
 //!
 //! libploop opens the files of an image by their names, some of them several times, and some as a shell's arguments.
 //! Whoever can write to the directory of an image, to its descriptor or to a delta can exchange them in between, and

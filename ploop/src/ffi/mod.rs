@@ -6,15 +6,18 @@
 //! 1. `snapshot.rs` begins a [`Change`](crate::change::Change) with `LockedImage::SNAPSHOT`.
 //! 2. [`ImageHandle::lock`] takes the image's lock, and polls libploop's own locks. So waiting for another
 //!    process ends after the lock timeout.
-//! 3. `Change::begin` finishes what was interrupted and checks the descriptor; `snapshot.rs` checks the rest.
-//!    `Change::run` gives libploop a descriptor that this crate has written.
+//! 3. `Change::begin` asks who else can write to the files, finishes what was interrupted, and checks the descriptor;
+//!    `snapshot.rs` checks the rest. `Change::run` gives libploop a descriptor that this crate has written, and makes the
+//!    file to which libploop writes the next one.
 //! 4. `image_calls` fills in the C struct: one method of [`LockedImage`] for each function.
 //! 5. [`call`] asks [`line`] whether the library that is loaded is of the line the program was built for. It runs the
-//!    C function in a [process] of its own that shares the program's memory. The input of that process is empty, its
+//!    C function in a [process] of its own that shares the program's memory. There libploop's lock is given back at the
+//!    last moment, for libploop to take it. The input of that process is empty, its
 //!    [output] is captured, and it has no signal handlers of the program. Where libploop
 //!    [reads beyond its buffers](over_read), the process makes that memory readable.
 //! 6. [`call_result`] turns the code and the error text into a [`Result`](crate::Result).
-//! 7. `Change::run` restores the fields libploop has dropped, and syncs; after a failure it cleans up.
+//! 7. `Change::run` looks whether what was to be done is in the descriptor, restores the fields libploop has dropped, and
+//!    syncs; after a failure it cleans up.
 #![allow(unsafe_code)]
 
 mod call;

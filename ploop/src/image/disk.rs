@@ -371,7 +371,7 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] where the block table leads out of the file, [`ErrorKind::Io`] where
+    /// [`ErrorKind::Corrupt`] where the block allocation table leads out of the file, [`ErrorKind::Io`] where
     /// the file cannot be read; both with file and offset. The contents of the buffer are then
     /// undefined.
     ///

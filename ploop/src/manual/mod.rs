@@ -9,11 +9,18 @@
 //! | base, top delta | the lowest delta; the highest one, to which all writes go |
 //! | snapshot | a state of the disk that can be gone back to: a delta that is no longer written to, with all deltas below it |
 //! | descriptor | `DiskDescriptor.xml`: names the deltas and says which stands on which |
+//! | change, look-up | an operation that writes to an image, mounts included; one that does not |
+//! | merge | to put the data of deltas into the one below them, or into a new file |
 //! | cluster | the unit in which space is allocated, 1 MiB by default |
 //! | BAT | block allocation table, at the head of each delta: says where each cluster is in the file |
 //! | driver, device | the kernel module `ploop`; what it attaches an image to, such as `/dev/ploop12345` |
+//! | attached, running | a device has the image, and the device has been started |
+//! | mounted | the file system of a running image is visible in a directory |
+//! | in use | a delta is marked so by the driver while it may be written to; the mark stays when the host goes down |
 //! | component | the name of one attachment of an image, where there are several |
 //! | balloon | a hidden file in the file system of an image, which takes space away from it when the image shrinks |
+//! | line | the versions of libploop with one interface: 1, 7, 8, 9 |
+//! | volume | with libploop 7, an image that stands upon others, or upon which others stand |
 //!
 //! # Layers
 //!

@@ -24,7 +24,8 @@ impl Volume {
     /// one not to be attached. libploop merges the deltas at once.
     ///
     /// Only deltas that the volume names, and files that libploop and this crate make beside an image are removed. If there is anything
-    /// else in the directory, such as a delta of another volume, that stays, and the directory with it. Needs no driver.
+    /// else in the directory, such as a delta of another volume, that stays, and the directory with it. Needs root and no
+    /// driver; takes a moment.
     ///
     /// # Errors
     ///

@@ -86,7 +86,7 @@ impl Volume {
     /// deltas and is read-only, and this volume stands upon it with a new, empty top delta.
     ///
     /// The new top is made in [`images`](VolumePlace::images), or else in this volume's directory. The deltas stay where they are. Works
-    /// on a mounted volume, whose file system is synced, and without the driver on one that is not.
+    /// on a mounted volume, whose file system is synced, and on one that is not. Needs root; takes a moment.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl Volume {
     /// Of a volume that can be written to, a snapshot is made first, as [`Ploop::snapshot`] does; so this works on a
     /// mounted one, too. It then keeps that snapshot, as long as the clone is there. The clone's delta is made in
     /// [`images`](VolumePlace::images), or else in its directory. The clone has the limit for the size of deltas of this volume, and none
-    /// of its snapshots.
+    /// of its snapshots. Needs root; takes a moment.
     ///
     /// # Errors
     ///

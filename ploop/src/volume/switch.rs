@@ -17,7 +17,7 @@ impl Volume {
     /// Gives the volume the state of a read-only one, upon which it stands from then on (`ploop_volume_switch`): it gets a
     /// new, empty delta, and its own ones are removed **with all that was written to them**, its snapshots included.
     ///
-    /// No device may have it, and no volume stand upon it. Needs no driver.
+    /// No device may have it, and no volume stand upon it. Needs root and no driver; takes a moment.
     ///
     /// # Errors
     ///

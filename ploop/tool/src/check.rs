@@ -1,11 +1,12 @@
 //! `check`.
 
+use std::fs;
 use std::process::ExitCode;
 
 use ploop::image::{Issue, Report, Severity};
 
 use crate::cli;
-use crate::output::{ERROR, GOOD, NOTE, Output, Result, WARNING};
+use crate::output::{ERROR, Failure, GOOD, NOTE, Output, Result, WARNING};
 use crate::source::Source;
 
 /// The statuses of a check that found something.
@@ -13,6 +14,13 @@ const DAMAGED: u8 = 2;
 const SPACE_LOST: u8 = 3;
 
 pub(crate) fn run(source: &cli::Source, output: &Output) -> Result {
+    // What is not there is not damaged.
+    if let Err(error) = fs::symlink_metadata(&source.path) {
+        return Err(Failure::Request(format!(
+            "{}: {error}",
+            source.path.display()
+        )));
+    }
     let report = Source::find(source)?.check();
     if output.is_json() {
         output.json(&report)?;

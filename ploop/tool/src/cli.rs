@@ -66,8 +66,8 @@ const STYLES: Styles = Styles::styled()
     version,
     styles = STYLES,
     max_term_width = 100,
-    after_help = "Exit status: 0 done (check, repair: the image is sound), 1 could not be done, 2 wrong usage (check: damaged), \
-                  3 (check: only space is lost)."
+    after_help = "Exit status: 0 done (check: the image is sound), 1 could not be done (repair: something is left), 2 wrong usage (check: \
+                  damaged), 3 (check: only space is lost)."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -159,7 +159,7 @@ pub(crate) enum Command {
     /// Repair what check finds: what has one right answer, and the rest by the options below
     #[command(
         after_help = "Examples:\n  ploop-image repair root.hdd --dry-run\n  ploop-image repair root.hdd --undo before.undo --clear-entries\n  ploop-image repair root.hdd --revert before.undo\n\n\
-                      Exit status: 0 if the image is sound and nothing is left, 1 otherwise. Changes the image: under libploop's \
+                      Exit status: 0 if nothing is left, or with --dry-run nothing would be; 1 otherwise. Changes the image: under libploop's \
                       lock, and only while no device of this host has it. At each moment the image is no worse than before.\n\n\
                       A repair that corrects the size or the clusters that a header or the descriptor has does nothing else: look at the disk, and repair again."
     )]

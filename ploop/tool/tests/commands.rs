@@ -287,6 +287,17 @@ fn usage_is_a_status_of_its_own() {
     command(&["no-such-command"]).assert().code(2);
 }
 
+/// What is not there is not damaged, also for programs.
+#[test]
+fn a_check_of_nothing_is_not_one_of_a_damaged_image() {
+    for options in [
+        &["check", "no-such.hdd"][..],
+        &["check", "--json", "no-such.hdd"],
+    ] {
+        command(options).assert().code(1).stdout_eq("");
+    }
+}
+
 /// What is written is what the library reads.
 #[test]
 fn a_delta_by_itself_is_exported() {

@@ -59,7 +59,7 @@ use crate::{Error, Result};
 /// # After a failure, a kill or a power cut
 ///
 /// Each operation writes what is new, syncs it, puts the new descriptor in place, syncs that, and removes what is old.
-/// Before, the image is as it was; afterwards, the operation is done. The next operation, of this type or of `Ploop`,
+/// Before, the image is as it was; afterwards, the operation is done. The next change, of this type or of `Ploop`,
 /// removes what was left, or finishes what was begun. What differs from that is said at the operation: a
 /// [merge](OfflineImage::merge) into an existing delta.
 ///
