@@ -79,6 +79,9 @@ impl Device {
         if lock(&self.state).levels.len() < 2 {
             return Err(Errno::NOENT);
         }
+        if !matches!(self.contents.lock().disk, Stack::Writable(_)) {
+            return Err(Errno::ROFS);
+        }
         if let Some(below) = lock(&self.state).levels.iter().nth_back(1) {
             let forgotten = below.forget_extension();
             forgotten.map_err(|error| host_errno(&error))?;

@@ -30,7 +30,8 @@ pub(crate) fn tests() -> Vec<Test> {
             a_device_that_grows_is_tracked_to_its_new_end,
             a_stored_bitmap_is_not_kept_up_by_the_driver,
             a_read_only_delta_keeps_its_stored_bitmap,
-            a_merge_does_not_keep_a_stored_bitmap;
+            a_merge_does_not_keep_a_stored_bitmap,
+            a_merge_that_is_refused_keeps_a_stored_bitmap;
         &[Need::Virtuozzo7, Need::Tool] =>
             the_partition_has_the_tracking_of_the_device;
     ]
@@ -338,4 +339,18 @@ fn a_merge_does_not_keep_a_stored_bitmap() {
     assert!(!Header::read(&base).unwrap().has_extension());
     let device = Device::running(&[&base]);
     assert!(device.is(3 << 20, 4096, 1));
+}
+
+fn a_merge_that_is_refused_keeps_a_stored_bitmap() {
+    let scratch = Scratch::new();
+    let (base, top) = (scratch.delta("base", 16), scratch.delta("top", 16));
+    store_bitmap(&base);
+    let device = Device::new();
+    for image in [&base, &top] {
+        device.add(image, Mode::ReadOnly).unwrap();
+    }
+    ioctl::start(device.node()).unwrap();
+    assert_eq!(ioctl::merge(device.node()), error(libc::EROFS));
+    device.detach();
+    assert!(Header::read(&base).unwrap().has_extension());
 }
