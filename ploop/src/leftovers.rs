@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::change::Change;
 use crate::ffi::Call;
 use crate::identity::Identity;
-use crate::image::other_image::{LARGEST_DESCRIPTOR, mentions};
+use crate::image::descriptor::damaged::{LARGEST_DESCRIPTOR, is_cut_off, mentions};
 use crate::image::recovery::creation;
 use crate::image::{self, Header};
 use crate::lock::NewFileLock;
@@ -35,6 +35,8 @@ impl Ploop {
     /// Of a [volume](crate::volume), no deltas are reported: those of other volumes lie among its own. Nor are deltas in other
     /// directories, because another image may have them; [`image::check`](crate::image::check) names them. For the same reason, look before you remove anything where a
     /// descriptor elsewhere names deltas in this directory.
+    ///
+    /// While a descriptor that was cut off lies in the directory, any delta may be one that it names, and none is reported.
     ///
     /// None of it is needed to use the image, but a delta may hold data that somebody wants to look at
     /// ([`image::check_image`](crate::image::check_image)). Files that a device has, by whatever path,
@@ -127,10 +129,14 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     let devices = sysfs::devices(operation)?;
     // A device with a delta that cannot be identified may have any file.
     let unknown = devices.iter().any(sysfs::Device::is_unknown);
+    let any_may_be_named = others.iter().any(|text| is_cut_off(text));
     found.retain(|file| {
         let identity = Identity::of(file);
         let is_free = identity.is_ok_and(|file| {
-            !unknown && !used.contains(&file) && !devices.iter().any(|device| device.has(file))
+            !unknown
+                && !any_may_be_named
+                && !used.contains(&file)
+                && !devices.iter().any(|device| device.has(file))
         });
         is_free && is_delta(file) && !others.iter().any(|text| mentions(text, file))
     });
@@ -477,6 +483,9 @@ mod tests {
             ),
             ("cut.bak", whole.as_bytes()[..whole.len() - 30].to_vec()),
             ("wide.xml", wide(&whole)),
+            // Before the first name.
+            ("early.xml", whole.as_bytes()[..90].to_vec()),
+            ("early-wide.bak", wide(&whole[..90])),
         ] {
             fs::write(at(name), text).unwrap();
             assert_eq!(

@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::descriptor::Descriptor;
-use crate::{Error, Guid, Result};
+use super::descriptor::{Descriptor, damaged};
+use crate::{Error, ErrorKind, Guid, Result};
 
 const OPERATION: &str = "look for orphaned deltas of";
 
@@ -15,7 +15,8 @@ const OPERATION: &str = "look for orphaned deltas of";
 pub(super) const MAX_DESCRIPTORS: usize = 1000;
 
 /// The files in the directories of an image that have names like its deltas, or like the files that libploop makes
-/// while it converts one, and that are in none of the descriptors there. `path` is that of the descriptor.
+/// while it converts one, and that are in none of the descriptors there, nor may be in a damaged one. `path` is that of the
+/// descriptor.
 ///
 /// None of a volume of libploop 7: other images, in directories that this one does not know, have deltas among its own.
 pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBuf>> {
@@ -37,6 +38,8 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
     dirs.extend(home.as_deref().and_then(Path::parent).map(Path::to_owned));
 
     let mut named = names(descriptor);
+    let mut damaged = Vec::new();
+    let mut any_may_be_named = false;
     let mut found = Vec::new();
     for dir in &dirs {
         let failed = |error| {
@@ -49,17 +52,30 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
             if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 continue;
             }
-            if path.extension() == Some(OsStr::new("xml")) && descriptors < MAX_DESCRIPTORS {
+            if path.extension() == Some(OsStr::new("xml")) {
                 descriptors += 1;
-                if let Ok(other) = Descriptor::open(&path) {
-                    named.extend(names(&other));
+                if descriptors > MAX_DESCRIPTORS {
+                    any_may_be_named = true;
+                    break;
+                }
+                match Descriptor::open(&path) {
+                    Ok(other) => named.extend(names(&other)),
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(_) => match damaged::text(&path) {
+                        Ok(text) => damaged.extend(text),
+                        Err(_) => any_may_be_named = true,
+                    },
                 }
             } else if belongs(entry.file_name().as_bytes(), &stems) {
                 found.push(path);
             }
         }
     }
-    found.retain(|path| !named.contains(path));
+    found.retain(|path| {
+        !any_may_be_named
+            && !named.contains(path)
+            && !damaged.iter().any(|text| damaged::may_name(text, path))
+    });
     found.sort();
     Ok(found)
 }

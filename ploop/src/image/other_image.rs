@@ -8,10 +8,9 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::descriptor::{Descriptor, Image};
+use super::descriptor::{Descriptor, Image, damaged};
 use super::header::{Header, HeaderFlags};
 use super::orphans::MAX_DESCRIPTORS;
 use crate::identity::Identity;
@@ -256,31 +255,19 @@ fn names(other: &Path, own: Option<Identity>, delta: &Path, file: Identity) -> R
     Ok(false)
 }
 
-/// No descriptor is larger.
-pub(crate) const LARGEST_DESCRIPTOR: u64 = 16 << 20;
-
 /// Whether a file that could not be read as a descriptor may be one that names this delta.
 fn may_name(other: &Path, error: Error, delta: &Path) -> Result<bool> {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::InvalidInput => Ok(false),
         // Not one, or a damaged one.
         ErrorKind::Corrupt | ErrorKind::Unsupported => {
-            let is_small = fs::metadata(other).is_ok_and(|it| it.len() <= LARGEST_DESCRIPTOR);
-            Ok(is_small && fs::read(other).map_or(true, |text| mentions(&text, delta)))
+            let text = damaged::text(other);
+            Ok(text.map_or(true, |text| {
+                text.is_some_and(|text| damaged::may_name(&text, delta))
+            }))
         }
         _ => Err(error),
     }
-}
-
-/// Whether a text, in whatever encoding a descriptor can have, has the name of this file in it.
-pub(crate) fn mentions(text: &[u8], file: &Path) -> bool {
-    let name = file.file_name().unwrap_or_default().as_bytes();
-    let wide: Vec<u8> = name.iter().flat_map(|byte| [*byte, 0]).collect();
-    // Of the other byte order, this is all but the last zero.
-    let wide = wide.strip_suffix(&[0]).unwrap_or(&wide);
-    [name, wide]
-        .into_iter()
-        .any(|name| !name.is_empty() && text.windows(name.len()).any(|window| window == name))
 }
 
 /// The directory in which a file has its name, and that of the file to which a link of this name leads.

@@ -275,8 +275,11 @@ fn deltas_of_a_damaged_image_are_left_alone() {
     let (_elsewhere, mut copy) = copy_of_descriptor(&filled, false);
     let (before, whole) = (files(&filled), fs::read(filled.xml()).unwrap());
     let mut merge = || copy.merge(&MergeParam::new(MergeTarget::All), |_| {});
-    fs::write(filled.xml(), &whole[..whole.len() - 10]).unwrap();
-    assert_eq!(merge().unwrap_err().kind(), ErrorKind::Unsupported);
+    // Before the first name, and behind the last.
+    for len in [100, whole.len() - 10] {
+        fs::write(filled.xml(), &whole[..len]).unwrap();
+        assert_eq!(merge().unwrap_err().kind(), ErrorKind::Unsupported);
+    }
     // A read of it is an error, for everybody.
     fs::remove_file(filled.xml()).unwrap();
     std::os::unix::fs::symlink("/proc/self/mem", filled.xml()).unwrap();

@@ -278,6 +278,24 @@ fn orphans_go_by_choice_and_come_back() {
     image.assert_whole();
 }
 
+/// A descriptor that was cut off may be the one that names it.
+#[test]
+fn what_a_damaged_descriptor_may_name_is_no_orphan() {
+    let image = DamagedImage::new(V2);
+    let orphan = image.file("top.hds.{0d3ebf62-5322-4a35-a84c-e465aef3807c}");
+    fs::copy(image.file("top.hds"), &orphan).unwrap();
+    let whole = fs::read(&image.xml).unwrap();
+    let name = orphan.file_name().unwrap().as_encoded_bytes();
+    for text in [&whole[..90], &[b"<a>", name].concat()] {
+        fs::write(image.file("copy.xml"), text).unwrap();
+        assert!(!check(&image.xml).has(Issue::Orphan));
+        image.repair(&[RepairChoice::RemoveOrphans]);
+        assert!(orphan.exists());
+    }
+    fs::write(image.file("copy.xml"), "<a/>").unwrap();
+    assert!(check(&image.xml).has(Issue::Orphan));
+}
+
 #[test]
 fn an_extension_is_dropped_by_choice() {
     // Clusters that no entry leads to, and that are an extension's.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::file;
 use super::xml::{self, Element};
 
+pub(crate) mod damaged;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 mod descriptor_file;
 mod form;
