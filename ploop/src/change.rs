@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use self::devices::detach_what_was_left;
 use self::staging_file::StagingFile;
 use crate::canonical::CanonicalDescriptor;
 use crate::ffi::{self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked};
@@ -172,6 +173,7 @@ impl<'a> Change<'a> {
         let path = self.locked.path().to_owned();
         let operation = self.locked.operation();
         let lock = self.locked.lock_guard();
+        let attaches = self.locked.may_attach().then(|| self.component().to_vec());
         self.clear_closed_marks()?;
         // A merge writes to the lowest delta first, and cannot take that back.
         let merges = matches!(
@@ -204,12 +206,17 @@ impl<'a> Change<'a> {
             lock.try_with_libploop_lock(|| self.canonical.complete(operation, top));
         }
         match (&result, baseline) {
-            (Err(_), _) => lock.try_with_libploop_lock(|| {
-                // A recovery that failed needs these files the next time.
-                if recovery::after_failure(operation, &path).is_ok() {
-                    staging.clear();
+            (Err(_), _) => {
+                if let Some(component) = attaches {
+                    detach_what_was_left(operation, &self.devices, &self.files, &component);
                 }
-            }),
+                lock.try_with_libploop_lock(|| {
+                    // A recovery that failed needs these files the next time.
+                    if recovery::after_failure(operation, &path).is_ok() {
+                        staging.clear();
+                    }
+                })
+            }
             (Ok(_), Some(baseline)) => baseline.sync_changes(operation)?,
             (Ok(_), None) => {}
         }

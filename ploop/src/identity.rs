@@ -1,5 +1,6 @@
-//! The identity of a file, whatever its path: device and inode number.
+//! The identity of a file, whatever its path: device and inode number. That of a name: its directory's, and itself.
 
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -25,5 +26,22 @@ impl From<&Metadata> for Identity {
             device: metadata.dev(),
             inode: metadata.ino(),
         }
+    }
+}
+
+/// A name in a directory: equal for two paths to it.
+#[derive(PartialEq, Eq)]
+pub(crate) struct DirectoryEntry(Identity, OsString);
+
+impl DirectoryEntry {
+    pub(crate) fn of(path: &Path) -> Option<DirectoryEntry> {
+        let directory = match path.parent() {
+            Some(directory) if directory != Path::new("") => directory,
+            _ => Path::new("."),
+        };
+        Some(DirectoryEntry(
+            Identity::of(directory).ok()?,
+            path.file_name()?.to_owned(),
+        ))
     }
 }

@@ -53,6 +53,8 @@ mod error;
 mod error_kind;
 #[cfg(feature = "libploop")]
 mod ffi;
+#[cfg(any(feature = "libploop", feature = "image-write"))]
+mod file_mount;
 mod format;
 mod guid;
 #[cfg(feature = "libploop")]

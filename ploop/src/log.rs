@@ -14,7 +14,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::{Error, Result, ffi, paths};
+use crate::image::{Descriptor, Header};
+use crate::{Error, ErrorKind, Result, ffi, paths};
 
 const OPERATION: &str = "set log file";
 
@@ -50,11 +51,11 @@ pub fn set_log_level(level: i32) {
 /// Has libploop's messages appended to a file, made if it is not there; `None` ends that
 /// (`ploop_set_log_file`).
 ///
-/// The file may be of any kind. A message that cannot be written is lost, as with libploop.
+/// The file may be of any kind, but no delta and no descriptor. A message that cannot be written is lost, as with libploop.
 ///
 /// # Errors
 ///
-/// Where the file cannot be opened, also a FIFO without a reader. The previous file, if any, stays in use.
+/// [`InvalidInput`](ErrorKind::InvalidInput) for a file of an image. Where the file cannot be opened, also a FIFO without a reader. The previous file, if any, stays in use.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -66,9 +67,20 @@ pub fn set_log_level(level: i32) {
 pub fn set_log_file(file: Option<&Path>) -> Result<()> {
     if let Some(file) = file {
         paths::require_c_path(OPERATION, file)?;
+        require_no_image(file)?;
     }
     let opened = file.map(open).transpose()?;
     ffi::set_log_file(opened);
+    Ok(())
+}
+
+/// Lines of a log would damage a descriptor.
+fn require_no_image(file: &Path) -> Result<()> {
+    let is_file = std::fs::metadata(file).is_ok_and(|it| it.is_file());
+    if is_file && (Header::read(file).is_ok() || Descriptor::open(file).is_ok()) {
+        let why = "this is a file of an image, which a log would damage; choose another name";
+        return Err(Error::new(ErrorKind::InvalidInput, OPERATION, why).with_path(file));
+    }
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::change::{Change, DescriptorWrite, is_v1, require_known_flags};
 use crate::ffi::{self, CPath, CText, LockedImage, MountArgs, WriteSignalsBlocked};
 use crate::identity::Identity;
 use crate::image::Image;
-use crate::sysfs::{self, Device};
+use crate::sysfs::Device;
 use crate::{
     ComponentName, Error, ErrorKind, Feature, Guid, ImageMode, Ploop, Result, device, paths,
     recovery,
@@ -353,21 +353,15 @@ impl Ploop {
             upgrade_format,
         };
         let chain: Vec<Image> = descriptor.chain(guid).into_iter().cloned().collect();
-        let (before, files) = (change.devices.clone(), change.files.clone());
         let path = change.path().to_owned();
         let reply = change
             .run(DescriptorWrite::Maybe, |locked| {
-                let (held, component) = (locked.lock_guard(), locked.component().to_vec());
                 let mut result = locked.mount(&args);
                 if upgrade_format && result.is_ok() && chain.iter().any(is_v1) {
                     let why = "libploop has mounted the image, and has not rewritten it to format v2; it is detached again";
                     let error = Error::new(ErrorKind::Unsupported, operation, why);
                     result = Err(error.with_path(&path));
                 }
-                if result.is_err() {
-                    detach_what_was_left(&before, &files, &component);
-                }
-                drop(held);
                 result
             })
             .map_err(already_attached)?;
@@ -489,25 +483,6 @@ fn already_attached(error: Error) -> Error {
     error
 }
 
-/// Detaches what a mount has left that failed late.
-fn detach_what_was_left(before: &[Device], files: &[(Guid, Identity)], component: &[u8]) {
-    let files: Vec<Identity> = files.iter().map(|(_, file)| *file).collect();
-    for device in sysfs::devices("mount").unwrap_or_default() {
-        if device.component == component && is_left(&device, before, &files) {
-            // Should it fail, the error of the mount says more.
-            let _ = device::umount(device.path());
-        }
-    }
-}
-
-/// Whether a device has deltas of this image only, and had none of them before. It may have had those of another image:
-/// whoever has detached that one meanwhile left its number free.
-fn is_left(device: &Device, before: &[Device], files: &[Identity]) -> bool {
-    let is_ours = |delta: &sysfs::Delta| delta.identity.is_some_and(|file| files.contains(&file));
-    let was_there = |other: &Device| other.name == device.name && other.deltas.iter().any(is_ours);
-    !device.deltas.is_empty() && device.deltas.iter().all(is_ours) && !before.iter().any(was_there)
-}
-
 /// Requires that libploop would rewrite the whole image to format v2.
 fn require_upgradable(change: &Change<'_>, param: &MountParam) -> Result<()> {
     let descriptor = &change.descriptor;
@@ -581,53 +556,4 @@ pub(crate) fn mount_point(change: &Change<'_>, target: &Path) -> Result<CPath> {
         }
     }
     CPath::new(operation, &resolved)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sysfs::Delta;
-
-    #[test]
-    fn a_device_is_left_by_a_mount_if_it_had_none_of_the_deltas_before() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str| {
-            let path = dir.path().join(name);
-            std::fs::write(&path, "").unwrap();
-            Identity::of(&path).unwrap()
-        };
-        let (base, top, other) = (file("base"), file("top"), file("other"));
-        let device = |name: &str, files: &[Option<Identity>]| Device {
-            name: name.into(),
-            runs: true,
-            component: Vec::new(),
-            deltas: (files.iter())
-                .map(|identity| Delta {
-                    path: dir.path().to_owned(),
-                    identity: *identity,
-                    read_only: false,
-                })
-                .collect(),
-        };
-        let (base, top, other) = (Some(base), Some(top), Some(other));
-        let files = [base.unwrap(), top.unwrap()];
-        let found = device("ploop1", &[base]);
-        for (before, is_expected) in [
-            (vec![], true),
-            (vec![device("ploop1", &[])], true),
-            (vec![device("ploop1", &[other])], true),
-            (vec![device("ploop1", &[None])], true),
-            (vec![device("ploop2", &[base, top])], true),
-            (vec![device("ploop1", &[base, top])], false),
-            (vec![device("ploop1", &[base])], false),
-        ] {
-            assert_eq!(is_left(&found, &before, &files), is_expected, "{before:?}");
-        }
-        for deltas in [vec![], vec![other], vec![base, other], vec![base, None]] {
-            assert!(
-                !is_left(&device("ploop1", &deltas), &[], &files),
-                "{deltas:?}"
-            );
-        }
-    }
 }

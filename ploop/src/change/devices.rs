@@ -8,11 +8,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::Change;
-use crate::device::is_top_of;
+use crate::device::{self, is_top_of};
 use crate::identity::Identity;
 use crate::image::Header;
 use crate::image::recovery::creation;
-use crate::sysfs::Device;
+use crate::sysfs::{self, Device};
 use crate::{Code, Error, ErrorKind, Guid, Result};
 
 impl Change<'_> {
@@ -238,5 +238,78 @@ impl Change<'_> {
     /// A device that has this file, of this image or another.
     pub(crate) fn device_with_file(&self, file: Identity) -> Option<&Device> {
         self.devices.iter().find(|device| device.has(file))
+    }
+}
+
+/// Detaches the device of an image that libploop has attached for an operation which then failed (A47).
+pub(super) fn detach_what_was_left(
+    operation: &'static str,
+    before: &[Device],
+    files: &[(Guid, Identity)],
+    component: &[u8],
+) {
+    let files: Vec<Identity> = files.iter().map(|(_, file)| *file).collect();
+    for device in sysfs::devices(operation).unwrap_or_default() {
+        if device.component == component && is_left(&device, before, &files) {
+            // Should it fail, the error of the operation says more.
+            let _ = device::umount(device.path());
+        }
+    }
+}
+
+/// Whether a device has deltas of this image only, and had none of them before. It may have had those of another image:
+/// whoever has detached that one meanwhile left its number free.
+fn is_left(device: &Device, before: &[Device], files: &[Identity]) -> bool {
+    let is_ours = |delta: &sysfs::Delta| delta.identity.is_some_and(|file| files.contains(&file));
+    let was_there = |other: &Device| other.name == device.name && other.deltas.iter().any(is_ours);
+    !device.deltas.is_empty() && device.deltas.iter().all(is_ours) && !before.iter().any(was_there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sysfs::Delta;
+
+    #[test]
+    fn a_device_is_left_by_an_operation_if_it_had_none_of_the_deltas_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            Identity::of(&path).unwrap()
+        };
+        let (base, top, other) = (file("base"), file("top"), file("other"));
+        let device = |name: &str, files: &[Option<Identity>]| Device {
+            name: name.into(),
+            runs: true,
+            component: Vec::new(),
+            deltas: (files.iter())
+                .map(|identity| Delta {
+                    path: dir.path().to_owned(),
+                    identity: *identity,
+                    read_only: false,
+                })
+                .collect(),
+        };
+        let (base, top, other) = (Some(base), Some(top), Some(other));
+        let files = [base.unwrap(), top.unwrap()];
+        let found = device("ploop1", &[base]);
+        for (before, is_expected) in [
+            (vec![], true),
+            (vec![device("ploop1", &[])], true),
+            (vec![device("ploop1", &[other])], true),
+            (vec![device("ploop1", &[None])], true),
+            (vec![device("ploop2", &[base, top])], true),
+            (vec![device("ploop1", &[base, top])], false),
+            (vec![device("ploop1", &[base])], false),
+        ] {
+            assert_eq!(is_left(&found, &before, &files), is_expected, "{before:?}");
+        }
+        for deltas in [vec![], vec![other], vec![base, other], vec![base, None]] {
+            assert!(
+                !is_left(&device("ploop1", &deltas), &[], &files),
+                "{deltas:?}"
+            );
+        }
     }
 }

@@ -205,6 +205,11 @@ impl LockedImage<'_> {
         }
     }
 
+    /// Whether the call looks for a device, and may attach the image where there is none.
+    pub(crate) fn may_attach(&self) -> bool {
+        self.call.finds_device
+    }
+
     /// Whether the lock of the descriptor is held.
     pub(crate) fn has_descriptor_lock(&self) -> bool {
         self.call.purpose != Purpose::Devices

@@ -1,7 +1,6 @@
 //! [`Disk::export`]: copies the virtual disk to a raw file with holes; [`Disk::stream`]: to a pipe; [`Disk::copy_to`]: to
 //! whatever takes data at an offset.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
@@ -19,7 +18,7 @@ use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
 use super::holes::{self, DataRun};
 use super::progress::{Progress, counted};
-use crate::identity::Identity;
+use crate::identity::{DirectoryEntry, Identity};
 use crate::{Error, ErrorKind, Result, Size, side_files};
 
 const OPERATION: &str = "export image";
@@ -196,6 +195,29 @@ impl Disk {
                 Some(source) => error.with_paths(path, source),
                 None => error,
             })
+    }
+
+    /// Requires that [`export`](Disk::export) may make this file: that nothing has the name, or with `overwrite` a regular
+    /// file that is no file of the image, by whatever name, and none that libploop makes beside it. For programs that
+    /// write another format by [`copy_to`](Disk::copy_to).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`] and [`ErrorKind::InvalidInput`], as [`export`](Disk::export).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let file = dir.path().join("plain");
+    /// # std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+    /// # let image = ploop::image::Image::new(ploop::Guid::TOP, &file, ploop::image::ImageKind::Plain);
+    /// # let descriptor = ploop::Descriptor::new(ploop::Size::from_mib(1), image);
+    /// # let disk = ploop::image::OpenOptions::new().open_descriptor(&descriptor, descriptor.top)?;
+    /// disk.require_other_file(dir.path().join("disk.qcow2"), false)?;
+    /// assert!(disk.require_other_file(&file, true).is_err());
+    /// # Ok::<(), ploop::Error>(())
+    /// ```
+    pub fn require_other_file(&self, path: impl AsRef<Path>, overwrite: bool) -> Result<()> {
+        check_target(self, path.as_ref(), overwrite)
     }
 
     /// What errors call the image: its descriptor, or the topmost file that was opened.
@@ -470,23 +492,6 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// A name in a directory: equal for two paths to it.
-#[derive(PartialEq, Eq)]
-struct DirectoryEntry(Identity, OsString);
-
-impl DirectoryEntry {
-    fn of(path: &Path) -> Option<DirectoryEntry> {
-        let directory = match path.parent() {
-            Some(directory) if directory != Path::new("") => directory,
-            _ => Path::new("."),
-        };
-        Some(DirectoryEntry(
-            Identity::of(directory).ok()?,
-            path.file_name()?.to_owned(),
-        ))
-    }
 }
 
 /// Where [`Disk::copy_to`] puts the data.

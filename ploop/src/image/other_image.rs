@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use super::descriptor::{Descriptor, Image, damaged};
 use super::header::{Header, HeaderFlags};
 use super::orphans::MAX_DESCRIPTORS;
-use crate::identity::Identity;
+use crate::file_mount::is_mounted_on;
+use crate::identity::{DirectoryEntry, Identity};
 use crate::side_files::{self, DESCRIPTOR_NAME, directory_of};
 use crate::{Error, ErrorKind, Guid, ImageMode, Result};
 
@@ -25,6 +26,10 @@ pub(crate) fn require_of_no_other_image(
     delta: &Path,
 ) -> Result<()> {
     require_no_volume_upon(operation, descriptor, delta)?;
+    if is_mounted_on(delta) {
+        let why = "another file is mounted here, which may be a delta of another image; unmount it, and put the delta in its place";
+        return Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(delta));
+    }
     let Some(other) = other_descriptor(operation, descriptor, delta)? else {
         return Ok(());
     };
@@ -131,7 +136,7 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
     let refused = |why: String, path: &Path| {
         Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(path))
     };
-    let own_file = Identity::of(descriptor).ok();
+    let own_entry = entry(descriptor);
     let mut left = vec![home.to_owned()];
     let mut seen = BTreeSet::new();
     while let Some(directory) = left.pop() {
@@ -140,7 +145,7 @@ fn require_no_volume_upon(operation: &'static str, descriptor: &Path, delta: &Pa
         let children = children.into_iter().map(|link| (link, false));
         for (link, is_move) in children.chain(moves.into_iter().map(|link| (link, true))) {
             let path = link.join(DESCRIPTOR_NAME);
-            let is_own = || own_file.is_some() && Identity::of(&path).ok() == own_file;
+            let is_own = || own_entry.is_some() && entry(&path) == own_entry;
             if is_own() || is_move && !link.exists() {
                 continue;
             }
@@ -197,15 +202,21 @@ fn other_descriptor(
     let Ok(file) = Identity::of(delta) else {
         return Ok(None);
     };
-    let own = Identity::of(descriptor).ok();
+    let own = entry(descriptor);
     for directory in elsewhere {
         for other in possible_descriptors(operation, &directory)? {
-            if names(&other, own, delta, file).map_err(|error| error.during(operation))? {
+            if names(&other, own.as_ref(), delta, file).map_err(|error| error.during(operation))? {
                 return Ok(Some(other));
             }
         }
     }
     Ok(None)
+}
+
+/// The name of the file to which a path leads. Where a file has two names, the descriptor that a change puts in place of it
+/// gets one of them, and who uses the other name has the old one.
+fn entry(path: &Path) -> Option<DirectoryEntry> {
+    DirectoryEntry::of(&fs::canonicalize(path).ok()?)
 }
 
 /// What may be a descriptor in a directory, by its name.
@@ -232,10 +243,10 @@ fn possible_descriptors(operation: &'static str, directory: &Path) -> Result<Vec
 }
 
 /// Whether a descriptor, or one upon which it stands, has this delta. `own` is none of them.
-fn names(other: &Path, own: Option<Identity>, delta: &Path, file: Identity) -> Result<bool> {
+fn names(other: &Path, own: Option<&DirectoryEntry>, delta: &Path, file: Identity) -> Result<bool> {
     let mut other = other.to_owned();
     for _ in 0..MAX_DESCRIPTORS {
-        if Identity::of(&other).ok() == own {
+        if own.is_some() && entry(&other).as_ref() == own {
             return Ok(false);
         }
         let descriptor = match Descriptor::open(&other) {

@@ -50,6 +50,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ha_26_a_read_only_device_has_the_delta,
             ha_64_another_descriptor_is_put_back;
         &[Need::Driver, Need::Root, Need::Mounts] =>
+            ha_55_deltas_that_are_mounted_on_files,
             ha_20_the_top_runs_by_another_path,
             ha_20_the_top_runs_where_nobody_sees_it,
             ha_58_something_is_mounted_on_top,
@@ -1089,6 +1090,47 @@ fn running_by_another_path(dir: &Path) -> (PathBuf, Ploop) {
     through.mount(&param).unwrap();
     write(dir, "first");
     (real, image)
+}
+
+/// Deltas of another image, each mounted on a file of this one. They have one link, and no descriptor beside them but this
+/// image's own.
+fn ha_55_deltas_that_are_mounted_on_files() {
+    child("safe", |dir| {
+        mounts::enter().unwrap();
+        let (real, other) = (dir.join("real"), dir.join("other"));
+        fs::create_dir(&real).unwrap();
+        fs::create_dir(&other).unwrap();
+        let mut image = create(&real);
+        let guid = image.snapshot().unwrap();
+        image.snapshot().unwrap();
+        for entry in fs::read_dir(&real).unwrap() {
+            let file = entry.unwrap().path();
+            if file.is_dir() {
+                continue;
+            }
+            let name = other.join(file.file_name().unwrap());
+            fs::copy(&file, &name).unwrap();
+            if !name.to_str().unwrap().contains(".xml") {
+                mounts::bind(&file, &name).unwrap();
+            }
+        }
+        let read = || -> Vec<Vec<u8>> {
+            let deltas = image.descriptor().unwrap().images;
+            let read = deltas.iter().map(|image| fs::read(&image.file).unwrap());
+            read.collect()
+        };
+        let before = read();
+        let mut through = Ploop::open(disk::descriptor(&other)).unwrap();
+        for refused in [
+            through.merge(&MergeParam::new(MergeTarget::All)),
+            through.delete_snapshot(guid),
+            through.delete_top_delta(),
+        ] {
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+        }
+        assert!(read() == before);
+    })
+    .succeeded();
 }
 
 /// Detaches what is mounted there, by the device's name.

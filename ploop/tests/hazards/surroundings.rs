@@ -488,6 +488,16 @@ fn ha_47_a_mount_that_fails_late() {
             let report = ploop::image::check(disk::descriptor(dir));
             assert!(report.is_sound(), "{report}");
         }
+        // Neither does what attaches it for itself.
+        let larger = SIZE + Size::from_mib(64);
+        for failed in [
+            ploop::fs_info(disk::descriptor(dir)).map(drop),
+            image.resize(larger, ResizeMode::Online),
+            image.discard(&DiscardParam::new().automount(true)),
+        ] {
+            println!("{}", failed.unwrap_err());
+            assert_eq!(image.devices().unwrap(), Vec::<std::path::PathBuf>::new());
+        }
         // Nothing but the table was in the way.
         let mut disk = ploop::image::Disk::open(disk::descriptor(dir)).unwrap();
         let mut found = vec![0; 8192];

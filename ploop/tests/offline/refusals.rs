@@ -268,6 +268,32 @@ fn deltas_of_another_image_are_left_alone() {
     }
 }
 
+/// A hard link of the descriptor is another one: a change gives a new file to one of the two names.
+#[test]
+fn a_descriptor_with_two_names_changes_through_that_beside_its_deltas() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let here = fs::canonicalize(filled.dir.path()).unwrap();
+    let xml = fs::read_to_string(filled.xml()).unwrap();
+    let absolute = xml.replace("<File>root", &format!("<File>{}/root", here.display()));
+    fs::write(filled.xml(), absolute).unwrap();
+    let elsewhere = tempfile::tempdir_in(here.parent().unwrap()).unwrap();
+    let link = elsewhere.path().join("DiskDescriptor.xml");
+    fs::hard_link(filled.xml(), &link).unwrap();
+    let before = files(&filled);
+    let mut through = OfflineImage::open(&link).unwrap();
+    for refused in [
+        through.merge(&MergeParam::new(MergeTarget::All), |_| {}),
+        through.delete_top_delta(),
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+    assert!(files(&filled) == before);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    image
+        .merge(&MergeParam::new(MergeTarget::All), |_| {})
+        .unwrap();
+}
+
 /// Also where the other descriptor is damaged, or cannot be read.
 #[test]
 fn deltas_of_a_damaged_image_are_left_alone() {

@@ -101,6 +101,31 @@ fn one_with_two_children_goes_with_the_second_last() {
     assert_eq!(filled.names(), ["DiskDescriptor.xml", "root.hds"]);
 }
 
+/// The snapshots of a descriptor may stand in any order. Removing the top, libploop takes the wrong one of the two away
+/// where its parent comes later (A84).
+#[test]
+fn the_top_goes_in_whatever_order_the_snapshots_are() {
+    for rotation in 0..3 {
+        let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+        let xml = fs::read_to_string(filled.xml()).unwrap();
+        let (start, end) = (
+            xml.find("<Shot>").unwrap(),
+            xml.rfind("</Shot>").unwrap() + 7,
+        );
+        let mut shots: Vec<&str> = xml[start..end].split_inclusive("</Shot>").collect();
+        shots.reverse();
+        shots.rotate_left(rotation);
+        let other = format!("{}{}{}", &xml[..start], shots.concat(), &xml[end..]);
+        fs::write(filled.xml(), other).unwrap();
+        filled.ploop.delete_top_delta().unwrap();
+        filled.went_back_to(guids[1]);
+        filled.states.remove(&guids[1]);
+        filled.verify();
+        let report = ploop::image::check(filled.xml());
+        assert!(report.is_sound(), "{report}");
+    }
+}
+
 #[test]
 fn the_top_goes_and_what_is_below_is_written_to() {
     for by_name in [false, true] {

@@ -30,6 +30,7 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
     };
     match export.format {
         Format::Qcow2 => {
+            disk.require_other_file(&export.out, export.overwrite)?;
             let size = part.map_or(disk.size(), |(_, size)| size);
             let target = Qcow2File::create(&export.out, size, export.overwrite)?;
             disk.copy_to(&target, &options, progress)?;

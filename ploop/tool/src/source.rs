@@ -1,7 +1,8 @@
 //! What PATH names: a descriptor, a directory that holds one, or one delta.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,12 @@ pub(crate) enum Source {
 
 impl Source {
     pub(crate) fn find(source: &cli::Source) -> Result<Source> {
+        let found = Source::look(source)?;
+        found.require_other_streams()?;
+        Ok(found)
+    }
+
+    fn look(source: &cli::Source) -> Result<Source> {
         let path = &source.path;
         // Some would be waited for. A path that is not there is an error of whoever opens it.
         if let Ok(metadata) = fs::metadata(path) {
@@ -56,6 +63,31 @@ impl Source {
             true => Source::Descriptor(path.clone()),
             false => Source::Delta(path.clone()),
         })
+    }
+
+    /// Refuses a standard output or standard error that is a file of the image, where words would come to lie upon data.
+    fn require_other_streams(&self) -> Result<()> {
+        let streams = [
+            io::stdout().as_fd().try_clone_to_owned()?,
+            io::stderr().as_fd().try_clone_to_owned()?,
+        ];
+        for stream in streams.map(File::from) {
+            if stream.metadata()?.is_file() {
+                require_none(&stream, &self.named_files())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The descriptor, and the deltas that it names.
+    fn named_files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.path().to_owned()];
+        if let Ok(Some(descriptor)) = self.descriptor() {
+            let further = descriptor.further_storages.iter().flat_map(|it| &it.images);
+            let images = descriptor.images.iter().chain(further);
+            files.extend(images.map(|it| it.file.clone()));
+        }
+        files
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -109,26 +141,23 @@ impl State {
 
     /// Refuses an output that is a file of the image, by whatever name it was opened.
     pub(crate) fn require_other_output(&self, output: &File) -> Result<()> {
-        let identity = |it: &fs::Metadata| (it.dev(), it.ino());
-        let output = identity(&output.metadata()?);
-        let source = Source::find(&self.source)?;
-        let mut files = vec![source.path().to_owned()];
-        if let Some(descriptor) = source.descriptor()? {
-            let further = descriptor.further_storages.iter().flat_map(|it| &it.images);
-            let images = descriptor.images.iter().chain(further);
-            files.extend(images.map(|it| it.file.clone()));
-        }
+        let mut files = Source::find(&self.source)?.named_files();
         files.extend(self.open()?.files().map(Path::to_owned));
-        match files
-            .iter()
-            .find(|it| fs::metadata(it).is_ok_and(|it| identity(&it) == output))
-        {
-            Some(file) => Err(Failure::Request(format!(
-                "the output is {}, a file of the image",
-                file.display()
-            ))),
-            None => Ok(()),
-        }
+        require_none(output, &files)
+    }
+}
+
+/// Refuses an output that is one of these files.
+fn require_none(output: &File, files: &[PathBuf]) -> Result<()> {
+    let identity = |it: &fs::Metadata| (it.dev(), it.ino());
+    let output = identity(&output.metadata()?);
+    let mut files = files.iter();
+    match files.find(|it| fs::metadata(it).is_ok_and(|it| identity(&it) == output)) {
+        Some(file) => Err(Failure::Request(format!(
+            "the output is {}, a file of the image",
+            file.display()
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -255,6 +255,23 @@ error: cannot export image [..]: a file of that name is there already
 
 "#]]);
     assert_eq!(fs::read(&out).unwrap(), b"precious");
+    // And never what belongs to the image, in any format.
+    for format in ["raw", "qcow2"] {
+        for name in ["root.hds", "DiskDescriptor.xml", "DiskDescriptor.xml.tmp"] {
+            let own = image.file(name);
+            let before = fs::read(&own).ok();
+            let options = [
+                "export",
+                "--overwrite",
+                "--format",
+                format,
+                image.path(),
+                text(&own),
+            ];
+            command(&options).assert().code(1).stdout_eq("");
+            assert!(fs::read(&own).ok() == before, "{format} {name}");
+        }
+    }
 }
 
 #[test]

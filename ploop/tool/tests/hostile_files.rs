@@ -376,7 +376,15 @@ fn an_output_that_is_a_file_of_the_image_is_refused() {
     let base = image.image().join("root.hds");
     let files = [base.clone(), image.descriptor()];
     let before = files.clone().map(|it| fs::read(it).unwrap());
-    for command in ["tar $I", "cat $I /a/one", "export $I -"] {
+    for command in [
+        "tar $I",
+        "cat $I /a/one",
+        "export $I -",
+        "info $I",
+        "check $I",
+        "map $I",
+        "ls $I",
+    ] {
         for file in ["root.hds", "DiskDescriptor.xml"] {
             for way in [">>", "1<>"] {
                 let output = script(&image, &format!("$P {command} {way} $I/{file}"));

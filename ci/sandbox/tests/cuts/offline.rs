@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -248,7 +249,14 @@ impl Subject<'_> {
                 let copy = self
                     .directory
                     .join(format!("copy.{}", random.u64(..1 << 30)));
-                fs::copy(&now.image(target).unwrap().file, &copy).unwrap();
+                match fs::copy(&now.image(target).unwrap().file, &copy) {
+                    // There is no room for this step.
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                        fs::remove_file(&copy).unwrap();
+                        return;
+                    }
+                    copied => copied.unwrap(),
+                };
                 let mut param = ReplaceParam::new(&copy, ReplaceTarget::Guid(target));
                 if random.u64(..2) == 0 {
                     param = param.flags(ReplaceFlag::KEEP_NAME);

@@ -252,6 +252,13 @@ impl Descriptor {
         // libploop takes the first image for the base. The others keep their order.
         let base = normal.base().map(|image| image.guid);
         normal.images.sort_by_key(|image| Some(image.guid) != base);
+        // libploop 1 removes the top, and leaves its parent's snapshot without an image, where that comes later (A84).
+        let depths: HashMap<Guid, usize> = (normal.snapshots.iter())
+            .map(|it| (it.guid, normal.chain(it.guid).len()))
+            .collect();
+        normal
+            .snapshots
+            .sort_by_key(|it| depths.get(&it.guid).copied());
         Ok(normal)
     }
 
