@@ -20,6 +20,8 @@ pub(crate) struct Call {
     pub(crate) by_component: bool,
     /// Works on any delta, not only the top.
     pub(crate) any_delta: bool,
+    /// Attaches the image where no device has it, for good or for the time of the call.
+    pub(crate) attaches: bool,
     /// Detaches the device.
     pub(crate) detaches: bool,
     /// Merges temporary snapshots that are not in use, under way or at the end.
@@ -43,6 +45,7 @@ impl Call {
             finds_device: false,
             by_component: false,
             any_delta: false,
+            attaches: false,
             detaches: false,
             merges_temporary: false,
             discards: false,
@@ -85,6 +88,11 @@ impl Call {
 
     pub(crate) const fn any_delta(mut self) -> Call {
         self.any_delta = true;
+        self
+    }
+
+    pub(crate) const fn attaches(mut self) -> Call {
+        self.attaches = true;
         self
     }
 

@@ -140,6 +140,7 @@ impl LockedImage<'_> {
     pub(crate) const FS_INFO: Call = Call::new("get file system info of")
         .looks()
         .finds_device()
+        .attaches()
         .names_users()
         .knows_parents();
 

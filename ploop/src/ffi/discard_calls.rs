@@ -62,6 +62,7 @@ impl LockedImage<'_> {
     pub(crate) const DISCARD: Call = Call::new("discard")
         .changes()
         .finds_device()
+        .attaches()
         .by_component_if(LINE.discards_by_component)
         .discards()
         .names_users();

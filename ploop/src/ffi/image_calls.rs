@@ -58,6 +58,7 @@ impl LockedImage<'_> {
     pub(crate) const MOUNT: Call = Call::new("mount")
         .changes()
         .finds_device()
+        .attaches()
         .by_component()
         .any_delta()
         .merges_temporary()
@@ -72,6 +73,7 @@ impl LockedImage<'_> {
     pub(crate) const RESIZE: Call = Call::new("resize")
         .changes()
         .finds_device()
+        .attaches()
         .names_users()
         .knows_parents();
     pub(crate) const SNAPSHOT: Call = Call::new("create a snapshot of")

@@ -205,9 +205,9 @@ impl LockedImage<'_> {
         }
     }
 
-    /// Whether the call looks for a device, and may attach the image where there is none.
+    /// Whether the call attaches the image where no device has it.
     pub(crate) fn may_attach(&self) -> bool {
-        self.call.finds_device
+        self.call.attaches
     }
 
     /// Whether the lock of the descriptor is held.

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::form::DescriptorForm;
-use super::{Descriptor, Geometry, Image, ImageKind, MAX_PATH, OPERATION, Volume};
+use super::{Descriptor, Geometry, Image, ImageKind, MAX_PATH, OPERATION, Snapshot, Volume};
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 use crate::image::xml::Element;
 use crate::{Error, ErrorKind, Guid, ImageMode, Result};
@@ -253,12 +253,7 @@ impl Descriptor {
         let base = normal.base().map(|image| image.guid);
         normal.images.sort_by_key(|image| Some(image.guid) != base);
         // libploop 1 removes the top, and leaves its parent's snapshot without an image, where that comes later (A84).
-        let depths: HashMap<Guid, usize> = (normal.snapshots.iter())
-            .map(|it| (it.guid, normal.chain(it.guid).len()))
-            .collect();
-        normal
-            .snapshots
-            .sort_by_key(|it| depths.get(&it.guid).copied());
+        normal.snapshots = parents_first(normal.snapshots);
         Ok(normal)
     }
 
@@ -493,6 +488,29 @@ fn escaped(text: &str) -> String {
         }
     }
     out
+}
+
+/// Each snapshot behind the one that it stands on; others keep their order.
+fn parents_first(snapshots: Vec<Snapshot>) -> Vec<Snapshot> {
+    let places: HashMap<Guid, usize> = (snapshots.iter().enumerate())
+        .map(|(place, snapshot)| (snapshot.guid, place))
+        .collect();
+    let parents: Vec<Option<usize>> = (snapshots.iter())
+        .map(|snapshot| places.get(&snapshot.parent).copied())
+        .collect();
+    let mut left: Vec<Option<Snapshot>> = snapshots.into_iter().map(Some).collect();
+    let mut ordered = Vec::with_capacity(left.len());
+    for place in 0..left.len() {
+        // With those below that are still to come; in a circle, each once.
+        let mut chain = Vec::new();
+        let mut next = Some(place);
+        while let Some(snapshot) = next.and_then(|place| left[place].take()) {
+            chain.push(snapshot);
+            next = next.and_then(|place| parents[place]);
+        }
+        ordered.extend(chain.into_iter().rev());
+    }
+    ordered
 }
 
 #[cfg(test)]
