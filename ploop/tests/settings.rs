@@ -69,6 +69,21 @@ fn the_log_file_gets_what_happens_until_it_is_closed() {
     log::set_log_file(None).unwrap();
 }
 
+/// Lines at its end would damage a descriptor.
+#[test]
+fn no_file_of_an_image_is_a_log() {
+    let _alone = alone();
+    let mut filled = FilledImage::new(ImageMode::Expanded);
+    for file in [filled.xml(), filled.path("root.hds")] {
+        let error = log::set_log_file(Some(&file)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert_eq!(error.path(), Some(&*file));
+    }
+    let guid = filled.ploop.snapshot().unwrap();
+    filled.took(guid);
+    filled.verify();
+}
+
 #[test]
 fn the_log_level_sets_how_much_is_written() {
     let _alone = alone();
