@@ -127,14 +127,13 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
         }
     }
     let devices = sysfs::devices(operation)?;
-    // A device with a delta that cannot be identified may have any file.
-    let unknown = devices.iter().any(sysfs::Device::is_unknown);
-    let any_may_be_named = others.iter().any(|text| is_cut_off(text));
+    // A device with a delta that cannot be identified may have any file, and a descriptor that was cut off have named it.
+    let any_may_be_used =
+        devices.iter().any(sysfs::Device::is_unknown) || others.iter().any(|text| is_cut_off(text));
     found.retain(|file| {
         let identity = Identity::of(file);
         let is_free = identity.is_ok_and(|file| {
-            !unknown
-                && !any_may_be_named
+            !any_may_be_used
                 && !used.contains(&file)
                 && !devices.iter().any(|device| device.has(file))
         });

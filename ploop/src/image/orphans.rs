@@ -39,7 +39,6 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
 
     let mut named = names(descriptor);
     let mut damaged = Vec::new();
-    let mut any_may_be_named = false;
     let mut found = Vec::new();
     for dir in &dirs {
         let failed = |error| {
@@ -55,27 +54,29 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
             if path.extension() == Some(OsStr::new("xml")) {
                 descriptors += 1;
                 if descriptors > MAX_DESCRIPTORS {
-                    any_may_be_named = true;
-                    break;
+                    // Any may be named in the rest.
+                    return Ok(Vec::new());
                 }
                 match Descriptor::open(&path) {
                     Ok(other) => named.extend(names(&other)),
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(_) => match damaged::text(&path) {
-                        Ok(text) => damaged.extend(text),
-                        Err(_) => any_may_be_named = true,
-                    },
+                    Err(_) => damaged.push(path),
                 }
             } else if belongs(entry.file_name().as_bytes(), &stems) {
                 found.push(path);
             }
         }
     }
-    found.retain(|path| {
-        !any_may_be_named
-            && !named.contains(path)
-            && !damaged.iter().any(|text| damaged::may_name(text, path))
-    });
+    found.retain(|path| !named.contains(path));
+    for path in damaged {
+        match damaged::text(&path) {
+            Ok(Some(text)) if damaged::is_cut_off(&text) => return Ok(Vec::new()),
+            Ok(Some(text)) => found.retain(|path| !damaged::mentions(&text, path)),
+            Ok(None) => {}
+            // It may name any.
+            Err(_) => return Ok(Vec::new()),
+        }
+    }
     found.sort();
     Ok(found)
 }

@@ -271,12 +271,11 @@ fn may_name(other: &Path, error: Error, delta: &Path) -> Result<bool> {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::InvalidInput => Ok(false),
         // Not one, or a damaged one.
-        ErrorKind::Corrupt | ErrorKind::Unsupported => {
-            let text = damaged::text(other);
-            Ok(text.map_or(true, |text| {
-                text.is_some_and(|text| damaged::may_name(&text, delta))
-            }))
-        }
+        ErrorKind::Corrupt | ErrorKind::Unsupported => Ok(match damaged::text(other) {
+            Ok(Some(text)) => damaged::mentions(&text, delta) || damaged::is_cut_off(&text),
+            Ok(None) => false,
+            Err(_) => true,
+        }),
         _ => Err(error),
     }
 }

@@ -23,11 +23,9 @@ pub(crate) struct Qcow2File {
 }
 
 impl Qcow2File {
+    /// For a path that [`Disk::require_other_file`](ploop::image::Disk::require_other_file) takes.
     pub(crate) fn create(path: &Path, size: Size, overwrite: bool) -> Result<Qcow2File> {
         let failed = |error: io::Error| cannot("be created", path, &error);
-        if !overwrite && path.symlink_metadata().is_ok() {
-            return Err(is_there(path));
-        }
         let dir = match path.parent() {
             Some(dir) if dir != Path::new("") => dir,
             _ => Path::new("."),

@@ -67,25 +67,23 @@ impl Source {
 
     /// Refuses a standard output or standard error that is a file of the image, where words would come to lie upon data.
     fn require_other_streams(&self) -> Result<()> {
-        let streams = [
-            io::stdout().as_fd().try_clone_to_owned()?,
-            io::stderr().as_fd().try_clone_to_owned()?,
+        let mut streams = vec![
+            File::from(io::stdout().as_fd().try_clone_to_owned()?),
+            File::from(io::stderr().as_fd().try_clone_to_owned()?),
         ];
-        for stream in streams.map(File::from) {
-            if stream.metadata()?.is_file() {
-                require_none(&stream, &self.named_files())?;
-            }
+        streams.retain(|it| it.metadata().is_ok_and(|it| it.is_file()));
+        if streams.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let files = self.named_files();
+        streams.iter().try_for_each(|it| require_none(it, &files))
     }
 
     /// The descriptor, and the deltas that it names.
     fn named_files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path().to_owned()];
         if let Ok(Some(descriptor)) = self.descriptor() {
-            let further = descriptor.further_storages.iter().flat_map(|it| &it.images);
-            let images = descriptor.images.iter().chain(further);
-            files.extend(images.map(|it| it.file.clone()));
+            files.extend(descriptor.all_images().map(|it| it.file.clone()));
         }
         files
     }

@@ -79,6 +79,7 @@ impl Device {
         if lock(&self.state).levels.len() < 2 {
             return Err(Errno::NOENT);
         }
+        // First, for the next step writes to the file.
         if !matches!(self.contents.lock().disk, Stack::Writable(_)) {
             return Err(Errno::ROFS);
         }

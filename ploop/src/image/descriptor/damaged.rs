@@ -17,11 +17,6 @@ pub(crate) fn text(file: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Whether a text that is no sound descriptor may be one that names this file.
-pub(crate) fn may_name(text: &[u8], file: &Path) -> bool {
-    mentions(text, file) || is_cut_off(text)
-}
-
 /// Whether a text, in whatever encoding a descriptor can have, has the name of this file in it.
 pub(crate) fn mentions(text: &[u8], file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().as_bytes();
