@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::descriptor::{Descriptor, damaged};
+use crate::identity::Identity;
 use crate::{Error, ErrorKind, Guid, Result};
 
 const OPERATION: &str = "look for orphaned deltas of";
@@ -38,6 +39,8 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
     dirs.extend(home.as_deref().and_then(Path::parent).map(Path::to_owned));
 
     let mut named = names(descriptor);
+    // A name may lead to the same file by another path, such as a bind mount.
+    let mut files: BTreeSet<Identity> = identities(descriptor);
     let mut damaged = Vec::new();
     let mut found = Vec::new();
     for dir in &dirs {
@@ -48,17 +51,23 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
         for entry in fs::read_dir(dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let path = entry.path();
-            if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let is_xml = path.extension() == Some(OsStr::new("xml"));
+            // A link to a descriptor names what that does.
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            if !path.is_file() || is_link && !is_xml {
                 continue;
             }
-            if path.extension() == Some(OsStr::new("xml")) {
+            if is_xml {
                 descriptors += 1;
                 if descriptors > MAX_DESCRIPTORS {
                     // Any may be named in the rest.
                     return Ok(Vec::new());
                 }
                 match Descriptor::open(&path) {
-                    Ok(other) => named.extend(names(&other)),
+                    Ok(other) => {
+                        named.extend(names(&other));
+                        files.extend(identities(&other));
+                    }
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(_) => damaged.push(path),
                 }
@@ -67,14 +76,15 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
             }
         }
     }
-    found.retain(|path| !named.contains(path));
+    found.retain(|path| {
+        !named.contains(path) && Identity::of(path).is_ok_and(|file| !files.contains(&file))
+    });
     for path in damaged {
         match damaged::text(&path) {
             Ok(Some(text)) if damaged::is_cut_off(&text) => return Ok(Vec::new()),
             Ok(Some(text)) => found.retain(|path| !damaged::mentions(&text, path)),
-            Ok(None) => {}
             // It may name any.
-            Err(_) => return Ok(Vec::new()),
+            Ok(None) | Err(_) => return Ok(Vec::new()),
         }
     }
     found.sort();
@@ -107,6 +117,13 @@ pub(crate) fn named_in(directory: &Path) -> Result<BTreeSet<PathBuf>> {
         }
     }
     Ok(named)
+}
+
+fn identities(descriptor: &Descriptor) -> BTreeSet<Identity> {
+    let images = descriptor.all_images();
+    images
+        .filter_map(|image| Identity::of(&image.file).ok())
+        .collect()
 }
 
 /// The files of a descriptor, with their directories resolved.
