@@ -19,7 +19,7 @@ use self::staging_file::StagingFile;
 use crate::canonical::CanonicalDescriptor;
 use crate::ffi::{self, AttachFirst, CText, Call, LINE, LockedImage, WriteSignalsBlocked};
 use crate::identity::Identity;
-use crate::image::other_image::require_recoverable;
+use crate::image::other_image::{require_no_second_name, require_recoverable};
 use crate::image::recovery::merge::MergeRecord;
 use crate::image::{Header, Image};
 use crate::parents::Parents;
@@ -82,6 +82,9 @@ impl<'a> Change<'a> {
         let read = read?;
         if !call.detaches {
             require_recoverable(call.name, locked.path(), &read.descriptor)?;
+            if !call.any_delta {
+                require_no_second_name(call.name, locked.path(), &read.descriptor)?;
+            }
         }
         let (file, devices) = recovery::finish(&locked, read)?;
         let descriptor = &file.descriptor;

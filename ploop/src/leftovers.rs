@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use crate::change::Change;
 use crate::ffi::Call;
-use crate::identity::Identity;
-use crate::image::descriptor::damaged::{LARGEST_DESCRIPTOR, is_cut_off, mentions};
+use crate::identity::{DirectoryEntry, Identity};
+use crate::image::descriptor::damaged::LARGEST_DESCRIPTOR;
+use crate::image::named_files::NamedFiles;
 use crate::image::recovery::creation;
 use crate::image::{self, Header};
 use crate::lock::NewFileLock;
@@ -114,31 +115,22 @@ fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result
     // Elsewhere, deltas of other images may lie, whose descriptors are who knows where.
     let own = fs::canonicalize(paths::directory_of(path)).ok();
     found.retain(|file| own.as_deref() == Some(paths::directory_of(file)));
-    let mut others = Vec::new();
-    let mut used: HashSet<Identity> = files(descriptor).collect();
-    for file in small_files_beside(operation, path, &found)? {
-        match fs::read(&file) {
-            Err(error) if leads_nowhere(&error) => {}
-            text => others.push(text.map_err(|error| not_known(operation, &file, error))?),
-        }
-        // It may have another name for the file, by a link.
-        if let Ok(other) = Descriptor::open(&file) {
-            used.extend(files(&other));
+    // It may be held, and be no longer named.
+    let used: HashSet<Identity> = files(descriptor).collect();
+    let devices = sysfs::devices(operation)?;
+    // A device with a delta that cannot be identified may have any file.
+    let any_may_be_used = devices.iter().any(sysfs::Device::is_unknown);
+    let is_free = |file: Identity| {
+        !any_may_be_used && !used.contains(&file) && !devices.iter().any(|device| device.has(file))
+    };
+    found.retain(|file| Identity::of(file).is_ok_and(is_free) && is_delta(file));
+    if !found.is_empty() {
+        for file in small_files_beside(operation, path, &found)? {
+            let named =
+                NamedFiles::of(&file).map_err(|error| not_known(operation, &file, error))?;
+            found.retain(|file| !named.may_include(file));
         }
     }
-    let devices = sysfs::devices(operation)?;
-    // A device with a delta that cannot be identified may have any file, and a descriptor that was cut off have named it.
-    let any_may_be_used =
-        devices.iter().any(sysfs::Device::is_unknown) || others.iter().any(|text| is_cut_off(text));
-    found.retain(|file| {
-        let identity = Identity::of(file);
-        let is_free = identity.is_ok_and(|file| {
-            !any_may_be_used
-                && !used.contains(&file)
-                && !devices.iter().any(|device| device.has(file))
-        });
-        is_free && is_delta(file) && !others.iter().any(|text| mentions(text, file))
-    });
     let locks = found
         .iter()
         .map(|file| side_files::operation_lock_file(file));
@@ -260,7 +252,7 @@ fn leads_nowhere(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
-fn not_known(operation: &'static str, file: &Path, error: io::Error) -> Error {
+fn not_known(operation: &'static str, file: &Path, error: impl Into<io::Error>) -> Error {
     let why = "this cannot be read, and may be a descriptor that names what looks left over; move it elsewhere, or make it readable";
     Error::io(operation, why, error).with_path(file)
 }
@@ -279,7 +271,9 @@ fn other_descriptors(path: &Path, descriptor: &Descriptor) -> Result<Vec<PathBuf
         .collect();
     others.sort();
     others.dedup();
-    others.retain(|other| other != path);
+    // Its own lock file is held, which may lie there by another path.
+    let own = DirectoryEntry::of(path);
+    others.retain(|other| DirectoryEntry::of(other) != own);
     Ok(others)
 }
 

@@ -1,7 +1,8 @@
 //! [`Disk::export`]: copies the virtual disk to a raw file with holes; [`Disk::stream`]: to a pipe; [`Disk::copy_to`]: to
 //! whatever takes data at an offset.
 
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -14,9 +15,12 @@ use std::thread;
 use super::aligned_buffer::AlignedBuffer;
 use super::atomic_file::AtomicFile;
 use super::chain::Level;
+use super::descriptor::damaged::is_named_like_descriptor;
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
+use super::header::Header;
 use super::holes::{self, DataRun};
+use super::named_files::{MAX_DESCRIPTORS, NamedFiles, resolved};
 use super::progress::{Progress, counted};
 use crate::identity::{DirectoryEntry, Identity};
 use crate::{Error, ErrorKind, Result, Size, side_files};
@@ -490,6 +494,62 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
             ErrorKind::InvalidInput,
             "this is a file of the image that is to be exported, by another name",
         );
+    }
+    require_of_no_image(disk, path)
+}
+
+/// Refuses a target that a descriptor beside it names, or one beside the deltas of a disk that was opened without its
+/// descriptor; and such a descriptor.
+fn require_of_no_image(disk: &Disk, path: &Path) -> Result<()> {
+    let image = disk.image_files();
+    let deltas = match image.descriptors.is_empty() {
+        true => &image.deltas[..],
+        false => &[],
+    };
+    let files = [path].into_iter().chain(deltas.iter().map(|it| &**it));
+    let directories: BTreeSet<PathBuf> = files
+        .flat_map(|file| [resolved(file), file.canonicalize().unwrap_or_default()])
+        .filter_map(|file| Some(file.parent()?.to_owned()))
+        .collect();
+    let target = resolved(path);
+    let entry = DirectoryEntry::of(path);
+    for directory in directories {
+        // Whoever may not list it names a file by itself.
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let descriptors = entries.map(|it| it.path()).filter(|it| {
+            let is_target = DirectoryEntry::of(it) == entry;
+            is_named_like_descriptor(it) && (is_target || it.extension() == Some("xml".as_ref()))
+        });
+        for descriptor in descriptors.take(MAX_DESCRIPTORS) {
+            // One that cannot be read may name any.
+            let named = NamedFiles::of(&descriptor).unwrap_or(NamedFiles::Any);
+            let is_it = DirectoryEntry::of(&descriptor) == entry;
+            let what = match &named {
+                NamedFiles::Listed(..) if is_it => "this is the descriptor of an image".to_owned(),
+                NamedFiles::Mentioned(text) if is_it && text.is_of_descriptor() => {
+                    "this is a damaged descriptor of an image".to_owned()
+                }
+                NamedFiles::Any if is_it => "this may be the descriptor of an image".to_owned(),
+                NamedFiles::Listed(..) if named.may_include(&target) => {
+                    format!("this is a delta of the image {}", descriptor.display())
+                }
+                NamedFiles::Mentioned(text)
+                    if text.is_of_descriptor() && text.mentions(&target) =>
+                {
+                    format!(
+                        "this may be a delta of the image {}, which is damaged",
+                        descriptor.display()
+                    )
+                }
+                NamedFiles::Any if Header::read(path).is_ok() => format!(
+                    "this is a delta, and may be one of the image {}, which is damaged",
+                    descriptor.display()
+                ),
+                _ => continue,
+            };
+            let why = format!("{what}; choose another name");
+            return Err(Error::new(ErrorKind::InvalidInput, OPERATION, why).with_path(path));
+        }
     }
     Ok(())
 }

@@ -46,6 +46,7 @@ mod file;
 mod header;
 mod holes;
 mod layout;
+pub(crate) mod named_files;
 #[cfg(feature = "image-write")]
 mod offline;
 mod orphans;

@@ -1,143 +1,121 @@
 //! Orphans: files beside an image that have names like its deltas, and are in no descriptor.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::descriptor::{Descriptor, damaged};
-use crate::identity::Identity;
-use crate::{Error, ErrorKind, Guid, Result};
+use super::descriptor::Descriptor;
+use super::descriptor::damaged::{LARGEST_DESCRIPTOR, is_named_like_descriptor};
+use super::named_files::{MAX_DESCRIPTORS, NamedFiles};
+use crate::{Error, Guid, Result, side_files};
 
 const OPERATION: &str = "look for orphaned deltas of";
 
-/// How many descriptors of one directory are read, for the files they have.
-pub(super) const MAX_DESCRIPTORS: usize = 1000;
-
 /// The files in the directories of an image that have names like its deltas, or like the files that libploop makes
-/// while it converts one, and that are in none of the descriptors there, nor may be in a damaged one. `path` is that of the
-/// descriptor.
+/// while it converts one, and that are in none of the descriptors there, whatever these are called, nor may be in a damaged
+/// one. `path` is that of the descriptor.
 ///
 /// None of a volume of libploop 7: other images, in directories that this one does not know, have deltas among its own.
 pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBuf>> {
     if descriptor.volume.is_some() {
         return Ok(Vec::new());
     }
-    let mut dirs = BTreeSet::new();
+    let mut directories = BTreeSet::new();
     let mut stems = BTreeSet::new();
     for image in descriptor.all_images() {
-        if let (Some(dir), Some(name)) = (image.file.parent(), image.file.file_name()) {
+        if let (Some(directory), Some(name)) = (image.file.parent(), image.file.file_name()) {
             // The directory of a missing delta may be missing, too.
-            if let Ok(dir) = dir.canonicalize() {
-                dirs.insert(dir);
+            if let Ok(directory) = directory.canonicalize() {
+                directories.insert(directory);
             }
             stems.insert(stem(name.as_bytes()).to_owned());
         }
     }
-    let home = path.canonicalize().ok();
-    dirs.extend(home.as_deref().and_then(Path::parent).map(Path::to_owned));
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    directories.extend(path.parent().map(Path::to_owned));
 
-    let mut named = names(descriptor);
-    // A name may lead to the same file by another path, such as a bind mount.
-    let mut files: BTreeSet<Identity> = identities(descriptor);
-    let mut damaged = Vec::new();
     let mut found = Vec::new();
-    for dir in &dirs {
+    let mut others = Vec::new();
+    for directory in &directories {
         let failed = |error| {
-            Error::io(OPERATION, "the directory cannot be read", error).with_path(dir.as_path())
+            Error::io(OPERATION, "the directory cannot be read", error)
+                .with_path(directory.as_path())
         };
-        let mut descriptors = 0;
-        for entry in fs::read_dir(dir).map_err(failed)? {
+        for entry in fs::read_dir(directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let path = entry.path();
-            let is_xml = path.extension() == Some(OsStr::new("xml"));
-            // A link to a descriptor names what that does.
+            let file = entry.path();
             let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-            if !path.is_file() || is_link && !is_xml {
-                continue;
-            }
-            if is_xml {
-                descriptors += 1;
-                if descriptors > MAX_DESCRIPTORS {
-                    // Any may be named in the rest.
-                    return Ok(Vec::new());
-                }
-                match Descriptor::open(&path) {
-                    Ok(other) => {
-                        named.extend(names(&other));
-                        files.extend(identities(&other));
-                    }
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(_) => damaged.push(path),
-                }
-            } else if belongs(entry.file_name().as_bytes(), &stems) {
-                found.push(path);
+            if belongs(entry.file_name().as_bytes(), &stems) && file.is_file() && !is_link {
+                found.push(file);
+            } else {
+                others.push(file);
             }
         }
     }
-    found.retain(|path| {
-        !named.contains(path) && Identity::of(path).is_ok_and(|file| !files.contains(&file))
-    });
-    for path in damaged {
-        match damaged::text(&path) {
-            Ok(Some(text)) if damaged::is_cut_off(&text) => return Ok(Vec::new()),
-            Ok(Some(text)) => found.retain(|path| !damaged::mentions(&text, path)),
-            // It may name any.
-            Ok(None) | Err(_) => return Ok(Vec::new()),
-        }
+    let own = NamedFiles::listed(descriptor);
+    found.retain(|file| !own.may_include(file));
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let is_own = |file: &Path| {
+        let staged = [side_files::staged(&path), side_files::being_staged(&path)];
+        file == path || staged.iter().any(|it| it == file)
+    };
+    others.retain(|file| !is_own(file) && may_be_descriptor(file));
+    if others.len() > MAX_DESCRIPTORS {
+        // Any may be named in the rest.
+        return Ok(Vec::new());
+    }
+    for other in others {
+        let named = NamedFiles::of(&other).map_err(|error| unknown(&other, error))?;
+        found.retain(|file| !named.may_include(file));
     }
     found.sort();
     Ok(found)
 }
 
-/// The files that the descriptors of a directory name. A descriptor that cannot be read is an error: it may name any.
+fn unknown(other: &Path, error: Error) -> Error {
+    let why = "this cannot be read, and may be a descriptor that names what looks left over; move it elsewhere, or make it readable";
+    Error::io(OPERATION, why, error).with_path(other)
+}
+
+/// Whether a file, or that to which a link leads, is called like a descriptor, or begins like one.
+fn may_be_descriptor(file: &Path) -> bool {
+    if is_named_like_descriptor(file) {
+        return true;
+    }
+    let is_file = |len: u64| (1..=LARGEST_DESCRIPTOR).contains(&len);
+    if !fs::metadata(file).is_ok_and(|it| it.is_file() && is_file(it.len())) {
+        return false;
+    }
+    let mut start = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(64).read_to_end(&mut start));
+    let letter = |byte: &&u8| !matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
+    let mut letters = start.iter().filter(letter);
+    // Whoever cannot read it does not know.
+    read.is_err() || letters.find(|it| !it.is_ascii_whitespace()) == Some(&b'<')
+}
+
+/// Leaves those of these files that no descriptor in this directory names. An error where one cannot be read: it may name any.
 #[cfg(any(feature = "libploop", feature = "image-write"))]
-pub(crate) fn named_in(directory: &Path) -> Result<BTreeSet<PathBuf>> {
+pub(crate) fn retain_unnamed(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let failed =
         |error| Error::io(OPERATION, "the directory cannot be read", error).with_path(directory);
-    let mut descriptors = Vec::new();
+    let mut descriptors = 0;
     for entry in fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.extension() == Some(OsStr::new("xml")) && descriptors.len() < MAX_DESCRIPTORS {
-            descriptors.push(path);
+        if path.extension().is_some_and(|it| it == "xml") {
+            descriptors += 1;
+            let named = match descriptors {
+                ..=MAX_DESCRIPTORS => NamedFiles::of(&path)?,
+                _ => NamedFiles::Any,
+            };
+            files.retain(|file| !named.may_include(file));
         }
     }
-    let mut named = BTreeSet::new();
-    for path in descriptors {
-        match Descriptor::open(path) {
-            Ok(descriptor) => named.extend(names(&descriptor)),
-            Err(error) => {
-                use crate::ErrorKind::{Corrupt, InvalidInput, NotFound, Unsupported};
-                let is_none = [NotFound, InvalidInput, Corrupt, Unsupported];
-                if !is_none.contains(&error.kind()) {
-                    return Err(error);
-                }
-            }
-        }
-    }
-    Ok(named)
-}
-
-fn identities(descriptor: &Descriptor) -> BTreeSet<Identity> {
-    let images = descriptor.all_images();
-    images
-        .filter_map(|image| Identity::of(&image.file).ok())
-        .collect()
-}
-
-/// The files of a descriptor, with their directories resolved.
-fn names(descriptor: &Descriptor) -> BTreeSet<PathBuf> {
-    descriptor
-        .all_images()
-        .map(|image| {
-            let dir = image.file.parent().and_then(|dir| dir.canonicalize().ok());
-            match (dir, image.file.file_name()) {
-                (Some(dir), Some(name)) => dir.join(name),
-                _ => image.file.clone(),
-            }
-        })
-        .collect()
+    Ok(())
 }
 
 /// Whether a file has a name that libploop or Parallels makes from one of `stems`.

@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::descriptor::{Descriptor, Image, damaged};
+use super::descriptor::{Descriptor, Image};
 use super::header::{Header, HeaderFlags};
-use super::orphans::MAX_DESCRIPTORS;
+use super::named_files::{MAX_DESCRIPTORS, NamedFiles};
 use crate::file_mount::is_mounted_on;
 use crate::identity::{DirectoryEntry, Identity};
 use crate::side_files::{self, DESCRIPTOR_NAME, directory_of};
@@ -55,6 +56,52 @@ pub(crate) fn require_no_other_image_beside(
         other.display()
     );
     Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(base))
+}
+
+/// Requires that no second name (hard link) of the descriptor goes on as it is, while a change puts a new file in place of
+/// this one: it would name deltas that are gone, or have others written to. A descriptor is changed by the name that is
+/// beside its deltas, if that is the only one there.
+pub(crate) fn require_no_second_name(
+    operation: &'static str,
+    path: &Path,
+    descriptor: &Descriptor,
+) -> Result<()> {
+    let Ok(metadata) = fs::metadata(path) else {
+        // What cannot be examined is an error of whoever reads it.
+        return Ok(());
+    };
+    if metadata.nlink() < 2 {
+        return Ok(());
+    }
+    let home = directory_of(path);
+    let refused =
+        |why: String| Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(path));
+    let entries = fs::read_dir(home).map_err(|error| {
+        let why = "the descriptor has several names (hard links), and the directory cannot be read";
+        Error::io(operation, why, error).with_path(home)
+    })?;
+    let own = Identity::from(&metadata);
+    let mut others = entries.flatten().map(|entry| entry.path());
+    let is_second = |other: &PathBuf| {
+        other != path && fs::symlink_metadata(other).is_ok_and(|it| Identity::from(&it) == own)
+    };
+    if let Some(other) = others.find(is_second) {
+        return refused(format!(
+            "the descriptor has a second name here, {}, which would keep the old contents; remove one of the two",
+            other.display()
+        ));
+    }
+    let is_elsewhere = |image: &&Image| {
+        fs::canonicalize(directory_of(&image.file)).is_ok_and(|directory| directory != home)
+    };
+    match descriptor.images.iter().find(is_elsewhere) {
+        Some(image) => refused(format!(
+            "the descriptor has {} names (hard links), the others would keep the old contents, and its delta {} is not beside this one; remove the names that are not needed",
+            metadata.nlink(),
+            image.file.display()
+        )),
+        None => Ok(()),
+    }
 }
 
 /// [`require_of_no_other_image`] of the deltas to which a recovery of this image writes: it clears their marks, finishes
@@ -226,8 +273,11 @@ fn possible_descriptors(operation: &'static str, directory: &Path) -> Result<Vec
     let mut list = || -> io::Result<()> {
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
-            if path.extension() == Some(OsStr::new("xml")) && found.len() <= MAX_DESCRIPTORS {
+            if path.extension() == Some(OsStr::new("xml")) {
                 found.push(path);
+            }
+            if found.len() > MAX_DESCRIPTORS {
+                return Err(io::Error::other("there are too many"));
             }
         }
         Ok(())
@@ -251,7 +301,9 @@ fn names(other: &Path, own: Option<&DirectoryEntry>, delta: &Path, file: Identit
         }
         let descriptor = match Descriptor::open(&other) {
             Ok(descriptor) => descriptor,
-            Err(error) => return may_name(&other, error, delta),
+            Err(error) => {
+                return Ok(NamedFiles::of_damaged(&other, error)?.may_include(delta));
+            }
         };
         let is_it = |image: &Image| Identity::of(&image.file).is_ok_and(|it| it == file);
         if descriptor.all_images().any(is_it) {
@@ -264,20 +316,6 @@ fn names(other: &Path, own: Option<&DirectoryEntry>, delta: &Path, file: Identit
         }
     }
     Ok(false)
-}
-
-/// Whether a file that could not be read as a descriptor may be one that names this delta.
-fn may_name(other: &Path, error: Error, delta: &Path) -> Result<bool> {
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::InvalidInput => Ok(false),
-        // Not one, or a damaged one.
-        ErrorKind::Corrupt | ErrorKind::Unsupported => Ok(match damaged::text(other) {
-            Ok(Some(text)) => damaged::mentions(&text, delta) || damaged::is_cut_off(&text),
-            Ok(None) => false,
-            Err(_) => true,
-        }),
-        _ => Err(error),
-    }
 }
 
 /// The directory in which a file has its name, and that of the file to which a link of this name leads.

@@ -1,7 +1,7 @@
 //! [`StagingDirectory`]: a hidden directory in which an image is made. See [`creation`] for what an interruption leaves.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::recovery::creation;
+use super::recovery::creation::{self, CreationLock};
 use crate::durability::{sync_directories, sync_files};
 use crate::side_files::{DESCRIPTOR_NAME, STATFS_NAME, directory_of};
 use crate::{Code, Error, ErrorKind, Guid, Result};
@@ -87,7 +87,7 @@ pub(crate) struct StagingDirectory {
     pub(crate) image: PathBuf,
     pub(crate) descriptor: PathBuf,
     /// Held while the directory is in use.
-    _lock: Option<File>,
+    _lock: Option<CreationLock>,
 }
 
 impl StagingDirectory {

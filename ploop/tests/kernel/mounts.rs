@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ploop::image::Header;
+use ploop::image::{Header, check};
 use ploop::{
     Code, ComponentName, DiscardParam, ErrorKind, Guid, ImageMode, MountFlags, MountParam,
     OwnedMountGuard, Ploop, ResizeMode, Size, SwitchFlag, device,
@@ -43,7 +43,8 @@ pub(crate) fn tests() -> Vec<Test> {
             an_image_left_in_use_by_a_crash_is_mended,
             a_device_is_unmounted_by_its_name,
             no_link_beside_the_image_is_followed,
-            no_mount_hides_the_image;
+            no_mount_hides_the_image,
+            deltas_by_another_path_are_no_orphans;
     ]
 }
 
@@ -673,6 +674,36 @@ fn no_mount_hides_the_image() {
         refused(result, ErrorKind::InvalidInput, None);
     }
     assert_detached(&mut image);
+    let guard = image.mount_guard(&container.param()).unwrap();
+    container.write("file", 1 << 20);
+    guard.umount().unwrap();
+    container.verify_image(&mut image, &["file"]);
+}
+
+/// The descriptor names them by the path of the directory, which is read by that of a bind mount.
+fn deltas_by_another_path_are_no_orphans() {
+    let (mut container, mut image) = Container::new(SIZE);
+    image.snapshot().unwrap();
+    let own = container.path("");
+    let xml = fs::read_to_string(image.path()).unwrap();
+    let absolute = xml.replace("<File>", &format!("<File>{}", own.display()));
+    fs::write(image.path(), &absolute).unwrap();
+    let bound = TempDir::new().unwrap();
+    let names = [own.to_str().unwrap(), bound.path().to_str().unwrap()];
+    tool("mount", &["--bind", names[0], names[1]]);
+    let by_bind = bound.path().join("DiskDescriptor.xml");
+    let orphans = check(&by_bind).orphans;
+    let mut through = Ploop::open(&by_bind).unwrap();
+    let left = [through.leftovers(), through.remove_leftovers()];
+    drop(through);
+    tool("umount", &[names[1]]);
+    assert!(
+        absolute.contains(names[0]) && orphans.is_empty(),
+        "{orphans:?}"
+    );
+    for left in left {
+        assert!(left.unwrap().is_empty());
+    }
     let guard = image.mount_guard(&container.param()).unwrap();
     container.write("file", 1 << 20);
     guard.umount().unwrap();

@@ -294,6 +294,70 @@ fn a_descriptor_with_two_names_changes_through_that_beside_its_deltas() {
         .unwrap();
 }
 
+/// Where no name can be told to be the right one, none changes: the other one would name deltas that are gone.
+#[test]
+fn a_descriptor_with_two_names_in_one_place_is_not_changed() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let second = filled.path("second.xml");
+    fs::hard_link(filled.xml(), &second).unwrap();
+    let before = files(&filled);
+    let assert_refused = |path: &std::path::Path| {
+        let mut image = OfflineImage::open(path).unwrap();
+        for result in [
+            image.snapshot().map(drop),
+            image.delete_top_delta(),
+            image.merge(&MergeParam::new(MergeTarget::All), |_| {}),
+            image.grow(Size::from_gib(1)),
+            image.repair(&RepairOptions::new(), |_| {}).map(drop),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.message().contains("second"), "{error}");
+        }
+    };
+    assert_refused(&filled.xml());
+    assert_refused(&second);
+    assert!(files(&filled) == before);
+    filled.verify();
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    let dry = RepairOptions::new().dry_run(true);
+    image.repair(&dry, |_| {}).unwrap();
+    fs::remove_file(&second).unwrap();
+    image
+        .merge(&MergeParam::new(MergeTarget::All), |_| {})
+        .unwrap();
+}
+
+/// Two names of a descriptor, both in other directories than the deltas.
+#[test]
+fn a_descriptor_with_two_names_away_from_its_deltas_is_not_changed() {
+    let (filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let (elsewhere, mut image) = copy_of_descriptor(&filled, false);
+    fs::remove_file(filled.xml()).unwrap();
+    let link = tempfile::tempdir_in(elsewhere.path()).unwrap();
+    let second = link.path().join("DiskDescriptor.xml");
+    fs::hard_link(image.path(), &second).unwrap();
+    let (names, before) = (names_of_files(&filled), files(&filled));
+    let mut other = OfflineImage::open(&second).unwrap();
+    for image in [&mut image, &mut other] {
+        let param = SnapshotParam::new().directory(elsewhere.path());
+        for result in [
+            image.merge(&MergeParam::new(MergeTarget::All), |_| {}),
+            image.delete_top_delta(),
+            image.snapshot_with(&param).map(drop),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.message().contains("2 names"), "{error}");
+        }
+    }
+    assert!(names_of_files(&filled) == names && files(&filled) == before);
+    fs::remove_file(&second).unwrap();
+    image
+        .merge(&MergeParam::new(MergeTarget::All), |_| {})
+        .unwrap();
+}
+
 /// Also where the other descriptor is damaged, or cannot be read.
 #[test]
 fn deltas_of_a_damaged_image_are_left_alone() {

@@ -306,3 +306,28 @@ fn deltas_of_another_image_are_left_alone() {
     copy.merge(&merge).unwrap();
     assert_eq!(copy.descriptor().unwrap().images.len(), 1);
 }
+
+/// A hard link of the descriptor beside it would keep the old contents.
+#[test]
+fn a_descriptor_with_two_names_is_not_changed() {
+    let (mut filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let second = filled.path("second.xml");
+    fs::hard_link(filled.xml(), &second).unwrap();
+    let before = Contents::of(filled.dir.path());
+    let mut other = Ploop::open(&second).unwrap();
+    for image in [&mut filled.ploop, &mut other] {
+        for result in [
+            image.snapshot().map(drop),
+            image.delete_snapshot(guids[0]),
+            image.switch_snapshot(guids[0]),
+            image.merge(&MergeParam::new(MergeTarget::All)),
+            image.remove_leftovers().map(drop),
+        ] {
+            let error = refused(result, ErrorKind::Unsupported);
+            assert!(error.message().contains("second"), "{error}");
+        }
+    }
+    before.assert_unchanged("two names");
+    fs::remove_file(second).unwrap();
+    filled.ploop.snapshot().unwrap();
+}

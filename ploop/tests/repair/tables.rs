@@ -1,6 +1,7 @@
 //! Damage of tables, and of the clusters of a file.
 
 use std::fs;
+use std::path::Path;
 
 use ploop::FormatVersion::{V1, V2};
 use ploop::image::{Issue, RepairChoice, check};
@@ -278,22 +279,93 @@ fn orphans_go_by_choice_and_come_back() {
     image.assert_whole();
 }
 
-/// A descriptor that was cut off may be the one that names it.
+/// A descriptor that is damaged may be the one that names it.
 #[test]
 fn what_a_damaged_descriptor_may_name_is_no_orphan() {
     let image = DamagedImage::new(V2);
     let orphan = image.file("top.hds.{0d3ebf62-5322-4a35-a84c-e465aef3807c}");
     fs::copy(image.file("top.hds"), &orphan).unwrap();
     let whole = fs::read(&image.xml).unwrap();
+    let utf_32 = |text: &[u8]| text.iter().flat_map(|it| [*it, 0, 0, 0]).collect();
     let name = orphan.file_name().unwrap().as_encoded_bytes();
-    for text in [&whole[..90], &[b"<a>", name].concat()] {
-        fs::write(image.file("copy.xml"), text).unwrap();
-        assert!(!check(&image.xml).has(Issue::Orphan));
+    let mentioned = [b"<a>", name].concat();
+    let texts: [Vec<u8>; 9] = [
+        whole[..90].to_vec(),
+        mentioned.clone(),
+        utf_32(&whole[..90]),
+        utf_32(&mentioned),
+        whole[..30].to_vec(),
+        utf_32(&whole[..10]),
+        Vec::new(),
+        vec![0; whole.len()],
+        b"\x1f\x8b\x08\0\0\0\0\0".to_vec(),
+    ];
+    let assert_kept = |what: &str| {
+        assert!(!check(&image.xml).has(Issue::Orphan), "{what}");
         image.repair(&[RepairChoice::RemoveOrphans]);
-        assert!(orphan.exists());
+        assert!(orphan.exists(), "{what}");
+    };
+    for text in texts {
+        for name in ["copy.xml", "COPY.XML", "copy.xml.bak", "copy.xml~"] {
+            fs::write(image.file(name), &text).unwrap();
+            assert_kept(&format!("{name}: {}", text.escape_ascii()));
+            fs::remove_file(image.file(name)).unwrap();
+        }
     }
-    fs::write(image.file("copy.xml"), "<a/>").unwrap();
+    // By a sparse file.
+    let large = fs::File::create(image.file("copy.xml")).unwrap();
+    large.set_len((16 << 20) + 1).unwrap();
+    assert_kept("more than a descriptor can be");
+    // What is no descriptor names nothing.
+    for (name, text) in [("copy.xml", "<a/>"), ("notes", ""), ("copy.xml.lck", "")] {
+        fs::write(image.file(name), text).unwrap();
+        assert!(check(&image.xml).has(Issue::Orphan), "{name}");
+    }
+    // A read of it is an error, for everybody.
+    std::os::unix::fs::symlink("/proc/self/mem", image.file("unknown.xml")).unwrap();
+    let report = check(&image.xml);
+    assert!(
+        report.has(Issue::Unreadable) && report.is_sound(),
+        "{report:?}"
+    );
+    assert!(report.orphans.is_empty());
+}
+
+/// Whatever a descriptor is called, and by whatever path it names a delta.
+#[test]
+fn what_a_descriptor_beside_names_is_no_orphan() {
+    let image = DamagedImage::new(V2);
+    let orphan = image.file("top.hds.{0d3ebf62-5322-4a35-a84c-e465aef3807c}");
+    fs::copy(image.file("top.hds"), &orphan).unwrap();
+    let whole = fs::read_to_string(&image.xml).unwrap();
+    let names = |file: &str| whole.replace(">top.hds<", &format!(">{file}<"));
+    let own = names(orphan.file_name().unwrap().to_str().unwrap());
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("elsewhere"), &own).unwrap();
+    let link = |target: &Path, name: &str| {
+        std::os::unix::fs::symlink(target, image.file(name)).unwrap();
+    };
+    link(&orphan, "top-by-a-link");
+    let by_a_link = names("top-by-a-link");
+    for name in ["clone", "CLONE.XML", "clone.xml.bak", "clone.xml"] {
+        for text in [&own, &by_a_link] {
+            fs::write(image.file(name), text).unwrap();
+            assert!(!check(&image.xml).has(Issue::Orphan), "{name}");
+            image.repair(&[RepairChoice::RemoveOrphans]);
+            assert!(orphan.exists(), "{name}");
+            fs::remove_file(image.file(name)).unwrap();
+        }
+    }
+    link(&elsewhere.path().join("elsewhere"), "link.xml");
+    assert!(!check(&image.xml).has(Issue::Orphan));
+    image.repair(&[RepairChoice::RemoveOrphans]);
+    assert!(orphan.exists());
+    fs::remove_file(image.file("link.xml")).unwrap();
     assert!(check(&image.xml).has(Issue::Orphan));
+    // Its own, too.
+    fs::write(&image.xml, by_a_link).unwrap();
+    fs::remove_file(image.file("top.hds")).unwrap();
+    assert!(!check(&image.xml).has(Issue::Orphan));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::cli::{Create, Import, Shape};
 use crate::output::{Failure, Output, Result};
 use crate::progress::interrupt_flag;
 use crate::snapshots::with_progress;
+use crate::streams;
 
 /// The name that libploop's callers give to the base.
 const BASE: &str = "root.hds";
@@ -51,6 +52,7 @@ pub(crate) fn import(import: &Import, output: &Output) -> Result {
         return made(base, &image, output);
     }
     let path = &import.source;
+    streams::require_none_of(std::slice::from_ref(path))?;
     let cannot = |error| Failure::Request(format!("{} cannot be read: {error}", path.display()));
     let metadata = fs::metadata(path).map_err(cannot)?;
     if !metadata.is_file() {

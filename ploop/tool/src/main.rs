@@ -27,6 +27,7 @@ mod repair;
 mod snapshots;
 mod source;
 mod stored_attributes;
+mod streams;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,11 @@ use output::Output;
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
+    // Before a wrong option is an error.
+    if let Err(failure) = streams::require_no_image_file() {
+        Output::new(false, false).failure(&failure);
+        return ExitCode::from(FAILED);
+    }
     let cli = Cli::parse();
     let output = Output::new(cli.json, cli.quiet);
     if let Err(error) = progress::survive_file_size_limit() {

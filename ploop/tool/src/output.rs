@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Output(io::Error),
     /// What the user asked for does not exist: a partition, say.
     Request(String),
+    /// The standard error is a file of an image, and nothing can be said.
+    ErrorStream,
 }
 
 impl Failure {
@@ -33,7 +35,7 @@ impl Failure {
                 errno.is_some_and(|it| it.kind() == io::ErrorKind::BrokenPipe)
             }
             Failure::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
-            Failure::Request(_) => false,
+            Failure::Request(_) | Failure::ErrorStream => false,
         }
     }
 }
@@ -56,6 +58,7 @@ impl fmt::Display for Failure {
             Failure::Image(error) => error.fmt(f),
             Failure::Output(error) => write!(f, "the output cannot be written: {error}"),
             Failure::Request(message) => f.write_str(message),
+            Failure::ErrorStream => f.write_str("the standard error is a file of an image"),
         }
     }
 }
@@ -121,6 +124,9 @@ impl Output {
     }
 
     pub(crate) fn failure(&self, failure: &Failure) {
+        if matches!(failure, Failure::ErrorStream) {
+            return;
+        }
         // Nobody is left to be told where this cannot be written.
         if self.json {
             let (kind, path, offset) = match failure {
@@ -129,7 +135,9 @@ impl Output {
                     error.path().map(|path| path.to_string_lossy()),
                     error.offset(),
                 ),
-                Failure::Output(_) | Failure::Request(_) => (None, None, None),
+                Failure::Output(_) | Failure::Request(_) | Failure::ErrorStream => {
+                    (None, None, None)
+                }
             };
             let report = FailureReport {
                 error: failure.to_string(),

@@ -15,7 +15,8 @@ use crate::create::print_descriptor;
 use crate::output::{ERROR, GOOD, NOTE, Output, Result, WARNING};
 use crate::progress::interrupt_flag;
 use crate::snapshots::{open, with_progress};
-use crate::source::DESCRIPTOR;
+use crate::source::{DESCRIPTOR, Source};
+use crate::streams;
 
 /// The status of a repair that has left something.
 const LEFT: u8 = 1;
@@ -28,6 +29,8 @@ struct Reverted<'a> {
 }
 
 pub(crate) fn run(repair: &Repair, output: &Output) -> Result {
+    let undo = [&repair.undo, &repair.revert].into_iter().flatten();
+    streams::require_none_of(&undo.cloned().collect::<Vec<_>>())?;
     let mut image = open_damaged(repair)?;
     if let Some(undo) = &repair.revert {
         let files = image.undo_repair(undo)?;
@@ -62,6 +65,7 @@ fn open_damaged(repair: &Repair) -> Result<OfflineImage> {
     if path.extension() != Some(OsStr::new("xml")) {
         return open(&repair.source);
     }
+    Source::Descriptor(path.clone()).require_other_streams()?;
     let mut image = OfflineImage::open(path)?;
     image.set_cancel(Some(interrupt_flag()?));
     Ok(image)
@@ -154,6 +158,7 @@ pub(crate) fn restore_descriptor(restore: &RestoreDescriptor, output: &Output) -
         true => restore.path.join(DESCRIPTOR),
         false => restore.path.clone(),
     };
+    streams::require_none_of(&restore.deltas)?;
     let image = image::restore_descriptor(path, &restore.deltas)?;
     print_descriptor(&image, output)
 }

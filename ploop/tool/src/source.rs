@@ -1,9 +1,8 @@
 //! What PATH names: a descriptor, a directory that holds one, or one delta.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use ploop::image::{Descriptor, Disk, OpenOptions, Report};
@@ -11,6 +10,7 @@ use ploop::{Guid, image};
 
 use crate::cli::{self, State};
 use crate::output::{Failure, Result};
+use crate::streams;
 
 /// The name that libploop gives to descriptors.
 pub(crate) const DESCRIPTOR: &str = "DiskDescriptor.xml";
@@ -65,25 +65,23 @@ impl Source {
         })
     }
 
-    /// Refuses a standard output or standard error that is a file of the image, where words would come to lie upon data.
-    fn require_other_streams(&self) -> Result<()> {
-        let mut streams = vec![
-            File::from(io::stdout().as_fd().try_clone_to_owned()?),
-            File::from(io::stderr().as_fd().try_clone_to_owned()?),
-        ];
-        streams.retain(|it| it.metadata().is_ok_and(|it| it.is_file()));
-        if streams.is_empty() {
-            return Ok(());
-        }
-        let files = self.named_files();
-        streams.iter().try_for_each(|it| require_none(it, &files))
+    /// The standard output and the standard error are no file of the image.
+    pub(crate) fn require_other_streams(&self) -> Result<()> {
+        streams::require_none_of(&self.named_files())
     }
 
-    /// The descriptor, and the deltas that it names.
+    /// The descriptor, and the deltas that it names; of a delta by itself, those of all images beside it.
     fn named_files(&self) -> Vec<PathBuf> {
+        let descriptors = match self {
+            Source::Descriptor(path) => vec![path.clone()],
+            Source::Delta(path) => descriptors_beside(path),
+        };
         let mut files = vec![self.path().to_owned()];
-        if let Ok(Some(descriptor)) = self.descriptor() {
-            files.extend(descriptor.all_images().map(|it| it.file.clone()));
+        for path in descriptors {
+            if let Ok(descriptor) = Descriptor::open(&path) {
+                files.extend(descriptor.all_images().map(|it| it.file.clone()));
+            }
+            files.push(path);
         }
         files
     }
@@ -141,27 +139,23 @@ impl State {
     pub(crate) fn require_other_output(&self, output: &File) -> Result<()> {
         let mut files = Source::find(&self.source)?.named_files();
         files.extend(self.open()?.files().map(Path::to_owned));
-        require_none(output, &files)
+        streams::require_other(output, &files)
     }
 }
 
-/// Refuses an output that is one of these files.
-fn require_none(output: &File, files: &[PathBuf]) -> Result<()> {
-    let identity = |it: &fs::Metadata| (it.dev(), it.ino());
-    let output = identity(&output.metadata()?);
-    let mut files = files.iter();
-    match files.find(|it| fs::metadata(it).is_ok_and(|it| identity(&it) == output)) {
-        Some(file) => Err(Failure::Request(format!(
-            "the output is {}, a file of the image",
-            file.display()
-        ))),
-        None => Ok(()),
-    }
+/// What is called like a descriptor in the directory of a delta.
+fn descriptors_beside(delta: &Path) -> Vec<PathBuf> {
+    // A link leads to a directory of its own.
+    let delta = delta.canonicalize().unwrap_or_else(|_| delta.to_owned());
+    let entries = delta.parent().map(fs::read_dir).into_iter().flatten();
+    let paths = entries.flatten().flatten().map(|entry| entry.path());
+    let is_one = |path: &PathBuf| path.extension().is_some_and(|it| it == "xml") && path.is_file();
+    paths.filter(is_one).collect()
 }
 
 /// The copies of a descriptor that other programs keep in a directory, such as `DiskDescriptor.xml.orig` and `.Backup`.
 fn descriptors_in(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
         .map(|entry| (entry.file_name(), entry.path()))
         .filter(|(name, path)| {

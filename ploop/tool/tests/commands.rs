@@ -275,6 +275,53 @@ error: cannot export image [..]: a file of that name is there already
 }
 
 #[test]
+fn export_replaces_no_file_of_an_image() {
+    let (image, other) = (Image::new(), Image::new());
+    let delta = image.file("root.hds");
+    let refused = |target: &Path, what: &str| {
+        let before = fs::read(target).unwrap();
+        for format in ["raw", "qcow2"] {
+            let options = ["export", "--overwrite", "--format", format];
+            let options = [&options[..], &[text(&delta), text(target)]].concat();
+            let output = command(&options).assert().code(1).stdout_eq("");
+            let words = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+            assert!(
+                words.contains("of an image") || words.contains("of the image"),
+                "{words}"
+            );
+            assert!(fs::read(target).unwrap() == before, "{what} {format}");
+        }
+    };
+    // By one delta, the others of its image, and those of another image.
+    for name in ["root.hds", "top.hds", "DiskDescriptor.xml"] {
+        refused(&image.file(name), name);
+        refused(&other.file(name), name);
+    }
+    // A delta elsewhere, which the descriptor beside the exported one names.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let moved = elsewhere.path().join("top.hds");
+    fs::rename(image.file("top.hds"), &moved).unwrap();
+    let xml = fs::read_to_string(&image.descriptor).unwrap();
+    let named = xml.replace(">top.hds<", &format!(">{}<", moved.display()));
+    fs::write(&image.descriptor, named).unwrap();
+    refused(&moved, "elsewhere");
+    // What a damaged descriptor has named.
+    fs::write(&other.descriptor, &xml[..xml.len() - 10]).unwrap();
+    refused(&other.file("top.hds"), "cut off");
+    refused(&other.descriptor, "cut off");
+    fs::write(&other.descriptor, &xml[..20]).unwrap();
+    refused(&other.file("top.hds"), "cut off early");
+    // Other files are replaced, also one that a text names which is no descriptor.
+    let free = other.file("free.raw");
+    fs::write(&free, "old").unwrap();
+    fs::write(other.file("domain.xml"), "<domain>free.raw</domain>").unwrap();
+    command(&["export", "--overwrite", text(&delta), text(&free)])
+        .assert()
+        .success();
+    assert!(fs::read(&free).unwrap() == image.states[0]);
+}
+
+#[test]
 fn a_failure_is_json_for_programs() {
     let output = command(&["map", "--json", "/none"]).assert().code(1);
     let report: serde_json::Value = serde_json::from_slice(&output.get_output().stderr).unwrap();

@@ -370,12 +370,19 @@ fn the_balloon_of_libploop_is_not_listed() {
     assert_eq!(output.stdout, b"balloon");
 }
 
+/// By the shell, so that it is opened in every way in which that can be.
 #[test]
-fn an_output_that_is_a_file_of_the_image_is_refused() {
+fn a_stream_that_is_a_file_of_the_image_is_refused() {
     let image = image(&["-t", "ext4"], &[]);
     let base = image.image().join("root.hds");
     let files = [base.clone(), image.descriptor()];
     let before = files.clone().map(|it| fs::read(it).unwrap());
+    let assert_unchanged = |what: &str| {
+        assert!(
+            files.clone().map(|it| fs::read(it).unwrap()) == before,
+            "{what}"
+        );
+    };
     for command in [
         "tar $I",
         "cat $I /a/one",
@@ -384,19 +391,63 @@ fn an_output_that_is_a_file_of_the_image_is_refused() {
         "check $I",
         "map $I",
         "ls $I",
+        "repair $I",
+        "repair $I/DiskDescriptor.xml",
+        "info $I/root.hds",
+        "check $I/root.hds",
+        "map $I/root.hds",
+        "export $I/root.hds -",
+        "snapshot /nowhere",
+        "restore-descriptor new.xml $I/root.hds",
+        "--wrong-option",
     ] {
         for file in ["root.hds", "DiskDescriptor.xml"] {
             for way in [">>", "1<>"] {
                 let output = script(&image, &format!("$P {command} {way} $I/{file}"));
                 assert_eq!(output.status.code(), Some(1), "{command} {way} {file}");
                 let words = words(&output);
-                assert!(words.contains("a file of the image"), "{words}");
+                assert!(
+                    words.contains(file) && words.contains("a file of"),
+                    "{words}"
+                );
+            }
+            for way in ["2>>", "2<>"] {
+                let output = script(&image, &format!("$P {command} {way} $I/{file}"));
+                assert_eq!(output.status.code(), Some(1), "{command} {way} {file}");
             }
         }
+        assert_unchanged(command);
     }
-    assert!(files.map(|it| fs::read(it).unwrap()) == before);
     let output = script(&image, "$P cat $I /a/one >> other && cat other");
     assert_eq!(output.stdout, b"aone");
+}
+
+/// Which nothing but its descriptor tells from other files.
+#[test]
+fn a_stream_that_is_a_raw_base_is_refused() {
+    let image = image(&["-t", "ext4"], &[]);
+    let made = script(
+        &image,
+        "$P convert --mode raw $I && $P snapshot $I > /dev/null",
+    );
+    assert!(made.status.success(), "{}", words(&made));
+    let raw = image.image().join("root.hds");
+    let before = fs::read(&raw).unwrap();
+    let top = "$I/$(ls $I | grep root.hds.)";
+    for command in [
+        "info $I",
+        "repair $I/DiskDescriptor.xml",
+        &format!("check {top}"),
+    ] {
+        for way in [">>", "1<>", "2>>", "2<>"] {
+            let output = script(&image, &format!("$P {command} {way} $I/root.hds"));
+            assert_eq!(output.status.code(), Some(1), "{command} {way}");
+        }
+    }
+    assert!(fs::read(&raw).unwrap() == before);
+    let output = script(&image, "$P import $I/root.hds new >> $I/root.hds");
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    assert!(fs::read(&raw).unwrap() == before);
 }
 
 #[test]

@@ -76,7 +76,17 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
     let deltas: Vec<DeltaReport> = checked.into_iter().flatten().collect();
 
     let orphans = orphans::orphans(&descriptor, path).unwrap_or_else(|error| {
-        findings.add_error(Issue::Unreadable, &error);
+        let what = format!(
+            "whether deltas are left over cannot be told: {}",
+            error.message()
+        );
+        findings.add(
+            Severity::Warning,
+            Issue::Unreadable,
+            error.path(),
+            None,
+            what,
+        );
         Vec::new()
     });
     for orphan in &orphans {

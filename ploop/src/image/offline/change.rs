@@ -15,7 +15,9 @@ use crate::image::descriptor::{
     self, Descriptor, DescriptorFile, DescriptorForm, Image, Snapshot, UnknownFields,
 };
 use crate::image::header::Header;
-use crate::image::other_image::{require_of_no_other_image, require_recoverable};
+use crate::image::other_image::{
+    require_no_second_name, require_of_no_other_image, require_recoverable,
+};
 use crate::image::recovery::{self, creation, detached};
 use crate::image::sound::{SoundDelta, require_no_extension, require_sound};
 use crate::lock::{ImageLockGuard, Purpose};
@@ -76,6 +78,7 @@ impl<'a> OfflineChange<'a> {
         require_distinct_files(operation, &file.descriptor)?;
         let deltas = file.descriptor.images.iter().map(|image| &*image.file);
         let devices = sysfs::require_unattached(operation, path, deltas)?;
+        require_no_second_name(operation, path, &file.descriptor)?;
         require_recoverable(operation, path, &file.descriptor)?;
         if recovery::finish(&devices, operation, path, &file.descriptor, &FORM)? {
             file = read()?;

@@ -17,21 +17,31 @@ use crate::identity::Identity;
 /// How the name of the hidden directory begins.
 pub(crate) const DIRECTORY_PREFIX: &str = ".ploop-create-";
 
-/// The lock of a hidden directory, held until the file is dropped. `None` where another process holds it, or the file
-/// system has no locks.
-pub(crate) fn lock(directory: &Path) -> Option<File> {
+/// The lock of a hidden directory, held until this is dropped.
+pub(crate) struct CreationLock(File);
+
+impl Drop for CreationLock {
+    fn drop(&mut self) {
+        // Not by closing the file: for a moment, a process that another thread starts has a copy of its descriptor.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// `None` where another process holds the lock of a hidden directory, or the file system has no locks.
+pub(crate) fn lock(directory: &Path) -> Option<CreationLock> {
     let file = File::open(directory).ok()?;
     let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-    locked.is_ok().then_some(file)
+    locked.is_ok().then_some(CreationLock(file))
 }
 
 /// The lock of a hidden directory that was just made. An error where it was taken for abandoned before it was locked,
 /// and is removed.
-pub(crate) fn lock_new(directory: &Path) -> io::Result<Option<File>> {
+pub(crate) fn lock_new(directory: &Path) -> io::Result<Option<CreationLock>> {
     let is_removed = [io::ErrorKind::NotFound, io::ErrorKind::WouldBlock];
     let locked = File::open(directory).and_then(|file| {
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        fs::symlink_metadata(directory).map(|_| file)
+        let locked = CreationLock(file);
+        fs::symlink_metadata(directory).map(|_| locked)
     });
     match locked {
         Err(error) if is_removed.contains(&error.kind()) => Err(error),

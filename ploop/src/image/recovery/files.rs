@@ -95,17 +95,18 @@ pub(super) fn finish(devices: &[Device], path: &Path, now: &Descriptor) {
     if !side_files::is_regular_file(&record) {
         return;
     }
-    let Ok(others) = orphans::named_in(side_files::directory_of(path)) else {
+    let mut left = recorded(path);
+    if orphans::retain_unnamed(side_files::directory_of(path), &mut left).is_err() {
         // The next operation may see what others have.
         return;
-    };
+    }
     // Whatever cannot be removed is reported by the check, as an orphan.
     let used: HashSet<Identity> = now
         .images
         .iter()
         .filter_map(|image| Identity::of(&image.file).ok())
         .collect();
-    for file in recorded(path) {
+    for file in left {
         let is_free = || {
             let identity = Identity::of(&file).ok()?;
             // The new base of a conversion, and the copy of a table.
@@ -118,9 +119,8 @@ pub(super) fn finish(devices: &[Device], path: &Path, now: &Descriptor) {
                 })
                 .any(|own| own == file);
             let is_delta = || Header::read(&file).is_ok_and(|header| header.cluster == now.cluster);
-            let is_used = used.contains(&identity)
-                || others.contains(&file)
-                || devices.iter().any(|device| device.has(identity));
+            let is_used =
+                used.contains(&identity) || devices.iter().any(|device| device.has(identity));
             Some(!is_used && (is_side_file || is_delta()))
         };
         if is_free() == Some(true) {

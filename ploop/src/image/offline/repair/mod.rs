@@ -35,7 +35,7 @@ use super::change::{FORM, cancelled, require_changeable, require_distinct_files,
 use crate::image::check::check;
 use crate::image::descriptor::{DescriptorFile, Image, directory, text};
 use crate::image::header::{Header, HeaderFlags};
-use crate::image::other_image::require_of_no_other_image;
+use crate::image::other_image::{require_no_second_name, require_of_no_other_image};
 use crate::image::progress::{Progress, counted};
 use crate::image::recovery;
 use crate::image::report::{Finding, Issue, Report, Severity};
@@ -219,6 +219,9 @@ impl Prepared {
         }
         for image in &file.descriptor.images {
             require_of_no_other_image(OPERATION, path, &image.file)?;
+        }
+        if !options.is_dry_run() {
+            require_no_second_name(OPERATION, path, &file.descriptor)?;
         }
         let (mut recovered, mut is_pending) = (is_interrupted(path, &file), false);
         let mut text_now = text_now;
