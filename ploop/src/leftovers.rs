@@ -37,7 +37,8 @@ impl Ploop {
     /// directories, because another image may have them; [`image::check`](crate::image::check) names them. For the same reason, look before you remove anything where a
     /// descriptor elsewhere names deltas in this directory.
     ///
-    /// While a descriptor that was cut off lies in the directory, any delta may be one that it names, and none is reported.
+    /// While a descriptor that was cut off or overwritten lies in the directory, any delta may be one that it names, and none is
+    /// reported.
     ///
     /// None of it is needed to use the image, but a delta may hold data that somebody wants to look at
     /// ([`image::check_image`](crate::image::check_image)). Files that a device has, by whatever path,

@@ -184,7 +184,8 @@ impl Disk {
     ///
     /// [`ErrorKind::AlreadyExists`] where the file exists (see [`ExportOptions::overwrite`]),
     /// [`ErrorKind::InvalidInput`] where it is a file of the image itself, by whatever name, or has the name of one
-    /// that libploop makes beside it, or is not a regular file,
+    /// that libploop makes beside it, or is the descriptor of another image or a delta that one beside it names, or is not
+    /// a regular file,
     /// [`ErrorKind::Cancelled`] after [`ExportOptions::cancel`], [`ErrorKind::NoSpace`] where it does
     /// not fit, and those of [`Disk::read_at`].
     pub fn export(
@@ -202,7 +203,7 @@ impl Disk {
     }
 
     /// Requires that [`export`](Disk::export) may make this file: that nothing has the name, or with `overwrite` a regular
-    /// file that is no file of the image, by whatever name, and none that libploop makes beside it. For programs that
+    /// file that is no file of this or another image, by whatever name, and none that libploop makes beside it. For programs that
     /// write another format by [`copy_to`](Disk::copy_to).
     ///
     /// # Errors
