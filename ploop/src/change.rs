@@ -47,6 +47,15 @@ pub(crate) enum DescriptorWrite<'a> {
     Maybe,
 }
 
+impl DescriptorWrite<'_> {
+    fn merges(self) -> bool {
+        matches!(
+            self,
+            DescriptorWrite::Merge(_) | DescriptorWrite::MergeToNewFile(_)
+        )
+    }
+}
+
 /// An operation that changes an image: begun by [`begin`](Change::begin), which checks what all of them need, and
 /// ended by [`run`](Change::run), which calls libploop.
 pub(crate) struct Change<'a> {
@@ -178,29 +187,16 @@ impl<'a> Change<'a> {
         let lock = self.locked.lock_guard();
         let attaches = self.locked.may_attach().then(|| self.component().to_vec());
         self.clear_closed_marks()?;
-        // A merge writes to the lowest delta first, and cannot take that back.
-        let merges = matches!(
-            write,
-            DescriptorWrite::Merge(_) | DescriptorWrite::MergeToNewFile(_)
-        );
-        if !merges && self.is_at_rest() {
+        if !write.merges() && self.is_at_rest() {
             self.locked.set_without_data();
         }
-        self.locked.put_in_place(&self.canonical, merges)?;
+        // A merge writes to the lowest delta first, and cannot take that back.
+        self.locked.put_in_place(&self.canonical, write.merges())?;
         self.canonical.save_unknown_fields(operation)?;
         let staging = StagingFile::make(operation, &path, write)?;
         let baseline = SyncBaseline::before(&path, &self.descriptor);
-        let recorded = match write {
-            DescriptorWrite::Merge(snapshots) => {
-                MergeRecord::make(operation, &path, &self.descriptor, snapshots, false)
-            }
-            // Otherwise nothing that is there is changed before the new descriptor is in place.
-            DescriptorWrite::MergeToNewFile(snapshots) if LINE.marks_before_merging => {
-                MergeRecord::make(operation, &path, &self.descriptor, snapshots, true)
-            }
-            _ => Ok(()),
-        };
-        let result = recorded
+        let result = self
+            .record_merge(write)
             .and_then(|()| c(self.locked))
             .and_then(|done| check().map(|()| done));
         let may_change_top = matches!(write, DescriptorWrite::Staged | DescriptorWrite::Direct);
@@ -208,27 +204,38 @@ impl<'a> Change<'a> {
             let top = self.descriptor.top_image();
             lock.try_with_libploop_lock(|| self.canonical.complete(operation, top));
         }
-        match (&result, baseline) {
-            (Err(_), _) => {
-                if let Some(component) = attaches {
-                    detach_what_was_left(operation, &self.devices, &self.files, &component);
-                }
-                lock.try_with_libploop_lock(|| {
-                    // A recovery that failed needs these files the next time.
-                    if recovery::after_failure(operation, &path).is_ok() {
-                        staging.clear();
-                    }
-                })
+        if result.is_err() {
+            if let Some(component) = attaches {
+                detach_what_was_left(operation, &self.devices, &self.files, &component);
             }
-            (Ok(_), Some(baseline)) => baseline.sync_changes(operation)?,
-            (Ok(_), None) => {}
+            lock.try_with_libploop_lock(|| {
+                // A recovery that failed needs these files the next time.
+                if recovery::after_failure(operation, &path).is_ok() {
+                    staging.clear();
+                }
+            });
+            return result;
         }
-        if let (Ok(_), DescriptorWrite::Merge(_) | DescriptorWrite::MergeToNewFile(_)) =
-            (&result, write)
-        {
+        if let Some(baseline) = baseline {
+            baseline.sync_changes(operation)?;
+        }
+        if write.merges() {
             MergeRecord::remove(&path);
         }
         result
+    }
+
+    /// Records a merge that changes what is there before the new descriptor is in place.
+    fn record_merge(&self, write: DescriptorWrite<'_>) -> Result<()> {
+        let (snapshots, is_to_new_file) = match write {
+            DescriptorWrite::Merge(snapshots) => (snapshots, false),
+            DescriptorWrite::MergeToNewFile(snapshots) if LINE.marks_before_merging => {
+                (snapshots, true)
+            }
+            _ => return Ok(()),
+        };
+        let (operation, path) = (self.operation(), self.path());
+        MergeRecord::make(operation, path, &self.descriptor, snapshots, is_to_new_file)
     }
 
     /// Whether no device has any of the deltas, and no snapshot is one that libploop merges on the way.
