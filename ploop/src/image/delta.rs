@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(feature = "image-write")]
 use super::file;
-#[cfg(feature = "image-write")]
-use super::header::Header;
-use super::header::HeaderFlags;
+use super::header::{Header, HeaderFlags, at};
 use super::layout::Layout;
 use super::salvage::LossReason;
 use super::table::{self, LOST, Page, Table};
@@ -43,6 +41,19 @@ pub(super) enum Place {
     Lost(LossReason),
 }
 
+/// Refuses a delta of which clusters that the header counts would be left out without a word.
+fn require_no_contradiction(file: &File, len: u64) -> Result<()> {
+    let header = Header::read_from(file, len).ok();
+    let header = header.filter(|header| header.stored_entries > header.entries());
+    match header.and_then(|header| header.contradiction()) {
+        Some(contradiction) => {
+            let why = format!("{contradiction}; repair the image, or read it by salvage");
+            Err(Error::new(ErrorKind::Corrupt, OPERATION, why).with_offset(at::ENTRIES as u64))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Delta {
     /// An open file of `len` bytes as a delta. Refused where it cannot be read with certainty.
     pub(super) fn from_file(
@@ -54,6 +65,7 @@ impl Delta {
         let open = || {
             let layout = Layout::read_from(&file, len)?;
             require_readable(layout.flags, layout.in_use, allow_in_use)?;
+            require_no_contradiction(&file, len)?;
             Ok(layout)
         };
         let layout = open().map_err(|error: Error| error.with_path(path))?;

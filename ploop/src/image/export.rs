@@ -15,12 +15,11 @@ use std::thread;
 use super::aligned_buffer::AlignedBuffer;
 use super::atomic_file::AtomicFile;
 use super::chain::Level;
-use super::descriptor::damaged::is_named_like_descriptor;
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
 use super::header::Header;
 use super::holes::{self, DataRun};
-use super::named_files::{MAX_DESCRIPTORS, NamedFiles, resolved};
+use super::named_files::{MAX_DESCRIPTORS, NamedFiles, may_be_descriptor, resolved};
 use super::progress::{Progress, counted};
 use crate::identity::{DirectoryEntry, Identity};
 use crate::{Error, ErrorKind, Result, Size, side_files};
@@ -514,42 +513,48 @@ fn require_of_no_image(disk: &Disk, path: &Path) -> Result<()> {
         .collect();
     let target = resolved(path);
     let entry = DirectoryEntry::of(path);
+    let refused = |what: String| {
+        let why = format!("{what}; choose another name");
+        Err(Error::new(ErrorKind::InvalidInput, OPERATION, why).with_path(path))
+    };
+    if Header::read(path).is_ok() {
+        return refused("this is a delta, of this or another image".to_owned());
+    }
     for directory in directories {
         // Whoever may not list it names a file by itself.
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let descriptors = entries.map(|it| it.path()).filter(|it| {
-            let is_target = DirectoryEntry::of(it) == entry;
-            is_named_like_descriptor(it) && (is_target || it.extension() == Some("xml".as_ref()))
-        });
+        let descriptors = entries
+            .map(|it| it.path())
+            .filter(|it| may_be_descriptor(it));
         for descriptor in descriptors.take(MAX_DESCRIPTORS) {
-            // One that cannot be read may name any.
-            let named = NamedFiles::of(&descriptor).unwrap_or(NamedFiles::Any);
-            let is_it = DirectoryEntry::of(&descriptor) == entry;
-            let what = match &named {
-                NamedFiles::Listed(..) if is_it => "this is the descriptor of an image".to_owned(),
-                NamedFiles::Mentioned(text) if is_it && text.is_of_descriptor() => {
-                    "this is a damaged descriptor of an image".to_owned()
-                }
-                NamedFiles::Any if is_it => "this may be the descriptor of an image".to_owned(),
-                NamedFiles::Listed(..) if named.may_include(&target) => {
-                    format!("this is a delta of the image {}", descriptor.display())
-                }
-                NamedFiles::Mentioned(text)
-                    if text.is_of_descriptor() && text.mentions(&target) =>
-                {
-                    format!(
-                        "this may be a delta of the image {}, which is damaged",
-                        descriptor.display()
-                    )
-                }
-                NamedFiles::Any if Header::read(path).is_ok() => format!(
-                    "this is a delta, and may be one of the image {}, which is damaged",
-                    descriptor.display()
-                ),
-                _ => continue,
+            let named = NamedFiles::of(&descriptor).unwrap_or(NamedFiles::Nothing);
+            let is_descriptor = match &named {
+                NamedFiles::Listed(..) => true,
+                NamedFiles::Mentioned(text) => text.is_of_descriptor(),
+                NamedFiles::Any(_) => true,
+                NamedFiles::Nothing => false,
             };
-            let why = format!("{what}; choose another name");
-            return Err(Error::new(ErrorKind::InvalidInput, OPERATION, why).with_path(path));
+            if !is_descriptor {
+                continue;
+            }
+            let image = descriptor.display();
+            if DirectoryEntry::of(&descriptor) == entry {
+                return refused("this is a descriptor, or what is left of one".to_owned());
+            }
+            if side_files::of_descriptor(&descriptor).contains(&target) {
+                return refused(format!("libploop makes a file of this name beside {image}"));
+            }
+            let may_include = match &named {
+                // Where nothing is left to tell, it is one that is called like the descriptor of every image.
+                NamedFiles::Any(text) => {
+                    text.as_ref().is_some_and(|text| text.mentions(&target))
+                        || descriptor.file_name() == Some("DiskDescriptor.xml".as_ref())
+                }
+                named => named.may_include(&target),
+            };
+            if may_include {
+                return refused(format!("this is, or may be, a delta of the image {image}"));
+            }
         }
     }
     Ok(())

@@ -381,6 +381,20 @@ impl Header {
         u32::try_from(entries).unwrap_or(u32::MAX)
     }
 
+    /// How a header contradicts itself about the size of the disk, if it does: one of the two numbers is wrong, and by the wrong
+    /// one clusters seem to be in no use. The driver goes by the size, and libploop in places by the count.
+    pub(super) fn contradiction(&self) -> Option<String> {
+        let whole = self.size.bytes() / self.cluster.bytes();
+        let counted = self.stored_entries;
+        let agrees = counted == self.entries() || u64::from(counted) == whole;
+        (!agrees).then(|| {
+            format!(
+                "the header counts {counted} clusters, but the size is that of {}",
+                self.entries()
+            )
+        })
+    }
+
     /// Where the data begins, in bytes.
     #[must_use]
     pub fn data_start(&self) -> u64 {

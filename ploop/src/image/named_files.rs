@@ -1,11 +1,12 @@
 //! [`NamedFiles`]: the files that a descriptor names, or what may be one.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::descriptor::Descriptor;
-use super::descriptor::damaged::DamagedText;
+use super::descriptor::damaged::{DamagedText, LARGEST_DESCRIPTOR, is_named_like_descriptor};
 use crate::identity::Identity;
 use crate::{Error, ErrorKind, Result};
 
@@ -19,8 +20,8 @@ pub(crate) enum NamedFiles {
     Listed(BTreeSet<PathBuf>, BTreeSet<Identity>),
     /// What has its name in a text that is no descriptor, or that of a damaged one.
     Mentioned(DamagedText),
-    /// Any file may be one.
-    Any,
+    /// Any file may be one. The text, if it is known.
+    Any(Option<DamagedText>),
     /// None.
     Nothing,
 }
@@ -58,11 +59,11 @@ impl NamedFiles {
             _ if leads_nowhere => Ok(NamedFiles::Nothing),
             // Not one, or a damaged one.
             ErrorKind::Corrupt | ErrorKind::Unsupported => Ok(match DamagedText::read(file) {
-                Ok(Some(text)) if text.may_have_named_any(file) => NamedFiles::Any,
+                Ok(Some(text)) if text.may_have_named_any(file) => NamedFiles::Any(Some(text)),
                 Ok(Some(text)) => NamedFiles::Mentioned(text),
-                Ok(None) => NamedFiles::Any,
+                Ok(None) => NamedFiles::Any(None),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => NamedFiles::Nothing,
-                Err(_) => NamedFiles::Any,
+                Err(_) => NamedFiles::Any(None),
             }),
             _ => Err(error),
         }
@@ -75,7 +76,7 @@ impl NamedFiles {
                 files.contains(file) || Identity::of(file).is_ok_and(|it| identities.contains(&it))
             }
             NamedFiles::Mentioned(text) => text.mentions(file),
-            NamedFiles::Any => true,
+            NamedFiles::Any(_) => true,
             NamedFiles::Nothing => false,
         }
     }
@@ -88,4 +89,21 @@ pub(crate) fn resolved(file: &Path) -> PathBuf {
         (Some(directory), Some(name)) => directory.join(name),
         _ => file.to_owned(),
     }
+}
+
+/// Whether a file, or that to which a link leads, is called like a descriptor, or begins like one.
+pub(super) fn may_be_descriptor(file: &Path) -> bool {
+    if is_named_like_descriptor(file) {
+        return true;
+    }
+    let is_file = |len: u64| (1..=LARGEST_DESCRIPTOR).contains(&len);
+    if !fs::metadata(file).is_ok_and(|it| it.is_file() && is_file(it.len())) {
+        return false;
+    }
+    let mut start = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(64).read_to_end(&mut start));
+    let letter = |byte: &&u8| !matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
+    let mut letters = start.iter().filter(letter);
+    // Whoever cannot read it does not know.
+    read.is_err() || letters.find(|it| !it.is_ascii_whitespace()) == Some(&b'<')
 }

@@ -1,14 +1,12 @@
 //! Orphans: files beside an image that have names like its deltas, and are in no descriptor.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::descriptor::Descriptor;
-use super::descriptor::damaged::{LARGEST_DESCRIPTOR, is_named_like_descriptor};
-use super::named_files::{MAX_DESCRIPTORS, NamedFiles};
+use super::named_files::{MAX_DESCRIPTORS, NamedFiles, may_be_descriptor};
 use crate::{Error, Guid, Result, side_files};
 
 const OPERATION: &str = "look for orphaned deltas of";
@@ -81,23 +79,6 @@ fn unknown(other: &Path, error: Error) -> Error {
     Error::io(OPERATION, why, error).with_path(other)
 }
 
-/// Whether a file, or that to which a link leads, is called like a descriptor, or begins like one.
-fn may_be_descriptor(file: &Path) -> bool {
-    if is_named_like_descriptor(file) {
-        return true;
-    }
-    let is_file = |len: u64| (1..=LARGEST_DESCRIPTOR).contains(&len);
-    if !fs::metadata(file).is_ok_and(|it| it.is_file() && is_file(it.len())) {
-        return false;
-    }
-    let mut start = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(64).read_to_end(&mut start));
-    let letter = |byte: &&u8| !matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
-    let mut letters = start.iter().filter(letter);
-    // Whoever cannot read it does not know.
-    read.is_err() || letters.find(|it| !it.is_ascii_whitespace()) == Some(&b'<')
-}
-
 /// Leaves those of these files that no descriptor in this directory names. An error where one cannot be read: it may name any.
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) fn retain_unnamed(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -110,7 +91,7 @@ pub(crate) fn retain_unnamed(directory: &Path, files: &mut Vec<PathBuf>) -> Resu
             descriptors += 1;
             let named = match descriptors {
                 ..=MAX_DESCRIPTORS => NamedFiles::of(&path)?,
-                _ => NamedFiles::Any,
+                _ => NamedFiles::Any(None),
             };
             files.retain(|file| !named.may_include(file));
         }

@@ -5,7 +5,6 @@
 //! directory than the descriptor through which it is changed, no descriptor there may name it.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -66,25 +65,30 @@ pub(crate) fn require_no_second_name(
     path: &Path,
     descriptor: &Descriptor,
 ) -> Result<()> {
+    // What cannot be examined is an error of whoever reads it.
     let Ok(metadata) = fs::metadata(path) else {
-        // What cannot be examined is an error of whoever reads it.
         return Ok(());
     };
     if metadata.nlink() < 2 {
         return Ok(());
     }
-    let home = directory_of(path);
     let refused =
         |why: String| Err(Error::new(ErrorKind::Unsupported, operation, why).with_path(path));
+    let home = directory_of(path);
     let entries = fs::read_dir(home).map_err(|error| {
         let why = "the descriptor has several names (hard links), and the directory cannot be read";
         Error::io(operation, why, error).with_path(home)
     })?;
     let own = Identity::from(&metadata);
+    let is_name = |it: &Path| fs::symlink_metadata(it).is_ok_and(|it| Identity::from(&it) == own);
+    // A change that was interrupted has left some.
+    let side_files = side_files::of_descriptor(path);
+    let names = side_files.iter().filter(|it| is_name(it)).count() as u64;
+    if names == metadata.nlink() {
+        return Ok(());
+    }
     let mut others = entries.flatten().map(|entry| entry.path());
-    let is_second = |other: &PathBuf| {
-        other != path && fs::symlink_metadata(other).is_ok_and(|it| Identity::from(&it) == own)
-    };
+    let is_second = |other: &PathBuf| !side_files.contains(other) && is_name(other);
     if let Some(other) = others.find(is_second) {
         return refused(format!(
             "the descriptor has a second name here, {}, which would keep the old contents; remove one of the two",
@@ -97,7 +101,7 @@ pub(crate) fn require_no_second_name(
     match descriptor.images.iter().find(is_elsewhere) {
         Some(image) => refused(format!(
             "the descriptor has {} names (hard links), the others would keep the old contents, and its delta {} is not beside this one; remove the names that are not needed",
-            metadata.nlink(),
+            metadata.nlink() - names + 1,
             image.file.display()
         )),
         None => Ok(()),
@@ -273,7 +277,10 @@ fn possible_descriptors(operation: &'static str, directory: &Path) -> Result<Vec
     let mut list = || -> io::Result<()> {
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
-            if path.extension() == Some(OsStr::new("xml")) {
+            if path
+                .extension()
+                .is_some_and(|it| it.eq_ignore_ascii_case("xml"))
+            {
                 found.push(path);
             }
             if found.len() > MAX_DESCRIPTORS {

@@ -136,7 +136,15 @@ fn what_does_not_fit_together() {
     small.write(&dir.path().join("middle"));
     assert_eq!(
         only(&check(&path)),
-        (Severity::Warning, Issue::Size, Some(36))
+        (Severity::Error, Issue::Size, Some(36))
+    );
+    let mut odd = delta(FormatVersion::V2, &[9]);
+    odd.size -= 512;
+    odd.write(&dir.path().join("base"));
+    delta(FormatVersion::V2, &[9]).write(&dir.path().join("middle"));
+    assert_eq!(
+        only(&check(&path)),
+        (Severity::Error, Issue::Size, Some(36))
     );
 }
 
@@ -151,7 +159,8 @@ fn what_is_wrong_in_a_delta() {
         (52, 2, Severity::Error, Issue::Unsupported, 52),
         (52, 1, Severity::Note, Issue::EmptyFlag, 52),
         (56, 1, Severity::Note, Issue::Extension, 56),
-        (32, 65, Severity::Warning, Issue::Size, 32),
+        (32, 65, Severity::Error, Issue::Size, 32),
+        (32, 63, Severity::Error, Issue::Size, 32),
         (48, 0, Severity::Error, Issue::Header, 48),
         (48, 4 * 64 + 64, Severity::Error, Issue::Header, 48),
         (entry(5), 4, Severity::Error, Issue::BadEntry, entry(5)),

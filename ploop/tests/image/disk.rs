@@ -156,7 +156,8 @@ proptest! {
             }
             states.push((disk, expected));
         }
-        prop_assert!(ploop::image::check(&path).is_sound() || mixed(&chain, raw));
+        let is_accepted = !mixed(&chain, raw) && !has_refused_sizes(&chain, raw);
+        prop_assert_eq!(ploop::image::check(&path).is_sound(), is_accepted);
     }
 }
 
@@ -192,6 +193,15 @@ fn differences(one: &[u8], other: &[u8]) -> Vec<(u64, u64)> {
 fn mixed(chain: &[Delta], raw: bool) -> bool {
     let chain = &chain[usize::from(raw)..];
     chain.iter().any(|delta| delta.version != chain[0].version)
+}
+
+/// Whether the driver refuses the deltas for their sizes: one is larger than that upon it, or ends within a cluster. Where
+/// the top does, the disk is one of another program, which is read.
+fn has_refused_sizes(chain: &[Delta], raw: bool) -> bool {
+    let is_whole = |delta: &Delta| delta.size % delta.cluster == 0;
+    let shrinks = chain.windows(2).any(|pair| pair[0].size > pair[1].size);
+    let odd = chain[usize::from(raw)..].iter().any(|it| !is_whole(it));
+    shrinks || odd && chain.last().is_some_and(is_whole)
 }
 
 #[test]

@@ -485,3 +485,57 @@ fn a_pipe_is_no_delta() {
     assert_eq!(filled.names(), names);
     assert!(fs::read(filled.xml()).unwrap() == xml);
 }
+
+/// By the smaller size, clusters seem to be in no use. Nothing that would free them or leave them out is done.
+#[test]
+fn a_header_that_contradicts_itself_is_repaired_first() {
+    for level in 0..3 {
+        let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V2, 2);
+        let names = [guids[0], guids[1], ploop::Guid::TOP];
+        let delta = filled.file_of(names[level]);
+        let file = File::options().write(true).open(&delta).unwrap();
+        let sectors = Header::read(&delta).unwrap().size.sectors();
+        file.write_all_at(&(sectors / 2).to_le_bytes(), 36).unwrap();
+        let report = ploop::image::check(filled.xml());
+        assert!(!report.is_sound(), "{report}");
+        let error = ploop::image::Disk::open(filled.xml()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let damaged = files(&filled);
+        let mut image = OfflineImage::open(filled.xml()).unwrap();
+        let mut results = vec![
+            image.compact(&CompactOptions::new(), |_| {}).map(drop),
+            image.merge(&MergeParam::new(MergeTarget::All), |_| {}),
+        ];
+        if level == 2 {
+            results.push(image.snapshot().map(drop));
+            results.push(image.delete_top_delta());
+            results.push(image.grow(Size::from_gib(1)));
+            results.push(image.convert(ImageMode::Preallocated, |_| {}));
+        } else {
+            results.push(image.delete_snapshot(guids[level], |_| {}));
+        }
+        for result in results {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{level}: {error}");
+            assert_eq!(error.path(), Some(&*delta), "{level}: {error}");
+        }
+        assert!(files(&filled) == damaged, "{level}");
+        let report = image.repair(&RepairOptions::new(), |_| {}).unwrap();
+        assert!(report.is_complete(), "{level}: {report:?}");
+        assert!(ploop::image::check(filled.xml()).is_sound(), "{level}");
+        filled.verify();
+    }
+}
+
+/// A change that was killed has left one: it is no second name of the descriptor.
+#[test]
+fn the_descriptor_before_a_removal_is_no_second_name() {
+    let (mut filled, _) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 1);
+    let saved = filled.path("DiskDescriptor.xml.ploop-before");
+    fs::hard_link(filled.xml(), &saved).unwrap();
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    let guid = image.snapshot().unwrap();
+    filled.took(guid);
+    assert!(!saved.exists());
+    filled.verify();
+}

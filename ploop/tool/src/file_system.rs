@@ -420,6 +420,10 @@ impl FileSystem {
 
     /// The target of a symbolic link.
     pub(crate) fn link(&self, link: &Node) -> Result<Vec<u8>> {
+        // Of these, the library reads no long ones.
+        if let Some(target) = self.inline_data(link)? {
+            return Ok(target);
+        }
         self.library
             .read_link(link.number)
             .map_err(|error| cannot(&format!("link {} cannot be read", link.number), &error))

@@ -72,17 +72,11 @@ impl Source {
 
     /// The descriptor, and the deltas that it names; of a delta by itself, those of all images beside it.
     fn named_files(&self) -> Vec<PathBuf> {
-        let descriptors = match self {
-            Source::Descriptor(path) => vec![path.clone()],
-            Source::Delta(path) => descriptors_beside(path),
+        let mut files = match self {
+            Source::Descriptor(path) => files_of(path),
+            Source::Delta(path) => files_beside(path),
         };
-        let mut files = vec![self.path().to_owned()];
-        for path in descriptors {
-            if let Ok(descriptor) = Descriptor::open(&path) {
-                files.extend(descriptor.all_images().map(|it| it.file.clone()));
-            }
-            files.push(path);
-        }
+        files.push(self.path().to_owned());
         files
     }
 
@@ -143,14 +137,26 @@ impl State {
     }
 }
 
-/// What is called like a descriptor in the directory of a delta.
-fn descriptors_beside(delta: &Path) -> Vec<PathBuf> {
+/// The descriptors in the directory of a file, and the deltas that they name.
+pub(crate) fn files_beside(file: &Path) -> Vec<PathBuf> {
     // A link leads to a directory of its own.
-    let delta = delta.canonicalize().unwrap_or_else(|_| delta.to_owned());
-    let entries = delta.parent().map(fs::read_dir).into_iter().flatten();
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let entries = file.parent().map(fs::read_dir).into_iter().flatten();
     let paths = entries.flatten().flatten().map(|entry| entry.path());
-    let is_one = |path: &PathBuf| path.extension().is_some_and(|it| it == "xml") && path.is_file();
-    paths.filter(is_one).collect()
+    let is_xml = |it: &PathBuf| {
+        let extension = it.extension();
+        extension.is_some_and(|it| it.eq_ignore_ascii_case("xml")) && it.is_file()
+    };
+    paths.filter(is_xml).flat_map(|it| files_of(&it)).collect()
+}
+
+/// A descriptor, and the deltas that it names, if it is one that can be read.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    let descriptor = Descriptor::open(path).ok();
+    let images = descriptor.iter().flat_map(Descriptor::all_images);
+    let mut files: Vec<PathBuf> = images.map(|it| it.file.clone()).collect();
+    files.extend(descriptor.is_some().then(|| path.to_owned()));
+    files
 }
 
 /// The copies of a descriptor that other programs keep in a directory, such as `DiskDescriptor.xml.orig` and `.Backup`.

@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 use ploop::image::Header;
 
 use crate::output::{Failure, Result};
+use crate::source;
 
 /// How much of a file is read to tell that it is a descriptor: the name of the root element comes first.
 const START: u64 = 4096;
 
-/// Refuses a stream that is a delta or a descriptor, whatever image it is of. A raw base cannot be told from other files.
+/// Refuses a stream that is a delta or a descriptor, whatever image it is of, or that a descriptor beside it names: a raw
+/// base looks like any other file.
 pub(crate) fn require_no_image_file() -> Result<()> {
-    each(|_, stream| {
+    each(|metadata, stream| {
         let path = stream.read_link().unwrap_or_else(|_| stream.to_owned());
+        let is_named = || found_in(metadata, &source::files_beside(&path)).is_some();
         let what = format!("{}, a file of an image", path.display());
-        is_delta_or_descriptor(stream).then_some(what)
+        (is_delta_or_descriptor(stream) || is_named()).then_some(what)
     })
 }
 

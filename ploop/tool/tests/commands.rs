@@ -285,10 +285,13 @@ fn export_replaces_no_file_of_an_image() {
             let options = [&options[..], &[text(&delta), text(target)]].concat();
             let output = command(&options).assert().code(1).stdout_eq("");
             let words = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
-            assert!(
-                words.contains("of an image") || words.contains("of the image"),
-                "{words}"
-            );
+            let reasons = [
+                "file of the image",
+                "is a delta",
+                "a delta of",
+                "is a descriptor",
+            ];
+            assert!(reasons.iter().any(|it| words.contains(it)), "{words}");
             assert!(fs::read(target).unwrap() == before, "{what} {format}");
         }
     };
@@ -305,6 +308,24 @@ fn export_replaces_no_file_of_an_image() {
     let named = xml.replace(">top.hds<", &format!(">{}<", moved.display()));
     fs::write(&image.descriptor, named).unwrap();
     refused(&moved, "elsewhere");
+    // A delta without its descriptor is still one.
+    fs::remove_file(&other.descriptor).unwrap();
+    refused(&other.file("top.hds"), "alone");
+    // A raw base is told by a descriptor alone, whatever that is called; and by one that is damaged.
+    fs::write(other.file("root.hds"), vec![7; 4 << 20]).unwrap();
+    let raw = xml.replace("Compressed", "Plain");
+    for name in ["COPY.XML", "copy", "DiskDescriptor.xml.bak"] {
+        fs::write(other.file(name), &raw).unwrap();
+        refused(&other.file("root.hds"), name);
+        refused(&other.file(name), name);
+        fs::remove_file(other.file(name)).unwrap();
+    }
+    for cut in [0, 30, 90, 300, xml.len() - 10] {
+        fs::write(&other.descriptor, &raw[..cut]).unwrap();
+        refused(&other.file("root.hds"), "cut off");
+    }
+    fs::write(&other.descriptor, vec![0; 700]).unwrap();
+    refused(&other.file("root.hds"), "zeros");
     // What a damaged descriptor has named.
     fs::write(&other.descriptor, &xml[..xml.len() - 10]).unwrap();
     refused(&other.file("top.hds"), "cut off");
@@ -312,7 +333,9 @@ fn export_replaces_no_file_of_an_image() {
     fs::write(&other.descriptor, &xml[..20]).unwrap();
     refused(&other.file("top.hds"), "cut off early");
     // Other files are replaced, also one that a text names which is no descriptor.
+    fs::remove_file(&other.descriptor).unwrap();
     let free = other.file("free.raw");
+    fs::write(other.file("empty.xml"), "").unwrap();
     fs::write(&free, "old").unwrap();
     fs::write(other.file("domain.xml"), "<domain>free.raw</domain>").unwrap();
     command(&["export", "--overwrite", text(&delta), text(&free)])

@@ -445,6 +445,24 @@ fn a_stream_that_is_a_raw_base_is_refused() {
         }
     }
     assert!(fs::read(&raw).unwrap() == before);
+    // Of another image than that which is named, and where none is.
+    for command in [
+        "info nowhere",
+        "--version",
+        "help",
+        "snapshot nowhere",
+        "--wrong-option",
+    ] {
+        for way in [">>", "1<>", "2>>", "2<>", "3<> $I/root.hds >&3 #"] {
+            let output = script(&image, &format!("$P {command} {way} $I/root.hds"));
+            assert_eq!(output.status.code(), Some(1), "{command} {way}");
+        }
+    }
+    assert!(fs::read(&raw).unwrap() == before);
+    for other in ["other", "report.xml"] {
+        let output = script(&image, &format!("$P info $I > $I/{other}"));
+        assert!(output.status.success(), "{}", words(&output));
+    }
     let output = script(&image, "$P import $I/root.hds new >> $I/root.hds");
     assert_eq!(output.status.code(), Some(1), "{}", words(&output));
     assert!(fs::read(&raw).unwrap() == before);

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::findings::Findings;
 use crate::image::descriptor::{Descriptor, Image, Storage, padded};
 use crate::image::disk::cut_short;
+use crate::image::header::at;
 use crate::image::report::{DeltaReport, Issue, Severity, SnapshotReport};
 use crate::{Guid, Size};
 
@@ -109,6 +110,22 @@ pub(super) fn check_agreement(
                 );
             }
         }
+        let is_whole = |size: Size| size.bytes() % storage.cluster.bytes() == 0;
+        if let Some(layout) = delta.layout.as_ref().filter(|layout| layout.is_ploop) {
+            if !is_whole(layout.size) && is_whole(said) {
+                findings.add(
+                    Severity::Error,
+                    Issue::Size,
+                    Some(&delta.file),
+                    Some(at::SIZE as u64),
+                    format!(
+                        "the disk has {} sectors in this delta, no whole number of clusters, which the driver refuses; the descriptor has {}",
+                        layout.size.sectors(),
+                        said.sectors()
+                    ),
+                );
+            }
+        }
         if delta.layout.is_none() && delta.guid != Some(descriptor.top) {
             let above = delta.guid.into_iter();
             let above = above.flat_map(|guid| descriptor.children(guid));
@@ -121,12 +138,12 @@ pub(super) fn check_agreement(
         if let Some(parent) = parent.and_then(|parent| by_guid.get(&parent)) {
             if size(parent) > size(delta) {
                 findings.add(
-                    Severity::Warning,
+                    Severity::Error,
                     Issue::Size,
                     Some(&delta.file),
                     Some(36),
                     format!(
-                        "the disk has {} in this delta, and {} in the one below: the rest cannot be read",
+                        "the disk has {} in this delta, and {} in the one below: the rest cannot be read, and the driver refuses it",
                         size(delta),
                         size(parent)
                     ),

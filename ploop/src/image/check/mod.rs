@@ -8,7 +8,7 @@ use super::describing;
 use super::descriptor::{Descriptor, Storage};
 use super::disk::{Disk, OpenOptions, RAW_WITH_HEADER};
 use super::file;
-use super::header::{Header, HeaderFlags};
+use super::header::{Header, HeaderFlags, at};
 use super::layout::Layout;
 use super::orphans;
 use super::partition::Partition;
@@ -396,16 +396,23 @@ fn check_layout(header: &Layout, path: &Path, findings: &mut Findings) {
 }
 
 fn check_entry_count(header: &Header, path: &Path, findings: &mut Findings) {
-    if header.stored_entries != header.entries() {
+    let mut add = |severity, message| {
         findings.add(
-            Severity::Warning,
+            severity,
             Issue::Size,
             Some(path),
-            Some(32),
+            Some(at::ENTRIES as u64),
+            message,
+        );
+    };
+    if let Some(contradiction) = header.contradiction() {
+        add(Severity::Error, contradiction);
+    } else if header.stored_entries != header.entries() {
+        add(
+            Severity::Warning,
             format!(
-                "the header counts {} clusters, but the size is that of {}",
-                header.stored_entries,
-                header.entries()
+                "the header counts {} clusters, without the last one, which is not whole",
+                header.stored_entries
             ),
         );
     }

@@ -120,6 +120,11 @@ impl<'a> OfflineChange<'a> {
                 )
                 .with_path(&top.file));
             }
+            if let Some(contradiction) = header.contradiction() {
+                let why = format!("{contradiction}; repair the image first (ploop-image repair)");
+                let error = Error::new(ErrorKind::Corrupt, self.operation, why);
+                return Err(error.with_path(&top.file));
+            }
             self.descriptor.size = header.size;
         }
         Ok(())

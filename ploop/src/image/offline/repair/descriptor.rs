@@ -162,19 +162,17 @@ fn drop_missing(
     false
 }
 
-/// The changes of a raw base.
+/// The changes of a raw base. `size_of` tells the size of the disk in a delta, as the repair leaves it.
 pub(super) fn plan_raw(
     base: &OpenDelta,
     descriptor: &Descriptor,
+    size_of: &dyn Fn(Guid) -> Option<Size>,
     options: &RepairOptions,
     decisions: &mut Decisions,
 ) -> Option<FileChange> {
     let is_top = base.guid == descriptor.top;
     // Below a snapshot, the disk has the size that it had then.
-    let above = descriptor.children(base.guid).filter_map(|child| {
-        let header = Header::read(&descriptor.image(child)?.file).ok()?;
-        Some(header.size)
-    });
+    let above = descriptor.children(base.guid).filter_map(size_of);
     let size = match is_top {
         true => Some(descriptor.size),
         false => above.min(),

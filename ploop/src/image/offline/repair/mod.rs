@@ -41,7 +41,7 @@ use crate::image::recovery;
 use crate::image::report::{Finding, Issue, Report, Severity};
 use crate::lock::Purpose;
 use crate::sysfs::Device;
-use crate::{Error, ErrorKind, Result, Size, side_files, sysfs};
+use crate::{Error, ErrorKind, Guid, Result, Size, side_files, sysfs};
 use header::OpenDelta;
 use report::Decisions;
 use steps::Changes;
@@ -258,7 +258,7 @@ impl Prepared {
             ..Changes::default()
         };
         let descriptor = &self.file.descriptor;
-        let mut deltas = Vec::new();
+        let (mut deltas, mut raw) = (Vec::new(), None);
         for image in &descriptor.images {
             let Ok(Some(open)) = OpenDelta::open(image) else {
                 // It is a finding of the check, if that could read the descriptor.
@@ -275,16 +275,21 @@ impl Prepared {
                 continue;
             };
             match descriptor.is_raw_base(image.guid) {
-                true => changes.files.extend(descriptor::plan_raw(
-                    &open,
-                    descriptor,
-                    options,
-                    &mut decisions,
-                )),
+                true => raw = Some(open),
                 false => deltas.push(open),
             }
         }
         let right = geometry::decide(&deltas, descriptor, options, &mut decisions);
+        let size_of = |guid: Guid| {
+            let place = deltas.iter().position(|it| it.guid == guid)?;
+            let right = right.headers[place].and_then(|header| Header::parse(&header).ok());
+            let now = || Header::read(&deltas[place].path).ok();
+            right.or_else(now).map(|header| header.size)
+        };
+        if let Some(base) = &raw {
+            let change = descriptor::plan_raw(base, descriptor, &size_of, options, &mut decisions);
+            changes.files.extend(change);
+        }
         for (open, header) in deltas.iter().zip(&right.headers) {
             if let Some(header) = header {
                 let change = delta::plan(open, header, right.hold(), options, &mut decisions);
