@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -55,8 +55,19 @@ fn serve(mut stream: UnixStream, driver: &Driver) {
         .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)))
         .and_then(|()| {
             let (request, descriptors) = receive(&stream)?;
-            answer(&stream, &request, descriptors, driver).write(&mut stream)
+            let (locks, descriptors) = descriptors.into_iter().partition(is_lock_file);
+            let reply = answer(&stream, &request, descriptors, driver);
+            // Before the caller, if it lives, gives back what it holds itself.
+            drop::<Vec<OwnedFd>>(locks);
+            reply.write(&mut stream)
         });
+}
+
+/// Whether this is a lock file of libploop's, which comes with a call that changes a device. As long as the call lasts, it is
+/// locked, as below the driver, where a process that is killed in a call ends after it.
+fn is_lock_file(descriptor: &OwnedFd) -> bool {
+    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    fs::read_link(path).is_ok_and(|path| path.extension() == Some("lck".as_ref()))
 }
 
 fn answer(

@@ -57,9 +57,19 @@ pub(crate) fn ask(
     descriptor: SentDescriptor,
     wait: Wait,
 ) -> Result<Reply, c_int> {
+    ask_with(request, descriptor, &[], wait)
+}
+
+/// [`ask`], and sends descriptors of lock files, which the daemon closes when it has done what it was asked for.
+pub(crate) fn ask_with(
+    request: &Request,
+    descriptor: SentDescriptor,
+    locks: &[c_int],
+    wait: Wait,
+) -> Result<Reply, c_int> {
     let _guard = CancellationDisabled::new();
     let mut connection = connect()?;
-    send(&connection, &request.to_bytes(), descriptor)?;
+    send(&connection, &request.to_bytes(), descriptor, locks)?;
     if wait == Wait::ReplyOrSignal {
         connection.wait()?;
     }
@@ -73,6 +83,9 @@ pub(crate) fn aliases() -> Option<Vec<Alias>> {
     let reply = ask(&request, SentDescriptor::None, Wait::Reply).ok()?;
     (reply.result >= 0).then(|| Alias::parse(&reply.payload).collect())
 }
+
+/// The most descriptors that are sent with a request.
+const MAX_DESCRIPTORS: usize = 8;
 
 struct Connection(OwnedFd);
 
@@ -110,19 +123,24 @@ fn connect() -> Result<Connection, c_int> {
 
 /// Sends the descriptor with the first byte, and the rest after it, so that a [`SentDescriptor::Closed`] is closed
 /// before the daemon has the whole request.
-fn send(connection: &Connection, bytes: &[u8], descriptor: SentDescriptor) -> Result<(), c_int> {
+fn send(
+    connection: &Connection,
+    bytes: &[u8],
+    descriptor: SentDescriptor,
+    locks: &[c_int],
+) -> Result<(), c_int> {
     let Some((first, rest)) = bytes.split_at_checked(1) else {
         return Err(libc::EIO);
     };
-    match descriptor {
-        SentDescriptor::None => connection.send(first, None)?,
-        SentDescriptor::Open(descriptor) => connection.send(first, valid(descriptor))?,
-        SentDescriptor::Closed(descriptor) => {
-            connection.send(first, Some(descriptor.as_raw_fd()))?;
-            drop(descriptor);
-        }
-    }
-    connection.send(rest, None)
+    let number = match &descriptor {
+        SentDescriptor::None => None,
+        SentDescriptor::Open(descriptor) => valid(*descriptor),
+        SentDescriptor::Closed(descriptor) => Some(descriptor.as_raw_fd()),
+    };
+    let all: Vec<c_int> = number.into_iter().chain(locks.iter().copied()).collect();
+    connection.send(first, &all)?;
+    drop(descriptor);
+    connection.send(rest, &[])
 }
 
 /// The descriptor, if the number names an open file: the kernel sends no other. The daemon answers EBADF where one is
@@ -133,9 +151,10 @@ fn valid(descriptor: c_int) -> Option<c_int> {
 }
 
 impl Connection {
-    fn send(&self, mut bytes: &[u8], mut descriptor: Option<c_int>) -> Result<(), c_int> {
-        // Room for one descriptor, aligned as its header has to be.
-        let mut control = [0u64; 8];
+    fn send(&self, mut bytes: &[u8], mut descriptors: &[c_int]) -> Result<(), c_int> {
+        // Room for the descriptors, aligned as their header has to be.
+        let mut control = [0u64; 2 + MAX_DESCRIPTORS];
+        descriptors = descriptors.get(..MAX_DESCRIPTORS).unwrap_or(descriptors);
         while !bytes.is_empty() {
             let mut part = libc::iovec {
                 iov_base: bytes.as_ptr().cast_mut().cast::<c_void>(),
@@ -145,21 +164,22 @@ impl Connection {
             let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
             message.msg_iov = &raw mut part;
             message.msg_iovlen = 1;
-            if let Some(descriptor) = descriptor {
+            if !descriptors.is_empty() {
+                let len = size_of_val(descriptors) as u32;
                 message.msg_control = control.as_mut_ptr().cast();
                 // SAFETY: arithmetic.
-                message.msg_controllen =
-                    unsafe { libc::CMSG_SPACE(size_of::<c_int>() as u32) } as _;
-                // SAFETY: the control buffer is larger than one header with one descriptor, and aligned; so the first
-                // header lies in it, its data too.
+                message.msg_controllen = unsafe { libc::CMSG_SPACE(len) } as _;
+                // SAFETY: the control buffer has room for one header with so many descriptors, and is aligned; so the
+                // first header lies in it, its data too.
                 unsafe {
                     let header = libc::CMSG_FIRSTHDR(&raw const message);
                     (*header).cmsg_level = libc::SOL_SOCKET;
                     (*header).cmsg_type = libc::SCM_RIGHTS;
-                    (*header).cmsg_len = libc::CMSG_LEN(size_of::<c_int>() as u32) as _;
-                    libc::CMSG_DATA(header)
-                        .cast::<c_int>()
-                        .write_unaligned(descriptor);
+                    (*header).cmsg_len = libc::CMSG_LEN(len) as _;
+                    let data = libc::CMSG_DATA(header).cast::<c_int>();
+                    for (index, descriptor) in descriptors.iter().enumerate() {
+                        data.add(index).write_unaligned(*descriptor);
+                    }
                 }
             }
             // SAFETY: the message points to what lives until the call returns.
@@ -168,7 +188,7 @@ impl Connection {
             };
             if sent >= 0 {
                 bytes = bytes.get(sent as usize..).unwrap_or_default();
-                descriptor = None;
+                descriptors = &[];
             } else if crate::errno::get() != libc::EINTR {
                 return Err(libc::EIO);
             }

@@ -1,6 +1,7 @@
 //! Sends the driver's ioctls, `PLOOP_IOC_*`, and `BLKRRPART` to the daemon, each with what its argument points to.
 
 use crate::daemon::{self, SentDescriptor, Wait};
+use crate::locks::open_lock_files;
 use crate::released::ReleasedDescriptor;
 use crate::stat::{self, Device};
 use crate::{errno, ext4, kernel, libploop, memory, settings};
@@ -32,6 +33,7 @@ const DUMP_CTL: usize = 16;
 const DUMP_HEAD: usize = 12;
 
 const ADD_DELTA: u32 = request(WRITE, number::ADD_DELTA, CTL);
+const START: u32 = request(NONE, number::START, 0);
 const STOP: u32 = request(NONE, number::STOP, 0);
 const SNAPSHOT: u32 = request(WRITE, number::SNAPSHOT, CTL);
 const DEL_DELTA: u32 = request(WRITE, number::DEL_DELTA, 4);
@@ -150,11 +152,16 @@ fn ask(descriptor: c_int, node: Node, call: u32, argument: *mut c_void) -> Resul
             let path =
                 std::ffi::CString::new(format!("/dev/ploop{device}")).map_err(|_| libc::EIO)?;
             let (released, closed) = ReleasedDescriptor::release(descriptor)?;
-            let reply = daemon::ask(&request, SentDescriptor::Closed(closed), Wait::Reply);
+            let closed = SentDescriptor::Closed(closed);
+            let reply = daemon::ask_with(&request, closed, &open_lock_files(), Wait::Reply);
             released.reopen(&path);
             reply?
         }
-        (DISCARD_WAIT | MERGE, _) => daemon::ask(&request, file, Wait::ReplyOrSignal)?,
+        (DISCARD_WAIT, _) => daemon::ask(&request, file, Wait::ReplyOrSignal)?,
+        (MERGE, _) => daemon::ask_with(&request, file, &open_lock_files(), Wait::ReplyOrSignal)?,
+        (START | ADD_DELTA | SNAPSHOT | DEL_DELTA | REPLACE_DELTA | TRUNCATE | GROW, _) => {
+            daemon::ask_with(&request, file, &open_lock_files(), Wait::Reply)?
+        }
         _ => daemon::ask(&request, file, Wait::Reply)?,
     };
     let len = reply.payload.len().min(reply_len);

@@ -44,6 +44,7 @@ mod files;
 mod ioctl;
 mod kernel;
 mod libploop;
+mod locks;
 mod memory;
 mod mounts;
 mod paths;
