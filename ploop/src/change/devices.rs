@@ -62,7 +62,7 @@ impl Change<'_> {
             return self.refuse(
                 ErrorKind::Corrupt,
                 format!(
-                    "{} has this image, and writes to {}, which the descriptor does not name: it is not the one with which the image was attached; restore that one, or unmount the image",
+                    "{} has this image, and writes to {}, which the descriptor does not name: it is not the one with which the image was attached; restore that one. After an unmount, what was written since is in that file alone",
                     device.path().display(),
                     path.display()
                 ),

@@ -20,17 +20,11 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
     if descriptor.volume.is_some() {
         return Ok(Vec::new());
     }
-    let mut directories = BTreeSet::new();
-    let mut stems = BTreeSet::new();
-    for image in descriptor.all_images() {
-        if let (Some(directory), Some(name)) = (image.file.parent(), image.file.file_name()) {
-            // The directory of a missing delta may be missing, too.
-            if let Ok(directory) = directory.canonicalize() {
-                directories.insert(directory);
-            }
-            stems.insert(stem(name.as_bytes()).to_owned());
-        }
-    }
+    let stems = stems(descriptor);
+    // The directory of a missing delta may be missing, too.
+    let images = descriptor.all_images();
+    let directories = images.filter_map(|image| image.file.parent()?.canonicalize().ok());
+    let mut directories: BTreeSet<PathBuf> = directories.collect();
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     directories.extend(path.parent().map(Path::to_owned));
 
@@ -72,6 +66,19 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
     }
     found.sort();
     Ok(found)
+}
+
+/// Whether a file of this name would be taken for an orphan.
+#[cfg(feature = "image-write")]
+pub(crate) fn is_called_like_delta(descriptor: &Descriptor, file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default();
+    belongs(name.as_bytes(), &stems(descriptor))
+}
+
+/// The names of the deltas, without what libploop and Parallels append.
+fn stems(descriptor: &Descriptor) -> BTreeSet<Vec<u8>> {
+    let names = descriptor.all_images().filter_map(|it| it.file.file_name());
+    names.map(|name| stem(name.as_bytes()).to_owned()).collect()
 }
 
 fn unknown(other: &Path, error: Error) -> Error {

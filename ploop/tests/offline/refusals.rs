@@ -539,3 +539,45 @@ fn the_descriptor_before_a_removal_is_no_second_name() {
     assert!(!saved.exists());
     filled.verify();
 }
+
+/// What a merge that was killed has left.
+#[test]
+fn the_next_change_merges_a_temporary_snapshot() {
+    type Change = fn(&mut OfflineImage) -> Result<()>;
+    let changes: [Change; 6] = [
+        |image| image.snapshot().map(drop),
+        |image| image.merge(&MergeParam::new(MergeTarget::Top), |_| {}),
+        |image| image.grow(Size::from_gib(1)),
+        |image| image.convert(ImageMode::Preallocated, |_| {}),
+        |image| image.compact(&CompactOptions::new(), |_| {}).map(drop),
+        |image| image.upgrade(),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 3);
+        let temporary = format!("<GUID>{}</GUID><ParentGUID>", guids[1]);
+        let xml: String = fs::read_to_string(filled.xml()).unwrap();
+        let shot = xml.split("<Shot>").find(|it| {
+            let text: String = it.split_whitespace().collect();
+            text.starts_with(&temporary)
+        });
+        let shot = shot.unwrap();
+        let marked = shot.replacen("</ParentGUID>", "</ParentGUID><Temporary/>", 1);
+        fs::write(filled.xml(), xml.replace(shot, &marked)).unwrap();
+        let mut image = OfflineImage::open(filled.xml()).unwrap();
+        let dry = CompactOptions::new().dry_run(true);
+        image.compact(&dry, |_| {}).unwrap();
+        assert!(image.descriptor().unwrap().snapshot(guids[1]).is_some());
+        let read = |len: u64| {
+            let disk = ploop::image::Disk::open(filled.xml()).unwrap();
+            let mut found = vec![0; len as usize];
+            disk.read_at(&mut found, 0).unwrap();
+            found
+        };
+        let len = image.descriptor().unwrap().size.bytes();
+        let before = read(len);
+        change(&mut image).unwrap();
+        let now = image.descriptor().unwrap();
+        assert!(now.snapshot(guids[1]).is_none(), "{number}");
+        assert!(read(len) == before, "{number}");
+    }
+}

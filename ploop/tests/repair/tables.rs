@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use ploop::ErrorKind;
 use ploop::FormatVersion::{V1, V2};
-use ploop::image::{Issue, RepairChoice, check};
+use ploop::image::{Issue, RepairChoice, RepairOptions, check};
 
 use crate::damaged_image::{
     CLUSTER, DamagedImage, SIZE, assert_repaired, is_left, is_repaired, repair_by_choice,
@@ -277,6 +278,27 @@ fn orphans_go_by_choice_and_come_back() {
     assert!(report.is_complete(), "{report:?}");
     assert!(!orphan.exists() && !image.file("middle.hds.tmp").exists());
     image.assert_whole();
+}
+
+/// It would be the next one's orphan.
+#[test]
+fn an_undo_file_is_not_called_like_a_delta() {
+    let image = DamagedImage::new(V2);
+    let orphan = image.file("top.hds.{0d3ebf62-5322-4a35-a84c-e465aef3807c}");
+    fs::copy(image.file("top.hds"), &orphan).unwrap();
+    let mut open = image.open();
+    let options = RepairOptions::new().allow(RepairChoice::RemoveOrphans);
+    for name in ["base.hds.{01234567-89ab-4cde-8f01-23456789abcd}", "top.hds"] {
+        let options = options.clone().undo(image.file(name));
+        let error = open.repair(&options, |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(orphan.exists());
+    }
+    let undo = image.file("undo");
+    open.repair(&options.undo(&undo), |_| {}).unwrap();
+    assert!(!orphan.exists());
+    open.undo_repair(&undo).unwrap();
+    assert!(fs::read(&orphan).unwrap() == fs::read(image.file("top.hds")).unwrap());
 }
 
 /// A descriptor that is damaged may be the one that names it.

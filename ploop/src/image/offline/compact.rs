@@ -191,7 +191,10 @@ impl OfflineImage {
         free: impl FnOnce(&OfflineChange<'_>) -> Result<Clusters>,
         progress: impl FnMut(Progress),
     ) -> Result<CompactReport> {
-        let change = OfflineChange::begin(self, OPERATION)?;
+        let mut change = OfflineChange::begin(self, OPERATION)?;
+        if !options.dry_run {
+            change.merge_temporary_snapshots(&mut |_| {})?;
+        }
         let images = &change.descriptor.images;
         let is_kept = |image: &Image| {
             let is_base = change.descriptor.parent(image.guid).is_none();

@@ -47,6 +47,7 @@ impl OfflineImage {
     /// allocated.
     pub fn convert(&mut self, mode: ImageMode, mut progress: impl FnMut(Progress)) -> Result<()> {
         let mut change = OfflineChange::begin(self, "convert")?;
+        change.merge_temporary_snapshots(&mut progress)?;
         let old = change.descriptor.mode;
         if old == mode {
             return Ok(());

@@ -34,6 +34,7 @@ impl OfflineImage {
     /// or the new one, and the file may be longer.
     pub fn grow(&mut self, size: Size) -> Result<()> {
         let mut change = OfflineChange::begin(self, "grow image")?;
+        change.merge_temporary_snapshots(&mut |_| {})?;
         let top = change.image(change.descriptor.top)?.clone();
         let sound = change.require_sound([&top])?;
         let version = sound.first().and_then(|delta| delta.version);

@@ -51,10 +51,19 @@ impl OfflineImage {
     /// After an error all deltas are there. A merge that failed or was cut short after it had begun to write leaves the
     /// deltas below the upper end marked [temporary](crate::image::Snapshot::temporary): their states are gone, since
     /// the lowest already holds part of the data of the others. The upper end reads as before. The next
-    /// [snapshot](OfflineImage::snapshot) or [deletion](OfflineImage::delete_snapshot) finishes the merge, and so does
-    /// libploop, also in a mount. A merge to a new file leaves all as it was.
+    /// change finishes the merge, but for one that names such a snapshot, and a repair; and so does libploop, also in a
+    /// mount. A merge to a new file leaves all as it was.
     pub fn merge(&mut self, param: &MergeParam, mut progress: impl FnMut(Progress)) -> Result<()> {
         let mut change = OfflineChange::begin(self, "merge")?;
+        let named = match param.target {
+            MergeTarget::Snapshot(guid) => vec![guid],
+            MergeTarget::Range { from, to } => vec![from, to],
+            MergeTarget::Top | MergeTarget::All => Vec::new(),
+        };
+        let is_named = |guid: &Guid| named.contains(guid);
+        if !change.temporary_snapshots().any(|guid| is_named(&guid)) {
+            change.merge_temporary_snapshots(&mut progress)?;
+        }
         match &param.new_delta {
             None => change.merge_in_place(param.target, &mut progress),
             Some(file) => {

@@ -368,7 +368,15 @@ impl OfflineChange<'_> {
         }
     }
 
-    /// Removes temporary snapshots without children, and merges the child of those with one.
+    pub(super) fn temporary_snapshots(&self) -> impl Iterator<Item = Guid> {
+        let snapshots = self.descriptor.snapshots.iter();
+        snapshots
+            .filter(|shot| shot.temporary)
+            .map(|shot| shot.guid)
+    }
+
+    /// Removes temporary snapshots without children, and merges the child of those with one. Such are what a merge that was
+    /// killed has left.
     pub(super) fn merge_temporary_snapshots(
         &mut self,
         progress: &mut dyn FnMut(Progress),

@@ -40,7 +40,8 @@ impl OfflineImage {
     /// copies of their tables (`.idx`) are beside them; then the image cannot be read until the next operation, of this
     /// type or of libploop, takes the change back.
     pub fn upgrade(&mut self) -> Result<()> {
-        let change = OfflineChange::begin(self, "change the format version of")?;
+        let mut change = OfflineChange::begin(self, "change the format version of")?;
+        change.merge_temporary_snapshots(&mut |_| {})?;
         let operation = change.operation();
         let raw_base = |image| change.is_raw_base(image);
         let images = change.descriptor.images.iter();

@@ -35,6 +35,7 @@ use super::change::{FORM, cancelled, require_changeable, require_distinct_files,
 use crate::image::check::check;
 use crate::image::descriptor::{DescriptorFile, Image, directory, text};
 use crate::image::header::{Header, HeaderFlags};
+use crate::image::orphans::is_called_like_delta;
 use crate::image::other_image::{require_no_second_name, require_of_no_other_image};
 use crate::image::progress::{Progress, counted};
 use crate::image::recovery;
@@ -146,6 +147,11 @@ impl OfflineImage {
         if !changes.is_empty() {
             let mut report = counted(total(&changes, options.undo_file().is_some()), progress);
             if let Some(file) = options.undo_file() {
+                if is_called_like_delta(&prepared.file.descriptor, file) {
+                    let why = "this undo file would be called like a delta of the image, and be taken for an orphan; choose another name";
+                    let error = Error::new(ErrorKind::InvalidInput, OPERATION, why);
+                    return Err(error.with_path(file));
+                }
                 undo::write(OPERATION, file, &changes, &mut report)?;
             }
             changes.run(OPERATION, path, |change, step| {
