@@ -521,7 +521,7 @@ fn a_snapshot_meanwhile() {
 }
 
 /// A running image in `dir`, with a file in it.
-fn running(dir: &Path) -> (Ploop, PathBuf) {
+pub(crate) fn running(dir: &Path) -> (Ploop, PathBuf) {
     let target = dir.join("mnt");
     fs::create_dir(&target).unwrap();
     let mut image = Ploop::create(&CreateParam::new(dir.join("root.hdd"), SIZE)).unwrap();
@@ -531,7 +531,7 @@ fn running(dir: &Path) -> (Ploop, PathBuf) {
     (image, target)
 }
 
-fn die() -> ! {
+pub(crate) fn die() -> ! {
     // SAFETY: a signal to this process.
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     unreachable!()

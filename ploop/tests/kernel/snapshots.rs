@@ -1,14 +1,19 @@
 //! Snapshots of running images, and of images that ran: made, deleted, gone back to.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use ploop::{
-    Code, ComponentName, ErrorKind, Guid, MountParam, Ploop, SnapshotParam, SwitchFlag, fs_info,
+    Code, ComponentName, ErrorKind, Guid, MountParam, Ploop, Size, SnapshotParam, SwitchFlag,
+    device, fs_info,
 };
 
 use crate::NEEDS;
 use crate::container::{Container, SIZE, refused};
+use crate::copies::{die, running};
+use crate::fixture::child::child;
 use crate::fixture::harness::Test;
 use crate::tests;
 
@@ -21,7 +26,8 @@ pub(crate) fn tests() -> Vec<Test> {
             a_running_branch,
             going_back,
             keeping_the_old_top,
-            the_snapshot_becomes_the_top;
+            the_snapshot_becomes_the_top,
+            a_change_after_a_snapshot_that_was_killed;
     ]
 }
 
@@ -289,4 +295,43 @@ fn the_snapshot_becomes_the_top() {
     container.write("c", 2 << 20);
     guard.umount().unwrap();
     container.verify_image(&mut image, &["a", "c"]);
+}
+
+/// The driver goes on with what the killed process has begun, and the next change waits for that.
+fn a_change_after_a_snapshot_that_was_killed() {
+    for delay in [2, 5, 10, 20, 30, 50, 80, 120] {
+        child(&format!("after {delay} ms"), |dir| {
+            let (mut image, _) = running(dir);
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(delay));
+                die()
+            });
+            loop {
+                image.snapshot().unwrap();
+            }
+        })
+        .died_of(libc::SIGKILL)
+        .left(|dir| {
+            let target = dir.join("mnt");
+            let mut image = Ploop::open(dir.join("DiskDescriptor.xml")).unwrap();
+            image.set_max_delta_size(Some(Size::from_gib(1))).unwrap();
+            let device = image.device().unwrap().unwrap();
+            let top = image.top_delta_file().unwrap();
+            assert_eq!(device::top_delta(&device).unwrap().file, top);
+            // A new delta perhaps, but not that of the device.
+            let left = image.remove_leftovers().unwrap();
+            assert!(top.exists() && !left.contains(&top));
+            fs::write(target.join("after"), vec![7; 1 << 20]).unwrap();
+            File::open(&target)
+                .map(rustix::fs::syncfs)
+                .unwrap()
+                .unwrap();
+            image.umount().unwrap();
+            let param = MountParam::new().target(&target).read_only(true);
+            let guard = image.mount_guard(&param).unwrap();
+            assert!(fs::read(target.join("file")).unwrap() == vec![3; 20 << 20]);
+            assert!(fs::read(target.join("after")).unwrap() == vec![7; 1 << 20]);
+            guard.umount().unwrap();
+        });
+    }
 }
