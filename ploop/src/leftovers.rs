@@ -111,7 +111,8 @@ impl Ploop {
 
 /// The image's lock is held.
 fn find(operation: &'static str, path: &Path, descriptor: &Descriptor) -> Result<Vec<PathBuf>> {
-    let mut found = image::orphans(descriptor, path).map_err(|error| error.during(operation))?;
+    let orphans = image::orphans(descriptor, path).map_err(|error| error.during(operation))?;
+    let mut found = orphans.files;
     found.extend(unfinished_merges(descriptor, path));
     // Elsewhere, deltas of other images may lie, whose descriptors are who knows where.
     let own = fs::canonicalize(paths::directory_of(path)).ok();

@@ -15,6 +15,7 @@ use std::thread;
 use super::aligned_buffer::AlignedBuffer;
 use super::atomic_file::AtomicFile;
 use super::chain::Level;
+use super::descriptor::damaged::DamagedText;
 use super::disk::Disk;
 use super::extents::{Mapping, Mappings};
 use super::header::Header;
@@ -498,6 +499,14 @@ fn check_target(disk: &Disk, path: &Path, overwrite: bool) -> Result<()> {
     require_of_no_image(disk, path)
 }
 
+/// Whether a file begins as the undo file of a repair does.
+fn is_undo_file(path: &Path) -> bool {
+    const START: &[u8] = b"ploopundo\r\n";
+    let mut start = [0; START.len()];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut start, 0));
+    read.is_ok() && start == START
+}
+
 /// Refuses a target that a descriptor beside it names, or one beside the deltas of a disk that was opened without its
 /// descriptor; and such a descriptor.
 fn require_of_no_image(disk: &Disk, path: &Path) -> Result<()> {
@@ -520,6 +529,9 @@ fn require_of_no_image(disk: &Disk, path: &Path) -> Result<()> {
     if Header::read(path).is_ok() {
         return refused("this is a delta, of this or another image".to_owned());
     }
+    if is_undo_file(path) {
+        return refused("this is the undo file of a repair".to_owned());
+    }
     for directory in directories {
         // Whoever may not list it names a file by itself.
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -528,10 +540,15 @@ fn require_of_no_image(disk: &Disk, path: &Path) -> Result<()> {
             .filter(|it| may_be_descriptor(it));
         for descriptor in descriptors.take(MAX_DESCRIPTORS) {
             let named = NamedFiles::of(&descriptor).unwrap_or(NamedFiles::Nothing);
+            // Where nothing is left to tell, it is one that is called like the descriptor of every image.
+            let name = descriptor.file_name().unwrap_or_default();
+            let is_usual = name == "DiskDescriptor.xml";
             let is_descriptor = match &named {
                 NamedFiles::Listed(..) => true,
                 NamedFiles::Mentioned(text) => text.is_of_descriptor(),
-                NamedFiles::Any(_) => true,
+                NamedFiles::Any(text) => {
+                    is_usual || text.as_ref().is_some_and(DamagedText::is_of_descriptor)
+                }
                 NamedFiles::Nothing => false,
             };
             if !is_descriptor {
@@ -545,11 +562,7 @@ fn require_of_no_image(disk: &Disk, path: &Path) -> Result<()> {
                 return refused(format!("libploop makes a file of this name beside {image}"));
             }
             let may_include = match &named {
-                // Where nothing is left to tell, it is one that is called like the descriptor of every image.
-                NamedFiles::Any(text) => {
-                    text.as_ref().is_some_and(|text| text.mentions(&target))
-                        || descriptor.file_name() == Some("DiskDescriptor.xml".as_ref())
-                }
+                NamedFiles::Any(Some(text)) if !is_usual => text.mentions(&target),
                 named => named.may_include(&target),
             };
             if may_include {

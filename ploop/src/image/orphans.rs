@@ -16,9 +16,9 @@ const OPERATION: &str = "look for orphaned deltas of";
 /// one. `path` is that of the descriptor.
 ///
 /// None of a volume of libploop 7: other images, in directories that this one does not know, have deltas among its own.
-pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Orphans> {
     if descriptor.volume.is_some() {
-        return Ok(Vec::new());
+        return Ok(Orphans::default());
     }
     let stems = stems(descriptor);
     // The directory of a missing delta may be missing, too.
@@ -49,23 +49,37 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Vec<PathBu
     let own = NamedFiles::listed(descriptor);
     found.retain(|file| !own.may_include(file));
     if found.is_empty() {
-        return Ok(found);
+        return Ok(Orphans::default());
     }
     let is_own = |file: &Path| {
         let staged = [side_files::staged(&path), side_files::being_staged(&path)];
         file == path || staged.iter().any(|it| it == file)
     };
     others.retain(|file| !is_own(file) && may_be_descriptor(file));
-    if others.len() > MAX_DESCRIPTORS {
-        // Any may be named in the rest.
-        return Ok(Vec::new());
-    }
-    for other in others {
+    let mut hidden_by = others.get(MAX_DESCRIPTORS).cloned();
+    for other in others.into_iter().take(MAX_DESCRIPTORS) {
         let named = NamedFiles::of(&other).map_err(|error| unknown(&other, error))?;
         found.retain(|file| !named.may_include(file));
+        if matches!(named, NamedFiles::Any(_)) {
+            hidden_by = Some(other);
+        }
+    }
+    if hidden_by.is_some() {
+        found.clear();
     }
     found.sort();
-    Ok(found)
+    Ok(Orphans {
+        files: found,
+        hidden_by,
+    })
+}
+
+/// What [`orphans`] finds.
+#[derive(Default)]
+pub(crate) struct Orphans {
+    pub(crate) files: Vec<PathBuf>,
+    /// A file that may be a descriptor and name what looks like one, so that none is told.
+    pub(crate) hidden_by: Option<PathBuf>,
 }
 
 /// Whether a file of this name would be taken for an orphan.

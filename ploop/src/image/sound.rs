@@ -7,7 +7,7 @@ use std::path::Path;
 use super::check::require_sound_delta;
 use super::descriptor::{Descriptor, Image, ImageKind};
 use super::header::{Header, at};
-use crate::{Error, ErrorKind, FormatVersion, Guid, ImageMode, Result};
+use crate::{Error, ErrorKind, FormatVersion, Guid, ImageMode, Result, Size};
 
 /// A delta whose header and table were read, and found to be sound.
 pub(crate) struct SoundDelta<'i> {
@@ -126,6 +126,26 @@ pub(crate) fn require_files<'i>(
     Ok(())
 }
 
+/// Requires that a delta does not end within a cluster, if the disk does not: the driver refuses it.
+pub(crate) fn require_whole_size(
+    operation: &'static str,
+    file: &Path,
+    header: &Header,
+    descriptor: &Descriptor,
+) -> Result<()> {
+    let is_whole = |size: Size| size.bytes() % header.cluster.bytes() == 0;
+    if is_whole(header.size) || !is_whole(descriptor.size) {
+        return Ok(());
+    }
+    let why = format!(
+        "the disk has {} sectors in this delta, no whole number of clusters; the descriptor has {}; repair the image first (ploop-image repair)",
+        header.size.sectors(),
+        descriptor.size.sectors()
+    );
+    let error = Error::new(ErrorKind::Corrupt, operation, why).with_path(file);
+    Err(error.with_offset(at::SIZE as u64))
+}
+
 /// Requires that the header fits the descriptor.
 pub(crate) fn require_header_of(
     operation: &'static str,
@@ -133,6 +153,7 @@ pub(crate) fn require_header_of(
     descriptor: &Descriptor,
     header: &Header,
 ) -> Result<()> {
+    require_whole_size(operation, &image.file, header, descriptor)?;
     if header.cluster == descriptor.cluster {
         return Ok(());
     }

@@ -581,3 +581,59 @@ fn the_next_change_merges_a_temporary_snapshot() {
         assert!(read(len) == before, "{number}");
     }
 }
+
+/// The top of a disk of whole clusters ends within one, which is damage until it is repaired.
+#[test]
+fn a_delta_that_ends_within_a_cluster_is_repaired_first() {
+    let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let top = filled.file_of(ploop::Guid::TOP);
+    let file = File::options().write(true).open(&top).unwrap();
+    let sectors = Header::read(&top).unwrap().size.sectors() as u32;
+    file.write_all_at(&(sectors + 32).to_le_bytes(), 36)
+        .unwrap();
+    assert!(!ploop::image::check(filled.xml()).is_sound());
+    let damaged = files(&filled);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    for result in [
+        image.snapshot().map(drop),
+        image.convert(ImageMode::Preallocated, |_| {}),
+        image.merge(&MergeParam::new(MergeTarget::Top), |_| {}),
+        image.compact(&CompactOptions::new(), |_| {}).map(drop),
+        image.grow(Size::from_gib(1)),
+        image.delete_top_delta(),
+        image.delete_snapshot(guids[0], |_| {}),
+    ] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(error.path(), Some(&*top), "{error}");
+    }
+    assert!(files(&filled) == damaged);
+    image.repair(&RepairOptions::new(), |_| {}).unwrap();
+    assert!(ploop::image::check(filled.xml()).is_sound());
+    filled.verify();
+}
+
+/// A snapshot whose disk is larger than that of the delta upon it.
+#[test]
+fn a_delta_that_is_smaller_than_the_one_below_is_not_merged() {
+    let (filled, guids) = FilledImage::chain(ImageMode::Expanded, FormatVersion::V1, 2);
+    let base = filled.file_of(guids[0]);
+    let file = File::options().write(true).open(&base).unwrap();
+    let header = Header::read(&base).unwrap();
+    let sectors = (header.size.sectors() + header.cluster.sectors() as u64) as u32;
+    file.write_all_at(&(header.entries() + 1).to_le_bytes(), 32)
+        .unwrap();
+    file.write_all_at(&sectors.to_le_bytes(), 36).unwrap();
+    assert!(!ploop::image::check(filled.xml()).is_sound());
+    let damaged = files(&filled);
+    let mut image = OfflineImage::open(filled.xml()).unwrap();
+    for result in [
+        image.merge(&MergeParam::new(MergeTarget::All), |_| {}),
+        image.delete_snapshot(guids[1], |_| {}),
+        image.compact(&CompactOptions::new(), |_| {}).map(drop),
+        image.convert(ImageMode::Preallocated, |_| {}),
+    ] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    assert!(files(&filled) == damaged);
+}

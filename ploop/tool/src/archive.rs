@@ -46,7 +46,9 @@ pub(crate) fn run(tar: &Tar, output: &Output) -> Result {
     for path in paths {
         nodes.push((path, file_system.find(path, false)?));
     }
-    let (out, partial, interrupted) = match &tar.output {
+    // As tar(1) has it.
+    let named = tar.output.as_deref().filter(|it| *it != Path::new("-"));
+    let (out, partial, interrupted) = match named {
         None => {
             let out = raw_stdout()?;
             tar.file_system.state.require_other_output(&out)?;

@@ -474,7 +474,7 @@ pub(crate) struct Export {
     /// This partition alone, by its number
     #[arg(long, value_name = "NUMBER")]
     pub(crate) partition: Option<u32>,
-    /// Replace a file that is there, if it is no file of an image
+    /// Replace a file that is there, if it is no delta or descriptor, and no descriptor beside it names it
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Return before the data is on the disk

@@ -29,6 +29,11 @@ pub(crate) fn run(export: &Export, output: &Output) -> Result {
         bar.set_position(progress.copied.bytes());
     };
     match export.format {
+        Format::Qcow2 if export.out == Path::new("-") => {
+            return Err(Failure::Request(
+                "a qcow2 image is not written in order, so it cannot go to the standard output; name a file".to_owned(),
+            ));
+        }
         Format::Qcow2 => {
             disk.require_other_file(&export.out, export.overwrite)?;
             let size = part.map_or(disk.size(), |(_, size)| size);

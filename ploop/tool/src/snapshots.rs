@@ -43,12 +43,18 @@ fn made(guid: Option<Guid>, output: &Output) -> Result {
 
 pub(crate) fn delete(delete: &Delete, output: &Output) -> Result {
     let mut image = open(&delete.source)?;
-    match delete.guid {
-        Some(guid) => with_progress(output, "merged", |progress| {
-            image.delete_snapshot(guid, progress)
-        }),
-        None => Ok(image.delete_top_delta()?),
-    }?;
+    let Some(guid) = delete.guid else {
+        image.delete_top_delta()?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    with_progress(output, "merged", |progress| {
+        image.delete_snapshot(guid, progress)
+    })?;
+    if image.descriptor()?.snapshot(guid).is_some() {
+        output.warning(format_args!(
+            "others stand upon {guid}, so it is marked as temporary, and goes when one is left of them"
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -332,10 +332,25 @@ fn export_replaces_no_file_of_an_image() {
     refused(&other.descriptor, "cut off");
     fs::write(&other.descriptor, &xml[..20]).unwrap();
     refused(&other.file("top.hds"), "cut off early");
+    // The way back of a repair.
+    let undo = other.file("undo");
+    fs::write(&undo, b"ploopundo\r\n\x1a\n\0\0\x01...").unwrap();
+    let options = ["export", "--overwrite", text(&delta), text(&undo)];
+    command(&options).assert().code(1).stdout_eq("");
+    // A pipe takes raw disks alone.
+    let options = ["export", text(&delta), "-", "--format", "qcow2"];
+    command(&options).assert().code(1).stdout_eq("");
     // Other files are replaced, also one that a text names which is no descriptor.
     fs::remove_file(&other.descriptor).unwrap();
     let free = other.file("free.raw");
     fs::write(other.file("empty.xml"), "").unwrap();
+    fs::write(other.file("report.xml"), vec![0; 700]).unwrap();
+    for name in ["report.xml", "empty.xml", "report.xml"] {
+        let target = other.file(name);
+        let options = ["export", "--overwrite", text(&delta), text(&target)];
+        command(&options).assert().success();
+        assert!(fs::read(&target).unwrap() == image.states[0], "{name}");
+    }
     fs::write(&free, "old").unwrap();
     fs::write(other.file("domain.xml"), "<domain>free.raw</domain>").unwrap();
     command(&["export", "--overwrite", text(&delta), text(&free)])

@@ -10,7 +10,7 @@ use super::disk::{Disk, OpenOptions, RAW_WITH_HEADER};
 use super::file;
 use super::header::{Header, HeaderFlags, at};
 use super::layout::Layout;
-use super::orphans;
+use super::orphans::{self, Orphans};
 use super::partition::Partition;
 use super::report::{DeltaReport, Issue, Report, Severity};
 use super::state::State;
@@ -87,8 +87,13 @@ pub fn check(descriptor: impl AsRef<Path>) -> Report {
             None,
             what,
         );
-        Vec::new()
+        Orphans::default()
     });
+    if let Some(other) = &orphans.hidden_by {
+        let what = "whether deltas are left over cannot be told: this may be a damaged descriptor, which names what looks left over; move it elsewhere if it is none";
+        findings.add(Severity::Note, Issue::Unreadable, Some(other), None, what);
+    }
+    let orphans = orphans.files;
     for orphan in &orphans {
         findings.add(
             Severity::Warning,

@@ -40,13 +40,11 @@ impl DamagedText {
         let mut spellings = vec![name.as_bytes().to_vec()];
         if let Some(name) = name.to_str() {
             let escaped = name.replace('&', "&amp;").replace('<', "&lt;");
-            let without_zeros = |bytes: Vec<u8>| bytes.into_iter().filter(|byte| *byte != 0);
-            let encoded = |bytes: fn(u16) -> [u8; 2]| name.encode_utf16().flat_map(bytes).collect();
+            for encode in [u16::to_le_bytes, u16::to_be_bytes] {
+                let bytes = escaped.encode_utf16().flat_map(encode);
+                spellings.push(bytes.filter(|byte| *byte != 0).collect());
+            }
             spellings.push(escaped.into_bytes());
-            spellings.extend(
-                [u16::to_le_bytes, u16::to_be_bytes]
-                    .map(|bytes| without_zeros(encoded(bytes)).collect()),
-            );
         }
         spellings.sort();
         spellings.dedup();
@@ -168,7 +166,7 @@ mod tests {
         let big_endian = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
         for text in [text.as_bytes().to_vec(), utf_16(text), big_endian] {
             let text = DamagedText::new(text);
-            assert!(text.mentions(Path::new("/x/a&é.hds")) || text.mentions(Path::new("é.hds")));
+            assert!(text.mentions(Path::new("/x/a&é.hds")));
             assert!(!text.mentions(Path::new("/x/b.hds")) && !text.mentions(Path::new("/")));
         }
     }

@@ -19,7 +19,7 @@ use crate::image::other_image::{
     require_no_second_name, require_of_no_other_image, require_recoverable,
 };
 use crate::image::recovery::{self, creation, detached};
-use crate::image::sound::{SoundDelta, require_no_extension, require_sound};
+use crate::image::sound::{SoundDelta, require_no_extension, require_sound, require_whole_size};
 use crate::lock::{ImageLockGuard, Purpose};
 use crate::sysfs::{self};
 use crate::{Error, ErrorKind, Guid, Result, Size, paths, side_files, trust};
@@ -125,6 +125,7 @@ impl<'a> OfflineChange<'a> {
                 let error = Error::new(ErrorKind::Corrupt, self.operation, why);
                 return Err(error.with_path(&top.file));
             }
+            require_whole_size(self.operation, &top.file, &header, &self.descriptor)?;
             self.descriptor.size = header.size;
         }
         Ok(())
@@ -208,9 +209,31 @@ impl<'a> OfflineChange<'a> {
                     return Err(error.with_path(&image.file));
                 }
             }
+            self.require_order(image.guid, delta.size)?;
             sound.push(delta);
         }
         Ok(sound)
+    }
+
+    /// Requires that a delta is no smaller than the one below, nor larger than one upon it: the driver refuses that.
+    fn require_order(&self, guid: Guid, size: u64) -> Result<()> {
+        let header = |guid: Guid| {
+            let image = self.descriptor.image(guid)?;
+            let header = Header::read(&image.file).ok()?;
+            (!self.is_raw_base(image)).then_some((image, header.size.bytes()))
+        };
+        let below = self.descriptor.parent(guid).and_then(header);
+        let mut above = self.descriptor.children(guid).filter_map(header);
+        let smaller = match below {
+            Some((_, below)) if below > size => self.descriptor.image(guid),
+            _ => above.find(|(_, above)| *above < size).map(|it| it.0),
+        };
+        let Some(smaller) = smaller else {
+            return Ok(());
+        };
+        let why = "the disk is smaller in this delta than in the one below; repair the image first (ploop-image repair)";
+        let error = Error::new(ErrorKind::Corrupt, self.operation, why);
+        Err(error.with_path(&smaller.file))
     }
 
     /// Refuses deltas with a format extension, where the result of the change could not have it.

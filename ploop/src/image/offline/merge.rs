@@ -51,8 +51,9 @@ impl OfflineImage {
     /// After an error all deltas are there. A merge that failed or was cut short after it had begun to write leaves the
     /// deltas below the upper end marked [temporary](crate::image::Snapshot::temporary): their states are gone, since
     /// the lowest already holds part of the data of the others. The upper end reads as before. The next
-    /// change finishes the merge, but for one that names such a snapshot, and a repair; and so does libploop, also in a
-    /// mount. A merge to a new file leaves all as it was.
+    /// [snapshot](OfflineImage::snapshot), [deletion](OfflineImage::delete_snapshot) of one, merge of others, growing, conversion or
+    /// [compaction](OfflineImage::compact) finishes the merge; and so does libploop, also in a mount. A merge to a new file
+    /// leaves all as it was.
     pub fn merge(&mut self, param: &MergeParam, mut progress: impl FnMut(Progress)) -> Result<()> {
         let mut change = OfflineChange::begin(self, "merge")?;
         let named = match param.target {
