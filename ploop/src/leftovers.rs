@@ -13,6 +13,7 @@ use crate::ffi::Call;
 use crate::identity::{DirectoryEntry, Identity};
 use crate::image::descriptor::damaged::LARGEST_DESCRIPTOR;
 use crate::image::named_files::NamedFiles;
+use crate::image::not_known;
 use crate::image::recovery::creation;
 use crate::image::{self, Header};
 use crate::lock::NewFileLock;
@@ -252,11 +253,6 @@ fn files_of(operation: &'static str, directory: &Path) -> Result<Vec<PathBuf>> {
 fn leads_nowhere(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
-}
-
-fn not_known(operation: &'static str, file: &Path, error: impl Into<io::Error>) -> Error {
-    let why = "this cannot be read, and may be a descriptor that names what looks left over; move it elsewhere, or make it readable";
-    Error::io(operation, why, error).with_path(file)
 }
 
 /// Descriptors of other images beside this one.

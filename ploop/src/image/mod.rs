@@ -40,6 +40,7 @@ mod disk;
 #[cfg(feature = "libploop")]
 mod drop_extension;
 mod export;
+mod export_file;
 mod extension;
 mod extents;
 mod file;
@@ -101,6 +102,8 @@ pub use offline::{
     RepairChoice, RepairGeometry, RepairItem, RepairOptions, RepairOutcome, RepairReport, create,
     import, import_disk, restore_descriptor,
 };
+#[cfg(feature = "libploop")]
+pub(crate) use orphans::not_known;
 #[cfg(any(feature = "libploop", feature = "image-write"))]
 pub(crate) use orphans::orphans;
 #[cfg(feature = "image-write")]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -58,7 +59,7 @@ pub(crate) fn orphans(descriptor: &Descriptor, path: &Path) -> Result<Orphans> {
     others.retain(|file| !is_own(file) && may_be_descriptor(file));
     let mut hidden_by = others.get(MAX_DESCRIPTORS).cloned();
     for other in others.into_iter().take(MAX_DESCRIPTORS) {
-        let named = NamedFiles::of(&other).map_err(|error| unknown(&other, error))?;
+        let named = NamedFiles::of(&other).map_err(|error| not_known(OPERATION, &other, error))?;
         found.retain(|file| !named.may_include(file));
         if matches!(named, NamedFiles::Any(_)) {
             hidden_by = Some(other);
@@ -95,9 +96,14 @@ fn stems(descriptor: &Descriptor) -> BTreeSet<Vec<u8>> {
     names.map(|name| stem(name.as_bytes()).to_owned()).collect()
 }
 
-fn unknown(other: &Path, error: Error) -> Error {
+/// The error of a file that may be a descriptor, and cannot be read.
+pub(crate) fn not_known(
+    operation: &'static str,
+    file: &Path,
+    error: impl Into<io::Error>,
+) -> Error {
     let why = "this cannot be read, and may be a descriptor that names what looks left over; move it elsewhere, or make it readable";
-    Error::io(OPERATION, why, error).with_path(other)
+    Error::io(operation, why, error).with_path(file)
 }
 
 /// Leaves those of these files that no descriptor in this directory names. An error where one cannot be read: it may name any.

@@ -52,7 +52,7 @@ pub(crate) fn import(import: &Import, output: &Output) -> Result {
         return made(base, &image, output);
     }
     let path = &import.source;
-    streams::require_none_of(std::slice::from_ref(path))?;
+    streams::require_none_of(|| vec![path.clone()])?;
     let cannot = |error| Failure::Request(format!("{} cannot be read: {error}", path.display()));
     let metadata = fs::metadata(path).map_err(cannot)?;
     if !metadata.is_file() {

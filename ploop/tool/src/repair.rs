@@ -29,8 +29,8 @@ struct Reverted<'a> {
 }
 
 pub(crate) fn run(repair: &Repair, output: &Output) -> Result {
-    let undo = [&repair.undo, &repair.revert].into_iter().flatten();
-    streams::require_none_of(&undo.cloned().collect::<Vec<_>>())?;
+    let undo = [&repair.undo, &repair.revert];
+    streams::require_none_of(|| undo.into_iter().flatten().cloned().collect())?;
     let mut image = open_damaged(repair)?;
     if let Some(undo) = &repair.revert {
         let files = image.undo_repair(undo)?;
@@ -158,7 +158,7 @@ pub(crate) fn restore_descriptor(restore: &RestoreDescriptor, output: &Output) -
         true => restore.path.join(DESCRIPTOR),
         false => restore.path.clone(),
     };
-    streams::require_none_of(&restore.deltas)?;
+    streams::require_none_of(|| restore.deltas.clone())?;
     let image = image::restore_descriptor(path, &restore.deltas)?;
     print_descriptor(&image, output)
 }

@@ -67,7 +67,7 @@ impl Source {
 
     /// The standard output and the standard error are no file of the image.
     pub(crate) fn require_other_streams(&self) -> Result<()> {
-        streams::require_none_of(&self.named_files())
+        streams::require_none_of(|| self.named_files())
     }
 
     /// The descriptor, and the deltas that it names; of a delta by itself, those of all images beside it.

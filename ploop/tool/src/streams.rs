@@ -25,9 +25,9 @@ pub(crate) fn require_no_image_file() -> Result<()> {
     })
 }
 
-/// Refuses a stream that is one of these files.
-pub(crate) fn require_none_of(files: &[PathBuf]) -> Result<()> {
-    each(|metadata, _| found_in(metadata, files))
+/// Refuses a stream that is one of these files, which are looked for only if a stream is a file at all.
+pub(crate) fn require_none_of(files: impl Fn() -> Vec<PathBuf>) -> Result<()> {
+    each(|metadata, _| found_in(metadata, &files()))
 }
 
 /// Refuses an output that is one of these files.

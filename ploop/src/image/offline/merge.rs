@@ -61,8 +61,7 @@ impl OfflineImage {
             MergeTarget::Range { from, to } => vec![from, to],
             MergeTarget::Top | MergeTarget::All => Vec::new(),
         };
-        let is_named = |guid: &Guid| named.contains(guid);
-        if !change.temporary_snapshots().any(|guid| is_named(&guid)) {
+        if !(change.temporary_snapshots()).any(|guid| named.contains(&guid)) {
             change.merge_temporary_snapshots(&mut progress)?;
         }
         match &param.new_delta {
